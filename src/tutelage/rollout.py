@@ -1,0 +1,103 @@
+"""Who writes the response of each example: the data, or the student as it is now (the paper's λ, eq. 1).
+
+Each example's choice is drawn on its own, from a number that only (seed, epoch, example) determine. So the choice
+depends neither on the batch size, nor on the number of ranks, nor on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tutelage.config import SamplingConfig
+from tutelage.sampler import Sampler
+from tutelage.types import Sample, Sequence
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """How on-policy responses are made. `on_policy` is λ."""
+
+    on_policy: float
+    sampling: SamplingConfig
+    seed: int
+    max_length: int
+
+
+def keyed_integer(*key: int | str) -> int:
+    """A 63-bit number that depends on the key alone."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def keyed_uniform(*key: int | str) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return (keyed_integer(*key) >> 10) / 2**53
+
+
+def is_on_policy(plan: RolloutPlan, epoch: int, index: int) -> bool:
+    return keyed_uniform("author", plan.seed, epoch, index) < plan.on_policy
+
+
+def write_responses(
+    plan: RolloutPlan, examples: Seq[Sequence], epoch: int, step: int, sampler: Sampler | None, pending: Path | None
+) -> list[Sequence]:
+    """The examples of one optimizer batch, those on policy with the student's own responses.
+
+    Samples are kept in the file `pending` until the next checkpoint, so that a run resumed in the middle of a step
+    trains on the very same responses.
+    """
+    chosen = [i for i, e in enumerate(examples) if is_on_policy(plan, epoch, e.index)]
+    if not chosen or sampler is None:
+        return list(examples)
+    prompts = [examples[i].ids[: examples[i].prompt_length].tolist() for i in chosen]
+    keys = [[step, examples[i].index] for i in chosen]
+    samples = _read_pending(pending, keys)
+    if samples is None:
+        room = plan.max_length - min(len(p) for p in prompts)
+        samples = sampler.sample(
+            prompts,
+            max_new_tokens=max(1, min(plan.sampling.max_new_tokens, room)),
+            temperature=plan.sampling.temperature,
+            top_p=plan.sampling.top_p,
+            seeds=[keyed_integer("sample", plan.seed, step, examples[i].index) for i in chosen],
+        )
+        _write_pending(pending, keys, samples)
+    out = list(examples)
+    for i, sample in zip(chosen, samples, strict=True):
+        out[i] = continued(examples[i], sample, plan.max_length)
+    return out
+
+
+def continued(example: Sequence, sample: Sample, max_length: int) -> Sequence:
+    """The example's prompt with the sampled response instead of its own; loss on the response only."""
+    prompt = example.ids[: example.prompt_length]
+    tokens = sample.tokens[: max(1, max_length - len(prompt))]
+    ids = torch.cat([prompt, torch.tensor(tokens, dtype=torch.int64)])
+    mask = torch.arange(len(ids)) >= len(prompt)
+    cut = not sample.finished or len(tokens) < len(sample.tokens)
+    return Sequence(example.index, ids, mask, len(prompt), "student", cut, example.weight)
+
+
+def _read_pending(pending: Path | None, keys: list[list[int]]) -> list[Sample] | None:
+    if pending is None or not pending.is_file():
+        return None
+    saved = json.loads(pending.read_text())
+    if saved["keys"] != keys:
+        return None
+    return [Sample(tuple(s["tokens"]), tuple(s["logprobs"]), s["finished"]) for s in saved["samples"]]
+
+
+def _write_pending(pending: Path | None, keys: list[list[int]], samples: list[Sample]) -> None:
+    if pending is None:
+        return
+    content = {"keys": keys, "samples": [vars(s) for s in samples]}
+    partial = pending.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(content))
+    partial.replace(pending)

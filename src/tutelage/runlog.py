@@ -1,0 +1,94 @@
+"""What a run says of itself: a progress line in the terminal, and one JSON object a step in `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Readings of the clock: the only keys in which a resumed run differs from an unbroken one.
+CLOCK_KEYS = ("seconds", "tokens_per_s", "sampled_tokens_per_s", "peak_gib")
+
+
+class MetricsFile:
+    """Appends JSON lines. Opening it for a run resumed at `step` drops the lines that come after that step."""
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(path)
+        self._file = path.open("a")
+
+    def write(self, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    lines: list[dict[str, Any]] = []
+    if path.is_file():
+        for text in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+class Progress:
+    """A bar with ETA in a terminal; elsewhere (logs, workers) a line now and then."""
+
+    def __init__(self, title: str, total: int, done: int = 0, every: float = 20.0) -> None:
+        self.title, self.total, self.done, self.start_done = title, total, done, done
+        self.every, self.started, self.spoken = every, time.monotonic(), time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(title, total=total, completed=done, note="")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=note)
+        elif time.monotonic() - self.spoken >= self.every or (self.done >= self.total and self.spoken > self.started):
+            self.spoken = time.monotonic()
+            rate = (self.done - self.start_done) / max(1e-9, self.spoken - self.started)
+            left = (self.total - self.done) / rate if rate else float("inf")
+            print(f"{self.title}: {self.done}/{self.total} {note} about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
+    bar = Progress(title, total, done)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,342 @@
+"""One loop for every objective. Read `Trainer.step` from top to bottom: it is the whole method.
+
+The result of a step depends neither on how its batch is cut into micro-batches nor on the number of ranks: responses
+are sampled first, so every token's share of the loss is known before the first forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tutelage import checkpoint
+from tutelage.batch import make_micro_batch, make_micro_batches
+from tutelage.config import TrainingConfig
+from tutelage.model import LanguageModel, LoadedModel
+from tutelage.objective import Objective
+from tutelage.rollout import RolloutPlan, keyed_integer, write_responses
+from tutelage.runlog import MetricsFile, Progress
+from tutelage.sampler import Sampler
+from tutelage.teacher import Teacher
+from tutelage.types import MicroBatch, TokenStats, TutelageError
+from tutelage.types import Sequence as TokenSequence
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything one training stage needs."""
+
+    student: LoadedModel
+    teacher: Teacher | None
+    objective: Objective
+    examples: Sequence[TokenSequence]
+    validation: Sequence[TokenSequence]
+    rollouts: RolloutPlan | None
+    sampler: Sampler | None
+    config: TrainingConfig
+    seed: int
+    folder: Path
+    fingerprint: str
+    title: str = "training"
+
+
+class Interrupted(TutelageError):
+    """The run was asked to stop and has saved its state."""
+
+
+class Trainer:
+    def __init__(self, job: Job, accelerator: Any = None) -> None:
+        from accelerate import Accelerator
+
+        self.job, self.config = job, job.config
+        self.accelerator = accelerator or Accelerator(cpu=next(job.student.model.parameters()).device.type == "cpu")
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+        if self.config.gradient_checkpointing:
+            job.student.model.gradient_checkpointing_enable({"use_reentrant": False})
+        module = LanguageModel(job.student.model.train())
+        # Models in pure bf16 only when asked for: a 5e-6 step is below bf16's resolution of most weights.
+        self.compute = _compute_type(self.config.precision, self.device)
+        if self.config.precision == "pure_bfloat16":
+            module.to(torch.bfloat16)
+        optimizer = torch.optim.AdamW(
+            [p for p in module.parameters() if p.requires_grad],
+            lr=self.config.learning_rate,
+            betas=self.config.adam_betas,
+            eps=self.config.adam_eps,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.steps_per_epoch = math.ceil(len(job.examples) / self.config.batch_size)
+        self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
+
+    def run(self) -> dict[str, Any]:
+        """Train from the last checkpoint, or from the start, to the end. Returns the last step's metrics."""
+        job, folder = self.job, self.job.folder
+        found = checkpoint.latest_checkpoint(folder / "checkpoints", job.fingerprint)
+        start = 0
+        if found is not None:
+            checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
+            start = found[1]
+        metrics: dict[str, Any] = {}
+        log = MetricsFile(folder / "metrics.jsonl", start) if self.rank == 0 else None
+        bar = Progress(job.title, self.total_steps, start) if self.rank == 0 else None
+        self._start_trackers()
+        with _stop_requests() as stop:
+            for step in range(start, self.total_steps):
+                metrics = self.step(step)
+                if self._due(self.config.evaluate_every, step) and job.validation:
+                    metrics |= self.validate()
+                if log is not None and bar is not None:
+                    log.write(metrics)
+                    bar.advance(1, f"loss {metrics['loss']:.4f}, {metrics['tokens_per_s']:.0f} tokens/s")
+                self.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=step + 1)
+                stopping = self._any_rank(bool(stop))
+                last = step + 1 == self.total_steps
+                if stopping or (self._due(self.config.checkpoint_every, step) and not last):
+                    self._save(step + 1)
+                if stopping and not last:
+                    raise Interrupted(f"stopped after step {step + 1}; the same command goes on from there")
+        if log is not None and bar is not None:
+            log.close()
+            bar.close()
+        self.accelerator.end_training()
+        return metrics
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One optimizer step over one batch of examples."""
+        job, config, began = self.job, self.config, time.monotonic()
+        epoch = step // self.steps_per_epoch
+
+        # 1. This batch's examples; each answered by the data or, with probability λ, by the student as it is now.
+        examples = self._examples(step)[self.rank :: self.world]
+        sequences = examples
+        if job.rollouts is not None:
+            if job.sampler is not None:
+                job.sampler.update_weights(self._bare().model)
+            with self._autocast():
+                sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending())
+        sampled = time.monotonic() - began
+
+        # 2. Each token's share of the loss, over all ranks. It is divided here, once, and nowhere else.
+        token_weights = self._token_weights(sequences)
+
+        # 3. Micro-batches by token budget. A rank with fewer runs weightless ones, so that no rank waits for ever.
+        padded, pad = not job.student.packed, job.student.tokenizer.pad_token_id or 0
+        batches = make_micro_batches(sequences, token_weights, config.tokens_per_micro_batch, padded, pad)
+        for _ in range(int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)):
+            batches.append(make_micro_batch(sequences[:1] or self._examples(step)[:1], [0.0], padded, pad))
+
+        # 4. Forward and backward. The divergence and its gradient are made together, chunk by chunk of tokens.
+        totals = _Totals(self.device)
+        for i, batch in enumerate(batches):
+            batch = batch.to(self.device)
+            teacher = None if job.teacher is None else job.teacher.signal(batch)
+            with contextlib.nullcontext() if i + 1 == len(batches) else self.accelerator.no_sync(self.module):
+                with self._autocast():
+                    loss, stats = self.module(batch, job.objective, teacher)
+                (loss * self.world).backward()  # data parallelism averages over ranks; the weights sum to one over all
+            totals.add(batch, loss, stats)
+
+        # 5. Clip, step, schedule.
+        values = totals.values(self)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
+        values["grad_norm"] = float(norm)  # type: ignore[arg-type]
+        self._refuse_nonfinite(values, sequences, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(config, step, self.total_steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        return self._metrics(step, values, sequences, began, sampled)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, Any]:
+        """Mean values over the held-out data, response token by response token."""
+        self._bare().model.eval()
+        sequences = list(self.job.validation)[self.rank :: self.world]
+        weight = 1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))
+        padded, pad = not self.job.student.packed, self.job.student.tokenizer.pad_token_id or 0
+        totals = _Totals(self.device)
+        for batch in make_micro_batches(
+            sequences, [weight] * len(sequences), self.config.tokens_per_micro_batch, padded, pad
+        ):
+            batch = batch.to(self.device)
+            teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
+            with self._autocast():
+                loss, stats = self._bare()(batch, self.job.objective, teacher)
+            totals.add(batch, loss, stats)
+        self._bare().model.train()
+        return {f"validation_{k}": v for k, v in totals.values(self).items()}
+
+    def _examples(self, step: int) -> list[TokenSequence]:
+        """The global batch of a step: its part of the epoch's seeded order. The last batch of an epoch may be short."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
+        order = torch.randperm(len(self.job.examples), generator=generator)
+        size = self.config.batch_size
+        return [self.job.examples[int(i)] for i in order[place * size : (place + 1) * size]]
+
+    def _token_weights(self, sequences: Sequence[TokenSequence]) -> list[float]:
+        """The weight of each response token of each sequence. Sums run over the batches of all ranks.
+
+        token: 1 / all response tokens.  sequence: 1 / (sequences · own tokens), eq. 2.  sum: 1, appendix A.2.
+        `weight` counts a sequence as that many copies.
+        """
+        tokens = self._over_ranks(sum(s.weight * s.response_tokens for s in sequences))
+        count = self._over_ranks(sum(s.weight for s in sequences))
+        if tokens == 0:
+            raise TutelageError(
+                f"no response token in a whole batch (rows {[s.index for s in sequences][:5]} …): check the data's "
+                f"assistant turns and `training.max_length`"
+            )
+        if self.config.reduction == "token":
+            return [s.weight / tokens for s in sequences]
+        if self.config.reduction == "sequence":
+            return [s.weight / (count * max(1, s.response_tokens)) for s in sequences]
+        return [s.weight for s in sequences]
+
+    def _refuse_nonfinite(self, values: dict[str, Any], sequences: Sequence[TokenSequence], step: int) -> None:
+        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+            return
+        raise TutelageError(
+            f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step + 1} (data rows "
+            f"{sorted(s.index for s in sequences)[:8]} …): the weights before it and the last checkpoint are kept. "
+            f"Lower `learning_rate`, or use `precision: float32`"
+        )
+
+    def _metrics(
+        self, step: int, values: dict[str, Any], sequences: Sequence[TokenSequence], began: float, sampled: float
+    ) -> dict[str, Any]:
+        seconds = time.monotonic() - began
+        written = [s for s in sequences if s.author == "student"]
+        tokens = self._over_ranks(sum(len(s.ids) for s in sequences))
+        lengths = self._over_ranks(sum(len(s.ids) - s.prompt_length for s in written))
+        count = self._over_ranks(len(written))
+        out: dict[str, Any] = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch, **values}
+        out["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        out["on_policy"] = count / self._over_ranks(len(sequences))
+        out["sampled_length"] = lengths / count if count else None
+        out["sampled_cut"] = self._over_ranks(sum(s.cut for s in written)) / count if count else None
+        out["tokens"] = int(tokens)
+        out["seconds"] = seconds
+        out["tokens_per_s"] = tokens / seconds
+        out["sampled_tokens_per_s"] = lengths / sampled if count else None
+        if self.device.type == "cuda":
+            out["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return out
+
+    def _save(self, step: int) -> None:
+        folder = self.job.folder / "checkpoints"
+        checkpoint.save_checkpoint(
+            folder, step, self.module, self.optimizer, self.job.fingerprint, write=self.rank == 0
+        )
+        self.accelerator.wait_for_everyone()
+        pending = self._pending()
+        if pending is not None:
+            pending.unlink(missing_ok=True)
+
+    def _pending(self) -> Path:
+        return self.job.folder / f"pending-{self.rank}.json"
+
+    def _bare(self) -> LanguageModel:
+        return self.accelerator.unwrap_model(self.module)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
+
+    @staticmethod
+    def _due(every: int | None, step: int) -> bool:
+        return every is not None and (step + 1) % every == 0
+
+    def _over_ranks(self, value: float, how: Any = dist.ReduceOp.SUM) -> float:
+        if self.world == 1:
+            return float(value)
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, how)
+        return float(tensor)
+
+    def _any_rank(self, flag: bool) -> bool:
+        return self._over_ranks(float(flag), dist.ReduceOp.MAX) > 0
+
+    def _start_trackers(self) -> None:
+        from accelerate.tracking import filter_trackers
+
+        if self.config.trackers:
+            self.accelerator.log_with = filter_trackers(list(self.config.trackers), str(self.job.folder))
+            settings = {k: v for k, v in self.config.model_dump().items() if isinstance(v, int | float | str | bool)}
+            self.accelerator.init_trackers("tutelage", config=settings)
+
+
+class _Totals:
+    """Sums of per-token values over a batch, kept on the device until the end of the step."""
+
+    _NAMES = ("cross_entropy", "forward_kl", "reverse_kl", "student_entropy", "teacher_entropy", "agreement")
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(self._NAMES) + 2, dtype=torch.float64, device=device)  # …, tokens, loss
+
+    def add(self, batch: MicroBatch, loss: Tensor, stats: TokenStats) -> None:
+        live = (batch.weights > 0).float()
+        columns = [getattr(stats, name) for name in self._NAMES]
+        sums = [torch.full_like(live.sum(), math.nan) if c is None else torch.dot(c, live) for c in columns]
+        self.sums += torch.stack([*sums, live.sum(), loss.detach().float()]).double()
+
+    def values(self, trainer: Trainer) -> dict[str, Any]:
+        """Means over the response tokens of all ranks, and the loss as it was optimised."""
+        if trainer.world > 1:
+            dist.all_reduce(self.sums)
+        *sums, tokens, loss = self.sums.tolist()
+        means = {n: None if math.isnan(s) else s / tokens for n, s in zip(self._NAMES, sums, strict=True)}
+        return {"loss": loss, **means, "response_tokens": int(tokens)}
+
+
+def schedule(config: TrainingConfig, step: int, total: int) -> float:
+    """The factor on the learning rate at optimizer step `step` (from 0): warm-up, then decay towards 0.
+
+    No step is spent at 0: with one warm-up step the first already has the full rate.
+    """
+    warmup = math.ceil(config.warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    rest = (step - warmup) / max(1, total - warmup)
+    if config.schedule == "constant":
+        return 1.0
+    return 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+
+
+def _compute_type(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "float32" or (precision == "auto" and device.type == "cpu"):
+        return torch.float32
+    return torch.bfloat16
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT finish the step and save, instead of killing it. A second one kills."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: the caller has its own way to stop
+        previous = {}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,102 @@
+"""The decoder against transformers' generate, against the trainer's forward, and against the distribution itself."""
+
+import pytest
+import torch
+from tiny import gemma2, llama
+
+from tutelage.sampler import TorchSampler, draw
+
+PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21]]
+MODELS = {"packed": lambda: (llama(), True), "padded": lambda: (gemma2(), False)}
+
+
+def sampler_for(kind, ends=(), **options):
+    model, packed = MODELS[kind]()
+    return TorchSampler(model, ends, packed, **options)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_greedy_equals_generate(kind, batch_size):
+    sampler = sampler_for(kind, batch_size=batch_size)
+    ours = sampler.sample(PROMPTS, max_new_tokens=12, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+    reference = llama(packed=False) if kind == "packed" else gemma2()
+    for prompt, sample in zip(PROMPTS, ours, strict=True):
+        out = reference.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert list(sample.tokens) == out[0, len(prompt) :].tolist()
+        assert not sample.finished
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logprobs_agree_with_a_training_forward(kind):
+    sampler = sampler_for(kind)
+    samples = sampler.sample(PROMPTS, max_new_tokens=20, temperature=1.0, top_p=1.0, seeds=[1, 2, 3, 4])
+    scored = sampler.score(PROMPTS, [s.tokens for s in samples])
+    for sample, score in zip(samples, scored, strict=True):
+        torch.testing.assert_close(torch.tensor(sample.logprobs), score, rtol=1e-4, atol=1e-4)
+
+
+def test_stops_at_every_end_token_and_keeps_it():
+    free = sampler_for("packed").sample(PROMPTS, max_new_tokens=30, temperature=1.0, top_p=1.0, seeds=[1, 2, 3, 4])
+    ends = {free[0].tokens[3], free[2].tokens[10]}
+    bounded = sampler_for("packed", ends=tuple(ends)).sample(
+        PROMPTS, max_new_tokens=30, temperature=1.0, top_p=1.0, seeds=[1, 2, 3, 4]
+    )
+    for a, b in zip(free, bounded, strict=True):
+        stop = next((i + 1 for i, t in enumerate(a.tokens) if t in ends), 30)
+        assert b.tokens == a.tokens[:stop]
+        assert b.finished == (a.tokens[stop - 1] in ends)
+        assert b.logprobs == pytest.approx(a.logprobs[:stop], abs=1e-5)
+
+
+def test_a_sample_depends_on_its_own_seed_only():
+    sampler = sampler_for("packed")
+    options = {"max_new_tokens": 15, "temperature": 1.0, "top_p": 1.0}
+    together = sampler.sample(PROMPTS, seeds=[1, 2, 3, 4], **options)
+    alone = sampler.sample([PROMPTS[2]], seeds=[3], **options)
+    other = sampler.sample([PROMPTS[2]], seeds=[5], **options)
+    assert together[2].tokens == alone[0].tokens
+    assert other[0].tokens != alone[0].tokens
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.7)])
+def test_samples_follow_the_distribution(temperature, top_p):
+    sampler = sampler_for("packed", batch_size=4000)
+    count = 4000
+    samples = sampler.sample(
+        [PROMPTS[0]] * count, max_new_tokens=1, temperature=temperature, top_p=top_p, seeds=list(range(count))
+    )
+    with torch.no_grad():
+        logits = llama(packed=False)(torch.tensor([PROMPTS[0]])).logits[0, -1]
+    p = torch.softmax(logits / temperature, -1)
+    raw = p.clone()
+    if top_p < 1.0:
+        ranked, order = p.sort(descending=True)
+        p[order[ranked.cumsum(0) - ranked >= top_p]] = 0.0
+        p /= p.sum()
+    seen = torch.bincount(torch.tensor([s.tokens[0] for s in samples]), minlength=len(p)) / count
+    assert torch.all(seen[p == 0] == 0)
+    assert torch.all((seen - p).abs() <= 4.5 * (p * (1 - p) / count).sqrt() + 1e-12)
+    for sample in samples[:20]:  # raw distribution at the temperature, before top-p
+        assert sample.logprobs[0] == pytest.approx(raw[sample.tokens[0]].log().item(), abs=1e-4)
+
+
+def test_a_copy_follows_update_weights():
+    live = llama()
+    sampler = TorchSampler(live, (), True, dtype=torch.bfloat16)
+    other = llama(seed=5)
+    before = sampler.sample(PROMPTS, max_new_tokens=8, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+    sampler.update_weights(other)
+    after = sampler.sample(PROMPTS, max_new_tokens=8, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+    fresh = TorchSampler(other, (), True, dtype=torch.bfloat16)
+    assert after != before
+    assert after == fresh.sample(PROMPTS, max_new_tokens=8, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+    assert live.model.rotary_emb.inv_freq.dtype == sampler.model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_draw_at_the_edges():
+    p = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).repeat(3, 1)
+    assert draw(p, torch.tensor([0.0, 0.2499, 0.999999], dtype=torch.float64)).tolist() == [1, 1, 2]
+    assert draw(p, torch.tensor([0.0, 0.2499, 0.999999], dtype=torch.float64), top_p=0.5).tolist() == [2, 2, 2]
