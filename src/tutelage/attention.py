@@ -7,6 +7,7 @@ keyword arguments that transformers passes from the model's forward down to the 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +67,16 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     longest = max(packing.lengths)
     cu = packing.cu_seqlens
-    out = varlen_attn(
-        q, k, v, cu, cu, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1]
-    )
+    known = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "scale" in known:
+        options["scale"] = scaling
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in known:
+            options["enable_gqa"] = True
+        else:  # torch 2.11 wants as many key heads as query heads
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    out = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
     assert isinstance(out, Tensor)
     return out[None]
 

@@ -6,16 +6,29 @@ Defaults are the paper's appendix A.2: AdamW, learning rate 5e-6, batch 128, 2 e
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        """An unknown key is nearly always a slip of the pen: name the key that was meant."""
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown key `{key}`: {hint}")
+        return data
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -29,7 +42,9 @@ class DataConfig(Section):
     Rows are `{"messages": [...]}` or `{"prompt", "completion"}`; other columns go through the templates below.
     """
 
-    path: str | list[str] = Field(description="hub name, or local .json/.jsonl/.jsonl.gz/.parquet files (globs allowed)")
+    path: str | list[str] = Field(
+        description="hub name, or local .json/.jsonl/.jsonl.gz/.parquet files (globs allowed)"
+    )
     split: str = Field("train", description="split of a hub data set")
     revision: str | None = Field(None, description="commit or tag of a hub data set")
     prompt: str | None = Field(None, description="user turn with {column} fields, for rows in other forms")
@@ -223,6 +238,33 @@ class RecipeConfig(Section):
                 raise ValueError(f"stage name `{stage.name}` is taken; give every stage its own name")
             seen.add(stage.name)
         return stages
+
+    @model_validator(mode="after")
+    def _stage_training(self) -> RecipeConfig:
+        for stage in self.stages:
+            if isinstance(stage, SftStage | DistillStage):
+                self.training_of(stage)
+                if stage.search and self.search is None:
+                    raise ValueError(f"stage `{stage.name}` has `search: true`, and the recipe has no `search` section")
+        return self
+
+    def training_of(self, stage: SftStage | DistillStage, overrides: dict[str, Any] | None = None) -> TrainingConfig:
+        """The recipe's training section with the stage's own keys, then `overrides`, laid over it."""
+        merged = self.training.model_dump() | stage.training | (overrides or {})
+        try:
+            return TrainingConfig.model_validate(merged)
+        except ValueError as error:
+            raise ValueError(f"stage `{stage.name}`, `training`: {first_message(error)}") from error
+
+
+def first_message(error: ValueError) -> str:
+    """The first complaint of a pydantic error as `key: what is wrong`."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("sft", "distill", "prune", "evaluate"))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def canonical(value: Any) -> str:

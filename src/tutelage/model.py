@@ -112,7 +112,9 @@ def whole(parameter: Tensor) -> Tensor:
     return parameter
 
 
-def load_model(config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
+def load_model(
+    config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> LoadedModel:
     """Load from a hub id, a folder, a GGUF file or `package:NAME`, ready for `device`.
 
     Raises TutelageError for a folder without weights, pickled weights, or a name that cannot be reached.
@@ -148,8 +150,10 @@ def model_fingerprint(config: ModelConfig) -> str:
     return mark or f"{config.path}@{config.revision or 'main'}"
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights (safetensors) and tokenizer; the folder appears complete or not at all."""
+def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None) -> None:
+    """Write weights (safetensors), tokenizer and chat template; the folder appears complete or not at all."""
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     model.save_pretrained(partial)

@@ -50,8 +50,8 @@ def write_responses(
 ) -> list[Sequence]:
     """The examples of one optimizer batch, those on policy with the student's own responses.
 
-    Samples are kept in the file `pending` until the next checkpoint, so that a run resumed in the middle of a step
-    trains on the very same responses.
+    The samples are kept in the file `pending`, one a step, so that a run that is killed and goes on from an earlier
+    checkpoint trains on the very same responses.
     """
     chosen = [i for i, e in enumerate(examples) if is_on_policy(plan, epoch, e.index)]
     if not chosen or sampler is None:
@@ -98,6 +98,7 @@ def _write_pending(pending: Path | None, keys: list[list[int]], samples: list[Sa
     if pending is None:
         return
     content = {"keys": keys, "samples": [vars(s) for s in samples]}
+    pending.parent.mkdir(parents=True, exist_ok=True)
     partial = pending.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(content))
     partial.replace(pending)

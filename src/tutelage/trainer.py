@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from tutelage.config import TrainingConfig
 from tutelage.model import LanguageModel, LoadedModel
 from tutelage.objective import Objective
 from tutelage.rollout import RolloutPlan, keyed_integer, write_responses
-from tutelage.runlog import MetricsFile, Progress
+from tutelage.runlog import MetricsFile, progress, read_metrics
 from tutelage.sampler import Sampler
 from tutelage.teacher import Teacher
 from tutelage.types import MicroBatch, TokenStats, TutelageError
@@ -89,11 +90,17 @@ class Trainer:
         if found is not None:
             checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
             start = found[1]
-        metrics: dict[str, Any] = {}
-        log = MetricsFile(folder / "metrics.jsonl", start) if self.rank == 0 else None
-        bar = Progress(job.title, self.total_steps, start) if self.rank == 0 else None
-        self._start_trackers()
-        with _stop_requests() as stop:
+        lines = read_metrics(folder / "metrics.jsonl") if start else []
+        metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}  # stopped in the last step
+        with contextlib.ExitStack() as stack:
+            log = bar = None
+            if self.rank == 0:
+                log = stack.enter_context(contextlib.closing(MetricsFile(folder / "metrics.jsonl", start)))
+                bar = stack.enter_context(progress(job.title, self.total_steps, start))
+            self._start_trackers()
+            # Not `end_training`: that ends the process group too, and other stages may follow.
+            stack.callback(lambda: [tracker.finish() for tracker in self.accelerator.trackers])
+            stop = stack.enter_context(_stop_requests())
             for step in range(start, self.total_steps):
                 metrics = self.step(step)
                 if self._due(self.config.evaluate_every, step) and job.validation:
@@ -108,10 +115,6 @@ class Trainer:
                     self._save(step + 1)
                 if stopping and not last:
                     raise Interrupted(f"stopped after step {step + 1}; the same command goes on from there")
-        if log is not None and bar is not None:
-            log.close()
-            bar.close()
-        self.accelerator.end_training()
         return metrics
 
     def step(self, step: int) -> dict[str, Any]:
@@ -125,8 +128,8 @@ class Trainer:
         if job.rollouts is not None:
             if job.sampler is not None:
                 job.sampler.update_weights(self._bare().model)
-            with self._autocast():
-                sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending())
+            # Not under autocast: the sampler has its own compute type, and its probabilities are float32.
+            sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
         sampled = time.monotonic() - began
 
         # 2. Each token's share of the loss, over all ranks. It is divided here, once, and nowhere else.
@@ -243,12 +246,11 @@ class Trainer:
             folder, step, self.module, self.optimizer, self.job.fingerprint, write=self.rank == 0
         )
         self.accelerator.wait_for_everyone()
-        pending = self._pending()
-        if pending is not None:
-            pending.unlink(missing_ok=True)
+        shutil.rmtree(self._pending(step).parent, ignore_errors=True)
 
-    def _pending(self) -> Path:
-        return self.job.folder / f"pending-{self.rank}.json"
+    def _pending(self, step: int) -> Path:
+        """Where this rank's samples of a step stay until the next checkpoint."""
+        return self.job.folder / "checkpoints" / f"pending-{self.rank}" / f"{step:08d}.json"
 
     def _bare(self) -> LanguageModel:
         return self.accelerator.unwrap_model(self.module)
@@ -274,7 +276,13 @@ class Trainer:
         from accelerate.tracking import filter_trackers
 
         if self.config.trackers:
-            self.accelerator.log_with = filter_trackers(list(self.config.trackers), str(self.job.folder))
+            folder = str(self.job.folder)
+            self.accelerator.project_configuration.logging_dir = folder
+            found = filter_trackers(list(self.config.trackers), folder)  # leaves out what is not installed
+            missing = sorted(set(self.config.trackers) - {str(tracker) for tracker in found})
+            if missing:
+                raise TutelageError(f"training.trackers: pip install {' '.join(missing)}, or leave them out")
+            self.accelerator.log_with = found
             settings = {k: v for k, v in self.config.model_dump().items() if isinstance(v, int | float | str | bool)}
             self.accelerator.init_trackers("tutelage", config=settings)
 
@@ -290,7 +298,7 @@ class _Totals:
     def add(self, batch: MicroBatch, loss: Tensor, stats: TokenStats) -> None:
         live = (batch.weights > 0).float()
         columns = [getattr(stats, name) for name in self._NAMES]
-        sums = [torch.full_like(live.sum(), math.nan) if c is None else torch.dot(c, live) for c in columns]
+        sums = [torch.full_like(live.sum(), math.nan) if c is None else torch.dot(c.float(), live) for c in columns]
         self.sums += torch.stack([*sums, live.sum(), loss.detach().float()]).double()
 
     def values(self, trainer: Trainer) -> dict[str, Any]:
@@ -329,7 +337,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
     def note(number: int, _: Any) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[number] or signal.SIG_DFL)
 
     try:
         previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -339,4 +347,4 @@ def _stop_requests() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -119,9 +119,7 @@ class MicroBatch:
     attention_mask: Tensor | None = None  # int64 [B, L]
 
     def to(self, device: torch.device) -> MicroBatch:
-        moved = {
-            k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()
-        }
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
         return MicroBatch(**moved)
 
 

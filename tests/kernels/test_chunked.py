@@ -15,7 +15,9 @@ def inputs(vocabulary=50, teacher_vocabulary=50, bias=False, scale=1.0, softcap=
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     hidden = rand(11, 8).requires_grad_()
-    head = Head(rand(vocabulary, 8).requires_grad_(), rand(vocabulary).requires_grad_() if bias else None, scale, softcap)
+    head = Head(
+        rand(vocabulary, 8).requires_grad_(), rand(vocabulary).requires_grad_() if bias else None, scale, softcap
+    )
     teacher = TeacherSignal(rand(11, 6), Head(rand(teacher_vocabulary, 6)))
     labels = torch.randint(0, min(vocabulary, teacher_vocabulary), (11,), generator=g)
     weights = torch.rand(11, generator=g, dtype=torch.float64)
@@ -47,7 +49,13 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     "objective",
-    [CrossEntropy(), Divergence(0.5), Divergence(0.0), Divergence(1.0, 2.0), WeightedSum(((0.5, CrossEntropy()), (1.0, Divergence(0.2))))],
+    [
+        CrossEntropy(),
+        Divergence(0.5),
+        Divergence(0.0),
+        Divergence(1.0, 2.0),
+        WeightedSum(((0.5, CrossEntropy()), (1.0, Divergence(0.2)))),
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("chunk", [1, 4, 100])

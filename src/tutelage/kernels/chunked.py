@@ -97,7 +97,9 @@ class _Plan:
 
 class _LinearObjective(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan
+    ) -> tuple[Tensor | None, ...]:
         with torch.autocast(hidden.device.type, enabled=False):
             return _forward(ctx, hidden, weight, bias, plan)
 
