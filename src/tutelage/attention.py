@@ -50,6 +50,9 @@ def packed_attention(
     `decode_mask` [B, 1, 1, S] (additive, float) selects decoding; `packing` selects packed attention; neither means
     one ordinary causal row.
     """
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # the rotary embedding has made queries and keys float32 again
+        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
     if decode_mask is not None:
         return _decode(query, key, value, decode_mask, scaling), None
     if packing is None:

@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
         return
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / f"{_PREFIX}{step:08d}", folder / f".{_PREFIX}{step:08d}"
-    tensors = [t for t in _tensors(weights) + _tensors(moments)]
+    tensors = _tensors(weights) + _tensors(moments)
     needed = sum(t.numel() * t.element_size() for t in tensors)
     free = shutil.disk_usage(folder).free
     if free < 1.05 * needed:
@@ -44,10 +44,12 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
         (partial / "step.json").write_text(json.dumps({"step": step, "run": run}))
         _sync(partial / "state.pt")
         partial.rename(target)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(folder).free
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno == errno.ENOSPC:
-            raise TutelageError(_no_space(folder, needed, shutil.disk_usage(folder).free)) from error
+        # torch's writer turns a failed write into a RuntimeError without a reason; then the disk itself must tell.
+        if (error.errno == errno.ENOSPC) if isinstance(error, OSError) else free < 0.05 * needed:
+            raise TutelageError(_no_space(folder, needed, free)) from error
         raise
     for old in _complete(folder)[:-1]:
         shutil.rmtree(old, ignore_errors=True)

@@ -50,7 +50,8 @@ class Progress:
 
     def __init__(self, title: str, total: int, done: int = 0, every: float = 20.0) -> None:
         self.title, self.total, self.done, self.start_done = title, total, done, done
-        self.every, self.started, self.spoken = every, time.monotonic(), time.monotonic()
+        self.every, self.started = every, time.monotonic()
+        self.spoken = self.started  # equal until the first line, so that what is done at once stays quiet
         self._bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console

@@ -17,9 +17,10 @@ from tutelage import divergence
 from tutelage.objective import Objective
 from tutelage.types import Head, TeacherSignal, TokenStats
 
-# Elements of one chunk's logits. On a CPU a chunk should stay near the caches; a GPU wants long matrix products.
+# Elements of one chunk's logits; about fifteen tensors of this size are alive at the peak. On a CPU a chunk should stay
+# near the caches; a GPU wants long matrix products (50M elements: 3 GiB at the peak).
 _CPU_CHUNK = 64 * 49_152
-_GPU_CHUNK = 2_048 * 128_256
+_GPU_CHUNK = 1_024 * 49_152
 
 
 def linear_objective(
