@@ -1,4 +1,4 @@
-"""Tiny whole training jobs: a word-level tokenizer whose ids are those of the models in `tiny`, and a `Job` around it."""
+"""Tiny whole training jobs: a word-level tokenizer whose ids fit the models in `tiny`, and a `Job` around both."""
 
 from __future__ import annotations
 

@@ -83,7 +83,9 @@ def test_a_partial_folder_is_ignored_and_written_over(tmp_path: Path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
     save_checkpoint(tmp_path, 2, *trained(1), "run")
-    with pytest.raises(TutelageError, match=r"checkpoint-00000002 belongs to .*fingerprint run, this run is b\): delete") as e:
+    with pytest.raises(
+        TutelageError, match=r"checkpoint-00000002 belongs to .*fingerprint run, this run is b\): delete"
+    ) as e:
         latest_checkpoint(tmp_path, "b")
     assert "\n" not in str(e.value)
     assert latest_checkpoint(tmp_path / "nowhere", "b") is None
@@ -155,5 +157,5 @@ def test_loading_runs_no_code(tmp_path: Path):
     folder.mkdir()
     (folder / "step.json").write_text(json.dumps({"step": 2, "run": "run"}))
     torch.save({"model": Path("x")}, folder / "state.pt")  # any object that is not plain data
-    with pytest.raises(Exception, match="weights_only|WeightsUnpickler|Unsupported"):
+    with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler|Unsupported"):
         load_checkpoint(folder, *trained(0))

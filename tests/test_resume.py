@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(killed, unbroken, monkeypatch,
     if samplings is not None:
         assert len(calls) == samplings
     assert not list(folder.rglob("*.partial"))
-    assert sorted(p.name for p in (folder / "checkpoints").glob("checkpoint-*")) == ["checkpoint-00000004"]
+    assert max(p.name for p in (folder / "checkpoints").glob("checkpoint-*")) == "checkpoint-00000004"
 
 
 def test_every_step_of_this_run_samples(unbroken):

@@ -111,7 +111,9 @@ def test_data_responses_are_left_alone():
 
 
 def test_no_response_passes_max_length():
-    examples = [dataclasses.replace(s, prompt_length=n) for s, n in zip(tiny.sequences((20, 20, 20)), (3, 12, 15))]
+    examples = [
+        dataclasses.replace(s, prompt_length=n) for s, n in zip(tiny.sequences((20, 20, 20)), (3, 12, 15), strict=True)
+    ]
     sampler = Counting()
     out = write_responses(plan(1.0, max_length=16), examples, 0, 0, sampler, None)
     assert max(len(s.ids) for s in out) <= 16

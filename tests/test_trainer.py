@@ -75,26 +75,24 @@ def test_reductions_are_the_formulas_written_out(tmp_path: Path, reduction: str)
     assert max(s.response_tokens for s in responses) >= 10 * min(s.response_tokens for s in responses)
 
     student, teacher = tiny.llama(packed=False), tiny.llama(layers=3, hidden=48, seed=1, packed=False)
-    sums, counts, copies = [], [], []
+    terms = []  # of each sequence: copies, sum over its tokens, number of its tokens
     for s in responses:
         with torch.no_grad():
             target = teacher(s.ids[None]).logits[0, :-1]
         per_token = generalized_jsd(student(s.ids[None]).logits[0, :-1], target, 0.5)
-        sums.append(per_token[s.loss_mask[1:]].sum())
-        counts.append(int(s.loss_mask[1:].sum()))
-        copies.append(s.weight)
+        terms.append((s.weight, per_token[s.loss_mask[1:]].sum(), int(s.loss_mask[1:].sum())))
     if reduction == "token":
-        loss = sum(w * t for w, t in zip(copies, sums)) / sum(w * n for w, n in zip(copies, counts))
+        loss = sum(w * t for w, t, _ in terms) / sum(w * n for w, _, n in terms)
     elif reduction == "sequence":
-        loss = sum(w * t / n for w, t, n in zip(copies, sums, counts)) / sum(copies)
+        loss = sum(w * t / n for w, t, n in terms) / sum(w for w, _, _ in terms)
     else:
-        loss = sum(w * t for w, t in zip(copies, sums))
+        loss = sum(w * t for w, t, _ in terms)
     loss.backward()
     expected = {n: p.grad for n, p in student.named_parameters()}
 
     got, metrics = gradient(job)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert metrics["response_tokens"] == sum(counts)
+    assert metrics["response_tokens"] == sum(n for _, _, n in terms)
     assert distance(got, expected) <= 1e-5 * max(1.0, size(expected))
 
 
@@ -171,7 +169,7 @@ def test_every_example_is_seen_once_an_epoch_in_a_new_order(tmp_path: Path):
     trainer = Trainer(jobs.sft(tmp_path, LENGTHS, batch_size=3, epochs=2))
     order = [[s.index for s in trainer._examples(step)] for step in range(trainer.total_steps)]
     assert [len(batch) for batch in order] == [3, 3, 1, 3, 3, 1]
-    first, second = sum(order[:3], []), sum(order[3:], [])
+    first, second = ([i for batch in part for i in batch] for part in (order[:3], order[3:]))
     assert sorted(first) == sorted(second) == list(range(7))
     assert first != second
 

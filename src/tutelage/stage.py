@@ -169,13 +169,15 @@ def _prune(run: Run) -> dict[str, Any]:
     result: dict[str, Any] = {"kind": "prune", "stage": run.stage, "seed": run.seed, "layers": total}
     if config.calibration is not None:
         calibration = _encoded(run, config.calibration, loaded, 1024)[0][: config.calibration_rows]
-        result["perplexity_before"] = perplexity(loaded, calibration, device)
-    with progress(f"{run.stage}: choosing layers", total - (config.layers or total)) as bar:
-        keep = choose_layers(config, loaded, calibration, device, bar.advance)
-    prune_layers(loaded.model, keep)
-    result["keep"] = keep
-    if calibration:
-        result["perplexity_after"] = perplexity(loaded, calibration, device)
+    with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
+        if calibration:
+            result["perplexity_before"] = perplexity(loaded, calibration, device)
+        with progress(f"{run.stage}: choosing layers", total - (config.layers or total)) as bar:
+            keep = choose_layers(config, loaded, calibration, device, bar.advance)
+        prune_layers(loaded.model, keep)
+        result["keep"] = keep
+        if calibration:
+            result["perplexity_after"] = perplexity(loaded, calibration, device)
     save_model(loaded.model, loaded.tokenizer, run.folder / "model", loaded.template.text)
     return result
 

