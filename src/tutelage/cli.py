@@ -64,6 +64,8 @@ def report(
         content = json.loads(manifest.read_text())
     except json.JSONDecodeError as error:
         raise TutelageError(f"{manifest}:{error.lineno}: not valid JSON: {error.msg}") from error
+    if not isinstance(content, dict) or not {"recipe", "root", "tasks", "rows"} <= content.keys():
+        raise TutelageError(f"{manifest} is not what `tutelage run` writes: give runs/<recipe name>.json")
     page = build_report(content, out, include_text=text)
     _show(page.parent / "table.md")
     print(f"\nReport: {page}")
@@ -147,20 +149,16 @@ def main(arguments: list[str] | None = None) -> None:
         code = _known(error)
         if code is None or "--debug" in arguments:
             raise
-        _fail(str(getattr(error, "message", error)) or str(error), code)
+        _fail(error.format_message() if hasattr(error, "format_message") else str(error), code)  # type: ignore[attr-defined]
 
 
 def _known(error: Exception) -> int | None:
     """The exit code of an error that the user can mend, else None."""
-    import click
-
     module: Any = sys.modules.get("tutelage.types")
     if module is not None and isinstance(error, module.TutelageError):
         return 1
-    usage = (click.exceptions.ClickException, getattr(typer, "Exit", click.exceptions.Exit))
-    if isinstance(error, usage):
-        return int(getattr(error, "exit_code", 2))
-    return None
+    # Usage errors are click's, known by what they have: newer typers carry a click of their own.
+    return int(getattr(error, "exit_code", 2)) if hasattr(error, "format_message") else None
 
 
 def _fail(message: str, code: int) -> None:

@@ -246,6 +246,14 @@ class RecipeConfig(Section):
                 self.training_of(stage)
                 if stage.search and self.search is None:
                     raise ValueError(f"stage `{stage.name}` has `search: true`, and the recipe has no `search` section")
+        for key, values in self.search.grid.items() if self.search else ():
+            if not values:
+                raise ValueError(f"search.grid.{key}: the list is empty: give at least one value to try")
+            for value in values:
+                try:
+                    TrainingConfig.model_validate({key: value})
+                except ValueError as error:
+                    raise ValueError(f"search.grid: {first_message(error)}") from error
         return self
 
     def training_of(self, stage: SftStage | DistillStage, overrides: dict[str, Any] | None = None) -> TrainingConfig:
@@ -262,7 +270,8 @@ def first_message(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("sft", "distill", "prune", "evaluate"))
+    loc = first["loc"]  # a stage's kind stands after its number, and is no key
+    where = ".".join(str(part) for i, part in enumerate(loc) if i == 0 or not isinstance(loc[i - 1], int))
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 

@@ -59,15 +59,30 @@ class Run:
         return (self.folder / "result.json").is_file()
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice; of two, YAML's own loader silently drops the first."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value if node is not None else ():
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key `{key.value}` is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
 def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
     """Read and check a recipe. `overrides` are `key=value` with dots: `training.epochs=3`, `stages.gkd.beta=0.1`.
 
     Raises TutelageError, one line with the key that is wrong.
     """
     if not path.is_file():
-        raise TutelageError(f"recipe {path} does not exist")
+        raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise TutelageError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -96,7 +111,7 @@ def _override(content: dict[str, Any], override: str) -> None:
             if not found:
                 raise TutelageError(f"override `{override}`: no stage is called `{part}`")
             node = found[0]
-        else:
+        elif isinstance(node, dict):
             node = node.setdefault(part, {})
     if not isinstance(node, dict):
         raise TutelageError(f"override `{override}`: `{'.'.join(path)}` has no keys")
@@ -113,7 +128,8 @@ def _check_references(recipe: RecipeConfig, path: Path) -> None:
         if name not in names:
             raise TutelageError(f"{path}: {where}: no {what} is called `{name}` (there are: {', '.join(names)})")
 
-    earlier: list[str] = ["base", "teacher"]
+    earlier: list[str] = ["teacher"] if isinstance(recipe.student, str) else ["base", "teacher"]
+    trained: list[str] = []
     all_stages = [s.name for s in recipe.stages if not isinstance(s, EvaluateStage)]
     if isinstance(recipe.student, str):
         known(recipe.student, all_stages, "student", "stage")
@@ -128,10 +144,17 @@ def _check_references(recipe: RecipeConfig, path: Path) -> None:
         if isinstance(stage, SftStage | DistillStage):
             for name in data_names(stage, recipe.training_of(stage)):
                 known(name, recipe.data, f"{where}.data", "data section")
-            for name in [stage.student or "base"] + ([stage.teacher] if isinstance(stage, DistillStage) else []):
+            student = stage.student or default_student(recipe, stage.name)
+            if student == "base" and "base" not in earlier:
+                raise TutelageError(
+                    f"{path}: {where}: `base` is made by stage `{recipe.student}`, which does not come before this "
+                    f"one: set `student` to `teacher` or an earlier stage"
+                )
+            for name in [student] + ([stage.teacher] if isinstance(stage, DistillStage) else []):
                 known(name, earlier, where, "earlier stage")
             for name in stage.epochs_of:
-                known(name, earlier, f"{where}.epochs_of", "earlier stage")
+                known(name, trained, f"{where}.epochs_of", "earlier sft or distill stage")
+            trained.append(stage.name)
         elif isinstance(stage, PruneStage):
             known(stage.model, earlier, f"{where}.model", "earlier stage")
             if stage.prune.calibration:
@@ -141,7 +164,23 @@ def _check_references(recipe: RecipeConfig, path: Path) -> None:
                 known(name, [*earlier, "lead_1"], f"{where}.models", "earlier stage")
             for name in stage.tasks:
                 known(name, recipe.tasks, f"{where}.tasks", "task")
-        earlier.append(stage.name)
+            if stage.compare_to is not None:
+                known(stage.compare_to, stage.models, f"{where}.compare_to", "row of this stage")
+        if not isinstance(stage, EvaluateStage):
+            earlier += [stage.name, "base"] if stage.name == recipe.student else [stage.name]
+
+
+def default_student(recipe: RecipeConfig, stage: str) -> str:
+    """SFT-S, the paper's default: the latest SFT of the student before `stage`, or the base student if there is none."""
+    found, teachers = "base", {"teacher"}
+    for other in recipe.stages:
+        if other.name == stage:
+            break
+        if isinstance(other, SftStage | DistillStage) and (other.student or found) in teachers:
+            teachers.add(other.name)  # a teacher trained further; cutting it is what makes a student of it
+        elif isinstance(other, SftStage):
+            found = other.name
+    return found
 
 
 def data_names(stage: SftStage | DistillStage, training: TrainingConfig) -> list[str]:
@@ -191,7 +230,7 @@ class Planner:
         else:
             training = self.recipe.training_of(stage, settings)
             names = data_names(stage, training)
-            roles = {"student": stage.student or self.default_student(stage.name)}
+            roles = {"student": stage.student or default_student(self.recipe, stage.name)}
             if isinstance(stage, DistillStage):
                 roles["teacher"] = stage.teacher
         models, parents, marks = self._models(roles, seed)
@@ -220,31 +259,9 @@ class Planner:
         folder = self.root / f"{subject}-on-{task_name}-s{seed}-{mark}"
         data = {task.data: self.recipe.data[task.data]}
         return Run(
-            f"{subject} on {task_name}",
-            "evaluate",
-            seed,
-            folder,
-            mark,
-            self.base,
-            self.device,
-            task,
-            None,
-            data,
-            models,
-            parents,
-            task_name,
-            subject,
-        )
-
-    def default_student(self, stage: str) -> str:
-        """SFT-S, the paper's default: the latest earlier SFT of the student, or the base student if there is none."""
-        found = "base"
-        for name, other in self.stages.items():
-            if name == stage:
-                return found
-            if isinstance(other, SftStage) and other.student != "teacher":
-                found = name
-        return found
+            f"{subject} on {task_name}", "evaluate", seed, folder, mark, self.base, self.device, task, None, data, models,
+            parents, task_name, subject
+        )  # fmt: skip
 
     def _models(
         self, roles: dict[str, str], seed: int, settings: dict[str, Any] | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 from tutelage.config import DistillStage, EvaluateStage, PruneStage, RecipeConfig, SftStage
 from tutelage.evaluate.records import write_atomically
-from tutelage.recipe import Planner, Run
+from tutelage.recipe import Planner, Run, default_student
 from tutelage.types import TutelageError
 
 
@@ -21,7 +21,10 @@ def run_recipe(recipe: RecipeConfig, base: Path, root: Path, jobs: int = 1, debu
     """Do everything a recipe asks for; returns the manifest that `report` reads (also written to
     `<root>/<recipe name>.json`). `jobs` runs go on at the same time, each in its own process."""
     began = time.monotonic()
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
     planner = Planner(recipe, base, root)
     with _Workers(jobs, debug) as workers:
         points = _search(planner, workers)
@@ -75,7 +78,7 @@ def _ancestors(planner: Planner, name: str) -> set[str]:
     stage = planner.stages.get(name)
     names: list[str] = []
     if isinstance(stage, SftStage | DistillStage):
-        names = [stage.student or planner.default_student(name), *stage.epochs_of]
+        names = [stage.student or default_student(planner.recipe, name), *stage.epochs_of]
         names += [stage.teacher] if isinstance(stage, DistillStage) else []
     elif isinstance(stage, PruneStage):
         names = [stage.model]

@@ -225,6 +225,8 @@ def _holder_lives(path: Path) -> bool:
     try:
         holder = int(path.read_text() or 0)
         os.kill(holder, 0)
+    except PermissionError:  # it lives, and is another user's
+        return True
     except (OSError, ValueError):
         return False
     return holder != os.getpid()
