@@ -183,8 +183,8 @@ CASES = [
     # --- the command line
     Case("unknown verb", ("rnu", "No such command"), arguments=("rnu",)),
     Case("unknown option", ("--job", "--jobs"), arguments=("run", "{recipe}", "--job", "2")),
-    Case("no jobs", ("jobs", "0"), arguments=("run", "{recipe}", "--jobs", "0")),
-    Case("no recipe named", ("RECIPE", "issing"), arguments=("run",)),
+    Case("no jobs", ("--jobs", "greater than or equal to 1"), arguments=("run", "{recipe}", "--jobs", "0")),
+    Case("no recipe named", ("Missing argument", "recipe", "--help"), arguments=("run",)),
     Case("evaluate: unknown task", ("`tst`", "test"), arguments=(
         "evaluate", "{recipe}", "--model", "/gone", "--task", "tst"
     )),  # fmt: skip

@@ -99,7 +99,8 @@ def evaluate(
             raise TutelageError(error)
         result = json.loads((planned.folder / "result.json").read_text())
         for metric, score in result["metrics"].items():
-            print(f"{name} {metric}: {score['value']:.2f} ± {score['stderr']:.2f} (n = {result['n']})")
+            value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
+            print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")
         print(f"examples: {planned.folder / 'examples.jsonl'}")
 
 
@@ -149,7 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = _known(error)
         if code is None or "--debug" in arguments:
             raise
-        _fail(error.format_message() if hasattr(error, "format_message") else str(error), code)  # type: ignore[attr-defined]
+        usage = getattr(error, "format_message", str)
+        _fail(str(error) if usage is str else f"{usage()} (tutelage --help)" if usage() else "", code)
 
 
 def _known(error: Exception) -> int | None:

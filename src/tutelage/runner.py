@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -120,7 +122,9 @@ class _Workers:
         if self.jobs > 1:
             import multiprocessing
 
-            self.pool = ProcessPoolExecutor(self.jobs, multiprocessing.get_context("spawn"))
+            self.pool = ProcessPoolExecutor(
+                self.jobs, multiprocessing.get_context("spawn"), initializer=_die_with_parent, initargs=(os.getpid(),)
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,7 +137,9 @@ class _Workers:
         failed: dict[str, str] = {}
         running: dict[Future[str | None], Run] = {}
         finished = {r.fingerprint for r in todo if r.done}
-        waiting = [r for r in todo if not r.done]
+        # What most others wait for goes first.
+        heirs = {r.fingerprint: sum(r in _with_parents([other]) for other in todo) for r in todo}
+        waiting = sorted((r for r in todo if not r.done), key=lambda r: -heirs[r.fingerprint])
         total, started = len(waiting), time.monotonic()
         while waiting or running:
             for run in list(waiting):
@@ -184,6 +190,29 @@ def attempt(run: Run, debug: bool = False) -> str | None:
         return f"{run.stage}: {type(error).__name__}: {line} (the whole traceback: {run.folder / 'error.log'})"
     finally:
         held.unlink(missing_ok=True)
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Give this run's GPU memory back to the other workers."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _die_with_parent(parent: int) -> None:
+    """A worker whose driver was killed must not go on holding memory and locks; nothing is lost by stopping it."""
+    import ctypes
+    import signal
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _with_parents(runs: Sequence[Run]) -> list[Run]:
