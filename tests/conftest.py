@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from recipes_fixture import tiny_models, workshop  # noqa: E402, F401
+from recipes_fixture import tiny_models, workshop  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

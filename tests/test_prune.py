@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import jobs
@@ -126,7 +127,7 @@ def turned(model: Any) -> list[float]:
     with torch.no_grad():
         for row in ROWS:
             states = plain(row.ids[None], output_hidden_states=True).hidden_states
-            for i, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+            for i, (before, after) in enumerate(pairwise(states)):
                 for x, y in zip(before[0].double(), after[0].double(), strict=True):
                     values[i].append(1 - float(x @ y / (x.norm() * y.norm())))
     return [sum(v) / len(v) for v in values]

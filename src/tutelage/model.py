@@ -309,7 +309,7 @@ def _converted(gguf: Path) -> Path:
         raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
     with _quiet():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # The weights are plain float32 now; transformers would refuse to save a model that still says it is quantised.
     del model.config.quantization_config

@@ -38,8 +38,9 @@ def prune_layers(model: Any, keep: Sequence[int]) -> None:
         raise TutelageError(f"`keep: {list(keep)}` must name layers from 0 to {len(layers) - 1}, each once")
     kept = sorted(keep)
     decoder, config = model.get_decoder(), model.config
-    decoder.layers = nn.ModuleList([layers[i] for i in kept])
-    for index, layer in enumerate(decoder.layers):
+    remaining: list[Any] = [layers[i] for i in kept]
+    decoder.layers = nn.ModuleList(remaining)
+    for index, layer in enumerate(remaining):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # caches are addressed by it

@@ -171,7 +171,7 @@ def _check_references(recipe: RecipeConfig, path: Path) -> None:
 
 
 def default_student(recipe: RecipeConfig, stage: str) -> str:
-    """SFT-S, the paper's default: the latest SFT of the student before `stage`, or the base student if there is none."""
+    """SFT-S, the paper's default: the latest SFT of the student before `stage`, else the base student."""
     found, teachers = "base", {"teacher"}
     for other in recipe.stages:
         if other.name == stage:
@@ -253,14 +253,13 @@ class Planner:
         models, parents, marks = {}, (), {"model": subject}
         if subject != "lead_1":
             models, parents, marks = self._models({"model": subject}, seed, settings)
-        if not parents:
-            seed = self.recipe.seeds[0]
+        seed = parents[0].seed if parents else self.recipe.seeds[0]  # what is made once is asked once
         mark = fingerprint(METHOD_VERSION, task, seed, marks, self._data_mark(task.data, False), self.device)
         folder = self.root / f"{subject}-on-{task_name}-s{seed}-{mark}"
         data = {task.data: self.recipe.data[task.data]}
         return Run(
-            f"{subject} on {task_name}", "evaluate", seed, folder, mark, self.base, self.device, task, None, data, models,
-            parents, task_name, subject
+            f"{subject} on {task_name}", "evaluate", seed, folder, mark, self.base, self.device, task, None, data,
+            models, parents, task_name, subject
         )  # fmt: skip
 
     def _models(

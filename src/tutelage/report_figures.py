@@ -235,10 +235,11 @@ def _figure(size: tuple[float, float], salt: str, rows: int = 1, columns: int = 
     import matplotlib
     from matplotlib.figure import Figure
 
-    look = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False,
-            "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-            "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
-            "axes.linewidth": 0.8}  # fmt: skip
+    look: dict[Any, Any] = {
+        "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False,
+        "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+        "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+        "axes.linewidth": 0.8}  # fmt: skip
     with matplotlib.rc_context(look):
         figure = Figure(figsize=size, layout="constrained")
         yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -263,8 +263,7 @@ def _row(planner: Planner, subject: str, evaluations: list[tuple[str, str, Run]]
         if name != subject:
             continue
         trained = run.parents[0] if run.parents else None
-        repeated = trained is not None and len(planner.recipe.seeds) > 1 and not _is_shared(planner, subject)
-        seed = run.seed if repeated or len(planner.recipe.seeds) == 1 else None
+        seed = run.seed if len(planner.recipe.seeds) == 1 or not _is_shared(planner, subject) else None
         entry = runs.setdefault(
             seed, {"seed": seed, "train": trained.folder.name if trained else None, "evaluations": {}}
         )
@@ -281,9 +280,10 @@ def _row(planner: Planner, subject: str, evaluations: list[tuple[str, str, Run]]
 
 
 def _is_shared(planner: Planner, name: str) -> bool:
-    """Whether a stage and all it builds on run once for all seeds."""
-    chain = {name} | _ancestors(planner, name)
-    return all(planner.stages[n].shared for n in chain if n in planner.stages)
+    """Whether one run stands for all seeds: a stage that says so, or a model that no stage makes."""
+    student = planner.recipe.student
+    stage = planner.stages.get(student if name == "base" and isinstance(student, str) else name)
+    return stage is None or stage.shared
 
 
 def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
@@ -298,7 +298,8 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
         if "perplexity_before" in result:
             change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
             facts.append({"label": f"{run.stage}: perplexity on held-out rows", "value": change})
-    environment = json.loads((_trained(planner)[0].folder / "environment.json").read_text())
+    some = next(iter([*_trained(planner), *(run for _, _, run in _evaluations(planner))]))
+    environment = json.loads((some.folder / "environment.json").read_text())
     facts.append({"label": "machine", "value": f"{environment['device']}, torch {environment['torch']}"})
     facts.append({"label": "wall time of the last call", "value": f"{seconds / 60:.1f} minutes"})
     return facts

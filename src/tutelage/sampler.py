@@ -65,7 +65,7 @@ class _Rows:
 
 
 class TorchSampler:
-    """Decoding with a transformers model. `dtype` other than the model's makes a copy, refreshed by `update_weights`."""
+    """Decoding with a transformers model. A `dtype` other than its own makes a copy, refreshed by `update_weights`."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
-"""Doing one run: cut, train or evaluate. Its folder holds the config, the environment, metrics, and at last `result.json`,
-which is written when everything else stands."""
+"""Doing one run: cut, train or evaluate. Its folder holds the config, the environment, metrics, and at last
+`result.json`, which is written when everything else stands."""
 
 from __future__ import annotations
 

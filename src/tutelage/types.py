@@ -9,7 +9,7 @@ Shape legend used in the whole code base:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class Head:
 class MicroBatch:
     """Sequences laid out for one forward pass, and the one place where labels are shifted.
 
-    Packed: `input_ids` is [1, T] without padding, `cu_seqlens` marks the sequences. Padded: [B, L] with `attention_mask`.
+    Packed: `input_ids` is [1, T] without padding, `cu_seqlens` marks the sequences. Padded: [B, L] with a mask.
     `predict` indexes the flattened tokens; hidden state `predict[n]` predicts `labels[n]`.
     """
 
@@ -119,7 +119,9 @@ class MicroBatch:
     attention_mask: Tensor | None = None  # int64 [B, L]
 
     def to(self, device: torch.device) -> MicroBatch:
-        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()
+        }
         return MicroBatch(**moved)
 
 

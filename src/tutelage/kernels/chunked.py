@@ -106,7 +106,9 @@ class _LinearObjective(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_loss: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
         scaled = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in (hidden, weight, bias)]
         return (*scaled, None)
