@@ -157,7 +157,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | No
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(partial)
+        with _quiet():
+            model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if folder.exists():
             shutil.rmtree(folder)
@@ -243,6 +244,8 @@ def _quiet() -> Any:
 def _resolve(config: ModelConfig) -> tuple[str, str | None]:
     """Where to load from, and a mark of the content (None for hub ids, whose commit is known only after loading)."""
     path = os.path.expandvars(config.path)
+    if "$" in path:
+        raise TutelageError(f"model path `{config.path}` uses a variable that is not set: export it first")
     if path.startswith("package:"):
         path = str(_packaged_gguf(path.removeprefix("package:")))
     local = Path(path).expanduser()

@@ -32,7 +32,11 @@ from tutelage.model import model_fingerprint
 from tutelage.types import TutelageError
 
 # Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
-METHOD_VERSION = 1
+METHOD_VERSION = 2
+
+# Keys of a stage that do not change its result, or whose content is in the fingerprint already (names of models and of
+# data sections stand for their content, training for the resolved section).
+_NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "student", "teacher", "model", "data"}
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ class Planner:
                 roles["teacher"] = stage.teacher
         models, parents, marks = self._models(roles, seed)
         data = {name: self.recipe.data[name] for name in names}
-        spec = stage.model_dump(exclude={"name", "label", "shared", "training", "search", "epochs_of"})
+        spec = stage.model_dump(exclude=_NOT_CONTENT)
         # How often state is saved, and how memory is used, does not change what is computed.
         cosmetic = {"checkpoint_every", "tokens_per_micro_batch", "trackers", "gradient_checkpointing"}
         resolved = None if training is None else training.model_dump(exclude=cosmetic)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ class _Workers:
                     running[self.pool.submit(attempt, run, self.debug)] = run
             if running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._record(running.pop(future), future.result(), failed, finished)
+                    self._record(running.pop(future), _outcome(future), failed, finished)
             done = total - len(waiting) - len(running)
             if total > 1:
                 left = (time.monotonic() - started) / max(1, done) * (total - done)
@@ -168,6 +169,17 @@ class _Workers:
         else:
             failed[run.fingerprint] = error
             print(f"failed: {error}", flush=True)
+
+
+def _outcome(future: Future[str | None]) -> str | None:
+    """What a worker says of its run; a worker that was killed can say nothing, and takes the pool with it."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise TutelageError(
+            "a worker was killed from outside, probably for want of memory: use fewer `--jobs` or a smaller "
+            "`training.tokens_per_micro_batch`; the same command goes on from the last checkpoints"
+        ) from error
 
 
 def attempt(run: Run, debug: bool = False) -> str | None:

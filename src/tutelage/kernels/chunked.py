@@ -67,7 +67,8 @@ def label_logprobs(hidden: Tensor, head: Head, labels: Tensor, temperature: floa
 
 def chunk_logits(hidden: Tensor, head: Head) -> Tensor:
     """Logits [n, V] in float32 (float64 inputs stay float64)."""
-    logits = _product(hidden, head.weight.t())
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = _product(hidden, head.weight.t())
     if head.bias is not None:
         logits += head.bias
     if head.scale != 1.0:
