@@ -428,3 +428,11 @@ def test_chat_files_load_without_a_bad_row(data_folder: Path) -> None:
     assert data.conversations[1027].source == "oasst_val_en.jsonl.gz:1"
     prompts = load_dataset("p", DataConfig(path="instruct/instructwild_prompts.jsonl.gz"), data_folder, False)
     assert (len(prompts.conversations), prompts.conversations[0].response) == (865, None)
+
+
+def test_a_column_of_references_is_taken_as_it_is(tmp_path: Path) -> None:
+    row = {"prompt": "q", "completion": "a", "references": ["a", "b"]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "references": "a"}) + "\n")
+    loaded = load(tmp_path, "own.jsonl", max_bad_rows=0.5)
+    assert loaded.conversations[0].references == ("a", "b")
+    assert [bad.reason for bad in loaded.bad_rows] == ["`references` is not a list of texts"]

@@ -78,7 +78,7 @@ def test_saving_again_replaces_and_a_failure_keeps_what_was_there(tmp_path: Path
 def test_types_and_attention_are_as_asked(tmp_path: Path):
     save_model(tiny.llama(), jobs.words(), tmp_path / "llama")
     save_model(tiny.gemma2(), jobs.words(), tmp_path / "gemma")
-    llama = load_model(ModelConfig(path=str(tmp_path / "llama"), dtype="bfloat16", attention="padded"))
+    llama = load_model(ModelConfig(path=str(tmp_path / "llama"), attention="padded"), dtype=torch.bfloat16)
     assert (llama.packed, next(llama.model.parameters()).dtype) == (False, torch.bfloat16)
     gemma = load_model(ModelConfig(path=str(tmp_path / "gemma")), dtype=torch.float64)
     assert (gemma.packed, next(gemma.model.parameters()).dtype) == (False, torch.float64)  # windows, capped scores

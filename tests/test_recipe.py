@@ -231,7 +231,6 @@ def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
         ("data.train.size=5", (True, True, True)),
         ("data.test.size=3", (False, False, True)),
         ("tasks.test.sampling.max_new_tokens=5", (False, False, True)),
-        ("teacher.dtype=bfloat16", (False, True, True)),
     ],
 )
 def test_what_changes_the_result_changes_the_fingerprint(

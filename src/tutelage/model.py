@@ -113,15 +113,13 @@ def whole(parameter: Tensor) -> Tensor:
 
 
 def load_model(
-    config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LoadedModel:
     """Load from a hub id, a folder, a GGUF file or `package:NAME`, ready for `device`.
 
     Raises TutelageError for a folder without weights, pickled weights, or a name that cannot be reached.
     """
     folder, mark = _resolve(config)
-    if dtype is None:
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": torch.float32}[config.dtype]
     model = _pretrained("AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True)
     tokenizer = _pretrained("AutoTokenizer", config.tokenizer or folder, config)
     if mark is None:
@@ -147,7 +145,20 @@ def generation_ends(model: Any) -> tuple[int, ...]:
 def model_fingerprint(config: ModelConfig) -> str:
     """Changes when the weights or tokenizer files change. Reads files, loads nothing; hub ids count as id@revision."""
     _, mark = _resolve(config)
-    return mark or f"{config.path}@{config.revision or 'main'}"
+    return mark or f"{config.path}@{_hub_commit(config)}"
+
+
+def _hub_commit(config: ModelConfig) -> str:
+    """The commit that a hub name stands for now; offline, the commit in the local cache, else the revision's name."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    revision = config.revision or "main"
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{config.path.replace('/', '--')}" / "refs" / revision
+    try:
+        return HfApi().model_info(config.path, revision=revision, timeout=10).sha or revision
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
+        return cached.read_text().strip() if cached.is_file() else revision
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None) -> None:

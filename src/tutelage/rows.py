@@ -34,7 +34,7 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     messages = _check(turns, require_response)
     if config.system is not None and messages[0].role != "system":
         messages.insert(0, Message("system", _fill(config.system, row)))
-    references = tuple(_fill(template, row) for template in config.references)
+    references = tuple(_fill(template, row) for template in config.references) or _own_references(row)
     for number, reference in enumerate(references, start=1):
         if not reference.strip():
             raise BadRowError(f"reference {number} is empty")
@@ -43,6 +43,16 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     if config.id is not None and not names:
         raise BadRowError(_missing(config.id, row) if config.id not in row else f"column `{config.id}` names nothing")
     return Conversation("", tuple(messages), references, source), names
+
+
+def _own_references(row: dict[str, Any]) -> tuple[str, ...]:
+    """The row's own `references`, a list of texts; templates come first."""
+    own = row.get("references")
+    if own is None:
+        return ()
+    if not isinstance(own, list) or not all(isinstance(text, str) for text in own):
+        raise BadRowError("`references` is not a list of texts")
+    return tuple(own)
 
 
 def _turns(row: dict[str, Any]) -> list[Any]:

@@ -146,7 +146,8 @@ def _job(run: Run, student: LoadedModel, examples: list[Sequence], validation: l
 
 def _teacher(run: Run, student: LoadedModel) -> Teacher:
     """The teacher in the compute type: it is frozen, so nothing is gained by keeping it wider."""
-    kind = torch.bfloat16 if run.device == "cuda" else torch.float32
+    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
+    kind = torch.float32 if wide else torch.bfloat16
     loaded = load_model(run.models["teacher"], run.device, kind)
     notices = [
         check_vocabularies(loaded.tokenizer, student.tokenizer),
@@ -155,6 +156,11 @@ def _teacher(run: Run, student: LoadedModel) -> Teacher:
     if loaded.packed != student.packed:
         raise TutelageError(
             f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
+        )
+    if loaded.template.text != student.template.text:
+        notices.append(
+            "the teacher reads the student's chat template, which is not its own: give both the same `chat_template`, "
+            "or expect a teacher that is less sure of itself"
         )
     for notice in filter(None, notices):
         print(f"{run.stage}: {notice}", flush=True)
