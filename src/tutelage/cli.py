@@ -117,7 +117,7 @@ def demo(
     from tutelage.report import build_report
     from tutelage.runner import run_recipe
 
-    write_demo_data(runs / "data", train=240, test=80, heal=800)
+    write_demo_data(runs / "data", train=240, test=160, heal=800)
     with as_file(files("tutelage") / "recipes" / "demo.yaml") as path:
         config = load_recipe(path)
     manifest = run_recipe(config, runs, runs, debug=debug)
