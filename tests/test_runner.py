@@ -15,6 +15,7 @@ from recipes_fixture import ROWS, Workshop
 from tutelage import stage
 from tutelage.recipe import Planner, Run, load_recipe
 from tutelage.runner import attempt, run_recipe
+from tutelage.trainer import Interrupted
 from tutelage.types import TutelageError
 
 STAGES: list[dict[str, Any]] = [
@@ -279,3 +280,17 @@ def test_an_unforeseen_error_is_one_line_and_a_log(workshop: Workshop, monkeypat
     with pytest.raises(RuntimeError, match="out of luck"):
         attempt(run, debug=True)
     assert not (run.folder / "lock").exists()
+
+
+def test_a_request_to_stop_ends_the_whole_recipe(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def stopped(run: Run) -> dict[str, Any]:
+        asked.append(run.stage)
+        raise Interrupted("stopped after step 1; the same command goes on from there")
+
+    monkeypatch.setattr(stage, "_train", stopped)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        do(workshop, **WHOLE)
+    assert len(asked) == 1
+    assert not list(workshop.runs.glob("*/lock"))

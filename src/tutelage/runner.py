@@ -185,6 +185,7 @@ def _outcome(future: Future[str | None]) -> str | None:
 def attempt(run: Run, debug: bool = False) -> str | None:
     """Do one run. None when it stands, else one line of what went wrong; the log beside the run has the rest."""
     from tutelage.stage import do_run, lock
+    from tutelage.trainer import Interrupted
 
     held = lock(run)
     if held is None:
@@ -192,6 +193,8 @@ def attempt(run: Run, debug: bool = False) -> str | None:
     try:
         do_run(run)
         return None
+    except Interrupted:
+        raise  # somebody wants the whole recipe to stop, not to go on with the next stage
     except TutelageError as error:
         return f"{run.stage}: {error}"
     except Exception as error:
@@ -313,5 +316,8 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
     some = next(iter([*_trained(planner), *(run for _, _, run in _evaluations(planner))]))
     environment = json.loads((some.folder / "environment.json").read_text())
     facts.append({"label": "machine", "value": f"{environment['device']}, torch {environment['torch']}"})
-    facts.append({"label": "wall time of the last call", "value": f"{seconds / 60:.1f} minutes"})
+    done = _with_parents([*_trained(planner), *(run for _, _, run in _evaluations(planner))])
+    spent = sum(json.loads((run.folder / "result.json").read_text())["seconds"] for run in done)
+    facts.append({"label": "all runs, one after the other", "value": f"{spent / 60:.1f} minutes"})
+    facts.append({"label": "the last call alone", "value": f"{seconds / 60:.1f} minutes"})
     return facts
