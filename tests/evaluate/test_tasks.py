@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tutelage.config import SamplingConfig, TaskConfig
+from tutelage.config import AnswerSamplingConfig, TaskConfig
 from tutelage.evaluate.tasks import evaluate_generation, example_seed, lead_1, lead_1_records
 from tutelage.types import Conversation, Message, Sample, TutelageError
 
@@ -39,7 +39,7 @@ def row(id: str, prompt: str, *targets: str) -> Conversation:
 TASK = TaskConfig(
     data="test",
     metrics=["exact_match", "rouge_l"],
-    sampling=SamplingConfig(max_new_tokens=6, temperature=0.0, batch_size=2),
+    sampling=AnswerSamplingConfig(max_new_tokens=6, temperature=0.0, batch_size=2),
 )
 ROWS = [row("a", "cat", "cat"), row("b", "a long dog", "a long dog"), row("c", "bird", "fish"), row("d", "ox")]
 
