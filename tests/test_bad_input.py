@@ -167,7 +167,7 @@ CASES = [
     Case("missing model folder", ("/gone", "does not exist", "path"), {"student__path": "/gone"}),
     Case(
         "unset variable in model",
-        ("$UNSET_FOLDER", "Check the name or folder"),
+        ("$UNSET_FOLDER", "not set", "export it"),
         {"student__path": "$UNSET_FOLDER/model"},
     ),
     Case(
