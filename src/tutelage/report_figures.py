@@ -192,6 +192,7 @@ def _score_axes(axes: Any, table: TaskTable, ends: list[float]) -> None:
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     room = max(high - low, 1.0)
     axes.set_xlim(low - 0.08 * room, high + 0.42 * room)  # room for the numbers beside the points
+    axes.set_xticks([t for t in axes.get_xticks() if low - 0.08 * room <= t <= min(100.0, high + 0.42 * room)])
     axes.set_ylim(len(table.rows) - 0.4, -0.6)
     axes.set_yticks(range(len(table.rows)), [_tick_label(row) for row in table.rows], fontsize=9, color=INK)
     axes.set_title(f"{metric_label(table.headline)} on {table.task}", loc="left", fontsize=10, color=INK)
