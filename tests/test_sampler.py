@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny import gemma2, llama
 
-from tutelage.sampler import TorchSampler, draw
+from tutelage.draw import draw
+from tutelage.sampler import TorchSampler
 
 PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21]]
 MODELS = {"packed": lambda: (llama(), True), "padded": lambda: (gemma2(), False)}

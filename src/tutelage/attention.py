@@ -26,6 +26,13 @@ class Packing:
     lengths: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """One query a row; row b attends to its first `seen[b]` ≥ 1 cached positions. int64 [B]."""
+
+    seen: Tensor
+
+
 def register_attention() -> None:
     """Make `attn_implementation="tutelage"` known to transformers. Safe to call often."""
     from transformers import AttentionInterface
@@ -42,19 +49,18 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     packing: Packing | None = None,
-    decode_mask: Tensor | None = None,
+    decoding: Decoding | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """query [B, H, T, E], key and value [B, H_kv, S, E] → [B, T, H, E].
 
-    `decode_mask` [B, 1, 1, S] (additive, float) selects decoding; `packing` selects packed attention; neither means
-    one ordinary causal row.
+    `decoding` selects one query a row against a cache, `packing` packed sequences; neither: one ordinary causal row.
     """
     kind = query.device.type
     if torch.is_autocast_enabled(kind):  # the rotary embedding has made queries and keys float32 again
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    if decode_mask is not None:
-        return _decode(query, key, value, decode_mask, scaling), None
+    if decoding is not None:
+        return _decode(query, key, value, decoding.seen, scaling), None
     if packing is None:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
@@ -94,11 +100,19 @@ def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scali
     return torch.cat(out, dim=2).transpose(1, 2)
 
 
-def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    """One query a row. The query heads that share a key head are rows of one small product, so keys are read once."""
+def _decode(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
+    """query [B, H, 1, E], key and value [B, H_kv, S, E] → [B, 1, H, E].
+
+    The query heads that share a key head are rows of one small product, so keys are read once.
+    """
     rows, heads, _, size = query.shape
-    kv_heads = key.shape[1]
-    grouped = query.reshape(rows, kv_heads, heads // kv_heads, size)
-    scores = torch.matmul(grouped, key.transpose(2, 3)) * (size**-0.5 if scaling is None else scaling)
-    probabilities = torch.softmax(scores.float() + mask, dim=-1).to(value.dtype)
+    scale = size**-0.5 if scaling is None else scaling
+    if query.is_cuda:
+        from tutelage.kernels.decode_attention import decode_attention
+
+        return decode_attention(query[:, :, 0], key, value, seen, scale)[:, None]
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
+    unseen = torch.arange(key.shape[2], device=seen.device) >= seen[:, None]
+    probabilities = torch.softmax(scores.masked_fill_(unseen[:, None, None], -torch.inf), dim=-1).to(value.dtype)
     return torch.matmul(probabilities, value).reshape(rows, 1, heads, size)

@@ -140,11 +140,11 @@ class Trainer:
         batches = make_micro_batches(sequences, token_weights, config.tokens_per_micro_batch, padded, pad)
         for _ in range(int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)):
             batches.append(make_micro_batch(sequences[:1] or self._examples(step)[:1], [0.0], padded, pad))
+        batches = [batch.to(self.device) for batch in batches]  # now: a copy later would wait for the device
 
         # 4. Forward and backward. The divergence and its gradient are made together, chunk by chunk of tokens.
         totals = _Totals(self.device)
         for i, batch in enumerate(batches):
-            batch = batch.to(self.device)
             teacher = None if job.teacher is None else job.teacher.signal(batch)
             with contextlib.nullcontext() if i + 1 == len(batches) else self.accelerator.no_sync(self.module):
                 with self._autocast():

@@ -1,0 +1,79 @@
+"""What the benchmarks share: the machine's two ceilings, its description, result files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "triton", "trl", "liger-kernel", "vllm")
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Device, versions and command, for the head of a result file."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
+    return {
+        "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "versions": versions,
+        "command": shlex.join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def seconds_of(work: Callable[[], Any], device: str, repeats: int, warmup: int = 1) -> float:
+    """Median seconds of `work`, by device events on CUDA and by the clock elsewhere."""
+    import torch
+
+    times = []
+    for i in range(warmup + repeats):
+        if device == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            seconds = start.elapsed_time(end) / 1000
+        else:
+            began = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - began
+        if i >= warmup:
+            times.append(seconds)
+    return statistics.median(times)
+
+
+def ceilings(device: str, small: bool = False) -> dict[str, float]:
+    """FLOP/s of a large matrix product and bytes/s of a large copy (read and written bytes counted)."""
+    import torch
+
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    size = 512 if small else 8192
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    product = seconds_of(lambda: a @ b, device, 20, 3)
+    source = torch.randn(2**20 if small else 2**29, device=device)
+    target = torch.empty_like(source)
+    copy = seconds_of(lambda: target.copy_(source), device, 20, 3)
+    return {"flops": 2 * size**3 / product, "bytes_per_s": 2 * source.numel() * source.element_size() / copy}
+
+
+def write_results(path: Path, device: str, measured: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps({**describe(device), "ceilings": measured, "rows": rows}, indent=1) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,145 @@
+"""Sampling through vLLM in this very process, sharing the GPU with training.
+
+The engine is built from the model's config alone and gets its weights from the live model, in place, before it samples.
+Between two calls it sleeps: weights and cache are given back to training.
+
+Two differences from `TorchSampler`, both the price of speed: a call's samples depend on all of its seeds together and
+on which prompts it holds (`seeded=True` gives every sample its own generator, at a step's cost of one kernel a row),
+and below temperature 1 with top_p < 1 the log-probabilities are those after top-p.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.model import whole
+from tutelage.sampler import TorchSampler
+from tutelage.types import Sample, TutelageError
+
+
+class VllmSampler:
+    """`memory`: the share of the GPU's memory that weights, cache and activations of sampling may take."""
+
+    def __init__(
+        self,
+        model: Any,
+        end_ids: Sequence[int],
+        packed: bool,
+        *,
+        max_length: int,
+        batch_size: int = 256,
+        memory: float = 0.3,
+        temperature: float = 1.0,
+        seeded: bool = False,
+        sleep: bool = True,
+    ) -> None:
+        try:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine must see this process's tensors
+            from vllm import LLM
+        except ImportError as error:
+            raise TutelageError(
+                "sampling.backend: vllm is not installed (pip install 'tutelage[vllm]'); or set it to torch"
+            ) from error
+        self.model, self.end_ids, self.temperature = model, tuple(end_ids), temperature
+        self.seeded, self._sleeps = seeded, sleep
+        self._plain = TorchSampler(model, end_ids, packed)
+        with tempfile.TemporaryDirectory() as folder:
+            config = model.config.__class__.from_dict(model.config.to_dict())
+            config.architectures, config.dtype = [type(model).__name__], torch.bfloat16
+            config.save_pretrained(folder)
+            self.llm: Any = LLM(
+                model=folder,
+                skip_tokenizer_init=True,
+                load_format="dummy",
+                dtype="bfloat16",
+                max_model_len=max_length,
+                max_num_seqs=batch_size,
+                gpu_memory_utilization=memory,
+                enable_sleep_mode=sleep,
+                logprobs_mode="raw_logprobs" if temperature in (0.0, 1.0) else "processed_logprobs",
+                disable_log_stats=True,
+            )
+        self._stale, self._asleep = True, False
+
+    def update_weights(self, student: Any) -> None:
+        """Sample from `student` from now on; its weights are copied when the next call needs them."""
+        self.model, self._stale = student, True
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seeds: Sequence[int],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Sample]:
+        """See `Sampler`; `progress` is told once, at the end."""
+        from vllm import SamplingParams
+
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+        if not prompts:
+            return []
+        if temperature not in (0.0, self.temperature):
+            raise ValueError(f"this sampler was made for temperature {self.temperature}, not {temperature}")
+        self._ready()
+        common = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_tokens": max_new_tokens,
+            "stop_token_ids": list(self.end_ids),
+            "ignore_eos": True,  # the model's own idea of an end is already among `end_ids`
+            "logprobs": 0,
+            "detokenize": False,
+        }
+        settings = [SamplingParams(**common, seed=seed % 2**63 if self.seeded else None) for seed in seeds]
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            torch.manual_seed(_joint_seed(seeds))
+            outputs = self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], settings, use_tqdm=False)
+        if self._sleeps:
+            self.llm.sleep(level=2)
+            self._asleep = True
+        if progress is not None:
+            progress(len(prompts))
+        return [_sample(output.outputs[0]) for output in outputs]
+
+    def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See `Sampler`: one packed forward pass of the live model, not vLLM's."""
+        self._plain.model = self.model
+        return self._plain.score(prompts, continuations)
+
+    def _ready(self) -> None:
+        """Awake, with the newest weights."""
+        if self._asleep:
+            self.llm.wake_up(["weights"])
+        if self._stale or self._asleep:  # sleep has thrown the weights away
+            self.llm.apply_model(self._load)
+            self.llm.reset_prefix_cache()
+        if self._asleep:
+            self.llm.wake_up(["kv_cache"])
+        self._stale = self._asleep = False
+
+    def _load(self, engine_model: Any) -> bool:
+        engine_model.load_weights((name, whole(p).detach()) for name, p in self.model.named_parameters())
+        return True
+
+
+def _sample(output: Any) -> Sample:
+    tokens = tuple(int(t) for t in output.token_ids)
+    logprobs = tuple(float(step[token].logprob) for step, token in zip(output.logprobs, tokens, strict=True))
+    return Sample(tokens, logprobs, output.finish_reason == "stop")
+
+
+def _joint_seed(seeds: Sequence[int]) -> int:
+    digest = hashlib.blake2b(",".join(map(str, seeds)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
