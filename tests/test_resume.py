@@ -16,7 +16,7 @@ import jobs
 import pytest
 import torch
 
-from tutelage import checkpoint, rollout, sampler
+from tutelage import checkpoint, engine, rollout, sampler
 from tutelage.runlog import CLOCK_KEYS, read_metrics
 from tutelage.trainer import Interrupted, Trainer
 
@@ -67,8 +67,8 @@ def main(folder: str, where: str, call: str) -> None:
     elif where == "update":  # the last moment before the weights move
         trainer.optimizer.step = Stopping(trainer.optimizer.step, n)
     elif where == "sampling":
-        stopping = Stopping(sampler._Run._choose, n)
-        sampler._Run._choose = lambda *args: stopping(*args)  # a function, so that it binds
+        stopping = Stopping(engine.Engine._draw, n)
+        engine.Engine._draw = lambda *args: stopping(*args)  # a function, so that it binds
     elif where == "write":
         torch.save = StoppingWrite(torch.save, n)
     elif where == "rename":  # all written, not yet in place
