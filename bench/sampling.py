@@ -98,21 +98,28 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def tutelage_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
+def prepare(model: Any) -> None:
+    """What `tutelage.model.load_model` does to a model that it has loaded."""
     from tutelage.attention import NAME, register_attention
-    from tutelage.sampler import TorchSampler
+    from tutelage.norm import fuse_norms
 
     register_attention()
     model.set_attn_implementation(NAME)
+    if next(model.parameters()).is_cuda:
+        fuse_norms(model)
+
+
+def tutelage_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
+    from tutelage.sampler import TorchSampler
+
+    prepare(model)
     return our_run(TorchSampler(model, (), True, batch_size=options.prompts), prompts, options)
 
 
 def tutelage_vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    from tutelage.attention import NAME, register_attention
     from tutelage.vllm_sampler import VllmSampler
 
-    register_attention()
-    model.set_attn_implementation(NAME)
+    prepare(model)
     length = max(len(p) for p in prompts) + options.new_tokens
     sampler = VllmSampler(model, (), True, max_length=length, batch_size=options.prompts, memory=0.5, sleep=False)
     return our_run(sampler, prompts, options)

@@ -34,7 +34,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from machine import ceilings, write_results
-from sampling import LLAMA_1B, TINY
+from sampling import LLAMA_1B, TINY, prepare
 
 LLAMA_8B = LLAMA_1B | {
     "hidden_size": 4_096,
@@ -91,7 +91,6 @@ def models(options: argparse.Namespace) -> tuple[Any, Any]:
 def tutelage_worker(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from tutelage.attention import NAME, register_attention
     from tutelage.config import SamplingConfig, TrainingConfig
     from tutelage.model import LoadedModel
     from tutelage.objective import Divergence
@@ -103,10 +102,9 @@ def tutelage_worker(options: argparse.Namespace) -> dict[str, Any]:
     from tutelage.vllm_sampler import VllmSampler
 
     student, teacher = models(options)
-    register_attention()
     loaded = []
     for model in (student, teacher):
-        model.set_attn_implementation(NAME)
+        prepare(model)
         ends = SimpleNamespace(end_of_turn_id=0, end_of_turn_ids=(), text="")
         loaded.append(LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, ""))  # type: ignore[arg-type]
     on_policy = options.case == "on-policy"

@@ -22,6 +22,7 @@ ORDER = [
     "template",
     "batch",
     "attention",
+    "norm",
     "model",
     "teacher",
     "draw",

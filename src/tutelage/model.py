@@ -18,6 +18,7 @@ from tutelage.attention import NAME as PACKED
 from tutelage.attention import Packing, register_attention
 from tutelage.config import ModelConfig, fingerprint, hash_file
 from tutelage.kernels import linear_objective
+from tutelage.norm import fuse_norms
 from tutelage.objective import Objective
 from tutelage.template import ChatTemplate
 from tutelage.types import Head, MicroBatch, TeacherSignal, TokenStats, TutelageError
@@ -129,6 +130,8 @@ def load_model(
         register_attention()
         model.set_attn_implementation(PACKED)
     model.eval().to(device)
+    if torch.device(device).type == "cuda":
+        fuse_norms(model)
     template = ChatTemplate(tokenizer, config.chat_template, generation_eos=generation_ends(model))
     return LoadedModel(model, tokenizer, template, packed, fingerprint(mark, template.fingerprint))
 

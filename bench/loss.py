@@ -1,0 +1,363 @@
+"""The last linear map and the loss, forward and backward, side by side on the same tensors.
+
+    python bench/loss.py --device cuda --json docs/results/bench/loss.json
+    python bench/loss.py --device cuda --tune          # times chunk, group and block sizes of the Triton path
+    python bench/loss.py --device cpu                  # a tiny version, seconds
+
+Work: N = 16,384 tokens, student D = 2,048, teacher D = 4,096, V = 128,256, bf16, the mean over the tokens; gradients of
+the student's hidden states and head. The floor is the matrix products alone, 2·N·V·(3·D + D_teacher) FLOP at the rate
+measured first. `peak_gib` is the most memory held at once beyond the inputs and the returned gradients. `tutelage`
+computes the loss and its gradients like the peers, `tutelage-statistics` also the six per-token values that training
+logs, `tutelage-torch` is the reference path.
+
+Errors are against float64 on the same bf16 inputs, written out below and differentiated by autograd, at 256 tokens:
+`random` has independent logits of standard deviation 2, `peaked` of 8, `near` a teacher whose logits are the student's
+plus noise of 0.1. A gradient's error is the norm of the difference over the norm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from machine import ceilings, seconds_of, write_results
+
+CASES = {"jsd 0.5": 0.5, "forward_kl": 0.0, "cross_entropy": None}  # β, or no teacher
+SHAPES = {"cuda": (16_384, 2_048, 4_096, 128_256, 256), "cpu": (48, 32, 48, 500, 12)}  # N, D, D_teacher, V, N of errors
+PAIRS = {"random": 2.0, "peaked": 8.0, "near": 2.0}  # the logits' standard deviation
+NEEDS = {"liger": "liger_kernel", "liger-jsd": "liger_kernel", "trl": "trl"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    hidden: Any  # [N, D]
+    weight: Any  # [V, D]
+    teacher_hidden: Any  # [N, D_teacher]
+    teacher_weight: Any  # [V, D_teacher]
+    labels: Any  # [N]
+
+
+def make_problem(shape: tuple[int, int, int, int], pair: str, device: str) -> Problem:
+    import torch
+
+    tokens, size, teacher_size, width = shape
+    generator = torch.Generator(device).manual_seed(0)
+
+    def rand(rows: int, columns: int, deviation: float) -> Any:
+        out = torch.randn(rows, columns, generator=generator, device=device, dtype=torch.bfloat16)
+        return out.mul_(deviation)
+
+    hidden, weight = rand(tokens, size, 1.0), rand(width, size, PAIRS[pair] / math.sqrt(size))
+    if pair == "near":  # the student's own columns, and others that add the noise
+        extra = teacher_size - size
+        teacher_hidden = torch.cat([hidden, rand(tokens, extra, 1.0)], 1)
+        teacher_weight = torch.cat([weight, rand(width, extra, 0.1 / math.sqrt(extra))], 1)
+    else:
+        teacher_hidden = rand(tokens, teacher_size, 1.0)
+        teacher_weight = rand(width, teacher_size, PAIRS[pair] / math.sqrt(teacher_size))
+    labels = torch.randint(0, width, (tokens,), generator=generator, device=device)
+    return Problem(hidden.requires_grad_(), weight.requires_grad_(), teacher_hidden, teacher_weight, labels)
+
+
+def tutelage(
+    beta: float | None, implementation: str, statistics: bool = False, **sizes: Any
+) -> Callable[[Problem], Any]:
+    import torch
+
+    from tutelage.kernels import linear_objective
+    from tutelage.objective import CrossEntropy, Divergence
+    from tutelage.types import Head, TeacherSignal
+
+    objective = CrossEntropy() if beta is None else Divergence(beta)
+
+    def loss(p: Problem) -> Any:
+        teacher = None if beta is None else TeacherSignal(p.teacher_hidden, Head(p.teacher_weight))
+        weights = torch.full(p.labels.shape, 1.0 / len(p.labels), device=p.labels.device)
+        options: Any = {"statistics": statistics, "implementation": implementation, **sizes}
+        return linear_objective(objective, p.hidden, Head(p.weight), teacher, p.labels, weights, **options)[0]
+
+    return loss
+
+
+def liger(beta: float | None, device: str) -> Callable[[Problem], Any]:
+    """Liger's chunked loss in torch (compiled on CUDA); its fused kernel for cross-entropy."""
+    if beta is None:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        hard = LigerFusedLinearCrossEntropyLoss()
+        return lambda p: hard(p.weight, p.hidden, p.labels)
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    soft = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta, compiled=device == "cuda")
+    return lambda p: soft(p.hidden, p.weight, p.teacher_hidden, p.teacher_weight, p.labels)
+
+
+def liger_jsd(beta: float | None, device: str) -> Callable[[Problem], Any]:
+    """Liger's Triton kernel for the divergence."""
+    from liger_kernel.transformers import LigerFusedLinearJSD
+
+    if beta is None:
+        raise ValueError("no cross-entropy there")
+    soft = LigerFusedLinearJSD(jsd_beta=beta)
+    return lambda p: soft(p.hidden, p.weight, p.teacher_hidden, p.teacher_weight, None)
+
+
+def trl(beta: float | None, device: str) -> Callable[[Problem], Any]:
+    """The kernel of TRL's DistillationTrainer."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    if beta is None:
+        raise ValueError("no cross-entropy there")
+
+    def loss(p: Problem) -> Any:
+        values = ChunkedDivergenceFunction.apply(
+            p.hidden, p.weight, None, p.teacher_hidden, p.teacher_weight, None, beta
+        )
+        return values[0].mean()
+
+    return loss
+
+
+IMPLEMENTATIONS: dict[str, Callable[[float | None, str], Callable[[Problem], Any]]] = {
+    "tutelage": lambda beta, device: tutelage(beta, "triton"),
+    "tutelage-statistics": lambda beta, device: tutelage(beta, "triton", statistics=True),
+    "tutelage-torch": lambda beta, device: tutelage(beta, "torch"),
+    "liger": liger,
+    "liger-jsd": liger_jsd,
+    "trl": trl,
+}
+
+
+def solve(loss: Callable[[Problem], Any], problem: Problem) -> tuple[Any, Any, Any]:
+    import torch
+
+    value = loss(problem)
+    return value.detach(), *torch.autograd.grad(value, [problem.hidden, problem.weight])
+
+
+def exact(problem: Problem, beta: float | None, rows: int = 32) -> tuple[Any, Any, Any]:
+    """Loss and gradients in float64, by the definitions and autograd, `rows` tokens at a time."""
+    import torch
+
+    tokens, weight = len(problem.labels), problem.weight.detach().double().requires_grad_()
+    teacher_weight = problem.teacher_weight.double()
+    total, grad_hidden, grad_weight = 0.0, [], torch.zeros_like(weight)
+    for start in range(0, tokens, rows):
+        part = slice(start, start + rows)
+        hidden = problem.hidden[part].detach().double().requires_grad_()
+        log_s = torch.log_softmax(hidden @ weight.T, -1)
+        if beta is None:
+            values = -log_s.gather(1, problem.labels[part, None])
+        else:
+            log_t = torch.log_softmax(problem.teacher_hidden[part].double() @ teacher_weight.T, -1)
+            values = log_t.exp() * (log_t - log_s)
+            if beta:
+                log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log(1.0 - beta))
+                values = beta * log_t.exp() * (log_t - log_m) + (1.0 - beta) * log_s.exp() * (log_s - log_m)
+        loss = values.sum() / tokens
+        for total_grad, grad in zip((None, grad_weight), torch.autograd.grad(loss, [hidden, weight]), strict=True):
+            if total_grad is None:
+                grad_hidden.append(grad)
+            else:
+                total_grad += grad
+        total += loss.detach()
+    return total, torch.cat(grad_hidden), grad_weight.detach()
+
+
+def relative(found: Any, true: Any) -> float:
+    return float((found.double() - true).norm() / true.norm())
+
+
+def release(device: str) -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib(loss: Callable[[Problem], Any], problem: Problem, device: str) -> float | None:
+    """The most memory held at once, less the inputs and the gradients that are returned."""
+    import torch
+
+    if device != "cuda":
+        return None
+    release(device)
+    kept = [x for x in vars(problem).values()] + list(solve(loss, problem)[1:])
+    return (torch.cuda.max_memory_allocated() - sum(x.numel() * x.element_size() for x in kept)) / 2**30
+
+
+def floor_seconds(shape: tuple[int, int, int, int], beta: float | None, flops: float) -> float:
+    tokens, size, teacher_size, width = shape
+    return 2 * tokens * width * (3 * size + (0 if beta is None else teacher_size)) / flops
+
+
+def attempt(row: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
+    """Add what `work` measures to the row, or the error that it ended in: one peer's failure is a result too."""
+    try:
+        row |= work()
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[
+            :300
+        ]
+
+
+def measure(rows: list[dict[str, Any]], options: argparse.Namespace, flops: float) -> None:
+    """Seconds and memory, at the full size."""
+    *shape, _ = SHAPES[options.device]
+    shape[0] = options.tokens or shape[0]
+    problem = make_problem(tuple(shape), "random", options.device)
+    for row in rows:
+        beta = CASES[row["case"]]
+
+        def work(name: str = row["impl"], beta: float | None = beta) -> dict[str, Any]:
+            loss = IMPLEMENTATIONS[name](beta, options.device)
+            seconds = seconds_of(lambda: solve(loss, problem), options.device, options.repeats, 2)
+            return {
+                "seconds": seconds,
+                "tokens_per_s": shape[0] / seconds,
+                "peak_gib": peak_gib(loss, problem, options.device),
+                "over_floor": seconds / floor_seconds(tuple(shape), beta, flops),
+            }
+
+        attempt(row, work)
+        release(options.device)
+        print(row, file=sys.stderr, flush=True)
+
+
+def judge(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Errors against float64, at few tokens."""
+    _, *sizes, tokens = SHAPES[options.device]
+    for pair in PAIRS:
+        problem = make_problem((tokens, *sizes), pair, options.device)
+        for case in options.case:
+            true = exact(problem, CASES[case])
+            for row in (row for row in rows if row["case"] == case and "error" not in row):
+
+                def work(row: dict[str, Any] = row, problem: Problem = problem, true: Any = true) -> dict[str, Any]:
+                    found = solve(IMPLEMENTATIONS[row["impl"]](CASES[row["case"]], options.device), problem)
+                    names = ("loss", "grad_hidden", "grad_weight")
+                    errors = {n: relative(f, t) for n, f, t in zip(names, found, true, strict=True)}
+                    return {"errors": {**row.get("errors", {}), pair: errors}}  # noqa: B023
+
+                attempt(row, work)
+            del true
+            release(options.device)
+
+
+def tune(options: argparse.Namespace, flops: float) -> None:
+    """The Triton path at other sizes: the whole loss by chunk and group, the kernel alone by block and warps."""
+    import torch
+
+    from tutelage.kernels import fused
+    from tutelage.types import Head
+
+    *shape, _ = SHAPES[options.device]
+    shape[0] = options.tokens or shape[0]
+    problem = make_problem(tuple(shape), "random", options.device)
+    floor = floor_seconds(tuple(shape), 0.5, flops)
+    print("chunk  group  ms  over floor  peak GiB")
+    for chunk in (256, 384, 512, 640, 768, 1024):
+        for group in (1, 2, 3, 4, 6, 8):
+            if not 1024 <= chunk * group <= 4096:
+                continue
+            loss = tutelage(0.5, "triton", chunk_tokens=chunk, group_chunks=group)
+            seconds = seconds_of(lambda: solve(loss, problem), options.device, options.repeats, 1)  # noqa: B023
+            peak = peak_gib(loss, problem, options.device) or 0.0
+            print(f"{chunk:5d}  {group:5d}  {1000 * seconds:.2f}  {seconds / floor:.3f}  {peak:.2f}", flush=True)
+    count, width = (512, shape[3]) if options.device == "cuda" else (8, shape[3])
+    student, teacher = (2.0 * torch.randn(count, width, device=options.device) for _ in range(2))
+    labels, weights = problem.labels[:count], torch.full((count,), 1.0 / shape[0], device=options.device)
+    gradient = torch.empty(count, width, dtype=torch.bfloat16, device=options.device)
+    known = fused.RowObjective(0.0, 1.0, 0.5)
+    print(f"kernel alone, {count} rows\nblock  warps  statistics  ms  TB/s of one reading and one writing")
+    for block, warps in ((1024, 4), (1024, 8), (2048, 4), (2048, 8), (2048, 16), (4096, 8), (4096, 16), (8192, 16)):
+        for statistics in (False, True):
+
+            def work(block: int = block, warps: int = warps, statistics: bool = statistics) -> Any:
+                heads = Head(student), teacher, Head(teacher)
+                return fused.rows(known, student, *heads, labels, weights, gradient, statistics, block, warps)
+
+            seconds = seconds_of(work, options.device, options.repeats, 2)
+            rate = count * width * 10 / seconds / 1e12
+            print(f"{block:5d}  {warps:5d}  {statistics!s:10}  {1000 * seconds:.3f}  {rate:.2f}", flush=True)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("implementation", "case", title="linear map and loss, forward and backward")
+    for name in ("ms", "tokens/s", "peak GiB", "over floor", *PAIRS):
+        table.add_column(name, justify="right")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["impl"], row["case"], row["error"][:40])
+            continue
+        cells = [f"{1000 * row['seconds']:.2f}", f"{row['tokens_per_s']:.0f}"]
+        cells += ["–" if row["peak_gib"] is None else f"{row['peak_gib']:.2f}", f"{row['over_floor']:.2f}"]
+        for pair in PAIRS:
+            errors = row.get("errors", {}).get(pair)
+            cells.append("–" if errors is None else " ".join(f"{error:.0e}" for error in errors.values()))
+        table.add_row(row["impl"], row["case"], *cells)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print("errors: of the loss, the gradient of the hidden states, the gradient of the head")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--impl", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--tokens", type=int, help="N of the timed problem")
+    parser.add_argument("--repeats", type=int, default=10, help="measurements; the median counts")
+    parser.add_argument("--no-errors", action="store_true", help="leave out the comparison with float64")
+    parser.add_argument("--tune", action="store_true", help="time sizes of the Triton path instead")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.device == "cpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernel in Python, on CPU tensors
+    missing = {module for module in [*NEEDS.values(), "triton"] if importlib.util.find_spec(module) is None}
+    wanted = []
+    for name in options.impl:
+        module = NEEDS.get(name, "triton" if name in ("tutelage", "tutelage-statistics") else "torch")
+        if module in missing:
+            print(f"{module} is not installed: {name} is left out", file=sys.stderr)
+        else:
+            wanted.append(name)
+    measured = ceilings(options.device, small=options.device == "cpu")
+    if options.tune:
+        tune(options, measured["flops"])
+        return
+    without_teacher = {"liger-jsd", "trl"}  # no cross-entropy there
+    rows: list[dict[str, Any]] = [
+        {"impl": name, "case": case}
+        for case in options.case
+        for name in wanted
+        if CASES[case] is not None or name not in without_teacher
+    ]
+    measure(rows, options, measured["flops"])
+    if not options.no_errors:
+        judge(rows, options)
+    show(rows)
+    if options.json:
+        write_results(options.json, options.device, measured, rows)
+
+
+if __name__ == "__main__":
+    main()
