@@ -32,7 +32,7 @@ from tutelage.model import model_fingerprint
 from tutelage.types import TutelageError
 
 # Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 
 # Keys of a stage that do not change its result, or whose content is in the fingerprint already (names of models and of
 # data sections stand for their content, training for the resolved section).
