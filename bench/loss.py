@@ -30,7 +30,7 @@ from typing import Any
 from machine import ceilings, seconds_of, write_results
 
 CASES = {"jsd 0.5": 0.5, "forward_kl": 0.0, "cross_entropy": None}  # β, or no teacher
-SHAPES = {"cuda": (16_384, 2_048, 4_096, 128_256, 256), "cpu": (48, 32, 48, 500, 12)}  # N, D, D_teacher, V, N of errors
+SHAPES = {"cuda": (16_384, 2_048, 4_096, 128_256, 256), "cpu": (16, 32, 48, 500, 6)}  # N, D, D_teacher, V, N of errors
 PAIRS = {"random": 2.0, "peaked": 8.0, "near": 2.0}  # the logits' standard deviation
 NEEDS = {"liger": "liger_kernel", "liger-jsd": "liger_kernel", "trl": "trl"}
 
@@ -44,7 +44,7 @@ class Problem:
     labels: Any  # [N]
 
 
-def make_problem(shape: tuple[int, int, int, int], pair: str, device: str) -> Problem:
+def make_problem(shape: tuple[int, ...], pair: str, device: str) -> Problem:
     import torch
 
     tokens, size, teacher_size, width = shape
@@ -139,7 +139,8 @@ def solve(loss: Callable[[Problem], Any], problem: Problem) -> tuple[Any, Any, A
     import torch
 
     value = loss(problem)
-    return value.detach(), *torch.autograd.grad(value, [problem.hidden, problem.weight])
+    hidden, weight = torch.autograd.grad(value, [problem.hidden, problem.weight])
+    return value.detach(), hidden, weight
 
 
 def exact(problem: Problem, beta: float | None, rows: int = 32) -> tuple[Any, Any, Any]:
@@ -193,11 +194,11 @@ def peak_gib(loss: Callable[[Problem], Any], problem: Problem, device: str) -> f
     if device != "cuda":
         return None
     release(device)
-    kept = [x for x in vars(problem).values()] + list(solve(loss, problem)[1:])
+    kept = list(vars(problem).values()) + list(solve(loss, problem)[1:])
     return (torch.cuda.max_memory_allocated() - sum(x.numel() * x.element_size() for x in kept)) / 2**30
 
 
-def floor_seconds(shape: tuple[int, int, int, int], beta: float | None, flops: float) -> float:
+def floor_seconds(shape: tuple[int, ...], beta: float | None, flops: float) -> float:
     tokens, size, teacher_size, width = shape
     return 2 * tokens * width * (3 * size + (0 if beta is None else teacher_size)) / flops
 
@@ -316,7 +317,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--impl", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))

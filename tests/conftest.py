@@ -3,10 +3,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from recipes_fixture import tiny_models, workshop  # noqa: F401
 
@@ -14,8 +18,6 @@ from recipes_fixture import tiny_models, workshop  # noqa: F401
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Fixed threads: sums come out bit for bit the same, and two cores can run two tests."""
-    import torch
-
     torch.set_num_threads(1)
 
 

@@ -183,8 +183,8 @@ class BrokenAfter(CrossEntropy):
 
     calls: list[int] = dataclasses.field(default_factory=lambda: [2])
 
-    def value_and_gradient(self, student_logits, teacher_logits, labels):
-        values, slope = super().value_and_gradient(student_logits, teacher_logits, labels)
+    def value_and_gradient(self, student_logits, teacher_logits, labels, known=None):
+        values, slope = super().value_and_gradient(student_logits, teacher_logits, labels, known)
         self.calls[0] -= 1
         return (values, slope) if self.calls[0] >= 0 else (values * math.nan, slope)
 

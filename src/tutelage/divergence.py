@@ -13,6 +13,9 @@ float64 stays float64. Gradients flow through both arguments.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -31,26 +34,17 @@ def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float,
     """
     if not 0.0 <= beta <= 1.0:
         raise ValueError(f"beta must lie in [0, 1], not {beta}")
-    if beta == 0.0:
-        return forward_kl(student_logits, teacher_logits, temperature)
-    if beta == 1.0:
-        return reverse_kl(student_logits, teacher_logits, temperature)
-    student, teacher, delta = _probabilities(student_logits, teacher_logits, temperature)
-    teacher_part = _kl_to_mixture(teacher, student, delta, 1.0 - beta)
-    student_part = _kl_to_mixture(student, teacher, -delta, beta)
-    return beta * teacher_part + (1.0 - beta) * student_part
+    return jsd_and_ratio(distributions(student_logits, teacher_logits, temperature), beta)[0]
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(T ‖ S) = Σ T·(log T − log S) per token, in nats. Mode covering."""
-    student, teacher, delta = _probabilities(student_logits, teacher_logits, temperature)
-    return _kl(teacher, student, delta)
+    return generalized_jsd(student_logits, teacher_logits, 0.0, temperature)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(S ‖ T) = Σ S·(log S − log T) per token, in nats. Mode seeking."""
-    student, teacher, delta = _probabilities(student_logits, teacher_logits, temperature)
-    return _kl(student, teacher, -delta)
+    return generalized_jsd(student_logits, teacher_logits, 1.0, temperature)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -64,20 +58,51 @@ def _at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _probabilities(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Both distributions and δ = log S − log T, each [..., V]."""
+@dataclass(frozen=True)
+class Distributions:
+    """Both models' distributions of the same tokens, made once for all that is worked out from them."""
+
+    student: Tensor  # probabilities [..., V]
+    student_norm: Tensor  # log Σ exp of the logits [..., 1]
+    teacher: Tensor | None
+    teacher_norm: Tensor | None
+    delta: Tensor | None  # log S − log T [..., V]
+
+
+def distributions(student_logits: Tensor, teacher_logits: Tensor | None, temperature: float = 1.0) -> Distributions:
+    """Raises ValueError for a temperature that is not positive, or shapes that differ."""
     if temperature <= 0.0:
         raise ValueError(f"temperature must be positive, not {temperature}")
+    student_logits = _at_least_float32(student_logits)
+    if temperature != 1.0:
+        student_logits = student_logits / temperature
+    student_norm = student_logits.logsumexp(-1, keepdim=True)
+    student = (student_logits - student_norm).exp()
+    if teacher_logits is None:
+        return Distributions(student, student_norm, None, None, None)
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(f"logits differ in shape: {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}")
-    student_logits, teacher_logits = _at_least_float32(student_logits), _at_least_float32(teacher_logits)
+    teacher_logits = _at_least_float32(teacher_logits)
     if temperature != 1.0:
-        student_logits, teacher_logits = student_logits / temperature, teacher_logits / temperature
-    student_norm = student_logits.logsumexp(-1, keepdim=True)
+        teacher_logits = teacher_logits / temperature
     teacher_norm = teacher_logits.logsumexp(-1, keepdim=True)
     # An error c in the normalisers shifts every δ alike and costs only c·KL, since Σ T·δ is itself −KL.
     delta = (student_logits - teacher_logits) - (student_norm - teacher_norm)
-    return (student_logits - student_norm).exp(), (teacher_logits - teacher_norm).exp(), delta
+    return Distributions(student, student_norm, (teacher_logits - teacher_norm).exp(), teacher_norm, delta)
+
+
+def jsd_and_ratio(of: Distributions, beta: float) -> tuple[Tensor, Tensor]:
+    """JSD_β as `generalized_jsd` defines it, and log(S/M) [..., V] with M = S, T for β = 0, 1 as in its gradient."""
+    student, teacher, delta = of.student, of.teacher, of.delta
+    assert teacher is not None
+    assert delta is not None
+    if beta == 0.0:
+        return _kl(teacher, student, delta), delta
+    if beta == 1.0:
+        return _kl(student, teacher, -delta), delta
+    teacher_part, _ = _kl_to_mixture(teacher, student, delta, 1.0 - beta)
+    student_part, log_mixture = _kl_to_mixture(student, teacher, -delta, beta)
+    return beta * teacher_part + (1.0 - beta) * student_part, -log_mixture
 
 
 def _kl(p: Tensor, q: Tensor, delta: Tensor) -> Tensor:
@@ -87,8 +112,9 @@ def _kl(p: Tensor, q: Tensor, delta: Tensor) -> Tensor:
     return terms.sum(-1)
 
 
-def _kl_to_mixture(p: Tensor, q: Tensor, delta: Tensor, share: float) -> Tensor:
-    """KL(p ‖ (1−share)·p + share·q) with δ = log q − log p: Σ p·(u − log1p(u)), u = share·expm1(δ)."""
+def _kl_to_mixture(p: Tensor, q: Tensor, delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """KL(p ‖ M) and log(M/p), M = (1−share)·p + share·q, δ = log q − log p: Σ p·(u − log1p(u)), u = share·expm1(δ)."""
+    large = delta > _LARGE_DELTA
     u = share * torch.expm1(delta.clamp(max=_LARGE_DELTA))
-    large = share * (q - p) - p * (delta.clamp(min=_LARGE_DELTA) + torch.log(torch.tensor(share, dtype=p.dtype)))
-    return torch.where(delta > _LARGE_DELTA, large, p * (u - torch.log1p(u))).sum(-1)
+    log_ratio = torch.where(large, delta + math.log(share), torch.log1p(u))
+    return torch.where(large, share * (q - p) - p * log_ratio, p * (u - log_ratio)).sum(-1), log_ratio

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tutelage import divergence
+from tutelage.divergence import Distributions
 from tutelage.types import TutelageError
 
 
@@ -29,9 +30,16 @@ class Objective:
         raise NotImplementedError  # an objective is its own definition; there is no sensible default
 
     def value_and_gradient(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        known: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Values [n], detached, and d value[i] / d student_logits[i], [n, V]."""
+        """Values [n], detached, and d value[i] / d student_logits[i], [n, V].
+
+        `known`: the distributions at temperature 1, where the caller has them already; they are only read.
+        """
         with torch.enable_grad():
             leaf = student_logits.detach().requires_grad_()
             values = self(leaf, teacher_logits, labels)
@@ -47,13 +55,16 @@ class CrossEntropy(Objective):
         return torch.nn.functional.cross_entropy(student_logits, labels, reduction="none")
 
     def value_and_gradient(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        known: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        log_student = torch.log_softmax(student_logits, -1)
-        values = -log_student.gather(-1, labels[:, None]).squeeze(-1)
-        gradient = log_student.exp_()
-        gradient.scatter_add_(-1, labels[:, None], torch.full_like(values[:, None], -1.0))
-        return values, gradient
+        fresh = divergence.distributions(student_logits, None) if known is None else known
+        values = fresh.student_norm - student_logits.gather(-1, labels[:, None])
+        gradient = fresh.student.scatter_add(-1, labels[:, None], torch.full_like(values, -1.0))
+        return values.squeeze(-1), gradient
 
 
 @dataclass(frozen=True)
@@ -71,23 +82,27 @@ class Divergence(Objective):
         return divergence.generalized_jsd(student_logits, _given(teacher_logits), self.beta, self.temperature)
 
     def value_and_gradient(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        known: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """With r = log(S / M):  d JSD_β / d z = (1−β)·S·(r − Σ S·r), as the terms of d M cancel.
 
         β = 0 gives S − T. β = 1 gives S·(r − Σ S·r) with r = log(S / T).
         """
-        values = self(student_logits, teacher_logits, labels)
-        student, teacher, delta = divergence._probabilities(student_logits, _given(teacher_logits), self.temperature)
+        if known is None or self.temperature != 1.0:
+            known = divergence.distributions(student_logits, _given(teacher_logits), self.temperature)
+        values, ratio = divergence.jsd_and_ratio(known, self.beta)
         if self.beta == 0.0:
-            gradient = student.sub_(teacher)
+            gradient = known.student - _given(known.teacher)
         else:
-            ratio = delta if self.beta == 1.0 else _log_student_over_mixture(delta, self.beta)
-            mean = (student * ratio).sum(-1, keepdim=True)
-            gradient = student.mul_(ratio.sub_(mean))
-            if self.beta != 1.0:
-                gradient.mul_(1.0 - self.beta)
-        return values, gradient.div_(self.temperature) if self.temperature != 1.0 else gradient
+            gradient = known.student * (ratio - torch.linalg.vecdot(known.student, ratio)[..., None])
+        factor = 1.0 if self.beta in (0.0, 1.0) else 1.0 - self.beta
+        if factor != self.temperature:
+            gradient.mul_(factor / self.temperature)
+        return values, gradient
 
 
 @dataclass(frozen=True)
@@ -105,22 +120,19 @@ class WeightedSum(Objective):
         return torch.stack(terms).sum(0)
 
     def value_and_gradient(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        known: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
         values = torch.zeros_like(student_logits[:, 0])
         gradient = torch.zeros_like(student_logits)
         for weight, part in self.parts:
-            value, slope = part.value_and_gradient(student_logits, teacher_logits, labels)
+            value, slope = part.value_and_gradient(student_logits, teacher_logits, labels, known)
             values.add_(value, alpha=weight)
             gradient.add_(slope, alpha=weight)
         return values, gradient
-
-
-def _log_student_over_mixture(delta: Tensor, beta: float) -> Tensor:
-    """log(S / M) = −log(β·exp(−δ) + 1 − β), exact for small δ and safe for large ones."""
-    near = -torch.log1p(beta * torch.expm1(-delta.clamp(min=-20.0)))
-    # For δ ≪ 0 the mixture is β·T up to a relative 1e-8.
-    return torch.where(delta < -20.0, delta - torch.log(torch.tensor(beta, dtype=delta.dtype)), near)
 
 
 def _given(teacher_logits: Tensor | None) -> Tensor:
