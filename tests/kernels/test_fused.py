@@ -255,14 +255,14 @@ def test_without_gradients_the_values_are_the_same():
 def test_buffers_fit_their_budget():
     from tutelage.kernels.rows import buffer_sizes
 
-    assert buffer_sizes(2**30, 128_256, 2, 2) == (512, 4)
+    assert buffer_sizes(int(1.3 * 2**30), 128_256, 2, 2) == (768, 3)
     for budget in (2**30, 3 * 2**29):
         for width in (32_000, 49_152, 128_256, 256_000):
             for models in (1, 2):
                 for gradient in (0, 2, 4):
                     chunk, chunks = buffer_sizes(budget, width, models, gradient)
                     assert width * chunk * (4 * models + gradient * chunks) <= budget
-                    assert chunk % 128 == 0
+                    assert chunk % 256 == 0 or 4 * chunk * width > budget // 8
 
 
 @settings(max_examples=25 if DEVICE == "cpu" else 100, deadline=None)

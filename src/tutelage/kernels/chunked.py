@@ -115,7 +115,7 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan
     grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if bias is not None and wants_bias else None
     total = hidden.new_zeros((), dtype=wide)
     stats: list[list[Tensor | None]] = []
-    rows = plan.rows(plan, hidden, head, wanted, grad_weight is not None and weight.dtype != wide)
+    rows = plan.rows(plan, hidden, head, wanted)
     for group in _slices(0, hidden.shape[0], rows.group):
         for part in _slices(group.start, group.stop, rows.chunk):
             values, row = rows.measure(part)

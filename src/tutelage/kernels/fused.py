@@ -13,7 +13,7 @@ from tutelage.kernels import row_kernel
 from tutelage.objective import CrossEntropy, Divergence, Objective, WeightedSum
 from tutelage.types import Head
 
-BLOCK, WARPS = 1024, 8  # logits of each model a step, and warps a program
+BLOCK, WARPS = 4096, 32  # logits of each model a step, and warps a program: one program fills a multiprocessor
 
 
 @dataclass(frozen=True)

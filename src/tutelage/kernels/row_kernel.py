@@ -19,13 +19,20 @@ import triton
 import triton.language as tl
 
 _NOTHING = tl.constexpr(-1e30)  # the logit of a place past the row's end; finite, so that differences are too
+# Loads run two blocks ahead. What is read for the last time, and the gradient, should not push out of the cache what
+# the next pass will read.
+_AHEAD = tl.constexpr(3)
+_KEEP, _DROP, _PASS_BY = tl.constexpr(""), tl.constexpr("evict_first"), tl.constexpr(".cs")
 JSD, FORWARD, REVERSE = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 
 
 @triton.jit
-def _logits(products, biases, places, live, inner, outer, MAP: tl.constexpr, BIASED: tl.constexpr):
+def _logits(
+    products, biases, places, live, inner, outer,
+    MAP: tl.constexpr, BIASED: tl.constexpr, KEEP: tl.constexpr = _KEEP,
+):  # fmt: skip
     """Logits from raw products: (product + bias) · inner, or outer · tanh of that."""
-    z = tl.load(products + places, mask=live, other=0.0)
+    z = tl.load(products + places, mask=live, other=0.0, eviction_policy=KEEP)
     if BIASED:
         z += tl.load(biases + places, mask=live, other=0.0)
     if MAP >= 1:
@@ -104,7 +111,7 @@ def _put(gradient, places, live, slope, z, factor, outer, MAP: tl.constexpr):
     if MAP == 2:  # d tanh
         t = tl.maximum(z / outer, -1.0)  # a place past the end would overflow
         slope *= 1.0 - t * t
-    tl.store(gradient + places, (slope * factor).to(gradient.dtype.element_ty), mask=live)
+    tl.store(gradient + places, (slope * factor).to(gradient.dtype.element_ty), mask=live, cache_modifier=_PASS_BY)
 
 
 @triton.jit
@@ -119,7 +126,7 @@ def _norms(
     s_total = tl.zeros([BLOCK], tl.float32)
     s_place = tl.zeros([BLOCK], tl.int32)
     t_top, t_total, t_place = s_top, s_total, s_place
-    for start in range(0, width, BLOCK):
+    for start in tl.range(0, width, BLOCK, num_stages=_AHEAD):
         places = start + lanes
         live = places < width
         zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
@@ -147,7 +154,7 @@ def _sums(
     gap = tl.zeros([BLOCK], tl.float32)
     s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = gap, gap, gap, gap, gap, gap
     last = (width - 1) // BLOCK * BLOCK
-    for back in range(0, width, BLOCK):
+    for back in tl.range(0, width, BLOCK, num_stages=_AHEAD):
         places = last - back + lanes
         live = places < width
         zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
@@ -201,11 +208,11 @@ def _slopes(
     `mean` is that sum. It takes a common error out of r or δ, which KL(S‖M) or KL(S‖T) in its place would not.
     """
     lanes = tl.arange(0, BLOCK)
-    for start in range(0, width, BLOCK):
+    for start in tl.range(0, width, BLOCK, num_stages=_AHEAD):
         places = start + lanes
         live = places < width
-        zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
-        zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED)
+        zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED, _DROP)
+        zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED, _DROP)
         delta, e, x = _compare(zs, zt, shift)
         ps = tl.exp(zs - s_log)
         if KIND == JSD:

@@ -23,9 +23,9 @@ _CPU_CHUNK = 64 * 49_152
 _GPU_CHUNK = 1_024 * 49_152
 # Elements that are worked on at a time between a CPU's matrix products: a dozen tensors of 0.8 MB stay in its caches.
 _CPU_PIECE = 4 * 49_152
-# Bytes that the Triton path takes for logits and their gradient: less where the head's gradient needs a float32
-# accumulator beside its own half-precision tensor (1 GiB for 128k × 2,048).
-_BUFFERS, _BUFFERS_BESIDE_ACCUMULATOR = 3 * 2**29, 2**30
+# Bytes that the Triton path takes for logits and their gradient: with a float32 accumulator for a half-precision head
+# (1 GiB for 128k × 2,048) still below 2 GiB.
+_BUFFERS = int(1.3 * 2**30)
 
 
 class Plan:
@@ -57,7 +57,7 @@ class Plan:
 class TorchRows:
     """A chunk's values, statistics and gradient in plain torch."""
 
-    def __init__(self, plan: Plan, hidden: Tensor, head: Head, gradient: bool, accumulator: bool) -> None:
+    def __init__(self, plan: Plan, hidden: Tensor, head: Head, gradient: bool) -> None:
         self.plan, self.hidden, self.head = plan, hidden, replace(head, weight=factor(head.weight))
         width = head.weight.shape[0]
         self.chunk = self.group = plan.chunk_tokens or torch_chunk(hidden.device, width)
@@ -106,7 +106,7 @@ class TorchRows:
 class TritonRows:
     """The same by the kernel of `fused.py`, in buffers that are made once."""
 
-    def __init__(self, plan: Plan, hidden: Tensor, head: Head, gradient: bool, accumulator: bool) -> None:
+    def __init__(self, plan: Plan, hidden: Tensor, head: Head, gradient: bool) -> None:
         from tutelage.kernels import fused
 
         objective = fused.row_objective(plan.objective)
@@ -114,8 +114,7 @@ class TritonRows:
         self.rows, self.objective, self.plan, self.hidden, self.head = fused.rows, objective, plan, hidden, head
         tokens, width = hidden.shape[0], head.weight.shape[0]
         models = 1 if plan.teacher is None else 2
-        budget = _BUFFERS_BESIDE_ACCUMULATOR if accumulator else _BUFFERS
-        chunk, chunks = buffer_sizes(budget, width, models, hidden.element_size() if gradient else 0)
+        chunk, chunks = buffer_sizes(_BUFFERS, width, models, hidden.element_size() if gradient else 0)
         self.chunk = plan.chunk_tokens or chunk
         self.group = self.chunk * (plan.group_chunks or chunks)
         self.student = product_buffer(hidden, min(tokens, self.chunk), width)
@@ -141,19 +140,15 @@ class TritonRows:
 
 
 def buffer_sizes(budget: int, width: int, models: int, gradient_bytes: int) -> tuple[int, int]:
-    """Tokens a chunk and chunks a group that fit in `budget` bytes: half for the gradient, the rest for float32 logits.
+    """Tokens a chunk and chunks a group whose float32 logits and gradient fit in `budget` bytes.
 
-    Long groups save passes over the head's gradient, long chunks passes over both heads; 4,096 tokens are enough.
+    Long groups save passes over the head's gradient, long chunks passes over both heads. Three chunks a group of a
+    multiple of 256 tokens were the fastest measured for 128k × 2,048 (others cost up to a tenth: matrix products do not
+    fill their last wave).
     """
-
-    def fitting(bytes_left: int, bytes_a_token: int) -> int:
-        return max(128, min(4_096, bytes_left // bytes_a_token // 128 * 128))
-
-    if not gradient_bytes:
-        return fitting(budget, 4 * width * models), 1
-    group = fitting(budget // 2, gradient_bytes * width)
-    chunk = min(group, fitting(budget - group * gradient_bytes * width, 4 * width * models))
-    return chunk, group // chunk
+    chunks = 3 if gradient_bytes else 1
+    tokens = budget // (width * (4 * models + gradient_bytes * chunks))
+    return min(tokens // 256 * 256 or max(1, tokens), 4_096 // chunks // 256 * 256), chunks
 
 
 def _statistics(student: Tensor, teacher: Tensor | None, labels: Tensor, known: Distributions) -> list[Tensor | None]:
