@@ -13,7 +13,7 @@ from recipes_fixture import ROWS, Workshop
 import tutelage
 from tutelage.cli import main
 
-VERBS = ["run", "report", "evaluate", "demo", "schema"]
+VERBS = ["run", "report", "evaluate", "compare", "setup", "demo", "schema"]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys
@@ -94,3 +94,14 @@ def test_schema_names_every_section_of_a_stage(capsys: pytest.CaptureFixture[str
     schema = json.loads(capsys.readouterr().out)
     assert {"SftStage", "DistillStage", "PruneStage", "EvaluateStage", "TrainingConfig"} <= set(schema["$defs"])
     assert schema["$defs"]["DistillStage"]["additionalProperties"] is False
+
+
+def test_a_stop_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def stop(*_: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tutelage.evaluate.compare.compare", stop)
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "a", "b"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "tutelage: stopped; the same command goes on from the last checkpoint\n"

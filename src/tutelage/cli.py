@@ -73,26 +73,120 @@ def report(
 
 @app.command()
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file whose `tasks` section has the task.")],
-    model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")],
-    task: Annotated[list[str], typer.Option(help="A task of the recipe; may be repeated.")],
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the task.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task of the recipe, or a benchmark; may be repeated.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Benchmarks, with commas; `paper` is all eight.")] = None,
+    responses: Annotated[
+        Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of replies, scores and evidence.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Examples a benchmark, drawn evenly from its groups.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the --limit and shuffles GPQA's options.")] = 0,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens between two writes of replies to disk.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
+    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
+    ] = None,
+    judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     runs: RunsFolder = Path("runs"),
     debug: Debug = False,
 ) -> None:
-    """Answer a recipe's tasks with any model, and print the scores with standard errors."""
+    """Measure a model on benchmarks (--tasks) or on a recipe's tasks, or score replies made elsewhere (--responses).
+
+    tutelage evaluate --model M --tasks paper --out scores/M
+
+    tutelage evaluate --task ifeval --responses replies.jsonl --json
+
+    tutelage evaluate recipe.yaml --model M --task test
+    """
+    from tutelage.types import TutelageError
+
+    named = [*(task or []), *([tasks] if tasks else [])]
+    judge = _judge(judge_url, judge_model)
+    if responses is not None:
+        if recipe or model or len(named) != 1:
+            raise TutelageError("--responses goes with one --task and with neither a recipe nor a --model")
+        _score_file(named[0], responses, out, data_dir, limit, seed, judge, as_json)
+    elif not named or model is None:
+        raise TutelageError("give --model and --tasks (or a recipe and --task), or --task and --responses")
+    elif recipe is not None:
+        _evaluate_recipe(recipe, model, named, runs, debug)
+    else:
+        from tutelage.evaluate.benchmarks import chosen
+        from tutelage.evaluate.run_benchmarks import Settings, lines, run_benchmarks, summary, table_lines
+
+        settings = Settings(
+            tasks=tuple(chosen(",".join(named))),
+            model=model,
+            out=out or runs / f"evaluate-{_file_name(model)}",
+            data_dir=data_dir,
+            limit=limit,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            batch_size=batch_size,
+            chat=chat,
+            judge=judge,
+        )
+        results = run_benchmarks(settings)
+        text = [json.dumps(summary(settings, results), ensure_ascii=False)] if as_json else lines(results)
+        print("\n".join([*text, *([] if as_json else table_lines(results))]))
+        print(f"evidence: {settings.out}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _score_file(
+    task: str,
+    responses: Path,
+    out: Path | None,
+    data_dir: Path | None,
+    limit: int | None,
+    seed: int,
+    judge: Any,
+    as_json: bool,
+) -> None:
+    """Score a file of replies and print; unknown and doubled ids end the command with exit code 1 all the same."""
+    from tutelage.evaluate.benchmarks import benchmark
+    from tutelage.evaluate.responses import problem, score_file, write_scored
+    from tutelage.evaluate.run_benchmarks import lines
+    from tutelage.types import TutelageError
+
+    scored = score_file(task, responses, data_dir, limit, seed, judge)
+    if out is not None:
+        write_scored(out, benchmark(task), scored)
+    wrong = problem(scored.result)
+    if as_json:
+        print(json.dumps(scored.result, ensure_ascii=False))
+        for notice in scored.result["notices"]:
+            print(f"note: {notice}", file=sys.stderr)
+    else:
+        print("\n".join(lines([scored.result])))
+    if wrong:
+        raise TutelageError(f"{responses}: {wrong}; mend the file (the scores above leave those replies out)")
+
+
+def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, debug: bool) -> None:
     from tutelage.config import EvaluateStage, ModelConfig
     from tutelage.recipe import Planner, load_recipe
     from tutelage.runner import attempt
     from tutelage.types import TutelageError
 
     config = load_recipe(recipe)
-    for name in task:
+    for name in names:
         if name not in config.tasks:
             raise TutelageError(f"{recipe}: no task is called `{name}` (there are: {', '.join(config.tasks)})")
-    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=task)
+    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=names)
     config = config.model_copy(update={"teacher": ModelConfig(path=model), "stages": [stage]})
     planner = Planner(config, recipe.resolve().parent, runs)
-    for name in task:
+    for name in names:
         planned = planner.evaluation("teacher", name, config.seeds[0])
         error = None if planned.done else attempt(planned, debug)
         if error:
@@ -102,6 +196,23 @@ def evaluate(
             value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
             print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")
         print(f"examples: {planned.folder / 'examples.jsonl'}")
+
+
+def _judge(url: str | None, model: str | None) -> Any:
+    from tutelage.types import TutelageError
+
+    if (url is None) != (model is None):
+        raise TutelageError("--judge-url and --judge-model go together")
+    if url is None or model is None:
+        return None
+    from tutelage.evaluate.judge import JudgeEndpoint
+
+    return JudgeEndpoint(url=url, model=model)
+
+
+def _file_name(model: str) -> str:
+    """A model's name as a folder's."""
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model).strip("-.") or "model"
 
 
 @app.command()
@@ -127,6 +238,37 @@ def demo(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A folder that `tutelage evaluate` wrote, or an evaluation of a run.")],
+    b: Annotated[Path, typer.Argument(help="Another one, of the same examples.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say by how much two evaluations differ, a − b: 95 % interval and p by paired bootstrap on the same examples."""
+    from tutelage.evaluate.compare import compare as compared
+    from tutelage.evaluate.compare import table
+
+    found = compared(a, b)
+    print(json.dumps(found.as_json(), indent=2, ensure_ascii=False) if as_json else table(found))
+
+
+setup = typer.Typer(help="Set up what runs in an environment of its own.", no_args_is_help=True)
+app.add_typer(setup, name="setup")
+
+
+@setup.command()
+def comet(
+    python: Annotated[str | None, typer.Option(help="The interpreter to use, 3.12 at most; default: this one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Also fetch this model, such as Unbabel/wmt22-comet-da.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Make the environment that COMET runs in: some minutes, some gigabytes, once."""
+    from tutelage.evaluate.comet import setup_comet
+
+    print(f"COMET is ready in {setup_comet(python, model, say=print)}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors (save it and point your YAML plugin at it)."""
     from tutelage.config import RecipeConfig
@@ -143,7 +285,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. A user's mistake is one line on standard error and exit code 1; `--debug` shows tracebacks."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
+        if code == 130:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:

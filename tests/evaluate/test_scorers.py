@@ -46,3 +46,14 @@ def test_rouge_does_not_call_other_scripts_wrong() -> None:
     mixed = rouge_l("cat", ["মানুহ", "cat"])
     assert mixed.value == pytest.approx(1.0)
     assert mixed.reason == "F mean of 1 reference: 1.000, 1 without Latin text left out"
+
+
+def test_chrf_is_sacrebleus_best_over_references() -> None:
+    from sacrebleu.metrics.chrf import CHRF
+
+    answer, references = "The cat sat on a mat.", ["A dog ran.", "The cat sat on the mat."]
+    each = [CHRF().sentence_score(answer, [one]).score / 100 for one in references]
+    assert SCORERS["chrf"](answer, references).value == pytest.approx(max(each))
+    assert SCORERS["chrf"]("মৰিব লাগিব", ["মৰিব লাগিব।"]).value == pytest.approx(0.9, abs=0.1)
+    assert SCORERS["chrf"](" ", references).value == 0.0
+    assert SCORERS["chrf"]("a", []).value is None

@@ -33,6 +33,16 @@ class ExampleRecord:
     reason: str  # why the scores are what they are, a clause a metric
     finished: bool  # the response ended by itself, not by the length limit
     tokens: int  # sampled tokens, the end-of-turn token included
+    group: str = ""  # the part of the benchmark it belongs to: a BBH task, an MMLU-Pro category
+    # What the example was judged by, where that is several things (IFEval's instructions, InFoBench's questions):
+    # {"name": …, "scores": {metric: 0..1 or None}, …}. Such a metric is a mean over the parts of all examples, and the
+    # example's own score is the mean over its scored parts.
+    parts: tuple[dict[str, Any], ...] = ()
+
+    def units(self, metric: str) -> int:
+        """How much the example weighs in the mean of a metric: its scored parts, or 1 (0 where unscored)."""
+        parts = [part["scores"][metric] for part in self.parts if metric in part["scores"]]
+        return sum(score is not None for score in parts) if parts else int(self.scores.get(metric) is not None)
 
 
 def write_records(folder: Path, records: Iterable[ExampleRecord]) -> Path:
@@ -45,6 +55,7 @@ def read_records(folder: Path) -> list[ExampleRecord]:
     """The records of an evaluation folder. Raises TutelageError naming file and line for anything that is not one."""
     path = folder / EXAMPLES_FILE
     names = {field.name for field in fields(ExampleRecord)}
+    needed = names - {"group", "parts"}  # older files have neither
     records: list[ExampleRecord] = []
     try:
         handle = path.open(encoding="utf-8")
@@ -54,9 +65,10 @@ def read_records(folder: Path) -> list[ExampleRecord]:
         for number, line in enumerate(handle, 1):
             try:
                 row: Any = json.loads(line)
-                if not isinstance(row, dict) or set(row) != names:
+                if not isinstance(row, dict) or not needed <= set(row) <= names:
                     raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
-                records.append(ExampleRecord(**{**row, "references": tuple(row["references"])}))
+                lists = {key: tuple(row.get(key, ())) for key in ("references", "parts")}
+                records.append(ExampleRecord(**{**row, **lists}))
             except (ValueError, TypeError) as error:
                 raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
     return records

@@ -44,7 +44,23 @@ def exact_match(response: str, references: Sequence[str]) -> Score:
     return Score(0.0, answer, f"equals none of {_count(len(references))}")
 
 
-SCORERS: Mapping[str, Scorer] = {"rouge_l": rouge_l, "rouge_l_best": rouge_l_best, "exact_match": exact_match}
+def chrf(response: str, references: Sequence[str]) -> Score:
+    """Sentence chrF2 by sacrebleu, best over the references; works for every script."""
+    early = _without_comparing(response, references)
+    if early is not None:
+        return early
+    from sacrebleu.metrics.chrf import CHRF
+
+    value = CHRF().sentence_score(response.strip(), list(references)).score / 100
+    return Score(value, response.strip(), f"chrF2 {100 * value:.1f}")
+
+
+SCORERS: Mapping[str, Scorer] = {
+    "rouge_l": rouge_l,
+    "rouge_l_best": rouge_l_best,
+    "exact_match": exact_match,
+    "chrf": chrf,
+}
 
 
 def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:

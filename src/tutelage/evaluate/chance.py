@@ -1,0 +1,47 @@
+"""Whether a score is better than guessing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+# What guessing scores on the whole benchmark (0..100), for results that do not say it of their own examples.
+CHANCE = {
+    "bbh": 26.24,
+    "mmlu_pro": 11.09,
+    "arc_challenge": 25.02,
+    "gpqa": 25.0,
+    "gpqa_main": 25.0,
+    "gpqa_diamond": 25.0,
+}
+CHANCE_LEVEL = 0.05  # a score is at chance level unless guessing gives it with less than this probability
+
+
+def binomial_tail(hits: int, n: int, chance: float) -> float:
+    """The probability of `hits` or more right answers of `n` by guessing, each right with probability `chance`."""
+    if hits <= 0 or chance >= 1:
+        return 1.0
+    if chance <= 0:
+        return 0.0
+    k = np.arange(hits, n + 1)
+    choose = math.lgamma(n + 1) - np.array([math.lgamma(i + 1) + math.lgamma(n - i + 1) for i in k])
+    return float(min(1.0, np.exp(choose + k * math.log(chance) + (n - k) * math.log1p(-chance)).sum()))
+
+
+def chance_warning(name: str, scores: Sequence[float], chance: float) -> str | None:
+    """A sentence when right answers (scores of 0 and 1) are no more than guessing explains, else None.
+
+    The examples' own chances may differ: their mean is then a slightly cautious stand-in.
+    """
+    n, hits = len(scores), round(sum(scores))
+    if not n or any(score not in (0, 1) for score in scores):
+        return None
+    p = binomial_tail(hits, n, chance)
+    if p <= CHANCE_LEVEL:
+        return None
+    return (
+        f"{name} is at chance level: {100 * hits / n:.2f} with {n} examples, where guessing gives {100 * chance:.2f} "
+        f"(p = {p:.2g}); differences from it say little"
+    )
