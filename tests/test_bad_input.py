@@ -79,6 +79,8 @@ def foreign_checkpoint(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
 ONLY_SFT = {"stages": [{"name": "sft", "kind": "sft", "data": "train"}]}
 ONLY_GKD = {"stages": [{"name": "gkd", "kind": "distill", "data": "train", "on_policy": 0.0}]}
 DIVERGING = {**ONLY_SFT, "training__learning_rate": 1e30, "training__checkpoint_every": 1, "training__epochs": 3}
+SFT: dict[str, Any] = {"name": "sft", "kind": "sft", "data": "train"}
+NEW: dict[str, Any] = {"name": "new", "kind": "synthesize", "gold": "train", "rows": 4}
 PRUNE = {"name": "cut", "kind": "prune"}
 SEARCH = {"search": {"task": "test", "grid": {"epochs": [1, 2]}}, "stages__0__search": True}
 
@@ -133,6 +135,56 @@ CASES = [
     Case("search over unknown key", ("search.grid", "`epoch`", "`epochs`"), {**SEARCH, "search__grid": {"epoch": [1]}}),
     Case("search over nothing", ("search.grid.epochs", "value"), {**SEARCH, "search__grid": {"epochs": []}}),
     Case("search over bad value", ("search.grid", "epochs", "greater"), {**SEARCH, "search__grid": {"epochs": [0]}}),
+    Case("unknown task of a search", ("stages.sft.search", "`tst`", "test"), {**SEARCH, "stages__0__search": "tst"}),
+    # --- synthetic rows and methods of one's own
+    Case("rows asked for are none", ("stages.0.rows", "greater than or equal to 1"), {"stages": [NEW | {"rows": 0}]}),
+    Case("rows not said", ("stages.0.rows", "required"), {"stages": [{k: v for k, v in NEW.items() if k != "rows"}]}),
+    Case("unknown gold", ("stages.new.gold", "`gld`", "train"), {"stages": [NEW | {"gold": "gld"}]}),
+    Case("unknown generator", ("stages.new.generator", "`big`", "teacher"), {"stages": [NEW | {"generator": "big"}]}),
+    Case("later annotator", ("stages.new.annotator", "`sft`"), {"stages": [NEW | {"annotator": "sft"}, SFT]}),
+    Case(
+        "unknown filter",
+        ("stages.0.filters", "`near_dup`", "`near_duplicate`"),
+        {"stages": [NEW | {"filters": {"near_dup": 1}}]},
+    ),
+    Case(
+        "filter that is none", ("stages.0.filters.skip", "'preamble'"), {"stages": [NEW | {"filters": {"skip": ["x"]}}]}
+    ),
+    Case(
+        "similarity above 1",
+        ("stages.0.filters.near_duplicate", "less than 1"),
+        {"stages": [NEW | {"filters": {"near_duplicate": 7}}]},
+    ),
+    Case("data of a later stage", ("stages.sft.data", "`new`", "synthesize"), {"stages": [SFT | {"data": "new"}, NEW]}),
+    Case("data of no stage", ("data.few.path", "`nwe`", "new"), {"data__few": {"path": "stage:nwe"}, "stages": [NEW]}),
+    Case("rows as a model", ("stages.sft", "`new`", "teacher"), {"stages": [NEW, SFT | {"student": "new"}]}),
+    Case(
+        "rows as evaluation data",
+        ("tasks.test.data", "`few`"),
+        {"data__few": {"path": "stage:new"}, "stages": [NEW, SFT], "tasks__test__data": "few"},
+    ),
+    Case("one name for two", ("stages.train", "same name"), {"stages": [NEW | {"name": "train"}]}),
+    Case(
+        "more demonstrations than rows",
+        ("`new`", "`demonstrations: 13`", "12"),
+        {"stages": [NEW | {"demonstrations": 13}]},
+    ),
+    Case(
+        "prompt beyond the context",
+        ("a prompt of", "512", "`demonstrations`"),
+        {"stages": [NEW | {"demonstrations": 9}]},
+    ),
+    Case(
+        "no samples",
+        ("stages.0.samples_per_prompt", "greater"),
+        {"stages": [SFT | {"kind": "seqkd", "samples_per_prompt": 0}]},
+    ),
+    Case("unknown teacher of seqkd", ("stages.sft", "`big`"), {"stages": [SFT | {"kind": "seqkd", "teacher": "big"}]}),
+    Case(
+        "unknown method",
+        ("stages.sft.method", "`policy_gradent`", "did you mean `policy_gradient`?"),
+        {"stages": [SFT | {"kind": "method", "method": "policy_gradent"}]},
+    ),
     # --- overrides
     Case("override without =", ("`training.epochs`", "key=value"), overrides=("training.epochs",)),
     Case("override of unknown stage", ("`stages.x.beta=1`", "`x`"), overrides=("stages.x.beta=1",)),

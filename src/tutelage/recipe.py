@@ -7,36 +7,45 @@ turns up.
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from tutelage.config import (
     DataConfig,
-    DistillStage,
-    EvaluateStage,
+    MethodStage,
     ModelConfig,
     PruneStage,
     RecipeConfig,
+    SeqkdStage,
     SftStage,
+    SynthesizeStage,
     TaskConfig,
     TrainingConfig,
+    TrainStage,
     fingerprint,
-    first_message,
 )
 from tutelage.dataset import load_dataset
+from tutelage.methods import method_fingerprint
 from tutelage.model import model_fingerprint
+from tutelage.recipe_file import data_names, default_student, load_recipe, made_by
 from tutelage.types import TutelageError
+
+__all__ = ["METHOD_VERSION", "Planner", "Run", "default_student", "load_recipe", "resolve_device"]
 
 # Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
 METHOD_VERSION = 3
 
 # Keys of a stage that do not change its result, or whose content is in the fingerprint already (names of models and of
 # data sections stand for their content, training for the resolved section).
-_NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "student", "teacher", "model", "data"}
+_NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "student", "teacher", "model", "data"} | {
+    "gold",
+    "generator",
+    "annotator",
+}
+# How often state is saved, and how memory is used, does not change what is computed.
+_COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "trackers", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Run:
     """One unit of work: everything a worker needs, picklable."""
 
     stage: str
-    kind: str  # prune, sft, distill, evaluate
+    kind: str  # a stage's kind, or `answers` (the teacher's samples for a seqkd stage)
     seed: int
     folder: Path  # holds `result.json` once it is done
     fingerprint: str
@@ -53,7 +62,7 @@ class Run:
     spec: Any  # the stage's config (TaskConfig for evaluate)
     training: TrainingConfig | None
     data: dict[str, DataConfig]  # every data section it reads
-    models: dict[str, ModelConfig]  # by role: student, teacher, model
+    models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
     parents: tuple[Run, ...] = ()
     task: str = ""  # evaluate: the task's name
     subject: str = ""  # evaluate: whose answers
@@ -61,136 +70,6 @@ class Run:
     @property
     def done(self) -> bool:
         return (self.folder / "result.json").is_file()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice; of two, YAML's own loader silently drops the first."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value if node is not None else ():
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key `{key.value}` is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return node
-
-
-def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
-    """Read and check a recipe. `overrides` are `key=value` with dots: `training.epochs=3`, `stages.gkd.beta=0.1`.
-
-    Raises TutelageError, one line with the key that is wrong.
-    """
-    if not path.is_file():
-        raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except UnicodeDecodeError as error:
-        raise TutelageError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise TutelageError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict):
-        raise TutelageError(f"{path}: a recipe is a mapping with `name`, `data`, `teacher`, `student`, `stages`")
-    for override in overrides or []:
-        _override(content, override)
-    try:
-        recipe = RecipeConfig.model_validate(content)
-    except ValidationError as error:
-        raise TutelageError(f"{path}: {first_message(error)}") from error
-    _check_references(recipe, path)
-    return recipe
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise TutelageError(f"override `{override}` must be key=value, for example training.epochs=3")
-    *path, last = key.split(".")
-    node: Any = content
-    for part in path:
-        if isinstance(node, list):
-            found = [item for item in node if isinstance(item, dict) and item.get("name") == part]
-            if not found:
-                raise TutelageError(f"override `{override}`: no stage is called `{part}`")
-            node = found[0]
-        elif isinstance(node, dict):
-            node = node.setdefault(part, {})
-    if not isinstance(node, dict):
-        raise TutelageError(f"override `{override}`: `{'.'.join(path)}` has no keys")
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TutelageError(f"override `{override}`: the value is not valid YAML") from error
-
-
-def _check_references(recipe: RecipeConfig, path: Path) -> None:
-    """Every name that a stage uses must exist, and stages may only look back."""
-
-    def known(name: str, names: Any, where: str, what: str) -> None:
-        if name not in names:
-            raise TutelageError(f"{path}: {where}: no {what} is called `{name}` (there are: {', '.join(names)})")
-
-    earlier: list[str] = ["teacher"] if isinstance(recipe.student, str) else ["base", "teacher"]
-    trained: list[str] = []
-    all_stages = [s.name for s in recipe.stages if not isinstance(s, EvaluateStage)]
-    if isinstance(recipe.student, str):
-        known(recipe.student, all_stages, "student", "stage")
-    for task_name, task in recipe.tasks.items():
-        known(task.data, recipe.data, f"tasks.{task_name}.data", "data section")
-        if task.headline_metric not in task.metrics:
-            raise TutelageError(f"{path}: tasks.{task_name}.headline: `{task.headline}` is not among its metrics")
-    if recipe.search is not None:
-        known(recipe.search.task, recipe.tasks, "search.task", "task")
-    for stage in recipe.stages:
-        where = f"stages.{stage.name}"
-        if isinstance(stage, SftStage | DistillStage):
-            for name in data_names(stage, recipe.training_of(stage)):
-                known(name, recipe.data, f"{where}.data", "data section")
-            student = stage.student or default_student(recipe, stage.name)
-            if student == "base" and "base" not in earlier:
-                raise TutelageError(
-                    f"{path}: {where}: `base` is made by stage `{recipe.student}`, which does not come before this "
-                    f"one: set `student` to `teacher` or an earlier stage"
-                )
-            for name in [student] + ([stage.teacher] if isinstance(stage, DistillStage) else []):
-                known(name, earlier, where, "earlier stage")
-            for name in stage.epochs_of:
-                known(name, trained, f"{where}.epochs_of", "earlier sft or distill stage")
-            trained.append(stage.name)
-        elif isinstance(stage, PruneStage):
-            known(stage.model, earlier, f"{where}.model", "earlier stage")
-            if stage.prune.calibration:
-                known(stage.prune.calibration, recipe.data, f"{where}.prune.calibration", "data section")
-        else:
-            for name in stage.models:
-                known(name, [*earlier, "lead_1"], f"{where}.models", "earlier stage")
-            for name in stage.tasks:
-                known(name, recipe.tasks, f"{where}.tasks", "task")
-            if stage.compare_to is not None:
-                known(stage.compare_to, stage.models, f"{where}.compare_to", "row of this stage")
-        if not isinstance(stage, EvaluateStage):
-            earlier += [stage.name, "base"] if stage.name == recipe.student else [stage.name]
-
-
-def default_student(recipe: RecipeConfig, stage: str) -> str:
-    """SFT-S, the paper's default: the latest SFT of the student before `stage`, else the base student."""
-    found, teachers = "base", {"teacher"}
-    for other in recipe.stages:
-        if other.name == stage:
-            break
-        if isinstance(other, SftStage | DistillStage) and (other.student or found) in teachers:
-            teachers.add(other.name)  # a teacher trained further; cutting it is what makes a student of it
-        elif isinstance(other, SftStage):
-            found = other.name
-    return found
-
-
-def data_names(stage: SftStage | DistillStage, training: TrainingConfig) -> list[str]:
-    """Training data first, then the validation section if there is one."""
-    names = [stage.data] if isinstance(stage.data, str) else list(stage.data)
-    return [*names, training.validation] if training.validation else names
 
 
 class Planner:
@@ -207,17 +86,17 @@ class Planner:
         """What the recipe leaves open for a stage: the searched keys, and `epochs_of` the named stages."""
         stage = self.stages[name]
         chosen = dict(self.choices.get(name, {}))
-        if isinstance(stage, SftStage | DistillStage) and stage.epochs_of:
+        if isinstance(stage, TrainStage) and stage.epochs_of:
             chosen["epochs"] = sum(self.training(other, self.settings(other)).epochs for other in stage.epochs_of)
         return chosen
 
     def training(self, name: str, overrides: dict[str, Any]) -> TrainingConfig:
         stage = self.stages[name]
-        assert isinstance(stage, SftStage | DistillStage)
+        assert isinstance(stage, TrainStage)
         return self.recipe.training_of(stage, overrides)
 
     def stage_run(self, name: str, seed: int, settings: dict[str, Any] | None = None) -> Run:
-        """The run that trains (or cuts) stage `name`. `settings` other than the chosen ones make a search's trial."""
+        """The run that does stage `name`. `settings` other than the chosen ones make a search's trial."""
         stage = self.stages[name]
         if stage.shared:
             seed = self.recipe.seeds[0]
@@ -229,27 +108,77 @@ class Planner:
 
     def _make(self, stage: Any, seed: int, settings: dict[str, Any]) -> Run:
         if isinstance(stage, PruneStage):
-            training, names = None, [stage.prune.calibration] if stage.prune.calibration else []
-            roles = {"model": stage.model}
-        else:
-            training = self.recipe.training_of(stage, settings)
-            names = data_names(stage, training)
-            roles = {"student": stage.student or default_student(self.recipe, stage.name)}
-            if isinstance(stage, DistillStage):
-                roles["teacher"] = stage.teacher
-        models, parents, marks = self._models(roles, seed)
-        data = {name: self.recipe.data[name] for name in names}
-        spec = stage.model_dump(exclude=_NOT_CONTENT)
-        # How often state is saved, and how memory is used, does not change what is computed.
-        cosmetic = {"checkpoint_every", "tokens_per_micro_batch", "trackers", "gradient_checkpointing"}
-        resolved = None if training is None else training.model_dump(exclude=cosmetic)
-        mark = fingerprint(
-            METHOD_VERSION, spec, resolved, seed, marks, [self._data_mark(name, True) for name in names], self.device
-        )
-        folder = self.root / f"{stage.name}-s{seed}-{mark}"
-        return Run(
-            stage.name, stage.kind, seed, folder, mark, self.base, self.device, stage, training, data, models, parents
-        )
+            names = [stage.prune.calibration] if stage.prune.calibration else []
+            return self._run(stage.name, stage, seed, {"model": stage.model}, names)
+        if isinstance(stage, SynthesizeStage):
+            roles = {"generator": stage.generator, "annotator": stage.annotator}
+            evaluated = sorted({task.data for task in self.recipe.tasks.values()} - {stage.gold})
+            return self._run(stage.name, stage, seed, roles, [stage.gold], prompts=evaluated)
+        training = self.recipe.training_of(stage, settings)
+        roles = {"student": stage.student or default_student(self.recipe, stage.name)}
+        names, extra, parents = data_names(stage, training), [], ()
+        if isinstance(stage, SeqkdStage):
+            # The teacher's answers do not depend on what a search tries, so they are a run of their own.
+            data = [name for name in names if name != training.validation]
+            answers = self._run(f"{stage.name}-answers", stage, seed, {"teacher": stage.teacher}, data, kind="answers")
+            parents, extra = (answers,), [answers.fingerprint]
+        elif not isinstance(stage, SftStage):
+            roles["teacher"] = stage.teacher
+            # Where both go back to one model their chat templates agree; else the teacher reads prompts in its own.
+            extra = [] if self._root(roles["student"]) == self._root(stage.teacher) else ["aligned"]
+        if isinstance(stage, MethodStage):
+            extra.append(method_fingerprint(stage.method))
+        return self._run(stage.name, stage, seed, roles, names, training, extra=extra, parents=parents)
+
+    def _run(
+        self,
+        name: str,
+        stage: Any,
+        seed: int,
+        roles: dict[str, str],
+        data: list[str],
+        training: TrainingConfig | None = None,
+        *,
+        kind: str = "",
+        prompts: list[str] | None = None,
+        extra: list[str] | None = None,
+        parents: tuple[Run, ...] = (),
+    ) -> Run:
+        """`data` are sections of whole rows, `prompts` sections of which the replies may be missing; `extra` is what
+        else changes the result."""
+        models, made, marks = self._models(roles, seed)
+        sections = {n: self._section(n, seed, True) for n in data}
+        sections |= {n: self._section(n, seed, False) for n in prompts or []}
+        made = (*parents, *made, *(run for _, _, run in sections.values() if run is not None))
+        resolved = None if training is None else training.model_dump(exclude=_COSMETIC)
+        spec, data_marks = stage.model_dump(exclude=_NOT_CONTENT), [mark for _, mark, _ in sections.values()]
+        kind = kind or stage.kind
+        extra = ([kind] if kind == "answers" else []) + (extra or [])
+        mark = fingerprint(METHOD_VERSION, spec, resolved, seed, marks, data_marks, self.device, *extra)
+        folder, configs = self.root / f"{name}-s{seed}-{mark}", {n: config for n, (config, _, _) in sections.items()}
+        return Run(name, kind, seed, folder, mark, self.base, self.device, stage, training, configs, models, made)
+
+    def _section(self, name: str, seed: int, require_response: bool) -> tuple[DataConfig, str, Run | None]:
+        """A data section, its fingerprint, and the run that makes it if a stage does."""
+        config = self.recipe.data.get(name)
+        stage = name if config is None else made_by(config.path)
+        if stage is None:
+            assert config is not None
+            return config, self._data_mark(name, require_response), None
+        run = self.stage_run(stage, seed)
+        files = f"{glob.escape(str(run.folder.resolve()))}/accepted/*.jsonl"
+        own = {} if config is None else config.model_dump(exclude={"path"})
+        return DataConfig(path=files, **own), fingerprint(run.fingerprint, own), run
+
+    def _root(self, name: str) -> ModelConfig:
+        """The model that a name goes back to, through all stages that trained or cut it."""
+        source = {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
+        while isinstance(source, str):
+            stage: Any = self.stages[source]
+            cut = isinstance(stage, PruneStage)
+            name = stage.model if cut else stage.student or default_student(self.recipe, source)
+            source = {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
+        return source
 
     def evaluation(self, subject: str, task_name: str, seed: int, settings: dict[str, Any] | None = None) -> Run:
         """The run in which `subject` (a stage, base, teacher or lead_1) answers a task."""

@@ -20,6 +20,7 @@ METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "rouge_l_best": "ROUGE-L, best reference",
     "exact_match": "exact match",
+    "chrf": "chrF2",
 }
 SIGNIFICANT = 0.05
 
@@ -179,12 +180,14 @@ def compare(left: Cell, right: Cell, metric: str) -> Paired | None:
 def _build_table(manifest: dict[str, Any], task: str, spec: dict[str, Any], reference: str | None) -> TaskTable:
     cells: dict[int, Cell] = {}
     first: Run | None = None
-    for index, row in enumerate(manifest["rows"]):
+    listed = [row for row in manifest["rows"] if row["stage"] in spec.get("rows", (row["stage"],))]
+    reference = spec.get("reference") or reference
+    for index, row in enumerate(listed):
         cells[index] = load_cell(manifest, row, task, first)
         first = first or next(iter(cells[index].runs), None)
-    base = next((cells[i] for i, row in enumerate(manifest["rows"]) if row["stage"] == reference), None)
+    base = next((cells[i] for i, row in enumerate(listed) if row["stage"] == reference), None)
     rows = []
-    for index, row in enumerate(manifest["rows"]):
+    for index, row in enumerate(listed):
         cell, is_reference = cells[index], row["stage"] == reference
         against = None if is_reference else base
         values = tuple(_metric_value(cell, metric, against) for metric in spec["metrics"]) if cell.runs else ()

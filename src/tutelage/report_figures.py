@@ -26,7 +26,7 @@ from tutelage.runlog import read_metrics
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY, INK, MUTED, LINE, PAGE = "#7d848d", "#1c2127", "#646c76", "#dde1e6", "#fefefe"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.2)))
-TRAINED = ("distill", "sft", "seqkd")
+TRAINED = ("distill", "method", "sft", "seqkd")
 PANEL_INCHES = (4.4, 2.7)
 
 # metrics.jsonl key -> title; beside these, each kind of stage has its losses, which are different quantities
@@ -81,7 +81,8 @@ def loss_panels(manifest: dict[str, Any]) -> list[Panel]:
     styles, logs = styles_of(manifest), list(_logs(manifest))
     by_epoch = all("epoch" in line for _, lines in logs for line in lines)
     x_key, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
-    names = {"distill": "distilling", "sft": "fine-tuning", "seqkd": "fine-tuning on the teacher's samples"}
+    names = {"distill": "distilling", "method": "another method", "sft": "fine-tuning"}
+    names["seqkd"] = "fine-tuning on the teacher's samples"
     wanted: list[tuple[str, str, str | None]] = []  # title, key, kind
     for kind in dict.fromkeys(row.get("kind") for row, _ in logs):
         name = names.get(str(kind), str(kind))

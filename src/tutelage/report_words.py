@@ -12,6 +12,7 @@ from tutelage.statistics import Paired
 
 Tone = Literal["better", "worse", "unclear"]
 MINUS = "−"
+DISTILLED = ("distill", "method")  # kinds of stages that the report is about
 NARROW = "\u202f"  # a space at which no line breaks
 
 
@@ -39,7 +40,7 @@ def searched_task(manifest: dict[str, Any]) -> str | None:
 def judged_rows(table: TaskTable) -> list[TableRow]:
     """The rows that the report is about: the distilled ones; where there are none, the other trained ones."""
     others = [row for row in table.rows if not row.is_reference]
-    return [row for row in others if row.kind == "distill"] or [row for row in others if row.kind in ("sft", "seqkd")]
+    return [row for row in others if row.kind in DISTILLED] or [row for row in others if row.kind in ("sft", "seqkd")]
 
 
 def _verdict(table: TaskTable, row: TableRow) -> Verdict:
@@ -55,7 +56,7 @@ def _verdict(table: TaskTable, row: TableRow) -> Verdict:
     if math.isnan(value.versus.difference):
         return Verdict(f"{start}; too few examples are scored to test a difference.", "unclear")
     helped, hurt = (
-        ("distilling helped", "distilling hurt") if row.kind == "distill" else ("it is better", "it is worse")
+        ("distilling helped", "distilling hurt") if row.kind in DISTILLED else ("it is better", "it is worse")
     )
     if not value.significant:
         end, tone = "no difference was shown", "unclear"

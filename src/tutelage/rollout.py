@@ -10,14 +10,15 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from tutelage.batch import teacher_view
 from tutelage.config import SamplingConfig
 from tutelage.sampler import Sampler
-from tutelage.types import Sample, Sequence
+from tutelage.types import Author, Sample, Sequence
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,18 @@ def write_responses(
     return out
 
 
-def continued(example: Sequence, sample: Sample, max_length: int) -> Sequence:
+def continued(example: Sequence, sample: Sample, max_length: int, author: Author = "student") -> Sequence:
     """The example's prompt with the sampled response instead of its own; loss on the response only."""
     prompt = example.ids[: example.prompt_length]
     tokens = sample.tokens[: max(1, max_length - len(prompt))]
     ids = torch.cat([prompt, torch.tensor(tokens, dtype=torch.int64)])
     mask = torch.arange(len(ids)) >= len(prompt)
     cut = not sample.finished or len(tokens) < len(sample.tokens)
-    return Sequence(example.index, ids, mask, len(prompt), "student", cut, example.weight)
+    prompts = None
+    if example.teacher_prompts is not None:
+        view = teacher_view(example)
+        prompts = (view.ids[: view.prompt_length],)
+    return replace(example, ids=ids, loss_mask=mask, author=author, cut=cut, teacher_prompts=prompts)
 
 
 def _read_pending(pending: Path | None, keys: list[list[int]]) -> list[Sample] | None:

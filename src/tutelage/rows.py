@@ -120,6 +120,11 @@ def _fill(template: str, row: dict[str, Any]) -> str:
         column = match[2]
         if column not in row:
             raise BadRowError(_missing(column, row))
+        if isinstance(row[column], dict) and set(row[column]) == {"label", "text"}:  # choices, as ARC has them
+            labels, texts = row[column]["label"], row[column]["text"]
+            if len(labels) != len(texts):
+                raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
+            return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
         if not isinstance(row[column], str | int | float):
             raise BadRowError(f"column `{column}` holds {_kind(row[column])}, not a text or a number")
         return str(row[column])

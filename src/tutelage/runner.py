@@ -14,9 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import DistillStage, EvaluateStage, PruneStage, RecipeConfig, SftStage
+from tutelage.config import EvaluateStage, PruneStage, RecipeConfig, SftStage, SynthesizeStage, TrainStage
 from tutelage.evaluate.records import write_atomically
-from tutelage.recipe import Planner, Run, default_student
+from tutelage.recipe import Planner, Run
+from tutelage.recipe_file import data_names, default_student, made_by
 from tutelage.types import TutelageError
 
 
@@ -47,8 +48,8 @@ def _search(planner: Planner, workers: _Workers) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
     if search is None:
         return points
-    open_stages = [s.name for s in recipe.stages if isinstance(s, SftStage | DistillStage) and s.search]
-    seed, metric = recipe.seeds[0], recipe.tasks[search.task].headline_metric
+    open_stages = [s.name for s in recipe.stages if isinstance(s, TrainStage) and s.search]
+    seed = recipe.seeds[0]
     while open_stages:
         wave = [n for n in open_stages if not (_ancestors(planner, n) & set(open_stages))]
         if not wave:
@@ -56,9 +57,9 @@ def _search(planner: Planner, workers: _Workers) -> list[dict[str, Any]]:
         trials: list[tuple[str, dict[str, Any], Run]] = []
         for name in wave:
             for settings in _grid(planner, name):
-                trials.append((name, settings, planner.evaluation(name, search.task, seed, settings)))
+                trials.append((name, settings, planner.evaluation(name, _search_task(planner, name), seed, settings)))
         workers.execute([run for _, _, run in trials])
-        values = [json.loads((r.folder / "result.json").read_text())["metrics"][metric]["value"] for _, _, r in trials]
+        values = [_headline(planner, name, run) for name, _, run in trials]
         for name in wave:
             mine = [(v, i) for i, v in enumerate(values) if trials[i][0] == name]
             best = max(mine, key=lambda pair: (pair[0] if pair[0] is not None else -1.0, -pair[1]))[1]
@@ -66,6 +67,20 @@ def _search(planner: Planner, workers: _Workers) -> list[dict[str, Any]]:
             points += [{"stage": name, **trials[i][1], "value": v, "chosen": i == best} for v, i in mine]
         open_stages = [n for n in open_stages if n not in wave]
     return points
+
+
+def _search_task(planner: Planner, name: str) -> str:
+    """The task that decides over a stage's settings."""
+    stage = planner.stages[name]
+    assert planner.recipe.search is not None
+    assert isinstance(stage, TrainStage)
+    asked = stage.search
+    return asked if isinstance(asked, str) else planner.recipe.search.task
+
+
+def _headline(planner: Planner, name: str, run: Run) -> float | None:
+    metric = planner.recipe.tasks[_search_task(planner, name)].headline_metric
+    return json.loads((run.folder / "result.json").read_text())["metrics"][metric]["value"]
 
 
 def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
@@ -80,9 +95,15 @@ def _ancestors(planner: Planner, name: str) -> set[str]:
     """Stages whose settings must be known before stage `name` can be planned."""
     stage = planner.stages.get(name)
     names: list[str] = []
-    if isinstance(stage, SftStage | DistillStage):
+    if isinstance(stage, TrainStage):
         names = [stage.student or default_student(planner.recipe, name), *stage.epochs_of]
-        names += [stage.teacher] if isinstance(stage, DistillStage) else []
+        names += [] if isinstance(stage, SftStage) else [stage.teacher]
+        for data in data_names(stage, planner.training(name, {})):
+            section = planner.recipe.data.get(data)
+            maker = data if section is None else made_by(section.path)
+            names += [] if maker is None else [maker]
+    elif isinstance(stage, SynthesizeStage):
+        names = [stage.generator, stage.annotator]
     elif isinstance(stage, PruneStage):
         names = [stage.model]
     found: set[str] = set()
@@ -259,16 +280,32 @@ def _manifest(planner: Planner, points: list[dict[str, Any]], seconds: float) ->
         "description": recipe.description,
         "root": str(planner.root.resolve()),
         "seeds": recipe.seeds,
-        "tasks": {
-            t: {"headline": recipe.tasks[t].headline_metric, "metrics": list(recipe.tasks[t].metrics)} for t in tasks
-        },
+        "tasks": {task: _task_spec(planner, task, evaluations) for task in tasks},
         "reference": reference,
         "rows": [_row(planner, subject, evaluations) for subject in subjects],
         "search": None
         if recipe.search is None
-        else {"task": recipe.search.task, "grid": recipe.search.grid, "points": points},
+        else {"task": _searched(planner), "grid": recipe.search.grid, "points": points},
         "facts": _facts(planner, seconds),
     }
+
+
+def _task_spec(planner: Planner, task: str, evaluations: list[tuple[str, str, Run]]) -> dict[str, Any]:
+    """A task's metrics and, where tasks have different rows, its own rows and the one that others are compared with."""
+    config = planner.recipe.tasks[task]
+    spec: dict[str, Any] = {"headline": config.headline_metric, "metrics": list(config.metrics)}
+    rows = [subject for subject, name, _ in evaluations if name == task]
+    if set(rows) != {subject for subject, _, _ in evaluations}:
+        stages = [s for s in planner.recipe.stages if isinstance(s, EvaluateStage) and task in s.tasks]
+        spec |= {"rows": rows, "reference": next((s.compare_to for s in stages if s.compare_to), None)}
+    return spec
+
+
+def _searched(planner: Planner) -> str:
+    """The tasks that decided over settings; mostly one."""
+    names = [s.name for s in planner.recipe.stages if isinstance(s, TrainStage) and s.search]
+    assert planner.recipe.search is not None
+    return ", ".join(dict.fromkeys(_search_task(planner, name) for name in names)) or planner.recipe.search.task
 
 
 def _row(planner: Planner, subject: str, evaluations: list[tuple[str, str, Run]]) -> dict[str, Any]:
@@ -310,6 +347,11 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
         if "keep" in result:
             kept = ", ".join(map(str, result["keep"]))
             facts.append({"label": f"{run.stage}: layers kept", "value": f"{kept} (of {result['layers']})"})
+        if result.get("kind") == "synthesize":
+            value = (
+                f"{result['rows']:,} of {result['attempts']:,} attempts accepted (see {run.folder.name}/sample.html)"
+            )
+            facts.append({"label": f"{run.stage}: synthetic rows", "value": value})
         if "perplexity_before" in result:
             change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
             facts.append({"label": f"{run.stage}: perplexity on held-out rows", "value": change})

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import time
@@ -14,21 +13,18 @@ from typing import Any
 import torch
 
 from tutelage.checkpoint import remove_checkpoints
-from tutelage.config import DistillStage, TaskConfig
+from tutelage.config import TaskConfig
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import summarise, write_atomically, write_records
 from tutelage.evaluate.tasks import evaluate_generation, lead_1_records
-from tutelage.model import LoadedModel, check_vocabularies, head_notice, load_model, save_model
-from tutelage.objective import CrossEntropy, Divergence, Objective
+from tutelage.model import load_model, save_model
 from tutelage.prune import choose_layers, decoder_layers, perplexity, prune_layers
 from tutelage.recipe import Run
-from tutelage.rollout import RolloutPlan
 from tutelage.runlog import progress
 from tutelage.sampler import TorchSampler
-from tutelage.teacher import Teacher
-from tutelage.template import encode_all
-from tutelage.trainer import Job, Trainer
-from tutelage.types import Sequence, TutelageError
+from tutelage.synthetic_stage import synthesize
+from tutelage.train_stage import encoded, train, write_teacher_answers
+from tutelage.types import Sequence
 
 
 def do_run(run: Run) -> dict[str, Any]:
@@ -39,8 +35,8 @@ def do_run(run: Run) -> dict[str, Any]:
     run.folder.mkdir(parents=True, exist_ok=True)
     _describe(run)
     began = time.monotonic()
-    work = {"prune": _prune, "sft": _train, "distill": _train, "evaluate": _evaluate}[run.kind]
-    result = work(run)
+    work = {"prune": _prune, "answers": write_teacher_answers, "synthesize": synthesize, "evaluate": _evaluate}
+    result = work.get(run.kind, train)(run)
     result |= {"fingerprint": run.fingerprint, "seconds": time.monotonic() - began}
     write_atomically(result_file, json.dumps(result, indent=2) + "\n")
     remove_checkpoints(run.folder / "checkpoints")
@@ -73,100 +69,6 @@ def _describe(run: Run) -> None:
     write_atomically(run.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
-def _encoded(run: Run, name: str, loaded: LoadedModel, max_length: int) -> tuple[list[Sequence], dict[str, Any]]:
-    """A data section as token sequences, and what had to be cut or left out."""
-    config = run.data[name]
-    data = load_dataset(name, config, run.base)
-    sequences, report = encode_all(loaded.template, data, max_length, config.max_bad_rows, f"data.{name}")
-    listed = {
-        "rows": len(sequences),
-        "cut": report.cut,
-        "too_long": list(report.too_long),
-        "bad_rows": [[bad.source, bad.reason] for bad in data.bad_rows],
-    }
-    return sequences, listed
-
-
-def _train(run: Run) -> dict[str, Any]:
-    stage, training = run.spec, run.training
-    assert training is not None
-    student = load_model(run.models["student"], run.device, torch.float32)
-    examples: list[Sequence] = []
-    reports: dict[str, Any] = {}
-    for name in [stage.data] if isinstance(stage.data, str) else stage.data:
-        rows, reports[name] = _encoded(run, name, student, training.max_length)
-        offset = len(examples)  # rows of several data sets stay apart
-        examples += [Sequence(**{**vars(row), "index": row.index + offset}) for row in rows]
-    validation: list[Sequence] = []
-    if training.validation:
-        validation, reports[training.validation] = _encoded(run, training.validation, student, training.max_length)
-    write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
-    job = _job(run, student, examples, validation)
-    trainer = Trainer(job)
-    before = trainer.validate() if validation else None
-    last = trainer.run()
-    after = trainer.validate() if validation else None
-    save_model(student.model, student.tokenizer, run.folder / "model", student.template.text)
-    result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
-    if before is not None and after is not None:
-        result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
-        result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
-    return result
-
-
-def _job(run: Run, student: LoadedModel, examples: list[Sequence], validation: list[Sequence]) -> Job:
-    stage, training = run.spec, run.training
-    assert training is not None
-    objective: Objective = CrossEntropy()
-    teacher, rollouts, sampler = None, None, None
-    if isinstance(stage, DistillStage):
-        beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
-        objective = Divergence(beta, stage.temperature)
-        teacher = _teacher(run, student)
-        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length)
-        if stage.on_policy > 0.0:
-            half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
-            ends, batch = student.template.end_of_turn_ids, stage.sampling.batch_size
-            sampler = TorchSampler(student.model, ends, student.packed, batch, half)
-    return Job(
-        student=student,
-        teacher=teacher,
-        objective=objective,
-        examples=examples,
-        validation=validation,
-        rollouts=rollouts,
-        sampler=sampler,
-        config=training,
-        seed=run.seed,
-        folder=run.folder,
-        fingerprint=run.fingerprint,
-        title=f"{run.stage} (seed {run.seed})",
-    )
-
-
-def _teacher(run: Run, student: LoadedModel) -> Teacher:
-    """The teacher in the compute type: it is frozen, so nothing is gained by keeping it wider."""
-    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
-    kind = torch.float32 if wide else torch.bfloat16
-    loaded = load_model(run.models["teacher"], run.device, kind)
-    notices = [
-        check_vocabularies(loaded.tokenizer, student.tokenizer),
-        head_notice(loaded.model, student.model),
-    ]
-    if loaded.packed != student.packed:
-        raise TutelageError(
-            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
-        )
-    if loaded.template.text != student.template.text:
-        notices.append(
-            "the teacher reads the student's chat template, which is not its own: give both the same `chat_template`, "
-            "or expect a teacher that is less sure of itself"
-        )
-    for notice in filter(None, notices):
-        print(f"{run.stage}: {notice}", flush=True)
-    return Teacher(loaded, student.template.end_of_turn_id)
-
-
 def _prune(run: Run) -> dict[str, Any]:
     config, device = run.spec.prune, torch.device(run.device)
     loaded = load_model(run.models["model"], device, torch.float32)
@@ -174,7 +76,7 @@ def _prune(run: Run) -> dict[str, Any]:
     calibration: list[Sequence] = []
     result: dict[str, Any] = {"kind": "prune", "stage": run.stage, "seed": run.seed, "layers": total}
     if config.calibration is not None:
-        calibration = _encoded(run, config.calibration, loaded, 1024)[0][: config.calibration_rows]
+        calibration = encoded(run, config.calibration, loaded, 1024).sequences[: config.calibration_rows]
     with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
         if calibration:
             result["perplexity_before"] = perplexity(loaded, calibration, device)

@@ -23,9 +23,13 @@ class Teacher:
 
     @torch.no_grad()
     def signal(self, batch: MicroBatch) -> TeacherSignal:
-        """Hidden states [N, D_teacher] at the batch's predicting positions, and the head."""
+        """Hidden states [N, D_teacher] at the batch's predicting positions, and the head.
+
+        Where the batch carries the teacher's own rendering of the prompts, they are those of the same response tokens
+        there.
+        """
         with torch.autocast(batch.input_ids.device.type, enabled=False):
-            return self.module(batch)
+            return self.module(batch if batch.teacher is None else batch.teacher)
 
 
 @torch.no_grad()

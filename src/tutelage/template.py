@@ -139,6 +139,12 @@ class ChatTemplate:
             raise TutelageError("a prompt must end in a user turn, not in an assistant turn; leave the last turn out")
         return [token for ids in self._tokens(parts) for token in ids]
 
+    def prompt_parts(self, conversations: Seq[Conversation]) -> list[list[list[int]]]:
+        """For each conversation the tokens of what stands before each of its assistant turns, in turn."""
+        rows = [[p for p in self._parts(c.messages, c.source) if not p.response] for c in conversations]
+        tokens = iter(self._tokens([part for parts in rows for part in parts]))
+        return [[next(tokens) for _ in parts] for parts in rows]
+
     def decode(self, ids: Seq[int]) -> str:
         """The text of a response, without special tokens and without the ids that end a turn."""
         kept = [int(token) for token in ids if int(token) not in self.end_of_turn_ids]

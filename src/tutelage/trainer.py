@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tutelage import checkpoint
-from tutelage.batch import make_micro_batch, make_micro_batches
+from tutelage.batch import make_micro_batch, make_micro_batches, take_copies
 from tutelage.config import TrainingConfig
 from tutelage.model import LanguageModel, LoadedModel
 from tutelage.objective import Objective
@@ -79,7 +79,8 @@ class Trainer:
             fused=True,
         )
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
-        self.steps_per_epoch = math.ceil(len(job.examples) / self.config.batch_size)
+        self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
+        self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
 
     def run(self) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
         order = torch.randperm(len(self.job.examples), generator=generator)
         size = self.config.batch_size
-        return [self.job.examples[int(i)] for i in order[place * size : (place + 1) * size]]
+        return take_copies(self.job.examples, self.copies, order, place * size, (place + 1) * size)
 
     def _token_weights(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """The weight of each response token of each sequence. Sums run over the batches of all ranks.

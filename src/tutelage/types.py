@@ -70,6 +70,8 @@ class Sequence:
     author: Author = "data"
     cut: bool = False  # the response was cut at the length limit
     weight: float = 1.0  # counts as this many copies (SeqKD keeps a doubled sample once)
+    # What stands between responses as the teacher's chat template renders it, in turn, where it is not the student's.
+    teacher_prompts: tuple[Tensor, ...] | None = None
 
     @property
     def response_tokens(self) -> int:
@@ -117,11 +119,14 @@ class MicroBatch:
     max_seqlen: int
     cu_seqlens: Tensor | None = None  # int32 [number of sequences + 1], packed only
     attention_mask: Tensor | None = None  # int64 [B, L]
+    teacher: MicroBatch | None = None  # the same response tokens after the teacher's own prompts; None: this very batch
 
     def to(self, device: torch.device) -> MicroBatch:
         moved: dict[str, Any] = {
             k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()
         }
+        if self.teacher is not None:
+            moved["teacher"] = self.teacher.to(device)
         return MicroBatch(**moved)
 
 

@@ -1,0 +1,41 @@
+"""A teacher with another chat template: it reads each prompt in its own rendering, and scores the student's responses.
+
+What stands between responses (system and user turns, headers, the opening of the assistant's turn) is rendered by the
+teacher's template; the response tokens are the student's own. `batch.teacher_view` puts the two together. The token
+that ends the teacher's turns is exchanged with the student's in what it reads, as `teacher.exchange_tokens` does in its
+weights: so it ends its turns with the student's token and reads its own everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+
+import torch
+
+from tutelage.template import ChatTemplate
+from tutelage.types import Conversation, Sequence
+
+
+def same_rendering(student: ChatTemplate, teacher: ChatTemplate) -> bool:
+    """Whether both render every conversation alike, but for the token that ends a turn."""
+    return student.text == teacher.text and student.tokenizer.bos_token == teacher.tokenizer.bos_token
+
+
+def align(
+    sequences: Seq[Sequence], conversations: Seq[Conversation], student: ChatTemplate, teacher: ChatTemplate
+) -> list[Sequence]:
+    """The sequences with `teacher_prompts`; `conversations[sequence.index]` is what a sequence was made of.
+
+    Raises TutelageError for a conversation that the teacher's template cannot render.
+    """
+    if same_rendering(student, teacher):
+        return list(sequences)
+    own, others = teacher.end_of_turn_id, student.end_of_turn_id
+    exchanged = {own: others, others: own}
+    rendered = teacher.prompt_parts([conversations[sequence.index] for sequence in sequences])
+    out = []
+    for sequence, parts in zip(sequences, rendered, strict=True):
+        prompts = tuple(torch.tensor([exchanged.get(token, token) for token in ids]) for ids in parts)
+        out.append(replace(sequence, teacher_prompts=prompts))
+    return out

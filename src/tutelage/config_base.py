@@ -1,0 +1,72 @@
+"""What every section of a recipe is made of: strict models, one-line complaints, and fingerprints."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        """An unknown key is nearly always a slip of the pen: name the key that was meant."""
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown key `{key}`: {hint}")
+        return data
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SamplingConfig(Section):
+    max_new_tokens: Count = 512
+    temperature: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="0 is greedy")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    batch_size: Count = Field(default=128, description="prompts decoded together")
+
+
+def first_message(error: ValueError) -> str:
+    """The first complaint of a pydantic error as `key: what is wrong`."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    loc = first["loc"]  # a stage's kind stands after its number, and is no key
+    where = ".".join(str(part) for i, part in enumerate(loc) if i == 0 or not isinstance(loc[i - 1], int))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys: the same text for equal configs, whatever order they were written in."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def fingerprint(*parts: Any) -> str:
+    """Twelve hex digits that change when anything that matters changes. Parts are configs, JSON values or hashes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(canonical(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,159 @@
+"""One page that shows what a synthesis made: rows, rejects, lengths, similarity, and variety beside the gold set's.
+
+Nothing on it runs or is fetched, and all text is escaped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from tutelage.evaluate.records import write_atomically
+from tutelage.synthetic_filters import minhash
+from tutelage.synthetic_rows import answer_of, input_of, read_rows
+from tutelage.synthetic_text import Demonstration, Frame, words
+
+SHOWN = 50
+_SHOWN_REJECTS = 3  # of each reason
+_COMPARED = 1000  # texts of each side for similarity and variety, which grow with the number of texts
+_BLEU_TEXTS = 100
+_BINS = 12
+
+
+@dataclass(frozen=True)
+class Bar:
+    label: str
+    gold: float  # 0..1 of its side
+    new: float
+
+
+def build_page(
+    folder: Path, title: str, gold: Seq[Demonstration], frame: Frame, result: dict[str, Any], seed: int = 0
+) -> tuple[Path, dict[str, Any]]:
+    """Write `sample.html` into the folder of a finished synthesis. Returns its path and the variety figures."""
+    accepted, rejected = read_rows(folder, "accepted"), read_rows(folder, "rejected")
+    inputs = [input_of(row, frame) for row in accepted]
+    answers = [answer_of(row) or "" for row in accepted]
+    count = min(_COMPARED, len(gold), len(inputs))
+    sides = {
+        "gold": [gold[i].input for i in _some(len(gold), count, seed)],
+        "synthetic": [inputs[i] for i in _some(len(inputs), count, seed)],
+    }
+    variety = {side: variety_of(texts) for side, texts in sides.items()} | {"texts_compared": count}
+    similarity = {
+        "gold to other gold": nearest(sides["gold"], None),
+        "synthetic to other synthetic": nearest(sides["synthetic"], None),
+        "synthetic to gold": nearest(sides["synthetic"], sides["gold"]),
+    }
+    page = _environment().get_template("synthetic.html.j2")
+    html = page.render(
+        title=title,
+        result=result,
+        frame=frame,
+        rows=[_shown(accepted[i], frame) for i in _some(len(accepted), SHOWN, seed)],
+        reasons=_reasons(rejected, frame),
+        attempts=max(1, result["attempts"]),
+        lengths=[
+            ("Words of an input", _histogram([row.input for row in gold], inputs)),
+            ("Words of an answer", _histogram([row.output for row in gold], answers)),
+        ],
+        similarity=[(name, _similarity_bars(values)) for name, values in similarity.items()],
+        variety=variety,
+    )
+    return write_atomically(folder / "sample.html", html), variety
+
+
+def variety_of(texts: Seq[str]) -> dict[str, float | None]:
+    """distinct-n: different n-grams of words over all of them. self-BLEU (0..100): the mean BLEU of a text against the
+    others, at most 100 texts; lower is more varied."""
+    split = [words(text) for text in texts]
+    out: dict[str, float | None] = {}
+    for n in (1, 2, 3):
+        grams = [tuple(text[i : i + n]) for text in split for i in range(len(text) - n + 1)]
+        out[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else None
+    out["self_bleu"] = self_bleu([" ".join(text) for text in split[:_BLEU_TEXTS]])
+    return out
+
+
+def self_bleu(texts: Seq[str]) -> float | None:
+    from sacrebleu.metrics.bleu import BLEU
+
+    if len(texts) < 2:
+        return None
+    metric = BLEU(effective_order=True, tokenize="none")
+    scores = [
+        metric.sentence_score(text, [other for j, other in enumerate(texts) if j != i]).score
+        for i, text in enumerate(texts)
+    ]
+    return sum(scores) / len(scores)
+
+
+def nearest(texts: Seq[str], others: Seq[str] | None) -> np.ndarray:
+    """The estimated similarity of each text to the most similar one of `others` (None: of the rest), [texts]."""
+    if not texts or (others is None and len(texts) < 2) or others == []:
+        return np.zeros(0)
+    mine = np.stack([minhash(words(text)).hashvalues for text in texts])
+    theirs = mine if others is None else np.stack([minhash(words(text)).hashvalues for text in others])
+    out = np.zeros(len(texts))
+    for i, row in enumerate(mine):
+        same = (theirs == row).mean(axis=1)
+        if others is None:
+            same[i] = 0.0
+        out[i] = same.max()
+    return out
+
+
+def _some(total: int, count: int, seed: int) -> list[int]:
+    """`count` places out of `total`, in order, drawn by the seed."""
+    return sorted(Random(seed).sample(range(total), min(count, total)))
+
+
+def _shown(row: dict[str, Any], frame: Frame) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "input": input_of(row, frame),
+        "answer": answer_of(row),
+        "detail": row["verdict"]["detail"],
+        "nearest": row["verdict"]["nearest"],
+    }
+
+
+def _reasons(rejected: list[dict[str, Any]], frame: Frame) -> list[dict[str, Any]]:
+    """Most frequent first, each with its first rows."""
+    counts = Counter(row["verdict"]["reason"] for row in rejected)
+    return [
+        {
+            "reason": reason.replace("_", " "),
+            "count": count,
+            "rows": [_shown(row, frame) for row in rejected if row["verdict"]["reason"] == reason][:_SHOWN_REJECTS],
+        }
+        for reason, count in counts.most_common()
+    ]
+
+
+def _histogram(gold: Seq[str], new: Seq[str]) -> list[Bar]:
+    """Shares of both sides by number of words; the last bar holds the longest hundredth."""
+    sides = [np.array([len(words(text)) for text in texts] or [0]) for texts in (gold, new)]
+    top = max(float(np.quantile(side, 0.99)) for side in sides)
+    step = max(1, round(top / _BINS))
+    edges = [*range(0, step * _BINS, step)]
+    shares = [np.bincount(np.minimum(side // step, _BINS - 1), minlength=_BINS) / len(side) for side in sides]
+    labels = [*(f"{low}–{low + step - 1}" if step > 1 else str(low) for low in edges[:-1]), f"{edges[-1]}+"]
+    return [Bar(label, float(a), float(b)) for label, a, b in zip(labels, *shares, strict=True)]
+
+
+def _similarity_bars(values: np.ndarray) -> list[tuple[str, float]]:
+    shares = np.histogram(values, bins=10, range=(0.0, 1.0))[0] / max(1, len(values))
+    return [(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", float(share)) for i, share in enumerate(shares)]
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(loader=PackageLoader("tutelage"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -1,0 +1,88 @@
+"""A synthesize run: gold rows and evaluation texts in, models loaded, rows and their page out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tutelage.config import SamplingConfig, SynthesizeStage
+from tutelage.dataset import load_dataset
+from tutelage.model import LoadedModel, load_model
+from tutelage.recipe import Run
+from tutelage.runlog import progress
+from tutelage.sampler import TorchSampler
+from tutelage.synthetic import Synthesis, Writer
+from tutelage.synthetic_filters import Filters
+from tutelage.synthetic_page import build_page
+from tutelage.synthetic_rows import SynthesisPlan
+from tutelage.synthetic_text import Demonstration, Frame, continuation_stops, find_frame, single_turns
+from tutelage.types import TutelageError
+
+
+def synthesize(run: Run) -> dict[str, Any]:
+    """Make the rows of a synthesize stage in the run's folder: `accepted/`, `rejected/`, `sample.html`."""
+    stage: SynthesizeStage = run.spec
+    frame, gold = _gold(run, stage)
+    filters = Filters(stage.filters, gold, _evaluation_texts(run, stage, frame))
+    loaded = {"generator": _load(run, "generator")}
+    same = run.models["annotator"] == run.models["generator"]
+    loaded["annotator"] = loaded["generator"] if same else _load(run, "annotator")
+    plan = SynthesisPlan(
+        rows=stage.rows,
+        demonstrations=stage.demonstrations,
+        form=stage.form,
+        inputs=stage.inputs,
+        answers=stage.answers,
+        seed=run.seed,
+        generator=_name(run, "generator", loaded["generator"]),
+        annotator=_name(run, "annotator", loaded["annotator"]),
+        min_acceptance=stage.min_acceptance,
+    )
+    stops = continuation_stops(loaded["generator"].tokenizer) if stage.form == "continuation" else ()
+    writers = _writer(loaded["generator"], stage.inputs, stops), _writer(loaded["annotator"], stage.answers)
+    with progress(run.stage, stage.rows) as bar:
+        result = Synthesis(run.folder, plan, gold, frame, *writers, filters).run(bar.advance)
+    _, variety = build_page(run.folder, run.stage, gold, frame, result, run.seed)
+    return {"kind": "synthesize", "stage": run.stage, "seed": run.seed, **result, "variety": variety}
+
+
+def _gold(run: Run, stage: SynthesizeStage) -> tuple[Frame, list[Demonstration]]:
+    """The gold rows that can be shown, without the words they share."""
+    rows = single_turns(load_dataset(stage.gold, run.data[stage.gold], run.base).conversations)
+    if len(rows) < stage.demonstrations:
+        raise TutelageError(
+            f"stage `{run.stage}`: `demonstrations: {stage.demonstrations}` is more than data.{stage.gold} has rows of "
+            f"one question and one answer ({len(rows)}): lower it, or give more gold rows"
+        )
+    frame = find_frame(rows)
+    shown = [Demonstration(row.id, frame.content(row.prompt[-1].content), row.response or "") for row in rows]
+    return frame, shown
+
+
+def _evaluation_texts(run: Run, stage: SynthesizeStage, frame: Frame) -> list[str]:
+    """Every text of the recipe's evaluation data: each turn, without the task's frame, and each reference."""
+    texts: list[str] = []
+    for name, config in run.data.items():
+        if name == stage.gold:
+            continue
+        for row in load_dataset(name, config, run.base, require_response=False).conversations:
+            texts += [frame.content(message.content) for message in row.messages] + list(row.references)
+    return texts
+
+
+def _load(run: Run, role: str) -> LoadedModel:
+    return load_model(run.models[role], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
+
+
+def _writer(loaded: LoadedModel, sampling: SamplingConfig, stops: tuple[int, ...] = ()) -> Writer:
+    ends = (*loaded.template.end_of_turn_ids, *stops)
+    sampler = TorchSampler(loaded.model, ends, loaded.packed, sampling.batch_size)
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    return Writer(loaded.template, sampler, int(context))
+
+
+def _name(run: Run, role: str, loaded: LoadedModel) -> str:
+    """The model's name and a fingerprint of its weights: for a model made by a stage, the stage's folder."""
+    made = next((p for p in run.parents if str(p.folder / "model") == run.models[role].path), None)
+    return made.folder.name if made is not None else f"{run.models[role].path}@{loaded.fingerprint}"

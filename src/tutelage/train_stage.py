@@ -1,0 +1,201 @@
+"""A training run: load, tokenise, put the job together, train, save. And the teacher's answers for SeqKD before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.align import align, same_rendering
+from tutelage.answers import answer_summary, answered, read_answers, retokenised, write_answers
+from tutelage.config import DistillStage, MethodStage, SeqkdStage
+from tutelage.dataset import load_dataset
+from tutelage.evaluate.records import write_atomically
+from tutelage.methods import METHODS
+from tutelage.model import LoadedModel, check_vocabularies, head_notice, load_model, save_model
+from tutelage.objective import CrossEntropy, Divergence, Objective
+from tutelage.recipe import Run
+from tutelage.rollout import RolloutPlan
+from tutelage.runlog import progress
+from tutelage.sampler import TorchSampler
+from tutelage.teacher import Teacher
+from tutelage.template import encode_all
+from tutelage.trainer import Job, Trainer
+from tutelage.types import Conversation, Sequence, TutelageError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A data section as token sequences."""
+
+    sequences: list[Sequence]  # `index` is the place in `conversations`
+    conversations: tuple[Conversation, ...]
+    report: dict[str, Any]  # what had to be cut or left out
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train the run's student to the end and save it."""
+    training = run.training
+    assert training is not None
+    student = load_model(run.models["student"], run.device, torch.float32)
+    teacher = _load_teacher(run, student) if "teacher" in run.models else None
+    sections = {name: _aligned(encoded(run, name, student, training.max_length), student, teacher) for name in run.data}
+    reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
+    validation = sections[training.validation].sequences if training.validation else []
+    names = [run.spec.data] if isinstance(run.spec.data, str) else list(run.spec.data)
+    if isinstance(run.spec, SeqkdStage):
+        examples, reports["answers"] = _taught(run, student, [sections[name] for name in names])
+    else:
+        examples = _joined([sections[name].sequences for name in names])
+    write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
+    trainer = Trainer(_job(run, student, teacher, examples, validation))
+    before = trainer.validate() if validation else None
+    last = trainer.run()
+    after = trainer.validate() if validation else None
+    save_model(student.model, student.tokenizer, run.folder / "model", student.template.text)
+    result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
+    if before is not None and after is not None:
+        result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
+        result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+    return result
+
+
+def encoded(run: Run, name: str, loaded: LoadedModel, max_length: int) -> Encoded:
+    """The data section `name` in the tokens of a model."""
+    config = run.data[name]
+    data = load_dataset(name, config, run.base)
+    sequences, report = encode_all(loaded.template, data, max_length, config.max_bad_rows, f"data.{name}")
+    listed = {
+        "rows": len(sequences),
+        "cut": report.cut,
+        "too_long": list(report.too_long),
+        "bad_rows": [[bad.source, bad.reason] for bad in data.bad_rows],
+    }
+    return Encoded(sequences, data.conversations, listed)
+
+
+def write_teacher_answers(run: Run) -> dict[str, Any]:
+    """The samples that a seqkd stage trains on (`answers.py`), in the run's folder."""
+    stage: SeqkdStage = run.spec
+    conversations = [c for name in run.data for c in load_dataset(name, run.data[name], run.base).conversations]
+    loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
+    loaded.tokenizer.save_pretrained(run.folder / "tokenizer")
+    sampler = TorchSampler(loaded.model, loaded.template.end_of_turn_ids, loaded.packed, stage.sampling.batch_size)
+    began, before = time.monotonic(), len(read_answers(run.folder))
+    with progress(run.stage, len(conversations) * stage.samples_per_prompt) as bar:
+        answers = write_answers(
+            run.folder, conversations, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed,
+            bar.advance,
+        )  # fmt: skip
+    seconds, new = time.monotonic() - began, answers[before:]
+    speed = sum(len(answer.tokens) for answer in new) / seconds if new else None
+    return {
+        "kind": "answers",
+        "stage": run.stage,
+        "seed": run.seed,
+        "teacher_ends": list(loaded.template.end_of_turn_ids),
+        "tokens_per_s": speed,
+        **answer_summary(answers),
+    }
+
+
+def _joined(parts: list[list[Sequence]]) -> list[Sequence]:
+    """Rows of several data sets stay apart: a row's number keys its chance to be on policy."""
+    out: list[Sequence] = []
+    for part in parts:
+        offset = len(out)
+        out += [dataclasses.replace(row, index=row.index + offset) for row in part]
+    return out
+
+
+def _aligned(section: Encoded, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
+    if teacher is None:
+        return section
+    sequences = align(section.sequences, section.conversations, student.template, teacher.template)
+    return dataclasses.replace(section, sequences=sequences)
+
+
+def _taught(run: Run, student: LoadedModel, sections: list[Encoded]) -> tuple[list[Sequence], dict[str, Any]]:
+    """The examples with the teacher's answers, and what there was of them."""
+    from transformers import AutoTokenizer
+
+    (parent,) = (p for p in run.parents if p.kind == "answers")
+    answers = read_answers(parent.folder)
+    result = json.loads((parent.folder / "result.json").read_text())
+    ends = result["teacher_ends"]
+    teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
+    conversations = [c for section in sections for c in section.conversations]
+    try:
+        check_vocabularies(teacher, student.tokenizer)
+    except TutelageError:
+        print(f"{run.stage}: the teacher's tokenizer is another: its answers are taken as text", flush=True)
+        answers, ends = retokenised(answers, student.template, conversations), [student.template.end_of_turn_id]
+    examples, rows, offset = [], [], 0
+    for section in sections:
+        examples += section.sequences
+        rows += [sequence.index + offset for sequence in section.sequences]
+        offset += len(section.conversations)
+    assert run.training is not None
+    out = answered(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
+    return out, {"samples": sum(int(s.weight) for s in out), "distinct": len(out), "cut": sum(s.cut for s in out)}
+
+
+def _job(
+    run: Run, student: LoadedModel, teacher: LoadedModel | None, examples: list[Sequence], validation: list[Sequence]
+) -> Job:
+    stage, training = run.spec, run.training
+    assert training is not None
+    objective: Objective = CrossEntropy()
+    rollouts, sampler = None, None
+    if isinstance(stage, DistillStage | MethodStage):
+        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length)
+        if stage.on_policy > 0.0:
+            half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
+            ends, batch = student.template.end_of_turn_ids, stage.sampling.batch_size
+            sampler = TorchSampler(student.model, ends, student.packed, batch, half)
+    if isinstance(stage, DistillStage):
+        beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
+        objective = Divergence(beta, stage.temperature)
+    job = Job(
+        student=student,
+        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id),
+        objective=objective,
+        examples=examples,
+        validation=validation,
+        rollouts=rollouts,
+        sampler=sampler,
+        config=training,
+        seed=run.seed,
+        folder=run.folder,
+        fingerprint=run.fingerprint,
+        title=f"{run.stage} (seed {run.seed})",
+    )
+    return METHODS[stage.method](job, stage.options) if isinstance(stage, MethodStage) else job
+
+
+def _load_teacher(run: Run, student: LoadedModel) -> LoadedModel:
+    """The teacher in the compute type: it is frozen, so nothing is gained by keeping it wider."""
+    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
+    kind = torch.float32 if wide else torch.bfloat16
+    loaded = load_model(run.models["teacher"], run.device, kind)
+    notices = [
+        check_vocabularies(loaded.tokenizer, student.tokenizer),
+        head_notice(loaded.model, student.model),
+    ]
+    if loaded.packed != student.packed:
+        raise TutelageError(
+            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
+        )
+    if not same_rendering(student.template, loaded.template):
+        notices.append(
+            "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
+            "the student's response tokens"
+        )
+    for notice in filter(None, notices):
+        print(f"{run.stage}: {notice}", flush=True)
+    return loaded
