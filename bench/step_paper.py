@@ -242,7 +242,7 @@ def trl_worker(options: argparse.Namespace) -> dict[str, Any]:
                 output_dir=folder,
                 use_vllm=True,
                 vllm_mode="colocate",
-                vllm_gpu_memory_utilization=0.2,
+                vllm_gpu_memory_utilization=0.15,
                 vllm_max_model_length=1_024 + options.new_tokens,
                 max_completion_length=options.new_tokens,
                 generation_kwargs={"ignore_eos": True},
@@ -383,7 +383,7 @@ def main() -> None:
     batches = {
         ("trl-gkd", "off-policy"): options.trl_batch or [2],
         ("trl-gkd", "on-policy"): options.trl_batch or [4],
-        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [16, 64],
+        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [64, 16],
     }
     per_token = 2 * weights(TINY if options.small else LLAMA_8B) + 6 * weights(TINY if options.small else LLAMA_1B)
     rows = []
