@@ -131,8 +131,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     from tutelage.types import Sequence
 
     student, teacher = (
-        load_model(ModelConfig(path=str(folder / name)), options.device)
-        for name in ("student", "teacher")
+        load_model(ModelConfig(path=str(folder / name)), options.device) for name in ("student", "teacher")
     )
     examples = []
     for index, row in enumerate(json.loads((folder / "work.json").read_text())):

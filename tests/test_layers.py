@@ -33,6 +33,7 @@ ORDER = [
     "padded",
     "sampler",
     "vllm_sampler",
+    "backends",
     "prune",
     "rollout",
     "checkpoint",

@@ -5,11 +5,14 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from tiny import llama
 
+from tutelage.backends import make_sampler
+from tutelage.config import SamplingConfig
 from tutelage.sampler import TorchSampler
 from tutelage.types import TutelageError
 from tutelage.vllm_sampler import VllmSampler
@@ -21,7 +24,7 @@ SETTINGS = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0}
 class FakeLLM:
     """One engine in this process: a model of its own, weights that sleep throws away."""
 
-    made: "list[FakeLLM]" = []
+    made: ClassVar["list[FakeLLM]"] = []
 
     def __init__(self, model, **options):
         self.options, self.log = options, []
@@ -126,3 +129,11 @@ def test_without_vllm_it_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(TutelageError, match=r"pip install 'tutelage\[vllm\]'"):
         VllmSampler(llama(), (), True, max_length=64)
+
+
+def test_a_recipe_chooses_it_and_a_cpu_refuses():
+    loaded = types.SimpleNamespace(model=llama(), template=types.SimpleNamespace(end_of_turn_ids=(2,)), packed=True)
+    sampler = make_sampler(loaded, SamplingConfig(batch_size=7), more_ends=(3,))
+    assert (sampler.end_ids, sampler.batch_size) == ((2, 3), 7)
+    with pytest.raises(TutelageError, match="vllm needs a CUDA device"):
+        make_sampler(loaded, SamplingConfig(backend="vllm"))

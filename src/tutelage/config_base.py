@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,6 +37,12 @@ class SamplingConfig(Section):
     temperature: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="0 is greedy")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     batch_size: Count = Field(default=128, description="prompts decoded together")
+    backend: Literal["torch", "vllm"] = Field(
+        default="torch", description="vllm: in this process, on CUDA (pip install 'tutelage[vllm]')"
+    )
+    memory: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.3, description="vllm: share of the device's memory that sampling may take"
+    )
 
 
 def first_message(error: ValueError) -> str:

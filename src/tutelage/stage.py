@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tutelage.backends import make_sampler
 from tutelage.checkpoint import remove_checkpoints
 from tutelage.config import TaskConfig
 from tutelage.dataset import load_dataset
@@ -21,7 +22,6 @@ from tutelage.model import load_model, save_model
 from tutelage.prune import choose_layers, decoder_layers, perplexity, prune_layers
 from tutelage.recipe import Run
 from tutelage.runlog import progress
-from tutelage.sampler import TorchSampler
 from tutelage.synthetic_stage import synthesize
 from tutelage.train_stage import encoded, train, write_teacher_answers
 from tutelage.types import Sequence
@@ -98,7 +98,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     else:
         kind = torch.bfloat16 if run.device == "cuda" else torch.float32
         loaded = load_model(run.models["model"], run.device, kind)
-        sampler = TorchSampler(loaded.model, loaded.template.end_of_turn_ids, loaded.packed, task.sampling.batch_size)
+        sampler = make_sampler(loaded, task.sampling)
         with progress(run.stage, len(data.conversations)) as bar:
 
             def advance(done: int, _total: int) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from tutelage.backends import make_sampler
 from tutelage.config import SamplingConfig, SynthesizeStage
 from tutelage.dataset import load_dataset
 from tutelage.model import LoadedModel, load_model
 from tutelage.recipe import Run
 from tutelage.runlog import progress
-from tutelage.sampler import TorchSampler
 from tutelage.synthetic import Synthesis, Writer
 from tutelage.synthetic_filters import Filters
 from tutelage.synthetic_page import build_page
@@ -76,8 +76,7 @@ def _load(run: Run, role: str) -> LoadedModel:
 
 
 def _writer(loaded: LoadedModel, sampling: SamplingConfig, stops: tuple[int, ...] = ()) -> Writer:
-    ends = (*loaded.template.end_of_turn_ids, *stops)
-    sampler = TorchSampler(loaded.model, ends, loaded.packed, sampling.batch_size)
+    sampler = make_sampler(loaded, sampling, more_ends=stops)
     context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return Writer(loaded.template, sampler, int(context))
 

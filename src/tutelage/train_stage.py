@@ -13,6 +13,7 @@ import torch
 
 from tutelage.align import align, same_rendering
 from tutelage.answers import answer_summary, answered, read_answers, retokenised, write_answers
+from tutelage.backends import make_sampler
 from tutelage.config import DistillStage, MethodStage, SeqkdStage
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import write_atomically
@@ -22,7 +23,6 @@ from tutelage.objective import CrossEntropy, Divergence, Objective
 from tutelage.recipe import Run
 from tutelage.rollout import RolloutPlan
 from tutelage.runlog import progress
-from tutelage.sampler import TorchSampler
 from tutelage.teacher import Teacher
 from tutelage.template import encode_all
 from tutelage.trainer import Job, Trainer
@@ -85,7 +85,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     conversations = [c for name in run.data for c in load_dataset(name, run.data[name], run.base).conversations]
     loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
     loaded.tokenizer.save_pretrained(run.folder / "tokenizer")
-    sampler = TorchSampler(loaded.model, loaded.template.end_of_turn_ids, loaded.packed, stage.sampling.batch_size)
+    sampler = make_sampler(loaded, stage.sampling)
     began, before = time.monotonic(), len(read_answers(run.folder))
     with progress(run.stage, len(conversations) * stage.samples_per_prompt) as bar:
         answers = write_answers(
@@ -156,8 +156,7 @@ def _job(
         rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length)
         if stage.on_policy > 0.0:
             half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
-            ends, batch = student.template.end_of_turn_ids, stage.sampling.batch_size
-            sampler = TorchSampler(student.model, ends, student.packed, batch, half)
+            sampler = make_sampler(student, stage.sampling, dtype=half, training=True)
     if isinstance(stage, DistillStage):
         beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
         objective = Divergence(beta, stage.temperature)

@@ -1,0 +1,49 @@
+"""The benchmarks run with tiny models, and count what they say they count."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+def run(*command):
+    subprocess.run([sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
+
+
+def test_a_step_beside_trl(tmp_path):
+    out = tmp_path / "step.json"
+    run("bench/step.py", "--small", "--steps", "1", "--impl", "tutelage", "--new-tokens", "8", "--json", str(out))
+    rows = {row["case"]: row for row in json.loads(out.read_text())}
+    assert set(rows) == {"data", "on-policy"}
+    assert rows["data"]["ratio"] == rows["on-policy"]["ratio"] == 1.0
+    assert rows["data"]["sampled_tokens_per_s"] is None
+    assert rows["on-policy"]["sampled_tokens_per_s"] > 0
+
+
+def test_a_step_at_the_papers_shapes(tmp_path):
+    out = tmp_path / "step.json"
+    options = ["--batch", "4", "--new-tokens", "6", "--steps", "1", "--impl", "tutelage"]
+    run("bench/step_paper.py", "--device", "cpu", "--small", *options, "--json", str(out))
+    result = json.loads(out.read_text())
+    off, on = result["rows"]
+    assert (off["case"], on["case"]) == ("off-policy", "on-policy")
+    assert off["tokens"] == pytest.approx(off["tokens_per_s"] * off["seconds"])
+    assert on["sampled_tokens_per_s"] * on["seconds"] == pytest.approx(4 * 6)
+    assert off["first_loss"] > 0
+
+
+def test_sampling(tmp_path):
+    out = tmp_path / "sampling.json"
+    options = ["--prompts", "4", "--new-tokens", "8", "--repeats", "1", "--impl", "tutelage", "transformers"]
+    run("bench/sampling.py", "--small", *options, "--json", str(out))
+    ours, theirs = json.loads(out.read_text())["rows"]
+    assert (ours["impl"], theirs["impl"]) == ("tutelage", "transformers")
+    assert ours["tokens_per_s"] * ours["seconds"] == pytest.approx(4 * 8)
+    assert ours["logprob_difference"] < 1e-4
+    assert ours["over_floor"] > 1.0
