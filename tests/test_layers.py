@@ -38,6 +38,7 @@ ORDER = [
     "rollout",
     "checkpoint",
     "runlog",
+    "memory",
     "trainer",
     "methods",
     "statistics",

@@ -127,6 +127,9 @@ class TrainingConfig(Section):
         "pure_bfloat16 loses most of a 5e-6 step",
     )
     tokens_per_micro_batch: Count = Field(default=8192, description="memory against speed; does not change the result")
+    memory_gib: Positive | None = Field(
+        default=None, description="CUDA: measure, and take as many tokens a micro-batch as this much memory holds"
+    )
     gradient_checkpointing: bool = False
     checkpoint_every: Count = Field(default=50, description="optimizer steps between checkpoints")
     evaluate_every: Count | None = Field(

@@ -23,6 +23,7 @@ from torch import Tensor
 from tutelage import checkpoint
 from tutelage.batch import make_micro_batch, make_micro_batches, take_copies
 from tutelage.config import TrainingConfig
+from tutelage.memory import filled, token_budget
 from tutelage.model import LanguageModel, LoadedModel
 from tutelage.objective import Objective
 from tutelage.rollout import RolloutPlan, keyed_integer, write_responses
@@ -79,6 +80,7 @@ class Trainer:
             fused=True,
         )
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.measured_tokens: int | None = None
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
@@ -138,7 +140,7 @@ class Trainer:
 
         # 3. Micro-batches by token budget. A rank with fewer runs weightless ones, so that no rank waits for ever.
         padded, pad = not job.student.packed, job.student.tokenizer.pad_token_id or 0
-        batches = make_micro_batches(sequences, token_weights, config.tokens_per_micro_batch, padded, pad)
+        batches = make_micro_batches(sequences, token_weights, self._micro_batch_tokens(sequences), padded, pad)
         for _ in range(int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)):
             batches.append(make_micro_batch(sequences[:1] or self._examples(step)[:1], [0.0], padded, pad))
         batches = [batch.to(self.device) for batch in batches]  # now: a copy later would wait for the device
@@ -164,6 +166,31 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         return self._metrics(step, values, sequences, began, sampled)
+
+    def _micro_batch_tokens(self, sequences: Sequence[TokenSequence]) -> int:
+        """`tokens_per_micro_batch`, or what `memory_gib` holds: measured once, when the sampler has its memory."""
+        if self.config.memory_gib is None or self.device.type != "cuda":
+            return self.config.tokens_per_micro_batch
+        if self.measured_tokens is None:
+            parameters = sum(p.numel() * p.element_size() for p in self.module.parameters() if p.requires_grad)
+            state = 0 if self.optimizer.state else 2 * parameters  # Adam's two moments are made in the first step
+            longest = max(len(s.ids) for s in [*self.job.examples, *sequences])
+            limit = int(self.config.memory_gib * 2**30)
+            self.measured_tokens = token_budget(lambda n: self._peak_bytes(sequences, n), limit, state, longest)
+            self.optimizer.zero_grad(set_to_none=True)
+        return self.measured_tokens
+
+    def _peak_bytes(self, sequences: Sequence[TokenSequence], tokens: int) -> int:
+        """The most memory held at once in a forward and backward pass of `tokens` tokens of these sequences."""
+        padded, pad = not self.job.student.packed, self.job.student.tokenizer.pad_token_id or 0
+        parts = filled(sequences, tokens, self.config.max_length)
+        batch = make_micro_batch(parts, [1.0 / tokens] * len(parts), padded, pad).to(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        with self.accelerator.no_sync(self.module), torch.random.fork_rng(devices=[self.device]):
+            teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
+            with self._autocast():
+                self.module(batch, self.job.objective, teacher)[0].backward()
+        return torch.cuda.max_memory_allocated(self.device)
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
