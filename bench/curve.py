@@ -1,0 +1,144 @@
+"""The same seed on the fast path and on the reference path: do the training curves agree?
+
+    python bench/curve.py --device cuda --json docs/results/bench/curve.json --figure docs/results/bench/curve.png
+    python bench/curve.py --small --steps 3         # tiny models on a CPU, seconds
+
+GKD at λ = β = 0.5, SmolLM2-135M-Instruct teaching ten of its layers, random token ids. Three runs of the same steps:
+`fast` is what a recipe does on this device; `reference` is float32, padded, the loss in plain torch and norms as
+transformers writes them; `reference, bf16` is that in bfloat16, to show what rounding alone does. All train on the
+responses that `fast` sampled: after one differing token the runs would be different experiments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from machine import write_results
+from step import prepare
+
+RUNS = ("fast", "reference, bf16", "reference")
+EXAMPLES, BATCH, NEW_TOKENS = 64, 16, 64
+
+
+def train(name: str, folder: Path, samples: Path | None, options: argparse.Namespace) -> tuple[list[float], Path]:
+    """Losses of the steps, and where the sampled responses lie."""
+    import torch
+
+    from tutelage import model as model_module
+    from tutelage.config import ModelConfig, SamplingConfig, TrainingConfig
+    from tutelage.kernels import linear_objective
+    from tutelage.model import load_model
+    from tutelage.objective import Divergence
+    from tutelage.rollout import RolloutPlan
+    from tutelage.sampler import TorchSampler
+    from tutelage.teacher import Teacher
+    from tutelage.trainer import Job, Trainer
+    from tutelage.types import Sequence
+
+    torch.manual_seed(0)
+    fast = name == "fast"
+    half = options.device == "cuda" and name != "reference"
+    attention = "auto" if fast else "padded"
+    fuse, model_module.fuse_norms = model_module.fuse_norms, model_module.fuse_norms if fast else lambda model: 0
+    model_module.linear_objective = (
+        linear_objective if fast else functools.partial(linear_objective, implementation="torch")
+    )  # type: ignore[assignment]
+    teacher_type = torch.bfloat16 if half else torch.float32
+    student = load_model(ModelConfig(path=str(folder / "student"), attention=attention), options.device)
+    teacher = load_model(ModelConfig(path=str(folder / "teacher"), attention=attention), options.device, teacher_type)
+    examples = []
+    for index, row in enumerate(json.loads((folder / "work.json").read_text()) * (EXAMPLES // 8)):
+        ids = torch.tensor(row["prompt"] + row["response"]).roll(index // 8)
+        examples.append(Sequence(index, ids, torch.arange(len(ids)) >= len(row["prompt"]), len(row["prompt"])))
+    run = Path(tempfile.mkdtemp(dir=folder))
+    if samples is not None:
+        shutil.copytree(samples, run / "checkpoints" / "pending-0")
+    sampler_type = torch.bfloat16 if half else None
+    trainer = Trainer(
+        Job(
+            student=student,
+            teacher=Teacher(teacher),
+            objective=Divergence(beta=0.5),
+            examples=examples,
+            validation=[],
+            rollouts=RolloutPlan(0.5, SamplingConfig(max_new_tokens=NEW_TOKENS), seed=0, max_length=1_024),
+            sampler=TorchSampler(student.model, (), student.packed, BATCH, sampler_type),
+            config=TrainingConfig(
+                batch_size=BATCH,
+                max_steps=options.steps,
+                epochs=1 + options.steps * BATCH // EXAMPLES,
+                learning_rate=1e-4,
+                precision="bfloat16" if half else "float32",
+            ),
+            seed=0,
+            folder=run,
+            fingerprint="bench",
+        )
+    )
+    losses = []
+    for step in range(options.steps):
+        losses.append(trainer.step(step)["loss"])
+        print(f"{name}: {step + 1}/{options.steps} loss {losses[-1]:.5f}", end="\r", flush=True)
+    print()
+    model_module.fuse_norms, model_module.linear_objective = fuse, linear_objective
+    return losses, run / "checkpoints" / "pending-0"
+
+
+def draw(curves: dict[str, list[float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(2, 1))
+    styles = {"fast": ("#0072b2", "-"), "reference, bf16": ("#e69f00", "--"), "reference": ("#444444", ":")}
+    steps = range(1, len(curves["fast"]) + 1)
+    for name, losses in curves.items():
+        colour, line = styles[name]
+        above.plot(steps, losses, line, color=colour, label=name)
+        if name != "reference":
+            relative = [abs(a - b) / b for a, b in zip(losses, curves["reference"], strict=True)]
+            below.semilogy(steps, relative, line, color=colour)
+    above.set_ylabel("loss, nats a token")
+    above.legend(frameon=False)
+    below.set_ylabel("relative difference\nto the reference")
+    below.set_xlabel("step")
+    for axis in (above, below):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--small", action="store_true", help="tiny random models")
+    parser.add_argument("--json", type=Path, help="write the losses here")
+    parser.add_argument("--figure", type=Path, help="draw them here")
+    options = parser.parse_args()
+    curves: dict[str, list[float]] = {}
+    samples = None
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name), options.small)
+        for run in RUNS:
+            curves[run], samples = train(run, Path(name), samples, options)
+    rows: list[dict[str, Any]] = []
+    for run, losses in curves.items():
+        apart = [abs(a - b) / b for a, b in zip(losses, curves["reference"], strict=True)]
+        rows.append({"impl": run, "losses": losses, "largest_difference": max(apart)})
+        print(f"{run}: loss {losses[0]:.5f} to {losses[-1]:.5f}, at most {max(apart):.1e} from the reference")
+    if options.json:
+        write_results(options.json, options.device, {}, rows)
+    if options.figure:
+        draw(curves, options.figure)
+
+
+if __name__ == "__main__":
+    main()
