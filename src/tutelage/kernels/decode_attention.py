@@ -44,7 +44,7 @@ def decode_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sc
         PARTS=parts,
         BLOCK=_BLOCK,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        num_warps=4,  # pyright: ignore[reportCallIssue]  (the launcher takes it, the kernel does not)
+        num_warps=4,
     )
     if parts == 1:
         return out[:, :, 0].to(query.dtype)

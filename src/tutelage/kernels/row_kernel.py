@@ -32,7 +32,7 @@ def _logits(
     MAP: tl.constexpr, BIASED: tl.constexpr, KEEP: tl.constexpr = _KEEP,
 ):  # fmt: skip
     """Logits from raw products: (product + bias) · inner, or outer · tanh of that."""
-    z = tl.load(products + places, mask=live, other=0.0, eviction_policy=KEEP)  # pyright: ignore[reportArgumentType]
+    z = tl.load(products + places, mask=live, other=0.0, eviction_policy=KEEP)
     if BIASED:
         z += tl.load(biases + places, mask=live, other=0.0)
     if MAP >= 1:
@@ -111,7 +111,7 @@ def _put(gradient, places, live, slope, z, factor, outer, MAP: tl.constexpr):
     if MAP == 2:  # d tanh
         t = tl.maximum(z / outer, -1.0)  # a place past the end would overflow
         slope *= 1.0 - t * t
-    tl.store(gradient + places, (slope * factor).to(gradient.dtype.element_ty), mask=live, cache_modifier=_PASS_BY)  # pyright: ignore[reportArgumentType]
+    tl.store(gradient + places, (slope * factor).to(gradient.dtype.element_ty), mask=live, cache_modifier=_PASS_BY)
 
 
 @triton.jit
@@ -208,7 +208,7 @@ def _slopes(
     `mean` is that sum. It takes a common error out of r or δ, which KL(S‖M) or KL(S‖T) in its place would not.
     """
     lanes = tl.arange(0, BLOCK)
-    for start in tl.range(0, width, BLOCK, num_stages=_AHEAD):  # pyright: ignore[reportGeneralTypeIssues]
+    for start in tl.range(0, width, BLOCK, num_stages=_AHEAD):
         places = start + lanes
         live = places < width
         zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED, _DROP)
@@ -242,7 +242,7 @@ def rows_kernel(
     s += row * width
     t += row * width
     label = tl.load(labels + row)
-    s_max, s_norm, s_first, t_max, t_norm, t_first = _norms(  # pyright: ignore[reportGeneralTypeIssues]
+    s_max, s_norm, s_first, t_max, t_norm, t_first = _norms(
         s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
         width, TEACHER, BLOCK,
     )  # fmt: skip
@@ -254,7 +254,7 @@ def rows_kernel(
     ONE_PASS: tl.constexpr = KIND != JSD and KIND != REVERSE
     gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     if TEACHER or STATISTICS or GRADIENT:
-        gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = _sums(  # pyright: ignore[reportGeneralTypeIssues]
+        gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = _sums(
             s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
             s_log, t_log, shift, gradient, factor, label, width, cross_entropy, divergence, beta, rest,
             TEACHER, KIND, HALF, HARD, STATISTICS, GRADIENT and ONE_PASS, BLOCK,
