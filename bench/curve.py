@@ -103,7 +103,7 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
         colour, line = styles[name]
         above.plot(steps, losses, line, color=colour, label=name)
         if name != "reference":
-            relative = [abs(a - b) / b for a, b in zip(losses, curves["reference"], strict=True)]
+            relative = [max(abs(a - b) / b, 1e-8) for a, b in zip(losses, curves["reference"], strict=True)]
             below.semilogy(steps, relative, line, color=colour)
     above.set_ylabel("loss, nats a token")
     above.legend(frameon=False)

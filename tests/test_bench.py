@@ -38,6 +38,15 @@ def test_a_step_at_the_papers_shapes(tmp_path):
     assert off["first_loss"] > 0
 
 
+def test_the_fast_path_and_the_reference_train_alike(tmp_path):
+    out, figure = tmp_path / "curve.json", tmp_path / "curve.png"
+    run("bench/curve.py", "--small", "--steps", "2", "--json", str(out), "--figure", str(figure))
+    fast, _, reference = json.loads(out.read_text())["rows"]
+    assert fast["losses"] == pytest.approx(reference["losses"], rel=1e-4)
+    assert len(fast["losses"]) == 2
+    assert figure.stat().st_size > 10_000
+
+
 def test_sampling(tmp_path):
     out = tmp_path / "sampling.json"
     options = ["--prompts", "4", "--new-tokens", "8", "--repeats", "1", "--impl", "tutelage", "transformers"]
