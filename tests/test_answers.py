@@ -254,3 +254,27 @@ def test_a_teacher_of_another_family_teaches_by_text(workshop: Workshop, capsys:
     do_run(run.parents[0])
     assert do_run(run)["data"]["answers"]["samples"] == 24
     assert "its answers are taken as text" in capsys.readouterr().out
+
+
+def test_answers_go_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """Two data sets, a row of the first too long, the second taken twice."""
+    long = {"prompt": "The cat sat? " * 40, "completion": "The dog ran."}
+    workshop.rows("train", [long, *ROWS])
+    seen: list[Sequence] = []
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.extend(self.job.examples) or {})
+    stage = seqkd(data=["train", "test", "test"], samples_per_prompt=1)
+    file = workshop.write(stages=[stage], data__train__max_bad_rows=0.2)
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
+    do_run(run.parents[0])
+    do_run(run)
+    written = {a.row: a.tokens for a in read_answers(run.parents[0].folder)}
+    assert [tuple(s.ids[s.prompt_length :].tolist()) for s in seen] == [
+        written[row] for row in [*range(1, 13), *range(13, 17), *range(13, 17)]
+    ]
+    assert [s.index for s in seen] == list(range(1, 21))
+
+
+def test_a_section_that_also_validates_gets_answers_too(workshop: Workshop):
+    stage = seqkd(data=["train", "test"], samples_per_prompt=1, training={"validation": "train"})
+    run = Planner(load_recipe(workshop.write(stages=[stage])), workshop.folder, workshop.runs).stage_run("kd", 0)
+    assert list(run.parents[0].data) == ["train", "test"]

@@ -61,6 +61,16 @@ def test_nothing_depends_on_what_a_slot_held_before():
     assert [s.tokens for s in again] == [s.tokens[:20] for s in one_at_a_time([40] * 7)[3:]]
 
 
+def test_off_cuda_the_cache_is_as_long_as_the_longest_row():
+    used = Engine(llama(), (), slots=3, size=5_000, max_new_tokens=4_900, temperature=1.0, top_p=1.0)
+    limits = [40, 1, 17, 1, 40, 9, 25]
+    out = used.generate(PROMPTS, limits, SEEDS)
+    assert [s.tokens for s in out] == [s.tokens for s in one_at_a_time(limits)]
+    longest = max(len(p) + n for p, n in zip(PROMPTS, limits, strict=True))
+    assert {layer.shape[2] for layer in used.cache.keys.values()} == {used.cache.room}
+    assert longest <= used.cache.room <= 2 * longest
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_recorded_graph_writes_what_the_step_writes(dtype, monkeypatch):

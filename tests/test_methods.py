@@ -18,6 +18,7 @@ from tutelage.methods.policy_gradient import PolicyGradient
 from tutelage.recipe import Planner, load_recipe
 from tutelage.stage import do_run
 from tutelage.trainer import Trainer
+from tutelage.types import TutelageError
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "extend.md").read_text()
 
@@ -64,6 +65,13 @@ def test_a_recipe_runs_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     assert (last["step"], last["on_policy"]) == (3, 1.0)
     other = Planner(load_recipe(file, ["stages.pg.options={scale: 1.0}"]), workshop.folder, workshop.runs)
     assert other.stage_run("pg", 0).fingerprint != run.fingerprint
+
+
+def test_an_option_that_it_does_not_have_is_one_line(workshop: Workshop):
+    file = workshop.write(stages=[pg(options={"scal": 0.5}, sampling={"max_new_tokens": 6})])
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("pg", 0)
+    with pytest.raises(TutelageError, match=r"`options` of method `policy_gradient`: .*'scal'"):
+        do_run(run)
 
 
 def test_another_file_of_the_method_is_another_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jobs
 import pytest
@@ -82,6 +83,52 @@ def test_types_and_attention_are_as_asked(tmp_path: Path):
     assert (llama.packed, next(llama.model.parameters()).dtype) == (False, torch.bfloat16)
     gemma = load_model(ModelConfig(path=str(tmp_path / "gemma")), dtype=torch.float64)
     assert (gemma.packed, next(gemma.model.parameters()).dtype) == (False, torch.float64)  # windows, capped scores
+
+
+def test_attention_dropout_needs_the_padded_way(tmp_path: Path):
+    model = tiny.llama(packed=False)
+    model.config.attention_dropout = 0.1
+    save_model(model, jobs.words(), tmp_path / "drops", TEMPLATE)
+    assert not load_model(ModelConfig(path=str(tmp_path / "drops"))).packed
+
+
+def nemotron() -> Any:
+    """Its layers pass nothing on to their attention: packed sequences would see each other."""
+    from transformers import NemotronConfig, NemotronForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = NemotronForCausalLM(NemotronConfig(vocab_size=97, hidden_size=32, eos_token_id=2, **shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.25)
+    return model
+
+
+def test_what_does_not_compute_the_same_when_packed_is_padded(tmp_path: Path):
+    model, data = nemotron(), tiny.sequences((9, 12))
+    save_model(model, jobs.words(), tmp_path / "nemotron", TEMPLATE)
+    loaded = load_model(ModelConfig(path=str(tmp_path / "nemotron")))
+    assert not loaded.packed
+    signal = LanguageModel(loaded.model)(make_micro_batch(data, [1.0, 1.0], True))
+    expected = torch.cat([reference(s, model) for s in data])
+    torch.testing.assert_close(signal.hidden @ signal.head.weight.t(), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(TutelageError) as error:
+        load_model(ModelConfig(path=str(tmp_path / "nemotron"), attention="packed"))
+    assert one_line(error).endswith("computes something else when packed: set `attention: padded`")
+
+
+def test_logits_that_are_not_those_of_the_head_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tiny.llama(packed=False)
+    save_model(model, jobs.words(), tmp_path / "scaled", TEMPLATE)
+    forward = type(model.lm_head).forward
+    monkeypatch.setattr(
+        "torch.nn.Linear.forward", lambda self, x: forward(self, x) * (7.0 if len(self.weight) == 97 else 1)
+    )
+    with pytest.raises(TutelageError) as error:
+        load_model(ModelConfig(path=str(tmp_path / "scaled")))
+    assert "LlamaForCausalLM are not those of its last hidden states and its head" in one_line(error)
 
 
 def test_the_fingerprint_follows_weights_tokenizer_and_template(tmp_path: Path):

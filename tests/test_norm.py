@@ -45,3 +45,13 @@ def test_half_precision_is_within_its_rounding():
     before = model.model.norm(x)
     assert fuse_norms(model) > 0
     torch.testing.assert_close(model.model.norm(x), before, rtol=1e-2, atol=1e-2)
+
+
+def test_a_norm_with_a_gate_is_left_alone():
+    from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+
+    x = torch.randn(2, 16)
+    model = torch.nn.ModuleList([MambaRMSNormGated(16)])
+    before = model[0](x, gate=x)
+    assert fuse_norms(model) == 0
+    assert torch.equal(model[0](x, gate=x), before)

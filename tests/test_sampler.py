@@ -4,8 +4,10 @@ import pytest
 import torch
 from tiny import gemma2, llama
 
+from tutelage.attention import NAME, register_attention
 from tutelage.draw import draw
 from tutelage.sampler import TorchSampler
+from tutelage.types import TutelageError
 
 PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21]]
 MODELS = {"packed": lambda: (llama(), True), "padded": lambda: (gemma2(), False)}
@@ -28,6 +30,54 @@ def test_greedy_equals_generate(kind, batch_size):
         )
         assert list(sample.tokens) == out[0, len(prompt) :].tolist()
         assert not sample.finished
+
+
+def test_rows_that_end_early_leave_a_cache_with_linear_attention():
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Lfm2Config(vocab_size=97, hidden_size=32, layer_types=["conv", "full_attention"], **shape)
+    model = Lfm2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.25)
+    options = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0, "seeds": [1, 2, 3, 4]}
+    free = TorchSampler(model, (), False).sample(PROMPTS, **options)
+    ends = (free[1].tokens[2], free[3].tokens[5])
+    bounded = TorchSampler(model, ends, False).sample(PROMPTS, **options)
+    for a, b in zip(free, bounded, strict=True):
+        stop = next((i + 1 for i, t in enumerate(a.tokens) if t in ends), 12)
+        assert b.tokens == a.tokens[:stop]
+    assert any(s.finished for s in bounded)
+
+
+def test_a_model_whose_state_is_not_in_the_cache_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=1, state_size=4, time_step_rank=2)
+    sampler = TorchSampler(MambaForCausalLM(config).eval(), (), False)
+    with pytest.raises(TutelageError, match="MambaForCausalLM does not keep its state"):
+        sampler.sample(PROMPTS, max_new_tokens=3, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+
+
+def test_greedy_equals_generate_where_the_cache_is_asked_for_its_length():
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
+    model = OPTForCausalLM(OPTConfig(vocab_size=97, hidden_size=32, max_position_embeddings=64, **shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = [model.generate(torch.tensor([p]), **options)[0, len(p) :].tolist() for p in PROMPTS]
+    register_attention()
+    model.set_attn_implementation(NAME)
+    ours = TorchSampler(model, (), True).sample(PROMPTS, max_new_tokens=12, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+    assert [list(s.tokens) for s in ours] == expected
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -82,6 +132,17 @@ def test_samples_follow_the_distribution(temperature, top_p):
     assert torch.all((seen - p).abs() <= 4.5 * (p * (1 - p) / count).sqrt() + 1e-12)
     for sample in samples[:20]:  # raw distribution at the temperature, before top-p
         assert sample.logprobs[0] == pytest.approx(raw[sample.tokens[0]].log().item(), abs=1e-4)
+
+
+def test_scores_are_without_dropout_in_the_midst_of_training():
+    model = gemma2()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    sampler = TorchSampler(model, (), False)
+    expected = sampler.score([[5, 9, 11]], [[4, 5, 6, 7]])
+    model.train()
+    torch.testing.assert_close(sampler.score([[5, 9, 11]], [[4, 5, 6, 7]]), expected)
+    assert model.training
 
 
 def test_a_copy_follows_update_weights():

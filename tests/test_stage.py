@@ -76,6 +76,16 @@ def test_rows_of_several_data_sets_stay_apart(workshop: Workshop, monkeypatch: p
     assert {name: report["rows"] for name, report in result["data"].items()} == {"train": 12, "test": 4}
 
 
+def test_rows_left_out_keep_their_number(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """Else rows of the next data set would share a number, and so their chance to be on policy, with these."""
+    long = {"prompt": "The cat sat? " * 40, "completion": "The dog ran."}
+    workshop.rows("train", [long, *ROWS])
+    seen: list[list[int]] = []
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append([e.index for e in self.job.examples]) or {})
+    do_run(planned(workshop, "gkd", stages=[gkd(data=["train", "test"])], data__train__max_bad_rows=0.2))
+    assert seen == [list(range(1, 17))]
+
+
 @pytest.mark.parametrize(("name", "beta"), [("forward_kl", 0.0), ("reverse_kl", 1.0)])
 def test_the_divergences_by_name_are_the_ends_of_jsd(workshop: Workshop, name: str, beta: float):
     named = planned(workshop, "gkd", stages=[gkd(divergence=name)])
@@ -177,6 +187,18 @@ def test_evaluations_hold_each_example(workshop: Workshop):
     # "the dog" of "the dog sat" against "the dog ran 0": precision 2/3, recall 2/4
     assert records[0]["scores"]["rouge_l"] == pytest.approx(4 / 7)
     assert result["metrics"]["rouge_l"]["value"] == pytest.approx(25 * sum(r["scores"]["rouge_l"] for r in records))
+
+
+def test_tokens_that_the_teacher_does_not_know_are_one_line(workshop: Workshop):
+    from test_template import CHATML, tokenizer
+
+    small, words = workshop.folder / "small", tokenizer(CHATML)
+    end = words.convert_tokens_to_ids("<|im_end|>")
+    save_tiny(small, layers=2, seed=2, padding=end - len(words))  # without the token that ends the student's turns
+    run = planned(workshop, "gkd", stages=[gkd()], teacher__path=str(small))
+    with pytest.raises(TutelageError, match=r"data.train: train.jsonl:1: has token \d+ of the student") as error:
+        do_run(run)
+    assert "\n" not in str(error.value)
 
 
 def test_a_longer_head_of_the_teacher_is_cut(workshop: Workshop, capsys: pytest.CaptureFixture[str]):

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tutelage.attention import Decoding, Packing
 from tutelage.batch import group_by_budget
@@ -121,7 +122,8 @@ class Engine:
         ids = torch.tensor([t for p in prompts for t in p], device=self.device)[None]
         positions = torch.cat([torch.arange(n) for n in lengths]).to(self.device)
         cu = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(self.device)
-        self.cache.write_to(slots.repeat_interleave(torch.tensor(lengths, device=self.device)), positions)
+        places = slots.repeat_interleave(torch.tensor(lengths, device=self.device))
+        self.cache.write_to(places, positions, max(lengths))
         packing = Packing(cu, tuple(lengths))
         out = self.decoder(
             input_ids=ids, position_ids=positions[None], past_key_values=self.cache, use_cache=True, packing=packing
@@ -217,22 +219,37 @@ class Engine:
 
 
 class SlotCache:
-    """Keys and values [slots, H_kv, size, E] a layer. Looks like transformers' cache to the attention layers."""
+    """Keys and values [slots, H_kv, room, E] a layer. Looks like transformers' cache to the attention layers.
+
+    The room grows with the longest row, up to `size`: most rows end long before their limit. On CUDA the recorded step
+    needs it whole, and gets it by looking at all of it.
+    """
 
     def __init__(self, slots: int, size: int) -> None:
-        self.slots, self.size = slots, size
+        self.slots, self.size, self.room = slots, size, 0
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self._places: tuple[Tensor, Tensor] | None = None
         self._used = 0  # 0: reading prompts
 
-    def write_to(self, slots: Tensor, positions: Tensor) -> None:
-        """The next pass is packed: its token t goes to (slots[t], positions[t])."""
+    def write_to(self, slots: Tensor, positions: Tensor, longest: int) -> None:
+        """The next pass is packed: its token t goes to (slots[t], positions[t]); the longest row has `longest`."""
         self._places, self._used = (slots, positions), 0
+        self._make_room(longest)
 
     def write_at(self, rows: Tensor, positions: Tensor, used: int) -> None:
         """The next pass has one token a row; attention looks at the first `used` positions."""
         self._places, self._used = (rows, positions), used
+        self._make_room(used)
+
+    def _make_room(self, needed: int) -> None:
+        needed = min(needed + 1, self.size)  # a row that has ended goes on writing behind its last token
+        if needed <= self.room:
+            return
+        self.room = min(max(needed, self.room * 3 // 2), self.size)
+        for store in (self.keys, self.values):
+            for layer, old in store.items():
+                store[layer] = F.pad(old, (0, 0, 0, self.room - old.shape[2]))
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by each attention layer: store the new keys and values, give back what to attend to."""
@@ -241,11 +258,15 @@ class SlotCache:
         reading = self._used == 0
         for store, new in ((self.keys, key), (self.values, value)):
             if layer_idx not in store:
-                store[layer_idx] = new.new_zeros((self.slots, new.shape[1], self.size, new.shape[3]))
+                store[layer_idx] = new.new_zeros((self.slots, new.shape[1], self.room, new.shape[3]))
             store[layer_idx][rows, :, positions] = new[0].transpose(0, 1) if reading else new[:, :, 0]
         if reading:
             return key, value
         return tuple(store[layer_idx][: len(rows), :, : self._used] for store in (self.keys, self.values))  # type: ignore[return-value]
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Asked by models that could work positions out from it (OPT); they are given."""
+        return 0
 
     def move(self, keep: Tensor) -> None:
         """Slot keep[i] becomes slot i."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ def fuse_norms(model: Any) -> int:
 
 
 def _is_rms_norm(module: Any) -> bool:
+    if len(inspect.signature(module.forward).parameters) != 1:  # with a gate beside its input (Mamba 2, Qwen3-Next)
+        return False
     generator = torch.Generator().manual_seed(0)
     x = 1.0 + torch.randn(3, module.weight.shape[-1], generator=generator)
     x = x.to(module.weight.device, module.weight.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tutelage.draw import uniform_table
 from tutelage.engine import choose
 from tutelage.model import language_model_head
-from tutelage.types import Sample
+from tutelage.types import Sample, TutelageError
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ class _Batch:
         self.ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.device)
         self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         self.lengths = self.mask.sum(-1)
-        self.cache = DynamicCache(config=model.config)
+        self.cache: Any = DynamicCache(config=model.config)
 
     def decode(
         self, ends: Sequence[int], seeds: Sequence[int], limit: int, temperature: float, top_p: float
@@ -63,6 +63,7 @@ class _Batch:
         tokens = torch.zeros((len(seeds), limit), dtype=torch.int64, device=self.device)
         logprobs = torch.zeros((len(seeds), limit), dtype=torch.float32, device=self.device)
         hidden = self._run(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        self._check_cache()
         for step in range(limit):
             chosen, logprob = choose(hidden, self.head, uniforms[rows, step], temperature, top_p)
             tokens[rows, step], logprobs[rows, step] = chosen, logprob
@@ -76,12 +77,22 @@ class _Batch:
                 keep = live.nonzero().squeeze(-1)
                 rows, chosen = rows[keep], chosen[keep]
                 self.mask, self.lengths = self.mask[keep], self.lengths[keep]
-                self.cache.batch_select_indices(keep)
+                self.cache.reorder_cache(keep)  # the one selection that linear attention has too (Qwen 3.5, LFM 2)
             self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
             hidden = self._run(chosen[:, None], self.lengths[:, None])
             self.lengths = self.lengths + 1
         columns = (x.tolist() for x in (tokens, logprobs, written, finished))
         return [Sample(tuple(t[:n]), tuple(p[:n]), done) for t, p, n, done in zip(*columns, strict=True)]
+
+    def _check_cache(self) -> None:
+        """Some keep their state elsewhere, and without it every token would be drawn from the last one alone."""
+        held = [x for layer in self.cache.layers for x in vars(layer).values()]
+        tensors = [x for group in held for x in (group.values() if isinstance(group, dict) else (group,))]
+        if not any(isinstance(x, Tensor) for x in tensors):
+            raise TutelageError(
+                f"{type(self.model).__name__} does not keep its state in transformers' cache, so it cannot be "
+                "sampled from: use a model of another architecture, or `on_policy: 0`"
+            )
 
     def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
         out = self.decoder(

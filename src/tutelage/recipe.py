@@ -35,7 +35,7 @@ from tutelage.types import TutelageError
 __all__ = ["METHOD_VERSION", "Planner", "Run", "default_student", "load_recipe", "resolve_device"]
 
 # Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 
 # Keys of a stage that do not change its result, or whose content is in the fingerprint already (names of models and of
 # data sections stand for their content, training for the resolved section).
@@ -119,7 +119,7 @@ class Planner:
         names, extra, parents = data_names(stage, training), [], ()
         if isinstance(stage, SeqkdStage):
             # The teacher's answers do not depend on what a search tries, so they are a run of their own.
-            data = [name for name in names if name != training.validation]
+            data = names[:-1] if training.validation else names  # a section may be both trained on and validation
             answers = self._run(f"{stage.name}-answers", stage, seed, {"teacher": stage.teacher}, data, kind="answers")
             parents, extra = (answers,), [answers.fingerprint]
         elif not isinstance(stage, SftStage):

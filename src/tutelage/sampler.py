@@ -10,8 +10,9 @@ before top-p (at temperature 0: of softmax(logits)), under the weights of the la
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -96,9 +97,7 @@ class TorchSampler:
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if not prompts:
             return []
-        training = self.model.training
-        self.model.eval()
-        try:
+        with _evaluating(self.model):
             if self.packed:
                 engine = self._engine_for(prompts, max_new_tokens, temperature, top_p)
                 return engine.generate(prompts, [max_new_tokens] * len(prompts), seeds, progress)
@@ -106,8 +105,6 @@ class TorchSampler:
             return decode_padded(
                 self.model, self.end_ids, prompts, seeds, batch_size=self.batch_size, progress=progress, **settings
             )
-        finally:
-            self.model.train(training)
 
     def _engine_for(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float
@@ -146,12 +143,24 @@ class TorchSampler:
         out: list[Tensor] = [torch.zeros(0)] * len(sequences)
         for batch in make_micro_batches(sequences, [1.0] * len(sequences), token_budget, padded=not self.packed):
             batch = batch.to(self.device)
-            signal = LanguageModel(self.model)(batch)
+            with _evaluating(self.model):
+                signal = LanguageModel(self.model)(batch)
             values = label_logprobs(signal.hidden, signal.head, batch.labels).cpu()
             counts = torch.bincount(batch.rows.cpu(), minlength=len(batch.indices)).tolist()
             for index, part in zip(batch.indices, values.split(counts), strict=True):
                 out[index] = part
         return out
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout; the model may be in the middle of its training."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _clone(model: Any, dtype: torch.dtype) -> Any:

@@ -14,6 +14,7 @@ import torch
 from tutelage.align import align, same_rendering
 from tutelage.answers import answer_summary, answered, read_answers, retokenised, write_answers
 from tutelage.backends import make_sampler
+from tutelage.batch import teacher_view
 from tutelage.config import DistillStage, MethodStage, SeqkdStage
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import write_atomically
@@ -45,13 +46,14 @@ def train(run: Run) -> dict[str, Any]:
     student = load_model(run.models["student"], run.device, torch.float32)
     teacher = _load_teacher(run, student) if "teacher" in run.models else None
     sections = {name: _aligned(encoded(run, name, student, training.max_length), student, teacher) for name in run.data}
+    if teacher is not None:
+        _check_tokens(sections, teacher)
     reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
     validation = sections[training.validation].sequences if training.validation else []
     names = [run.spec.data] if isinstance(run.spec.data, str) else list(run.spec.data)
+    examples = _joined([sections[name] for name in names])
     if isinstance(run.spec, SeqkdStage):
-        examples, reports["answers"] = _taught(run, student, [sections[name] for name in names])
-    else:
-        examples = _joined([sections[name].sequences for name in names])
+        examples, reports["answers"] = _taught(run, student, examples, names, sections)
     write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
     trainer = Trainer(_job(run, student, teacher, examples, validation))
     before = trainer.validate() if validation else None
@@ -104,12 +106,13 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     }
 
 
-def _joined(parts: list[list[Sequence]]) -> list[Sequence]:
+def _joined(parts: list[Encoded]) -> list[Sequence]:
     """Rows of several data sets stay apart: a row's number keys its chance to be on policy."""
     out: list[Sequence] = []
+    offset = 0
     for part in parts:
-        offset = len(out)
-        out += [dataclasses.replace(row, index=row.index + offset) for row in part]
+        out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
+        offset += len(part.conversations)  # not of sequences: rows that are too long keep their number
     return out
 
 
@@ -120,8 +123,24 @@ def _aligned(section: Encoded, student: LoadedModel, teacher: LoadedModel | None
     return dataclasses.replace(section, sequences=sequences)
 
 
-def _taught(run: Run, student: LoadedModel, sections: list[Encoded]) -> tuple[list[Sequence], dict[str, Any]]:
-    """The examples with the teacher's answers, and what there was of them."""
+def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:
+    """A student may have tokens that were added after the teacher's: the teacher must not meet them."""
+    known = teacher.model.get_input_embeddings().weight.shape[0]
+    for name, section in sections.items():
+        for sequence in section.sequences:
+            highest = int(teacher_view(sequence).ids.max())
+            if highest >= known:
+                raise TutelageError(
+                    f"data.{name}: {section.conversations[sequence.index].source}: has token {highest} of the student, "
+                    f"and the teacher knows only {known}: choose a teacher with the same tokens, or another "
+                    "`chat_template` for the student"
+                )
+
+
+def _taught(
+    run: Run, student: LoadedModel, examples: list[Sequence], names: list[str], sections: dict[str, Encoded]
+) -> tuple[list[Sequence], dict[str, Any]]:
+    """The examples (of the sections `names`, in turn) with the teacher's answers, and what there was of them."""
     from transformers import AutoTokenizer
 
     (parent,) = (p for p in run.parents if p.kind == "answers")
@@ -129,17 +148,17 @@ def _taught(run: Run, student: LoadedModel, sections: list[Encoded]) -> tuple[li
     result = json.loads((parent.folder / "result.json").read_text())
     ends = result["teacher_ends"]
     teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
-    conversations = [c for section in sections for c in section.conversations]
+    conversations: list[Conversation] = []
+    offsets: dict[str, int] = {}  # answers are numbered through the sections as they were written, each of them once
+    for name in parent.data:
+        offsets[name] = len(conversations)
+        conversations += sections[name].conversations
+    rows = [offsets[name] + sequence.index for name in names for sequence in sections[name].sequences]
     try:
         check_vocabularies(teacher, student.tokenizer)
     except TutelageError:
         print(f"{run.stage}: the teacher's tokenizer is another: its answers are taken as text", flush=True)
         answers, ends = retokenised(answers, student.template, conversations), [student.template.end_of_turn_id]
-    examples, rows, offset = [], [], 0
-    for section in sections:
-        examples += section.sequences
-        rows += [sequence.index + offset for sequence in section.sequences]
-        offset += len(section.conversations)
     assert run.training is not None
     out = answered(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
     return out, {"samples": sum(int(s.weight) for s in out), "distinct": len(out), "cut": sum(s.cut for s in out)}
@@ -174,7 +193,12 @@ def _job(
         fingerprint=run.fingerprint,
         title=f"{run.stage} (seed {run.seed})",
     )
-    return METHODS[stage.method](job, stage.options) if isinstance(stage, MethodStage) else job
+    if not isinstance(stage, MethodStage):
+        return job
+    try:
+        return METHODS[stage.method](job, stage.options)
+    except TypeError as error:  # an option that the method does not have
+        raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/extend.md") from error
 
 
 def _load_teacher(run: Run, student: LoadedModel) -> LoadedModel:

@@ -79,6 +79,8 @@ def test_limit_takes_evenly_from_the_groups_and_keeps_the_order(data: Path) -> N
         ("navigate/0", "Yes, you do.", "Yes", 0),
         ("formal_fallacies/0", "So the answer is invalid.", "invalid", 1),
         ("formal_fallacies/0", "So the answer is valid.", "valid", 0),
+        ("formal_fallacies/0", "So the answer is not valid.", "invalid", 1),
+        ("formal_fallacies/0", "The argument isn't deductively valid.", "invalid", 1),
         ("object_counting/0", "2 + 5 = 7. So the answer is 7.", "7", 1),
         ("object_counting/0", "So the answer is seven fruits.", "7", 1),
         ("object_counting/0", "So the answer is 2 + 5 = 7", "7", 1),
@@ -91,6 +93,14 @@ def test_limit_takes_evenly_from_the_groups_and_keeps_the_order(data: Path) -> N
         ("dyck_languages/0", "So the answer is } ) ].", "} ) ]", 1),
         ("dyck_languages/0", "So the answer is })]", "} ) ]", 1),
         ("dyck_languages/0", "So the answer is ) } ].", ") } ]", 0),
+        ("dyck_languages/0", "} ) ]", "} ) ]", 1),
+        ("dyck_languages/0", "So it is:\n\n`} ) ]`", "} ) ]", 1),
+        ("dyck_languages/0", "$\\boxed{} ) ]}$", "} ) ]", 1),
+        ("dyck_languages/0", "\\boxed{\\text{\\} ) ]}}", "} ) ]", 1),
+        ("dyck_languages/0", "No brackets here.", None, 0),
+        ("snarks/0", "Rain is my favourite oven", "(B)", 1),
+        ("snarks/0", '"' * 4000, None, 0),
+        ("word_sorting/0", '"' * 4000, None, 0),
         ("snarks/0", "Ovens are odd. So the answer is (B).", "(B)", 1),
         ("snarks/0", "The answer is B", "(B)", 1),
         ("snarks/0", "\\boxed{(B)}", "(B)", 1),
@@ -182,6 +192,7 @@ def test_letters_of_every_multiple_choice(data: Path, name: str, id: str, reply:
         ("The answer is (B).", (1, 1, 1)),
         ("The answer is (A). No, the answer is (B).", (1, 0, 0)),  # the official script takes the first
         ("Answer: B", (1, 1, 0)),
+        ("Answer: A, or rather Answer: B", (1, 1, 0)),  # of one line it takes the last
         ("I do not know about Bonn", (0, 1, 0)),  # and in the end any capital letter
     ],
 )
@@ -292,6 +303,7 @@ def test_infobench_numbers(data: Path) -> None:
     assert result["groups"]["Content"]["value"] == pytest.approx(50.0)
     assert result["groups"]["Format"]["value"] == pytest.approx(100.0)
     assert result["groups"]["Content"]["unscored"] == 1
+    assert (result["groups"]["Mail"]["value"], result["groups"]["Mail"]["questions"]) == (100.0, 2)
     assert result["groups"]["Hard_set"]["value"] == pytest.approx(200 / 3)
     assert bench.prompt(items[1], chat=True, shots=0).messages[0].content == "Add the numbers.\n\n1 2"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tutelage.evaluate.benchmarks.extract import find_letter, find_number, find_phrase, find_word, trim
@@ -53,6 +55,23 @@ OPTIONS = ["Paris", "Rome", "Oslo", "Rome in Georgia"]
         ("B) since it spins", "B"),
         ("A. no\nB. yes\nC. maybe\nI'd go with C.", "C"),
         ("It has to be Rome, which is (B)", "B"),
+        ("The answer is (A). On second thought, (B) is correct.", "B"),
+        ("The answer is A. Wait, no. I choose B.", "B"),
+        ("The answer is A. Actually, B.", "B"),
+        ("The answer is A, no, B.", "B"),
+        ("The answer is (B). Actually, A and C are both wrong.", "B"),
+        ("I first thought the answer was A, but the correct option is B.", "B"),
+        ("the answer is b because it is big", "B"),
+        ("answer: 'B'", "B"),
+        ("Since A and C are false, we choose B.", "B"),
+        ("A is wrong. C is wrong. Therefore B.", "B"),
+        ("(A) is not right. (B) fits best.", "B"),
+        ("The answer is not A.", None),
+        ("The answer is not (A).", None),
+        ("Rome", "B"),
+        ("**rome in Georgia.**", "D"),
+        ("B. Rome", "B"),
+        ("(D) Rome in Georgia", "D"),
         ("The answer is a planet.", None),
         ("I do not know.", None),
         ("I cannot choose between A and B", None),
@@ -81,6 +100,23 @@ def test_an_option_that_is_a_number_is_not_found_in_a_longer_one() -> None:
     assert find_letter("The answer is 4.7", "ABC", ["3", "4", "4.5"]).answer is None
 
 
+def test_options_are_read_like_replies() -> None:
+    options = ["$4,004 for **each**", "$\\text{5}$ kg", "b", "It is sure that C is true"]
+    assert find_letter("The answer is $4,004 for each.", "ABCD", options).answer == "A"
+    assert find_letter("So \\boxed{5 kg}", "ABCD", options).answer == "B"
+    assert find_letter("b", "ABCD", options).answer == "B"  # a letter is a letter, also where it is an option's text
+    assert find_letter("It is sure that C is true", "ABCD", options).answer == "D"
+
+
+@pytest.mark.parametrize("piece", ["\n", '"', "the answer is ", "I choose ", "answer\n", "\\boxed{", "wait, no, "])
+def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
+    reply, began = piece * (8000 // len(piece)), time.monotonic()
+    assert find_letter(reply, "ABCD", OPTIONS).answer is None
+    assert (find_number(reply).answer, find_word(reply, ("True", "False")).answer) == (None, None)
+    assert len(trim(find_phrase(reply).answer or reply)) <= 8000
+    assert time.monotonic() - began < 5
+
+
 def test_two_options_of_the_same_text_name_no_letter() -> None:
     assert find_letter("The answer is rita.", "ABC", ["rita", "sue", "rita"]).answer is None
 
@@ -96,12 +132,19 @@ def test_two_options_of_the_same_text_name_no_letter() -> None:
         ("\\boxed{\\text{True}}", "True"),
         ("True", "True"),
         ("Because of this the expression is True", "True"),
+        ("The answer is True. On second thought, it is False.", "False"),
         ("True or False?", None),
         ("It cannot be said.", None),
     ],
 )
 def test_words(reply: str, word: str | None) -> None:
     assert find_word(reply, ("True", "False")).answer == word
+
+
+def test_no_before_another_word_is_not_an_answer() -> None:
+    assert find_word("There is no way to know.", ("Yes", "No")).answer is None
+    assert find_word("Yes. There is no doubt about it.", ("Yes", "No")).answer == "Yes"
+    assert find_word("I would say no.", ("Yes", "No")).answer == "No"
 
 
 def test_valid_is_not_found_in_invalid() -> None:
@@ -122,6 +165,13 @@ def test_valid_is_not_found_in_invalid() -> None:
         ("The answer is 5. No, the answer is 6", "6"),
         ("the answer is 24.0", "24"),
         ("there are 12 of them", "12"),
+        ("I have seven fruits.", "7"),
+        ("The answer is minus 7", "-7"),
+        ("The answer is - 7", "-7"),
+        ("\\boxed{1{,}234}", "1234"),
+        ("The answer is 5. Wait, it is 6.", "6"),
+        ("The answer is 5. Actually, that counts the 2 pears too.", "5"),
+        ("twenty-one", None),
         ("none at all", None),
     ],
 )

@@ -45,6 +45,13 @@ def test_broken_records_are_named(tmp_path: Path) -> None:
         read_records(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+def test_results_that_are_none_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(TutelageError, match=r"no result can be read: .*result\.json"):
+        read_result(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_atomically(tmp_path / "a.txt", "old")
 
@@ -52,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(TutelageError, match="cannot be written: disk full; make room"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]

@@ -73,6 +73,9 @@ def test_with_a_limit_other_replies_are_passed_over(data: Path, tmp_path: Path) 
         ('{"id": true, "response": "x"}', r"r.jsonl:2: has no `id`"),
         ('{"id": 11}', r"r.jsonl:2: `response` of `11` is not a text"),
         ('{"id": 11, "response": null}', r"r.jsonl:2: `response` of `11` is not a text"),
+        ('{"id": 11, "response": 3}', r"r.jsonl:2: `response` of `11` is not a text"),
+        ('{"id": ' + "9" * 5000 + "}", r"r.jsonl:2: not valid JSON"),
+        ("[" * 100_000, r"r.jsonl:2: not valid JSON"),
     ],
 )
 def test_rows_that_are_no_replies_are_named(data: Path, tmp_path: Path, line: str, message: str) -> None:
@@ -80,6 +83,35 @@ def test_rows_that_are_no_replies_are_named(data: Path, tmp_path: Path, line: st
     with pytest.raises(TutelageError, match=message) as raised:
         score_responses("mmlu_pro", file, data)
     assert "\n" not in str(raised.value)
+
+
+def test_other_keys_of_a_row_do_no_harm(data: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "r.jsonl", reply(10, "The answer is (B).", tokens=[1, 2], shots="5", likelihoods="none"))
+    result = score_responses("mmlu_pro", file, data)
+    assert (result["n"], result["metrics"]["accuracy"]["value"]) == (1, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("arc_challenge", reply("Q_1", likelihoods=["a"]), r"r\.jsonl:1: `likelihoods` is not a list of numbers"),
+        ("arc_challenge", reply("Q_1", likelihoods=[-1.0]), "`Q_1` has 4 options but 1 likelihoods"),
+        ("gpqa", reply("rec1", "sealed:%%%"), r"r\.jsonl:1: `response` of `rec1`: .* cannot be opened"),
+    ],
+)
+def test_evidence_that_cannot_be_read_is_named(
+    data: Path, tmp_path: Path, task: str, row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TutelageError, match=message) as raised:
+        score_responses(task, write(tmp_path / "r.jsonl", row), data)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_lone_surrogate_can_be_reported(data: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "r.jsonl", reply("z\ud83d"), reply(10, "B \ud83d"))
+    result = score_responses("mmlu_pro", file, data)
+    assert result["unknown"] == ["z\\ud83d"]
+    assert json.dumps(result, ensure_ascii=False).encode("utf-8")
 
 
 def test_files_that_are_absent_or_empty(data: Path, tmp_path: Path) -> None:
@@ -226,6 +258,17 @@ def test_options_that_do_not_go_together(
         main(["evaluate", *arguments])
     assert stopped.value.code == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "r.jsonl", reply("test_0", "They greet."))
+    options = ["--responses", str(file), "--data-dir", str(data), "--out", str(file)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--task", "dialogsum", *options])
+    assert stopped.value.code == 1
+    assert f"tutelage: {file}/examples.jsonl cannot be written: File exists" in capsys.readouterr().err
 
 
 def test_gpqa_leaves_no_text_on_disk(data: Path, tmp_path: Path) -> None:

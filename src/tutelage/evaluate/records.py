@@ -117,9 +117,12 @@ def read_result(folder: Path) -> dict[str, Any]:
     """The content of `result.json`. Raises TutelageError when it is absent or broken."""
     path = folder / RESULT_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TutelageError(f"no result can be read: {path}: {error}; run that evaluation again") from None
+    if not isinstance(result, dict) or not {"task", "metrics"} <= result.keys():
+        raise TutelageError(f"no result can be read: {path} is not an evaluation's; run that evaluation again")
+    return result
 
 
 def score_array(records: Sequence[ExampleRecord], metric: str) -> np.ndarray:
@@ -141,16 +144,21 @@ def write_atomically(path: Path, text: str) -> Path:
 
 def write_bytes_atomically(path: Path, content: bytes) -> Path:
     """Like `write_atomically`, for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would keep colleagues from reading a report
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(content)
+            os.chmod(name, 0o644)  # mkstemp's 0600 would keep colleagues from reading a report
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TutelageError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or give another folder"
+        ) from error
     return path
 
 

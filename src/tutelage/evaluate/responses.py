@@ -172,7 +172,7 @@ def _judged(
 def _id(row: Any, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or isinstance(row.get("id"), bool):
         raise TutelageError(f'{where}: has no `id`; write {{"id": …, "response": …}}')
-    return str(row["id"])
+    return str(row["id"]).encode("utf-8", "backslashreplace").decode()  # a lone surrogate could not be printed
 
 
 def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
@@ -182,15 +182,28 @@ def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
     text = row.get("response", "" if judged else None)
     if not isinstance(text, str):
         raise TutelageError(f'{where}: `response` of `{row["id"]}` is not a text; write "" for an empty reply')
-    likelihoods = row.get("likelihoods")
+    try:
+        text = bench.reveal(text)
+    except TutelageError as error:
+        raise TutelageError(f"{where}: `response` of `{row['id']}`: {error}") from None
+    tokens, shots = row.get("tokens"), row.get("shots")  # ours are counts; others may keep anything there
     return Reply(
-        text=bench.reveal(text),
+        text=text,
         finished=bool(row.get("finished", True)),
-        tokens=int(row.get("tokens") or 0),
-        shots=row.get("shots"),
+        tokens=tokens if isinstance(tokens, int) else 0,
+        shots=shots if isinstance(shots, int) else None,
         judgements=normalise(row["judgements"], where) if judged else None,
-        likelihoods=tuple(likelihoods) if isinstance(likelihoods, list) else None,
+        likelihoods=_likelihoods(row, where) if bench.name == "arc_challenge" else None,
     )
+
+
+def _likelihoods(row: Mapping[str, Any], where: str) -> tuple[float, ...] | None:
+    values = row.get("likelihoods")
+    if values is None:
+        return None
+    if not isinstance(values, list) or any(not isinstance(value, int | float) for value in values):
+        raise TutelageError(f"{where}: `likelihoods` is not a list of numbers; give one an option, or leave it out")
+    return tuple(values)
 
 
 def _sentence(kind: str, ids: Sequence[str], total: int) -> str:

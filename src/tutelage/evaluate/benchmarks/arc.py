@@ -19,6 +19,7 @@ from tutelage.evaluate.benchmarks.data import Hub, read_rows
 from tutelage.evaluate.benchmarks.extract import find_letter
 from tutelage.evaluate.benchmarks.harness import HarnessTask, cut_at
 from tutelage.evaluate.benchmarks.summary import Metric
+from tutelage.types import TutelageError
 
 _LETTERS = "ABCDE"
 _TEXT = (
@@ -62,6 +63,11 @@ class ARC(Benchmark):
             "accuracy_lm_eval": theirs["remove_whitespace"],
         }
         if reply.likelihoods is not None:
+            if len(reply.likelihoods) != len(texts):
+                raise TutelageError(
+                    f"arc_challenge: `{item.id}` has {len(texts)} options but {len(reply.likelihoods)} likelihoods; "
+                    "give one an option, or leave them out"
+                )
             chosen = self._task("arc_challenge", item).choose(item.row, reply.likelihoods)
             scores["accuracy_likelihood"] = float(chosen["acc"])
             scores["accuracy_likelihood_norm"] = float(chosen["acc_norm"])

@@ -54,6 +54,10 @@ TASKS = [
 _WORDS = (("True", "False"), ("Yes", "No"), ("valid", "invalid"))
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.M)
 _BRACKETS = re.compile(r"[\[\](){}<>\s]+")
+_BOXED_BRACKETS = re.compile(
+    r"\\boxed\{\s*(?:\\(?:text|texttt|mathrm)\{([\[\](){}<>\s\\]+)\}|([\[\](){}<>\s\\]+))\}(?![\[\](){}<>])"
+)  # braces among them need not pair up
+_NOT_VALID = re.compile(r"\b(?:is\s+not|isn['’]t|not)\s+((?:\w+ly\s+)?)valid\b", re.I)
 _CUTS = ("\nQ:", "</s>")  # where a base model that goes on to a next question is cut
 
 
@@ -106,20 +110,27 @@ def find_answer(reply: str, question: str, target: str) -> Found:
         return Found(f"({found.answer})", found.how) if found.answer else found
     words = _words_of(target)
     if words:
-        return find_word(reply, words)
+        return find_word(_NOT_VALID.sub(r"is \1invalid", reply) if "invalid" in words else reply, words)
     if re.fullmatch(r"-?\d+", target):
         return find_number(reply)
-    found = find_phrase(reply)
     if _BRACKETS.fullmatch(target):
-        brackets = _BRACKETS.match(trim(found.answer or ""))
-        return (
-            Found(" ".join("".join(brackets[0].split())), found.how) if brackets else Found(None, "no brackets stated")
-        )
+        return _find_brackets(reply)
+    found = find_phrase(reply)
     if found.answer is None:  # a bare list of words is an answer, a sentence is not
         line = plain(reply).strip().rpartition("\n")[2].rpartition(":")[2]
-        bare = re.fullmatch(r"[\w\s,.'’-]+", line) is not None and len(_list(line)) == len(_list(target))
+        bare = re.fullmatch(r"[\w\s,.&'’-]+", line) is not None and len(_list(line)) == len(_list(target))
         return Found(trim(line), "the last line") if bare else found
     return Found(trim(found.answer), found.how)
+
+
+def _find_brackets(reply: str) -> Found:
+    """Brackets that are stated as the answer, boxed, or all of the last line, with spaces between them."""
+    boxes = [box[0] or box[1] for box in _BOXED_BRACKETS.findall(reply)]
+    stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
+    if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
+        stated = Found(line, "the last line")
+    brackets = _BRACKETS.match(trim(stated.answer or ""))
+    return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
 
 
 def _same(answer: str, target: str) -> bool:

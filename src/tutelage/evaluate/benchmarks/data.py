@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,11 @@ def read_lines(path: Path) -> list[tuple[int, Any]]:
             for number, line in enumerate(handle, 1):
                 if line.strip():
                     rows.append((number, json.loads(line)))
-    except json.JSONDecodeError as error:
-        raise TutelageError(f"{path}:{number}: not valid JSON: {error.msg}; mend or remove the line") from None
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise TutelageError(f"{path}: cannot be read: {error}; take the file from its source again") from None
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise TutelageError(f"{path}: cannot be read: {error}; mend it or take it from its source again") from None
+    except (ValueError, RecursionError) as error:  # numbers too long and lists too deep to be read are not JSON's own
+        reason = getattr(error, "msg", error)
+        raise TutelageError(f"{path}:{number}: not valid JSON: {reason}; mend or remove the line") from None
     return rows
 
 

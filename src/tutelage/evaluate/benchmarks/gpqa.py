@@ -136,7 +136,10 @@ def unseal(text: str) -> str:
     """The text behind `seal`; any other text as it is."""
     if not text.startswith(SEAL):
         return text
-    return zlib.decompress(base64.b64decode(text.removeprefix(SEAL))).decode("utf-8", "surrogatepass")
+    try:
+        return zlib.decompress(base64.b64decode(text.removeprefix(SEAL))).decode("utf-8", "surrogatepass")
+    except (ValueError, zlib.error) as error:
+        raise TutelageError(f"a text that begins with `{SEAL}` cannot be opened ({error}); write it plainly") from None
 
 
 def _rows(data_dir: Path | None, subset: str) -> list[dict[str, str]]:

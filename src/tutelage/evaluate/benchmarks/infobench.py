@@ -48,9 +48,10 @@ class InFoBench(Benchmark):
                 f"infobench: `{item.id}` has {len(questions)} questions but {len(answers)} judgements; give one each, "
                 "null where the judge said neither yes nor no"
             )
+        category = str(item.row["category"])
         values = [None if answer is None else float(answer == "yes") for answer in answers]
         parts = tuple(
-            {"name": question, "scores": {"drfr": value}, "answer": answer, "labels": [*label]}
+            {"name": question, "scores": {"drfr": value}, "answer": answer, "labels": [*label], "category": category}
             for question, value, answer, label in zip(questions, values, answers, labels, strict=True)
         )
         scored = [value for value in values if value is not None]
@@ -65,7 +66,7 @@ class InFoBench(Benchmark):
         result["unscored"] = _unscored(records)
         by_label: dict[str, list[ExampleRecord]] = {}
         for record in records:
-            for label in dict.fromkeys(label for part in record.parts for label in part["labels"]):
+            for label in dict.fromkeys(label for part in record.parts for label in _labels(part)):
                 by_label.setdefault(label, []).append(_only(record, label))
         result["groups"] |= {label: _entry(members) for label, members in sorted(by_label.items())}
         for group, entry in result["groups"].items():
@@ -107,7 +108,11 @@ def _entry(members: Sequence[ExampleRecord]) -> dict[str, Any]:
     }
 
 
+def _labels(part: Mapping[str, Any]) -> list[str]:
+    return [*part["labels"], part["category"]]
+
+
 def _only(record: ExampleRecord, label: str) -> ExampleRecord:
-    parts = tuple(part for part in record.parts if label in part["labels"])
+    parts = tuple(part for part in record.parts if label in _labels(part))
     scored = [part["scores"]["drfr"] for part in parts if part["scores"]["drfr"] is not None]
     return replace(record, parts=parts, scores={"drfr": sum(scored) / len(scored) if scored else None})

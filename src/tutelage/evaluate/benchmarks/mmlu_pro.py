@@ -21,7 +21,7 @@ from tutelage.evaluate.benchmarks.harness import HarnessTask, cut_at
 from tutelage.evaluate.benchmarks.summary import Metric
 
 LETTERS = "ABCDEFGHIJ"
-_OFFICIAL = (r"answer is \(?([A-J])\)?", r"[aA]nswer:\s*([A-J])", r"([A-J])(?=[^A-J]*$)")
+_OFFICIAL = (r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])", r"([A-J])(?=[^A-J]*$)")
 
 
 @dataclass(frozen=True)
