@@ -283,7 +283,15 @@ CASES = [
         arguments=("evaluate", "{recipe}", "--model", "/gone", "--task", "test"),
     ),
     Case("report: no manifest", ("gone.json", "does not exist", "tutelage run"), arguments=("report", "gone.json")),
-    Case("report: broken manifest", ("recipe.yaml:1", "JSON"), arguments=("report", "{recipe}")),
+    Case(
+        "report: broken manifest",
+        ("broken.json:1", "JSON"),
+        prepare=lambda w, _: (w.folder / "broken.json").write_text("{'"),
+        arguments=("report", "{folder}/broken.json"),
+    ),
+    Case("report: a recipe", ("recipe.yaml", "a recipe, not a study", "JSON"), arguments=("report", "{recipe}")),
+    Case("study: a recipe", ("recipe.yaml", "a recipe, not a study"), arguments=("study", "plan", "{recipe}")),
+    Case("study: no file", ("gone.yaml", "does not exist"), arguments=("study", "status", "gone.yaml")),
     Case(
         "report: not a manifest",
         ("rows.json", "tutelage run"),

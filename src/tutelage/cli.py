@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tutelage.cli_study import study
+
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a cut student, SFT against GKD, and a report, on any machine. "
@@ -49,12 +51,19 @@ def run(
 
 @app.command()
 def report(
-    manifest: Annotated[Path, typer.Argument(help="The JSON file that `tutelage run` wrote: runs/<recipe>.json")],
+    manifest: Annotated[
+        Path,
+        typer.Argument(help="What `tutelage run` wrote: runs/<recipe>.json; or a study file (YAML)."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
     text: Annotated[bool, typer.Option(help="Show the data's and the models' texts.")] = True,
+    runs: RunsFolder = Path("runs"),
     debug: Debug = False,
 ) -> None:
-    """Build the report of a finished recipe again: one HTML page, tables, figures."""
+    """Build the report of a recipe again, or of a study as far as it is done: one HTML page, tables, figures."""
+    if manifest.suffix in (".yaml", ".yml"):
+        _report_study(manifest, runs, out, text)
+        return
     from tutelage.report import build_report
     from tutelage.types import TutelageError
 
@@ -69,6 +78,20 @@ def report(
     page = build_report(content, out, include_text=text)
     _show(page.parent / "table.md")
     print(f"\nReport: {page}")
+
+
+def _report_study(file: Path, runs: Path, out: Path, text: bool) -> None:
+    """The study's cells are looked for in `runs`; what is not there is shown as missing."""
+    from tutelage.study import cells, plan_study
+    from tutelage.study_losses import training_logs
+    from tutelage.study_report import write_study_report
+
+    planned = plan_study(file, runs, partial=True)
+    for notice in planned.absent:
+        print(f"note: what uses these data cannot be found without them: {notice}", file=sys.stderr)
+    logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)
+    report = write_study_report(planned.config.name, cells(planned, runs), out, text, logs)
+    print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
 
 
 @app.command()
@@ -252,6 +275,7 @@ def compare(
     print(json.dumps(found.as_json(), indent=2, ensure_ascii=False) if as_json else table(found))
 
 
+app.add_typer(study, name="study")
 setup = typer.Typer(help="Set up what runs in an environment of its own.", no_args_is_help=True)
 app.add_typer(setup, name="setup")
 

@@ -81,8 +81,40 @@ def load_dataset(name: str, config: DataConfig, base: Path, require_response: bo
         conversations=tuple(_subset(key, named, config)),
         bad_rows=tuple(bad),
         total=total,
-        fingerprint=fingerprint(config.model_dump(mode="json", exclude={"max_bad_rows"}), versions, require_response),
+        fingerprint=_data_fingerprint(config, versions, require_response),
     )
+
+
+def declared_fingerprint(name: str, config: DataConfig, base: Path, require_response: bool = True) -> str:
+    """The fingerprint of a data section without reading rows: local files are hashed, hub sets count as name@revision.
+
+    For local files it is the one that `load_dataset` gives; a hub set is not reached for.
+    """
+    key = name if name.startswith("data.") else f"data.{name}"
+    versions: list[str] = []
+    for path in [config.path] if isinstance(config.path, str) else config.path:
+        found = _resolve(key, path, base)
+        if isinstance(found, str):
+            versions.append(f"hub:{found}@{config.revision or 'main'}")
+        else:
+            versions += [hash_file(file) for file in found]
+    return _data_fingerprint(config, versions, require_response)
+
+
+def local_files(name: str, config: DataConfig, base: Path) -> list[Path] | None:
+    """The files of a data section, or None where it names a hub set."""
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    files: list[Path] = []
+    for path in paths:
+        found = _resolve(f"data.{name}", path, base)
+        if isinstance(found, str):
+            return None
+        files += found
+    return files
+
+
+def _data_fingerprint(config: DataConfig, versions: list[str], require_response: bool) -> str:
+    return fingerprint(config.model_dump(mode="json", exclude={"max_bad_rows"}), versions, require_response)
 
 
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:

@@ -26,7 +26,7 @@ from tutelage.config import (
     TrainStage,
     fingerprint,
 )
-from tutelage.dataset import load_dataset
+from tutelage.dataset import declared_fingerprint, load_dataset
 from tutelage.methods import method_fingerprint
 from tutelage.model import model_fingerprint
 from tutelage.recipe_file import data_names, default_student, load_recipe, made_by
@@ -73,13 +73,26 @@ class Run:
 
 
 class Planner:
-    """Turns stages into runs. `choices[stage]` are the settings that a search found."""
+    """Turns stages into runs. `choices[stage]` are the settings that a search found.
 
-    def __init__(self, recipe: RecipeConfig, base: Path, root: Path) -> None:
+    `known` are runs by fingerprint, shared by the planners of a study: whoever asks first names the folder. With
+    `declared` nothing beyond local files is looked at: hub names count as name@revision, and no device is asked for.
+    """
+
+    def __init__(
+        self,
+        recipe: RecipeConfig,
+        base: Path,
+        root: Path,
+        known: dict[str, Run] | None = None,
+        marks: dict[str, str] | None = None,
+        declared: bool = False,
+    ) -> None:
         self.recipe, self.base, self.root = recipe, base, root
+        self.known = {} if known is None else known
+        self.marks, self.declared = {} if marks is None else marks, declared
         self.stages = {s.name: s for s in recipe.stages}
         self.choices: dict[str, dict[str, Any]] = {}
-        self._data_marks: dict[tuple[str, bool], str] = {}
         self._runs: dict[tuple[Any, ...], Run] = {}
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -156,7 +169,8 @@ class Planner:
         extra = ([kind] if kind == "answers" else []) + (extra or [])
         mark = fingerprint(METHOD_VERSION, spec, resolved, seed, marks, data_marks, self.device, *extra)
         folder, configs = self.root / f"{name}-s{seed}-{mark}", {n: config for n, (config, _, _) in sections.items()}
-        return Run(name, kind, seed, folder, mark, self.base, self.device, stage, training, configs, models, made)
+        run = Run(name, kind, seed, folder, mark, self.base, self.device, stage, training, configs, models, made)
+        return self.known.setdefault(mark, run)
 
     def _section(self, name: str, seed: int, require_response: bool) -> tuple[DataConfig, str, Run | None]:
         """A data section, its fingerprint, and the run that makes it if a stage does."""
@@ -190,10 +204,29 @@ class Planner:
         mark = fingerprint(METHOD_VERSION, task, seed, marks, self._data_mark(task.data, False), self.device)
         folder = self.root / f"{subject}-on-{task_name}-s{seed}-{mark}"
         data = {task.data: self.recipe.data[task.data]}
-        return Run(
+        run = Run(
             f"{subject} on {task_name}", "evaluate", seed, folder, mark, self.base, self.device, task, None, data,
             models, parents, task_name, subject
         )  # fmt: skip
+        return self.known.setdefault(mark, run)
+
+    def measurement(self, subject: str, task_name: str, kind: str, spec: Any, roles: dict[str, str], seed: int) -> Run:
+        """The run of a study's task that is no task of the recipe: a benchmark, or loss on held-out rows.
+
+        `roles` are the models it needs, `model` among them; `spec.data` may name a data section.
+        """
+        models, parents, marks = self._models(roles, seed)
+        seed = parents[0].seed if parents else self.recipe.seeds[0]
+        name = getattr(spec, "data", None)
+        data = {} if name is None else {name: self.recipe.data[name]}
+        data_marks = [self._data_mark(one, True) for one in data]
+        mark = fingerprint(METHOD_VERSION, kind, spec, seed, marks, data_marks, self.device)
+        folder = self.root / f"{subject}-on-{task_name}-s{seed}-{mark}"
+        run = Run(
+            f"{subject} on {task_name}", kind, seed, folder, mark, self.base, self.device, spec, None, data, models,
+            parents, task_name, subject
+        )  # fmt: skip
+        return self.known.setdefault(mark, run)
 
     def _models(
         self, roles: dict[str, str], seed: int, settings: dict[str, Any] | None = None
@@ -211,18 +244,28 @@ class Planner:
                 marks[role] = run.fingerprint
             else:
                 models[role] = source
-                marks[role] = fingerprint(source, model_fingerprint(source))
+                marks[role] = fingerprint(source, self._model_mark(source))
         return models, tuple(parents), marks
 
     @property
     def device(self) -> str:
-        return resolve_device(self.recipe.device)
+        wanted = self.recipe.device
+        return wanted if self.declared and wanted != "auto" else resolve_device(wanted)
 
     def _data_mark(self, name: str, require_response: bool) -> str:
-        key = (name, require_response)
-        if key not in self._data_marks:
-            self._data_marks[key] = load_dataset(name, self.recipe.data[name], self.base, require_response).fingerprint
-        return self._data_marks[key]
+        config = self.recipe.data[name]
+        key = fingerprint(config, str(self.base), require_response)
+        if key not in self.marks and self.declared:
+            self.marks[key] = declared_fingerprint(name, config, self.base, require_response)
+        elif key not in self.marks:
+            self.marks[key] = load_dataset(name, config, self.base, require_response).fingerprint
+        return self.marks[key]
+
+    def _model_mark(self, source: ModelConfig) -> str:
+        key = fingerprint(source)
+        if key not in self.marks:
+            self.marks[key] = model_fingerprint(source, hub=not self.declared)
+        return self.marks[key]
 
 
 def resolve_device(wanted: str) -> str:

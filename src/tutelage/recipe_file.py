@@ -44,6 +44,14 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
 
     Raises TutelageError, one line with the key that is wrong.
     """
+    content = read_yaml(path)
+    for override in overrides or []:
+        _override(content, override)
+    return recipe_from(content, path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises TutelageError, one line with the place that is wrong."""
     if not path.is_file():
         raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
     try:
@@ -56,8 +64,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
         raise TutelageError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(content, dict):
         raise TutelageError(f"{path}: a recipe is a mapping with `name`, `data`, `teacher`, `student`, `stages`")
-    for override in overrides or []:
-        _override(content, override)
+    return content
+
+
+def recipe_from(content: dict[str, Any], path: Path) -> RecipeConfig:
+    """The checked recipe of what a file holds; `path` is named in complaints."""
     try:
         recipe = RecipeConfig.model_validate(content)
     except ValidationError as error:

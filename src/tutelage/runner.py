@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-import traceback
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +13,9 @@ from tutelage.evaluate.records import write_atomically
 from tutelage.recipe import Planner, Run
 from tutelage.recipe_file import data_names, default_student, made_by
 from tutelage.types import TutelageError
+from tutelage.workers import Workers, attempt, with_parents
+
+__all__ = ["attempt", "run_recipe"]
 
 
 def run_recipe(recipe: RecipeConfig, base: Path, root: Path, jobs: int = 1, debug: bool = False) -> dict[str, Any]:
@@ -30,7 +27,7 @@ def run_recipe(recipe: RecipeConfig, base: Path, root: Path, jobs: int = 1, debu
     except OSError as error:
         raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
     planner = Planner(recipe, base, root)
-    with _Workers(jobs, debug) as workers:
+    with Workers(jobs, debug) as workers:
         points = _search(planner, workers)
         runs = [*_trained(planner), *(e for _, _, e in _evaluations(planner))]
         workers.execute(runs)
@@ -39,7 +36,7 @@ def run_recipe(recipe: RecipeConfig, base: Path, root: Path, jobs: int = 1, debu
     return manifest
 
 
-def _search(planner: Planner, workers: _Workers) -> list[dict[str, Any]]:
+def _search(planner: Planner, workers: Workers) -> list[dict[str, Any]]:
     """Try the grid for every stage that asks for it, with the first seed, and note each stage's best point.
 
     Stages whose inputs are settled are tried together; a stage that builds on searched ones comes in a later wave.
@@ -133,139 +130,6 @@ def _evaluations(planner: Planner) -> list[tuple[str, str, Run]]:
     return out
 
 
-class _Workers:
-    """Does runs in the order of their dependencies, in this process or in several."""
-
-    def __init__(self, jobs: int, debug: bool) -> None:
-        self.jobs, self.debug = jobs, debug
-        self.pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Workers:
-        if self.jobs > 1:
-            import multiprocessing
-
-            self.pool = ProcessPoolExecutor(
-                self.jobs, multiprocessing.get_context("spawn"), initializer=_die_with_parent, initargs=(os.getpid(),)
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Do all runs and what they build on. A failing run stops only what depends on it; then raises for it."""
-        todo = _with_parents(runs)
-        failed: dict[str, str] = {}
-        running: dict[Future[str | None], Run] = {}
-        finished = {r.fingerprint for r in todo if r.done}
-        # What most others wait for goes first.
-        heirs = {r.fingerprint: sum(r in _with_parents([other]) for other in todo) for r in todo}
-        waiting = sorted((r for r in todo if not r.done), key=lambda r: -heirs[r.fingerprint])
-        total, started = len(waiting), time.monotonic()
-        while waiting or running:
-            for run in list(waiting):
-                if any(p.fingerprint in failed for p in run.parents):
-                    failed[run.fingerprint] = f"{run.stage}: not done, since it builds on a stage that failed"
-                    waiting.remove(run)
-                elif len(running) < self.jobs and all(p.fingerprint in finished for p in run.parents):
-                    waiting.remove(run)
-                    if self.pool is None:
-                        self._record(run, attempt(run, self.debug), failed, finished)
-                        break
-                    running[self.pool.submit(attempt, run, self.debug)] = run
-            if running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._record(running.pop(future), _outcome(future), failed, finished)
-            done = total - len(waiting) - len(running)
-            if total > 1:
-                left = (time.monotonic() - started) / max(1, done) * (total - done)
-                print(f"{done} of {total} runs done, about {left:.0f} s left", flush=True)
-        if failed:
-            raise TutelageError(next(iter(failed.values())))
-
-    def _record(self, run: Run, error: str | None, failed: dict[str, str], finished: set[str]) -> None:
-        if error is None:
-            finished.add(run.fingerprint)
-        else:
-            failed[run.fingerprint] = error
-            print(f"failed: {error}", flush=True)
-
-
-def _outcome(future: Future[str | None]) -> str | None:
-    """What a worker says of its run; a worker that was killed can say nothing, and takes the pool with it."""
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise TutelageError(
-            "a worker was killed from outside, probably for want of memory: use fewer `--jobs` or a smaller "
-            "`training.tokens_per_micro_batch`; the same command goes on from the last checkpoints"
-        ) from error
-
-
-def attempt(run: Run, debug: bool = False) -> str | None:
-    """Do one run. None when it stands, else one line of what went wrong; the log beside the run has the rest."""
-    from tutelage.stage import do_run, lock
-    from tutelage.trainer import Interrupted
-
-    held = lock(run)
-    if held is None:
-        return f"{run.stage}: another process is at work on {run.folder}; wait for it, or stop it"
-    try:
-        do_run(run)
-        return None
-    except Interrupted:
-        raise  # somebody wants the whole recipe to stop, not to go on with the next stage
-    except TutelageError as error:
-        return f"{run.stage}: {error}"
-    except Exception as error:
-        (run.folder / "error.log").write_text(traceback.format_exc())
-        if debug:
-            raise
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"{run.stage}: {type(error).__name__}: {line} (the whole traceback: {run.folder / 'error.log'})"
-    finally:
-        held.unlink(missing_ok=True)
-        _free_memory()
-
-
-def _free_memory() -> None:
-    """Give this run's GPU memory back to the other workers."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _die_with_parent(parent: int) -> None:
-    """A worker whose driver was killed must not go on holding memory and locks; nothing is lost by stopping it."""
-    import ctypes
-    import signal
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _with_parents(runs: Sequence[Run]) -> list[Run]:
-    """Each run once, parents before children."""
-    ordered: dict[str, Run] = {}
-
-    def visit(run: Run) -> None:
-        if run.fingerprint not in ordered:
-            for parent in run.parents:
-                visit(parent)
-            ordered[run.fingerprint] = run
-
-    for run in runs:
-        visit(run)
-    return list(ordered.values())
-
-
 def _manifest(planner: Planner, points: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """What was made, row by row, in the form that `report.build_report` takes."""
     recipe = planner.recipe
@@ -340,7 +204,7 @@ def _is_shared(planner: Planner, name: str) -> bool:
 
 def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
     facts: list[dict[str, str]] = []
-    for run in _with_parents(_trained(planner)):
+    for run in with_parents(_trained(planner)):
         if run.seed != planner.recipe.seeds[0]:
             continue
         result = json.loads((run.folder / "result.json").read_text())
@@ -358,7 +222,7 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
     some = next(iter([*_trained(planner), *(run for _, _, run in _evaluations(planner))]))
     environment = json.loads((some.folder / "environment.json").read_text())
     facts.append({"label": "machine", "value": f"{environment['device']}, torch {environment['torch']}"})
-    done = _with_parents([*_trained(planner), *(run for _, _, run in _evaluations(planner))])
+    done = with_parents([*_trained(planner), *(run for _, _, run in _evaluations(planner))])
     spent = sum(json.loads((run.folder / "result.json").read_text())["seconds"] for run in done)
     facts.append({"label": "all runs, one after the other", "value": f"{spent / 60:.1f} minutes"})
     facts.append({"label": "the last call alone", "value": f"{seconds / 60:.1f} minutes"})

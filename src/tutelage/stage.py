@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -22,9 +23,12 @@ from tutelage.model import load_model, save_model
 from tutelage.prune import choose_layers, decoder_layers, perplexity, prune_layers
 from tutelage.recipe import Run
 from tutelage.runlog import progress
+from tutelage.study_stage import measure_benchmark, measure_held_out
 from tutelage.synthetic_stage import synthesize
 from tutelage.train_stage import encoded, train, write_teacher_answers
 from tutelage.types import Sequence
+
+STALE_SECONDS = 120.0  # a lock of another machine that nobody touched for so long is a dead one's
 
 
 def do_run(run: Run) -> dict[str, Any]:
@@ -36,6 +40,7 @@ def do_run(run: Run) -> dict[str, Any]:
     _describe(run)
     began = time.monotonic()
     work = {"prune": _prune, "answers": write_teacher_answers, "synthesize": synthesize, "evaluate": _evaluate}
+    work |= {"benchmark": measure_benchmark, "held_out": measure_held_out}
     result = work.get(run.kind, train)(run)
     result |= {"fingerprint": run.fingerprint, "seconds": time.monotonic() - began}
     write_atomically(result_file, json.dumps(result, indent=2) + "\n")
@@ -112,29 +117,45 @@ def _evaluate(run: Run) -> dict[str, Any]:
 
 
 def lock(run: Run) -> Path | None:
-    """Take the run's lock file; None when another living process on this machine holds it."""
+    """Take the run's lock file; None when another living process holds it.
+
+    Looking at an old lock and taking it over happen under the system's own lock on the folder, so that of two drivers
+    that find a dead holder one gets it.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     path = run.folder / "lock"
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if _holder_lives(path):
-                return None
-            path.unlink(missing_ok=True)
-            continue
-        os.write(descriptor, str(os.getpid()).encode())
-        os.close(descriptor)
-        return path
-    return None
-
-
-def _holder_lives(path: Path) -> bool:
+    descriptor = os.open(run.folder, os.O_RDONLY)
     try:
-        holder = int(path.read_text() or 0)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and is_held(path):
+            return None
+        path.write_text(f"{os.getpid()} {_started(os.getpid())} {platform.node()}")
+        return path
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether the process that wrote a lock file lives: by its id and start time; on another machine by the file's age,
+    since its holder touches it every few seconds."""
+    try:
+        content = path.read_text().split()
+        if len(content) == 3 and content[2] != platform.node():
+            return time.time() - path.stat().st_mtime < STALE_SECONDS
+        holder = int(content[0]) if content else 0
         os.kill(holder, 0)
     except PermissionError:  # it lives, and is another user's
         return True
     except (OSError, ValueError):
         return False
+    if len(content) == 3 and content[1] not in ("0", _started(holder)):
+        return False  # the id is a new process's
     return holder != os.getpid()
+
+
+def _started(process: int) -> str:
+    """When a process began, in the kernel's ticks; 0 where the system does not say."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "0"

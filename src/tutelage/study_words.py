@@ -1,0 +1,251 @@
+"""The study's answers in words. A sentence is a list of texts and of links to the cells that its numbers are from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from tutelage.paper_values import AVERAGE
+from tutelage.report_data import metric_label
+from tutelage.report_words import Tone, difference_text, interval_text, p_text
+from tutelage.statistics import Paired
+from tutelage.study_data import SAME_DATA, SYNTHETIC, Arm, Result, Study, lower_is_better, significant
+
+METHOD_LABELS = {
+    "sft": "SFT",
+    "sft_long": "SFT, as long",
+    "gkd_sft": "GKD (SFT-S)",
+    "gkd_base": "GKD (Base-S)",
+    "gkd_it": "GKD-IT",
+    "seqkd": "SeqKD",
+    "mix": "Mix",
+    "two_stage": "Two-stage",
+    "teacher": "Teacher",
+    "base": "Untrained",
+}
+TASK_LABELS = {
+    "bbh": "BBH",
+    "gpqa": "GPQA",
+    "ifeval": "IFEval",
+    "infobench": "InFoBench",
+    "mmlu_pro": "MMLU-Pro",
+    "flores": "Translation",
+    "dialogsum": "Summarization",
+    "arc_challenge": "ARC-Challenge",
+    "arc": "ARC-Challenge",
+    AVERAGE: "Average",
+}
+METRIC_LABELS = {
+    "comet": "COMET",
+    "prompt_loose": "prompt-level loose accuracy",
+    "drfr": "DRFR",
+    "loss": "loss, nats a token",
+    "kl": "KL to the teacher, nats",
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    text: str
+    anchor: str
+
+
+Part = str | Link
+
+
+@dataclass(frozen=True)
+class Sentence:
+    parts: tuple[Part, ...]
+    tone: Tone = "unclear"
+
+    @property
+    def text(self) -> str:
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+
+
+def method_label(arm: Arm, study: Study) -> str:
+    """The method, with its teacher where the study has the method with several."""
+    label = method_name(arm.method)
+    if arm.method == "teacher":
+        return f"{label} {short(arm.teacher or arm.student)}"
+    teachers = {a.teacher for a in study.arms if (a.method, a.student) == (arm.method, arm.student)}
+    return f"{label}, teacher {short(arm.teacher)}" if len(teachers) > 1 and arm.teacher else label
+
+
+def short(name: str) -> str:
+    """A model's name without the account or folders before it."""
+    return name.rstrip("/").rsplit("/", 1)[-1] or name
+
+
+def method_name(method: str) -> str:
+    return METHOD_LABELS.get(method, method.replace("_", " "))
+
+
+def task_label(task: str) -> str:
+    return TASK_LABELS.get(task, task.replace("_", " "))
+
+
+def study_metric_label(metric: str) -> str:
+    return METRIC_LABELS.get(metric, metric_label(metric).replace("_", " "))
+
+
+def size_text(size: int | None) -> str:
+    """10000 as 10k, 1100 as 1.1k, 939343 as 939k."""
+    if size is None:
+        return "all"
+    if size < 1000:
+        return str(size)
+    thousands = size / 1000
+    return f"{thousands:.0f}k" if thousands >= 100 or thousands == int(thousands) else f"{thousands:.3g}k"
+
+
+def value_text(result: Result | None) -> str:
+    """ "43.4 ± 0.5"; "missing" where nothing was evaluated."""
+    if result is None or result.is_missing:
+        return "missing"
+    if math.isnan(result.value):
+        return "unscored"
+    digits = 3 if lower_is_better(result.metric) else 1
+    error = "" if math.isnan(result.stderr) else f" ± {result.stderr:.{digits}f}"
+    return f"{result.value:.{digits}f}{error}"
+
+
+def headline_task(study: Study) -> str | None:
+    """What general answers are about: the average, or the only general task."""
+    if len(study.general) > 1:
+        return AVERAGE
+    return study.general[0] if study.general else None
+
+
+def answers(study: Study) -> list[Sentence]:
+    """Which method to use at which size, for each student; then which for each domain task."""
+    found: list[Sentence] = []
+    task = headline_task(study)
+    for student in study.students if task is not None else ():
+        found += _general(study, student, str(task))
+    found += [s for domain in study.domain if (s := _domain(study, domain)) is not None]
+    return found or [Sentence(("The study has no cells that could be compared with SFT.",))]
+
+
+def _general(study: Study, student: str, task: str) -> list[Sentence]:
+    """Ranges of sizes with one answer each, then what a stronger teacher would add."""
+    choices = [(size, *_choice(study, student, size, task)) for size in study.sizes(task, ("sft", *SAME_DATA), student)]
+    parts: list[Part] = [f"{short(student)}: "]
+    tones: set[Tone] = set()
+    for index, ((kind, _), group) in enumerate(
+        groupby(choices, lambda one: (one[1], one[2].arm.method if one[2] else ""))
+    ):
+        ranges = list(group)
+        size = _range([one[0] for one in ranges])
+        parts.append("; " if index else "")
+        best = ranges[0][2]
+        if kind == "unknown" or best is None:
+            parts.append(f"at {size} not known yet (cells are missing)")
+            continue
+        tones.add("better" if kind == "use" else "unclear")
+        name = method_label(best.arm, study)
+        if kind == "use":
+            parts.append(f"at {size} use {name}: ")
+        elif kind.startswith("open"):
+            parts.append(f"at {size} not known yet, {kind.removeprefix('open ')} missing; of the rest ")
+        else:
+            why = "nothing was shown to beat it" if kind == "sft" else "the rest was shown to be worse"
+            parts.append(f"at {size} use SFT, {why}: ")
+        parts += _evidence(study, best, ranges, strongest=kind == "use")
+    stronger = _stronger(study, student, task)
+    start = [*parts, "."] if choices else parts
+    return [Sentence((*start, *stronger), "better" if "better" in tones else "unclear")] if choices or stronger else []
+
+
+def _choice(study: Study, student: str, size: int, task: str) -> tuple[str, Result | None]:
+    """use: a distilled arm shown to beat SFT; sft: none shown to (the nearest is returned); worse: all shown worse;
+    open: none shown to, but some are missing."""
+    arms = [r for method in SAME_DATA if (r := study.find(student, method, size, task)) is not None]
+    compared = [(r, versus) for r in arms if (versus := study.versus(r)) is not None]
+    if not compared:
+        return "unknown", None
+    better = [(r, v) for r, v in compared if significant(v) and v.difference > 0]
+    best = max(better or compared, key=lambda pair: pair[1].difference)
+    if better:
+        return "use", best[0]
+    lacking = [method_label(r.arm, study) for r in arms if r.is_missing]
+    if lacking:
+        return f"open {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'}", best[0]
+    return ("worse" if significant(best[1]) else "sft"), best[0]
+
+
+def _evidence(
+    study: Study, best: Result, ranges: Sequence[tuple[int, str, Result | None]], strongest: bool = False
+) -> list[Part]:
+    """The arm's difference to SFT at the range's first size, and at its last where that is another."""
+    shown = [result for _, _, result in (ranges[:1] if len(ranges) == 1 else (ranges[0], ranges[-1])) if result]
+    parts: list[Part] = []
+    for result in shown:
+        versus = study.versus(result)
+        assert versus is not None
+        reference = study.reference(result)
+        assert reference is not None
+        parts.append(", " if parts else "")
+        if strongest and result is shown[0]:
+            parts += [linked(result), " against ", linked(reference), ", "]
+        label = "" if strongest or result is not shown[0] else f"{method_label(best.arm, study)} "
+        where = f" at {size_text(result.arm.size)}" if len(shown) > 1 else ""
+        parts += [label, Link(difference_text(versus), result.anchor), f" ({interval_text(versus)}){where}"]
+    return parts
+
+
+def _stronger(study: Study, student: str, task: str) -> list[Part]:
+    """What a stronger teacher adds, at the largest size that is evaluated; [] where none is."""
+    planned = [(s, study.find(student, "gkd_it", s, task)) for s in study.sizes(task, ("gkd_it",), student)]
+    there = [(s, result) for s, result in planned if result is not None and not result.is_missing]
+    size, result = there[-1] if there else (None, None)
+    same = study.find(student, "gkd_sft", size, task) or study.find(student, "gkd_base", size, task)
+    versus = study.compare(result, same)
+    against = "above the same-data teacher's student"
+    if versus is None:
+        versus, against = study.versus(result), "above SFT"
+    if result is None or versus is None:
+        return []
+    teacher = f" ({short(result.arm.teacher)})" if result.arm.teacher else ""
+    verdict = ": no difference was shown"
+    if significant(versus):
+        verdict = ": use it if you have one" if versus.difference > 0 else ": it is worse"
+    return [
+        f" With a stronger teacher{teacher} at {size_text(size)}, GKD-IT scores ", linked(result), ", ",
+        Link(difference_text(versus), result.anchor), f" ({interval_text(versus)}) {against}{verdict}.",
+    ]  # fmt: skip
+
+
+def _domain(study: Study, task: str) -> Sentence | None:
+    """One sentence a task: the students that have the same answer together."""
+    chosen: dict[str, list[tuple[Result, Paired]]] = {}
+    for student in study.students:
+        arms = [r for (arm, t), r in study.results.items() if t == task and arm.student == student]
+        compared = [(r, v) for r in arms if (v := study.versus(r)) is not None]
+        if compared:
+            best = max(compared, key=lambda pair: pair[1].difference)
+            shown = significant(best[1]) and best[1].difference > 0
+            chosen.setdefault(method_label(best[0].arm, study) if shown else "", []).append(best)
+    parts: list[Part] = [f"{task_label(task)}: "]
+    for index, (name, found) in enumerate(chosen.items()):
+        parts += ["; " if index else "", f"use {name}: " if name else "use SFT, nothing was shown to beat it: "]
+        for place, (result, versus) in enumerate(found):
+            rows = f", {size_text(result.arm.size)} synthetic rows" if result.arm.method in SYNTHETIC else ""
+            what = "" if name else f"{method_label(result.arm, study)} "
+            parts += [", " if place else "", f"{short(result.arm.student)} {what}", linked(result), " (",
+                      Link(difference_text(versus), result.anchor), f", {interval_text(versus)}{rows})"]  # fmt: skip
+    return Sentence((*parts, "."), "better" if any(chosen) else "unclear") if chosen else None
+
+
+def linked(result: Result) -> Link:
+    return Link(f"{result.value:.1f}", result.anchor)
+
+
+def evidence_text(versus: Paired) -> str:
+    return f"({interval_text(versus)}, {p_text(versus.p_value)})"
+
+
+def _range(sizes: Sequence[int]) -> str:
+    return size_text(sizes[0]) if len(sizes) == 1 else f"{size_text(sizes[0])}–{size_text(sizes[-1])}"

@@ -1,0 +1,301 @@
+"""Doing runs in the order of their dependencies, several side by side where asked, nothing twice."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from tutelage.evaluate.records import write_atomically
+from tutelage.recipe import Run
+from tutelage.types import TutelageError
+
+ERROR_FILE, ERROR_LOG, LOG_FILE = "error.txt", "error.log", "log.txt"
+LOOK_AGAIN = 1.0  # seconds until a run that another driver works on is looked at again
+CRASHES = 2  # a run whose worker died so often is left alone
+
+
+class Busy(str):
+    """What `attempt` says of a run that another process is at work on."""
+
+
+class Workers:
+    """Does runs in the order of their dependencies, in this process or in several.
+
+    `patient`: a run that another driver works on is waited for, a worker that was killed costs only its own run, and a
+    run that failed in an earlier call (it has an error.txt) is left alone unless `retry`. Recipes stop at once instead.
+    `memory` and `budget`: no more runs at a time than their GiB fit. `pool`: whatever has `submit` and `shutdown`.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        debug: bool,
+        *,
+        patient: bool = False,
+        retry: bool = False,
+        memory: Callable[[Run], float] | None = None,
+        budget: float | None = None,
+        pool: Any = None,
+    ) -> None:
+        self.jobs, self.debug, self.patient, self.retry = jobs, debug, patient, retry
+        self.memory, self.budget = memory, budget
+        self.pool: Any = pool
+        self.crashes: Counter[str] = Counter()
+
+    def __enter__(self) -> Workers:
+        if self.jobs > 1 and self.pool is None:
+            self.pool = _processes(self.jobs)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            for process in list((getattr(self.pool, "_processes", None) or {}).values()):
+                process.terminate()  # training saves its state and stops; what else runs has its state on disk
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def execute(self, runs: Sequence[Run]) -> None:
+        """Do all runs and what they build on. A failing run stops only what depends on it; then raises for it."""
+        todo = with_parents(runs)
+        failed = self._failed_before(todo)
+        running: dict[Future[str | None], Run] = {}
+        finished = {r.fingerprint for r in todo if r.done}
+        # What most others wait for goes first.
+        heirs = Counter(one.fingerprint for other in todo for one in with_parents([other]))
+        waiting = sorted(
+            (r for r in todo if not r.done and r.fingerprint not in failed), key=lambda r: -heirs[r.fingerprint]
+        )
+        total, started = len(waiting), time.monotonic()
+        again: dict[str, float] = {}  # when to look at a busy run again
+        while waiting or running:
+            left = len(waiting) + len(running)
+            for run in list(waiting):
+                if run.done and self.patient:  # another driver has done it
+                    waiting.remove(run)
+                    finished.add(run.fingerprint)
+                elif any(p.fingerprint in failed for p in run.parents):
+                    failed[run.fingerprint] = f"{run.stage}: not done, since it builds on a stage that failed"
+                    waiting.remove(run)
+                elif self._may_start(run, running, finished) and again.get(run.fingerprint, 0.0) <= time.monotonic():
+                    waiting.remove(run)
+                    if self.pool is None:
+                        self._record(run, attempt(run, self.debug), failed, finished, waiting, again)
+                        break
+                    running[self._submit(run)] = run
+            if running:
+                done = wait(running, timeout=LOOK_AGAIN if again else None, return_when=FIRST_COMPLETED).done
+                for future in done:
+                    outcome = self._outcome(future, running[future])
+                    self._record(running.pop(future), outcome, failed, finished, waiting, again)
+            elif waiting and left == len(waiting):
+                time.sleep(LOOK_AGAIN / 5)  # all that is left is another driver's
+                continue
+            done_now = total - len(waiting) - len(running)
+            if total > 1 and len(waiting) + len(running) < left:
+                rest = (time.monotonic() - started) / max(1, done_now) * (total - done_now)
+                print(f"{done_now} of {total} runs done, about {rest:.0f} s left", flush=True)
+        if failed:
+            raise TutelageError(_of_failures(failed) if self.patient else next(iter(failed.values())))
+
+    def _submit(self, run: Run) -> Future[str | None]:
+        try:
+            return self.pool.submit(attempt, run, self.debug, self.patient)
+        except BrokenProcessPool:  # a worker died just now; its future will say so too
+            if not self.patient:
+                raise
+            self._renew()
+            return self.pool.submit(attempt, run, self.debug, self.patient)
+
+    def _renew(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self.pool = _processes(self.jobs)
+
+    def _failed_before(self, todo: Sequence[Run]) -> dict[str, str]:
+        if not self.patient or self.retry:
+            return {}
+        files = {r.fingerprint: r.folder / ERROR_FILE for r in todo if not r.done}
+        return {mark: file.read_text().strip() for mark, file in files.items() if file.is_file()}
+
+    def _may_start(self, run: Run, running: dict[Future[str | None], Run], finished: set[str]) -> bool:
+        if len(running) >= self.jobs or not all(p.fingerprint in finished for p in run.parents):
+            return False
+        if self.memory is None or self.budget is None or not running:
+            return True
+        return sum(map(self.memory, running.values())) + self.memory(run) <= self.budget
+
+    def _record(
+        self,
+        run: Run,
+        error: str | None,
+        failed: dict[str, str],
+        finished: set[str],
+        waiting: list[Run],
+        again: dict[str, float],
+    ) -> None:
+        again.pop(run.fingerprint, None)
+        if error is None:
+            finished.add(run.fingerprint)
+        elif isinstance(error, Busy) and self.patient:
+            waiting.append(run)
+            again[run.fingerprint] = time.monotonic() + LOOK_AGAIN
+        else:
+            failed[run.fingerprint] = error
+            print(f"failed: {error}", flush=True)
+
+    def _outcome(self, future: Future[str | None], run: Run) -> str | None:
+        """What a worker says of its run; a worker that was killed can say nothing, and takes the pool with it."""
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            if not self.patient:
+                raise TutelageError(
+                    "a worker was killed from outside, probably for want of memory: use fewer `--jobs` or a smaller "
+                    "`training.tokens_per_micro_batch`; the same command goes on from the last checkpoints"
+                ) from error
+            if getattr(self.pool, "_broken", False):
+                self._renew()
+        except Exception as error:  # of an executor of another kind, whose worker died
+            if not self.patient or not type(error).__module__.startswith("ray"):
+                raise
+        # All runs of a broken pool come here, the guilty one among them: each goes on from its last checkpoint.
+        self.crashes[run.fingerprint] += 1
+        if self.crashes[run.fingerprint] <= CRASHES:
+            return Busy("its worker was killed")
+        line = f"{run.stage}: its worker was killed {CRASHES + 1} times, probably for want of memory"
+        write_atomically(run.folder / ERROR_FILE, line + "\n")
+        return line
+
+
+def attempt(run: Run, debug: bool = False, log: bool = False) -> str | None:
+    """Do one run. None when it stands, else one line of what went wrong, which is also in its error.txt; error.log
+    has the traceback. With `log` what the run prints goes into its log.txt."""
+    from tutelage.stage import do_run, lock
+    from tutelage.trainer import Interrupted
+
+    held = lock(run)
+    if held is None:
+        return Busy(f"{run.stage}: another process is at work on {run.folder}; wait for it, or stop it")
+    error: str | None = None
+    try:
+        with _heartbeat(held), _printing_to(run.folder / LOG_FILE) if log else nullcontext():
+            do_run(run)
+    except Interrupted:
+        raise  # somebody wants the whole recipe to stop, not to go on with the next stage
+    except TutelageError as problem:
+        error = f"{run.stage}: {problem}"
+    except Exception as problem:
+        (run.folder / ERROR_LOG).write_text(traceback.format_exc())
+        if debug:
+            raise
+        line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        error = f"{run.stage}: {type(problem).__name__}: {line} (the whole traceback: {run.folder / ERROR_LOG})"
+    finally:
+        if error is None:
+            (run.folder / ERROR_FILE).unlink(missing_ok=True)
+        else:
+            write_atomically(run.folder / ERROR_FILE, error + "\n")
+        held.unlink(missing_ok=True)
+        _free_memory()
+    return error
+
+
+@contextmanager
+def _heartbeat(lock: Path, every: float = 20.0) -> Iterator[None]:
+    """Touch the lock now and then: on shared storage that is how other machines see that its holder lives."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(every):
+            try:
+                os.utime(lock)
+            except OSError:
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Standard output and error of this process, those of libraries below Python too, are added to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with path.open("ab") as handle:
+            os.dup2(handle.fileno(), 1)
+            os.dup2(handle.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in enumerate(kept, 1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def with_parents(runs: Sequence[Run]) -> list[Run]:
+    """Each run once, parents before children."""
+    ordered: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.fingerprint not in ordered:
+            for parent in run.parents:
+                visit(parent)
+            ordered[run.fingerprint] = run
+
+    for run in runs:
+        visit(run)
+    return list(ordered.values())
+
+
+def _of_failures(failed: dict[str, str]) -> str:
+    first = next(iter(failed.values()))
+    after = sum("builds on a stage that failed" in line for line in failed.values())
+    rest = f"; {len(failed) - after} runs failed, {after} wait for them" if len(failed) > 1 else ""
+    return f"{first}{rest} (--retry tries failed runs again)"
+
+
+def _processes(jobs: int) -> ProcessPoolExecutor:
+    import multiprocessing
+
+    return ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_die_with_parent, initargs=(os.getpid(),)
+    )
+
+
+def _free_memory() -> None:
+    """Give this run's GPU memory back to the other workers."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _die_with_parent(parent: int) -> None:
+    """A worker whose driver was killed must not go on holding memory and locks; nothing is lost by stopping it."""
+    import ctypes
+    import signal
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)

