@@ -18,10 +18,12 @@ def make_sampler(
     *,
     more_ends: Sequence[int] = (),
     dtype: torch.dtype | None = None,
+    longest: int | None = None,
     training: bool = False,
 ) -> Sampler:
     """A sampler of `loaded` in `dtype` (default: the model's own) that also stops at the ids `more_ends`.
 
+    `longest`: tokens of the longest prompt and response together, where known; vLLM plans its memory with it.
     `training`: the model is being trained in the same process, so the sampler gives memory back between two calls.
     Raises TutelageError where vLLM is asked for and there is no CUDA device, or it is not installed.
     """
@@ -37,7 +39,7 @@ def make_sampler(
         loaded.model,
         ends,
         loaded.packed,
-        max_length=int(context),
+        max_length=min(int(context), longest or int(context)),
         batch_size=sampling.batch_size,
         memory=sampling.memory,
         temperature=sampling.temperature or 1.0,

@@ -175,7 +175,7 @@ def _job(
         rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length)
         if stage.on_policy > 0.0:
             half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
-            sampler = make_sampler(student, stage.sampling, dtype=half, training=True)
+            sampler = make_sampler(student, stage.sampling, dtype=half, longest=training.max_length, training=True)
     if isinstance(stage, DistillStage):
         beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
         objective = Divergence(beta, stage.temperature)
