@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tutelage"
 # Each module (or package) may import those before it. `__init__` is free of imports, `__main__` only starts the cli.
 ORDER = [
     "types",
+    "html",
     "config_base",
     "config_stages",
     "config",

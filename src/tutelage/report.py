@@ -15,6 +15,7 @@ import numpy as np
 
 from tutelage import report_figures as figures
 from tutelage.evaluate.records import write_atomically
+from tutelage.html import page_template
 from tutelage.report_data import TableRow, TaskTable, build_tables, load_scores, metric_label, number
 from tutelage.report_tables import csv_table, markdown_table, search_groups
 from tutelage.report_words import (
@@ -69,7 +70,15 @@ def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True)
     write_atomically(out / "table.csv", csv_table(tables))
     write_atomically(out / "table.md", markdown_table(tables))
     shown = [table for table in tables if table.task != searched] if include_text else []
-    page = _environment().get_template("report.html.j2")
+    filters = {
+        "metric": metric_label,
+        "mean": mean_text,
+        "difference": difference_text,
+        "interval": interval_text,
+        "p": p_text,
+        "number": number,
+    }
+    page = page_template("report.html.j2", filters)
     html = page.render(
         manifest=manifest,
         verdicts=verdicts(manifest, tables),
@@ -85,21 +94,6 @@ def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True)
         comparisons=sum(value.versus is not None for table in tables for row in table.rows for value in row.values),
     )
     return write_atomically(out / "report.html", html)
-
-
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tutelage"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"metric": metric_label, "mean": mean_text, "difference": difference_text,
-                            "interval": interval_text, "p": p_text, "number": number}  # fmt: skip
-    return environment
 
 
 def _samples(table: TaskTable, styles: dict[str, figures.Style]) -> list[SampleView]:

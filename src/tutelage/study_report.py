@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tutelage.evaluate.pages import PAGE_FILE
 from tutelage.evaluate.records import EXAMPLES_FILE, ExampleRecord, read_records, write_atomically
+from tutelage.html import page_template
 from tutelage.paper_values import AVERAGE, paper_values
 from tutelage.report_words import difference_text, interval_text, p_text
 from tutelage.study_claims import claims
@@ -96,27 +97,32 @@ def write_study_report(
     written.append(write_atomically(out / "cells.csv", csv_of(every_cell(study))))
     drawn = [path for figure in figures for path in write_files(figure, out)]
     missing = sum(not is_there(cell.folder) for cell in cells)
-    html = (
-        _environment()
-        .get_template("study.html.j2")
-        .render(
-            title=title,
-            study=study,
-            done=len(cells) - missing,
-            answers=said,
-            claims=claimed,
-            tables=tables,
-            figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
-            views=_views(study, out),
-            pairs=_pairs(study) if include_text else [],
-            include_text=include_text,
-            comparisons=sum(p is not None for p in study.compared.values()),
-            one_seed=all(len(result.seeds) <= 1 for result in study.results.values()),
-            seeds=sorted({cell.seed for cell in cells}),
-            sizes=sorted({cell.size for cell in cells if cell.size is not None and cell.method not in SYNTHETIC}),
-            paper=paper_values(),
-            average=AVERAGE,
-        )
+    filters = {
+        "size": size_text,
+        "task": task_label,
+        "metric": study_metric_label,
+        "value": value_text,
+        "difference": difference_text,
+        "interval": interval_text,
+        "p": p_text,
+    }
+    html = page_template("study.html.j2", filters).render(
+        title=title,
+        study=study,
+        done=len(cells) - missing,
+        answers=said,
+        claims=claimed,
+        tables=tables,
+        figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
+        views=_views(study, out),
+        pairs=_pairs(study) if include_text else [],
+        include_text=include_text,
+        comparisons=sum(p is not None for p in study.compared.values()),
+        one_seed=all(len(result.seeds) <= 1 for result in study.results.values()),
+        seeds=sorted({cell.seed for cell in cells}),
+        sizes=sorted({cell.size for cell in cells if cell.size is not None and cell.method not in SYNTHETIC}),
+        paper=paper_values(),
+        average=AVERAGE,
     )
     return StudyReport(write_atomically(out / PAGE, html), tuple(written), tuple(drawn), missing)
 
@@ -127,21 +133,6 @@ def _write_table(table: StudyTable, out: Path) -> list[Path]:
         write_atomically(out / f"{table.name}.md", markdown_of(table)),
         write_atomically(out / f"{table.name}.tex", latex_of(table)),
     ]
-
-
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tutelage"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"size": size_text, "task": task_label, "metric": study_metric_label, "value": value_text,
-                            "difference": difference_text, "interval": interval_text, "p": p_text}  # fmt: skip
-    return environment
 
 
 def _views(study: Study, out: Path) -> list[CellView]:

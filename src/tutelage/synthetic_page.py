@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.evaluate.records import write_atomically
+from tutelage.html import page_template
 from tutelage.synthetic_filters import minhash
 from tutelage.synthetic_rows import answer_of, input_of, read_rows
 from tutelage.synthetic_text import Demonstration, Frame, words
@@ -51,7 +52,7 @@ def build_page(
         "synthetic to other synthetic": nearest(sides["synthetic"], None),
         "synthetic to gold": nearest(sides["synthetic"], sides["gold"]),
     }
-    page = _environment().get_template("synthetic.html.j2")
+    page = page_template("synthetic.html.j2")
     html = page.render(
         title=title,
         result=result,
@@ -151,9 +152,3 @@ def _histogram(gold: Seq[str], new: Seq[str]) -> list[Bar]:
 def _similarity_bars(values: np.ndarray) -> list[tuple[str, float]]:
     shares = np.histogram(values, bins=10, range=(0.0, 1.0))[0] / max(1, len(values))
     return [(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", float(share)) for i, share in enumerate(shares)]
-
-
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(loader=PackageLoader("tutelage"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.evaluate.records import ExampleRecord, read_records, read_result, write_atomically
+from tutelage.html import page_template
 
 PAGE_FILE = "examples.html"
 
@@ -32,20 +33,14 @@ def write_page(folder: Path, out: Path | None = None, include_text: bool = True)
 
 def render_page(result: Mapping[str, Any], records: Sequence[ExampleRecord], include_text: bool = True) -> str:
     """The page as HTML. `result` is the content of `result.json`, a benchmark's `groups` included where it has any."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
 
     script = (files("tutelage") / "templates" / "evidence.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader("tutelage"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["score"] = lambda value: "unknown" if value is None else f"{value:.2f}"
-    environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
-    return environment.get_template("evidence.html.j2").render(
+    filters = {
+        "score": lambda value: "unknown" if value is None else f"{value:.2f}",
+        "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
+    }
+    return page_template("evidence.html.j2", filters).render(
         result={"model": None, "groups": {}, **result},
         include_text=include_text,
         groups={record.group for record in records},
