@@ -8,7 +8,9 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +72,23 @@ def ceilings(device: str, small: bool = False) -> dict[str, float]:
     target = torch.empty_like(source)
     copy = seconds_of(lambda: target.copy_(source), device, 20, 3)
     return {"flops": 2 * size**3 / product, "bytes_per_s": 2 * source.numel() * source.element_size() / copy}
+
+
+def run_worker(name: str, command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """What the command writes to the file after its `--out`, or `error`: the last line that says what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        child = subprocess.run(
+            [sys.executable, *command, "--out", str(out)],
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+        )
+        if child.returncode == 0 and out.is_file():
+            return json.loads(out.read_text())
+    print(f"{name} failed (exit code {child.returncode}):\n{child.stderr[-2500:]}", file=sys.stderr)
+    lines = child.stderr.strip().splitlines() or ["no message"]
+    return {"error": next((x for x in reversed(lines) if "Error" in x), lines[-1])[:300]}
 
 
 def write_results(path: Path, device: str, measured: dict[str, float], rows: list[dict[str, Any]]) -> None:

@@ -24,16 +24,16 @@ import importlib.util
 import itertools
 import json
 import math
-import os
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from machine import run_worker, write_results
 
 IMPLEMENTATIONS = ("tutelage", "trl", "trl-nockpt")
 CASES = {"data": 0.0, "on-policy": 1.0}  # λ
@@ -248,8 +248,8 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def run_worker(options: argparse.Namespace) -> None:
-    """What a child process does: one implementation, one case; the result goes to `worker.json`."""
+def measure(options: argparse.Namespace) -> None:
+    """What a child process does: one implementation, one case; the result goes to `--out`."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -264,26 +264,18 @@ def run_worker(options: argparse.Namespace) -> None:
     else:
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kibibytes, on macOS bytes
         result["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    (options.folder / "worker.json").write_text(json.dumps(result))
+    options.out.write_text(json.dumps(result))
 
 
 def start_worker(implementation: str, case: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure in a child process; its result without the warm-up steps."""
-    out = folder / "worker.json"
-    out.unlink(missing_ok=True)
     passed = ["device", "steps", "warmup", "threads", "precision", "new_tokens"]
     flags = [part for name in passed for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
-    command = [sys.executable, __file__, "--worker", implementation, case, "--folder", str(folder), *flags]
+    command = [__file__, "--worker", implementation, case, "--folder", str(folder), *flags]
     threads = str(options.threads)
-    child = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        capture_output=True,
-        text=True,
-    )
-    if child.returncode or not out.is_file():
-        sys.exit(f"{implementation}, {case} failed (exit code {child.returncode}):\n{child.stderr[-3000:]}")
-    result = json.loads(out.read_text())
+    result = run_worker(f"{implementation}, {case}", command, {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads})
+    if "error" in result:
+        sys.exit(1)
     expected = EXAMPLES * options.new_tokens if case == "on-policy" else 0
     if result["sampled"] != expected:
         sys.exit(f"{implementation}, {case}: {result['sampled']} tokens sampled a step, not {expected}: unequal work")
@@ -350,13 +342,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
     if options.worker:
-        run_worker(options)
+        measure(options)
         return
     wanted = options.impl
     if importlib.util.find_spec("trl") is None and any(name != "tutelage" for name in wanted):
@@ -375,9 +368,7 @@ def main() -> None:
     add_ratios(rows)
     show(rows)
     if options.json:
-        partial = options.json.with_name(f".{options.json.name}.{os.getpid()}")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(partial, options.json)
+        write_results(options.json, options.device, {}, rows)
 
 
 if __name__ == "__main__":

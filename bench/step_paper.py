@@ -9,7 +9,8 @@ tokens. No token ends a response.
 
 `off-policy` (λ = 0): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences a step.
 TRL's GKDTrainer takes as many sequences a step as fit its memory (`--trl-batch`).
-`on-policy` (λ = 1): 512 sampled tokens each; 128 prompts a step, sampling and weight sync included.
+`on-policy` (λ = 1): 512 sampled tokens each; 128 prompts a step, sampling and weight sync included. TRL's trainers take
+as many prompts a step as fit their memory; its GKDTrainer, at half a minute a step, is measured on one.
 
 tokens/s counts prompt and response tokens, never padding; sampled tokens/s counts sampled tokens over the whole step.
 The floor is arithmetic alone: 2 FLOP a teacher weight and 6 a student weight a token, at the measured matrix rate.
@@ -25,7 +26,6 @@ import json
 import math
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from machine import ceilings, write_results
+from machine import ceilings, run_worker, write_results
 from sampling import LLAMA_1B, TINY, prepare
 
 LLAMA_8B = LLAMA_1B | {
@@ -317,20 +317,14 @@ def weights(shape: dict[str, Any]) -> int:
 
 
 def start_worker(name: str, case: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        keys = ("device", "new_tokens", "steps", "warmup", "batch", "micro_batch")
-        flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
-        flags += ["--small"] * options.small
-        if options.profile and name.startswith("tutelage"):
-            flags += ["--profile", f"{options.profile}-{name}-{case}.txt"]
-        command = [sys.executable, __file__, "--worker", name, "--case", case, "--out", str(out)]
-        child = subprocess.run([*command, "--trl-batch", str(batch), *flags], capture_output=True, text=True)
-        if child.returncode or not out.is_file():
-            print(f"{name}, {case} failed (exit code {child.returncode}):\n{child.stderr[-2500:]}", file=sys.stderr)
-            lines = [x for x in child.stderr.strip().splitlines() if "Error" in x] or ["no message"]
-            return {"error": lines[-1][:300]}
-        return json.loads(out.read_text())
+    keys = ("device", "new_tokens", "warmup", "batch", "micro_batch")
+    flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
+    flags += ["--small"] * options.small
+    if options.profile and name.startswith("tutelage"):
+        flags += ["--profile", f"{options.profile}-{name}-{case}.txt"]
+    steps = 1 if (name, case) == ("trl-gkd", "on-policy") else options.steps  # half a minute each
+    command = [__file__, "--worker", name, "--case", case, "--steps", str(steps), "--trl-batch", str(batch), *flags]
+    return run_worker(f"{name}, {case}", command)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -383,7 +377,7 @@ def main() -> None:
     batches = {
         ("trl-gkd", "off-policy"): options.trl_batch or [2],
         ("trl-gkd", "on-policy"): options.trl_batch or [4],
-        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [64, 16],
+        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [64],
     }
     per_token = 2 * weights(TINY if options.small else LLAMA_8B) + 6 * weights(TINY if options.small else LLAMA_1B)
     rows = []

@@ -19,7 +19,10 @@ def run(*command):
 def test_a_step_beside_trl(tmp_path):
     out = tmp_path / "step.json"
     run("bench/step.py", "--small", "--steps", "1", "--impl", "tutelage", "--new-tokens", "8", "--json", str(out))
-    rows = {row["case"]: row for row in json.loads(out.read_text())}
+    result = json.loads(out.read_text())
+    assert "--small" in result["command"]
+    assert result["versions"]["torch"]
+    rows = {row["case"]: row for row in result["rows"]}
     assert set(rows) == {"data", "on-policy"}
     assert rows["data"]["ratio"] == rows["on-policy"]["ratio"] == 1.0
     assert rows["data"]["sampled_tokens_per_s"] is None

@@ -68,9 +68,9 @@ class FakeLLM:
                 top_p=s.top_p,
                 seeds=[seed],
             )
-            logprobs = [
-                {t: types.SimpleNamespace(logprob=p)} for t, p in zip(sample.tokens, sample.logprobs, strict=True)
-            ]
+            # at each position the sampled token, then one that was likelier
+            pairs = [x for p in sample.logprobs for x in (p, 0.0)]
+            logprobs = types.SimpleNamespace(logprobs=pairs, start_indices=list(range(0, len(pairs), 2)))
             reason = "stop" if sample.finished else "length"
             answer = types.SimpleNamespace(token_ids=list(sample.tokens), logprobs=logprobs, finish_reason=reason)
             out.append(types.SimpleNamespace(outputs=[answer]))
@@ -98,7 +98,7 @@ def test_samples_come_from_the_live_weights(vllm):
         torch.testing.assert_close(torch.tensor(sample.logprobs), score, rtol=1e-4, atol=1e-4)
         assert sample.finished == (sample.tokens[-1] in (2, 3))
     assert engine.asked[0].stop_token_ids == [2, 3]
-    assert engine.asked[0].logprobs == 0
+    assert (engine.asked[0].logprobs, engine.asked[0].flat_logprobs) == (0, True)
 
 
 def test_new_weights_reach_it_and_sleep_gives_memory_back(vllm):

@@ -100,6 +100,7 @@ class VllmSampler:
             "stop_token_ids": list(self.end_ids),
             "ignore_eos": True,  # the model's own idea of an end is already among `end_ids`
             "logprobs": 0,
+            "flat_logprobs": True,  # lists of numbers instead of an object a token
             "detokenize": False,
         }
         settings = [SamplingParams(**common, seed=seed % 2**63 if self.seeded else None) for seed in seeds]
@@ -136,7 +137,8 @@ class VllmSampler:
 
 def _sample(output: Any) -> Sample:
     tokens = tuple(int(t) for t in output.token_ids)
-    logprobs = tuple(float(step[token].logprob) for step, token in zip(output.logprobs, tokens, strict=True))
+    flat = output.logprobs  # the sampled token comes first at each position
+    logprobs = tuple(float(flat.logprobs[start]) for start in flat.start_indices)
     return Sample(tokens, logprobs, output.finish_reason == "stop")
 
 
