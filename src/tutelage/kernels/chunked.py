@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tutelage.kernels.matmul import add_product
+from tutelage.kernels.matmul import add_product, product
 from tutelage.kernels.rows import Plan, TorchRows, TritonRows, chunk_logits, join, torch_chunk
 from tutelage.objective import Objective
 from tutelage.types import Head, TeacherSignal, TokenStats, TutelageError
@@ -99,9 +99,16 @@ class _LinearObjective(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_loss: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias = ctx.saved_tensors
-        scaled = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in (hidden, weight, bias)]
-        return (*scaled, None)
+        return (*map(_scaled, ctx.saved_tensors, ctx.kinds, [grad_loss] * 3), None)
+
+
+def _scaled(gradient: Tensor | None, kind: torch.dtype, factor: Tensor) -> Tensor | None:
+    """gradient · factor in the type of the parameter, in one pass."""
+    if gradient is None:
+        return None
+    if gradient.dtype == kind:
+        return gradient.mul_(factor.to(kind))
+    return torch.mul(gradient, factor.to(gradient.dtype), out=torch.empty_like(gradient, dtype=kind))
 
 
 def _forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> tuple[Tensor | None, ...]:
@@ -111,7 +118,7 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan
     wants_hidden, wants_weight, wants_bias = (plan.gradients and wanted for wanted in ctx.needs_input_grad[:3])
     wanted = wants_hidden or wants_weight or wants_bias
     grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-    grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if wants_weight else None
+    grad_weight: Tensor | None = None
     grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if bias is not None and wants_bias else None
     total = hidden.new_zeros((), dtype=wide)
     stats: list[list[Tensor | None]] = []
@@ -131,13 +138,13 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan
             torch.mm(slope, compute, out=grad_hidden[group])
         if grad_weight is not None:
             add_product(grad_weight, slope.t(), hidden[group])
+        elif wants_weight:  # nothing to add to yet: no zeros to write and to read
+            grad_weight = product(slope.t(), hidden[group])
         del slope
-    del rows  # its buffers, before the head's gradient is converted
-    ctx.save_for_backward(
-        grad_hidden,
-        None if grad_weight is None else grad_weight.to(weight.dtype),
-        None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-    )
+    if wants_weight and grad_weight is None:
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
+    ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+    ctx.kinds = (hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype)
     columns = [join(column) for column in zip(*stats, strict=True)] if stats else [hidden.new_zeros(0)] * 7
     ctx.mark_non_differentiable(*[c for c in columns if c is not None])
     return (total, *columns)
