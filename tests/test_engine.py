@@ -1,12 +1,16 @@
 """Slots that empty, fill again and move give the same samples as one prompt at a time."""
 
+import random
+
 import pytest
 import torch
 from tiny import llama
 
+from tutelage.attention import Packing, packed_attention
 from tutelage.engine import Engine
 from tutelage.sampler import TorchSampler
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [1, 2, 3, 4], [30], [8, 8, 8, 8, 8, 8]]
 SEEDS = [11, 12, 13, 14, 15, 16, 17]
 
@@ -71,7 +75,150 @@ def test_off_cuda_the_cache_is_as_long_as_the_longest_row():
     assert longest <= used.cache.room <= 2 * longest
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+# --- prompts that begin alike ----------------------------------------------------------------------------------------
+
+
+def words(count, seed):
+    return [random.Random(f"{seed} {i}").randrange(3, 97) for i in range(count)]
+
+
+def few_shot():
+    """(prompts, tokens that need no reading with as many slots as prompts): two categories below one system message,
+    two that share the message alone, two without any, one prompt three times, one that is the beginning of others."""
+    system = words(66, "system")
+    first, second, again = system + words(40, "first"), system + words(90, "second"), words(130, "again")
+    prompts = [first + words(n, f"first {n}") for n in (3, 20, 7, 1, 12)]
+    prompts += [second + words(n, f"second {n}") for n in (9, 2, 14)]
+    prompts += [system + words(n, f"other {n}") for n in (5, 6)]
+    prompts += [words(12, "alone"), words(200, "alone too")]
+    prompts += [again, again, again, again[:70]]
+    order = random.Random(5).sample(range(len(prompts)), len(prompts))
+    # `again` is cut for its beginning (3 · 69) or leaves it aside (2 · 129): the latter spares more
+    return [prompts[i] for i in order], 4 * 106 + 2 * 156 + 66 + 2 * 129
+
+
+def both(prompts, slots, limits=None, model=None, **options):
+    """Samples without and with sharing, and the engine that shared."""
+    settings = {"size": 300, "max_new_tokens": 30, "temperature": 1.0, "top_p": 0.9} | options
+    limits, seeds = limits or [30] * len(prompts), list(range(50, 50 + len(prompts)))
+    sharing, plain = (
+        Engine(model or llama(), (), slots=slots, share_prefixes=share, **settings) for share in (True, False)
+    )
+    expected, out = plain.generate(prompts, limits, seeds), sharing.generate(prompts, limits, seeds)
+    assert (plain.read_tokens, plain.shared_tokens) == (sum(map(len, prompts)), 0)
+    assert sharing.read_tokens + sharing.shared_tokens == sum(map(len, prompts))
+    return expected, out, sharing
+
+
+def assert_same(out, expected, tolerance=1e-5):
+    assert [s.tokens for s in out] == [s.tokens for s in expected]
+    assert [s.finished for s in out] == [s.finished for s in expected]
+    for a, b in zip(out, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=tolerance)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 0.8)])
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 16])
+def test_sharing_writes_the_same(slots, temperature, top_p):
+    prompts, most = few_shot()
+    limits = [(7 * i) % 29 + 1 for i in range(len(prompts))]
+    expected, out, used = both(prompts, slots, limits, temperature=temperature, top_p=top_p)
+    assert_same(out, expected)
+    assert used.shared_tokens == most  # however many slots: a prefix is kept until its last prompt has come
+    assert used.kept is None
+
+
+def test_sharing_over_several_passes(monkeypatch):
+    prompts, most = few_shot()
+    monkeypatch.setattr("tutelage.engine._PREFILL_TOKENS", 210)
+    expected, out, used = both(prompts, 16)
+    assert_same(out, expected)
+    assert used.shared_tokens == most
+
+
+def test_one_prompt_many_times_is_read_once_and_one_alone_in_full():
+    prompt = words(150, "p")
+    expected, out, used = both([prompt] * 9, 4)
+    assert_same(out, expected)
+    assert len({s.tokens for s in out}) == 9  # seeds differ
+    assert (used.read_tokens, used.shared_tokens) == (150 + 8, 8 * 149)
+    expected, out, used = both([prompt], 4)
+    assert_same(out, expected)
+    assert (used.read_tokens, used.shared_tokens) == (150, 0)
+
+
+def test_an_engine_that_shared_serves_other_prompts():
+    prompts, most = few_shot()
+    used = Engine(llama(), (), slots=3, size=300, max_new_tokens=20, temperature=1.0, top_p=1.0)
+    for chosen in (prompts, PROMPTS, prompts):
+        limits, seeds = [20] * len(chosen), list(range(len(chosen)))
+        fresh = Engine(llama(), (), slots=5, size=300, max_new_tokens=20, temperature=1.0, top_p=1.0)
+        fresh.share_prefixes = False
+        assert_same(used.generate(chosen, limits, seeds), fresh.generate(chosen, limits, seeds))
+        assert used.shared_tokens == (0 if chosen is PROMPTS else most)
+
+
+def attended(device, dtype, lengths, whole):
+    """Attention of the last `lengths` of `whole` tokens, with two query heads a key head."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 4, sum(lengths), 64), (1, 2, sum(whole), 64), (1, 2, sum(whole), 64)]
+    q, k, v = (torch.randn(shape, generator=generator).to(torch.bfloat16).to(device, dtype) for shape in shapes)
+    packing = Packing.of(lengths, torch.device(device), Packing.of(whole, torch.device(device)))
+    return packed_attention(torch.nn.Module(), q, k, v, None, packing=packing)[0].cpu().double()
+
+
+SHAPES = [([5, 200, 1, 33], [70, 200, 90, 300]), ([1, 1, 1], [40, 129, 300])]  # all queries alone is a case of its own
+
+
+@pytest.mark.parametrize(("lengths", "whole"), SHAPES)
+def test_queries_are_the_last_of_their_sequences(lengths, whole):
+    full = attended("cpu", torch.float64, lengths, whole)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, sum(lengths), 64), (2, sum(whole), 64), (2, sum(whole), 64)]
+    q, k, v = (torch.randn((1, *s), generator=generator).to(torch.bfloat16).double()[0] for s in shapes)
+    at = first = 0
+    for new, every in zip(lengths, whole, strict=True):
+        for i in range(new):
+            seen = slice(first, first + every - new + i + 1)
+            for head in range(4):
+                weights = torch.softmax(k[head // 2, seen] @ q[head, at + i] / 8, 0)
+                torch.testing.assert_close(full[0, at + i, head], weights @ v[head // 2, seen])
+        at, first = at + new, first + every
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("lengths", "whole"), SHAPES)
+def test_the_device_masks_as_the_cpu_does(dtype, lengths, whole):
+    out, expected = (attended(*where, lengths, whole) for where in (("cuda", dtype), ("cpu", torch.float64)))
+    torch.testing.assert_close(out, expected, rtol=2e-2, atol=2e-2)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("slots", [3, 16])
+def test_sharing_on_the_device_writes_what_the_cpu_writes_without(slots):
+    prompts, most = few_shot()
+    settings = {"slots": slots, "size": 300, "max_new_tokens": 30, "temperature": 1.0, "top_p": 0.9}
+    rest = ([30] * len(prompts), list(range(len(prompts))))
+    used = Engine(llama().cuda(), (), **settings)
+    expected = Engine(llama(), (), share_prefixes=False, **settings).generate(prompts, *rest)
+    assert_same(used.generate(prompts, *rest), expected, 1e-3)
+    assert used.shared_tokens == most
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_sharing_in_half_precision(device):
+    """On a GPU this is another attention kernel. The first token's log-probability sees all of a prompt, and the
+    largest one hardly changes where another token becomes the likeliest."""
+    prompts, _ = few_shot()
+    settings = {"slots": 5, "size": 300, "max_new_tokens": 1, "temperature": 0.0, "top_p": 1.0}
+    model, rest = llama().to(device, torch.bfloat16), ([1] * len(prompts), [0] * len(prompts))
+    out = Engine(model, (), **settings).generate(prompts, *rest)
+    expected = Engine(llama(), (), share_prefixes=False, **settings).generate(prompts, *rest)
+    assert [s.logprobs[0] for s in out] == pytest.approx([s.logprobs[0] for s in expected], abs=0.15)
+
+
+@NEEDS_GPU
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_recorded_graph_writes_what_the_step_writes(dtype, monkeypatch):
     monkeypatch.setattr(Engine, "_compact", lambda self, owner: owner)  # the graph always runs over all slots
@@ -84,7 +231,7 @@ def test_the_recorded_graph_writes_what_the_step_writes(dtype, monkeypatch):
     assert out == expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NEEDS_GPU
 def test_the_device_writes_what_the_cpu_writes():
     settings = {"max_new_tokens": 30, "temperature": 1.0, "top_p": 1.0, "seeds": SEEDS}
     ours = TorchSampler(llama().cuda(), (), True, batch_size=3).sample(PROMPTS, **settings)

@@ -158,6 +158,21 @@ def test_a_copy_follows_update_weights():
     assert live.model.rotary_emb.inv_freq.dtype == sampler.model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_tally_counts_every_call(kind):
+    prompts = [[*range(3, 83), i] for i in range(4)]
+    options = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seeds": [0] * 4}
+    sampler = sampler_for(kind)
+    first, second = sampler.sample(prompts, **options), sampler.sample(PROMPTS, **options)
+    shared = 3 * 80 if kind == "packed" else 0
+    assert (sampler.tally.read, sampler.tally.shared) == (4 * 81 - shared + sum(map(len, PROMPTS)), shared)
+    assert sampler.tally.drawn == sum(len(s.tokens) for s in first + second) == 8 * 6
+    assert sampler.tally.seconds > 0
+    apart = sampler_for(kind, share_prefixes=False)
+    assert [s.tokens for s in apart.sample(prompts, **options)] == [s.tokens for s in first]
+    assert (apart.tally.read, apart.tally.shared) == (4 * 81, 0)
+
+
 def test_draw_at_the_edges():
     p = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).repeat(3, 1)
     assert draw(p, torch.tensor([0.0, 0.2499, 0.999999], dtype=torch.float64)).tolist() == [1, 1, 2]

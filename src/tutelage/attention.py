@@ -8,6 +8,7 @@ keyword arguments that transformers passes from the model's forward down to the 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,19 @@ NAME = "tutelage"
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the sequences of a packed row begin: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host."""
+    """Where the sequences of a packed row begin: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host.
+
+    `keys`: the same of keys and values, where sequences have more of them than queries. The queries are the last ones.
+    """
 
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
+    keys: Packing | None = None
+
+    @staticmethod
+    def of(lengths: Sequence[int], device: torch.device, keys: Packing | None = None) -> Packing:
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return Packing(ends.to(device), tuple(lengths), keys)
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,11 @@ def packed_attention(
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
-    """One flash-attention call over all sequences."""
+    """One flash-attention call over all sequences. Its causal mask ends at the last query and the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    longest = max(packing.lengths)
-    cu = packing.cu_seqlens
+    keys = packing.keys or packing
     known = inspect.signature(varlen_attn).parameters
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     if "scale" in known:
@@ -85,7 +94,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
             options["enable_gqa"] = True
         else:  # torch 2.11 wants as many key heads as query heads
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    out = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
+    ends, longest = (packing.cu_seqlens, keys.cu_seqlens), (max(packing.lengths), max(keys.lengths))
+    out = varlen_attn(q, k, v, *ends, *longest, **options)
     assert isinstance(out, Tensor)
     return out[None]
 
@@ -95,8 +105,14 @@ def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scali
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    parts = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
-    out = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in parts]
+    lengths = (packing.keys or packing).lengths
+    parts = zip(query.split(packing.lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    out = []
+    for q, k, v in parts:
+        new, all_ = q.shape[2], k.shape[2]
+        # `is_causal` would let the first query see the first key alone
+        seen = None if new == all_ else q.new_ones((new, all_), dtype=torch.bool).tril(all_ - new)
+        out.append(F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scaling))
     return torch.cat(out, dim=2).transpose(1, 2)
 
 

@@ -5,6 +5,9 @@ numbers, so that no row ever sees padding and a row that ends makes room for the
 needs is on the device and is changed in place, so that on CUDA the step is recorded once as a graph and replayed: a
 small model's step is some hundred kernels of a few microseconds each, and launching them one by one takes longer than
 running them. Elsewhere the same step runs as it is written, over the rows that are still alive.
+
+Of prompts that begin alike (`prefix.py`) the first to get a slot is read in full, the others from where they part. One
+group at a time is admitted, so at most one prefix has to be kept for prompts that still wait.
 """
 
 from __future__ import annotations
@@ -16,22 +19,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tutelage.attention import Decoding, Packing
-from tutelage.batch import group_by_budget
 from tutelage.draw import draw, uniform_table
 from tutelage.kernels.chunked import chunk_logits
 from tutelage.model import language_model_head
+from tutelage.prefix import Reading, Turn, passes, reading_order
+from tutelage.slot_cache import SlotCache, Sources
 from tutelage.types import Sample
 
 _PREFILL_TOKENS = 32_768  # prompts are read in packed passes of about this many tokens
+_KEYS_A_TOKEN = 4  # ... and at most this many times as many keys, which every layer gathers
 _LOOK_EVERY = 8  # on CUDA, steps between two looks at which rows have ended; each look waits for the device
 _CACHE_SHARE = 0.5  # of the free device memory, at most, for keys and values
 
 
 class Engine:
-    """`slots` rows of at most `size` tokens, `max_new_tokens` of them new, drawn at `temperature` and `top_p`."""
+    """`slots` rows of at most `size` tokens, `max_new_tokens` of them new, drawn at `temperature` and `top_p`.
+
+    `read_tokens` and `shared_tokens` of the last `generate`: prompt tokens that went through the model, and those that
+    did not because another prompt had begun with them (none without `share_prefixes`).
+    """
 
     def __init__(
         self,
@@ -43,6 +51,7 @@ class Engine:
         max_new_tokens: int,
         temperature: float,
         top_p: float,
+        share_prefixes: bool = True,
     ) -> None:
         self.model, self.decoder = model, model.get_decoder()
         self.device = next(model.parameters()).device
@@ -52,6 +61,9 @@ class Engine:
         self.cache = SlotCache(self.slots, size)
         self.ends = torch.tensor(tuple(ends) or (-1,), device=self.device)
         self.rows = self.slots  # the first `rows` slots take part in a step
+        self.share_prefixes = share_prefixes
+        self.read_tokens = self.shared_tokens = 0
+        self.kept: tuple[int, list[Tensor]] | None = None  # a group of which some wait, and the cache of its prefix
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -79,7 +91,8 @@ class Engine:
         progress: Callable[[int], None] | None = None,
     ) -> list[Sample]:
         """One sample a prompt, of at most `limits[i]` tokens. `progress` is told how many ended since the last call."""
-        waiting = deque(sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)))
+        waiting = deque(reading_order(prompts, share=self.share_prefixes))
+        self.read_tokens, self.shared_tokens, self.kept = 0, 0, None
         owner: dict[int, int] = {}  # slot → prompt
         out: dict[int, Sample] = {}
         self.rows = self.slots
@@ -87,12 +100,12 @@ class Engine:
             free = [slot for slot in range(self.slots) if slot not in owner]
             # Reading prompts stops everybody else, so wait until an eighth of the slots is free.
             if waiting and len(free) >= min(len(waiting), max(1, self.slots // 8)):
-                chosen = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
-                taken = free[: len(chosen)]
-                owner |= dict(zip(taken, chosen, strict=True))
-                self._admit(
-                    taken, [prompts[i] for i in chosen], [limits[i] for i in chosen], [seeds[i] for i in chosen]
-                )
+                turns = [waiting.popleft() for _ in range(min(len(free), len(waiting)))]
+                taken = free[: len(turns)]
+                owner |= {slot: turn.index for slot, turn in zip(taken, turns, strict=True)}
+                readings = self._readings(taken, turns, prompts)
+                self._admit(readings, [limits[t.index] for t in turns], [seeds[t.index] for t in turns])
+                self._keep(readings[-1], turns[-1], waiting)
             elif not waiting and self.graph is None:
                 owner = self._compact(owner)
             self._advance()
@@ -103,32 +116,57 @@ class Engine:
                 progress(len(done))
         return [out[i] for i in range(len(prompts))]
 
-    def _admit(self, slots: list[int], prompts: list[Sequence[int]], limits: list[int], seeds: list[int]) -> None:
-        """Read prompts into slots and draw the first token of each."""
-        places = torch.tensor(slots, device=self.device)
+    def _readings(self, slots: list[int], turns: list[Turn], prompts: Sequence[Sequence[int]]) -> list[Reading]:
+        """What of each prompt is left to read, and where the rest is: the first of a group has it for the others."""
+        holders: dict[int, int] = {}
+        out = []
+        for slot, turn in zip(slots, turns, strict=True):
+            start = turn.shared if turn.group in holders else 0
+            if self.kept is not None and self.kept[0] == turn.group and turn.group not in holders:
+                self.cache.put(slot, self.kept[1])
+                start = turn.shared
+            out.append(Reading(prompts[turn.index], slot, start, holders.setdefault(turn.group, slot)))
+        return out
+
+    def _keep(self, reading: Reading, turn: Turn, waiting: deque[Turn]) -> None:
+        """Keep the prefix of the last prompt read, if others of its group wait: its holder may end before they come."""
+        if waiting and waiting[0].group == turn.group:
+            self.kept = turn.group, self.cache.copy_of(reading.holder, turn.shared)
+        else:
+            self.kept = None
+
+    def _admit(self, readings: list[Reading], limits: list[int], seeds: list[int]) -> None:
+        """Read prompts into their slots and draw the first token of each."""
+        places = torch.tensor([r.slot for r in readings], device=self.device)
         self.uniforms[places] = uniform_table(seeds, self.room).to(self.device)
         self.limits[places] = torch.tensor(limits, device=self.device)
-        self.lengths[places] = torch.tensor([len(p) for p in prompts], device=self.device)
+        self.lengths[places] = torch.tensor([len(r.ids) for r in readings], device=self.device)
         self.written[places] = 0
         self.live[places], self.ended[places] = True, False
-        for group in group_by_budget([len(p) for p in prompts], _PREFILL_TOKENS, padded=False):
-            part = places[torch.tensor(group, device=self.device)]
-            hidden = self._prefill([prompts[i] for i in group], part)
-            self._draw(part, hidden)
+        for part in passes(readings, _PREFILL_TOKENS, _KEYS_A_TOKEN):
+            self._draw(torch.tensor([r.slot for r in part], device=self.device), self._prefill(part))
 
-    def _prefill(self, prompts: list[Sequence[int]], slots: Tensor) -> Tensor:
+    def _prefill(self, readings: list[Reading]) -> Tensor:
         """Run prompts in one packed pass and keep their keys and values; the last hidden state of each, [B, D]."""
-        lengths = [len(p) for p in prompts]
-        ids = torch.tensor([t for p in prompts for t in p], device=self.device)[None]
-        positions = torch.cat([torch.arange(n) for n in lengths]).to(self.device)
-        cu = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(self.device)
-        places = slots.repeat_interleave(torch.tensor(lengths, device=self.device))
-        self.cache.write_to(places, positions, max(lengths))
-        packing = Packing(cu, tuple(lengths))
+        slots, starts, whole = [r.slot for r in readings], [r.start for r in readings], [len(r.ids) for r in readings]
+        lengths = [n - start for n, start in zip(whole, starts, strict=True)]
+        ids = torch.tensor([t for r in readings for t in r.ids[r.start :]], device=self.device)[None]
+        positions = torch.cat([torch.arange(r.start, len(r.ids)) for r in readings]).to(self.device)
+        keys = sources = None
+        if any(starts):
+            keys = Packing.of(whole, self.device)
+            places = torch.cat([torch.arange(n) for n in whole])
+            rows, holders = _each(slots, whole), _each([r.holder for r in readings], whole)
+            held = torch.where(places < _each(starts, whole), holders, rows)
+            sources = Sources(held.to(self.device), rows.to(self.device), places.to(self.device))
+        packing = Packing.of(lengths, self.device, keys)
+        self.cache.write_to(_each(slots, lengths).to(self.device), positions, max(whole), sources)
         out = self.decoder(
             input_ids=ids, position_ids=positions[None], past_key_values=self.cache, use_cache=True, packing=packing
         )
-        return out.last_hidden_state[0, cu[1:].long() - 1]
+        self.read_tokens += sum(lengths)
+        self.shared_tokens += sum(starts)
+        return out.last_hidden_state[0, packing.cu_seqlens[1:].long() - 1]
 
     def _step(self) -> None:
         """Feed each row's last token and draw its next. Only the device takes part."""
@@ -218,61 +256,9 @@ class Engine:
         return graph
 
 
-class SlotCache:
-    """Keys and values [slots, H_kv, room, E] a layer. Looks like transformers' cache to the attention layers.
-
-    The room grows with the longest row, up to `size`: most rows end long before their limit. On CUDA the recorded step
-    needs it whole, and gets it by looking at all of it.
-    """
-
-    def __init__(self, slots: int, size: int) -> None:
-        self.slots, self.size, self.room = slots, size, 0
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-        self._places: tuple[Tensor, Tensor] | None = None
-        self._used = 0  # 0: reading prompts
-
-    def write_to(self, slots: Tensor, positions: Tensor, longest: int) -> None:
-        """The next pass is packed: its token t goes to (slots[t], positions[t]); the longest row has `longest`."""
-        self._places, self._used = (slots, positions), 0
-        self._make_room(longest)
-
-    def write_at(self, rows: Tensor, positions: Tensor, used: int) -> None:
-        """The next pass has one token a row; attention looks at the first `used` positions."""
-        self._places, self._used = (rows, positions), used
-        self._make_room(used)
-
-    def _make_room(self, needed: int) -> None:
-        needed = min(needed + 1, self.size)  # a row that has ended goes on writing behind its last token
-        if needed <= self.room:
-            return
-        self.room = min(max(needed, self.room * 3 // 2), self.size)
-        for store in (self.keys, self.values):
-            for layer, old in store.items():
-                store[layer] = F.pad(old, (0, 0, 0, self.room - old.shape[2]))
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer: store the new keys and values, give back what to attend to."""
-        assert self._places is not None
-        rows, positions = self._places
-        reading = self._used == 0
-        for store, new in ((self.keys, key), (self.values, value)):
-            if layer_idx not in store:
-                store[layer_idx] = new.new_zeros((self.slots, new.shape[1], self.room, new.shape[3]))
-            store[layer_idx][rows, :, positions] = new[0].transpose(0, 1) if reading else new[:, :, 0]
-        if reading:
-            return key, value
-        return tuple(store[layer_idx][: len(rows), :, : self._used] for store in (self.keys, self.values))  # type: ignore[return-value]
-
-    def get_seq_length(self, *_: Any) -> int:
-        """Asked by models that could work positions out from it (OPT); they are given."""
-        return 0
-
-    def move(self, keep: Tensor) -> None:
-        """Slot keep[i] becomes slot i."""
-        for store in (self.keys, self.values):
-            for layer in store.values():
-                layer[: len(keep)] = layer[keep]
+def _each(values: list[int], times: list[int]) -> Tensor:
+    """values[i], times[i] times over."""
+    return torch.tensor(values).repeat_interleave(torch.tensor(times))
 
 
 def choose(hidden: Tensor, head: Any, uniforms: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -55,8 +57,22 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass
+class Tally:
+    """What `sample` has done so far: prompt tokens that went through the model and those that did not because other
+    prompts of the call began with them, tokens drawn, and the seconds it took."""
+
+    read: int = 0
+    shared: int = 0
+    drawn: int = 0
+    seconds: float = 0.0
+
+
 class TorchSampler:
-    """Decoding with a transformers model. A `dtype` other than its own makes a copy, refreshed by `update_weights`."""
+    """Decoding with a transformers model. A `dtype` other than its own makes a copy, refreshed by `update_weights`.
+
+    `tally` counts from the start; a `Tally()` put in its place counts from then on.
+    """
 
     def __init__(
         self,
@@ -65,7 +81,9 @@ class TorchSampler:
         packed: bool,
         batch_size: int = 128,
         dtype: torch.dtype | None = None,
+        share_prefixes: bool = True,
     ) -> None:
+        self.share_prefixes, self.tally = share_prefixes, Tally()
         self.end_ids, self.packed, self.batch_size = tuple(end_ids), packed, batch_size
         self._own_copy = dtype is not None and dtype != next(model.parameters()).dtype
         self.model = _clone(model, dtype) if self._own_copy and dtype is not None else model
@@ -97,14 +115,22 @@ class TorchSampler:
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if not prompts:
             return []
+        start = time.perf_counter()
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         with _evaluating(self.model):
             if self.packed:
-                engine = self._engine_for(prompts, max_new_tokens, temperature, top_p)
-                return engine.generate(prompts, [max_new_tokens] * len(prompts), seeds, progress)
-            settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-            return decode_padded(
-                self.model, self.end_ids, prompts, seeds, batch_size=self.batch_size, progress=progress, **settings
-            )
+                engine = self._engine_for(prompts, **settings)
+                samples = engine.generate(prompts, [max_new_tokens] * len(prompts), seeds, progress)
+                read, shared = engine.read_tokens, engine.shared_tokens
+            else:
+                rest = {"batch_size": self.batch_size, "progress": progress}
+                samples = decode_padded(self.model, self.end_ids, prompts, seeds, **settings, **rest)
+                read, shared = sum(len(p) for p in prompts), 0
+        self.tally.read += read
+        self.tally.shared += shared
+        self.tally.drawn += sum(len(s.tokens) for s in samples)
+        self.tally.seconds += time.perf_counter() - start
+        return samples
 
     def _engine_for(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float
@@ -124,7 +150,7 @@ class TorchSampler:
             return old
         self._engine = old = None  # frees its cache before the next one is made
         options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-        engine = Engine(self.model, self.end_ids, slots=slots, size=size, **options)
+        engine = Engine(self.model, self.end_ids, slots=slots, size=size, share_prefixes=self.share_prefixes, **options)
         if self.device.type == "cuda":
             self._engine = engine
         return engine
