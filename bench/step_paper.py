@@ -351,7 +351,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--batch", type=int, default=128, help="our sequences an optimizer step")
-    parser.add_argument("--trl-batch", type=int, nargs="+", default=None, help="TRL's sequences a step, where set")
+    parser.add_argument("--trl-batch", type=int, nargs="+", default=None, help="TRL's sequences a step, largest first")
     parser.add_argument("--micro-batch", type=int, default=6_144, help="our tokens a micro-batch")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
@@ -377,7 +377,7 @@ def main() -> None:
     batches = {
         ("trl-gkd", "off-policy"): options.trl_batch or [2],
         ("trl-gkd", "on-policy"): options.trl_batch or [4],
-        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [64],
+        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [64, 48, 32],
     }
     per_token = 2 * weights(TINY if options.small else LLAMA_8B) + 6 * weights(TINY if options.small else LLAMA_1B)
     rows = []
@@ -394,6 +394,8 @@ def main() -> None:
                 print(f"{name}, {case}, {batch}: {result}", file=sys.stderr, flush=True)
                 if options.json:
                     write_results(options.json, options.device, measured, rows)
+                if "error" not in result:
+                    break  # the largest batch that fits
     show(rows)
 
 
