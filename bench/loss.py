@@ -268,10 +268,8 @@ def tune(options: argparse.Namespace, flops: float) -> None:
     problem = make_problem(tuple(shape), "random", options.device)
     floor = floor_seconds(tuple(shape), 0.5, flops)
     print("chunk  group  ms  over floor  peak GiB")
-    for chunk in (256, 384, 512, 640, 768, 1024):
-        for group in (1, 2, 3, 4, 6, 8):
-            if not 1024 <= chunk * group <= 4096:
-                continue
+    for chunk in (512, 768, 1024):
+        for group in (2, 3, 4):
             loss = tutelage(0.5, "triton", chunk_tokens=chunk, group_chunks=group)
             seconds = seconds_of(lambda: solve(loss, problem), options.device, options.repeats, 1)  # noqa: B023
             peak = peak_gib(loss, problem, options.device) or 0.0
@@ -281,17 +279,17 @@ def tune(options: argparse.Namespace, flops: float) -> None:
     labels, weights = problem.labels[:count], torch.full((count,), 1.0 / shape[0], device=options.device)
     gradient = torch.empty(count, width, dtype=torch.bfloat16, device=options.device)
     known = fused.RowObjective(0.0, 1.0, 0.5)
-    print(f"kernel alone, {count} rows\nblock  warps  statistics  ms  TB/s of one reading and one writing")
-    for block, warps in ((1024, 4), (1024, 8), (2048, 4), (2048, 8), (2048, 16), (4096, 8), (4096, 16), (8192, 16)):
-        for statistics in (False, True):
+    print(f"kernel alone, {count} rows\nblock  warps  programs  ms  TB/s of one reading and one writing")
+    for block, warps in ((1024, 8), (2048, 8), (2048, 16), (4096, 16), (4096, 32)):
+        for parts in (1, 2, 4, 8) if options.device == "cuda" else (1,):
 
-            def work(block: int = block, warps: int = warps, statistics: bool = statistics) -> Any:
+            def work(block: int = block, warps: int = warps, parts: int = parts) -> Any:
                 heads = Head(student), teacher, Head(teacher)
-                return fused.rows(known, student, *heads, labels, weights, gradient, statistics, block, warps)
+                return fused.rows(known, student, *heads, labels, weights, gradient, False, block, warps, parts)
 
             seconds = seconds_of(work, options.device, options.repeats, 2)
             rate = count * width * 10 / seconds / 1e12
-            print(f"{block:5d}  {warps:5d}  {statistics!s:10}  {1000 * seconds:.3f}  {rate:.2f}", flush=True)
+            print(f"{block:5d}  {warps:5d}  {parts:8d}  {1000 * seconds:.3f}  {rate:.2f}", flush=True)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

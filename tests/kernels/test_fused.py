@@ -113,6 +113,25 @@ def test_without_teacher_or_statistics_the_columns_are_none():
     torch.testing.assert_close(values, divergence.generalized_jsd(student, teacher, 0.5), rtol=1e-5, atol=0)
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="programs that wait for one another cannot be interpreted one by one")
+@pytest.mark.parametrize("parts", [2, 4, 8])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("rows", "width"), [(3, 700), (300, 5_000), (3_000, 1_500)])
+def test_programs_that_share_a_row_find_what_one_finds(objective, parts, rows, width):
+    student, teacher = pair("random", rows, width)
+    labels, weights = marks(rows, width)
+    found = []
+    for count in (1, parts):
+        gradient = torch.full(student.shape, torch.nan, device=DEVICE)
+        heads = Head(student), teacher, Head(teacher)
+        values, columns = fused.rows(
+            fused.row_objective(objective), student, *heads, labels, weights, gradient, True, BLOCK, 4, count
+        )
+        found.append((values, *columns, gradient))
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(many, one, rtol=2e-5, atol=1e-6)
+
+
 def test_the_first_of_equal_logits_is_the_most_likely_token():
     student, teacher = torch.zeros(2, 600, device=DEVICE), torch.zeros(2, 600, device=DEVICE)
     student[0, [70, 300, 580]] = teacher[0, [70, 580]] = 3.0

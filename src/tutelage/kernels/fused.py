@@ -14,6 +14,7 @@ from tutelage.objective import CrossEntropy, Divergence, Objective, WeightedSum
 from tutelage.types import Head
 
 BLOCK, WARPS = 4096, 32  # logits of each model a step, and warps a program: one program fills a multiprocessor
+PARTS = 1  # programs a row
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ def rows(
     statistics: bool = True,
     block: int = BLOCK,
     warps: int = WARPS,
+    parts: int = PARTS,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Values [n] and the six statistics [n] that follow the loss in TokenStats, float32.
 
     student, teacher: products [n, V], float32, contiguous, left as they are; of the heads only bias, scale and softcap
     are read. labels [n] in [0, V); weights [n] float32. gradient [n, V], of any floating type, is overwritten with
-    weights[i] · d value[i] / d product[i]; None: not wanted.
+    weights[i] · d value[i] / d product[i]; None: not wanted. `parts` > 1 needs a GPU.
     """
     values = torch.empty(student.shape[0], dtype=torch.float32, device=student.device)
     columns = torch.empty((6, student.shape[0]), dtype=torch.float32, device=student.device) if statistics else None
@@ -76,9 +78,9 @@ def rows(
     heads = (student_head, teacher_head)
     shared = columns if together else None
     pair = (student, teacher if objective.divergence or shared is not None else None)
-    _launch(objective, pair, heads, labels, weights, values, shared, gradient, block, warps)
+    _launch(objective, pair, heads, labels, weights, values, shared, gradient, block, warps, parts)
     if columns is not None and not together:
-        _launch(RowObjective(), (student, teacher), heads, labels, weights, None, columns, None, block, warps)
+        _launch(RowObjective(), (student, teacher), heads, labels, weights, None, columns, None, block, warps, parts)
     if columns is None:
         return values, [None] * 6
     hard, forward, reverse, s_entropy, t_entropy, agreement = columns.unbind()
@@ -98,6 +100,7 @@ def _launch(
     gradient: Tensor | None,
     block: int,
     warps: int,
+    parts: int,
 ) -> None:
     student, teacher = products
     count, width = student.shape
@@ -109,9 +112,11 @@ def _launch(
     kind = kinds.get(objective.beta, row_kernel.JSD.value) if objective.divergence else 0
     # Where there is no tensor, another one stands in: the flags see to it that nobody reads it.
     stand_in = student
+    board = student.new_empty((count, 13, parts)) if parts > 1 else stand_in
+    arrived = torch.zeros(count, dtype=torch.int32, device=student.device) if parts > 1 else stand_in
     t_bias = None if heads[1] is None else heads[1].bias
     with torch.cuda.device(student.device) if student.is_cuda else contextlib.nullcontext():
-        launch: Any = row_kernel.rows_kernel[(count,)]  # Triton's types know nothing of num_warps
+        launch: Any = row_kernel.rows_kernel[(count * parts,)]  # Triton's types know nothing of num_warps
         launch(
             student,
             stand_in if heads[0].bias is None else heads[0].bias,
@@ -130,6 +135,8 @@ def _launch(
             stand_in if values is None else values,
             stand_in if statistics is None else statistics,
             stand_in if gradient is None else gradient,
+            board,
+            arrived,
             s_map.slope,
             count,
             width,
@@ -145,6 +152,7 @@ def _launch(
             STATISTICS=statistics is not None,
             GRADIENT=gradient is not None,
             BLOCK=block,
+            PARTS=parts,
             num_warps=warps,
         )
 

@@ -1,22 +1,23 @@
-"""Values, statistics and gradient of a chunk of logits in one Triton kernel: one program a row of the vocabulary.
+"""Values, statistics and gradient of a chunk of logits in one Triton kernel: `PARTS` programs a row of the vocabulary.
 
 Raw products hidden @ weight.T go in and are only read: bias, scale, soft cap and temperature are applied to each logit
 as it is loaded. A row is read two or three times, in alternating direction, so that the end of one pass is still in the
-cache for the next:
+cache for the next; the more programs share a row, the fewer rows are under way and the more of them the cache holds:
 
   1. maximum (and its place) and Σ exp of both models;
   2. the sums that every divergence and statistic is made of;
   3. the gradient, where it needs one of those sums (0 < β ≤ 1); else it is written in pass 2.
 
-With δ = log S − log T, a = |δ| and x = expm1(−a):  T − S is x·S for δ ≥ 0 and −x·T else, and
-log(M/S) = log1p(share·x) + max(−δ, 0), log(M/T) = log1p(share·x) + max(δ, 0), share = β for δ ≥ 0 and 1−β else.
-Nothing there overflows, and nearly equal models keep their leading digits. All arithmetic is float32.
+After the first two passes a row's programs wait for one another: each writes its results on the row's board and goes on
+with everybody's. The device starts programs in order, so the programs of a row run at the same time.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from tutelage.kernels.row_math import compare, include, join, log_mixture
 
 _NOTHING = tl.constexpr(-1e30)  # the logit of a place past the row's end; finite, so that differences are too
 # Loads run two blocks ahead. What is read for the last time, and the gradient, should not push out of the cache what
@@ -43,69 +44,6 @@ def _logits(
 
 
 @triton.jit
-def _include(z, start, top, total, place):
-    """Running maximum, Σ exp(z − maximum) and where the maximum was first met, lane by lane."""
-    above = z > top
-    e = tl.exp(-tl.abs(z - top))
-    total = tl.where(above, total * e + 1.0, total + e)
-    place = tl.where(above, start, place)
-    return tl.maximum(top, z), total, place
-
-
-@triton.jit
-def _join(top, total, place, lanes, width):
-    """The lanes' results made one: maximum, log Σ exp(z − maximum), and the first place of the maximum."""
-    maximum = tl.max(top, 0)
-    first = tl.min(tl.where(top == maximum, place + lanes, width), 0)
-    return maximum, tl.log(tl.sum(total * tl.exp(top - maximum), 0)), first
-
-
-@triton.jit
-def _expm1_of_minus(a, e):
-    """exp(−a) − 1 for a ≥ 0, given e = exp(−a); near 0 by the interpolant of (1 − exp(−a)) / a, error 3e-9."""
-    p = a * -0.0011234042467549443 + 0.008189613930881023
-    p = p * a - 0.04163007438182831
-    p = p * a + 0.16666242480278015
-    p = p * a - 0.4999998211860657
-    p = p * a + 1.0
-    return tl.where(a < 0.5, -a * p, e - 1.0)
-
-
-@triton.jit
-def _log1p_of(u):
-    """log(1 + u) for −½ ≤ u ≤ 0 by the interpolant of log1p(u) / u, error 4e-8."""
-    p = u * 1.4079567193984985 + 1.6302117109298706
-    p = p * u + 1.2050138711929321
-    p = p * u + 0.18157164752483368
-    p = p * u + 0.26454758644104004
-    p = p * u - 0.24343743920326233
-    p = p * u + 0.3336620032787323
-    p = p * u - 0.4999937415122986
-    p = p * u + 1.0
-    return u * p
-
-
-@triton.jit
-def _compare(zs, zt, shift):
-    """δ, e = exp(−|δ|) and x = expm1(−|δ|)."""
-    delta = (zs - zt) - shift
-    a = tl.abs(delta)
-    e = tl.exp(-a)
-    return delta, e, _expm1_of_minus(a, e)
-
-
-@triton.jit
-def _log_mixture(delta, e, x, beta, rest, HALF: tl.constexpr):
-    """log(M / max(S, T)) with M = β·T + (1−β)·S."""
-    if HALF:
-        return _log1p_of(0.5 * x)
-    ahead = delta >= 0.0
-    u = tl.where(ahead, beta, rest) * x
-    far = tl.log(tl.where(ahead, rest, beta) + tl.where(ahead, beta, rest) * e)
-    return tl.where(u > -0.5, _log1p_of(u), far)
-
-
-@triton.jit
 def _put(gradient, places, live, slope, z, factor, outer, MAP: tl.constexpr):
     """Write factor · slope, the gradient with respect to the raw product, in the buffer's type."""
     if MAP == 2:  # d tanh
@@ -118,34 +56,34 @@ def _put(gradient, places, live, slope, z, factor, outer, MAP: tl.constexpr):
 def _norms(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    width, TEACHER: tl.constexpr, BLOCK: tl.constexpr,
+    begin, end, width, TEACHER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pass 1, forward. Maximum, log Σ exp(z − maximum) and place of the maximum, of the student and the teacher."""
+    """Pass 1, forward. Maximum, Σ exp(z − maximum) and place of the maximum, of the student and the teacher."""
     lanes = tl.arange(0, BLOCK)
     s_top = tl.full([BLOCK], _NOTHING, tl.float32)
     s_total = tl.zeros([BLOCK], tl.float32)
     s_place = tl.zeros([BLOCK], tl.int32)
     t_top, t_total, t_place = s_top, s_total, s_place
-    for start in tl.range(0, width, BLOCK, num_stages=_AHEAD):
+    for start in tl.range(begin, end, BLOCK, num_stages=_AHEAD):
         places = start + lanes
         live = places < width
         zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
         if TEACHER:
             zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED)
-            t_top, t_total, t_place = _include(zt, start, t_top, t_total, t_place)
-        s_top, s_total, s_place = _include(zs, start, s_top, s_total, s_place)
-    s_max, s_norm, s_first = _join(s_top, s_total, s_place, lanes, width)
-    t_max, t_norm, t_first = s_max, s_norm, s_first
+            t_top, t_total, t_place = include(zt, start, t_top, t_total, t_place)
+        s_top, s_total, s_place = include(zs, start, s_top, s_total, s_place)
+    s_max, s_sum, s_first = join(s_top, s_total, s_place, lanes, width)
+    t_max, t_sum, t_first = s_max, s_sum, s_first
     if TEACHER:
-        t_max, t_norm, t_first = _join(t_top, t_total, t_place, lanes, width)
-    return s_max, s_norm, s_first, t_max, t_norm, t_first
+        t_max, t_sum, t_first = join(t_top, t_total, t_place, lanes, width)
+    return s_max, s_sum, s_first, t_max, t_sum, t_first
 
 
 @triton.jit
 def _sums(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    s_log, t_log, shift, gradient, factor, label, width, cross_entropy, divergence, beta, rest,
+    s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest,
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
     STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -153,15 +91,14 @@ def _sums(
     lanes = tl.arange(0, BLOCK)
     gap = tl.zeros([BLOCK], tl.float32)
     s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = gap, gap, gap, gap, gap, gap
-    last = (width - 1) // BLOCK * BLOCK
-    for back in tl.range(0, width, BLOCK, num_stages=_AHEAD):
-        places = last - back + lanes
+    for back in tl.range(begin, end, BLOCK, num_stages=_AHEAD):
+        places = end - BLOCK - (back - begin) + lanes
         live = places < width
         zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
         log_s = zs - s_log
         if TEACHER:
             zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED)
-            delta, e, x = _compare(zs, zt, shift)
+            delta, e, x = compare(zs, zt, shift)
             log_t = zt - t_log
             larger = tl.exp(tl.maximum(log_s, log_t))
             smaller = larger + x * larger
@@ -174,7 +111,7 @@ def _sums(
             if STATISTICS or KIND == FORWARD:
                 t_delta += pt * delta
             if KIND == JSD:
-                y = _log_mixture(delta, e, x, beta, rest, HALF)
+                y = log_mixture(delta, e, x, beta, rest, HALF)
                 s_ratio += ps * (y + tl.maximum(-delta, 0.0))
                 t_ratio += pt * (y + tl.maximum(delta, 0.0))
             if STATISTICS:
@@ -200,7 +137,7 @@ def _sums(
 def _slopes(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    s_log, t_log, shift, gradient, factor, label, width, cross_entropy, divergence, beta, rest, mean,
+    s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest, mean,
     KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Pass 3, forward: the gradient of JSD_β, (β−1)·S·(r − Σ S·r), r = log(M/S), or of KL(S‖T), S·(δ − Σ S·δ).
@@ -208,15 +145,15 @@ def _slopes(
     `mean` is that sum. It takes a common error out of r or δ, which KL(S‖M) or KL(S‖T) in its place would not.
     """
     lanes = tl.arange(0, BLOCK)
-    for start in tl.range(0, width, BLOCK, num_stages=_AHEAD):
+    for start in tl.range(begin, end, BLOCK, num_stages=_AHEAD):
         places = start + lanes
         live = places < width
         zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED, _DROP)
         zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED, _DROP)
-        delta, e, x = _compare(zs, zt, shift)
+        delta, e, x = compare(zs, zt, shift)
         ps = tl.exp(zs - s_log)
         if KIND == JSD:
-            y = _log_mixture(delta, e, x, beta, rest, HALF)
+            y = log_mixture(delta, e, x, beta, rest, HALF)
             slope = -rest * divergence * ps * (y + tl.maximum(-delta, 0.0) - mean)
         else:
             slope = divergence * ps * (delta - mean)
@@ -225,27 +162,76 @@ def _slopes(
         _put(gradient, places, live, slope, zs, factor, s_outer, S_MAP)
 
 
+@triton.jit
+def _wait(arrived, everybody):
+    """What all programs of the row wrote before they came here can be read by each."""
+    tl.debug_barrier()
+    tl.atomic_add(arrived, 1)
+    while tl.atomic_add(arrived, 0) < everybody:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def _put_up(board, column: tl.constexpr, part, value, PARTS: tl.constexpr):
+    tl.store(board + column * PARTS + part, value.to(tl.float32))  # places are exact up to 2²⁴
+
+
+@triton.jit
+def _read(board, column: tl.constexpr, PARTS: tl.constexpr):
+    """What each program of the row has put up, [PARTS]; not from a multiprocessor's own cache, which may be old."""
+    return tl.load(board + column * PARTS + tl.arange(0, PARTS), cache_modifier=".cg")
+
+
+@triton.jit
+def _of_all(board, COLUMN: tl.constexpr, width, PARTS: tl.constexpr):
+    """`join` over the programs of a row: maximum, sum and place are in three columns of the board."""
+    maxima, sums = _read(board, COLUMN, PARTS), _read(board, COLUMN + 1, PARTS)
+    places, lanes = _read(board, COLUMN + 2, PARTS).to(tl.int32), tl.arange(0, PARTS)
+    return join(maxima, sums, places - lanes, lanes, width)
+
+
 @triton.jit(do_not_specialize=["count"])  # else compiled again for a short last chunk
 def rows_kernel(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    labels, weights, values, statistics, gradient, factor, count, width, cross_entropy, divergence, beta, rest,
+    labels, weights, values, statistics, gradient, board, arrived,
+    factor, count, width, cross_entropy, divergence, beta, rest,
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
     VALUES: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One row: values[row], statistics[0..5, row] and gradient[row, :] times weights[row].
+    """A part of one row: values[row], statistics[0..5, row] and gradient[row, :] times weights[row].
 
     KIND is the divergence (0: none), HARD says that the label's cross-entropy is part of the loss, `factor` is
-    d logit / d product but for the soft cap.
+    d logit / d product but for the soft cap. board [count, 13, PARTS] and arrived [count], which holds zeros, are for
+    PARTS > 1.
     """
-    row = tl.program_id(0).to(tl.int64)  # rows · width may exceed 2³¹
+    row = (tl.program_id(0) // PARTS).to(tl.int64)  # rows · width may exceed 2³¹
+    part = tl.program_id(0) % PARTS
+    share = tl.cdiv(tl.cdiv(width, BLOCK), PARTS) * BLOCK
+    begin = tl.minimum(part * share, width)
+    end = begin + tl.cdiv(tl.minimum(share, width - begin), BLOCK) * BLOCK
+    board += row * 13 * PARTS
+    arrived += row
     s += row * width
     t += row * width
     label = tl.load(labels + row)
-    s_max, s_norm, s_first, t_max, t_norm, t_first = _norms(
+    s_max, s_sum, s_first, t_max, t_sum, t_first = _norms(
         s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-        width, TEACHER, BLOCK,
+        begin, end, width, TEACHER, BLOCK,
     )  # fmt: skip
+    if PARTS > 1:
+        _put_up(board, 0, part, s_max, PARTS)
+        _put_up(board, 1, part, s_sum, PARTS)
+        _put_up(board, 2, part, s_first, PARTS)
+        _put_up(board, 3, part, t_max, PARTS)
+        _put_up(board, 4, part, t_sum, PARTS)
+        _put_up(board, 5, part, t_first, PARTS)
+        _wait(arrived, PARTS)
+        s_max, s_sum, s_first = _of_all(board, 0, width, PARTS)
+        t_max, t_sum, t_first = _of_all(board, 3, width, PARTS)
+    s_norm, t_norm = tl.log(s_sum), tl.log(t_sum)
     s_log, t_log, shift = s_max + s_norm, t_max + t_norm, (s_max - t_max) + (s_norm - t_norm)
     hard = (s_max - _logits(s, s_bias, label, label < width, s_inner, s_outer, S_MAP, S_BIASED)) + s_norm
     if GRADIENT:
@@ -256,30 +242,44 @@ def rows_kernel(
     if TEACHER or STATISTICS or GRADIENT:
         gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = _sums(
             s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-            s_log, t_log, shift, gradient, factor, label, width, cross_entropy, divergence, beta, rest,
+            s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest,
             TEACHER, KIND, HALF, HARD, STATISTICS, GRADIENT and ONE_PASS, BLOCK,
         )  # fmt: skip
+        if PARTS > 1:
+            _put_up(board, 6, part, gap, PARTS)
+            _put_up(board, 7, part, s_delta, PARTS)
+            _put_up(board, 8, part, t_delta, PARTS)
+            _put_up(board, 9, part, s_ratio, PARTS)
+            _put_up(board, 10, part, t_ratio, PARTS)
+            _put_up(board, 11, part, s_own, PARTS)
+            _put_up(board, 12, part, t_own, PARTS)
+            _wait(arrived, 2 * PARTS)
+            gap, s_delta = tl.sum(_read(board, 6, PARTS), 0), tl.sum(_read(board, 7, PARTS), 0)
+            t_delta, s_ratio = tl.sum(_read(board, 8, PARTS), 0), tl.sum(_read(board, 9, PARTS), 0)
+            t_ratio, s_own = tl.sum(_read(board, 10, PARTS), 0), tl.sum(_read(board, 11, PARTS), 0)
+            t_own = tl.sum(_read(board, 12, PARTS), 0)
     forward, reverse, s_mixed, t_mixed = -t_delta - gap, s_delta + gap, beta * gap - s_ratio, -rest * gap - t_ratio
     if GRADIENT and not ONE_PASS:
         _slopes(
             s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-            s_log, t_log, shift, gradient, factor, label, width, cross_entropy, divergence, beta, rest,
+            s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest,
             s_ratio if KIND == JSD else s_delta, KIND, HALF, HARD, BLOCK,
         )  # fmt: skip
-    if VALUES:
-        value = cross_entropy * hard if HARD else 0.0
-        if KIND == JSD:
-            value += divergence * (beta * t_mixed + rest * s_mixed)
-        elif KIND == FORWARD:
-            value += divergence * forward
-        elif KIND == REVERSE:
-            value += divergence * reverse
-        tl.store(values + row, value)
-    if STATISTICS:
-        tl.store(statistics + row, hard)
-        tl.store(statistics + 3 * count + row, -s_own)
-        if TEACHER:
-            tl.store(statistics + count + row, forward)
-            tl.store(statistics + 2 * count + row, reverse)
-            tl.store(statistics + 4 * count + row, -t_own)
-            tl.store(statistics + 5 * count + row, tl.where(s_first == t_first, 1.0, 0.0))
+    if part == 0:
+        if VALUES:
+            value = cross_entropy * hard if HARD else 0.0
+            if KIND == JSD:
+                value += divergence * (beta * t_mixed + rest * s_mixed)
+            elif KIND == FORWARD:
+                value += divergence * forward
+            elif KIND == REVERSE:
+                value += divergence * reverse
+            tl.store(values + row, value)
+        if STATISTICS:
+            tl.store(statistics + row, hard)
+            tl.store(statistics + 3 * count + row, -s_own)
+            if TEACHER:
+                tl.store(statistics + count + row, forward)
+                tl.store(statistics + 2 * count + row, reverse)
+                tl.store(statistics + 4 * count + row, -t_own)
+                tl.store(statistics + 5 * count + row, tl.where(s_first == t_first, 1.0, 0.0))

@@ -1,0 +1,74 @@
+"""Arithmetic that the row kernel is made of: running sums of exponentials, a mixture's logarithm without overflow.
+
+With δ = log S − log T, a = |δ| and x = expm1(−a):  T − S is x·S for δ ≥ 0 and −x·T else, and
+log(M/S) = log1p(share·x) + max(−δ, 0), log(M/T) = log1p(share·x) + max(δ, 0), share = β for δ ≥ 0 and 1−β else.
+Nothing there overflows, and nearly equal models keep their leading digits. All arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def include(z, start, top, total, place):
+    """Running maximum, Σ exp(z − maximum) and where the maximum was first met, lane by lane."""
+    above = z > top
+    e = tl.exp(-tl.abs(z - top))
+    total = tl.where(above, total * e + 1.0, total + e)
+    place = tl.where(above, start, place)
+    return tl.maximum(top, z), total, place
+
+
+@triton.jit
+def join(top, total, place, lanes, width):
+    """The lanes' results made one: maximum, Σ exp(z − maximum), and the first place of the maximum."""
+    maximum = tl.max(top, 0)
+    first = tl.min(tl.where(top == maximum, place + lanes, width), 0)
+    return maximum, tl.sum(total * tl.exp(top - maximum), 0), first
+
+
+@triton.jit
+def expm1_of_minus(a, e):
+    """exp(−a) − 1 for a ≥ 0, given e = exp(−a); near 0 by the interpolant of (1 − exp(−a)) / a, error 3e-9."""
+    p = a * -0.0011234042467549443 + 0.008189613930881023
+    p = p * a - 0.04163007438182831
+    p = p * a + 0.16666242480278015
+    p = p * a - 0.4999998211860657
+    p = p * a + 1.0
+    return tl.where(a < 0.5, -a * p, e - 1.0)
+
+
+@triton.jit
+def log1p_of(u):
+    """log(1 + u) for −½ ≤ u ≤ 0 by the interpolant of log1p(u) / u, error 4e-8."""
+    p = u * 1.4079567193984985 + 1.6302117109298706
+    p = p * u + 1.2050138711929321
+    p = p * u + 0.18157164752483368
+    p = p * u + 0.26454758644104004
+    p = p * u - 0.24343743920326233
+    p = p * u + 0.3336620032787323
+    p = p * u - 0.4999937415122986
+    p = p * u + 1.0
+    return u * p
+
+
+@triton.jit
+def compare(zs, zt, shift):
+    """δ, e = exp(−|δ|) and x = expm1(−|δ|)."""
+    delta = (zs - zt) - shift
+    a = tl.abs(delta)
+    e = tl.exp(-a)
+    return delta, e, expm1_of_minus(a, e)
+
+
+@triton.jit
+def log_mixture(delta, e, x, beta, rest, HALF: tl.constexpr):
+    """log(M / max(S, T)) with M = β·T + (1−β)·S."""
+    if HALF:
+        return log1p_of(0.5 * x)
+    ahead = delta >= 0.0
+    u = tl.where(ahead, beta, rest) * x
+    far = tl.log(tl.where(ahead, rest, beta) + tl.where(ahead, beta, rest) * e)
+    return tl.where(u > -0.5, log1p_of(u), far)
