@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,9 +88,9 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         limits: Sequence[int],
         seeds: Sequence[int],
-        progress: Callable[[int], None] | None = None,
+        ended: Callable[[Mapping[int, Sample]], None] | None = None,
     ) -> list[Sample]:
-        """One sample a prompt, of at most `limits[i]` tokens. `progress` is told how many ended since the last call."""
+        """One sample a prompt, of at most `limits[i]` tokens. `ended` is given what has ended since its last call."""
         waiting = deque(reading_order(prompts, share=self.share_prefixes))
         self.read_tokens, self.shared_tokens, self.kept = 0, 0, None
         owner: dict[int, int] = {}  # slot → prompt
@@ -112,8 +112,8 @@ class Engine:
             done = self._collect(owner)
             out |= done
             owner = {slot: i for slot, i in owner.items() if i not in done}
-            if done and progress is not None:
-                progress(len(done))
+            if done and ended is not None:
+                ended(done)
         return [out[i] for i in range(len(prompts))]
 
     def _readings(self, slots: list[int], turns: list[Turn], prompts: Sequence[Sequence[int]]) -> list[Reading]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def decode_padded(
     temperature: float,
     top_p: float,
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
+    ended: Callable[[Mapping[int, Sample]], None] | None = None,
 ) -> list[Sample]:
     """One sample a prompt. Batches hold prompts of like length, the longest first."""
     out: dict[int, Sample] = {}
@@ -34,9 +34,10 @@ def decode_padded(
         chosen = order[start : start + batch_size]
         batch = _Batch(model, [list(prompts[i]) for i in chosen])
         samples = batch.decode(ends, [seeds[i] for i in chosen], max_new_tokens, temperature, top_p)
-        out |= dict(zip(chosen, samples, strict=True))
-        if progress is not None:
-            progress(len(chosen))
+        done = dict(zip(chosen, samples, strict=True))
+        out |= done
+        if ended is not None:
+            ended(done)
     return [out[i] for i in range(len(prompts))]
 
 

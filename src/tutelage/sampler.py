@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from tutelage.padded import decode_padded
 from tutelage.types import Sample
 from tutelage.types import Sequence as TokenSequence
 
-Progress = Callable[[int], None]
+Ended = Callable[[Mapping[int, Sample]], None]
 
 _SIZE_STEP = 256  # on CUDA, engines are made for lengths rounded up to this, so that few have to be made
 
@@ -44,8 +44,10 @@ class Sampler(Protocol):
         temperature: float,
         top_p: float,
         seeds: Sequence[int],
+        ended: Ended | None = None,
     ) -> list[Sample]:
-        """One response a prompt; prompts may differ in length; stops at every end-of-turn id."""
+        """One response a prompt; prompts may differ in length; stops at every end-of-turn id. `ended` is given the
+        samples that have ended since its last call, by prompt."""
         ...
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -108,9 +110,9 @@ class TorchSampler:
         temperature: float = 1.0,
         top_p: float = 1.0,
         seeds: Sequence[int],
-        progress: Progress | None = None,
+        ended: Ended | None = None,
     ) -> list[Sample]:
-        """See `Sampler`. `progress` is told how many samples have ended since it was last called."""
+        """See `Sampler`."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if not prompts:
@@ -120,10 +122,10 @@ class TorchSampler:
         with _evaluating(self.model):
             if self.packed:
                 engine = self._engine_for(prompts, **settings)
-                samples = engine.generate(prompts, [max_new_tokens] * len(prompts), seeds, progress)
+                samples = engine.generate(prompts, [max_new_tokens] * len(prompts), seeds, ended)
                 read, shared = engine.read_tokens, engine.shared_tokens
             else:
-                rest = {"batch_size": self.batch_size, "progress": progress}
+                rest = {"batch_size": self.batch_size, "ended": ended}
                 samples = decode_padded(self.model, self.end_ids, prompts, seeds, **settings, **rest)
                 read, shared = sum(len(p) for p in prompts), 0
         self.tally.read += read

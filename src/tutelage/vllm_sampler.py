@@ -15,7 +15,7 @@ import gc
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,9 +83,9 @@ class VllmSampler:
         temperature: float = 1.0,
         top_p: float = 1.0,
         seeds: Sequence[int],
-        progress: Callable[[int], None] | None = None,
+        ended: Callable[[Mapping[int, Sample]], None] | None = None,
     ) -> list[Sample]:
-        """See `Sampler`; `progress` is told once, at the end."""
+        """See `Sampler`; `ended` is called once, with all of them."""
         from vllm import SamplingParams
 
         if len(seeds) != len(prompts):
@@ -114,9 +114,10 @@ class VllmSampler:
         if self._sleeps:
             self.llm.sleep(level=2)
             self._asleep = True
-        if progress is not None:
-            progress(len(prompts))
-        return [_sample(output.outputs[0]) for output in outputs]
+        samples = [_sample(output.outputs[0]) for output in outputs]
+        if ended is not None:
+            ended(dict(enumerate(samples)))
+        return samples
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
         """See `Sampler`: one packed forward pass of the live model, not vLLM's."""

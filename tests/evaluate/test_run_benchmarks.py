@@ -163,6 +163,41 @@ def test_a_killed_run_goes_on_to_the_same_replies(settings: Settings) -> None:
     assert read_result(settings.out / "bbh") == before
 
 
+class Stops(Recorder):
+    """Is killed once so many replies of a call have ended."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Sample]:
+        ended, count = options.pop("ended"), 0
+
+        def counting(samples: Any) -> None:
+            nonlocal count
+            ended(samples)
+            count += len(samples)
+            if count >= self.fail_at:
+                raise KeyboardInterrupt
+
+        return super().sample(prompts, ended=counting, **options)
+
+
+def test_a_kill_within_a_call_costs_no_reply_that_has_ended(settings: Settings) -> None:
+    settings = replace(settings, tasks=("bbh",), limit=8, batch_size=2)
+    whole = load_answerer(settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmarks(settings, replace(whole, sampler=Stops(whole.sampler, fail_at=3)))
+    done = len((settings.out / "bbh/responses.jsonl").read_text().splitlines())
+    assert 3 <= done < 8
+    resumed = Recorder(whole.sampler)
+    (result,) = run_benchmarks(settings, replace(whole, sampler=resumed))
+    assert [len(call) for call in resumed.calls] == [8 - done]
+    assert result["n"] == 8
+
+
+def test_the_beginning_that_prompts_share_is_counted(settings: Settings) -> None:
+    (result,) = run_benchmarks(replace(settings, tasks=("bbh",), limit=8))
+    speed = result["speed"]
+    assert 0.2 * speed["prompt_tokens"] < speed["shared_prompt_tokens"] < speed["prompt_tokens"]
+
+
 def test_a_larger_limit_keeps_the_replies_there_are(settings: Settings) -> None:
     answerer = load_answerer(settings)
     run_benchmarks(replace(settings, limit=1), answerer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tutelage.evaluate.records import write_atomically
 from tutelage.evaluate.responses import read_replies
 from tutelage.evaluate.tasks import example_seed
 from tutelage.runlog import progress
-from tutelage.types import TutelageError
+from tutelage.types import Sample, TutelageError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Answerer:
     chat: bool
     context: int | None = None  # the most tokens the model takes; None: unknown
     seed: int = 0
-    batch_tokens: int = 524_288  # prompts and room for replies of one call of the sampler
+    batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,32 @@ def answer(
     limit = room(bench, answerer)
     replies = {item.id: Reply("", finished=False, shots=NO_ROOM) for item in too_long}
     file.parent.mkdir(parents=True, exist_ok=True)
+    tally = getattr(answerer.sampler, "tally", None)
+    shared = tally.shared if tally else 0
     with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(jobs)) as bar:
         for item in too_long:
             _append(handle, bench, item, replies[item.id])
-        started, prompt_tokens, new_tokens = time.monotonic(), 0, 0
-        for batch in _batches(jobs, limit, answerer.batch_tokens):
-            new = _sample(bench, batch, answerer, limit)
-            replies |= new
-            for job in batch:
-                _append(handle, bench, job.item, new[job.item.id])
+        started, new_tokens = time.monotonic(), 0
+
+        def keep(new: list[tuple[Item, Reply]]) -> None:
+            nonlocal new_tokens
+            for item, reply in new:
+                replies[item.id] = reply
+                _append(handle, bench, item, reply)
+                new_tokens += reply.tokens
             handle.flush()
+            bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
+
+        for batch in _batches(jobs, limit, answerer.batch_tokens):
+            _sample(bench, batch, answerer, limit, keep)
             os.fsync(handle.fileno())
-            prompt_tokens += sum(len(job.ids) for job in batch)
-            new_tokens += sum(reply.tokens for reply in new.values())
-            spent = max(1e-9, time.monotonic() - started)
-            bar.advance(len(batch), f"{new_tokens / spent:.0f} tokens/s")
         spent = max(1e-9, time.monotonic() - started)
+    prompt_tokens = sum(len(job.ids) for job in jobs)
     speed = {
         "examples": len(jobs),
         "seconds": spent,
         "prompt_tokens": prompt_tokens,
+        "shared_prompt_tokens": tally.shared - shared if tally else None,
         "new_tokens": new_tokens,
         "new_tokens_per_s": new_tokens / spent,
         "tokens_per_s": (prompt_tokens + new_tokens) / spent,
@@ -122,12 +128,12 @@ def _job(bench: Benchmark, item: Item, answerer: Answerer, limit: int) -> _Job |
     return None
 
 
-def _batches(jobs: Sequence[_Job], limit: int, budget: int) -> Iterator[list[_Job]]:
+def _batches(jobs: Sequence[_Job], limit: int, budget: int | None) -> Iterator[list[_Job]]:
     """Runs of jobs whose prompts and replies fill the budget; at least one job each."""
     batch: list[_Job] = []
     used = 0
     for job in jobs:
-        if batch and used + len(job.ids) + limit > budget:
+        if batch and budget is not None and used + len(job.ids) + limit > budget:
             yield batch
             batch, used = [], 0
         batch.append(job)
@@ -136,24 +142,41 @@ def _batches(jobs: Sequence[_Job], limit: int, budget: int) -> Iterator[list[_Jo
         yield batch
 
 
-def _sample(bench: Benchmark, batch: Sequence[_Job], answerer: Answerer, limit: int) -> dict[str, Reply]:
+def _sample(
+    bench: Benchmark,
+    batch: Sequence[_Job],
+    answerer: Answerer,
+    limit: int,
+    keep: Callable[[list[tuple[Item, Reply]]], None],
+) -> None:
+    """Hand the replies over as they end, so that a kill costs none of them."""
+    likelihoods = _likelihoods(bench, [job.item for job in batch], answerer)
+    kept: set[int] = set()
+
+    def ended(samples: Mapping[int, Sample]) -> None:
+        new = []
+        for place, sample in samples.items():
+            job = batch[place]
+            text = answerer.template.decode(sample.tokens)
+            if not answerer.chat:  # a base model goes on with a next question of its own
+                text = cut_at(text, bench.stop)
+            likely = likelihoods.get(job.item.id)
+            reply = Reply(text, sample.finished, len(sample.tokens), job.shots, likelihoods=likely)
+            new.append((job.item, reply))
+        kept.update(samples)
+        keep(new)
+
     samples = answerer.sampler.sample(
         [job.ids for job in batch],
         max_new_tokens=limit,
         temperature=0.0,
         top_p=1.0,
         seeds=[example_seed(answerer.seed, job.item.id) for job in batch],
+        ended=ended,
     )
-    likelihoods = _likelihoods(bench, [job.item for job in batch], answerer)
-    out = {}
-    for job, sample in zip(batch, samples, strict=True):
-        text = answerer.template.decode(sample.tokens)
-        if not answerer.chat:  # a base model goes on with a next question of its own
-            text = cut_at(text, bench.stop)
-        out[job.item.id] = Reply(
-            text, sample.finished, len(sample.tokens), job.shots, likelihoods=likelihoods.get(job.item.id)
-        )
-    return out
+    rest = {place: sample for place, sample in enumerate(samples) if place not in kept}
+    if rest:  # of a sampler that says nothing on the way
+        ended(rest)
 
 
 def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, tuple[float, ...]]:

@@ -36,7 +36,7 @@ class Settings:
     data_dir: Path | None = None
     limit: int | None = None  # examples a benchmark
     seed: int = 0
-    batch_tokens: int | None = None  # prompts and room for replies between two writes to disk; None: by the device
+    batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
     batch_size: int = 128  # replies written at the same time
     chat: bool | None = None  # None: where the tokenizer has a chat template
     judge: JudgeEndpoint | None = None
@@ -78,9 +78,7 @@ def load_answerer(settings: Settings) -> Answerer:
     sampler = TorchSampler(model.model, model.template.end_of_turn_ids, model.packed, settings.batch_size)
     chat = settings.chat if settings.chat is not None else model.tokenizer.chat_template is not None
     context = getattr(model.model.config, "max_position_embeddings", None)
-    # Large enough that the wait for a batch's last replies is rare, small enough that a kill costs little.
-    batch_tokens = settings.batch_tokens or (2_097_152 if device == "cuda" else 65_536)
-    return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, batch_tokens)
+    return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, settings.batch_tokens)
 
 
 def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, Any]:
