@@ -1,7 +1,7 @@
 """The last linear map and the loss, forward and backward, side by side on the same tensors.
 
     python bench/loss.py --device cuda --json docs/results/bench/loss.json
-    python bench/loss.py --device cuda --tune          # times chunk, group and block sizes of the Triton path
+    python bench/loss.py --device cuda --tune          # times sizes of the Triton path, and its kernels
     python bench/loss.py --device cpu                  # a tiny version, seconds
 
 Work: N = 16,384 tokens, student D = 2,048, teacher D = 4,096, V = 128,256, bf16, the mean over the tokens; gradients of
@@ -290,6 +290,13 @@ def tune(options: argparse.Namespace, flops: float) -> None:
             seconds = seconds_of(work, options.device, options.repeats, 2)
             rate = count * width * 10 / seconds / 1e12
             print(f"{block:5d}  {warps:5d}  {parts:8d}  {1000 * seconds:.3f}  {rate:.2f}", flush=True)
+    if options.device == "cuda":
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as record:
+            solve(tutelage(0.5, "triton"), problem)
+            torch.cuda.synchronize()
+        print(record.key_averages().table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=80))
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -242,7 +242,7 @@ def trl_worker(options: argparse.Namespace) -> dict[str, Any]:
                 output_dir=folder,
                 use_vllm=True,
                 vllm_mode="colocate",
-                vllm_gpu_memory_utilization=0.15,
+                vllm_gpu_memory_utilization=0.1,
                 vllm_max_model_length=1_024 + options.new_tokens,
                 max_completion_length=options.new_tokens,
                 generation_kwargs={"ignore_eos": True},

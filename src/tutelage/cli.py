@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Where results are kept; finished stages there are reused.")]
+
+def _no_url(place: Path) -> Path:
+    """A path swallows one of the two slashes, and would then be a folder of a strange name."""
+    if re.match(r"\w+:/", str(place)):
+        raise typer.BadParameter("a URL is for studies (tutelage study run); here it is a folder")
+    return place
+
+
+RunsFolder = Annotated[
+    Path,
+    typer.Option("--runs", callback=_no_url, help="Where results are kept; finished stages there are reused."),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -34,6 +46,9 @@ def run(
     runs: RunsFolder = Path("runs"),
     report_to: Annotated[Path | None, typer.Option("--report", help="Folder of the report.")] = None,
     jobs: Jobs = 1,
+    gpus_per_run: Annotated[
+        int | None, typer.Option(min=1, help="Ranks of a training stage; no two runs share a GPU then.")
+    ] = None,
     text: Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")] = True,
     debug: Debug = False,
 ) -> None:
@@ -43,7 +58,7 @@ def run(
     from tutelage.runner import run_recipe
 
     config = load_recipe(recipe, overrides)
-    manifest = run_recipe(config, recipe.resolve().parent, runs, jobs, debug)
+    manifest = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run)
     page = build_report(manifest, report_to or runs / f"{config.name}-report", include_text=text)
     _show(page.parent / "table.md")
     print(f"\nReport: {page}")
@@ -57,7 +72,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
     text: Annotated[bool, typer.Option(help="Show the data's and the models' texts.")] = True,
-    runs: RunsFolder = Path("runs"),
+    runs: Annotated[str, typer.Option("--runs", help="Of a study: where its results are, a folder or a URL.")] = "runs",
     debug: Debug = False,
 ) -> None:
     """Build the report of a recipe again, or of a study as far as it is done: one HTML page, tables, figures."""
@@ -80,13 +95,17 @@ def report(
     print(f"\nReport: {page}")
 
 
-def _report_study(file: Path, runs: Path, out: Path, text: bool) -> None:
-    """The study's cells are looked for in `runs`; what is not there is shown as missing."""
+def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
+    """The study's cells are looked for in `place`; what is not there is shown as missing."""
+    from tutelage.store import open_runs
     from tutelage.study import cells, plan_study
     from tutelage.study_losses import training_logs
     from tutelage.study_report import write_study_report
 
+    runs, store = open_runs(place)
     planned = plan_study(file, runs, partial=True)
+    if store is not None:
+        store.settle(planned.runs)
     for notice in planned.absent:
         print(f"note: what uses these data cannot be found without them: {notice}", file=sys.stderr)
     logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)
@@ -111,7 +130,8 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the --limit and shuffles GPQA's options.")] = 0,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens between two writes of replies to disk.")
+        int | None,
+        typer.Option(min=1, help="Prompts and room for replies of one call of the sampler; default: all in one."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,

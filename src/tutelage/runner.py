@@ -8,26 +8,37 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tutelage.attempt import attempt
 from tutelage.config import EvaluateStage, PruneStage, RecipeConfig, SftStage, SynthesizeStage, TrainStage
 from tutelage.evaluate.records import write_atomically
+from tutelage.ranks import gpu_ids
 from tutelage.recipe import Planner, Run
 from tutelage.recipe_file import data_names, default_student, made_by
 from tutelage.types import TutelageError
-from tutelage.workers import Workers, attempt, with_parents
+from tutelage.workers import Workers, with_parents
 
 __all__ = ["attempt", "run_recipe"]
 
 
-def run_recipe(recipe: RecipeConfig, base: Path, root: Path, jobs: int = 1, debug: bool = False) -> dict[str, Any]:
+def run_recipe(
+    recipe: RecipeConfig,
+    base: Path,
+    root: Path,
+    jobs: int = 1,
+    debug: bool = False,
+    gpus_per_run: int | None = None,
+) -> dict[str, Any]:
     """Do everything a recipe asks for; returns the manifest that `report` reads (also written to
-    `<root>/<recipe name>.json`). `jobs` runs go on at the same time, each in its own process."""
+    `<root>/<recipe name>.json`). `jobs` runs go on at the same time, each in its own process. With `gpus_per_run` a
+    training run is as many ranks, and no two runs share a GPU."""
     began = time.monotonic()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
     planner = Planner(recipe, base, root)
-    with Workers(jobs, debug) as workers:
+    gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
+    with Workers(jobs, debug, ranks=gpus_per_run or 1, gpus=gpus) as workers:
         points = _search(planner, workers)
         runs = [*_trained(planner), *(e for _, _, e in _evaluations(planner))]
         workers.execute(runs)

@@ -31,18 +31,22 @@ from tutelage.types import Sequence
 STALE_SECONDS = 120.0  # a lock of another machine that nobody touched for so long is a dead one's
 
 
-def do_run(run: Run) -> dict[str, Any]:
-    """Do `run` unless it is done already; returns the content of its result.json."""
+def do_run(run: Run, write: bool = True) -> dict[str, Any]:
+    """Do `run` unless it is done already; returns the content of its result.json. Of several ranks that train together
+    (`ranks.py`) one has `write`."""
     result_file = run.folder / "result.json"
     if result_file.is_file():
         return json.loads(result_file.read_text())
     run.folder.mkdir(parents=True, exist_ok=True)
-    _describe(run)
+    if write:
+        _describe(run)
     began = time.monotonic()
     work = {"prune": _prune, "answers": write_teacher_answers, "synthesize": synthesize, "evaluate": _evaluate}
     work |= {"benchmark": measure_benchmark, "held_out": measure_held_out}
     result = work.get(run.kind, train)(run)
     result |= {"fingerprint": run.fingerprint, "seconds": time.monotonic() - began}
+    if not write:
+        return result
     write_atomically(result_file, json.dumps(result, indent=2) + "\n")
     remove_checkpoints(run.folder / "checkpoints")
     return result

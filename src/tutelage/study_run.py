@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.attempt import ERROR_FILE
 from tutelage.evaluate.records import write_atomically
+from tutelage.ranks import gpu_ids
 from tutelage.recipe import Run, resolve_device
 from tutelage.runlog import read_metrics
+from tutelage.store import Store
 from tutelage.study import StudyPlan, kind_of
 from tutelage.study_cost import CostModel, machine
 from tutelage.study_plan import duration
 from tutelage.types import TutelageError
-from tutelage.workers import ERROR_FILE, Workers
+from tutelage.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -38,38 +41,61 @@ def run_study(
     executor: str = "local",
     retry: bool = False,
     gpu_memory: float | None = None,
-    gpus_per_run: float = 1.0,
+    gpus_per_run: float | None = None,
+    store: Store | None = None,
     debug: bool = False,
 ) -> None:
     """Do what is not done yet. Raises TutelageError at the end when runs failed; the others are done all the same.
 
-    `gpu_memory`: GiB that runs side by side may need together by the cost model. `executor: ray`: runs are tasks of the
-    Ray cluster that RAY_ADDRESS names, or of a local one; the runs folder must be on storage that all its machines see.
+    `gpu_memory`: GiB that runs side by side may need together by the cost model. `gpus_per_run`: ranks of a training
+    run; no two runs share a GPU then (with Ray they may, by a number below 1). `executor: ray`: runs are tasks of the
+    Ray cluster that RAY_ADDRESS names, or of a local one; all its machines must see the runs folder, unless a `store`
+    keeps the runs.
     """
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":
             resolve_device(device)
     plan.root.mkdir(parents=True, exist_ok=True)
-    write_plan(plan)
+    written = write_plan(plan)
+    if store is not None:
+        store.put(written)
+        store.settle(plan.runs, push=True)
     model = CostModel(machine("H100"))
 
     def memory(run: Run) -> float:
         cost = model.cost(run)
         return cost.memory_gib if cost is not None else gpu_memory or 0.0
 
-    pool = None
+    pool, gpus = None, None
+    ranks = _ranks(gpus_per_run, executor)
+    cuda = any(run.device == "cuda" for run in plan.runs)
     if executor == "ray":
         from tutelage.study_ray import RayPool
 
-        pool = RayPool(gpus_per_run if any(run.device == "cuda" for run in plan.runs) else 0.0)
+        pool = RayPool((1.0 if gpus_per_run is None else gpus_per_run) if cuda else 0.0)
         jobs = max(jobs, pool.slots)
     elif executor != "local":
         raise TutelageError(f"no executor is called `{executor}`: choose local or ray")
-    options: dict[str, Any] = {"patient": True, "retry": retry, "pool": pool}
+    elif cuda and gpus_per_run is not None:
+        gpus = gpu_ids(ranks)
+    options: dict[str, Any] = {"patient": True, "retry": retry, "pool": pool, "ranks": ranks, "gpus": gpus}
+    options["store"] = store
     if gpu_memory is not None:
         options |= {"memory": memory, "budget": gpu_memory}
     with Workers(jobs, debug, **options) as workers:
         workers.execute(plan.runs)
+
+
+def _ranks(gpus_per_run: float | None, executor: str) -> int:
+    """A rank a GPU, one where none is asked for."""
+    asked = 1.0 if gpus_per_run is None else gpus_per_run
+    if asked != int(asked) and asked > 1:
+        raise TutelageError(f"--gpus-per-run {asked:g}: a run has whole GPUs, or (with --executor ray) a part of one")
+    if asked < 1 and executor != "ray":
+        raise TutelageError(
+            f"--gpus-per-run {asked:g}: runs share a GPU only with --executor ray, or without this option"
+        )
+    return max(1, int(asked))
 
 
 def write_plan(plan: StudyPlan) -> Path:
@@ -166,7 +192,7 @@ def status_json(plan: StudyPlan, states: list[RunState]) -> dict[str, Any]:
     return {"study": plan.config.name, "counts": dict(Counter(s.state for s in states)), "runs": runs}
 
 
-def watch(plan: StudyPlan, every: float = 5.0) -> None:
+def watch(plan: StudyPlan, every: float = 5.0, store: Store | None = None) -> None:
     """The status again and again, until nothing is left to do or somebody stops it."""
     from rich.console import Console
     from rich.live import Live
@@ -174,6 +200,8 @@ def watch(plan: StudyPlan, every: float = 5.0) -> None:
 
     with Live(console=Console(), refresh_per_second=4) as live:
         while True:
+            if store is not None:
+                store.settle(plan.runs)
             states = study_status(plan)
             live.update(Text("\n".join(status_lines(plan, states))))
             if not any(state.state in ("running", "todo") for state in states):

@@ -54,12 +54,14 @@ def train(run: Run) -> dict[str, Any]:
     examples = _joined([sections[name] for name in names])
     if isinstance(run.spec, SeqkdStage):
         examples, reports["answers"] = _taught(run, student, examples, names, sections)
-    write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
     trainer = Trainer(_job(run, student, teacher, examples, validation))
+    if trainer.rank == 0:
+        write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
     before = trainer.validate() if validation else None
     last = trainer.run()
     after = trainer.validate() if validation else None
-    save_model(student.model, student.tokenizer, run.folder / "model", student.template.text)
+    if trainer.rank == 0:
+        save_model(student.model, student.tokenizer, run.folder / "model", student.template.text)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])

@@ -103,7 +103,7 @@ class Trainer:
             self._start_trackers()
             # Not `end_training`: that ends the process group too, and other stages may follow.
             stack.callback(lambda: [tracker.finish() for tracker in self.accelerator.trackers])
-            stop = stack.enter_context(_stop_requests())
+            stop = stack.enter_context(stop_requests())
             for step in range(start, self.total_steps):
                 metrics = self.step(step)
                 if self._due(self.config.evaluate_every, step) and job.validation:
@@ -359,7 +359,7 @@ def _compute_type(precision: str, device: torch.device) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """SIGTERM and SIGINT finish the step and save, instead of killing it. A second one kills."""
     received: list[int] = []
 

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
+from tutelage.attempt import ERROR_FILE, Busy, attempt
 from tutelage.evaluate.records import write_atomically
+from tutelage.ranks import Share, die_with_parent, takes_ranks
 from tutelage.recipe import Run
+from tutelage.store import Store
 from tutelage.types import TutelageError
 
-ERROR_FILE, ERROR_LOG, LOG_FILE = "error.txt", "error.log", "log.txt"
 LOOK_AGAIN = 1.0  # seconds until a run that another driver works on is looked at again
 CRASHES = 2  # a run whose worker died so often is left alone
-
-
-class Busy(str):
-    """What `attempt` says of a run that another process is at work on."""
 
 
 class Workers:
@@ -34,6 +27,7 @@ class Workers:
     `patient`: a run that another driver works on is waited for, a worker that was killed costs only its own run, and a
     run that failed in an earlier call (it has an error.txt) is left alone unless `retry`. Recipes stop at once instead.
     `memory` and `budget`: no more runs at a time than their GiB fit. `pool`: whatever has `submit` and `shutdown`.
+    `ranks`: processes of a training run. `gpus`: ids, of which each run on CUDA has as many to itself as it has ranks.
     """
 
     def __init__(
@@ -46,10 +40,16 @@ class Workers:
         memory: Callable[[Run], float] | None = None,
         budget: float | None = None,
         pool: Any = None,
+        ranks: int = 1,
+        gpus: Sequence[str] | None = None,
+        store: Store | None = None,
     ) -> None:
         self.jobs, self.debug, self.patient, self.retry = jobs, debug, patient, retry
         self.memory, self.budget = memory, budget
         self.pool: Any = pool
+        self.store = store
+        self.ranks, self.free = ranks, None if gpus is None else list(gpus)
+        self.shares: dict[str, Share] = {}  # what each run at work has
         self.crashes: Counter[str] = Counter()
 
     def __enter__(self) -> Workers:
@@ -89,7 +89,8 @@ class Workers:
                 elif self._may_start(run, running, finished) and again.get(run.fingerprint, 0.0) <= time.monotonic():
                     waiting.remove(run)
                     if self.pool is None:
-                        self._record(run, attempt(run, self.debug), failed, finished, waiting, again)
+                        outcome = attempt(run, self.debug, False, self._take_share(run), self.store)
+                        self._record(run, outcome, failed, finished, waiting, again)
                         break
                     running[self._submit(run)] = run
             if running:
@@ -108,13 +109,14 @@ class Workers:
             raise TutelageError(_of_failures(failed) if self.patient else next(iter(failed.values())))
 
     def _submit(self, run: Run) -> Future[str | None]:
+        share = self._take_share(run)
         try:
-            return self.pool.submit(attempt, run, self.debug, self.patient)
+            return self.pool.submit(attempt, run, self.debug, self.patient, share, self.store)
         except BrokenProcessPool:  # a worker died just now; its future will say so too
             if not self.patient:
                 raise
             self._renew()
-            return self.pool.submit(attempt, run, self.debug, self.patient)
+            return self.pool.submit(attempt, run, self.debug, self.patient, share, self.store)
 
     def _renew(self) -> None:
         self.pool.shutdown(cancel_futures=True)
@@ -126,8 +128,20 @@ class Workers:
         files = {r.fingerprint: r.folder / ERROR_FILE for r in todo if not r.done}
         return {mark: file.read_text().strip() for mark, file in files.items() if file.is_file()}
 
+    def _ranks(self, run: Run) -> int:
+        return self.ranks if takes_ranks(run) else 1
+
+    def _take_share(self, run: Run) -> Share:
+        ranks, gpus = self._ranks(run), []
+        if self.free is not None and run.device == "cuda":
+            gpus, self.free = self.free[:ranks], self.free[ranks:]
+        self.shares[run.fingerprint] = share = Share(ranks, tuple(gpus))
+        return share
+
     def _may_start(self, run: Run, running: dict[Future[str | None], Run], finished: set[str]) -> bool:
         if len(running) >= self.jobs or not all(p.fingerprint in finished for p in run.parents):
+            return False
+        if self.free is not None and run.device == "cuda" and len(self.free) < self._ranks(run):
             return False
         if self.memory is None or self.budget is None or not running:
             return True
@@ -143,6 +157,9 @@ class Workers:
         again: dict[str, float],
     ) -> None:
         again.pop(run.fingerprint, None)
+        share = self.shares.pop(run.fingerprint)
+        if self.free is not None:
+            self.free += share.gpus
         if error is None:
             finished.add(run.fingerprint)
         elif isinstance(error, Busy) and self.patient:
@@ -173,80 +190,9 @@ class Workers:
             return Busy("its worker was killed")
         line = f"{run.stage}: its worker was killed {CRASHES + 1} times, probably for want of memory"
         write_atomically(run.folder / ERROR_FILE, line + "\n")
+        if self.store is not None:
+            self.store.push_error(run)
         return line
-
-
-def attempt(run: Run, debug: bool = False, log: bool = False) -> str | None:
-    """Do one run. None when it stands, else one line of what went wrong, which is also in its error.txt; error.log
-    has the traceback. With `log` what the run prints goes into its log.txt."""
-    from tutelage.stage import do_run, lock
-    from tutelage.trainer import Interrupted
-
-    held = lock(run)
-    if held is None:
-        return Busy(f"{run.stage}: another process is at work on {run.folder}; wait for it, or stop it")
-    error: str | None = None
-    try:
-        with _heartbeat(held), _printing_to(run.folder / LOG_FILE) if log else nullcontext():
-            do_run(run)
-    except Interrupted:
-        raise  # somebody wants the whole recipe to stop, not to go on with the next stage
-    except TutelageError as problem:
-        error = f"{run.stage}: {problem}"
-    except Exception as problem:
-        (run.folder / ERROR_LOG).write_text(traceback.format_exc())
-        if debug:
-            raise
-        line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        error = f"{run.stage}: {type(problem).__name__}: {line} (the whole traceback: {run.folder / ERROR_LOG})"
-    finally:
-        if error is None:
-            (run.folder / ERROR_FILE).unlink(missing_ok=True)
-        else:
-            write_atomically(run.folder / ERROR_FILE, error + "\n")
-        held.unlink(missing_ok=True)
-        _free_memory()
-    return error
-
-
-@contextmanager
-def _heartbeat(lock: Path, every: float = 20.0) -> Iterator[None]:
-    """Touch the lock now and then: on shared storage that is how other machines see that its holder lives."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(every):
-            try:
-                os.utime(lock)
-            except OSError:
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
-    """Standard output and error of this process, those of libraries below Python too, are added to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    try:
-        with path.open("ab") as handle:
-            os.dup2(handle.fileno(), 1)
-            os.dup2(handle.fileno(), 2)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, descriptor in enumerate(kept, 1):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
 
 
 def with_parents(runs: Sequence[Run]) -> list[Run]:
@@ -275,27 +221,5 @@ def _processes(jobs: int) -> ProcessPoolExecutor:
     import multiprocessing
 
     return ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_die_with_parent, initargs=(os.getpid(),)
+        jobs, multiprocessing.get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
     )
-
-
-def _free_memory() -> None:
-    """Give this run's GPU memory back to the other workers."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _die_with_parent(parent: int) -> None:
-    """A worker whose driver was killed must not go on holding memory and locks; nothing is lost by stopping it."""
-    import ctypes
-    import signal
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)

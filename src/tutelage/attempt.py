@@ -1,0 +1,130 @@
+"""One run done by this process: its lock, its log, its errors; where it needs several processes, they are started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from tutelage.evaluate.records import write_atomically
+from tutelage.ranks import Share, do_apart
+from tutelage.recipe import Run
+from tutelage.store import Store
+from tutelage.types import TutelageError
+
+ERROR_FILE, ERROR_LOG, LOG_FILE = "error.txt", "error.log", "log.txt"
+
+
+class Busy(str):
+    """What `attempt` says of a run that another process is at work on."""
+
+
+def attempt(
+    run: Run, debug: bool = False, log: bool = False, share: Share | None = None, store: Store | None = None
+) -> str | None:
+    """Do one run. None when it stands, else one line of what went wrong, which is also in its error.txt; error.log
+    has the traceback. With `log` what the run prints goes into its log.txt; what ranks print goes there in any case.
+    With `store` its parents come from there, and it goes there when it is done."""
+    from tutelage.stage import do_run, lock
+    from tutelage.trainer import Interrupted
+
+    held = lock(run)
+    if held is None:
+        return Busy(f"{run.stage}: another process is at work on {run.folder}; wait for it, or stop it")
+    error: str | None = None
+    try:
+        with _heartbeat(held), _printing_to(run.folder / LOG_FILE) if log else nullcontext():
+            if store is not None and not run.done:
+                _fetch(run, store)
+            if share is not None and share.apart and not run.done:
+                do_apart(run, share, run.folder / LOG_FILE)
+            else:
+                do_run(run)
+            if store is not None and not store.is_done(run):
+                store.push(run)
+    except Interrupted:
+        raise  # somebody wants the whole recipe to stop, not to go on with the next stage
+    except TutelageError as problem:
+        error = f"{run.stage}: {problem}"
+    except Exception as problem:
+        (run.folder / ERROR_LOG).write_text(traceback.format_exc())
+        if debug:
+            raise
+        line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        error = f"{run.stage}: {type(problem).__name__}: {line} (the whole traceback: {run.folder / ERROR_LOG})"
+    finally:
+        if error is None:
+            (run.folder / ERROR_FILE).unlink(missing_ok=True)
+        else:
+            write_atomically(run.folder / ERROR_FILE, error + "\n")
+            if store is not None:
+                with suppress(TutelageError):  # it is the storage that fails, maybe
+                    store.push_error(run)
+        held.unlink(missing_ok=True)
+        _free_memory()
+    return error
+
+
+def _fetch(run: Run, store: Store) -> None:
+    """The run itself, where another machine has done it by now, else what it builds on."""
+    if store.is_done(run):
+        store.settle([run])
+        return
+    for parent in run.parents:
+        if store.is_done(parent):
+            store.pull(parent)
+
+
+@contextmanager
+def _heartbeat(lock: Path, every: float = 20.0) -> Iterator[None]:
+    """Touch the lock now and then: on shared storage that is how other machines see that its holder lives."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(every):
+            try:
+                os.utime(lock)
+            except OSError:
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Standard output and error of this process, those of libraries below Python too, are added to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with path.open("ab") as handle:
+            os.dup2(handle.fileno(), 1)
+            os.dup2(handle.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in enumerate(kept, 1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def _free_memory() -> None:
+    """Give this run's GPU memory back to the other workers."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
