@@ -59,3 +59,16 @@ def test_sampling(tmp_path):
     assert ours["tokens_per_s"] * ours["seconds"] == pytest.approx(4 * 8)
     assert ours["logprob_difference"] < 1e-4
     assert ours["over_floor"] > 1.0
+
+
+def test_synthesis(tmp_path):
+    out = tmp_path / "synthesis.json"
+    run("bench/synthesis.py", "--small", "--json", str(out))
+    stage, alone, host = json.loads(out.read_text())["rows"]
+    assert stage["rows"] == host["rows"] == 8
+    assert stage["sampled_tokens"] == alone["sampled_tokens"] > stage["attempts"] == host["attempts"]
+    assert stage["tokens_per_s"] * stage["seconds"] == pytest.approx(stage["sampled_tokens"])
+    assert stage["ratio"] == pytest.approx(stage["tokens_per_s"] / alone["tokens_per_s"])
+    assert 0 < stage["seconds"] - stage["sampling_s"] < host["seconds"] + 1
+    assert host["parts"].keys() >= {"setup", "prompts", "filters", "writing", "page"}
+    assert sum(s for name, s in host["parts"].items() if not name.startswith("of it")) < host["seconds"] * 1.5

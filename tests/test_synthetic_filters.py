@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tutelage.config import FilterConfig
-from tutelage.synthetic_filters import Filters, Verdict
+from tutelage.synthetic_filters import Filters, Verdict, minhash
 from tutelage.synthetic_text import Demonstration
 
 DIALOGUES = [
@@ -110,6 +110,15 @@ def test_earlier_rows_count_once_they_passed():
     again.remember(NEW, "read back")
     assert again.check_input(near, True, "x").reason == "near_duplicate_of_earlier"
     assert "read back" in again.check_input(near, True, "x").detail
+
+
+def test_minhashes_are_those_of_the_library_however_often_a_shingle_was_seen():
+    from datasketch import MinHash
+
+    for text in ["the cat sät on the mat", "the cat sät on the mat again and again", "cat", "the cat sät on the mat"]:
+        plain = MinHash(num_perm=128, seed=1)
+        plain.update_batch([text[i : i + 5].encode() for i in range(max(1, len(text) - 4))])
+        assert minhash(text.split()).hashvalues.tolist() == plain.hashvalues.tolist()
 
 
 def test_the_similarity_asked_for_decides():

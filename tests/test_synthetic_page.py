@@ -31,6 +31,16 @@ def test_self_bleu_is_high_for_copies_and_low_for_strangers():
     assert self_bleu(copies[:1]) is None
 
 
+def test_self_bleu_is_the_mean_of_sacrebleus_sentence_scores():
+    from sacrebleu.metrics.bleu import BLEU
+
+    random, metric = Random(3), BLEU(effective_order=True, tokenize="none")
+    texts = [" ".join(random.choices("abcdefg", k=random.randint(0, 25))) for _ in range(9)]
+    scores = [metric.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)]
+    assert max(scores) > 50 > min(scores)
+    assert self_bleu(texts) == pytest.approx(sum(scores) / 9, rel=1e-12)
+
+
 def test_nearest_is_about_the_jaccard_similarity():
     texts = ["the cat sat on the mat today", "the cat sat on the mat again", "we never walk along rivers"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,19 @@ def run_recipe(
     jobs: int = 1,
     debug: bool = False,
     gpus_per_run: int | None = None,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do everything a recipe asks for; returns the manifest that `report` reads (also written to
     `<root>/<recipe name>.json`). `jobs` runs go on at the same time, each in its own process. With `gpus_per_run` a
-    training run is as many ranks, and no two runs share a GPU."""
+    training run is as many ranks, and no two runs share a GPU. `only`: these evaluate stages and what they build on."""
     began = time.monotonic()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
     planner = Planner(recipe, base, root)
+    if only:
+        planner = Planner(_restricted(planner, only), base, root)
     gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
     with Workers(jobs, debug, ranks=gpus_per_run or 1, gpus=gpus) as workers:
         points = _search(planner, workers)
@@ -45,6 +49,23 @@ def run_recipe(
     manifest = _manifest(planner, points, time.monotonic() - began)
     write_atomically(root / f"{recipe.name}.json", json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
+    """The recipe with these evaluate stages alone, and the stages that they and the student build on."""
+    recipe = planner.recipe
+    names = [stage.name for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    for name in only:
+        if name not in names:
+            raise TutelageError(f"--only {name}: no evaluate stage is called so; there are {', '.join(names)}")
+    sources = [model for stage in recipe.stages if isinstance(stage, EvaluateStage) and stage.name in only
+               for model in stage.models]  # fmt: skip
+    needed = set(only)
+    for source in [*sources, "base"]:
+        name = recipe.student if source == "base" else source
+        if isinstance(name, str) and name in planner.stages:
+            needed |= {name} | _ancestors(planner, name)
+    return recipe.model_copy(update={"stages": [stage for stage in recipe.stages if stage.name in needed]})
 
 
 def _search(planner: Planner, workers: Workers) -> list[dict[str, Any]]:

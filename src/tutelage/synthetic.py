@@ -30,7 +30,7 @@ from tutelage.synthetic_filters import Filters, Verdict
 from tutelage.synthetic_rows import Attempt, Block, SynthesisPlan, answer_of, input_of, read_block, write_block
 from tutelage.synthetic_text import Demonstration, Frame, chat_prompt, continuation_input, continuation_prompt
 from tutelage.template import ChatTemplate
-from tutelage.types import Message, Sample, TutelageError
+from tutelage.types import Conversation, Message, Sample, TutelageError
 
 Progress = Callable[[int, str], None]  # rows newly accepted, and a note
 
@@ -99,41 +99,38 @@ class Synthesis:
 
     def _prepare(self, number: int) -> Block:
         """The prompts of a block: fresh demonstrations for each attempt."""
-        plan, attempts = self.plan, []
-        for attempt in range(number * plan.block, (number + 1) * plan.block):
-            random = Random(keyed_integer("demonstrations", plan.seed, attempt))
-            shown = tuple(random.sample(self.gold, plan.demonstrations))
-            text = (chat_prompt if plan.form == "chat" else continuation_prompt)(shown)
-            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-            attempts.append(Attempt(attempt, shown, self._tokens(text), digest))
-        return Block(number, attempts)
+        plan, numbers = self.plan, range(number * self.plan.block, (number + 1) * self.plan.block)
+        draws = [Random(keyed_integer("demonstrations", plan.seed, attempt)) for attempt in numbers]
+        shown = [tuple(random.sample(self.gold, plan.demonstrations)) for random in draws]
+        texts = [(chat_prompt if plan.form == "chat" else continuation_prompt)(rows) for rows in shown]
+        digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+        return Block(number, [Attempt(*row) for row in zip(numbers, shown, self._tokens(texts), digests, strict=True)])
 
-    def _tokens(self, text: str) -> list[int]:
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
         template = self.generator.template
         if self.plan.form == "chat":
-            return template.encode_prompt([Message("user", text)])
-        return list(template.tokenizer(text)["input_ids"])  # with a begin token, where the model knows one
+            return _encode(template, [(Message("user", text),) for text in texts])
+        # with a begin token, where the model knows one
+        return template.tokenizer(texts, return_attention_mask=False)["input_ids"]
 
     def _sample_inputs(self, block: Block) -> Block:
         prompts = [attempt.prompt for attempt in block.attempts]
         keys = [keyed_integer("input", self.plan.seed, attempt.number) for attempt in block.attempts]
-        samples = self._sample(block, self.generator, self.plan.inputs, prompts, keys)
-        for attempt, sample in zip(block.attempts, samples, strict=True):
+        block.samples = self._sample(block, self.generator, self.plan.inputs, prompts, keys)
+        return block
+
+    def _judge_inputs(self, block: Block) -> Block:
+        for attempt, sample in zip(block.attempts, block.samples, strict=True):
             text, whole = self.generator.template.decode(sample.tokens), sample.finished
             if self.plan.form == "continuation":
                 ended = whole and sample.tokens[-1] in self.generator.template.end_of_turn_ids
                 text, found = continuation_input(text)
                 whole = ended or found
             attempt.input, attempt.input_tokens = self.frame.content(text.strip()).strip(), len(sample.tokens)
-            attempt.verdict = Verdict() if whole else Verdict("cut")
-        return block
-
-    def _judge_inputs(self, block: Block) -> Block:
-        for attempt in block.attempts:
-            attempt.verdict = self.filters.check_input(attempt.input, attempt.passed, attempt.id)
+            attempt.verdict = self.filters.check_input(attempt.input, whole, attempt.id)
             attempt.nearest = attempt.verdict.nearest
-        encode = self.annotator.template.encode_prompt
-        block.asked = [encode(self.frame.messages(attempt.input)) for attempt in block.passed]
+        asked = [self.frame.messages(attempt.input) for attempt in block.passed]
+        block.asked = _encode(self.annotator.template, asked)
         return block
 
     def _sample_answers(self, block: Block) -> Block:
@@ -256,3 +253,9 @@ class Synthesis:
             "sampling_seconds": sampling,
             "sampler_tokens_per_s": sampled / sampling if sampling else None,
         }
+
+
+def _encode(template: ChatTemplate, prompts: list[tuple[Message, ...]]) -> list[list[int]]:
+    """`template.encode_prompt` of each, in one call: the tokenizer uses all cores and leaves Python to the sampler."""
+    rows = template.prompt_parts([Conversation("", prompt) for prompt in prompts]) if prompts else []
+    return [[token for part in parts for token in part] for parts in rows]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 from tutelage.config import FilterConfig
@@ -219,11 +220,19 @@ class _NearDuplicates:
 
 def minhash(split: Seq[str]) -> Any:
     """The MinHash of a text's character 5-grams."""
-    from datasketch import MinHash
-
-    made = MinHash(num_perm=PERMUTATIONS, seed=1)
-    made.update_batch(list(shingles(split)))
+    made = _empty_minhash().copy()
+    made.update_batch(shingles(split))
     return made
+
+
+@cache
+def _empty_minhash() -> Any:
+    """All share its permutations and its memory: most 5-grams of a text were hashed before."""
+    from datasketch import MinHash
+    from datasketch.hashfunc import sha1_hash32
+
+    remembered = lru_cache(maxsize=2**20)(lambda shingle: sha1_hash32(shingle.encode()))
+    return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=remembered)
 
 
 def _echo(split: Seq[str]) -> Verdict | None:

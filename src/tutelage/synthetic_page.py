@@ -83,15 +83,28 @@ def variety_of(texts: Seq[str]) -> dict[str, float | None]:
 
 
 def self_bleu(texts: Seq[str]) -> float | None:
+    """The mean of sacrebleu's sentence scores of each text against all others, whose n-grams are counted once."""
     from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
     if len(texts) < 2:
         return None
-    metric = BLEU(effective_order=True, tokenize="none")
-    scores = [
-        metric.sentence_score(text, [other for j, other in enumerate(texts) if j != i]).score
-        for i, text in enumerate(texts)
-    ]
+    counted = [extract_all_word_ngrams(text, 1, 4) for text in texts]
+    highest: dict[tuple[str, ...], list[int]] = {}  # the two highest counts of an n-gram in one text
+    for grams, _ in counted:
+        for gram, count in grams.items():
+            highest[gram] = sorted((*highest.get(gram, (0, 0)), count), reverse=True)[:2]
+    scores = []
+    for i, (grams, length) in enumerate(counted):
+        found, total = [0] * 4, [0] * 4
+        for gram, count in grams.items():
+            most, second = highest[gram]
+            total[len(gram) - 1] += count
+            found[len(gram) - 1] += min(count, second if count == most else most)  # of the others
+        lengths = [other for j, (_, other) in enumerate(counted) if j != i]
+        closest = min(lengths, key=lambda other: (abs(other - length), other))
+        score = BLEU.compute_bleu(found, total, length, closest, smooth_method="exp", effective_order=True)
+        scores.append(score.score)
     return sum(scores) / len(scores)
 
 

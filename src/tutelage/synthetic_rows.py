@@ -12,6 +12,7 @@ from tutelage.config import SamplingConfig
 from tutelage.evaluate.records import write_atomically
 from tutelage.synthetic_filters import Verdict
 from tutelage.synthetic_text import Demonstration, Frame
+from tutelage.types import Sample
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Attempt:
 class Block:
     number: int
     attempts: list[Attempt]
+    samples: list[Sample] = field(default_factory=list)  # the inputs as they were written
     asked: list[list[int]] = field(default_factory=list)  # the annotator's prompts, for those that passed
     sampled: int = 0  # tokens
     sampling: float = 0.0  # seconds

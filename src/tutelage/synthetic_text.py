@@ -133,10 +133,10 @@ def runs(text_words: Seq[str], length: int) -> list[int]:
     return [hash(tuple(text_words[i : i + length])) for i in range(len(text_words) - length + 1)]
 
 
-def shingles(text_words: Seq[str], size: int = 5) -> set[bytes]:
+def shingles(text_words: Seq[str], size: int = 5) -> set[str]:
     """The character n-grams of a text, spaces made one."""
     text = " ".join(text_words)
-    return {text[i : i + size].encode() for i in range(max(1, len(text) - size + 1))}
+    return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
 
 
 class _Breaks(dict[int, str]):
@@ -169,7 +169,11 @@ def script_of(char: str) -> str | None:
 
 
 def script_counts(text: str) -> Counter[str]:
-    return Counter(script for char in text if (script := script_of(char)) is not None)
+    counts: Counter[str] = Counter()
+    for char, count in Counter(text).items():
+        if (script := script_of(char)) is not None:
+            counts[script] += count
+    return counts
 
 
 def repeats_instruction(split: Seq[str]) -> bool:
