@@ -19,161 +19,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loss_peers import IMPLEMENTATIONS, NEEDS, tutelage
+from loss_problem import PAIRS, Problem, exact, make_problem, relative, solve
 from machine import ceilings, seconds_of, write_results
 
 CASES = {"jsd 0.5": 0.5, "forward_kl": 0.0, "cross_entropy": None}  # β, or no teacher
 SHAPES = {"cuda": (16_384, 2_048, 4_096, 128_256, 256), "cpu": (16, 32, 48, 500, 6)}  # N, D, D_teacher, V, N of errors
-PAIRS = {"random": 2.0, "peaked": 8.0, "near": 2.0}  # the logits' standard deviation
-NEEDS = {"liger": "liger_kernel", "liger-jsd": "liger_kernel", "trl": "trl"}
-
-
-@dataclass(frozen=True)
-class Problem:
-    hidden: Any  # [N, D]
-    weight: Any  # [V, D]
-    teacher_hidden: Any  # [N, D_teacher]
-    teacher_weight: Any  # [V, D_teacher]
-    labels: Any  # [N]
-
-
-def make_problem(shape: tuple[int, ...], pair: str, device: str) -> Problem:
-    import torch
-
-    tokens, size, teacher_size, width = shape
-    generator = torch.Generator(device).manual_seed(0)
-
-    def rand(rows: int, columns: int, deviation: float) -> Any:
-        out = torch.randn(rows, columns, generator=generator, device=device, dtype=torch.bfloat16)
-        return out.mul_(deviation)
-
-    hidden, weight = rand(tokens, size, 1.0), rand(width, size, PAIRS[pair] / math.sqrt(size))
-    if pair == "near":  # the student's own columns, and others that add the noise
-        extra = teacher_size - size
-        teacher_hidden = torch.cat([hidden, rand(tokens, extra, 1.0)], 1)
-        teacher_weight = torch.cat([weight, rand(width, extra, 0.1 / math.sqrt(extra))], 1)
-    else:
-        teacher_hidden = rand(tokens, teacher_size, 1.0)
-        teacher_weight = rand(width, teacher_size, PAIRS[pair] / math.sqrt(teacher_size))
-    labels = torch.randint(0, width, (tokens,), generator=generator, device=device)
-    return Problem(hidden.requires_grad_(), weight.requires_grad_(), teacher_hidden, teacher_weight, labels)
-
-
-def tutelage(
-    beta: float | None, implementation: str, statistics: bool = False, **sizes: Any
-) -> Callable[[Problem], Any]:
-    import torch
-
-    from tutelage.kernels import linear_objective
-    from tutelage.objective import CrossEntropy, Divergence
-    from tutelage.types import Head, TeacherSignal
-
-    objective = CrossEntropy() if beta is None else Divergence(beta)
-
-    def loss(p: Problem) -> Any:
-        teacher = None if beta is None else TeacherSignal(p.teacher_hidden, Head(p.teacher_weight))
-        weights = torch.full(p.labels.shape, 1.0 / len(p.labels), device=p.labels.device)
-        options: Any = {"statistics": statistics, "implementation": implementation, **sizes}
-        return linear_objective(objective, p.hidden, Head(p.weight), teacher, p.labels, weights, **options)[0]
-
-    return loss
-
-
-def liger(beta: float | None, device: str) -> Callable[[Problem], Any]:
-    """Liger's chunked loss in torch (compiled on CUDA); its fused kernel for cross-entropy."""
-    if beta is None:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-        hard = LigerFusedLinearCrossEntropyLoss()
-        return lambda p: hard(p.weight, p.hidden, p.labels)
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-
-    soft = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta, compiled=device == "cuda")
-    return lambda p: soft(p.hidden, p.weight, p.teacher_hidden, p.teacher_weight, p.labels)
-
-
-def liger_jsd(beta: float | None, device: str) -> Callable[[Problem], Any]:
-    """Liger's Triton kernel for the divergence."""
-    from liger_kernel.transformers import LigerFusedLinearJSD
-
-    if beta is None:
-        raise ValueError("no cross-entropy there")
-    soft = LigerFusedLinearJSD(jsd_beta=beta)
-    return lambda p: soft(p.hidden, p.weight, p.teacher_hidden, p.teacher_weight, None)
-
-
-def trl(beta: float | None, device: str) -> Callable[[Problem], Any]:
-    """The kernel of TRL's DistillationTrainer."""
-    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
-
-    if beta is None:
-        raise ValueError("no cross-entropy there")
-
-    def loss(p: Problem) -> Any:
-        values = ChunkedDivergenceFunction.apply(
-            p.hidden, p.weight, None, p.teacher_hidden, p.teacher_weight, None, beta
-        )
-        return values[0].mean()
-
-    return loss
-
-
-IMPLEMENTATIONS: dict[str, Callable[[float | None, str], Callable[[Problem], Any]]] = {
-    "tutelage": lambda beta, device: tutelage(beta, "triton"),
-    "tutelage-statistics": lambda beta, device: tutelage(beta, "triton", statistics=True),
-    "tutelage-torch": lambda beta, device: tutelage(beta, "torch"),
-    "liger": liger,
-    "liger-jsd": liger_jsd,
-    "trl": trl,
-}
-
-
-def solve(loss: Callable[[Problem], Any], problem: Problem) -> tuple[Any, Any, Any]:
-    import torch
-
-    value = loss(problem)
-    hidden, weight = torch.autograd.grad(value, [problem.hidden, problem.weight])
-    return value.detach(), hidden, weight
-
-
-def exact(problem: Problem, beta: float | None, rows: int = 32) -> tuple[Any, Any, Any]:
-    """Loss and gradients in float64, by the definitions and autograd, `rows` tokens at a time."""
-    import torch
-
-    tokens, weight = len(problem.labels), problem.weight.detach().double().requires_grad_()
-    teacher_weight = problem.teacher_weight.double()
-    total, grad_hidden, grad_weight = 0.0, [], torch.zeros_like(weight)
-    for start in range(0, tokens, rows):
-        part = slice(start, start + rows)
-        hidden = problem.hidden[part].detach().double().requires_grad_()
-        log_s = torch.log_softmax(hidden @ weight.T, -1)
-        if beta is None:
-            values = -log_s.gather(1, problem.labels[part, None])
-        else:
-            log_t = torch.log_softmax(problem.teacher_hidden[part].double() @ teacher_weight.T, -1)
-            values = log_t.exp() * (log_t - log_s)
-            if beta:
-                log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log(1.0 - beta))
-                values = beta * log_t.exp() * (log_t - log_m) + (1.0 - beta) * log_s.exp() * (log_s - log_m)
-        loss = values.sum() / tokens
-        for total_grad, grad in zip((None, grad_weight), torch.autograd.grad(loss, [hidden, weight]), strict=True):
-            if total_grad is None:
-                grad_hidden.append(grad)
-            else:
-                total_grad += grad
-        total += loss.detach()
-    return total, torch.cat(grad_hidden), grad_weight.detach()
-
-
-def relative(found: Any, true: Any) -> float:
-    return float((found.double() - true).norm() / true.norm())
 
 
 def release(device: str) -> None:

@@ -38,6 +38,14 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def seconds_of(work: Callable[[], Any], device: str, repeats: int, warmup: int = 1) -> float:
     """Median seconds of `work`, by device events on CUDA and by the clock elsewhere."""
     import torch

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import math
 import os
@@ -34,7 +33,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import run_worker, write_results
+from machine import run_worker, synchronize, write_results
+from step_trl import trl_worker
 
 IMPLEMENTATIONS = ("tutelage", "trl", "trl-nockpt")
 CASES = {"data": 0.0, "on-policy": 1.0}  # λ
@@ -169,87 +169,6 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     return {"seconds": seconds, "sampled": sampled, "sampling_seconds": sampling_seconds, "loss": rows[0]["loss"]}
 
 
-def trl_worker(folder: Path, case: str, options: argparse.Namespace, checkpointing: bool) -> dict[str, Any]:
-    """Like `tutelage_worker`, for TRL's GKDTrainer."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
-
-    student, teacher = (
-        AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32) for name in ("student", "teacher")
-    )
-    work = json.loads((folder / "work.json").read_text())
-    columns = {
-        "prompt": ["unused: the ids below are taken as they are"] * len(work),
-        "input_ids": [row["prompt"] + row["response"] for row in work],
-        "completion_mask": [[0] * len(row["prompt"]) + [1] * len(row["response"]) for row in work],
-    }
-    config = GKDConfig(
-        output_dir=str(folder / "trl"),
-        lmbda=CASES[case],
-        beta=0.5,
-        temperature=1.0,
-        max_new_tokens=options.new_tokens,
-        per_device_train_batch_size=EXAMPLES,
-        max_steps=options.warmup + options.steps,
-        learning_rate=5e-6,
-        bf16=options.precision == "bfloat16",
-        use_cpu=options.device == "cpu",
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **({} if checkpointing else {"gradient_checkpointing": False}),
-    )
-    ends: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            synchronize(options.device)
-            ends.append(time.perf_counter())
-
-    trainer = GKDTrainer(
-        model=student,
-        teacher_model=teacher,
-        args=config,
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=AutoTokenizer.from_pretrained(folder / "student"),
-        callbacks=[Clock()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    sampled: list[int] = []
-    sampling_seconds: list[float] = []
-    generate = trainer.generate_on_policy_outputs
-
-    def timed_generate(*arguments: Any) -> Any:
-        began = time.perf_counter()
-        out = generate(*arguments)
-        synchronize(options.device)
-        sampling_seconds.append(time.perf_counter() - began)
-        sampled.append(int((out[2] != -100).sum()))
-        return out
-
-    trainer.generate_on_policy_outputs = timed_generate  # type: ignore[method-assign]
-    trainer.train()
-    return {
-        "seconds": [after - before for before, after in itertools.pairwise(ends)],
-        "sampled": sampled[-1] if sampled else 0,
-        "sampling_seconds": sampling_seconds,
-        "loss": trainer.state.log_history[0]["loss"],
-    }
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-
-
 def measure(options: argparse.Namespace) -> None:
     """What a child process does: one implementation, one case; the result goes to `--out`."""
     import torch
@@ -260,7 +179,7 @@ def measure(options: argparse.Namespace) -> None:
     if implementation == "tutelage":
         result = tutelage_worker(options.folder, case, options)
     else:
-        result = trl_worker(options.folder, case, options, checkpointing=implementation == "trl")
+        result = trl_worker(options.folder, CASES[case], options, checkpointing=implementation == "trl")
     if options.device == "cuda":
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     else:

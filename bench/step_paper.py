@@ -21,11 +21,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
-import math
-import random
-import statistics
 import sys
 import tempfile
 import time
@@ -35,57 +31,15 @@ from typing import Any
 
 from machine import ceilings, run_worker, write_results
 from sampling import LLAMA_1B, TINY, prepare
+from step_paper_trl import trl_worker
+from step_paper_work import LLAMA_8B, make_models, make_rows, summary, weights
 
-LLAMA_8B = LLAMA_1B | {
-    "hidden_size": 4_096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "head_dim": 128,
-    "tie_word_embeddings": False,
-}
 IMPLEMENTATIONS = {
     "tutelage": ("off-policy", "on-policy"),
     "tutelage-vllm": ("on-policy",),
     "trl-gkd": ("off-policy", "on-policy"),
     "trl-distillation-vllm": ("on-policy",),
 }
-
-
-def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int], list[int]]]:
-    """(prompt, response) token ids."""
-    rng = random.Random(0)
-
-    def tokens(length: float, most: int) -> list[int]:
-        return [rng.randrange(1, vocabulary - 1) for _ in range(max(2, min(most, round(length)) // shrink))]
-
-    return [
-        (tokens(rng.lognormvariate(math.log(160), 0.63), 1_000), tokens(rng.lognormvariate(math.log(250), 0.9), 2_000))
-        for _ in range(count)
-    ]
-
-
-def build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(**shape)
-    config.eos_token_id = None
-    torch.set_default_dtype(kind)
-    with torch.device(device):
-        model = LlamaForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
-    model.generation_config.eos_token_id = None
-    return model
-
-
-def models(options: argparse.Namespace) -> tuple[Any, Any]:
-    import torch
-
-    half = torch.bfloat16 if options.device == "cuda" else torch.float32
-    student = build(TINY if options.small else LLAMA_1B, options.device, torch.float32, 0)
-    teacher = build(TINY if options.small else LLAMA_8B, options.device, half, 1)
-    return student, teacher
 
 
 def tutelage_worker(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +55,7 @@ def tutelage_worker(options: argparse.Namespace) -> dict[str, Any]:
     from tutelage.types import Sequence
     from tutelage.vllm_sampler import VllmSampler
 
-    student, teacher = models(options)
+    student, teacher = make_models(options)
     loaded = []
     for model in (student, teacher):
         prepare(model)
@@ -159,161 +113,6 @@ def profile(trainer: Any, step: int, path: Path) -> None:
         trainer.step(step)
     table = record.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=90)
     path.write_text(table)
-
-
-def trl_worker(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-    from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
-
-    student, teacher = models(options)
-    tokenizer = word_tokenizer(student.config.vocab_size)
-    on_policy, batch = options.case == "on-policy", options.trl_batch
-    steps = options.warmup + options.steps
-    rows = make_rows(max(batch * steps, 16), student.config.vocab_size, 8 if options.small else 1)
-    common = {
-        "beta": 0.5,
-        "temperature": 1.0,
-        "per_device_train_batch_size": batch,
-        "max_steps": steps,
-        "bf16": options.device == "cuda",
-        "use_cpu": options.device == "cpu",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    ends: list[float] = []
-    tokens: list[int] = []
-    sampled: list[int] = []
-    sampling_seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            ends.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        if options.worker == "trl-gkd":
-            from trl.experimental.gkd import GKDConfig, GKDTrainer
-
-            columns = {
-                "prompt": ["unused: the ids below are taken as they are"] * len(rows),
-                "input_ids": [p + r for p, r in rows],
-                "completion_mask": [[0] * len(p) + [1] * len(r) for p, r in rows],
-            }
-            config = GKDConfig(
-                output_dir=folder, lmbda=float(on_policy), max_new_tokens=options.new_tokens, max_length=4096, **common
-            )
-            trainer: Any = GKDTrainer(
-                model=student,
-                teacher_model=teacher,
-                args=config,
-                train_dataset=Dataset.from_dict(columns),
-                processing_class=tokenizer,
-                callbacks=[Clock()],
-            )
-            generate, compute = trainer.generate_on_policy_outputs, trainer.compute_loss
-
-            def timed_generate(*arguments: Any) -> Any:
-                began = time.perf_counter()
-                out = generate(*arguments)
-                sampled.append(int((out[2] != -100).sum()))
-                sampling_seconds.append(time.perf_counter() - began)
-                return out
-
-            def counting(model: Any, inputs: Any, *a: Any, **k: Any) -> Any:
-                tokens.append(int(inputs["attention_mask"].sum()))
-                return compute(model, inputs, *a, **k)
-
-            trainer.generate_on_policy_outputs, trainer.compute_loss = timed_generate, counting
-        else:
-            from trl import DistillationConfig, DistillationTrainer
-
-            student.to(torch.bfloat16).save_pretrained(f"{folder}/student")  # vLLM loads it by name
-            tokenizer.save_pretrained(f"{folder}/student")
-            student = student.to(torch.float32)
-            student.config._name_or_path = student.name_or_path = f"{folder}/student"
-            config = DistillationConfig(
-                output_dir=folder,
-                use_vllm=True,
-                vllm_mode="colocate",
-                vllm_gpu_memory_utilization=0.1,
-                vllm_max_model_length=1_024 + options.new_tokens,
-                max_completion_length=options.new_tokens,
-                generation_kwargs={"ignore_eos": True},
-                **common,
-            )
-            columns = {"prompt": [" ".join(f"t{t}" for t in p) for p, _ in rows]}
-            trainer = DistillationTrainer(
-                model=student,
-                teacher_model=teacher,
-                args=config,
-                train_dataset=Dataset.from_dict(columns),
-                processing_class=tokenizer,
-                callbacks=[Clock()],
-            )
-            turn = trainer._generate_single_turn
-
-            def timed_turn(prompt_ids: Any, *a: Any, **k: Any) -> Any:
-                began = time.perf_counter()
-                out = turn(prompt_ids, *a, **k)
-                sampling_seconds.append(time.perf_counter() - began)
-                sampled.append(sum(len(c) for c in out))
-                tokens.append(sum(len(p) for p in prompt_ids) + sampled[-1])
-                return out
-
-            trainer._generate_single_turn = timed_turn
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    seconds = [b - a for a, b in itertools.pairwise(ends)]
-    measured: list[tuple[float, float, float, float, float]] = [
-        (s, tokens[i], sampled[i] if on_policy else 0, sampling_seconds[i] if on_policy else 0.0, losses[i])
-        for i, s in enumerate(seconds)
-    ]
-    return summary(measured, options)
-
-
-def word_tokenizer(vocabulary: int) -> Any:
-    """`t17` is token 17: texts whose token ids are known."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {f"t{i}": i for i in range(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t0", pad_token="t0", unk_token="t0")
-
-
-def summary(measured: list[tuple[float, float, float, float, float]], options: argparse.Namespace) -> dict[str, Any]:
-    kept = measured[options.warmup :]
-    seconds = sum(m[0] for m in kept)
-    out: dict[str, Any] = {
-        "seconds": statistics.median(m[0] for m in kept),
-        "tokens_per_s": sum(m[1] for m in kept) / seconds,
-        "tokens": sum(m[1] for m in kept) / len(kept),
-        "first_loss": measured[0][4],
-    }
-    if options.case == "on-policy":
-        out["sampled_tokens_per_s"] = sum(m[2] for m in kept) / seconds
-        out["sampling_seconds"] = statistics.median(m[3] for m in kept)
-    if options.device == "cuda":
-        import torch
-
-        out["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return out
-
-
-def weights(shape: dict[str, Any]) -> int:
-    """Parameters that a token is multiplied with."""
-    d, heads, kv, e = (shape[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
-    layer = 3 * d * shape["intermediate_size"] + 2 * d * heads * e + 2 * d * kv * e
-    return shape["vocab_size"] * d + shape["num_hidden_layers"] * layer
 
 
 def start_worker(name: str, case: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tutelage.align import align, same_rendering
 from tutelage.batch import make_micro_batch, make_micro_batches, teacher_view
 from tutelage.config import SamplingConfig
 from tutelage.divergence import generalized_jsd
-from tutelage.model import LoadedModel, check_vocabularies
+from tutelage.model import LoadedModel
 from tutelage.objective import Divergence
 from tutelage.recipe import Planner, load_recipe
 from tutelage.rollout import RolloutPlan, continued, write_responses
@@ -27,6 +27,7 @@ from tutelage.teacher import Teacher
 from tutelage.template import ChatTemplate
 from tutelage.trainer import Trainer
 from tutelage.types import Conversation, Message, Sample, Sequence
+from tutelage.vocabulary import check_vocabularies
 
 STUDENT = ChatTemplate(tokenizer(CHATML))
 # another form and another end; the same form and another end than the tokenizer's usual one; the same end, another form

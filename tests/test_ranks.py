@@ -22,10 +22,10 @@ from test_study import write_study
 from tutelage import ranks
 from tutelage.attempt import attempt
 from tutelage.cli import main as command
+from tutelage.interrupt import Interrupted
 from tutelage.ranks import Share, gpu_ids
 from tutelage.recipe import Planner, Run, load_recipe
 from tutelage.runlog import CLOCK_KEYS, read_metrics
-from tutelage.trainer import Interrupted
 from tutelage.types import TutelageError
 from tutelage.workers import Workers
 

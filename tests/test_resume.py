@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from tutelage import checkpoint, engine, rollout, sampler
+from tutelage.interrupt import Interrupted
 from tutelage.runlog import CLOCK_KEYS, read_metrics
-from tutelage.trainer import Interrupted, Trainer
+from tutelage.trainer import Trainer
 
 LENGTHS = (9, 6, 20, 7, 30, 5, 12, 8, 11, 10)
 STEPS = 6  # 10 examples in batches of 4, twice; checkpoints after 2 and 4

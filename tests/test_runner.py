@@ -13,9 +13,9 @@ import pytest
 from recipes_fixture import ROWS, Workshop
 
 from tutelage import stage, train_stage
+from tutelage.interrupt import Interrupted
 from tutelage.recipe import Planner, Run, load_recipe
 from tutelage.runner import attempt, run_recipe
-from tutelage.trainer import Interrupted
 from tutelage.types import TutelageError
 
 STAGES: list[dict[str, Any]] = [

@@ -12,12 +12,11 @@ import pytest
 import tiny
 import torch
 
-from tutelage.config import TrainingConfig
 from tutelage.divergence import generalized_jsd
 from tutelage.objective import CrossEntropy
 from tutelage.rollout import write_responses
 from tutelage.runlog import read_metrics
-from tutelage.trainer import Job, Trainer, schedule
+from tutelage.trainer import Job, Trainer
 from tutelage.types import TutelageError
 
 LENGTHS = (9, 6, 60, 7, 30, 5, 12)
@@ -140,32 +139,6 @@ def test_overfits_four_sequences(tmp_path: Path):
     assert last["loss"] < 0.1 * first["loss"]
 
 
-# --- schedule --------------------------------------------------------------------------------------------------------
-
-
-def test_schedule_values():
-    linear = TrainingConfig()
-    assert [schedule(linear, s, 16) for s in range(16)] == pytest.approx([1.0] + [1 - i / 15 for i in range(15)])
-    cosine = TrainingConfig(schedule="cosine", warmup_ratio=0.25)
-    expected = [0.25, 0.5, 0.75, 1.0] + [0.5 * (1 + math.cos(math.pi * i / 12)) for i in range(12)]
-    assert [schedule(cosine, s, 16) for s in range(16)] == pytest.approx(expected)
-    constant = TrainingConfig(schedule="constant", warmup_ratio=0.125)
-    assert [schedule(constant, s, 16) for s in range(16)] == [0.5] + [1.0] * 15
-    assert schedule(TrainingConfig(warmup_ratio=0.0), 0, 4) == 1.0
-    assert schedule(TrainingConfig(warmup_ratio=1.0), 3, 4) == 1.0
-
-
-def test_the_optimizer_gets_the_scheduled_rate(tmp_path: Path):
-    job = jobs.sft(tmp_path, LENGTHS, batch_size=2, epochs=4, learning_rate=1e-3)  # 16 steps
-    model = job.student.model
-    before = model.lm_head.weight.detach().clone()
-    trainer = Trainer(job)
-    trainer.step(0)
-    # Adam's first step is the full rate in every coordinate with a gradient: no step is lost to the warm-up.
-    assert float((model.lm_head.weight.detach() - before).abs().max()) == pytest.approx(1e-3, rel=1e-2)
-    assert trainer.step(4)["learning_rate"] == pytest.approx(1e-3 * (1 - 3 / 15))
-
-
 def test_every_example_is_seen_once_an_epoch_in_a_new_order(tmp_path: Path):
     trainer = Trainer(jobs.sft(tmp_path, LENGTHS, batch_size=3, epochs=2))
     order = [[s.index for s in trainer._examples(step)] for step in range(trainer.total_steps)]
@@ -277,23 +250,6 @@ def test_validation_is_the_mean_over_held_out_response_tokens(tmp_path: Path):
     assert metrics["validation_response_tokens"] == 4 + 21 + 7
     assert job.student.model.training
     assert "validation_loss" not in read_metrics(tmp_path / "metrics.jsonl")[0]
-
-
-def test_tensorboard_gets_every_number(tmp_path: Path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    Trainer(jobs.sft(tmp_path, LENGTHS, max_steps=2, trackers=["tensorboard"])).run()
-    events = EventAccumulator(str(tmp_path / "tutelage")).Reload()
-    logged = [(e.step, e.value) for e in events.Scalars("loss")]
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert logged == [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines]
-    assert len(logged) == 2
-
-
-def test_a_tracker_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
-    with pytest.raises(TutelageError, match=r"training\.trackers: pip install tensorboard"):
-        Trainer(jobs.sft(tmp_path, trackers=["tensorboard"])).run()
 
 
 def test_metrics_are_plain_json_with_the_keys_of_reports(tmp_path: Path):

@@ -12,8 +12,9 @@ import jobs
 import pytest
 import torch
 
+from tutelage.interrupt import Interrupted
 from tutelage.runlog import CLOCK_KEYS, read_metrics
-from tutelage.trainer import Interrupted, Trainer
+from tutelage.trainer import Trainer
 
 LENGTHS = (9, 6, 60, 7, 30)
 # Adam divides by the gradient's own size, which would blow rounding up to whole steps where the gradient is nearly 0.

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tutelage.evaluate.records import write_atomically
+from tutelage.interrupt import Interrupted
 from tutelage.ranks import Share, do_apart
 from tutelage.recipe import Run
 from tutelage.store import Store
@@ -30,7 +31,6 @@ def attempt(
     has the traceback. With `log` what the run prints goes into its log.txt; what ranks print goes there in any case.
     With `store` its parents come from there, and it goes there when it is done."""
     from tutelage.stage import do_run, lock
-    from tutelage.trainer import Interrupted
 
     held = lock(run)
     if held is None:

@@ -7,6 +7,7 @@ keyword arguments that transformers passes from the model's forward down to the 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     keys = packing.keys or packing
-    known = inspect.signature(varlen_attn).parameters
+    known = _varlen_options()
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     if "scale" in known:
         options["scale"] = scaling
@@ -98,6 +99,14 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
     out = varlen_attn(q, k, v, *ends, *longest, **options)
     assert isinstance(out, Tensor)
     return out[None]
+
+
+@functools.cache
+def _varlen_options() -> frozenset[str]:
+    """The names of what this torch's flash attention takes: they differ from release to release."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tutelage.cli_evaluate import evaluate
+from tutelage.cli_options import AsJson, Debug, RunsFolder
 from tutelage.cli_study import study
 
 app = typer.Typer(
@@ -22,19 +23,7 @@ app = typer.Typer(
 )
 
 
-def _no_url(place: Path) -> Path:
-    """A path swallows one of the two slashes, and would then be a folder of a strange name."""
-    if re.match(r"\w+:/", str(place)):
-        raise typer.BadParameter("a URL is for studies (tutelage study run); here it is a folder")
-    return place
-
-
-RunsFolder = Annotated[
-    Path,
-    typer.Option("--runs", callback=_no_url, help="Where results are kept; finished stages there are reused."),
-]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
@@ -49,6 +38,9 @@ def run(
     gpus_per_run: Annotated[
         int | None, typer.Option(min=1, help="Ranks of a training stage; no two runs share a GPU then.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="This evaluate stage and what it builds on; may be repeated.")
+    ] = None,
     text: Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")] = True,
     debug: Debug = False,
 ) -> None:
@@ -58,7 +50,7 @@ def run(
     from tutelage.runner import run_recipe
 
     config = load_recipe(recipe, overrides)
-    manifest = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run)
+    manifest = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
     page = build_report(manifest, report_to or runs / f"{config.name}-report", include_text=text)
     _show(page.parent / "table.md")
     print(f"\nReport: {page}")
@@ -113,149 +105,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
 
 
-@app.command()
-def evaluate(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the task.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="A task of the recipe, or a benchmark; may be repeated.")
-    ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Benchmarks, with commas; `paper` is all eight.")] = None,
-    responses: Annotated[
-        Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of replies, scores and evidence.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Examples a benchmark, drawn evenly from its groups.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the --limit and shuffles GPQA's options.")] = 0,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Prompts and room for replies of one call of the sampler; default: all in one."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
-    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
-    ] = None,
-    judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")] = None,
-    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    runs: RunsFolder = Path("runs"),
-    debug: Debug = False,
-) -> None:
-    """Measure a model on benchmarks (--tasks) or on a recipe's tasks, or score replies made elsewhere (--responses).
-
-    tutelage evaluate --model M --tasks paper --out scores/M
-
-    tutelage evaluate --task ifeval --responses replies.jsonl --json
-
-    tutelage evaluate recipe.yaml --model M --task test
-    """
-    from tutelage.types import TutelageError
-
-    named = [*(task or []), *([tasks] if tasks else [])]
-    judge = _judge(judge_url, judge_model)
-    if responses is not None:
-        if recipe or model or len(named) != 1:
-            raise TutelageError("--responses goes with one --task and with neither a recipe nor a --model")
-        _score_file(named[0], responses, out, data_dir, limit, seed, judge, as_json)
-    elif not named or model is None:
-        raise TutelageError("give --model and --tasks (or a recipe and --task), or --task and --responses")
-    elif recipe is not None:
-        _evaluate_recipe(recipe, model, named, runs, debug)
-    else:
-        from tutelage.evaluate.benchmarks import chosen
-        from tutelage.evaluate.run_benchmarks import Settings, lines, run_benchmarks, summary, table_lines
-
-        settings = Settings(
-            tasks=tuple(chosen(",".join(named))),
-            model=model,
-            out=out or runs / f"evaluate-{_file_name(model)}",
-            data_dir=data_dir,
-            limit=limit,
-            seed=seed,
-            batch_tokens=batch_tokens,
-            batch_size=batch_size,
-            chat=chat,
-            judge=judge,
-        )
-        results = run_benchmarks(settings)
-        text = [json.dumps(summary(settings, results), ensure_ascii=False)] if as_json else lines(results)
-        print("\n".join([*text, *([] if as_json else table_lines(results))]))
-        print(f"evidence: {settings.out}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _score_file(
-    task: str,
-    responses: Path,
-    out: Path | None,
-    data_dir: Path | None,
-    limit: int | None,
-    seed: int,
-    judge: Any,
-    as_json: bool,
-) -> None:
-    """Score a file of replies and print; unknown and doubled ids end the command with exit code 1 all the same."""
-    from tutelage.evaluate.benchmarks import benchmark
-    from tutelage.evaluate.responses import problem, score_file, write_scored
-    from tutelage.evaluate.run_benchmarks import lines
-    from tutelage.types import TutelageError
-
-    scored = score_file(task, responses, data_dir, limit, seed, judge)
-    if out is not None:
-        write_scored(out, benchmark(task), scored)
-    wrong = problem(scored.result)
-    if as_json:
-        print(json.dumps(scored.result, ensure_ascii=False))
-        for notice in scored.result["notices"]:
-            print(f"note: {notice}", file=sys.stderr)
-    else:
-        print("\n".join(lines([scored.result])))
-    if wrong:
-        raise TutelageError(f"{responses}: {wrong}; mend the file (the scores above leave those replies out)")
-
-
-def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, debug: bool) -> None:
-    from tutelage.config import EvaluateStage, ModelConfig
-    from tutelage.recipe import Planner, load_recipe
-    from tutelage.runner import attempt
-    from tutelage.types import TutelageError
-
-    config = load_recipe(recipe)
-    for name in names:
-        if name not in config.tasks:
-            raise TutelageError(f"{recipe}: no task is called `{name}` (there are: {', '.join(config.tasks)})")
-    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=names)
-    config = config.model_copy(update={"teacher": ModelConfig(path=model), "stages": [stage]})
-    planner = Planner(config, recipe.resolve().parent, runs)
-    for name in names:
-        planned = planner.evaluation("teacher", name, config.seeds[0])
-        error = None if planned.done else attempt(planned, debug)
-        if error:
-            raise TutelageError(error)
-        result = json.loads((planned.folder / "result.json").read_text())
-        for metric, score in result["metrics"].items():
-            value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
-            print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")
-        print(f"examples: {planned.folder / 'examples.jsonl'}")
-
-
-def _judge(url: str | None, model: str | None) -> Any:
-    from tutelage.types import TutelageError
-
-    if (url is None) != (model is None):
-        raise TutelageError("--judge-url and --judge-model go together")
-    if url is None or model is None:
-        return None
-    from tutelage.evaluate.judge import JudgeEndpoint
-
-    return JudgeEndpoint(url=url, model=model)
-
-
-def _file_name(model: str) -> str:
-    """A model's name as a folder's."""
-    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model).strip("-.") or "model"
+app.command()(evaluate)
 
 
 @app.command()
@@ -284,7 +134,7 @@ def demo(
 def compare(
     a: Annotated[Path, typer.Argument(help="A folder that `tutelage evaluate` wrote, or an evaluation of a run.")],
     b: Annotated[Path, typer.Argument(help="Another one, of the same examples.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Say by how much two evaluations differ, a − b: 95 % interval and p by paired bootstrap on the same examples."""

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tutelage.cli_options import AsJson, Debug
+
 study = typer.Typer(help="Plan, run and watch a study: sizes × students × methods.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="A study file (YAML), docs/study.md.")]
 RunsFolder = Annotated[
     str, typer.Option("--runs", help="Where results are kept, a folder or a URL (s3://…); what is done is reused.")
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @study.command()

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.interrupt import Interrupted, stop_requests
 from tutelage.recipe import Run
 from tutelage.types import TutelageError
 
@@ -64,8 +65,6 @@ def do_apart(run: Run, share: Share, log: Path) -> None:
 
     Raises TutelageError, one line, when a rank fails or dies, and Interrupted when asked to stop (state is saved then).
     """
-    from tutelage.trainer import Interrupted, stop_requests
-
     sampling = getattr(run.spec, "sampling", None)
     if share.ranks > 1 and sampling is not None and sampling.backend == "vllm":
         raise TutelageError("sampling.backend: vllm samples in one process: set it to torch, or use --gpus-per-run 1")

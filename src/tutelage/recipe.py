@@ -28,7 +28,7 @@ from tutelage.config import (
 )
 from tutelage.dataset import declared_fingerprint, load_dataset
 from tutelage.methods import method_fingerprint
-from tutelage.model import model_fingerprint
+from tutelage.model_files import model_fingerprint
 from tutelage.recipe_file import data_names, default_student, load_recipe, made_by
 from tutelage.types import TutelageError
 

@@ -1,30 +1,25 @@
 """The report's figures: training curves as small multiples, scores as points with error bars.
 
 Each figure is drawn twice from the same functions: whole, as PNG and SVG files, and as one small SVG a panel for the
-page, whose grid then suits any screen. Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+page, whose grid then suits any screen.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tutelage.evaluate.records import write_bytes_atomically
+from tutelage.canvas import GREY, INK, LINE, MUTED, PAGE, PALETTE, inline_svg, new_figure, write_figure
 from tutelage.report_data import TableRow, TaskTable, metric_label
 from tutelage.report_words import mean_text
 from tutelage.runlog import read_metrics
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GREY, INK, MUTED, LINE, PAGE = "#7d848d", "#1c2127", "#646c76", "#dde1e6", "#fefefe"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.2)))
 TRAINED = ("distill", "method", "sft", "seqkd")
 PANEL_INCHES = (4.4, 2.7)
@@ -108,7 +103,7 @@ def legend_of(panels: Sequence[Panel]) -> list[Style]:
 def panel_svgs(panels: Sequence[Panel]) -> list[str]:
     """One inline SVG a panel."""
     return [
-        _inline_svg(PANEL_INCHES, f"panel{n}", lambda axes, panel=panel: draw_panel(axes, panel))
+        inline_svg(PANEL_INCHES, f"panel{n}", lambda axes, panel=panel: draw_panel(axes, panel))
         for n, panel in enumerate(panels)
     ]
 
@@ -116,7 +111,7 @@ def panel_svgs(panels: Sequence[Panel]) -> list[str]:
 def score_svgs(tables: Sequence[TaskTable], styles: dict[str, Style]) -> list[str]:
     """One inline SVG a task."""
     return [
-        _inline_svg(
+        inline_svg(
             (PANEL_INCHES[0], _score_height(table)), f"score{n}", lambda axes, t=table: draw_scores(axes, t, styles)
         )
         for n, table in enumerate(tables)
@@ -127,7 +122,7 @@ def write_loss_files(panels: Sequence[Panel], out: Path) -> None:
     """loss.png and loss.svg: all panels and a legend."""
     columns = min(3, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
-    with _figure((PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5), "loss", rows, columns) as (figure, axes):
+    with new_figure((PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5), "loss", rows, columns) as (figure, axes):
         for panel, ax in zip(panels, axes, strict=False):
             draw_panel(ax, panel)
         for ax in axes[len(panels) :]:
@@ -135,7 +130,7 @@ def write_loss_files(panels: Sequence[Panel], out: Path) -> None:
         if not panels:
             axes[0].text(0.5, 0.5, "No training log was found.", ha="center", color=MUTED)
         _draw_legend(figure, legend_of(panels))
-        _write(figure, out / "loss")
+        write_figure(figure, out / "loss")
 
 
 def write_score_files(tables: Sequence[TaskTable], styles: dict[str, Style], out: Path) -> None:
@@ -143,12 +138,12 @@ def write_score_files(tables: Sequence[TaskTable], styles: dict[str, Style], out
     columns = min(2, max(1, len(tables)))
     rows = max(1, math.ceil(len(tables) / columns))
     height = max([1.5, *(_score_height(table) for table in tables)])
-    with _figure((PANEL_INCHES[0] * columns, height * rows), "scores", rows, columns) as (figure, axes):
+    with new_figure((PANEL_INCHES[0] * columns, height * rows), "scores", rows, columns) as (figure, axes):
         for table, ax in zip(tables, axes, strict=False):
             draw_scores(ax, table, styles)
         for ax in axes[len(tables) :]:
             ax.set_axis_off()
-        _write(figure, out / "scores")
+        write_figure(figure, out / "scores")
 
 
 def draw_panel(axes: Any, panel: Panel) -> None:
@@ -231,22 +226,6 @@ def _points(lines: list[dict[str, Any]], x_key: str, key: str) -> list[tuple[flo
     return points
 
 
-@contextmanager
-def _figure(size: tuple[float, float], salt: str, rows: int = 1, columns: int = 1) -> Iterator[tuple[Any, list[Any]]]:
-    """A figure and its axes in the report's look. `salt` keeps the ids of SVGs that share a page apart, and fixed."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    look: dict[Any, Any] = {
-        "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False,
-        "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-        "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
-        "axes.linewidth": 0.8}  # fmt: skip
-    with matplotlib.rc_context(look):
-        figure = Figure(figsize=size, layout="constrained")
-        yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
 def _draw_legend(figure: Any, styles: Sequence[Style]) -> None:
     from matplotlib.lines import Line2D
 
@@ -254,32 +233,3 @@ def _draw_legend(figure: Any, styles: Sequence[Style]) -> None:
     if lines:
         labels = [style.label for style in styles]
         figure.legend(lines, labels, loc="outside lower center", ncols=min(4, len(lines)), frameon=False, fontsize=9)
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    # text stays text, in the reader's own fonts
-    return buffer.getvalue().decode().replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
-
-
-def _inline_svg(size: tuple[float, float], salt: str, draw: Callable[[Any], None]) -> str:
-    """An SVG element for the page: as wide as its place, in the page's colours, which dark mode changes."""
-    with _figure(size, salt) as (figure, axes):
-        draw(axes[0])
-        text = _svg(figure)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", text)
-    text = re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", text)
-    text = re.sub(r'(<g|<path) id="[A-Za-z0-9.]+_\d+"', r"\1", text)  # names of matplotlib's, the same in every figure
-    for color, name in ((INK, "ink"), (MUTED, "muted"), (LINE, "line"), (PAGE, "page")):
-        text = text.replace(color, f"var(--{name})")
-    return text
-
-
-def _write(figure: Any, stem: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor="white")
-    write_bytes_atomically(stem.with_suffix(".png"), buffer.getvalue())
-    write_bytes_atomically(stem.with_suffix(".svg"), _svg(figure).encode())

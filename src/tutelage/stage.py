@@ -19,7 +19,8 @@ from tutelage.config import TaskConfig
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import summarise, write_atomically, write_records
 from tutelage.evaluate.tasks import evaluate_generation, lead_1_records
-from tutelage.model import load_model, save_model
+from tutelage.model import load_model
+from tutelage.model_files import save_model
 from tutelage.prune import choose_layers, decoder_layers, perplexity, prune_layers
 from tutelage.recipe import Run
 from tutelage.runlog import progress

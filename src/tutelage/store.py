@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tutelage.model import cache_folder
+from tutelage.cache import cache_folder
 from tutelage.recipe import Run
 from tutelage.types import TutelageError
 

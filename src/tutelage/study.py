@@ -21,7 +21,7 @@ from tutelage.evaluate.benchmarks import benchmark
 from tutelage.recipe import Planner, Run
 from tutelage.recipe_file import default_student, read_yaml, recipe_from
 from tutelage.study_config import BenchmarkTask, Grid, HeldOutTask, StudyConfig
-from tutelage.study_cost import facts
+from tutelage.study_facts import facts
 from tutelage.types import TutelageError
 
 _WHOLE = re.compile(r"<([a-z_][\w.]*)>")

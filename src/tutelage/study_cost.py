@@ -14,20 +14,15 @@ More than one GPU, or another than an H100, or a teacher above 10B, has never be
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tutelage.config import DataConfig, PruneStage, SeqkdStage, SynthesizeStage, TaskConfig
 from tutelage.dataset import local_files
 from tutelage.recipe import Run
-from tutelage.rows import BadRowError, convert
+from tutelage.study_facts import Machine, Rows, Shape, facts, measure_rows, shape_of
 from tutelage.types import TutelageError
 
 GIB = 2**30
@@ -41,57 +36,6 @@ MEASURED_TEACHER = 10e9
 START_SECONDS = 8.0  # to load and save; an assumption
 SHARED_EFFICIENCY = 0.8  # of several GPUs; an assumption
 USABLE = 0.93  # of a GPU's memory
-ROWS_LOOKED_AT = 200
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A Llama-like model."""
-
-    layers: int
-    hidden: int
-    feed_forward: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    tied: bool
-
-    @property
-    def matrix_weights(self) -> int:
-        """Weights that every token is multiplied with: all but the input embedding."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.feed_forward) + self.vocab * self.hidden
-
-    @property
-    def weights(self) -> int:
-        norms = (2 * self.layers + 1) * self.hidden
-        return self.matrix_weights + norms + (0 if self.tied else self.vocab * self.hidden)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Keys and values of one token, bf16."""
-        return 4 * self.layers * self.kv_heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class Machine:
-    name: str
-    gpus: int
-    tflops: float
-    bandwidth: float  # TB/s
-    memory: float  # GiB a GPU
-    price: float  # dollars a GPU and hour
-    measured: bool
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a data section and their mean tokens."""
-
-    rows: int
-    tokens: float
-    response: float
 
 
 @dataclass(frozen=True)
@@ -106,20 +50,6 @@ class Cost:
     hours: float
     dollars: float
     extrapolated: bool
-
-
-@cache
-def facts() -> dict[str, Any]:
-    return yaml.safe_load(files("tutelage").joinpath("study_facts.yaml").read_text(encoding="utf-8"))
-
-
-def machine(text: str) -> Machine:
-    """`H100`, `1xH100`, `8xH100`. Raises TutelageError for what is not known."""
-    found = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9]+)", text)
-    known = facts()["machines"]
-    if found is None or found[2] not in known or int(found[1] or 1) < 1:
-        raise TutelageError(f"no machine `{text}`: write 8xH100 (known: {', '.join(known)})")
-    return Machine(text, int(found[1] or 1), **known[found[2]])
 
 
 class CostModel:
@@ -164,7 +94,7 @@ class CostModel:
         if path in facts()["models"]:
             return Shape(**facts()["models"][path])
         file = Path(path).expanduser() / "config.json"
-        return _shape_of(json.loads(file.read_text())) if file.is_file() else None
+        return shape_of(json.loads(file.read_text())) if file.is_file() else None
 
     def rows(self, run: Run, name: str) -> Rows:
         """Rows of a data section: declared for hub sets, looked at for local files, planned for synthetic ones."""
@@ -192,7 +122,7 @@ class CostModel:
         if not local:
             known = Rows(**facts()["other_data"])
             return replace(known, rows=config.size or known.rows)
-        return _measure(name, config, run.base, local)
+        return measure_rows(name, config, run.base, local)
 
     def _together(self, run: Run, names: Sequence[str]) -> Rows:
         parts = [self.rows(run, name) for name in names]
@@ -341,48 +271,3 @@ class CostModel:
         hours = (seconds / gpus / (SHARED_EFFICIENCY if gpus > 1 else 1.0) + START_SECONDS) / 3600
         strange = not self.machine.measured or gpus > 1 or largest > MEASURED_TEACHER
         return Cost(gib, gpus, flops, tokens, sampled, hours, hours * gpus * self.machine.price, strange)
-
-
-def _shape_of(config: dict[str, Any]) -> Shape | None:
-    try:
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        return Shape(
-            config["num_hidden_layers"],
-            hidden,
-            config["intermediate_size"],
-            heads,
-            config.get("num_key_value_heads") or heads,
-            config.get("head_dim") or hidden // heads,
-            config["vocab_size"],
-            bool(config.get("tie_word_embeddings", True)),
-        )
-    except KeyError:
-        return None
-
-
-def _measure(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
-    """Lines counted (where the size is not given) and the first rows of each file looked at, 4 characters a token."""
-    import gzip
-
-    characters, answers, seen, total = 0, 0, 0, 0
-    for file in local:
-        if not file.name.endswith((".jsonl", ".jsonl.gz")):
-            continue
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle):
-                total += 1
-                if number >= ROWS_LOOKED_AT:
-                    if config.size is not None:
-                        break
-                    continue
-                try:
-                    conversation, _ = convert(json.loads(line), name, config, False)
-                except (ValueError, BadRowError):
-                    continue
-                characters += sum(len(message.content) + 20 for message in conversation.messages)
-                answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
-                seen += 1
-    known = Rows(**facts()["other_data"])
-    if not seen:
-        return replace(known, rows=config.size or known.rows)
-    return Rows(config.size or max(1, total - config.skip), characters / 4 / seen, answers / 4 / seen)

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.report_figures import INK, LINE, MUTED, PAGE, Panel
-from tutelage.report_figures import _figure as new_figure
-from tutelage.report_figures import _inline_svg as inline_svg
-from tutelage.report_figures import _write as write_figure
+from tutelage.canvas import INK, LINE, MUTED, PAGE, inline_svg, new_figure, write_figure
+from tutelage.report_figures import Panel
 from tutelage.report_figures import draw_panel as draw_curves
 from tutelage.study_figures import Look, Point, Series, StudyFigure, StudyPanel
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tutelage.canvas import PALETTE
 from tutelage.paper_values import AVERAGE, paper_values
-from tutelage.report_figures import PALETTE, Curve
+from tutelage.report_figures import Curve
 from tutelage.study_claims import largest
 from tutelage.study_data import SYNTHETIC, Result, Study, significant
 from tutelage.study_tables import paper_value

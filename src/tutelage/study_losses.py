@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tutelage.report_figures import PALETTE, Curve, Style
+from tutelage.canvas import PALETTE
+from tutelage.report_figures import Curve, Style
 from tutelage.runlog import read_metrics
 from tutelage.study_data import Study
 from tutelage.study_figures import DASHES, StudyFigure, StudyPanel

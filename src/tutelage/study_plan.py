@@ -7,7 +7,8 @@ from typing import Any
 
 from tutelage.recipe import Run
 from tutelage.study import StudyPlan, kind_of, made_from
-from tutelage.study_cost import Cost, CostModel, machine
+from tutelage.study_cost import Cost, CostModel
+from tutelage.study_facts import machine
 
 
 def counts(plan: StudyPlan) -> dict[str, int]:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tutelage.evaluate.benchmarks.summary import Metric
-from tutelage.evaluate.compare import _widening as widening
-from tutelage.evaluate.compare import benchmark_metrics
+from tutelage.evaluate.compare import benchmark_metrics, widening
 from tutelage.evaluate.records import EXAMPLES_FILE, RESULT_FILE, ExampleRecord, read_result
 from tutelage.paper_values import AVERAGE
 from tutelage.report_data import Run, load_cell

@@ -16,7 +16,8 @@ from tutelage.recipe import Run, resolve_device
 from tutelage.runlog import read_metrics
 from tutelage.store import Store
 from tutelage.study import StudyPlan, kind_of
-from tutelage.study_cost import CostModel, machine
+from tutelage.study_cost import CostModel
+from tutelage.study_facts import machine
 from tutelage.study_plan import duration
 from tutelage.types import TutelageError
 from tutelage.workers import Workers

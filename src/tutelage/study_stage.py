@@ -15,13 +15,14 @@ from tutelage.evaluate.benchmarks.data import data_folder
 from tutelage.evaluate.records import EXAMPLES_FILE, ExampleRecord, write_bytes_atomically, write_records
 from tutelage.evaluate.run_benchmarks import Settings, run_benchmarks
 from tutelage.evaluate.tasks import prompt_text
-from tutelage.model import LoadedModel, check_vocabularies, load_model
+from tutelage.model import LoadedModel, load_model
 from tutelage.objective import CrossEntropy, Divergence
 from tutelage.recipe import Run
 from tutelage.study_config import BenchmarkTask, HeldOutTask
 from tutelage.teacher import Teacher
 from tutelage.train_stage import encoded
 from tutelage.types import MicroBatch, Sequence, TutelageError
+from tutelage.vocabulary import check_vocabularies
 
 
 def measure_benchmark(run: Run) -> dict[str, Any]:

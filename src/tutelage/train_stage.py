@@ -19,7 +19,8 @@ from tutelage.config import DistillStage, MethodStage, SeqkdStage
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import write_atomically
 from tutelage.methods import METHODS
-from tutelage.model import LoadedModel, check_vocabularies, head_notice, load_model, save_model
+from tutelage.model import LoadedModel, load_model
+from tutelage.model_files import save_model
 from tutelage.objective import CrossEntropy, Divergence, Objective
 from tutelage.recipe import Run
 from tutelage.rollout import RolloutPlan
@@ -28,6 +29,7 @@ from tutelage.teacher import Teacher
 from tutelage.template import encode_all
 from tutelage.trainer import Job, Trainer
 from tutelage.types import Conversation, Sequence, TutelageError
+from tutelage.vocabulary import check_vocabularies, head_notice
 
 
 @dataclass(frozen=True)

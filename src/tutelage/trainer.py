@@ -9,29 +9,31 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from tutelage import checkpoint
 from tutelage.batch import make_micro_batch, make_micro_batches, take_copies
 from tutelage.config import TrainingConfig
+from tutelage.interrupt import Interrupted, stop_requests
 from tutelage.memory import filled, token_budget
 from tutelage.model import LanguageModel, LoadedModel
 from tutelage.objective import Objective
 from tutelage.rollout import RolloutPlan, keyed_integer, write_responses
 from tutelage.runlog import MetricsFile, progress, read_metrics
 from tutelage.sampler import Sampler
+from tutelage.schedule import schedule
 from tutelage.teacher import Teacher
-from tutelage.types import MicroBatch, TokenStats, TutelageError
+from tutelage.totals import Totals
+from tutelage.tracking import trackers
 from tutelage.types import Sequence as TokenSequence
+from tutelage.types import TutelageError
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,6 @@ class Job:
     folder: Path
     fingerprint: str
     title: str = "training"
-
-
-class Interrupted(TutelageError):
-    """The run was asked to stop and has saved its state."""
 
 
 class Trainer:
@@ -80,6 +78,7 @@ class Trainer:
             fused=True,
         )
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether, and with what
         self.measured_tokens: int | None = None
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
@@ -100,9 +99,7 @@ class Trainer:
             if self.rank == 0:
                 log = stack.enter_context(contextlib.closing(MetricsFile(folder / "metrics.jsonl", start)))
                 bar = stack.enter_context(progress(job.title, self.total_steps, start))
-            self._start_trackers()
-            # Not `end_training`: that ends the process group too, and other stages may follow.
-            stack.callback(lambda: [tracker.finish() for tracker in self.accelerator.trackers])
+            stack.enter_context(trackers(self.accelerator, self.config, folder))
             stop = stack.enter_context(stop_requests())
             for step in range(start, self.total_steps):
                 metrics = self.step(step)
@@ -139,14 +136,13 @@ class Trainer:
         token_weights = self._token_weights(sequences)
 
         # 3. Micro-batches by token budget. A rank with fewer runs weightless ones, so that no rank waits for ever.
-        padded, pad = not job.student.packed, job.student.tokenizer.pad_token_id or 0
-        batches = make_micro_batches(sequences, token_weights, self._micro_batch_tokens(sequences), padded, pad)
+        batches = make_micro_batches(sequences, token_weights, self._micro_batch_tokens(sequences), *self.padding)
         for _ in range(int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)):
-            batches.append(make_micro_batch(sequences[:1] or self._examples(step)[:1], [0.0], padded, pad))
+            batches.append(make_micro_batch(sequences[:1] or self._examples(step)[:1], [0.0], *self.padding))
         batches = [batch.to(self.device) for batch in batches]  # now: a copy later would wait for the device
 
         # 4. Forward and backward. The divergence and its gradient are made together, chunk by chunk of tokens.
-        totals = _Totals(self.device)
+        totals = Totals(self.device)
         for i, batch in enumerate(batches):
             teacher = None if job.teacher is None else job.teacher.signal(batch)
             with contextlib.nullcontext() if i + 1 == len(batches) else self.accelerator.no_sync(self.module):
@@ -156,7 +152,7 @@ class Trainer:
             totals.add(batch, loss, stats)
 
         # 5. Clip, step, schedule.
-        values = totals.values(self)
+        values = totals.values(self.world)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
         values["grad_norm"] = float(norm)  # type: ignore[arg-type]
         self._refuse_nonfinite(values, sequences, step)
@@ -182,9 +178,8 @@ class Trainer:
 
     def _peak_bytes(self, sequences: Sequence[TokenSequence], tokens: int) -> int:
         """The most memory held at once in a forward and backward pass of `tokens` tokens of these sequences."""
-        padded, pad = not self.job.student.packed, self.job.student.tokenizer.pad_token_id or 0
         parts = filled(sequences, tokens, self.config.max_length)
-        batch = make_micro_batch(parts, [1.0 / tokens] * len(parts), padded, pad).to(self.device)
+        batch = make_micro_batch(parts, [1.0 / tokens] * len(parts), *self.padding).to(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         with self.accelerator.no_sync(self.module), torch.random.fork_rng(devices=[self.device]):
             teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
@@ -198,18 +193,16 @@ class Trainer:
         self._bare().model.eval()
         sequences = list(self.job.validation)[self.rank :: self.world]
         weight = 1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))
-        padded, pad = not self.job.student.packed, self.job.student.tokenizer.pad_token_id or 0
-        totals = _Totals(self.device)
-        for batch in make_micro_batches(
-            sequences, [weight] * len(sequences), self.config.tokens_per_micro_batch, padded, pad
-        ):
+        totals = Totals(self.device)
+        weights, tokens = [weight] * len(sequences), self.config.tokens_per_micro_batch
+        for batch in make_micro_batches(sequences, weights, tokens, *self.padding):
             batch = batch.to(self.device)
             teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
             with self._autocast():
                 loss, stats = self._bare()(batch, self.job.objective, teacher)
             totals.add(batch, loss, stats)
         self._bare().model.train()
-        return {f"validation_{k}": v for k, v in totals.values(self).items()}
+        return {f"validation_{k}": v for k, v in totals.values(self.world).items()}
 
     def _examples(self, step: int) -> list[TokenSequence]:
         """The global batch of a step: its part of the epoch's seeded order. The last batch of an epoch may be short."""
@@ -269,10 +262,8 @@ class Trainer:
         return out
 
     def _save(self, step: int) -> None:
-        folder = self.job.folder / "checkpoints"
-        checkpoint.save_checkpoint(
-            folder, step, self.module, self.optimizer, self.job.fingerprint, write=self.rank == 0
-        )
+        job, folder = self.job, self.job.folder / "checkpoints"
+        checkpoint.save_checkpoint(folder, step, self.module, self.optimizer, job.fingerprint, write=self.rank == 0)
         self.accelerator.wait_for_everyone()
         shutil.rmtree(self._pending(step).parent, ignore_errors=True)
 
@@ -300,79 +291,8 @@ class Trainer:
     def _any_rank(self, flag: bool) -> bool:
         return self._over_ranks(float(flag), dist.ReduceOp.MAX) > 0
 
-    def _start_trackers(self) -> None:
-        from accelerate.tracking import filter_trackers
-
-        if self.config.trackers:
-            folder = str(self.job.folder)
-            self.accelerator.project_configuration.logging_dir = folder
-            found = filter_trackers(list(self.config.trackers), folder)  # leaves out what is not installed
-            missing = sorted(set(self.config.trackers) - {str(tracker) for tracker in found})
-            if missing:
-                raise TutelageError(f"training.trackers: pip install {' '.join(missing)}, or leave them out")
-            self.accelerator.log_with = found
-            settings = {k: v for k, v in self.config.model_dump().items() if isinstance(v, int | float | str | bool)}
-            self.accelerator.init_trackers("tutelage", config=settings)
-
-
-class _Totals:
-    """Sums of per-token values over a batch, kept on the device until the end of the step."""
-
-    _NAMES = ("cross_entropy", "forward_kl", "reverse_kl", "student_entropy", "teacher_entropy", "agreement")
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(self._NAMES) + 2, dtype=torch.float64, device=device)  # …, tokens, loss
-
-    def add(self, batch: MicroBatch, loss: Tensor, stats: TokenStats) -> None:
-        live = (batch.weights > 0).float()
-        columns = [getattr(stats, name) for name in self._NAMES]
-        sums = [torch.full_like(live.sum(), math.nan) if c is None else torch.dot(c.float(), live) for c in columns]
-        self.sums += torch.stack([*sums, live.sum(), loss.detach().float()]).double()
-
-    def values(self, trainer: Trainer) -> dict[str, Any]:
-        """Means over the response tokens of all ranks, and the loss as it was optimised."""
-        if trainer.world > 1:
-            dist.all_reduce(self.sums)
-        *sums, tokens, loss = self.sums.tolist()
-        means = {n: None if math.isnan(s) else s / tokens for n, s in zip(self._NAMES, sums, strict=True)}
-        return {"loss": loss, **means, "response_tokens": int(tokens)}
-
-
-def schedule(config: TrainingConfig, step: int, total: int) -> float:
-    """The factor on the learning rate at optimizer step `step` (from 0): warm-up, then decay towards 0.
-
-    No step is spent at 0: with one warm-up step the first already has the full rate.
-    """
-    warmup = math.ceil(config.warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    rest = (step - warmup) / max(1, total - warmup)
-    if config.schedule == "constant":
-        return 1.0
-    return 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
-
 
 def _compute_type(precision: str, device: torch.device) -> torch.dtype:
     if precision == "float32" or (precision == "auto" and device.type == "cpu"):
         return torch.float32
     return torch.bfloat16
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT finish the step and save, instead of killing it. A second one kills."""
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        received.append(number)
-        signal.signal(number, previous[number] or signal.SIG_DFL)
-
-    try:
-        previous: dict[int, Any] = {int(s): signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: the caller has its own way to stop
-        previous = {}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

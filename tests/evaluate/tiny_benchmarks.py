@@ -10,7 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from tutelage.evaluate.benchmarks import BENCHMARKS
+from tutelage.evaluate.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluate.benchmarks.bbh import TASKS
+from tutelage.evaluate.records import ExampleRecord
 
 BBH_ROWS = {
     "boolean_expressions": [("True and not False is", "True"), ("not True is", "False")],
@@ -134,3 +137,13 @@ def _lines(file: Path, rows: list[dict[str, Any]]) -> None:
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
+
+
+def item_of(bench: Benchmark, data: Path, id: str) -> Item:
+    return next(item for item in bench.load(data) if item.id == id)
+
+
+def scored(name: str, data: Path, id: str, reply: str) -> ExampleRecord:
+    """What a benchmark makes of one reply."""
+    bench = BENCHMARKS[name]
+    return bench.score([item_of(bench, data, id)], {id: Reply(reply)})[0]

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from tutelage.cache import cache_folder
 from tutelage.evaluate.records import write_atomically
 from tutelage.types import TutelageError
 
@@ -38,8 +39,6 @@ LOAD = "import sys, comet; comet.load_from_checkpoint(comet.download_model(sys.a
 
 def comet_folder() -> Path:
     """Where the environment is."""
-    from tutelage.model import cache_folder  # brings in torch
-
     return cache_folder() / "comet"
 
 

@@ -267,14 +267,15 @@ def _paired(
         means.append(mean)
         # rounded, so that clusters without a difference count as such and not by their rounding errors
         entries.append(np.round(mean + (sums_C - mean * totals_C) / totals_C.mean(), 12))
-    spread = _widening(len(numbers)) if few else 1.0
+    spread = widening(len(numbers)) if few else 1.0
     left_C, right_C = (mean + spread * (one - mean) for mean, one in zip(means, entries, strict=True))
     found = paired_bootstrap(left_C, right_C, samples=samples)
     return (means[0], means[1]), replace(found, stderr=found.stderr / spread)
 
 
-def _widening(clusters: int) -> float:
-    """√(G / (G − 1)) · t / z at 97.5 %, t with G − 1 degrees of freedom by the expansion in 1 / (G − 1)."""
+def widening(clusters: int) -> float:
+    """The factor on the spread of G resampled clusters that keeps intervals as wide as they must be when G is small:
+    √(G / (G − 1)) · t / z at 97.5 %, t with G − 1 degrees of freedom by the expansion in 1 / (G − 1). 1 below two."""
     if clusters < 2:
         return 1.0
     z, v = 1.959963984540054, clusters - 1

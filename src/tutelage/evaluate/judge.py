@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from tutelage.cache import cache_folder
 from tutelage.evaluate.judge_client import ChatClient, ChatReply, EndpointSettings
 from tutelage.evaluate.records import write_atomically
 from tutelage.types import TutelageError
@@ -140,8 +141,6 @@ def judge_folder(endpoint: JudgeEndpoint) -> Path:
     """Where an endpoint's answers and report are kept."""
     if endpoint.cache_folder is not None:
         return endpoint.cache_folder
-    from tutelage.model import cache_folder  # brings in torch
-
     return cache_folder() / "judge"
 
 

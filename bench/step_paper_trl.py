@@ -1,0 +1,159 @@
+"""TRL's trainers at step_paper.py's work: GKDTrainer, and DistillationTrainer sampling with vLLM."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from step_paper_work import Measured, make_models, make_rows, summary
+from step_trl import clock
+
+
+@dataclass
+class Record:
+    """What a trainer did, a value a step."""
+
+    ends: list[float] = field(default_factory=list)  # and the beginning, first
+    tokens: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+    sampling_seconds: list[float] = field(default_factory=list)
+
+
+def trl_worker(options: argparse.Namespace) -> dict[str, Any]:
+    from transformers import PrinterCallback
+
+    student, teacher = make_models(options)
+    tokenizer = word_tokenizer(student.config.vocab_size)
+    on_policy, batch = options.case == "on-policy", options.trl_batch
+    steps = options.warmup + options.steps
+    rows = make_rows(max(batch * steps, 16), student.config.vocab_size, 8 if options.small else 1)
+    common = {
+        "beta": 0.5,
+        "temperature": 1.0,
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+        "bf16": options.device == "cuda",
+        "use_cpu": options.device == "cpu",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    make, record = gkd_trainer if options.worker == "trl-gkd" else distillation_trainer, Record()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make(student, teacher, tokenizer, rows, {"output_dir": folder, **common}, record, options)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    measured: list[Measured] = []
+    for i, (began, end) in enumerate(itertools.pairwise(record.ends)):
+        sampling = (record.sampled[i], record.sampling_seconds[i]) if on_policy else (0, 0.0)
+        measured.append((end - began, record.tokens[i], *sampling, losses[i]))
+    return summary(measured, options)
+
+
+def gkd_trainer(
+    student: Any,
+    teacher: Any,
+    tokenizer: Any,
+    rows: list[tuple[list[int], list[int]]],
+    common: dict[str, Any],
+    record: Record,
+    options: argparse.Namespace,
+) -> Any:
+    from datasets import Dataset
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    columns = {
+        "prompt": ["unused: the ids below are taken as they are"] * len(rows),
+        "input_ids": [p + r for p, r in rows],
+        "completion_mask": [[0] * len(p) + [1] * len(r) for p, r in rows],
+    }
+    on_policy = float(options.case == "on-policy")
+    trainer: Any = GKDTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=GKDConfig(lmbda=on_policy, max_new_tokens=options.new_tokens, max_length=4096, **common),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        callbacks=[clock(record.ends, options.device)],
+    )
+    generate, compute = trainer.generate_on_policy_outputs, trainer.compute_loss
+
+    def timed_generate(*arguments: Any) -> Any:
+        began = time.perf_counter()
+        out = generate(*arguments)
+        record.sampled.append(int((out[2] != -100).sum()))
+        record.sampling_seconds.append(time.perf_counter() - began)
+        return out
+
+    def counting(model: Any, inputs: Any, *a: Any, **k: Any) -> Any:
+        record.tokens.append(int(inputs["attention_mask"].sum()))
+        return compute(model, inputs, *a, **k)
+
+    trainer.generate_on_policy_outputs, trainer.compute_loss = timed_generate, counting
+    return trainer
+
+
+def distillation_trainer(
+    student: Any,
+    teacher: Any,
+    tokenizer: Any,
+    rows: list[tuple[list[int], list[int]]],
+    common: dict[str, Any],
+    record: Record,
+    options: argparse.Namespace,
+) -> Any:
+    import torch
+    from datasets import Dataset
+    from trl import DistillationConfig, DistillationTrainer
+
+    path = f"{common['output_dir']}/student"
+    student.to(torch.bfloat16).save_pretrained(path)  # vLLM loads it by name
+    tokenizer.save_pretrained(path)
+    student = student.to(torch.float32)
+    student.config._name_or_path = student.name_or_path = path
+    config = DistillationConfig(
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=0.1,
+        vllm_max_model_length=1_024 + options.new_tokens,
+        max_completion_length=options.new_tokens,
+        generation_kwargs={"ignore_eos": True},
+        **common,
+    )
+    trainer: Any = DistillationTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": [" ".join(f"t{t}" for t in p) for p, _ in rows]}),
+        processing_class=tokenizer,
+        callbacks=[clock(record.ends, options.device)],
+    )
+    turn = trainer._generate_single_turn
+
+    def timed_turn(prompt_ids: Any, *a: Any, **k: Any) -> Any:
+        began = time.perf_counter()
+        out = turn(prompt_ids, *a, **k)
+        record.sampling_seconds.append(time.perf_counter() - began)
+        record.sampled.append(sum(len(c) for c in out))
+        record.tokens.append(sum(len(p) for p in prompt_ids) + record.sampled[-1])
+        return out
+
+    trainer._generate_single_turn = timed_turn
+    return trainer
+
+
+def word_tokenizer(vocabulary: int) -> Any:
+    """`t17` is token 17: texts whose token ids are known."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"t{i}": i for i in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t0", pad_token="t0", unk_token="t0")

@@ -1,0 +1,84 @@
+"""What step_paper.py gives every implementation to do, and what it says of a measurement."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+from typing import Any
+
+from sampling import LLAMA_1B, TINY
+
+LLAMA_8B = LLAMA_1B | {
+    "hidden_size": 4_096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "head_dim": 128,
+    "tie_word_embeddings": False,
+}
+Measured = tuple[float, float, float, float, float]  # a step: seconds, tokens, sampled, seconds of sampling, loss
+
+
+def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int], list[int]]]:
+    """(prompt, response) token ids."""
+    rng = random.Random(0)
+
+    def tokens(length: float, most: int) -> list[int]:
+        return [rng.randrange(1, vocabulary - 1) for _ in range(max(2, min(most, round(length)) // shrink))]
+
+    return [
+        (tokens(rng.lognormvariate(math.log(160), 0.63), 1_000), tokens(rng.lognormvariate(math.log(250), 0.9), 2_000))
+        for _ in range(count)
+    ]
+
+
+def make_models(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Student and teacher."""
+    import torch
+
+    half = torch.bfloat16 if options.device == "cuda" else torch.float32
+    student = _build(TINY if options.small else LLAMA_1B, options.device, torch.float32, 0)
+    teacher = _build(TINY if options.small else LLAMA_8B, options.device, half, 1)
+    return student, teacher
+
+
+def _build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(**shape)
+    config.eos_token_id = None
+    torch.set_default_dtype(kind)
+    with torch.device(device):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def weights(shape: dict[str, Any]) -> int:
+    """Parameters that a token is multiplied with."""
+    d, heads, kv, e = (shape[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
+    layer = 3 * d * shape["intermediate_size"] + 2 * d * heads * e + 2 * d * kv * e
+    return shape["vocab_size"] * d + shape["num_hidden_layers"] * layer
+
+
+def summary(measured: list[Measured], options: argparse.Namespace) -> dict[str, Any]:
+    kept = measured[options.warmup :]
+    seconds = sum(m[0] for m in kept)
+    out: dict[str, Any] = {
+        "seconds": statistics.median(m[0] for m in kept),
+        "tokens_per_s": sum(m[1] for m in kept) / seconds,
+        "tokens": sum(m[1] for m in kept) / len(kept),
+        "first_loss": measured[0][4],
+    }
+    if options.case == "on-policy":
+        out["sampled_tokens_per_s"] = sum(m[2] for m in kept) / seconds
+        out["sampling_seconds"] = statistics.median(m[3] for m in kept)
+    if options.device == "cuda":
+        import torch
+
+        out["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return out
