@@ -15,6 +15,14 @@ if not torch.cuda.is_available():  # before Triton is first imported: its kernel
 from recipes_fixture import tiny_models, workshop  # noqa: F401
 
 
+# Files that take longest come first: of two processes that share the files out, none is left with the last long one.
+LONG = ("test_study_run", "test_ranks", "test_mini_recipes", "test_bench", "test_runner", "test_resume", "test_study")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Fixed threads: sums come out bit for bit the same, and two cores can run two tests."""

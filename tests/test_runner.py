@@ -257,7 +257,7 @@ def test_another_users_process_counts_as_living(workshop: Workshop, monkeypatch:
     assert stage.lock(run) is None
 
 
-@pytest.mark.parametrize("content", ["", "nonsense", str(os.getpid())])
+@pytest.mark.parametrize("content", ["", "nonsense", pytest.param(str(os.getpid()), id="this process")])
 def test_locks_left_behind(workshop: Workshop, content: str):
     run = planned(workshop)
     run.folder.mkdir(parents=True)

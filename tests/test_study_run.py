@@ -212,7 +212,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path, cluster:
     workshop.rows("test", ROWS[:4])
     held(workshop)
     given = os.environ | environment(folder) | ({} if cluster is None else {"RAY_ADDRESS": cluster})
-    subprocess.run([sys.executable, __file__, str(folder)], env=given, check=True, timeout=300)
+    subprocess.run([sys.executable, __file__, str(folder)], env=given, check=True, timeout=600)
     return folder
 
 
