@@ -31,7 +31,6 @@ from tutelage.types import Sample
 _PREFILL_TOKENS = 32_768  # prompts are read in packed passes of about this many tokens
 _KEYS_A_TOKEN = 4  # ... and at most this many times as many keys, which every layer gathers
 _LOOK_EVERY = 8  # on CUDA, steps between two looks at which rows have ended; each look waits for the device
-_CACHE_SHARE = 0.5  # of the free device memory, at most, for keys and values
 
 
 class Engine:
@@ -52,12 +51,13 @@ class Engine:
         temperature: float,
         top_p: float,
         share_prefixes: bool = True,
+        cache_share: float = 0.5,
     ) -> None:
         self.model, self.decoder = model, model.get_decoder()
         self.device = next(model.parameters()).device
         self.size, self.room = size, max_new_tokens
         self.temperature, self.top_p = temperature, top_p
-        self.slots = _slots_that_fit(model, slots, size)
+        self.slots = _slots_that_fit(model, slots, size, cache_share)
         self.cache = SlotCache(self.slots, size)
         self.ends = torch.tensor(tuple(ends) or (-1,), device=self.device)
         self.rows = self.slots  # the first `rows` slots take part in a step
@@ -271,8 +271,8 @@ def choose(hidden: Tensor, head: Any, uniforms: Tensor, temperature: float, top_
     return chosen, logits.gather(-1, chosen[:, None]).squeeze(-1) - norm
 
 
-def _slots_that_fit(model: Any, slots: int, size: int) -> int:
-    """As many slots as the free memory of a CUDA device holds keys and values for, at least one."""
+def _slots_that_fit(model: Any, slots: int, size: int, share: float) -> int:
+    """As many slots as that share of a CUDA device's free memory holds keys and values for, at least one."""
     parameter = next(model.parameters())
     if parameter.device.type != "cuda":
         return slots
@@ -283,4 +283,4 @@ def _slots_that_fit(model: Any, slots: int, size: int) -> int:
     free = torch.cuda.mem_get_info(parameter.device)[0] + (
         torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
     )
-    return max(1, min(slots, int(_CACHE_SHARE * free / a_slot)))
+    return max(1, min(slots, int(share * free / a_slot)))

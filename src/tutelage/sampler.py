@@ -73,7 +73,8 @@ class Tally:
 class TorchSampler:
     """Decoding with a transformers model. A `dtype` other than its own makes a copy, refreshed by `update_weights`.
 
-    `tally` counts from the start; a `Tally()` put in its place counts from then on.
+    `tally` counts from the start; a `Tally()` put in its place counts from then on. `cache_share`: of the device memory
+    that is free when an engine is made, at most, for keys and values; training beside it needs the rest.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class TorchSampler:
         batch_size: int = 128,
         dtype: torch.dtype | None = None,
         share_prefixes: bool = True,
+        cache_share: float = 0.5,
     ) -> None:
-        self.share_prefixes, self.tally = share_prefixes, Tally()
+        self.share_prefixes, self.cache_share, self.tally = share_prefixes, cache_share, Tally()
         self.end_ids, self.packed, self.batch_size = tuple(end_ids), packed, batch_size
         self._own_copy = dtype is not None and dtype != next(model.parameters()).dtype
         self.model = _clone(model, dtype) if self._own_copy and dtype is not None else model
@@ -151,8 +153,9 @@ class TorchSampler:
         ):
             return old
         self._engine = old = None  # frees its cache before the next one is made
-        options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-        engine = Engine(self.model, self.end_ids, slots=slots, size=size, share_prefixes=self.share_prefixes, **options)
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        options |= {"share_prefixes": self.share_prefixes, "cache_share": self.cache_share}
+        engine = Engine(self.model, self.end_ids, slots=slots, size=size, **options)
         if self.device.type == "cuda":
             self._engine = engine
         return engine

@@ -75,7 +75,8 @@ def load_answerer(settings: Settings) -> Answerer:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if device == "cuda" else torch.float32
     model = load_model(ModelConfig(path=settings.model), device, kind)
-    sampler = TorchSampler(model.model, model.template.end_of_turn_ids, model.packed, settings.batch_size)
+    ends = model.template.end_of_turn_ids
+    sampler = TorchSampler(model.model, ends, model.packed, settings.batch_size, cache_share=0.8)
     chat = settings.chat if settings.chat is not None else model.tokenizer.chat_template is not None
     context = getattr(model.model.config, "max_position_embeddings", None)
     return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, settings.batch_tokens)
