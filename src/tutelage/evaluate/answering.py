@@ -33,7 +33,7 @@ class Answerer:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     item: Item
     ids: list[int]
     shots: int
@@ -48,7 +48,7 @@ def answer(
     bench: Benchmark, items: Sequence[Item], answerer: Answerer, file: Path
 ) -> tuple[dict[str, Reply], dict[str, Any]]:
     """Replies to the items and how fast they came; replies are appended to the file batch by batch."""
-    jobs, too_long = _jobs(bench, items, answerer)
+    jobs, too_long = make_jobs(bench, items, answerer)
     limit = room(bench, answerer)
     replies = {item.id: Reply("", finished=False, shots=NO_ROOM) for item in too_long}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def answer(
     return replies, speed
 
 
-def _jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> tuple[list[_Job], list[Item]]:
+def make_jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> tuple[list[Job], list[Item]]:
     """The items' prompts in tokens, with as many solved examples as fit, prompts of one group together and the longest
     first: rows of a batch are of like length then, and a backend can keep the shared beginning."""
     limit = room(bench, answerer)
@@ -120,17 +120,17 @@ def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int 
     return notices
 
 
-def _job(bench: Benchmark, item: Item, answerer: Answerer, limit: int) -> _Job | None:
+def _job(bench: Benchmark, item: Item, answerer: Answerer, limit: int) -> Job | None:
     for shots in range(bench.shots, -1, -1):
         ids = encode(answerer.template, bench.prompt(item, answerer.chat, shots))
         if answerer.context is None or len(ids) + limit <= answerer.context:
-            return _Job(item, ids, shots)
+            return Job(item, ids, shots)
     return None
 
 
-def _batches(jobs: Sequence[_Job], limit: int, budget: int | None) -> Iterator[list[_Job]]:
+def _batches(jobs: Sequence[Job], limit: int, budget: int | None) -> Iterator[list[Job]]:
     """Runs of jobs whose prompts and replies fill the budget; at least one job each."""
-    batch: list[_Job] = []
+    batch: list[Job] = []
     used = 0
     for job in jobs:
         if batch and budget is not None and used + len(job.ids) + limit > budget:
@@ -144,7 +144,7 @@ def _batches(jobs: Sequence[_Job], limit: int, budget: int | None) -> Iterator[l
 
 def _sample(
     bench: Benchmark,
-    batch: Sequence[_Job],
+    batch: Sequence[Job],
     answerer: Answerer,
     limit: int,
     keep: Callable[[list[tuple[Item, Reply]]], None],

@@ -1,0 +1,101 @@
+"""A finished evaluation beside the most that its sampler can do: how much of the time was every slot busy?
+
+    tutelage evaluate --model M --tasks paper --batch-size 256 --out scores/M
+    python bench/evaluation.py scores/M --model M --batch-size 256 --json docs/results/bench/evaluation.json
+
+`tokens_per_s` are a benchmark's new tokens a second as its result.json has them: prompts read, the wait for its last
+replies, likelihoods and writing to disk are in it. The ceiling is the same sampler with prompts of that benchmark, two
+for each slot, no end token, and as many new tokens for every one as the benchmark's replies have on average: no slot is
+ever empty. `ratio` is the one over the other. `shared` is the share of prompt tokens that were not read, since another
+prompt had begun with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import ceilings, write_results
+
+
+def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, Any]:
+    """One row: what the evaluation achieved, and the ceiling."""
+    from tutelage.evaluate.answering import make_jobs
+    from tutelage.evaluate.benchmarks import benchmark
+    from tutelage.evaluate.benchmarks.data import data_folder
+
+    result = json.loads((options.scores / name / "result.json").read_text())
+    speed, new_tokens = result["speed"], max(1, round(result["mean_tokens"]))
+    items = benchmark(name).load(data_folder(options.data_dir), result["limit"], result["seed"])
+    jobs, _ = make_jobs(benchmark(name), items, answerer)
+    count = min(len(jobs), 2 * options.batch_size)
+    prompts = [jobs[i * len(jobs) // count].ids for i in range(count)]
+    sampler, settings = answerer.sampler, {"max_new_tokens": new_tokens, "temperature": 0.0}
+    sampler.sample([max(prompts, key=len)], seeds=[0], **settings)  # makes the engine
+    began = time.perf_counter()
+    samples = sampler.sample(prompts, seeds=list(range(count)), **settings)
+    most = sum(len(sample.tokens) for sample in samples) / (time.perf_counter() - began)
+    return {
+        "impl": "tutelage",
+        "case": name,
+        "examples": speed["examples"],
+        "seconds": speed["seconds"],
+        "tokens_per_s": speed["new_tokens_per_s"],
+        "ceiling_tokens_per_s": most,
+        "ratio": speed["new_tokens_per_s"] / most,
+        "mean_prompt": speed["prompt_tokens"] / speed["examples"],
+        "mean_reply": result["mean_tokens"],
+        "shared": (speed.get("shared_prompt_tokens") or 0) / speed["prompt_tokens"],
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    forms = {"examples": ",", "seconds": ".1f", "tokens_per_s": ",.0f", "ceiling_tokens_per_s": ",.0f", "ratio": ".2f"}
+    forms |= {"mean_prompt": ",.0f", "mean_reply": ",.0f", "shared": ".0%"}
+    table = Table("benchmark", *forms)
+    for row in rows:
+        table.add_row(row["case"], *[format(row[key], form) for key, form in forms.items()])
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("scores", type=Path, help="the folder that `tutelage evaluate --out` filled")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--batch-size", type=int, default=128, help="as in the evaluation")
+    parser.add_argument("--data-dir", type=Path, help="default: $TUTELAGE_DATA")
+    parser.add_argument("--tasks", nargs="+", help="default: all in the folder")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    options = parser.parse_args()
+
+    import torch
+
+    from tutelage.evaluate.run_benchmarks import Settings, load_answerer
+
+    done = [path.parent.name for path in sorted(options.scores.glob("*/result.json"))]
+    names = options.tasks or [
+        name for name in done if json.loads((options.scores / name / "result.json").read_text())["speed"]
+    ]
+    answerer = load_answerer(
+        Settings((), options.model, options.scores, options.data_dir, batch_size=options.batch_size)
+    )
+    answerer.sampler.end_ids = ()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = ceilings(device, small=device == "cpu")
+    rows = []
+    for name in names:
+        rows.append(measure(name, options, answerer))
+        if options.json:
+            write_results(options.json, device, measured, rows)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
