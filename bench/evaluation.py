@@ -29,12 +29,13 @@ def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, 
     from tutelage.evaluate.benchmarks.data import data_folder
 
     result = json.loads((options.scores / name / "result.json").read_text())
-    speed, new_tokens = result["speed"], max(1, round(result["mean_tokens"]))
+    speed = result["speed"]
+    mean = speed["new_tokens"] / speed["examples"]  # of those that were asked; some may not have fitted
     items = benchmark(name).load(data_folder(options.data_dir), result["limit"], result["seed"])
     jobs, _ = make_jobs(benchmark(name), items, answerer)
     count = min(len(jobs), 2 * options.batch_size)
     prompts = [jobs[i * len(jobs) // count].ids for i in range(count)]
-    sampler, settings = answerer.sampler, {"max_new_tokens": new_tokens, "temperature": 0.0}
+    sampler, settings = answerer.sampler, {"max_new_tokens": max(1, round(mean)), "temperature": 0.0}
     sampler.sample([max(prompts, key=len)], seeds=[0], **settings)  # makes the engine
     began = time.perf_counter()
     samples = sampler.sample(prompts, seeds=list(range(count)), **settings)
@@ -48,7 +49,7 @@ def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, 
         "ceiling_tokens_per_s": most,
         "ratio": speed["new_tokens_per_s"] / most,
         "mean_prompt": speed["prompt_tokens"] / speed["examples"],
-        "mean_reply": result["mean_tokens"],
+        "mean_reply": mean,
         "shared": (speed.get("shared_prompt_tokens") or 0) / speed["prompt_tokens"],
     }
 
