@@ -29,5 +29,5 @@ def test_an_evaluation_beside_its_ceiling(tiny_models: Path, tmp_path: Path):
     assert bbh["tokens_per_s"] == speed["new_tokens_per_s"]
     assert bbh["ratio"] == pytest.approx(bbh["tokens_per_s"] / bbh["ceiling_tokens_per_s"])
     assert bbh["mean_reply"] * bbh["examples"] == pytest.approx(speed["new_tokens"])
-    assert 0.2 < bbh["shared"] < 1.0
+    assert 0.05 < bbh["shared"] < 1.0
     assert arc["shared"] < bbh["shared"]
