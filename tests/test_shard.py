@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from test_ranks import GKD, TWO, planned
 
 from tutelage.attempt import attempt
+from tutelage.norm import fuse_norms
 from tutelage.runlog import CLOCK_KEYS, read_metrics
 from tutelage.shard import plain_copy, shard, share
 from tutelage.teacher import Teacher
@@ -46,6 +47,9 @@ def make(folder: Path, sharded: bool, **options: Any) -> Job:
     tie, packed = options.pop("tie", False), options.get("packed", True)
     student = tiny.llama(tie=tie) if packed else tiny.gemma2()
     teacher = tiny.llama(layers=3, hidden=48, seed=1, tie=not tie) if packed else tiny.gemma2(seed=1)
+    half = "bfloat16" in options.get("precision", "")
+    if half:  # as on CUDA
+        fuse_norms(student)
     if sharded:
         from accelerate import PartialState
 
@@ -53,9 +57,9 @@ def make(folder: Path, sharded: bool, **options: Any) -> Job:
         if torch.distributed.get_rank():  # its own weights count for nothing
             for parameter in [*student.parameters(), *teacher.parameters()]:
                 parameter.data.zero_()
-        half = "bfloat16" in options.get("precision", "")
         shard(student, "cpu", torch.bfloat16 if half else None)
         shard(teacher, "cpu")
+        assert not half or fuse_norms(student) == 5  # again, and of shards
     job = jobs.gkd(folder, lengths=(9, 6, 60, 7, 30), model=student, **{**COMMON, "checkpoint_every": 100, **options})
     read = Teacher(jobs.loaded(teacher, packed), student_end_id=20)  # two rows of its tables are exchanged
     # one held-out example: the second rank has none
