@@ -29,6 +29,7 @@ ORDER = [
     "attention",
     "norm",
     "model_files",
+    "shard",
     "vocabulary",
     "model",
     "teacher",

@@ -37,6 +37,7 @@ def test_a_copy_stays_fused_and_other_forms_stay_as_they_are():
     x = torch.randn(2, clone.config.hidden_size)
     torch.testing.assert_close(clone.model.norm(x), 2.0 * model.model.norm(x) / model.model.norm.weight)
     assert fuse_norms(gemma2()) == 0
+    assert fuse_norms(llama().to("meta")) == 5  # its form is known without its weights
 
 
 def test_half_precision_is_within_its_rounding():

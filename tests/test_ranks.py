@@ -42,7 +42,7 @@ WORKER = "import pickle, sys; from tutelage.attempt import attempt; attempt(*pic
 
 
 def planned(workshop: Workshop, root: Path, **changes: Any) -> Run:
-    file = workshop.write(stages=[GKD], **changes)
+    file = workshop.write(**({"stages": [GKD]} | changes))
     return Planner(load_recipe(file), workshop.folder, root).stage_run("gkd", 0)
 
 

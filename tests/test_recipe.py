@@ -204,6 +204,7 @@ def test_equal_content_has_equal_fingerprints(workshop: Workshop):
         "training.checkpoint_every=7",
         "training.tokens_per_micro_batch=64",
         "training.gradient_checkpointing=true",
+        "training.shard=true",
         "description=words",
         "name=other",
         "stages.sft.training.epochs=1",  # what it is anyway

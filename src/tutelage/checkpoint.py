@@ -76,7 +76,8 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
     """Put back what `save_checkpoint` wrote, on every rank."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    shared = torch.distributed.is_initialized()  # the ranks of a machine then share the file's pages
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
     set_state_dict(
         model,
         optimizer,

@@ -131,6 +131,7 @@ class TrainingConfig(Section):
         default=None, description="CUDA: measure, and take as many tokens a micro-batch as this much memory holds"
     )
     gradient_checkpointing: bool = False
+    shard: bool = Field(default=False, description="with several ranks: each holds a part of student and teacher")
     checkpoint_every: Count = Field(default=50, description="optimizer steps between checkpoints")
     evaluate_every: Count | None = Field(
         default=None, description="optimizer steps between looks at the `validation` data"

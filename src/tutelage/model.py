@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tutelage.attention import NAME as PACKED
@@ -18,6 +19,7 @@ from tutelage.kernels.rows import chunk_logits
 from tutelage.model_files import locate, quiet
 from tutelage.norm import fuse_norms
 from tutelage.objective import Objective
+from tutelage.shard import inside, let_go, shard, whole
 from tutelage.template import ChatTemplate
 from tutelage.types import Head, MicroBatch, Sequence, TeacherSignal, TokenStats, TutelageError
 
@@ -36,13 +38,12 @@ class LoadedModel:
 class LanguageModel(nn.Module):
     """A causal language model taken apart into decoder and head, so that full logits are never made.
 
-    Everything that touches a parameter happens inside `forward`: under FSDP2 that is where parameters are whole.
+    Everything that touches a parameter happens inside `forward`: where it is sharded, that is where it is whole.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._no_split_modules = getattr(model, "_no_split_modules", None)  # accelerate's FSDP wrapping reads it
 
     @property
     def config(self) -> Any:
@@ -56,6 +57,11 @@ class LanguageModel(nn.Module):
         statistics: bool = True,
     ) -> Any:
         """With an objective: (Σ weights · objective, TokenStats). Without: the hidden states [N, D] and the head."""
+        return inside(self.model, self._apart, batch, objective, teacher, statistics)
+
+    def _apart(
+        self, batch: MicroBatch, objective: Objective | None, teacher: TeacherSignal | None, statistics: bool
+    ) -> Any:
         hidden = self._hidden(batch)
         head = language_model_head(self.model)
         if objective is None:
@@ -98,32 +104,36 @@ def language_model_head(model: Any) -> Head:
     return Head(whole(layer.weight), None if bias is None else whole(bias), scale, cap)
 
 
-def whole(parameter: Tensor) -> Tensor:
-    """A parameter as one plain tensor, whoever shards it. The only place where parameters are gathered by hand.
-
-    FSDP2's DTensors are gathered so that gradients of all ranks are summed back into the shards.
-    """
-    if hasattr(parameter, "full_tensor"):
-        from torch.distributed.tensor import Partial
-
-        return parameter.full_tensor(grad_placements=[Partial()] * parameter.device_mesh.ndim)  # type: ignore[attr-defined]
-    return parameter
-
-
 def load_model(
-    config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    config: ModelConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    sharded: bool = False,
+    compute: torch.dtype | None = None,
 ) -> LoadedModel:
     """Load from a hub id, a folder, a GGUF file or `package:NAME`, ready for `device`.
+
+    `sharded`: over all ranks, which call this together; the first alone reads the weights, into the CPU's memory. It
+    then runs under autocast to `compute`, if given.
 
     Raises TutelageError for a folder without weights, pickled weights, or a name that cannot be reached.
     """
     folder, mark = locate(config)
-    model = _pretrained("AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True)
+    options: dict[str, Any] = {"device_map": "meta"} if sharded and dist.get_rank() else {}
+    model = _pretrained("AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options)
     tokenizer = _pretrained("AutoTokenizer", config.tokenizer or folder, config)
     if mark is None:
         mark = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
-    model.eval().to(device)
-    packed = _prepared(model, config)
+    kind = torch.device(device).type
+    if sharded:
+        if kind == "cuda":
+            fuse_norms(model)  # now: copies that are made of the sharded model have them too
+        shard(model.eval(), device, compute)
+    else:
+        model.eval().to(device)
+    with torch.autocast(kind, compute, enabled=compute not in (None, torch.float32)):
+        packed = _prepared(model, config)
+    let_go(model)
     template = ChatTemplate(tokenizer, config.chat_template, generation_eos=generation_ends(model))
     return LoadedModel(model, tokenizer, template, packed, fingerprint(mark, template.fingerprint))
 
@@ -166,6 +176,13 @@ def _strays(model: Any, own: Tensor, packed: bool) -> bool:
     error, size = ((z - z.mean(-1, keepdim=True)).norm(dim=-1) for z in (ours - own, own))
     # Rounding to half precision makes 0.02 at most in SmolLM2, sequences that see each other 0.8.
     return bool((error > 0.3 * size).any())
+
+
+def compute_type(precision: str, device: torch.device) -> torch.dtype:
+    """The type that `training.precision` computes in."""
+    if precision == "float32" or (precision == "auto" and device.type == "cpu"):
+        return torch.float32
+    return torch.bfloat16
 
 
 def generation_ends(model: Any) -> tuple[int, ...]:

@@ -18,17 +18,9 @@ from tutelage.batch import make_micro_batches
 from tutelage.config import PruneConfig
 from tutelage.model import LanguageModel, LoadedModel
 from tutelage.objective import CrossEntropy
+from tutelage.shard import decoder_layers
 from tutelage.types import MicroBatch, TutelageError
 from tutelage.types import Sequence as TokenSequence
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The list of the decoder's blocks."""
-    decoder = model.get_decoder()
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise TutelageError(f"cannot find the layers of a {type(model).__name__}: only models with `layers` can be cut")
-    return layers
 
 
 def prune_layers(model: Any, keep: Sequence[int]) -> None:

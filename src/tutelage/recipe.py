@@ -45,7 +45,7 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
     "annotator",
 }
 # How often state is saved, and how memory is used, does not change what is computed.
-_COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing"}
+_COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
 
 
 @dataclass(frozen=True)

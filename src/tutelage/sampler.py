@@ -11,7 +11,6 @@ before top-p (at temperature 0: of softmax(logits)), under the weights of the la
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from torch import Tensor
 from tutelage.batch import make_micro_batches
 from tutelage.engine import Engine
 from tutelage.kernels import label_logprobs
-from tutelage.model import LanguageModel, whole
+from tutelage.model import LanguageModel
 from tutelage.padded import decode_padded
+from tutelage.shard import copy_weights, is_sharded, plain_copy
 from tutelage.types import Sample
 from tutelage.types import Sequence as TokenSequence
 
@@ -71,7 +71,8 @@ class Tally:
 
 
 class TorchSampler:
-    """Decoding with a transformers model. A `dtype` other than its own makes a copy, refreshed by `update_weights`.
+    """Decoding with a transformers model. Where `dtype` is not its own, or it is sharded (then all ranks call this and
+    `update_weights` together), with a copy that `update_weights` refreshes.
 
     `tally` counts from the start; a `Tally()` put in its place counts from then on. `cache_share`: of the device memory
     that is free when an engine is made, at most, for keys and values; training beside it needs the rest.
@@ -89,8 +90,9 @@ class TorchSampler:
     ) -> None:
         self.share_prefixes, self.cache_share, self.tally = share_prefixes, cache_share, Tally()
         self.end_ids, self.packed, self.batch_size = tuple(end_ids), packed, batch_size
-        self._own_copy = dtype is not None and dtype != next(model.parameters()).dtype
-        self.model = _clone(model, dtype) if self._own_copy and dtype is not None else model
+        # A sharded model serves no sampler: its ranks do not decode in step.
+        self._own_copy = is_sharded(model) or (dtype is not None and dtype != next(model.parameters()).dtype)
+        self.model = plain_copy(model, dtype) if self._own_copy else model
         self.device = next(self.model.parameters()).device
         self._engine: Engine | None = None
 
@@ -98,10 +100,7 @@ class TorchSampler:
         """Copy `student`'s weights when this sampler holds a copy; a sampler over the live model sees them anyway."""
         if not self._own_copy:
             return
-        source = dict(student.named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(whole(source[name]))
+        copy_weights(student, self.model)
 
     @torch.no_grad()
     def sample(
@@ -192,11 +191,3 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _clone(model: Any, dtype: torch.dtype) -> Any:
-    """A copy with its parameters in `dtype`. Buffers (rotary frequencies) stay in float32, where they belong."""
-    clone = copy.deepcopy(model).requires_grad_(False)
-    for parameter in clone.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return clone

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tutelage.model import LanguageModel, LoadedModel
+from tutelage.shard import assign, whole
 from tutelage.types import MicroBatch, TeacherSignal
 
 
@@ -47,4 +48,6 @@ def exchange_tokens(model: Any, a: int, b: int) -> None:
     if getattr(output, "bias", None) is not None:
         tables.append(output.bias)
     for table in tables:
-        table[[a, b]] = table[[b, a]]
+        rows = whole(table)
+        rows[[a, b]] = rows[[b, a]]
+        assign(table, rows)

@@ -12,6 +12,15 @@ from torch import Tensor
 from tutelage.types import MicroBatch, TokenStats
 
 
+def over_ranks(device: torch.device, world: int, value: float, how: Any = dist.ReduceOp.SUM) -> float:
+    """The sum (or what `how` says) of the `world` ranks' numbers."""
+    if world == 1:
+        return float(value)
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, how)
+    return float(tensor)
+
+
 class Totals:
     """Sums of per-token values over a batch, kept on the device until the end of the step."""
 

@@ -19,12 +19,13 @@ from tutelage.config import DistillStage, MethodStage, SeqkdStage
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import write_atomically
 from tutelage.methods import METHODS
-from tutelage.model import LoadedModel, load_model
+from tutelage.model import LoadedModel, compute_type, load_model
 from tutelage.model_files import save_model
 from tutelage.objective import CrossEntropy, Divergence, Objective
 from tutelage.recipe import Run
 from tutelage.rollout import RolloutPlan
 from tutelage.runlog import progress
+from tutelage.shard import many_ranks, plain_copy
 from tutelage.teacher import Teacher
 from tutelage.template import encode_all
 from tutelage.trainer import Job, Trainer
@@ -45,8 +46,10 @@ def train(run: Run) -> dict[str, Any]:
     """Train the run's student to the end and save it."""
     training = run.training
     assert training is not None
-    student = load_model(run.models["student"], run.device, torch.float32)
-    teacher = _load_teacher(run, student) if "teacher" in run.models else None
+    sharded = training.shard and _ranks_met(run)
+    compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
+    student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
+    teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
     sections = {name: _aligned(encoded(run, name, student, training.max_length), student, teacher) for name in run.data}
     if teacher is not None:
         _check_tokens(sections, teacher)
@@ -62,13 +65,25 @@ def train(run: Run) -> dict[str, Any]:
     before = trainer.validate() if validation else None
     last = trainer.run()
     after = trainer.validate() if validation else None
+    model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
     if trainer.rank == 0:
-        save_model(student.model, student.tokenizer, run.folder / "model", student.template.text)
+        save_model(model, student.tokenizer, run.folder / "model", student.template.text)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
     return result
+
+
+def _ranks_met(run: Run) -> bool:
+    """Whether there are ranks to shard over; they know each other from here on."""
+    if not many_ranks():
+        print(f"{run.stage}: `shard: true` does nothing on one rank: --gpus-per-run sets their number", flush=True)
+        return False
+    from accelerate import PartialState
+
+    PartialState(cpu=run.device == "cpu")
+    return True
 
 
 def encoded(run: Run, name: str, loaded: LoadedModel, max_length: int) -> Encoded:
@@ -205,11 +220,11 @@ def _job(
         raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/extend.md") from error
 
 
-def _load_teacher(run: Run, student: LoadedModel) -> LoadedModel:
+def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
     """The teacher in the compute type: it is frozen, so nothing is gained by keeping it wider."""
     wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
     kind = torch.float32 if wide else torch.bfloat16
-    loaded = load_model(run.models["teacher"], run.device, kind)
+    loaded = load_model(run.models["teacher"], run.device, kind, sharded)
     notices = [
         check_vocabularies(loaded.tokenizer, student.tokenizer),
         head_notice(loaded.model, student.model),

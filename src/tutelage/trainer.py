@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,18 @@ from tutelage.batch import make_micro_batch, make_micro_batches, take_copies
 from tutelage.config import TrainingConfig
 from tutelage.interrupt import Interrupted, stop_requests
 from tutelage.memory import filled, token_budget
-from tutelage.model import LanguageModel, LoadedModel
+from tutelage.model import LanguageModel, LoadedModel, compute_type
 from tutelage.objective import Objective
 from tutelage.rollout import RolloutPlan, keyed_integer, write_responses
 from tutelage.runlog import MetricsFile, progress, read_metrics
 from tutelage.sampler import Sampler
 from tutelage.schedule import schedule
+from tutelage.shard import is_sharded, let_go, share, whole
 from tutelage.teacher import Teacher
-from tutelage.totals import Totals
+from tutelage.totals import Totals, over_ranks
 from tutelage.tracking import trackers
+from tutelage.types import MicroBatch, TutelageError
 from tutelage.types import Sequence as TokenSequence
-from tutelage.types import TutelageError
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class Trainer:
         self.accelerator = accelerator or Accelerator(cpu=next(job.student.model.parameters()).device.type == "cpu")
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
+        self._over_ranks = partial(over_ranks, self.device, self.world)
         if self.config.gradient_checkpointing:
             job.student.model.gradient_checkpointing_enable({"use_reentrant": False})
         module = LanguageModel(job.student.model.train())
         # Models in pure bf16 only when asked for: a 5e-6 step is below bf16's resolution of most weights.
-        self.compute = _compute_type(self.config.precision, self.device)
+        self.compute = compute_type(self.config.precision, self.device)
         if self.config.precision == "pure_bfloat16":
             module.to(torch.bfloat16)
         optimizer = torch.optim.AdamW(
@@ -77,7 +80,9 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
-        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.sharded = is_sharded(job.student.model)  # it then sums its gradients itself
+        self.module = module if self.sharded else self.accelerator.prepare(module)
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether, and with what
         self.measured_tokens: int | None = None
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
@@ -135,17 +140,15 @@ class Trainer:
         # 2. Each token's share of the loss, over all ranks. It is divided here, once, and nowhere else.
         token_weights = self._token_weights(sequences)
 
-        # 3. Micro-batches by token budget. A rank with fewer runs weightless ones, so that no rank waits for ever.
-        batches = make_micro_batches(sequences, token_weights, self._micro_batch_tokens(sequences), *self.padding)
-        for _ in range(int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)):
-            batches.append(make_micro_batch(sequences[:1] or self._examples(step)[:1], [0.0], *self.padding))
-        batches = [batch.to(self.device) for batch in batches]  # now: a copy later would wait for the device
+        # 3. Micro-batches by token budget, as many on every rank.
+        budget, spare = self._micro_batch_tokens(sequences), self._examples(step)[0]
+        batches = self._batches(sequences, token_weights, budget, spare)
 
         # 4. Forward and backward. The divergence and its gradient are made together, chunk by chunk of tokens.
         totals = Totals(self.device)
         for i, batch in enumerate(batches):
             teacher = None if job.teacher is None else job.teacher.signal(batch)
-            with contextlib.nullcontext() if i + 1 == len(batches) else self.accelerator.no_sync(self.module):
+            with self._no_sync() if i + 1 < len(batches) else contextlib.nullcontext():
                 with self._autocast():
                     loss, stats = self.module(batch, job.objective, teacher)
                 (loss * self.world).backward()  # data parallelism averages over ranks; the weights sum to one over all
@@ -154,7 +157,7 @@ class Trainer:
         # 5. Clip, step, schedule.
         values = totals.values(self.world)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
-        values["grad_norm"] = float(norm)  # type: ignore[arg-type]
+        values["grad_norm"] = float(whole(norm))  # type: ignore[arg-type]
         self._refuse_nonfinite(values, sequences, step)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(config, step, self.total_steps)
@@ -168,7 +171,7 @@ class Trainer:
         if self.config.memory_gib is None or self.device.type != "cuda":
             return self.config.tokens_per_micro_batch
         if self.measured_tokens is None:
-            parameters = sum(p.numel() * p.element_size() for p in self.module.parameters() if p.requires_grad)
+            parameters = sum(share(p).nbytes for p in self.module.parameters() if p.requires_grad)
             state = 0 if self.optimizer.state else 2 * parameters  # Adam's two moments are made in the first step
             longest = max(len(s.ids) for s in [*self.job.examples, *sequences])
             limit = int(self.config.memory_gib * 2**30)
@@ -181,7 +184,7 @@ class Trainer:
         parts = filled(sequences, tokens, self.config.max_length)
         batch = make_micro_batch(parts, [1.0 / tokens] * len(parts), *self.padding).to(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
-        with self.accelerator.no_sync(self.module), torch.random.fork_rng(devices=[self.device]):
+        with self._no_sync(), torch.random.fork_rng(devices=[self.device]):
             teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
             with self._autocast():
                 self.module(batch, self.job.objective, teacher)[0].backward()
@@ -192,17 +195,24 @@ class Trainer:
         """Mean values over the held-out data, response token by response token."""
         self._bare().model.eval()
         sequences = list(self.job.validation)[self.rank :: self.world]
-        weight = 1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))
-        totals = Totals(self.device)
-        weights, tokens = [weight] * len(sequences), self.config.tokens_per_micro_batch
-        for batch in make_micro_batches(sequences, weights, tokens, *self.padding):
-            batch = batch.to(self.device)
+        weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
+        totals, tokens = Totals(self.device), self.config.tokens_per_micro_batch
+        for batch in self._batches(sequences, weights, tokens, self.job.validation[0]):
             teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
             with self._autocast():
                 loss, stats = self._bare()(batch, self.job.objective, teacher)
             totals.add(batch, loss, stats)
-        self._bare().model.train()
+        let_go(self._bare().model.train())
         return {f"validation_{k}": v for k, v in totals.values(self.world).items()}
+
+    def _batches(
+        self, sequences: Sequence[TokenSequence], weights: Sequence[float], tokens: int, spare: TokenSequence
+    ) -> list[MicroBatch]:
+        """A rank with fewer than others gets weightless ones, of `spare`, so that none waits for ever."""
+        batches = make_micro_batches(sequences, weights, tokens, *self.padding)
+        missing = int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)
+        batches += [make_micro_batch([spare], [0.0], *self.padding)] * missing
+        return [batch.to(self.device) for batch in batches]  # now: a copy later would wait for the device
 
     def _examples(self, step: int) -> list[TokenSequence]:
         """The global batch of a step: its part of the epoch's seeded order. The last batch of an epoch may be short."""
@@ -274,6 +284,10 @@ class Trainer:
     def _bare(self) -> LanguageModel:
         return self.accelerator.unwrap_model(self.module)
 
+    def _no_sync(self) -> Any:
+        """Gradients stay on their rank. Not of a sharded model: unsummed they would be whole, on every rank."""
+        return contextlib.nullcontext() if self.sharded else self.accelerator.no_sync(self.module)
+
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
@@ -281,18 +295,5 @@ class Trainer:
     def _due(every: int | None, step: int) -> bool:
         return every is not None and (step + 1) % every == 0
 
-    def _over_ranks(self, value: float, how: Any = dist.ReduceOp.SUM) -> float:
-        if self.world == 1:
-            return float(value)
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, how)
-        return float(tensor)
-
     def _any_rank(self, flag: bool) -> bool:
         return self._over_ranks(float(flag), dist.ReduceOp.MAX) > 0
-
-
-def _compute_type(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "float32" or (precision == "auto" and device.type == "cpu"):
-        return torch.float32
-    return torch.bfloat16

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.model import whole
 from tutelage.sampler import TorchSampler
+from tutelage.shard import whole
 from tutelage.types import Sample, TutelageError
 
 
