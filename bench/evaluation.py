@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, 
     from tutelage.evaluate.benchmarks.data import data_folder
 
     result = json.loads((options.scores / name / "result.json").read_text())
-    speed = result["speed"]
+    speed, answerer = result["speed"], replace(answerer, chat=result["chat"])
     mean = speed["new_tokens"] / speed["examples"]  # of those that were asked; some may not have fitted
     items = benchmark(name).load(data_folder(options.data_dir), result["limit"], result["seed"])
     jobs, _ = make_jobs(benchmark(name), items, answerer)

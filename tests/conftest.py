@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from recipes_fixture import tiny_models, workshop  # noqa: F401
+from recipes_fixture import done, tiny_models, workshop  # noqa: F401
 
 # Files that take longest come first: of two processes that share the files out, none is left with the last long one.
 LONG = ("test_study_run", "test_ranks", "test_mini_recipes", "test_bench", "test_runner", "test_resume", "test_study")

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tutelage.recipe import Run
+
 ROWS = [
     {"id": f"r{i}", "prompt": f"The {'cat' if i % 2 else 'dog'} sat?\n{i % 4}", "completion": f"The dog ran. {i % 3}"}
     for i in range(12)
@@ -101,3 +103,19 @@ def workshop(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     made.rows("train", ROWS)
     made.rows("test", ROWS[:4])
     return made
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that are really worked on, in order."""
+    from tutelage import stage
+
+    names: list[str] = []
+    real = stage.do_run
+
+    def watched(run: Run) -> dict[str, Any]:
+        names.append(run.stage)
+        return real(run)
+
+    monkeypatch.setattr(stage, "do_run", watched)
+    return names

@@ -53,20 +53,6 @@ def numbers(runs: Path) -> dict[str, Any]:
     return out
 
 
-@pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that are really worked on, in order."""
-    names: list[str] = []
-    real = stage.do_run
-
-    def watched(run: Run) -> dict[str, Any]:
-        names.append(run.stage)
-        return real(run)
-
-    monkeypatch.setattr(stage, "do_run", watched)
-    return names
-
-
 def test_a_whole_recipe(workshop: Workshop, done: list[str]):
     manifest = do(workshop, seeds=[0, 1], **WHOLE)
     # Each run once: those for all seeds a single time, parents before children.

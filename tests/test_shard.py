@@ -6,9 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from recipes_fixture import Workshop
 from safetensors.torch import load_file
 from test_ranks import GKD, TWO, planned
+from two_ranks import become, on_one_and_two
 
 from tutelage.attempt import attempt
 from tutelage.norm import fuse_norms
@@ -100,9 +99,7 @@ def stop(folder: Path) -> None:
 
 
 def worker(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    become(rank, port)
     run_cases(folder, True)
     stop(folder / "stopped")
     if rank == 0:
@@ -121,21 +118,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same cases on one rank and sharded over two, once for all tests here."""
-    torch.set_num_threads(1)
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = torch.multiprocessing.spawn(worker, (port, two), nprocs=2, join=False)
-    run_cases(one, False)
-    deadline = time.monotonic() + 120
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, "the ranks wait for each other"
-    finally:
-        for process in context.processes:
-            process.kill()
-    return one, two
+    return on_one_and_two(tmp_path_factory, lambda folder: run_cases(folder, False), worker)
 
 
 def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

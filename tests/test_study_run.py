@@ -27,7 +27,7 @@ import yaml
 from recipes_fixture import ROWS, Workshop
 from test_study import TEMPLATE, write_study
 
-from tutelage import stage, workers
+from tutelage import workers
 from tutelage.cli import main as command
 from tutelage.recipe import Run
 from tutelage.study import StudyPlan, plan_study
@@ -248,19 +248,6 @@ def test_two_drivers_share_the_work(killed: Path):
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    real = stage.do_run
-
-    def watched(run: Run) -> dict[str, Any]:
-        names.append(run.stage)
-        return real(run)
-
-    monkeypatch.setattr(stage, "do_run", watched)
-    return names
 
 
 def failing(workshop: Workshop) -> StudyPlan:

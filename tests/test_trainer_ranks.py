@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 from pathlib import Path
 
 import jobs
 import pytest
 import torch
+from two_ranks import become, on_one_and_two
 
 from tutelage.interrupt import Interrupted
 from tutelage.runlog import CLOCK_KEYS, read_metrics
@@ -73,9 +72,7 @@ def stop_and_go_on(folder: Path, rank: int) -> None:
 
 
 def worker(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    become(rank, port)
     run_cases(folder)
     stop_and_go_on(folder / "stopped", rank)
     torch.distributed.destroy_process_group()
@@ -84,21 +81,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same cases on one rank and on two, once for all tests here."""
-    torch.set_num_threads(1)
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = torch.multiprocessing.spawn(worker, (port, two), nprocs=2, join=False)
-    run_cases(one)
-    deadline = time.monotonic() + 120
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, "the ranks wait for each other"
-    finally:
-        for process in context.processes:
-            process.kill()
-    return one, two
+    return on_one_and_two(tmp_path_factory, run_cases, worker)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -199,13 +199,13 @@ def main(folder: Path) -> None:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where "cuda" is, from now on
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if rank == 0 else nowhere):
             do_run(run, write=rank == 0)
-    except Exception as error:
-        kind = type(error).__name__ if not isinstance(error, TutelageError) else "TutelageError"
-        kind = "Interrupted" if type(error).__name__ == "Interrupted" else kind
-        lines = str(error).strip().splitlines()
-        line = str(error) if isinstance(error, TutelageError) else lines[0] if lines else ""
-        if not isinstance(error, TutelageError):
-            traceback.print_exc()
+    except Interrupted as error:
+        kind, line = "Interrupted", str(error)
+    except TutelageError as error:
+        kind, line = "TutelageError", str(error)
+    except Exception as error:  # a mistake of ours: its traceback goes into the log, its first line to the worker
+        kind, line = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
+        traceback.print_exc()
     said = {"rank": rank, "kind": kind, "line": line, "time": time.time()}
     write_atomically(folder / f"said-{rank}.json", json.dumps(said))
     sys.stdout.flush()

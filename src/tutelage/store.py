@@ -33,8 +33,9 @@ def open_runs(place: str) -> tuple[Path, Store | None]:
     if "://" not in place:
         return Path(place), None
     if re.search(r"://[^/@]*:[^/@]*@", place):
-        raise TutelageError("--runs: no password in a URL, it would stand in logs: the storage's library takes it from "
-                            "the environment")  # fmt: skip
+        raise TutelageError(
+            "--runs: no password in a URL, it would stand in logs: the storage's library takes it from the environment"
+        )
     url = place.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9]+", "-", url).strip("-")[-60:]
     local = cache_folder().resolve() / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

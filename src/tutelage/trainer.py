@@ -128,7 +128,8 @@ class Trainer:
         epoch = step // self.steps_per_epoch
 
         # 1. This batch's examples; each answered by the data or, with probability λ, by the student as it is now.
-        examples = self._examples(step)[self.rank :: self.world]
+        everyones = self._examples(step)
+        examples = everyones[self.rank :: self.world]
         sequences = examples
         if job.rollouts is not None:
             if job.sampler is not None:
@@ -141,8 +142,8 @@ class Trainer:
         token_weights = self._token_weights(sequences)
 
         # 3. Micro-batches by token budget, as many on every rank.
-        budget, spare = self._micro_batch_tokens(sequences), self._examples(step)[0]
-        batches = self._batches(sequences, token_weights, budget, spare)
+        budget = self._micro_batch_tokens(sequences)
+        batches = self._batches(sequences, token_weights, budget, spare=everyones[0])
 
         # 4. Forward and backward. The divergence and its gradient are made together, chunk by chunk of tokens.
         totals = Totals(self.device)
@@ -197,7 +198,7 @@ class Trainer:
         sequences = list(self.job.validation)[self.rank :: self.world]
         weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
         totals, tokens = Totals(self.device), self.config.tokens_per_micro_batch
-        for batch in self._batches(sequences, weights, tokens, self.job.validation[0]):
+        for batch in self._batches(sequences, weights, tokens, spare=self.job.validation[0]):
             teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
             with self._autocast():
                 loss, stats = self._bare()(batch, self.job.objective, teacher)
