@@ -114,8 +114,9 @@ def judge(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 
 
 def tune(options: argparse.Namespace, flops: float) -> None:
-    """The Triton path at other sizes: the whole loss by chunk and group, the kernel alone by block and warps."""
+    """The Triton path at other sizes: the whole loss by chunk and group, the kernel by how it shares out rows."""
     import torch
+    import triton
 
     from tutelage.kernels import fused
     from tutelage.types import Head
@@ -135,18 +136,25 @@ def tune(options: argparse.Namespace, flops: float) -> None:
     student, teacher = (2.0 * torch.randn(count, width, device=options.device) for _ in range(2))
     labels, weights = problem.labels[:count], torch.full((count,), 1.0 / shape[0], device=options.device)
     gradient = torch.empty(count, width, dtype=torch.bfloat16, device=options.device)
-    known = fused.RowObjective(0.0, 1.0, 0.5)
-    print(f"kernel alone, {count} rows\nblock  warps  programs  ms  TB/s of one reading and one writing")
-    for block, warps in ((1024, 8), (2048, 8), (2048, 16), (4096, 16), (4096, 32)):
-        for parts in (1, 2, 4, 8) if options.device == "cuda" else (1,):
+    kinds = {"jsd": (0.0, 1.0, 0.5), "kl": (0.0, 1.0, 0.0), "ce": (1.0, 0.0, 0.5)}
+    works = [(name, False) for name in kinds] + [("jsd", True)]
+    print(f"kernel alone, {count} rows, ms: {', '.join(kinds)}, jsd with statistics")
+    alone = [fused.Programs(block, warps) for block, warps in ((2048, 16), (4096, 32))]
+    shared = [
+        fused.Programs(block, warps, triton.next_power_of_2(triton.cdiv(width, block)), registers)
+        for block, warps, registers in ((8192, 16, 64), (4096, 8, None), (4096, 8, 64), (2048, 4, None))
+    ]
+    for programs in alone + shared * (options.device == "cuda"):
 
-            def work(block: int = block, warps: int = warps, parts: int = parts) -> Any:
-                heads = Head(student), teacher, Head(teacher)
-                return fused.rows(known, student, *heads, labels, weights, gradient, False, block, warps, parts)
+        def milliseconds(name: str, statistics: bool, programs: fused.Programs = programs) -> float:
+            known, heads = fused.RowObjective(*kinds[name]), (Head(student), teacher, Head(teacher))
 
-            seconds = seconds_of(work, options.device, options.repeats, 2)
-            rate = count * width * 10 / seconds / 1e12
-            print(f"{block:5d}  {warps:5d}  {parts:8d}  {1000 * seconds:.3f}  {rate:.2f}", flush=True)
+            def work() -> Any:
+                return fused.rows(known, student, *heads, labels, weights, gradient, statistics, programs)
+
+            return 1000 * seconds_of(work, options.device, options.repeats, 2)
+
+        print(programs, *(f"{milliseconds(*case):.3f}" for case in works), flush=True)
     if options.device == "cuda":
         from torch.profiler import ProfilerActivity, profile
 

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install 'tute
 from tutelage.kernels import fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BLOCK = 256  # several steps a row, the last of them short
+PROGRAMS = fused.Programs(block=256)  # several steps a row, the last of them short
 
 OBJECTIVES = [
     CrossEntropy(),
@@ -46,7 +46,7 @@ def run(objective, student, teacher, labels, weights, heads=None, statistics=Tru
     gradient = torch.full(student.shape, torch.nan, dtype=kind, device=DEVICE)
     heads = heads or (Head(student), None if teacher is None else Head(teacher))
     values, columns = fused.rows(
-        known, student, heads[0], teacher, heads[1], labels, weights, gradient, statistics, block=BLOCK
+        known, student, heads[0], teacher, heads[1], labels, weights, gradient, statistics, PROGRAMS
     )
     return values, columns, gradient
 
@@ -113,21 +113,32 @@ def test_without_teacher_or_statistics_the_columns_are_none():
     torch.testing.assert_close(values, divergence.generalized_jsd(student, teacher, 0.5), rtol=1e-5, atol=0)
 
 
+def outcome(objective, student, teacher, programs):
+    """Values, statistics and gradient."""
+    gradient = torch.full(student.shape, torch.nan, device=DEVICE)
+    heads = Head(student), teacher, Head(teacher)
+    known, marked = fused.row_objective(objective), marks(*student.shape)
+    values, columns = fused.rows(known, student, *heads, *marked, gradient, True, programs)
+    return values, *columns, gradient
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_a_row_held_in_registers_gives_what_reading_it_again_gives(objective):
+    student, teacher = pair("random")
+    held, read = (outcome(objective, student, teacher, fused.Programs(block=block)) for block in (1024, 256))
+    for one, other in zip(held, read, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="programs that wait for one another cannot be interpreted one by one")
 @pytest.mark.parametrize("parts", [2, 4, 8])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("rows", "width"), [(3, 700), (300, 5_000), (3_000, 1_500)])
 def test_programs_that_share_a_row_find_what_one_finds(objective, parts, rows, width):
     student, teacher = pair("random", rows, width)
-    labels, weights = marks(rows, width)
     found = []
     for count in (1, parts):
-        gradient = torch.full(student.shape, torch.nan, device=DEVICE)
-        heads = Head(student), teacher, Head(teacher)
-        values, columns = fused.rows(
-            fused.row_objective(objective), student, *heads, labels, weights, gradient, True, BLOCK, 4, count
-        )
-        found.append((values, *columns, gradient))
+        found.append(outcome(objective, student, teacher, fused.Programs(256, 4, count)))
     for one, many in zip(*found, strict=True):
         torch.testing.assert_close(many, one, rtol=2e-5, atol=1e-6)
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from tutelage.kernels import row_kernel
 from tutelage.objective import CrossEntropy, Divergence, Objective, WeightedSum
 from tutelage.types import Head
 
-BLOCK, WARPS = 4096, 32  # logits of each model a step, and warps a program: one program fills a multiprocessor
-PARTS = 1  # programs a row
+WIDE = 65_536  # entries of a vocabulary whose rows the cache cannot hold
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,30 @@ class RowObjective:
     divergence: float = 0.0
     beta: float = 0.5
     temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Programs:
+    """How a row is shared out: logits of each model a step, warps a program, programs a row, registers a thread."""
+
+    block: int = 4096
+    warps: int = 32  # a program fills a multiprocessor
+    parts: int = 1
+    registers: int | None = None  # None: as many as the compiler likes
+
+
+def programs_for(objective: RowObjective, width: int, statistics: bool, device: torch.device) -> Programs:
+    """The fastest way there was for this work on an H100 (docs/performance.md).
+
+    Where three passes go over a row, as many programs share it as hold it whole in their registers, so that it is read
+    once. They wait for one another, so all must have room on the card at the same time.
+    """
+    three_passes = objective.divergence != 0.0 and objective.beta != 0.0
+    if three_passes and not statistics and device.type == "cuda" and torch.version.cuda and width >= WIDE:
+        parts = triton.next_power_of_2(triton.cdiv(width, Programs.block))
+        if parts <= torch.cuda.get_device_properties(device).multi_processor_count:
+            return Programs(warps=8, parts=parts, registers=64)
+    return Programs()
 
 
 def row_objective(objective: Objective) -> RowObjective | None:
@@ -62,15 +86,14 @@ def rows(
     weights: Tensor,
     gradient: Tensor | None,
     statistics: bool = True,
-    block: int = BLOCK,
-    warps: int = WARPS,
-    parts: int = PARTS,
+    programs: Programs | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Values [n] and the six statistics [n] that follow the loss in TokenStats, float32.
 
     student, teacher: products [n, V], float32, contiguous, left as they are; of the heads only bias, scale and softcap
     are read. labels [n] in [0, V); weights [n] float32. gradient [n, V], of any floating type, is overwritten with
-    weights[i] · d value[i] / d product[i]; None: not wanted. `parts` > 1 needs a GPU.
+    weights[i] · d value[i] / d product[i]; None: not wanted. programs: how the work is shared out (None: the
+    fastest way known); more than one a row needs a GPU.
     """
     values = torch.empty(student.shape[0], dtype=torch.float32, device=student.device)
     columns = torch.empty((6, student.shape[0]), dtype=torch.float32, device=student.device) if statistics else None
@@ -78,9 +101,9 @@ def rows(
     heads = (student_head, teacher_head)
     shared = columns if together else None
     pair = (student, teacher if objective.divergence or shared is not None else None)
-    _launch(objective, pair, heads, labels, weights, values, shared, gradient, block, warps, parts)
+    _launch(objective, pair, heads, labels, weights, values, shared, gradient, programs)
     if columns is not None and not together:
-        _launch(RowObjective(), (student, teacher), heads, labels, weights, None, columns, None, block, warps, parts)
+        _launch(RowObjective(), (student, teacher), heads, labels, weights, None, columns, None, programs)
     if columns is None:
         return values, [None] * 6
     hard, forward, reverse, s_entropy, t_entropy, agreement = columns.unbind()
@@ -98,20 +121,20 @@ def _launch(
     values: Tensor | None,
     statistics: Tensor | None,
     gradient: Tensor | None,
-    block: int,
-    warps: int,
-    parts: int,
+    programs: Programs | None,
 ) -> None:
     student, teacher = products
     count, width = student.shape
     if count == 0:
         return
+    programs = programs or programs_for(objective, width, statistics is not None, student.device)
     s_map = _map(heads[0], objective.temperature)
     t_map = s_map if heads[1] is None else _map(heads[1], objective.temperature)
     kinds = {0.0: row_kernel.FORWARD.value, 1.0: row_kernel.REVERSE.value}
     kind = kinds.get(objective.beta, row_kernel.JSD.value) if objective.divergence else 0
     # Where there is no tensor, another one stands in: the flags see to it that nobody reads it.
     stand_in = student
+    parts = programs.parts
     board = student.new_empty((count, 13, parts)) if parts > 1 else stand_in
     arrived = torch.zeros(count, dtype=torch.int32, device=student.device) if parts > 1 else stand_in
     t_bias = None if heads[1] is None else heads[1].bias
@@ -151,9 +174,11 @@ def _launch(
             VALUES=values is not None,
             STATISTICS=statistics is not None,
             GRADIENT=gradient is not None,
-            BLOCK=block,
+            BLOCK=programs.block,
             PARTS=parts,
-            num_warps=warps,
+            HELD=parts * programs.block >= width,
+            num_warps=programs.warps,
+            **({} if programs.registers is None else {"maxnreg": programs.registers}),
         )
 
 

@@ -1,12 +1,14 @@
 """Values, statistics and gradient of a chunk of logits in one Triton kernel: `PARTS` programs a row of the vocabulary.
 
 Raw products hidden @ weight.T go in and are only read: bias, scale, soft cap and temperature are applied to each logit
-as it is loaded. A row is read two or three times, in alternating direction, so that the end of one pass is still in the
-cache for the next; the more programs share a row, the fewer rows are under way and the more of them the cache holds:
+as it is loaded. Two or three passes go over a row:
 
   1. maximum (and its place) and Σ exp of both models;
   2. the sums that every divergence and statistic is made of;
   3. the gradient, where it needs one of those sums (0 < β ≤ 1); else it is written in pass 2.
+
+Where a program's part is one block (HELD), it stays in registers from pass to pass and each logit is read once. Else
+passes alternate in direction, so that the end of one is still in the cache for the next.
 
 After the first two passes a row's programs wait for one another: each writes its results on the row's board and goes on
 with everybody's. The device starts programs in order, so the programs of a row run at the same time.
@@ -44,6 +46,20 @@ def _logits(
 
 
 @triton.jit
+def _pair(
+    s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
+    t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
+    places, live, TEACHER: tl.constexpr, KEEP: tl.constexpr = _KEEP,
+):  # fmt: skip
+    """Logits of the student and the teacher, or twice the student's where there is none."""
+    zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED, KEEP)
+    zt = zs
+    if TEACHER:
+        zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED, KEEP)
+    return zs, zt
+
+
+@triton.jit
 def _put(gradient, places, live, slope, z, factor, outer, MAP: tl.constexpr):
     """Write factor · slope, the gradient with respect to the raw product, in the buffer's type."""
     if MAP == 2:  # d tanh
@@ -56,7 +72,7 @@ def _put(gradient, places, live, slope, z, factor, outer, MAP: tl.constexpr):
 def _norms(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    begin, end, width, TEACHER: tl.constexpr, BLOCK: tl.constexpr,
+    held_s, held_t, begin, length, width, TEACHER: tl.constexpr, HELD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Pass 1, forward. Maximum, Σ exp(z − maximum) and place of the maximum, of the student and the teacher."""
     lanes = tl.arange(0, BLOCK)
@@ -64,14 +80,20 @@ def _norms(
     s_total = tl.zeros([BLOCK], tl.float32)
     s_place = tl.zeros([BLOCK], tl.int32)
     t_top, t_total, t_place = s_top, s_total, s_place
-    for start in tl.range(begin, end, BLOCK, num_stages=_AHEAD):
-        places = start + lanes
-        live = places < width
-        zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
-        if TEACHER:
-            zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED)
-            t_top, t_total, t_place = include(zt, start, t_top, t_total, t_place)
-        s_top, s_total, s_place = include(zs, start, s_top, s_total, s_place)
+    if HELD:
+        s_top, s_total, s_place = held_s, s_total + 1.0, s_place + begin
+        t_top, t_total, t_place = held_t, s_total, s_place
+    else:
+        for offset in tl.range(0, length, BLOCK, num_stages=_AHEAD):
+            start = begin + offset
+            places = start + lanes
+            zs, zt = _pair(
+                s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
+                places, places < width, TEACHER,
+            )  # fmt: skip
+            if TEACHER:
+                t_top, t_total, t_place = include(zt, start, t_top, t_total, t_place)
+            s_top, s_total, s_place = include(zs, start, s_top, s_total, s_place)
     s_max, s_sum, s_first = join(s_top, s_total, s_place, lanes, width)
     t_max, t_sum, t_first = s_max, s_sum, s_first
     if TEACHER:
@@ -83,21 +105,26 @@ def _norms(
 def _sums(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest,
+    held_s, held_t, s_log, t_log, shift, gradient, factor, label, begin, length, width,
+    cross_entropy, divergence, beta, rest,
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
-    STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, HELD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Pass 2, backward: Σ T−S, Σ S·δ, Σ T·δ, Σ S·log(M/S), Σ T·log(M/T), Σ S·log S, Σ T·log T; perhaps the gradient."""
     lanes = tl.arange(0, BLOCK)
     gap = tl.zeros([BLOCK], tl.float32)
     s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = gap, gap, gap, gap, gap, gap
-    for back in tl.range(begin, end, BLOCK, num_stages=_AHEAD):
-        places = end - BLOCK - (back - begin) + lanes
+    for offset in tl.range(0, length, BLOCK, num_stages=_AHEAD):
+        places = begin + (length - BLOCK - offset) + lanes
         live = places < width
-        zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED)
+        zs, zt = held_s, held_t
+        if not HELD:
+            zs, zt = _pair(
+                s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
+                places, live, TEACHER,
+            )  # fmt: skip
         log_s = zs - s_log
         if TEACHER:
-            zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED)
             delta, e, x = compare(zs, zt, shift)
             log_t = zt - t_log
             larger = tl.exp(tl.maximum(log_s, log_t))
@@ -137,19 +164,24 @@ def _sums(
 def _slopes(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest, mean,
-    KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr, BLOCK: tl.constexpr,
+    held_s, held_t, s_log, t_log, shift, gradient, factor, label, begin, length, width,
+    cross_entropy, divergence, beta, rest, mean,
+    KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr, HELD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Pass 3, forward: the gradient of JSD_β, (β−1)·S·(r − Σ S·r), r = log(M/S), or of KL(S‖T), S·(δ − Σ S·δ).
 
     `mean` is that sum. It takes a common error out of r or δ, which KL(S‖M) or KL(S‖T) in its place would not.
     """
     lanes = tl.arange(0, BLOCK)
-    for start in tl.range(begin, end, BLOCK, num_stages=_AHEAD):
-        places = start + lanes
+    for offset in tl.range(0, length, BLOCK, num_stages=_AHEAD):
+        places = begin + offset + lanes
         live = places < width
-        zs = _logits(s, s_bias, places, live, s_inner, s_outer, S_MAP, S_BIASED, _DROP)
-        zt = _logits(t, t_bias, places, live, t_inner, t_outer, T_MAP, T_BIASED, _DROP)
+        zs, zt = held_s, held_t
+        if not HELD:
+            zs, zt = _pair(
+                s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
+                places, live, True, _DROP,
+            )  # fmt: skip
         delta, e, x = compare(zs, zt, shift)
         ps = tl.exp(zs - s_log)
         if KIND == JSD:
@@ -199,7 +231,7 @@ def rows_kernel(
     factor, count, width, cross_entropy, divergence, beta, rest,
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
     VALUES: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
-    PARTS: tl.constexpr,
+    PARTS: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
     """A part of one row: values[row], statistics[0..5, row] and gradient[row, :] times weights[row].
 
@@ -211,15 +243,24 @@ def rows_kernel(
     part = tl.program_id(0) % PARTS
     share = tl.cdiv(tl.cdiv(width, BLOCK), PARTS) * BLOCK
     begin = tl.minimum(part * share, width)
-    end = begin + tl.cdiv(tl.minimum(share, width - begin), BLOCK) * BLOCK
     board += row * 13 * PARTS
     arrived += row
     s += row * width
     t += row * width
     label = tl.load(labels + row)
+    if HELD:
+        length: tl.constexpr = BLOCK
+        places = begin + tl.arange(0, BLOCK)
+        held_s, held_t = _pair(
+            s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
+            places, places < width, TEACHER, _DROP,
+        )  # fmt: skip
+    else:
+        length = tl.cdiv(tl.minimum(share, width - begin), BLOCK) * BLOCK
+        held_s, held_t = 0.0, 0.0
     s_max, s_sum, s_first, t_max, t_sum, t_first = _norms(
         s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-        begin, end, width, TEACHER, BLOCK,
+        held_s, held_t, begin, length, width, TEACHER, HELD, BLOCK,
     )  # fmt: skip
     if PARTS > 1:
         _put_up(board, 0, part, s_max, PARTS)
@@ -242,8 +283,9 @@ def rows_kernel(
     if TEACHER or STATISTICS or GRADIENT:
         gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = _sums(
             s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-            s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest,
-            TEACHER, KIND, HALF, HARD, STATISTICS, GRADIENT and ONE_PASS, BLOCK,
+            held_s, held_t, s_log, t_log, shift, gradient, factor, label, begin, length, width,
+            cross_entropy, divergence, beta, rest,
+            TEACHER, KIND, HALF, HARD, STATISTICS, GRADIENT and ONE_PASS, HELD, BLOCK,
         )  # fmt: skip
         if PARTS > 1:
             _put_up(board, 6, part, gap, PARTS)
@@ -262,8 +304,9 @@ def rows_kernel(
     if GRADIENT and not ONE_PASS:
         _slopes(
             s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-            s_log, t_log, shift, gradient, factor, label, begin, end, width, cross_entropy, divergence, beta, rest,
-            s_ratio if KIND == JSD else s_delta, KIND, HALF, HARD, BLOCK,
+            held_s, held_t, s_log, t_log, shift, gradient, factor, label, begin, length, width,
+            cross_entropy, divergence, beta, rest,
+            s_ratio if KIND == JSD else s_delta, KIND, HALF, HARD, HELD, BLOCK,
         )  # fmt: skip
     if part == 0:
         if VALUES:
