@@ -109,6 +109,24 @@ def test_a_run_has_the_fingerprint_that_a_recipe_gives_it(workshop: Workshop):
     assert planner.stage_run("gkd_sft", 0).folder in {run.folder for run in plan.runs}
 
 
+def test_who_only_looks_sees_what_was_done_on_another_machines_device(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    file = write_study(workshop, template=TEMPLATE | {"device": "auto"})
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("tutelage.recipe.resolve_device", lambda wanted: "cuda")
+        there = plan_study(file, workshop.runs)
+    here = plan_study(file, workshop.runs, partial=True)
+    assert {run.device for run in here.runs} == {"cpu"}
+    there.runs[0].folder.mkdir(parents=True)
+    (there.runs[0].folder / "result.json").write_text("{}")
+    assert plan_study(file, workshop.runs, partial=True).runs == there.runs
+    assert plan_study(file, workshop.runs).runs == here.runs  # what would be run here
+    here.runs[0].folder.mkdir(parents=True)
+    (here.runs[0].folder / "result.json").write_text("{}")
+    assert plan_study(file, workshop.runs, partial=True).runs == here.runs
+
+
 def test_exclusions_seeds_and_tasks(workshop: Workshop):
     file = write_study(workshop, seeds=[3, 4])
     study = yaml.safe_load(file.read_text())

@@ -72,13 +72,23 @@ def load_study(path: Path) -> StudyConfig:
 def plan_study(path: Path, root: Path, partial: bool = False) -> StudyPlan:
     """The runs of a study, in the folder `root`. Reads templates and hashes local data; asks no network.
 
-    With `partial`, data that are not here are listed in `absent` instead of being an error.
+    `partial` is for those who only look: data that are not here are listed in `absent` instead of being an error, and
+    where nothing was done on this machine's kind of device, the runs are those of the device on which some were done.
     """
     config = load_study(path)
-    planning = _Planning(root, partial)
-    for study, grid, base in _grids(config, path, ()):
-        planning.add(study, grid, base)
-    return planning.plan(config, path)
+    marks: dict[str, str] = {}
+
+    def planned(auto_device: str | None) -> StudyPlan:
+        planning = _Planning(root, partial, marks, auto_device)
+        for study, grid, base in _grids(config, path, ()):
+            planning.add(study, grid, base)
+        return planning.plan(config, path)
+
+    here = planned(None)
+    if not partial or any(run.done for run in here.runs):
+        return here
+    elsewhere = [plan for plan in map(planned, ("cuda", "cpu")) if any(run.done for run in plan.runs)]
+    return elsewhere[0] if elsewhere else here
 
 
 def made_from(run: Run) -> list[Run]:
@@ -116,10 +126,9 @@ def _grids(config: StudyConfig, path: Path, outer: tuple[Path, ...]) -> Iterator
 class _Planning:
     """Planners of all combinations, which share what they know."""
 
-    def __init__(self, root: Path, partial: bool) -> None:
-        self.root, self.partial = root, partial
+    def __init__(self, root: Path, partial: bool, marks: dict[str, str], auto_device: str | None) -> None:
+        self.root, self.partial, self.marks, self.auto_device = root, partial, marks, auto_device
         self.known: dict[str, Run] = {}
-        self.marks: dict[str, str] = {}
         self.planners: dict[tuple[Any, ...], _StudyPlanner] = {}
         self.points: list[tuple[Cell, Run, str]] = []
         self.absent: list[str] = []
@@ -174,14 +183,16 @@ class _Planning:
             recipe = recipe_from(content | {"seeds": study.seeds}, file)
             if recipe.search is not None:
                 raise TutelageError(f"{file}: a template has no `search`: find the settings by `tutelage run` first")
+            absent = self.absent if self.partial else None
             self.planners[key] = _StudyPlanner(
-                recipe, file.parent, self.root, self.known, self.marks, self.absent if self.partial else None
+                recipe, file.parent, self.root, self.known, self.marks, absent, self.auto_device
             )
         return self.planners[key]
 
 
 class _StudyPlanner(Planner):
-    """A planner that looks at nothing but local files, and may be told to do without those that are not here."""
+    """A planner that looks at nothing but local files, and may be told to do without those that are not here, and what
+    `device: auto` means."""
 
     def __init__(
         self,
@@ -191,9 +202,14 @@ class _StudyPlanner(Planner):
         known: dict[str, Run],
         marks: dict[str, str],
         absent: list[str] | None,
+        auto_device: str | None,
     ) -> None:
         super().__init__(recipe, base, root, known, marks, declared=True)
-        self.absent = absent
+        self.absent, self.auto_device = absent, auto_device
+
+    @property
+    def device(self) -> str:
+        return self.auto_device if self.auto_device and self.recipe.device == "auto" else super().device
 
     def _data_mark(self, name: str, require_response: bool) -> str:
         try:

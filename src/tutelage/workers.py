@@ -12,6 +12,7 @@ from typing import Any
 
 from tutelage.attempt import ERROR_FILE, Busy, attempt
 from tutelage.evaluate.records import write_atomically
+from tutelage.interrupt import Interrupted, become_worker
 from tutelage.ranks import Share, die_with_parent, takes_ranks
 from tutelage.recipe import Run
 from tutelage.store import Store
@@ -110,13 +111,14 @@ class Workers:
 
     def _submit(self, run: Run) -> Future[str | None]:
         share = self._take_share(run)
+        work: Callable[..., str | None] = _work if isinstance(self.pool, ProcessPoolExecutor) else attempt
         try:
-            return self.pool.submit(attempt, run, self.debug, self.patient, share, self.store)
+            return self.pool.submit(work, run, self.debug, self.patient, share, self.store)
         except BrokenProcessPool:  # a worker died just now; its future will say so too
             if not self.patient:
                 raise
             self._renew()
-            return self.pool.submit(attempt, run, self.debug, self.patient, share, self.store)
+            return self.pool.submit(work, run, self.debug, self.patient, share, self.store)
 
     def _renew(self) -> None:
         self.pool.shutdown(cancel_futures=True)
@@ -221,5 +223,20 @@ def _processes(jobs: int) -> ProcessPoolExecutor:
     import multiprocessing
 
     return ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+        jobs, multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(os.getpid(),)
     )
+
+
+def _begin_worker(parent: int) -> None:
+    die_with_parent(parent)
+    become_worker()
+
+
+def _work(*args: Any) -> str | None:
+    """`attempt` in a worker."""
+    try:
+        return attempt(*args)
+    except Interrupted:
+        # The state is saved. An answer would not be heard: other workers have been ended, and a pool that has lost one
+        # waits for the others to end, while they wait for the next task.
+        os._exit(0)

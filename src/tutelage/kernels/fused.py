@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from tutelage.kernels import row_kernel
@@ -45,7 +44,7 @@ def programs_for(objective: RowObjective, width: int, statistics: bool, device: 
     """
     three_passes = objective.divergence != 0.0 and objective.beta != 0.0
     if three_passes and not statistics and device.type == "cuda" and torch.version.cuda and width >= WIDE:
-        parts = triton.next_power_of_2(triton.cdiv(width, Programs.block))
+        parts = 1 << (-(-width // Programs.block) - 1).bit_length()  # the power of two that is enough
         if parts <= torch.cuda.get_device_properties(device).multi_processor_count:
             return Programs(warps=8, parts=parts, registers=64)
     return Programs()

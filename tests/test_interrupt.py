@@ -1,0 +1,45 @@
+"""Asked to stop, a study saves what it is training and ends, however many of its workers have nothing to do."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from recipes_fixture import Workshop
+from test_study import TEMPLATE, write_study
+
+TRAININGS, IDLE = 2, 2  # two models are trained without an end; those they start from are soon evaluated
+
+
+def metrics(runs: Path) -> list[Path]:
+    return [file for file in runs.glob("*/metrics.jsonl") if file.read_text().count("\n") > 3]
+
+
+def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Workshop):
+    template = copy.deepcopy(TEMPLATE)
+    template["training"] |= {"epochs": 100_000, "checkpoint_every": 1_000_000}
+    grid = {"template": "template.yaml", "sizes": [8], "students": ["small"], "teachers": ["large"]}
+    grid |= {"methods": {"base": "base", "start": "teacher", "teacher": "teacher_sft", "sft": "sft"}, "tasks": ["test"]}
+    file = write_study(workshop, template=template, grids=[grid])
+    command = [sys.executable, "-m", "tutelage", "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    driver = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True, **quiet)  # type: ignore[call-overload]
+    try:
+        for _ in range(600):
+            if len(metrics(workshop.runs)) == TRAININGS and len(list(workshop.runs.glob("*/result.json"))) == IDLE:
+                break
+            time.sleep(0.1)
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
+        said = driver.communicate(timeout=60)[0]
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert "stopped; the same command goes on" in said
+    for log in metrics(workshop.runs):
+        steps = log.read_text().count("\n")
+        assert [one.name for one in (log.parent / "checkpoints").iterdir()] == [f"checkpoint-{steps:08d}"]
