@@ -110,6 +110,15 @@ ROWS_OF = [
 ]
 
 
+def test_plain_text_is_the_same_to_both():
+    text = Conversation("x", (Message("assistant", "The cat sat."),), source="x")
+    teacher, rows = teacher_template("llama3"), [text, ROWS_OF[0]]
+    sequences = align(encode(rows), rows, STUDENT, teacher)
+    assert torch.equal(teacher_view(sequences[0]).ids, sequences[0].ids)
+    alone = align(encode(rows[1:]), rows[1:], STUDENT, teacher)[0]
+    assert torch.equal(teacher_view(sequences[1]).ids, teacher_view(alone).ids)
+
+
 @pytest.mark.parametrize("kind", ["llama3", "chatml-eot"])
 def test_data_responses_are_scored_as_by_a_forward_pass_by_hand(kind: str):
     template = teacher_template(kind)

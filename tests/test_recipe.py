@@ -214,6 +214,17 @@ def test_what_does_not_change_the_result_does_not_change_the_fingerprint(worksho
     assert marks(workshop) == marks(workshop, override)
 
 
+@pytest.mark.parametrize("kind", ["distill", "seqkd", "synthesize"])
+def test_plain_text_asks_for_no_answers(workshop: Workshop, kind: str):
+    workshop.recipe["data"]["train"]["text"] = "{prompt}"
+    own = {"gold": "train", "rows": 3} if kind == "synthesize" else {"data": "train"}
+    file = workshop.write(stages=[{"name": "made", "kind": kind, **own}])
+    with pytest.raises(TutelageError, match=r"`data\.train` is plain text: give it data with prompts"):
+        load_recipe(file)
+    if kind == "distill":
+        load_recipe(workshop.write(stages=[{"name": "made", "kind": kind, **own, "on_policy": 0.0}]))
+
+
 def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
     before = marks(workshop)
     assert marks(workshop, stages__1__name="two", stages__2__models=["two"]) == before

@@ -35,6 +35,25 @@ def test_forms_of_rows(tmp_path: Path) -> None:
     assert (data.total, data.bad_rows) == (3, ())
 
 
+def test_plain_text_is_one_turn_without_a_question(tmp_path: Path) -> None:
+    write(
+        tmp_path / "x.jsonl",
+        {"messages": [user("q"), assistant("a {b}")]},
+        {"text": " ", "messages": [user(" "), assistant("")]},
+        {"messages": [user("q")]},
+    )
+    data = load(tmp_path, text="{messages.0.content}\n{messages.1.content}", max_bad_rows=0.7)
+    assert [c.messages for c in data.conversations] == [(Message("assistant", "q\na {b}"),)]
+    assert data.conversations[0].plain
+    assert [bad.reason.partition(" (")[0] for bad in data.bad_rows] == [
+        "the text is empty",
+        "no column `messages.1.content`, did you mean `messages`?",
+    ]
+    assert not load(tmp_path, max_bad_rows=0.7).conversations[0].plain
+    with pytest.raises(TutelageError, match=r"plain text has no prompt, references or system turn"):
+        load(tmp_path, text="{text}", system="s")
+
+
 def test_choices_become_a_line_each(tmp_path: Path) -> None:
     choices = {"text": ["iron", "a 2nd {x}"], "label": ["A", "B"]}
     write(tmp_path / "x.jsonl", {"question": "Which?", "choices": choices, "answerKey": "B"})

@@ -157,6 +157,25 @@ def test_every_assistant_turn_is_learned_up_to_its_end(form: str | None, end: st
     assert whole == text.removesuffix("\n") if form == CHATML else whole == text
 
 
+@pytest.mark.parametrize(("form", "eos"), [(CHATML, "<|im_end|>"), (CHATML, "</s>"), (PLAIN, "</s>")])
+def test_plain_text_is_learned_whole_without_the_chat(form: str, eos: str) -> None:
+    text = Conversation("x", (Message("assistant", "The cat sat on the mat."),), source="x")
+    template = ChatTemplate(tokenizer(form, eos=eos))
+    row = template.encode(text, 0, 10_000)
+    assert template.tokenizer.decode(row.ids) == "The cat sat on the mat." + eos
+    assert row.loss_mask.tolist() == [False] + [True] * (len(row.ids) - 1)
+    cut = template.encode(text, 0, 4)
+    assert cut.cut
+    assert torch.equal(cut.ids, row.ids[:4])
+    begins = tokenizer(form, eos=eos, bos="<|begin|>")
+    begins.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", begins.bos_token_id)]
+    )
+    row = ChatTemplate(begins).encode(text, 0, 10_000)
+    assert begins.decode(row.ids) == "<|begin|>The cat sat on the mat." + eos
+    assert row.loss_mask.tolist() == [False] + [True] * (len(row.ids) - 1)
+
+
 @pytest.mark.parametrize("form", [CHATML, None, LLAMA3, PLAIN], ids=["chatml", "tulu", "llama3", "plain"])
 def test_a_sampled_response_continues_the_prompt_of_training(form: str | None) -> None:
     template = ChatTemplate(tokenizer(form, eos="</s>"))

@@ -12,6 +12,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from tutelage.template import ChatTemplate
 from tutelage.types import Conversation, Sequence
@@ -33,9 +34,14 @@ def align(
         return list(sequences)
     own, others = teacher.end_of_turn_id, student.end_of_turn_id
     exchanged = {own: others, others: own}
-    rendered = teacher.prompt_parts([conversations[sequence.index] for sequence in sequences])
+    chats = [sequence for sequence in sequences if not conversations[sequence.index].plain]
+    rendered = iter(teacher.prompt_parts([conversations[sequence.index] for sequence in chats]))
     out = []
-    for sequence, parts in zip(sequences, rendered, strict=True):
-        prompts = tuple(torch.tensor([exchanged.get(token, token) for token in ids]) for ids in parts)
+    for sequence in sequences:
+        if conversations[sequence.index].plain:
+            prompts: tuple[Tensor, ...] = (sequence.ids[: sequence.prompt_length],)
+        else:
+            parts = next(rendered)
+            prompts = tuple(torch.tensor([exchanged.get(token, token) for token in ids]) for ids in parts)
         out.append(replace(sequence, teacher_prompts=prompts))
     return out

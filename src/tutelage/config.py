@@ -75,6 +75,9 @@ class DataConfig(Section):
     revision: str | None = Field(default=None, description="commit or tag of a hub data set")
     prompt: str | None = Field(default=None, description="user turn with {column} fields, for rows in other forms")
     completion: str | None = Field(default=None, description="assistant turn with {column} fields")
+    text: str | None = Field(
+        default=None, description="plain text with {column} fields: no chat, loss on every token (to heal a cut model)"
+    )
     references: list[str] = Field(
         default=[], description="one template a reference, for scoring; default: the completion"
     )
@@ -204,6 +207,21 @@ class RecipeConfig(Section):
                     TrainingConfig.model_validate({key: value})
                 except ValueError as error:
                     raise ValueError(f"search.grid: {first_message(error)}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _plain_text(self) -> RecipeConfig:
+        """Plain text has no prompt that somebody could answer."""
+        plain = {name for name, config in self.data.items() if config.text is not None}
+        for stage in self.stages:
+            wants = {"seqkd": "takes a teacher's answers", "synthesize": "takes prompts"}.get(stage.kind)
+            if getattr(stage, "on_policy", 0.0):
+                wants = "lets the student answer (set `on_policy: 0.0`)"
+            used = [stage.gold] if isinstance(stage, SynthesizeStage) else getattr(stage, "data", [])
+            for name in plain & set([used] if isinstance(used, str) else used) if wants else ():
+                raise ValueError(
+                    f"stage `{stage.name}` {wants}, and `data.{name}` is plain text: give it data with prompts"
+                )
         return self
 
     def training_of(self, stage: TrainStage, overrides: dict[str, Any] | None = None) -> TrainingConfig:

@@ -60,6 +60,8 @@ def load_dataset(name: str, config: DataConfig, base: Path, require_response: bo
     key = name if name.startswith("data.") else f"data.{name}"
     if config.completion is not None and config.prompt is None:
         raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
+    if config.text is not None and (config.prompt or config.references or config.system):
+        raise TutelageError(f"{key}.text: plain text has no prompt, references or system turn; leave those keys out")
     good: list[_Candidate] = []
     bad: list[BadRow] = []
     total = 0

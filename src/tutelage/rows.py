@@ -25,13 +25,10 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     """
     if not isinstance(row, dict):
         raise BadRowError(f"not an object but {_kind(row)}")
-    if config.prompt is not None:
-        turns = [{"role": "user", "content": _fill(config.prompt, row)}]
-        if config.completion is not None:
-            turns.append({"role": "assistant", "content": _fill(config.completion, row)})
+    if config.text is not None:
+        messages = _plain(_fill(config.text, row), require_response)
     else:
-        turns = _turns(row)
-    messages = _check(turns, require_response)
+        messages = _check(_asked(row, config), require_response)
     if config.system is not None and messages[0].role != "system":
         messages.insert(0, Message("system", _fill(config.system, row)))
     references = tuple(_fill(template, row) for template in config.references) or _own_references(row)
@@ -43,6 +40,24 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     if config.id is not None and not names:
         raise BadRowError(_missing(config.id, row) if config.id not in row else f"column `{config.id}` names nothing")
     return Conversation("", tuple(messages), references, source), names
+
+
+def _asked(row: dict[str, Any], config: DataConfig) -> list[Any]:
+    """The row's turns, by the templates where there are some."""
+    if config.prompt is None:
+        return _turns(row)
+    turns = [{"role": "user", "content": _fill(config.prompt, row)}]
+    if config.completion is not None:
+        turns.append({"role": "assistant", "content": _fill(config.completion, row)})
+    return turns
+
+
+def _plain(text: str, require_response: bool) -> list[Message]:
+    if not require_response:
+        raise BadRowError("plain text (`text`) asks for nothing, so there is nothing to answer")
+    if not text.strip():
+        raise BadRowError("the text is empty")
+    return [Message("assistant", text)]
 
 
 def _own_references(row: dict[str, Any]) -> tuple[str, ...]:
@@ -118,18 +133,32 @@ def _fill(template: str, row: dict[str, Any]) -> str:
         if match[1] is not None:
             return f"{{{match[1]}}}"
         column = match[2]
-        if column not in row:
-            raise BadRowError(_missing(column, row))
-        if isinstance(row[column], dict) and set(row[column]) == {"label", "text"}:  # choices, as ARC has them
-            labels, texts = row[column]["label"], row[column]["text"]
+        value = _value(column, row)
+        if isinstance(value, dict) and set(value) == {"label", "text"}:  # choices, as ARC has them
+            labels, texts = value["label"], value["text"]
             if len(labels) != len(texts):
                 raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
             return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
-        if not isinstance(row[column], str | int | float):
-            raise BadRowError(f"column `{column}` holds {_kind(row[column])}, not a text or a number")
-        return str(row[column])
+        if not isinstance(value, str | int | float):
+            raise BadRowError(f"column `{column}` holds {_kind(value)}, not a text or a number")
+        return str(value)
 
     return _FIELD.sub(value_of, template)
+
+
+def _value(column: str, row: dict[str, Any]) -> Any:
+    """What stands in a column; `messages.0.content` is the content of the first of the messages."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
+        else:
+            raise BadRowError(_missing(column, row))
+    return value
 
 
 def _missing(column: str, row: dict[str, Any]) -> str:

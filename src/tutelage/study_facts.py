@@ -119,7 +119,7 @@ def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -
                         break
                     continue
                 try:
-                    conversation, _ = convert(json.loads(line), name, config, False)
+                    conversation, _ = convert(json.loads(line), name, config, config.text is not None)
                 except (ValueError, BadRowError):
                     continue
                 characters += sum(len(message.content) + 20 for message in conversation.messages)

@@ -176,18 +176,28 @@ class ChatTemplate:
         for conversation in conversations:
             if conversation.response is None:
                 raise TutelageError(f"{conversation.source}: no reply to learn from; give the row an assistant turn")
-            rows.append(self._parts(conversation.messages, conversation.source))
+            plain = [_Part(conversation.messages[0].content, True)]
+            rows.append(plain if conversation.plain else self._parts(conversation.messages, conversation.source))
         tokens = iter(self._tokens([part for parts in rows for part in parts]))
         out = []
         for conversation, index, parts in zip(conversations, indices, rows, strict=True):
             try:
                 pieces = [(part.response, next(tokens)) for part in parts]
+                if conversation.plain:
+                    pieces = self._text_pieces(pieces[0][1])
                 out.append(_assemble(pieces, index, max_length, conversation.source))
             except PromptTooLongError as error:
                 if too_long is None:
                     raise
                 too_long.append(BadRow(conversation.source, str(error).removeprefix(f"{conversation.source}: ")))
         return out
+
+    def _text_pieces(self, ids: list[int]) -> list[tuple[bool, list[int]]]:
+        """A text's first token, which nothing predicts, then all others with the end."""
+        eos = self.tokenizer.eos_token_id
+        ended = [*ids, self.end_of_turn_id if eos is None else eos] if not self._append_end else ids
+        start = [self.tokenizer.bos_token_id] if self._begins else ended[:1]
+        return [(False, start), (True, ended if self._begins else ended[1:])]
 
     def _tokens(self, parts: Seq[_Part]) -> list[list[int]]:
         # Tokenizers of the older Llama kind put a space before every text; a response that goes on after a prompt has
@@ -233,6 +243,7 @@ class ChatTemplate:
                 "nothing ends an assistant turn: the chat template writes no special token after it and the tokenizer "
                 "has no eos token; set `chat_template` to one with an end token, or set the tokenizer's eos_token"
             )
+        self._begins = _begins(self.tokenizer)
         spaced = self.tokenizer.convert_ids_to_tokens(self._ids("a"))[0].startswith("\u2581")
         self._anchor = tuple(self._ids("\n")) if spaced else ()
         self._append_end = end is None
@@ -294,13 +305,15 @@ def _template_text(tokenizer: Any, template: str) -> str:
     if template == "auto" and tokenizer.chat_template is not None:
         return tokenizer.get_chat_template()  # of several named ones, the default
     if template in ("auto", "tulu"):
-        # Base models that start every text with a begin token (Llama, Gemma) were never trained without it.
-        first = tokenizer("a")["input_ids"][0]
-        begins = tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id
-        return ("{{- bos_token -}}\n" if begins else "") + TULU
+        return ("{{- bos_token -}}\n" if _begins(tokenizer) else "") + TULU
     try:
         return Path(template).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise TutelageError(
             f"chat_template: cannot read `{template}`: {error}; give auto, tulu or the path of a Jinja file"
         ) from error
+
+
+def _begins(tokenizer: Any) -> bool:
+    """Base models that start every text with a begin token (Llama, Gemma) were never trained without it."""
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id

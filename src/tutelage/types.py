@@ -30,12 +30,20 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One row of data. `messages` ends in an assistant turn unless the row is a bare prompt."""
+    """One row of data. `messages` ends in an assistant turn unless the row is a bare prompt.
+
+    Plain text is one assistant turn alone, which no template renders.
+    """
 
     id: str  # the row's own id, or "<file name>:<line>"
     messages: tuple[Message, ...]
     references: tuple[str, ...] = ()  # for scoring; empty: the last assistant turn is the only reference
     source: str = ""  # where the row stands, "file:line" or "hub-name:index"; used in error messages
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is text without a chat, to be learnt as a language model learns it."""
+        return len(self.messages) == 1 and self.messages[0].role == "assistant"
 
     @property
     def prompt(self) -> tuple[Message, ...]:
