@@ -315,7 +315,8 @@ def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.
     folder.mkdir()
     names = ("alpaca", "cot", "evol", "flan_x", "gsm", "lima", "oasst_val_en", "rasbt_1100", "sharegpt")
     for place, name in enumerate([*names, "t0_train_sample"]):
-        rows = [{"prompt": f"Say {place} {i}", "completion": f"The cat {i}."} for i in range(3)]
+        turns = [(("user", f"Say {place} {i}"), ("assistant", f"The cat {i}.")) for i in range(3)]
+        rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder))
