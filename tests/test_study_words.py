@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from fake_study import STUDENTS, make_study, plan
 
+from tutelage.evaluate.records import ExampleRecord, write_records, write_result
 from tutelage.study import Cell
 from tutelage.study_claims import claims
 from tutelage.study_data import Study
@@ -46,6 +47,31 @@ def test_claims_follow_the_numbers(study: Study) -> None:
     assert standing["Two stages beat mixing"] in ("held", "held in part")
     assert standing["SeqKD equals GKD at full size"] in ("held", "held in part", "not shown")
     assert len(standing) == 8
+
+
+def test_claims_are_tested_by_held_out_measures_too(tmp_path: Path) -> None:
+    """GKD 0.1 nats better at 10 rows and 0.1 worse at 20; SeqKD a hundredth from it."""
+    change = {("gkd_sft", 10): -0.1, ("gkd_sft", 20): 0.1, ("seqkd", 20): 0.11}
+    cells = [Cell(size, "s", method, None, 0, "held_out", tmp_path / f"{method}{size}")
+             for size in (10, 20) for method in ("sft", "gkd_sft", "seqkd")]  # fmt: skip
+    for cell in cells:
+        loss = [2.0 + 0.1 * n + change.get((cell.method, cell.size or 0), 0.0) for n in range(30)]
+        records = [
+            ExampleRecord(f"{n}", "", "", (), {"loss": one, "kl": one}, "", "", True, 5) for n, one in enumerate(loss)
+        ]
+        write_records(cell.folder, records)
+        one = {"value": sum(loss) / 30, "stderr": 0.1}
+        write_result(cell.folder, {"task": "held_out", "headline": "loss", "metrics": {"loss": one, "kl": one}})
+    found = claims(build_study(cells))
+    assert {claim.standing for claim in found if not claim.measure} == {"not tested"}
+    standing = {claim.text: claim.standing for claim in found if claim.measure == "held out: loss"}
+    assert standing == {
+        "Distilling beats SFT with little data": "held",
+        "The gap closes as data grow": "held",
+        "SeqKD equals GKD at full size (within 0.02)": "held",
+    }
+    (first,) = next(claim for claim in found if claim.measure).evidence
+    assert first.text.startswith("s at 10, GKD against SFT: −0.1")
 
 
 def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def local_files(name: str, config: DataConfig, base: Path) -> list[Path] | None:
 
 
 def _data_fingerprint(config: DataConfig, versions: list[str], require_response: bool) -> str:
-    return fingerprint(config.model_dump(mode="json", exclude={"max_bad_rows"}), versions, require_response)
+    later = {"text"} if config.text is None else set()  # a key that came later leaves earlier runs as they are
+    return fingerprint(config.model_dump(mode="json", exclude={"max_bad_rows"} | later), versions, require_response)
 
 
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:

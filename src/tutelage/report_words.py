@@ -90,8 +90,9 @@ def _caveat(row: TableRow, reference: TableRow) -> str:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """One decimal; two where one would round something to zero."""
-    return 2 if any(0 < abs(value) < 0.1 for value in values) else 1
+    """One decimal; two where one would round something to zero; three where all are so small."""
+    sizes = [abs(value) for value in values]
+    return 3 if 0 < max(sizes) < 0.1 else 2 if any(0 < size < 0.1 for size in sizes) else 1
 
 
 def signed(value: float, digits: int) -> str:
