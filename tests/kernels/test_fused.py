@@ -75,8 +75,8 @@ def test_values_and_gradients_equal_float64(kind, objective):
     exact = slope * weights.double()[:, None]
     tolerance = PAIRS[kind] * (10 if objective == Divergence(1e-3) else 1)
     torch.testing.assert_close(values.double(), exact_values, rtol=tolerance, atol=0)
-    # 1e-7: the gradient of a probability within that of one is lost in float32
-    assert (gradient.double() - exact).norm() < 1e-4 * exact.norm() + 1e-7
+    # 2e-7: the gradient of a probability within that of one is lost in float32
+    assert (gradient.double() - exact).norm() < 1e-4 * exact.norm() + 2e-7
     assert torch.count_nonzero(gradient[1]) == 0
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tutelage.kernels.row_math import compare, include, join, log_mixture
+from tutelage.kernels.row_math import add_seven, add_three, compare, include, join, join_both, log_mixture
 
 _NOTHING = tl.constexpr(-1e30)  # the logit of a place past the row's end; finite, so that differences are too
 # Loads run two blocks ahead. What is read for the last time, and the gradient, should not push out of the cache what
@@ -94,10 +94,14 @@ def _norms(
             if TEACHER:
                 t_top, t_total, t_place = include(zt, start, t_top, t_total, t_place)
             s_top, s_total, s_place = include(zs, start, s_top, s_total, s_place)
-    s_max, s_sum, s_first = join(s_top, s_total, s_place, lanes, width)
-    t_max, t_sum, t_first = s_max, s_sum, s_first
+    # Student and teacher at once, here and below: each reduction makes a program's warps wait for one another twice.
     if TEACHER:
-        t_max, t_sum, t_first = join(t_top, t_total, t_place, lanes, width)
+        s_max, s_sum, s_first, t_max, t_sum, t_first = join_both(
+            s_top, s_total, s_place, t_top, t_total, t_place, lanes, width
+        )
+    else:
+        s_max, s_sum, s_first = join(s_top, s_total, s_place, lanes, width)
+        t_max, t_sum, t_first = s_max, s_sum, s_first
     return s_max, s_sum, s_first, t_max, t_sum, t_first
 
 
@@ -154,10 +158,14 @@ def _sums(
             if HARD:
                 slope += cross_entropy * (ps - tl.where(places == label, 1.0, 0.0))
             _put(gradient, places, live, slope, zs, factor, s_outer, S_MAP)
-    return (
-        tl.sum(gap, 0), tl.sum(s_delta, 0), tl.sum(t_delta, 0), tl.sum(s_ratio, 0), tl.sum(t_ratio, 0),
-        tl.sum(s_own, 0), tl.sum(t_own, 0),
-    )  # fmt: skip
+    a, b, c, d, e, f, g = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if STATISTICS:
+        a, b, c, d, e, f, g = tl.reduce((gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own), 0, add_seven)
+    elif KIND == JSD:
+        a, d, e = tl.reduce((gap, s_ratio, t_ratio), 0, add_three)
+    elif TEACHER:
+        a, b, c = tl.reduce((gap, s_delta, t_delta), 0, add_three)
+    return a, b, c, d, e, f, g
 
 
 @triton.jit

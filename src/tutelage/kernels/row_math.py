@@ -30,6 +30,43 @@ def join(top, total, place, lanes, width):
 
 
 @triton.jit
+def join_both(s_top, s_total, s_place, t_top, t_total, t_place, lanes, width):
+    """`join` for two models at once."""
+    s_max, t_max = tl.reduce((s_top, t_top), 0, _larger)
+    s_sum, t_sum, s_first, t_first = tl.reduce(
+        (
+            s_total * tl.exp(s_top - s_max),
+            t_total * tl.exp(t_top - t_max),
+            tl.where(s_top == s_max, s_place + lanes, width),
+            tl.where(t_top == t_max, t_place + lanes, width),
+        ),
+        0,
+        _sums_and_firsts,
+    )
+    return s_max, s_sum, s_first, t_max, t_sum, t_first
+
+
+@triton.jit
+def _larger(a, b, p, q):
+    return tl.maximum(a, p), tl.maximum(b, q)
+
+
+@triton.jit
+def _sums_and_firsts(a, b, c, d, p, q, r, s):
+    return a + p, b + q, tl.minimum(c, r), tl.minimum(d, s)
+
+
+@triton.jit
+def add_three(a, b, c, p, q, r):
+    return a + p, b + q, c + r
+
+
+@triton.jit
+def add_seven(a, b, c, d, e, f, g, p, q, r, s, t, u, v):
+    return a + p, b + q, c + r, d + s, e + t, f + u, g + v
+
+
+@triton.jit
 def expm1_of_minus(a, e):
     """exp(−a) − 1 for a ≥ 0, given e = exp(−a); near 0 by the interpolant of (1 − exp(−a)) / a, error 3e-9."""
     p = a * -0.0011234042467549443 + 0.008189613930881023
