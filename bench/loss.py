@@ -144,7 +144,7 @@ def tune(options: argparse.Namespace, flops: float) -> None:
         fused.Programs(block, warps, triton.next_power_of_2(triton.cdiv(width, block)), registers)
         for block, warps, registers in ((8192, 16, 64), (4096, 8, None), (4096, 8, 64), (2048, 4, None))
     ]
-    for programs in alone + shared * (options.device == "cuda"):
+    for programs in alone + (shared if options.device == "cuda" else []):
 
         def milliseconds(name: str, statistics: bool, programs: fused.Programs = programs) -> float:
             known, heads = fused.RowObjective(*kinds[name]), (Head(student), teacher, Head(teacher))

@@ -13,7 +13,7 @@ import yaml
 from recipes_fixture import ROWS, Workshop, save_tiny
 
 from tutelage.cli import main
-from tutelage.config import DistillStage, SftStage, TrainingConfig
+from tutelage.config import DataConfig, DistillStage, SftStage, TrainingConfig
 from tutelage.recipe import METHOD_VERSION, Planner, default_student, load_recipe
 from tutelage.types import TutelageError
 
@@ -222,7 +222,17 @@ def test_plain_text_asks_for_no_answers(workshop: Workshop, kind: str):
     with pytest.raises(TutelageError, match=r"`data\.train` is plain text: give it data with prompts"):
         load_recipe(file)
     if kind == "distill":
-        load_recipe(workshop.write(stages=[{"name": "made", "kind": kind, **own, "on_policy": 0.0}]))
+        stages = [{"name": "made", "kind": kind, **own, "on_policy": 0.0}]
+        load_recipe(workshop.write(stages=stages))
+        with pytest.raises(TutelageError, match=r"task `test` asks models, and `data\.train` is plain text"):
+            load_recipe(workshop.write(stages=stages, tasks__test__data="train"))
+
+
+def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
+    config = DataConfig(path="x.jsonl")
+    assert "text" not in config.content()
+    assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text"})
+    assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
 
 
 def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):

@@ -41,17 +41,23 @@ def test_plain_text_is_one_turn_without_a_question(tmp_path: Path) -> None:
         {"messages": [user("q"), assistant("a {b}")]},
         {"text": " ", "messages": [user(" "), assistant("")]},
         {"messages": [user("q")]},
+        {"messages": [user("q"), assistant("half \ud83d")]},
     )
-    data = load(tmp_path, text="{messages.0.content}\n{messages.1.content}", max_bad_rows=0.7)
+    data = load(tmp_path, text="{messages.0.content}\n{messages.1.content}", max_bad_rows=0.8)
     assert [c.messages for c in data.conversations] == [(Message("assistant", "q\na {b}"),)]
     assert data.conversations[0].plain
     assert [bad.reason.partition(" (")[0] for bad in data.bad_rows] == [
         "the text is empty",
-        "no column `messages.1.content`, did you mean `messages`?",
+        "column `messages.1.content`: a list there has no `1`",
+        "the text holds half a character",
     ]
-    assert not load(tmp_path, max_bad_rows=0.7).conversations[0].plain
-    with pytest.raises(TutelageError, match=r"plain text has no prompt, references or system turn"):
-        load(tmp_path, text="{text}", system="s")
+    assert not load(tmp_path, max_bad_rows=0.8).conversations[0].plain
+    for key, value in {"system": "", "prompt": "{x}", "completion": "{x}", "references": ["{x}"]}.items():
+        with pytest.raises(ValueError, match=rf"plain text has no `{key}`"):
+            load(tmp_path, text="{text}", **{key: value})
+    write(tmp_path / "y.jsonl", {"text": "A paper.", "references": "its own, as one text", "id": 7})
+    (paper,) = load(tmp_path, "y.jsonl", text="{text}").conversations
+    assert (paper.id, paper.references) == ("7", ())
 
 
 def test_choices_become_a_line_each(tmp_path: Path) -> None:

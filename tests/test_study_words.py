@@ -49,7 +49,7 @@ def test_claims_follow_the_numbers(study: Study) -> None:
     assert len(standing) == 8
 
 
-def test_claims_are_tested_by_held_out_measures_too(tmp_path: Path) -> None:
+def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
     """GKD 0.1 nats better at 10 rows and 0.1 worse at 20; SeqKD a hundredth from it."""
     change = {("gkd_sft", 10): -0.1, ("gkd_sft", 20): 0.1, ("seqkd", 20): 0.11}
     cells = [Cell(size, "s", method, None, 0, "held_out", tmp_path / f"{method}{size}")
@@ -65,10 +65,11 @@ def test_claims_are_tested_by_held_out_measures_too(tmp_path: Path) -> None:
     found = claims(build_study(cells))
     assert {claim.standing for claim in found if not claim.measure} == {"not tested"}
     standing = {claim.text: claim.standing for claim in found if claim.measure == "held out: loss"}
+    assert {claim.measure for claim in found} == {"", "held out: loss"}
     assert standing == {
         "Distilling beats SFT with little data": "held",
         "The gap closes as data grow": "held",
-        "SeqKD equals GKD at full size (within 0.02)": "held",
+        "SeqKD equals GKD at full size (within 0.02 nats a token)": "held",
     }
     (first,) = next(claim for claim in found if claim.measure).evidence
     assert first.text.startswith("s at 10, GKD against SFT: −0.1")

@@ -34,14 +34,13 @@ def align(
         return list(sequences)
     own, others = teacher.end_of_turn_id, student.end_of_turn_id
     exchanged = {own: others, others: own}
-    chats = [sequence for sequence in sequences if not conversations[sequence.index].plain]
-    rendered = iter(teacher.prompt_parts([conversations[sequence.index] for sequence in chats]))
+    rows = dict.fromkeys(sequence.index for sequence in sequences if not conversations[sequence.index].plain)
+    rendered = dict(zip(rows, teacher.prompt_parts([conversations[row] for row in rows]), strict=True))
     out = []
     for sequence in sequences:
-        if conversations[sequence.index].plain:
-            prompts: tuple[Tensor, ...] = (sequence.ids[: sequence.prompt_length],)
-        else:
-            parts = next(rendered)
+        prompts: tuple[Tensor, ...] = (sequence.ids[: sequence.prompt_length],)  # plain text: the same to both
+        if sequence.index in rendered:
+            parts = rendered[sequence.index]
             prompts = tuple(torch.tensor([exchanged.get(token, token) for token in ids]) for ids in parts)
         out.append(replace(sequence, teacher_prompts=prompts))
     return out

@@ -11,8 +11,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tutelage.evaluate.records import write_atomically
-from tutelage.interrupt import Interrupted
-from tutelage.ranks import Share, do_apart
+from tutelage.interrupt import Interrupted, asked_to_stop
+from tutelage.ranks import Share, do_apart, takes_ranks
 from tutelage.recipe import Run
 from tutelage.store import Store
 from tutelage.types import TutelageError
@@ -36,6 +36,7 @@ def attempt(
     if held is None:
         return Busy(f"{run.stage}: another process is at work on {run.folder}; wait for it, or stop it")
     error: str | None = None
+    took_part = takes_ranks(run) and not run.done  # in `stop_requests`
     try:
         with _heartbeat(held), _printing_to(run.folder / LOG_FILE) if log else nullcontext():
             if store is not None and not run.done:
@@ -46,6 +47,8 @@ def attempt(
                 do_run(run)
             if store is not None and not store.is_done(run):
                 store.push(run)
+        if took_part and asked_to_stop():
+            raise Interrupted(f"stopped after {run.stage}; the same command goes on from there")
     except Interrupted:
         raise  # somebody wants the whole recipe to stop, not to go on with the next stage
     except TutelageError as problem:

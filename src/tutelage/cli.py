@@ -11,7 +11,7 @@ import typer
 
 from tutelage.cli_evaluate import evaluate
 from tutelage.cli_options import AsJson, Debug, RunsFolder
-from tutelage.cli_study import study
+from tutelage.cli_study import note_elsewhere, study
 
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
@@ -95,9 +95,8 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     from tutelage.study_report import write_study_report
 
     runs, store = open_runs(place)
-    planned = plan_study(file, runs, partial=True)
-    if store is not None:
-        store.settle(planned.runs)
+    planned = plan_study(file, runs, partial=True, fetch=store.settle if store else None)
+    note_elsewhere(planned.elsewhere)
     for notice in planned.absent:
         print(f"note: what uses these data cannot be found without them: {notice}", file=sys.stderr)
     logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)

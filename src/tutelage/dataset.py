@@ -60,8 +60,6 @@ def load_dataset(name: str, config: DataConfig, base: Path, require_response: bo
     key = name if name.startswith("data.") else f"data.{name}"
     if config.completion is not None and config.prompt is None:
         raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
-    if config.text is not None and (config.prompt or config.references or config.system):
-        raise TutelageError(f"{key}.text: plain text has no prompt, references or system turn; leave those keys out")
     good: list[_Candidate] = []
     bad: list[BadRow] = []
     total = 0
@@ -116,8 +114,7 @@ def local_files(name: str, config: DataConfig, base: Path) -> list[Path] | None:
 
 
 def _data_fingerprint(config: DataConfig, versions: list[str], require_response: bool) -> str:
-    later = {"text"} if config.text is None else set()  # a key that came later leaves earlier runs as they are
-    return fingerprint(config.model_dump(mode="json", exclude={"max_bad_rows"} | later), versions, require_response)
+    return fingerprint(config.content("max_bad_rows"), versions, require_response)
 
 
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:

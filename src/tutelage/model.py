@@ -23,8 +23,8 @@ from tutelage.shard import inside, let_go, shard, whole
 from tutelage.template import ChatTemplate
 from tutelage.types import Head, MicroBatch, Sequence, TeacherSignal, TokenStats, TutelageError
 
-# Where in the vocabulary the tokens of two short sequences stand: past the special ones, which many models never
-# learnt, so that rounding alone gives them other logits after some training.
+# Where in the vocabulary the tokens of two short sequences stand: past the special ones of a real model, which many
+# never learnt, so that rounding alone gives them other logits after some training.
 _PROBES = ((0.021, 0.041, 0.031, 0.081), (0.061, 0.043, 0.131, 0.018, 0.025, 0.014))
 
 

@@ -181,7 +181,7 @@ class Planner:
             return config, self._data_mark(name, require_response), None
         run = self.stage_run(stage, seed)
         files = f"{glob.escape(str(run.folder.resolve()))}/accepted/*.jsonl"
-        own = {} if config is None else config.model_dump(exclude={"path"})
+        own = {} if config is None else config.content("path")
         return DataConfig(path=files, **own), fingerprint(run.fingerprint, own), run
 
     def _root(self, name: str) -> ModelConfig:

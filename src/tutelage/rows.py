@@ -26,15 +26,20 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     if not isinstance(row, dict):
         raise BadRowError(f"not an object but {_kind(row)}")
     if config.text is not None:
-        messages = _plain(_fill(config.text, row), require_response)
-    else:
-        messages = _check(_asked(row, config), require_response)
+        return _conversation(_plain(_fill(config.text, row), require_response), (), row, source, config)
+    messages = _check(_asked(row, config), require_response)
     if config.system is not None and messages[0].role != "system":
         messages.insert(0, Message("system", _fill(config.system, row)))
     references = tuple(_fill(template, row) for template in config.references) or _own_references(row)
     for number, reference in enumerate(references, start=1):
         if not reference.strip():
             raise BadRowError(f"reference {number} is empty")
+    return _conversation(messages, references, row, source, config)
+
+
+def _conversation(
+    messages: list[Message], references: tuple[str, ...], row: dict[str, Any], source: str, config: DataConfig
+) -> tuple[Conversation, dict[str, str]]:
     columns = ID_COLUMNS if config.id is None else (config.id,)
     names = {c: str(row[c]) for c in columns if isinstance(row.get(c), str | int) and str(row[c]).strip()}
     if config.id is not None and not names:
@@ -57,6 +62,8 @@ def _plain(text: str, require_response: bool) -> list[Message]:
         raise BadRowError("plain text (`text`) asks for nothing, so there is nothing to answer")
     if not text.strip():
         raise BadRowError("the text is empty")
+    if not _whole(text):
+        raise BadRowError("the text holds half a character (a lone surrogate)")
     return [Message("assistant", text)]
 
 
@@ -105,10 +112,8 @@ def _check(turns: list[Any], require_response: bool) -> list[Message]:
             raise BadRowError(f"turn {number} has the unknown role `{role}`; the roles are {', '.join(ROLES)}")
         if not isinstance(content, str):
             raise BadRowError(f"the content of turn {number} ({role}) is not a text but {_kind(content)}")
-        try:
-            content.encode()
-        except UnicodeEncodeError:
-            raise BadRowError(f"turn {number} ({role}) holds half a character (a lone surrogate)") from None
+        if not _whole(content):
+            raise BadRowError(f"turn {number} ({role}) holds half a character (a lone surrogate)")
         before = messages[-1].role if messages else "start"
         if role == "system" and messages:
             raise BadRowError(f"turn {number} is a system turn, which may only come first")
@@ -124,6 +129,15 @@ def _check(turns: list[Any], require_response: bool) -> list[Message]:
     if require_response and messages[-1].role != "assistant":
         raise BadRowError("no reply: the last turn is the user's")
     return messages
+
+
+def _whole(text: str) -> bool:
+    """Whether no character is half of a pair of surrogates, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fill(template: str, row: dict[str, Any]) -> str:
@@ -156,8 +170,10 @@ def _value(column: str, row: dict[str, Any]) -> Any:
             value = value[int(key)]
         elif isinstance(value, dict) and key in value:
             value = value[key]
-        else:
+        elif value is row:
             raise BadRowError(_missing(column, row))
+        else:
+            raise BadRowError(f"column `{column}`: {_kind(value)} there has no `{key}`")
     return value
 
 

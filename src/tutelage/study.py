@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -49,6 +49,7 @@ class StudyPlan:
     runs: tuple[Run, ...]  # each once, parents before children
     uses: dict[str, int] = field(default_factory=dict)  # fingerprint → cells that need the run
     absent: tuple[str, ...] = ()  # data that are not here: fingerprints of what uses them are provisional
+    elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
 
 
 def cells(study: StudyPlan, runs: Path) -> list[Cell]:
@@ -69,11 +70,14 @@ def load_study(path: Path) -> StudyConfig:
         raise TutelageError(f"{path}: {first_message(error)}") from error
 
 
-def plan_study(path: Path, root: Path, partial: bool = False) -> StudyPlan:
+def plan_study(
+    path: Path, root: Path, partial: bool = False, fetch: Callable[[Sequence[Run]], None] | None = None
+) -> StudyPlan:
     """The runs of a study, in the folder `root`. Reads templates and hashes local data; asks no network.
 
     `partial` is for those who only look: data that are not here are listed in `absent` instead of being an error, and
-    where nothing was done on this machine's kind of device, the runs are those of the device on which some were done.
+    where nothing was begun on this machine's kind of device, the runs are those of the device where some were. `fetch`
+    brings what is known of runs into `root`.
     """
     config = load_study(path)
     marks: dict[str, str] = {}
@@ -85,10 +89,17 @@ def plan_study(path: Path, root: Path, partial: bool = False) -> StudyPlan:
         return planning.plan(config, path)
 
     here = planned(None)
-    if not partial or any(run.done for run in here.runs):
+    if not partial:
         return here
-    elsewhere = [plan for plan in map(planned, ("cuda", "cpu")) if any(run.done for run in plan.runs)]
-    return elsewhere[0] if elsewhere else here
+    for device in ("", "cuda", "cpu"):
+        plan = replace(planned(device), elsewhere=device) if device else here
+        if device and plan.runs == here.runs:
+            continue
+        if fetch is not None:
+            fetch(plan.runs)
+        if any(run.folder.is_dir() for run in plan.runs):
+            return plan
+    return here
 
 
 def made_from(run: Run) -> list[Run]:

@@ -176,8 +176,10 @@ class ChatTemplate:
         for conversation in conversations:
             if conversation.response is None:
                 raise TutelageError(f"{conversation.source}: no reply to learn from; give the row an assistant turn")
-            plain = [_Part(conversation.messages[0].content, True)]
-            rows.append(plain if conversation.plain else self._parts(conversation.messages, conversation.source))
+            if conversation.plain:
+                rows.append([_Part(conversation.messages[0].content, True)])
+            else:
+                rows.append(self._parts(conversation.messages, conversation.source))
         tokens = iter(self._tokens([part for parts in rows for part in parts]))
         out = []
         for conversation, index, parts in zip(conversations, indices, rows, strict=True):
@@ -194,8 +196,7 @@ class ChatTemplate:
 
     def _text_pieces(self, ids: list[int]) -> list[tuple[bool, list[int]]]:
         """A text's first token, which nothing predicts, then all others with the end."""
-        eos = self.tokenizer.eos_token_id
-        ended = [*ids, self.end_of_turn_id if eos is None else eos] if not self._append_end else ids
+        ended = ids if self._append_end else [*ids, self._text_end]
         start = [self.tokenizer.bos_token_id] if self._begins else ended[:1]
         return [(False, start), (True, ended if self._begins else ended[1:])]
 
@@ -247,6 +248,7 @@ class ChatTemplate:
         spaced = self.tokenizer.convert_ids_to_tokens(self._ids("a"))[0].startswith("\u2581")
         self._anchor = tuple(self._ids("\n")) if spaced else ()
         self._append_end = end is None
+        self._text_end = eos[0] if eos else end
         self.end_of_turn_ids = tuple(dict.fromkeys(eos if end is None else [end, *eos]))
         written = "" if end is None else self.tokenizer.convert_ids_to_tokens(end)
         self._rest = self._tail.partition(written)[2] if written else self._tail

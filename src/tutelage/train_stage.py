@@ -18,6 +18,7 @@ from tutelage.batch import teacher_view
 from tutelage.config import DistillStage, MethodStage, SeqkdStage
 from tutelage.dataset import load_dataset
 from tutelage.evaluate.records import write_atomically
+from tutelage.interrupt import stop_requests
 from tutelage.methods import METHODS
 from tutelage.model import LoadedModel, compute_type, load_model
 from tutelage.model_files import save_model
@@ -63,11 +64,12 @@ def train(run: Run) -> dict[str, Any]:
     if trainer.rank == 0:
         write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
     before = trainer.validate() if validation else None
-    last = trainer.run()
-    after = trainer.validate() if validation else None
-    model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
-    if trainer.rank == 0:
-        save_model(model, student.tokenizer, run.folder / "model", student.template.text)
+    with stop_requests():  # the last steps have no checkpoint: once they are done the model is saved, come what may
+        last = trainer.run()
+        after = trainer.validate() if validation else None
+        model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
+        if trainer.rank == 0:
+            save_model(model, student.tokenizer, run.folder / "model", student.template.text)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -239,4 +240,6 @@ def _work(*args: Any) -> str | None:
     except Interrupted:
         # The state is saved. An answer would not be heard: other workers have been ended, and a pool that has lost one
         # waits for the others to end, while they wait for the next task.
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)

@@ -143,6 +143,22 @@ def test_programs_that_share_a_row_find_what_one_finds(objective, parts, rows, w
         torch.testing.assert_close(many, one, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="programs that wait for one another cannot be interpreted one by one")
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize("objective", [CrossEntropy(), Divergence(0.0), Divergence(0.5), Divergence(1.0)], ids=repr)
+@pytest.mark.parametrize("width", [49_152, 128_256, 262_144])
+def test_the_fastest_way_finds_what_one_program_a_row_finds(width, objective, statistics):
+    student, teacher = pair("random", 40, width)
+    known, marked, found = fused.row_objective(objective), marks(40, width), []
+    for programs in (None, fused.Programs()):
+        gradient = torch.full(student.shape, torch.nan, device=DEVICE)
+        heads = Head(student), teacher, Head(teacher)
+        values, columns = fused.rows(known, student, *heads, *marked, gradient, statistics, programs)
+        found.append((values, gradient, *(column for column in columns if column is not None)))
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=2e-5, atol=1e-6)
+
+
 def test_the_first_of_equal_logits_is_the_most_likely_token():
     student, teacher = torch.zeros(2, 600, device=DEVICE), torch.zeros(2, 600, device=DEVICE)
     student[0, [70, 300, 580]] = teacher[0, [70, 580]] = 3.0

@@ -40,7 +40,8 @@ def programs_for(objective: RowObjective, width: int, statistics: bool, device: 
     """The fastest way there was for this work on an H100 (docs/performance.md).
 
     Where three passes go over a row, as many programs share it as hold it whole in their registers, so that it is read
-    once. They wait for one another, so all must have room on the card at the same time.
+    once. They wait for one another, so all must have room on the card at the same time: two such kernels should not run
+    there at once (two streams), when each might keep the other's programs out.
     """
     three_passes = objective.divergence != 0.0 and objective.beta != 0.0
     if three_passes and not statistics and device.type == "cuda" and torch.version.cuda and width >= WIDE:
