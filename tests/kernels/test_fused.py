@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install 'tute
 from tutelage.kernels import fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PROGRAMS = fused.Programs(block=256)  # several steps a row, the last of them short
+PROGRAMS = fused.Programs(block=128)  # several steps a row, the last of them short
 
 OBJECTIVES = [
     CrossEntropy(),
@@ -124,8 +124,8 @@ def outcome(objective, student, teacher, programs):
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_a_row_held_in_registers_gives_what_reading_it_again_gives(objective):
-    student, teacher = pair("random")
-    held, read = (outcome(objective, student, teacher, fused.Programs(block=block)) for block in (1024, 256))
+    student, teacher = pair("random", width=200)
+    held, read = (outcome(objective, student, teacher, fused.Programs(block=block)) for block in (256, 64))
     for one, other in zip(held, read, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
 

@@ -43,8 +43,10 @@ def programs_for(objective: RowObjective, width: int, statistics: bool, device: 
     once. They wait for one another, so all must have room on the card at the same time: two such kernels should not run
     there at once (two streams), when each might keep the other's programs out.
     """
+    if device.type == "cpu":  # interpreted, where a reduction goes through a block place by place
+        return Programs(block=128)
     three_passes = objective.divergence != 0.0 and objective.beta != 0.0
-    if three_passes and not statistics and device.type == "cuda" and torch.version.cuda and width >= WIDE:
+    if three_passes and not statistics and torch.version.cuda and width >= WIDE:
         parts = 1 << (-(-width // Programs.block) - 1).bit_length()  # the power of two that is enough
         if parts <= torch.cuda.get_device_properties(device).multi_processor_count:
             return Programs(warps=8, parts=parts, registers=64)
