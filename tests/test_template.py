@@ -268,6 +268,13 @@ def test_bare_prompts_are_no_training_rows_and_replies_no_prompts() -> None:
 # --- the length limit ----------------------------------------------------------------------------------------------
 
 
+def test_many_prompts_at_once_are_each_by_itself() -> None:
+    template = ChatTemplate(tokenizer(CHATML))
+    prompts = [chat("a").messages, MULTI.prompt, chat("\n\n", system="s").messages]
+    assert template.encode_prompts(prompts) == [template.encode_prompt(prompt) for prompt in prompts]
+    assert template.encode_prompts([]) == []
+
+
 def test_over_long_rows_lose_the_end_of_the_response() -> None:
     template = ChatTemplate(tokenizer(CHATML))
     row = chat("The cat?", "The dog ran after the cat, 1 2 3 xyz")

@@ -58,7 +58,9 @@ def write_answers(
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(todo), size):
             chosen = todo[start : start + size]
-            prompts = {row: template.encode_prompt(conversations[row].prompt) for row in {row for row, _ in chosen}}
+            asked = sorted({row for row, _ in chosen})
+            encoded = template.encode_prompts([conversations[row].prompt for row in asked])
+            prompts = dict(zip(asked, encoded, strict=True))
             samples = sampler.sample(
                 [prompts[row] for row, _ in chosen],
                 max_new_tokens=sampling.max_new_tokens,

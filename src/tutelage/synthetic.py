@@ -30,7 +30,7 @@ from tutelage.synthetic_filters import Filters, Verdict
 from tutelage.synthetic_rows import Attempt, Block, SynthesisPlan, answer_of, input_of, read_block, write_block
 from tutelage.synthetic_text import Demonstration, Frame, chat_prompt, continuation_input, continuation_prompt
 from tutelage.template import ChatTemplate
-from tutelage.types import Conversation, Message, Sample, TutelageError
+from tutelage.types import Message, Sample, TutelageError
 
 Progress = Callable[[int, str], None]  # rows newly accepted, and a note
 
@@ -109,7 +109,7 @@ class Synthesis:
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         template = self.generator.template
         if self.plan.form == "chat":
-            return _encode(template, [(Message("user", text),) for text in texts])
+            return template.encode_prompts([(Message("user", text),) for text in texts])
         # with a begin token, where the model knows one
         return template.tokenizer(texts, return_attention_mask=False)["input_ids"]
 
@@ -130,7 +130,7 @@ class Synthesis:
             attempt.verdict = self.filters.check_input(attempt.input, whole, attempt.id)
             attempt.nearest = attempt.verdict.nearest
         asked = [self.frame.messages(attempt.input) for attempt in block.passed]
-        block.asked = _encode(self.annotator.template, asked)
+        block.asked = self.annotator.template.encode_prompts(asked)
         return block
 
     def _sample_answers(self, block: Block) -> Block:
@@ -253,9 +253,3 @@ class Synthesis:
             "sampling_seconds": sampling,
             "sampler_tokens_per_s": sampled / sampling if sampling else None,
         }
-
-
-def _encode(template: ChatTemplate, prompts: list[tuple[Message, ...]]) -> list[list[int]]:
-    """`template.encode_prompt` of each, in one call: the tokenizer uses all cores and leaves Python to the sampler."""
-    rows = template.prompt_parts([Conversation("", prompt) for prompt in prompts]) if prompts else []
-    return [[token for part in parts for token in part] for parts in rows]

@@ -64,14 +64,16 @@ class Recorder:
 class Letters:
     """A template of one token a character."""
 
-    def encode_prompt(self, messages: Sequence[Any]) -> list[int]:
-        return [ord(letter) for message in messages for letter in message.content]
+    def encode_prompts(self, prompts: Sequence[Sequence[Any]]) -> list[list[int]]:
+        return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
 
-    def tokenizer(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [ord(letter) for letter in text]}
+    def tokenizer(self, text: str | list[str], **_: Any) -> dict[str, Any]:
+        texts = [text] if isinstance(text, str) else text
+        ids = [[ord(letter) for letter in one] for one in texts]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
 
 
 class Says:

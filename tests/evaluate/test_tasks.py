@@ -12,8 +12,8 @@ from tutelage.types import Conversation, Message, Sample, TutelageError
 class Letters:
     """A token a character; 0 ends a turn and is not shown."""
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        return [ord(letter) for message in messages for letter in message.content]
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+        return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(token) for token in ids if token)

@@ -18,6 +18,8 @@ from tutelage.evaluate.tasks import example_seed
 from tutelage.runlog import progress
 from tutelage.types import Sample, TutelageError
 
+ENCODED_AT_ONCE = 256  # prompts a call of the tokenizer
+
 
 @dataclass(frozen=True)
 class Answerer:
@@ -91,13 +93,14 @@ def make_jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> tu
     limit = room(bench, answerer)
     jobs, too_long = [], []
     with progress(f"{bench.name}: prompts", len(items)) as bar:
-        for item in items:
-            job = _job(bench, item, answerer, limit)
-            bar.advance()
-            if job is None:
-                too_long.append(item)
-            else:
-                jobs.append(job)
+        for start in range(0, len(items), ENCODED_AT_ONCE):
+            chunk = items[start : start + ENCODED_AT_ONCE]
+            for item, job in zip(chunk, _jobs(bench, chunk, answerer, limit), strict=True):
+                if job is None:
+                    too_long.append(item)
+                else:
+                    jobs.append(job)
+            bar.advance(len(chunk))
     jobs.sort(key=lambda job: (job.item.group if bench.shots else "", -len(job.ids), job.item.id))
     return jobs, too_long
 
@@ -120,12 +123,19 @@ def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int 
     return notices
 
 
-def _job(bench: Benchmark, item: Item, answerer: Answerer, limit: int) -> Job | None:
+def _jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit: int) -> list[Job | None]:
+    """Each with as many solved examples as there is room for; None where there is none for the bare question."""
+    jobs: list[Job | None] = [None] * len(items)
+    left = list(range(len(items)))
     for shots in range(bench.shots, -1, -1):
-        ids = encode(answerer.template, bench.prompt(item, answerer.chat, shots))
-        if answerer.context is None or len(ids) + limit <= answerer.context:
-            return Job(item, ids, shots)
-    return None
+        prompts = [bench.prompt(items[place], answerer.chat, shots) for place in left]
+        for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
+            if answerer.context is None or len(ids) + limit <= answerer.context:
+                jobs[place] = Job(items[place], ids, shots)
+                left.remove(place)
+        if not left:
+            break
+    return jobs
 
 
 def _batches(jobs: Sequence[Job], limit: int, budget: int | None) -> Iterator[list[Job]]:

@@ -20,7 +20,7 @@ _SPEAKER = re.compile(rf"^(?:#[^#\n:]{{1,40}}#|{_NAME}(?: (?:{_NAME}|\d+)){{0,2}
 
 
 class PromptTemplate(Protocol):
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]: ...
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -53,7 +53,7 @@ def evaluate_generation(
     Raises TutelageError when there is nothing to evaluate or two rows share an id.
     """
     _check(task_name, task, conversations)
-    prompts = [template.encode_prompt(conversation.prompt) for conversation in conversations]
+    prompts = template.encode_prompts([conversation.prompt for conversation in conversations])
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
     records: dict[int, ExampleRecord] = {}
     for start in range(0, len(order), task.sampling.batch_size):

@@ -109,12 +109,20 @@ class quiet:
         self.logger.setLevel(self.level)
 
 
-def encode(template: Any, prompt: Prompt) -> list[int]:
-    """A prompt's token ids: chat messages through the template, plain text as the tokenizer does by itself."""
-    if prompt.messages:
-        ids = template.encode_prompt(prompt.messages)
-        return [*ids, *_continue(template, prompt.prefix)] if prompt.prefix else ids
-    return list(template.tokenizer(prompt.text, verbose=False)["input_ids"])
+def encode(template: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Prompts' token ids: chat messages through the template, plain text as the tokenizer does by itself."""
+    chats = [place for place, prompt in enumerate(prompts) if prompt.messages]
+    texts = [place for place, prompt in enumerate(prompts) if not prompt.messages]
+    out: dict[int, list[int]] = dict(
+        zip(chats, template.encode_prompts([prompts[place].messages for place in chats]), strict=True)
+    )
+    if texts:
+        encoded = template.tokenizer([prompts[place].text for place in texts], verbose=False)["input_ids"]
+        out |= dict(zip(texts, map(list, encoded), strict=True))
+    for place in chats:
+        if prompts[place].prefix:
+            out[place] += _continue(template, prompts[place].prefix)
+    return [out[place] for place in range(len(prompts))]
 
 
 def _continue(template: Any, text: str) -> list[int]:
@@ -175,7 +183,7 @@ def sampler_lm(template: Any, sampler: Any, *, seed: int = 0, max_new_tokens: in
             for settings, places in _by_settings(requests, max_new_tokens).items():
                 limit, temperature, top_p, stops = settings
                 contexts = [requests[place].args[0] for place in places]
-                prompts = [encode(template, getattr(text, "prompt", Prompt(text=text))) for text in contexts]
+                prompts = encode(template, [getattr(text, "prompt", Prompt(text=text)) for text in contexts])
                 samples = sampler.sample(
                     prompts,
                     max_new_tokens=limit,
