@@ -241,7 +241,8 @@ def test_prompts_come_longest_first_within_their_group(data: Path, tmp_path: Pat
 def test_solved_examples_are_left_out_where_the_context_is_short(data: Path, tmp_path: Path) -> None:
     bench = BENCHMARKS["bbh"]
     items = [item for item in bench.load(data) if item.group == "boolean_expressions"]
-    full = [len(encode(Letters(), bench.prompt(item, True, shots))) for item in items for shots in (3, 1, 0)]
+    prompts = [bench.prompt(item, True, shots) for item in items for shots in (3, 1, 0)]
+    full = [len(ids) for ids in encode(Letters(), prompts)]
     recorder = Recorder(Says("So the answer is True."))
     answerer = Answerer(Letters(), recorder, "f", chat=True, context=2 * full[1])
     assert room(bench, answerer) == full[1]
