@@ -33,8 +33,14 @@ def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Work
     grid |= {"methods": {"base": "base", "start": "teacher", "teacher": "teacher_sft", "sft": "sft"}, "tasks": ["test"]}
     file = write_study(workshop, template=template, grids=[grid])
     command = [sys.executable, "-m", "tutelage", "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    driver = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True, **quiet)  # type: ignore[call-overload]
+    driver = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         for _ in range(600):
             if len(metrics(workshop.runs)) == TRAININGS and len(list(workshop.runs.glob("*/result.json"))) == IDLE:
