@@ -13,8 +13,8 @@ from tutelage.kernels import row_kernel
 from tutelage.objective import CrossEntropy, Divergence, Objective, WeightedSum
 from tutelage.types import Head
 
-# Entries of a vocabulary from which rows are shared. Measured at 128,256 alone; rows half as wide, one a multiprocessor,
-# are what an H100's cache just holds between the passes.
+# Entries of a vocabulary from which rows are shared. Measured at 128,256 alone; rows half as wide, one a
+# multiprocessor, are what an H100's cache just holds between the passes.
 WIDE = 65_536
 
 
