@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,8 +28,10 @@ class Workers:
 
     `patient`: a run that another driver works on is waited for, a worker that was killed costs only its own run, and a
     run that failed in an earlier call (it has an error.txt) is left alone unless `retry`. Recipes stop at once instead.
-    `memory` and `budget`: no more runs at a time than their GiB fit. `pool`: whatever has `submit` and `shutdown`.
-    `ranks`: processes of a training run. `gpus`: ids, of which each run on CUDA has as many to itself as it has ranks.
+    `memory` and `budget`: no more runs at a time than their GiB fit. `hours`: how long a run may take; those that begin
+    the longest chain of work go first (without it, the chain of most runs). `pool`: whatever has `submit` and
+    `shutdown`. `ranks`: processes of a training run. `gpus`: ids, of which each run on CUDA has as many to itself as it
+    has ranks.
     """
 
     def __init__(
@@ -41,13 +43,14 @@ class Workers:
         retry: bool = False,
         memory: Callable[[Run], float] | None = None,
         budget: float | None = None,
+        hours: Callable[[Run], float] | None = None,
         pool: Any = None,
         ranks: int = 1,
         gpus: Sequence[str] | None = None,
         store: Store | None = None,
     ) -> None:
         self.jobs, self.debug, self.patient, self.retry = jobs, debug, patient, retry
-        self.memory, self.budget = memory, budget
+        self.memory, self.budget, self.hours = memory, budget, hours
         self.pool: Any = pool
         self.store = store
         self.ranks, self.free = ranks, None if gpus is None else list(gpus)
@@ -72,10 +75,9 @@ class Workers:
         failed = self._failed_before(todo)
         running: dict[Future[str | None], Run] = {}
         finished = {r.fingerprint for r in todo if r.done}
-        # What most others wait for goes first.
-        heirs = Counter(one.fingerprint for other in todo for one in with_parents([other]))
+        chains = self._chains(todo)
         waiting = sorted(
-            (r for r in todo if not r.done and r.fingerprint not in failed), key=lambda r: -heirs[r.fingerprint]
+            (r for r in todo if not r.done and r.fingerprint not in failed), key=lambda r: -chains[r.fingerprint]
         )
         total, started = len(waiting), time.monotonic()
         again: dict[str, float] = {}  # when to look at a busy run again
@@ -130,6 +132,17 @@ class Workers:
             return {}
         files = {r.fingerprint: r.folder / ERROR_FILE for r in todo if not r.done}
         return {mark: file.read_text().strip() for mark, file in files.items() if file.is_file()}
+
+    def _chains(self, todo: Sequence[Run]) -> dict[str, float]:
+        """Hours from a run's start to the end of the last run that waits for it, were there jobs for all."""
+        after: dict[str, float] = defaultdict(float)  # the longest chain of those that build on it
+        chains: dict[str, float] = {}
+        for run in reversed(todo):  # children before parents
+            hours = 0.0 if run.done else 1.0 if self.hours is None else self.hours(run)
+            chains[run.fingerprint] = chain = hours + after[run.fingerprint]
+            for parent in run.parents:
+                after[parent.fingerprint] = max(after[parent.fingerprint], chain)
+        return chains
 
     def _ranks(self, run: Run) -> int:
         return self.ranks if takes_ranks(run) else 1
