@@ -6,7 +6,7 @@ import pytest
 from fake_run import make_run
 
 from tutelage.report_data import MetricValue, TaskTable, build_tables
-from tutelage.report_words import difference_text, interval_text, p_text, verdicts
+from tutelage.report_words import decimals, difference_text, interval_text, p_text, verdicts
 from tutelage.statistics import Estimate, Paired
 
 
@@ -89,3 +89,18 @@ def test_one_run_each_gets_a_caveat(run: tuple[dict, list[TaskTable]]) -> None:
     rows = [row | {"runs": row["runs"][:1]} for row in manifest["rows"]]
     for verdict in verdicts(manifest, build_tables(manifest | {"rows": rows})):
         assert verdict.text.endswith("the interval speaks of these two runs only, not of another seed.")
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [
+        ((2.6, 0.2, 5.2), 1),
+        ((1.74, 0.09, 3.51), 2),
+        ((0.019, 0.011, 0.026), 3),
+        ((0.148, 0.131, 0.166), 2),
+        ((0.148, 0.141, 0.155), 3),
+        ((0.0, 0.0, 0.0), 1),
+    ],
+)
+def test_as_many_decimals_as_an_interval_needs(values: tuple[float, ...], digits: int) -> None:
+    assert decimals(values) == digits

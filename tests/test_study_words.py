@@ -3,14 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_study import STUDENTS, make_study, plan
+from fake_study import STUDENTS, evaluate, make_study, plan
 
-from tutelage.evaluate.records import ExampleRecord, write_records, write_result
+from tutelage.evaluate.records import ExampleRecord, read_result, write_records, write_result
 from tutelage.study import Cell
 from tutelage.study_claims import claims
 from tutelage.study_data import Study
 from tutelage.study_read import build_study
-from tutelage.study_words import Link, answers, short, size_text
+from tutelage.study_words import Link, answers, guessing, short, size_text
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,27 @@ def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
     }
     (first,) = next(claim for claim in found if claim.measure).evidence
     assert first.text.startswith("s at 10, GKD against SFT: −0.1")
+
+
+def test_guessing_is_named(tmp_path: Path) -> None:
+    """Of 80 examples 25 % are 20: SFT's 27.5 % (22) are no more, 90 % are."""
+    cells = [Cell(10, "s", method, None, 0, task, tmp_path / f"{method}-{task}")
+             for method in ("sft", "gkd_sft") for task in ("arc_challenge", "mmlu_pro", "ifeval")]  # fmt: skip
+    rights = {("sft", "arc_challenge"): 22, ("gkd_sft", "arc_challenge"): 72}
+    for cell in cells:
+        evaluate(cell)
+        right = rights.get((cell.method, cell.task), 78)
+        metric = "prompt_loose" if cell.task == "ifeval" else "accuracy"
+        records = [ExampleRecord(f"{n}", "", "", (), {metric: float(n < right)}, "", "", True, 1) for n in range(80)]
+        write_records(cell.folder, records)
+        chance = {"arc_challenge": 25.0, "mmlu_pro": 10.0}.get(cell.task)
+        metrics = {metric: {"value": 100 * right / 80, "stderr": 1.0}}
+        write_result(cell.folder, read_result(cell.folder) | {"chance": chance, "metrics": metrics})
+    assert guessing(build_study(cells)) == (
+        "Models shown to do better than guessing: 1 of 2 on ARC-Challenge (guessing gives 25.0). "
+        "Differences between the others say little, also within the average."
+    )
+    assert guessing(build_study([cell for cell in cells if cell.task != "arc_challenge"])) is None
 
 
 def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ def evaluate(
     ] = None,
     judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
+    judge_requests: Annotated[int, typer.Option(min=1, help="Replies judged at the same time.")] = 8,
+    judge_max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The judge's longest answer.", show_default="the endpoint's own")
+    ] = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
     debug: Debug = False,
@@ -56,7 +60,7 @@ def evaluate(
     from tutelage.types import TutelageError
 
     named = [*(task or []), *([tasks] if tasks else [])]
-    judge = _judge(judge_url, judge_model)
+    judge = _judge(judge_url, judge_model, judge_requests, judge_max_tokens)
     if responses is not None:
         if recipe or model or len(named) != 1:
             raise TutelageError("--responses goes with one --task and with neither a recipe nor a --model")
@@ -148,7 +152,7 @@ def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, deb
         print(f"examples: {planned.folder / 'examples.jsonl'}")
 
 
-def _judge(url: str | None, model: str | None) -> Any:
+def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | None) -> Any:
     from tutelage.types import TutelageError
 
     if (url is None) != (model is None):
@@ -157,7 +161,7 @@ def _judge(url: str | None, model: str | None) -> Any:
         return None
     from tutelage.evaluate.judge import JudgeEndpoint
 
-    return JudgeEndpoint(url=url, model=model)
+    return JudgeEndpoint(url=url, model=model, concurrency=requests, max_tokens=max_tokens)
 
 
 def _file_name(model: str) -> str:

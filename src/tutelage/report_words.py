@@ -90,9 +90,14 @@ def _caveat(row: TableRow, reference: TableRow) -> str:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """One decimal; two where one would round something to zero; three where all are so small."""
+    """One decimal; two where one would round something to zero; three where all are so small; and as many of these as
+    set the ends of an interval apart."""
+    values = list(values)
     sizes = [abs(value) for value in values]
-    return 3 if 0 < max(sizes) < 0.1 else 2 if any(0 < size < 0.1 for size in sizes) else 1
+    digits = 3 if 0 < max(sizes) < 0.1 else 2 if any(0 < size < 0.1 for size in sizes) else 1
+    while digits < 3 and 0 < max(values) - min(values) < 2 * 10.0**-digits:
+        digits += 1
+    return digits
 
 
 def signed(value: float, digits: int) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tutelage.evaluate.chance import CHANCE_LEVEL, binomial_tail
 from tutelage.statistics import Paired, Scores, paired_bootstrap
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Result:
     examples: int
     of: tuple[Result, ...] = ()  # an average's tasks
     few: bool = False  # clusters are whole groups, of which there are few
+    chance: float | None = None  # what guessing scores, where answers can be guessed
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -55,6 +57,14 @@ class Result:
     @property
     def is_missing(self) -> bool:
         return not self.seeds
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether guessing gives the mean score with a probability of 0.05 or more (binomial, examples of one run)."""
+        if self.chance is None or math.isnan(self.value):
+            return False
+        hits = round(self.value / 100 * self.examples)
+        return binomial_tail(hits, self.examples, self.chance / 100) > CHANCE_LEVEL
 
     @property
     def seeds_text(self) -> str:

@@ -154,7 +154,15 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
         seeds=tuple(cell.seed for cell in there),
         examples=len(loaded[0].records),
         few=spec.cluster == "group",
+        chance=_chance(there, metric),
     )
+
+
+def _chance(cells: Sequence[Cell], metric: str) -> float | None:
+    """What guessing scores by the evaluations' own word, which is of their headline."""
+    results = [read_result(cell.folder) for cell in cells]
+    known = [float(r["chance"]) for r in results if r.get("chance") is not None and r.get("headline") == metric]
+    return sum(known) / len(known) if known else None
 
 
 def _value(cell: Cell, metric: str, scores_C: Scores) -> float:

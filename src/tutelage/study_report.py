@@ -28,7 +28,9 @@ from tutelage.study_table_files import csv_of, latex_of, markdown_of
 from tutelage.study_tables import StudyTable, build_tables, every_cell
 from tutelage.study_words import (
     answers,
+    guessing,
     method_label,
+    number_text,
     short,
     size_text,
     study_metric_label,
@@ -111,6 +113,7 @@ def write_study_report(
         study=study,
         done=len(cells) - missing,
         answers=said,
+        guessing=guessing(study),
         claims=claimed,
         tables=tables,
         figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
@@ -153,7 +156,7 @@ def _runs(result: Result, out: Path) -> Iterable[RunLink]:
     for cell in result.cells:
         folder = os.path.relpath(cell.folder, out)
         there = cell.seed in result.seeds
-        score = f"{result.by_seed[result.seeds.index(cell.seed)]:.1f}" if there else "missing"
+        score = number_text(result.by_seed[result.seeds.index(cell.seed)], result.metric) if there else "missing"
         page = next((n for n in (PAGE_FILE, EXAMPLES_FILE) if there and (cell.folder / n).is_file()), None)
         # "./" keeps a folder's name from being read as a scheme
         href = f"./{quote(folder)}/" if there else None

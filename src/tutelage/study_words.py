@@ -107,9 +107,13 @@ def value_text(result: Result | None) -> str:
         return "missing"
     if math.isnan(result.value):
         return "unscored"
-    digits = 3 if lower_is_better(result.metric) else 1
-    error = "" if math.isnan(result.stderr) else f" ± {result.stderr:.{digits}f}"
-    return f"{result.value:.{digits}f}{error}"
+    error = "" if math.isnan(result.stderr) else f" ± {number_text(result.stderr, result.metric)}"
+    return f"{number_text(result.value, result.metric)}{error}"
+
+
+def number_text(value: float, metric: str) -> str:
+    """One decimal of a score, three of a loss."""
+    return f"{value:.{3 if lower_is_better(metric) else 1}f}"
 
 
 def headline_task(study: Study) -> str | None:
@@ -127,6 +131,21 @@ def answers(study: Study) -> list[Sentence]:
         found += _general(study, student, str(task))
     found += [s for domain in study.domain if (s := _domain(study, domain)) is not None]
     return found or [Sentence(("The study has no cells that could be compared with SFT.",))]
+
+
+def guessing(study: Study) -> str | None:
+    """How many models do better than guessing, for each task where one does not; None where all do."""
+    parts: list[str] = []
+    for task in (*study.general, *study.domain):
+        own = [r for (_, t), r in study.results.items() if t == task and r.chance is not None and not r.is_missing]
+        above = sum(not r.at_chance for r in own)
+        if above < len(own):
+            parts.append(f"{above} of {len(own)} on {task_label(task)} (guessing gives {own[0].chance:.1f})")
+    if not parts:
+        return None
+    average = ", also within the average" if len(study.general) > 1 else ""
+    known = ", ".join(parts)
+    return f"Models shown to do better than guessing: {known}. Differences between the others say little{average}."
 
 
 def _general(study: Study, student: str, task: str) -> list[Sentence]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.cli_evaluate import _judge
 from tutelage.evaluate import judge_client
 from tutelage.evaluate.judge import RULES, JudgeEndpoint, JudgeItem, judge, judge_questions, read_answer
 from tutelage.types import TutelageError
@@ -313,6 +314,14 @@ def test_an_endpoint_that_is_down_is_given_up_on(server: Endpoint, tmp_path: Pat
     assert len(server.requests) == 2 * judge_client.FAILURES_IN_A_ROW
     with pytest.raises(TutelageError, match="gives no answers: no connection"):
         judge(JudgeEndpoint("http://127.0.0.1:9/v1", "j", cache_folder=tmp_path, retries=0), many[:1])
+
+
+def test_the_command_takes_the_judges_limits(server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
+    given = _judge(server.url, "j", 1, 16)
+    assert judge_questions(given, ITEMS) == judge_questions(at(server, tmp_path / "other"), ITEMS)
+    assert server.requests[0]["max_tokens"] == 16
+    assert "max_tokens" not in server.requests[-1]
 
 
 def test_what_cannot_be_asked_is_named(server: Endpoint, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tiny_benchmarks import item_of, scored, write_data
 from tutelage.evaluate.benchmarks import BENCHMARKS
 from tutelage.evaluate.benchmarks.base import Reply
 from tutelage.evaluate.benchmarks.gpqa import seal, unseal
+from tutelage.evaluate.benchmarks.mmlu_pro import official
 
 LETTER_REPLIES = [
     ("The answer is (B).", "B"),
@@ -46,6 +49,18 @@ def test_letters_of_every_multiple_choice(data: Path, name: str, id: str, reply:
 def test_mmlu_pro_is_read_three_ways(data: Path, reply: str, scores: tuple[int, int, int]) -> None:
     found = scored("mmlu_pro", data, "11", reply).scores
     assert (found["accuracy"], found["accuracy_official"], found["accuracy_lm_eval"]) == scores
+
+
+def test_the_official_patterns_of_mmlu_pro_are_searched_in_linear_time() -> None:
+    """The same letters as the script's own patterns, on all that these pieces make."""
+    patterns = (r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])", r"([A-J])(?=[^A-J]*$)")
+    pieces = ("answer: ", "Answer:", "A", "B", "\n", " ", "answer is (", "answer is ", "x", "Z", ": ", "nswer:")
+    chance = random.Random(0)
+    for _ in range(5000):
+        reply = "".join(chance.choices(pieces, k=chance.randrange(12)))
+        found = (re.search(pattern, reply) for pattern in patterns)
+        assert official(reply) == next((match[1] for match in found if match), None), reply
+    assert official("no answer " * 300_000) is None  # hours for the second pattern as it stands
 
 
 def test_mmlu_pro_prompt_and_numbers(data: Path) -> None:

@@ -165,6 +165,25 @@ def test_a_killed_run_goes_on_to_the_same_replies(settings: Settings) -> None:
     assert read_result(settings.out / "bbh") == before
 
 
+def test_a_kill_while_scoring_costs_neither_replies_nor_their_speed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, tasks=("bbh",), limit=3)
+    whole = load_answerer(settings)
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tutelage.evaluate.run_benchmarks.score", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmarks(settings, whole)
+    again = Recorder(whole.sampler)
+    (result,) = run_benchmarks(settings, replace(whole, sampler=again))
+    assert again.calls == []
+    assert (result["speed"]["examples"], result["speed"]["new_tokens"] > 0) == (3, True)
+
+
 class Stops(Recorder):
     """Is killed once so many replies of a call have ended."""
 

@@ -1,8 +1,9 @@
 """Run benchmarks on a model: read the data, sample, score, write the evidence, and print the paper's Table 3.
 
-Every benchmark has a folder in --out: `responses.jsonl` grows as batches finish, so that a killed run goes on where it
-stopped; `examples.jsonl` and `result.json` come at the end. A reply depends on the model, the seed and the settings in
-`settings.json`, not on what else is answered, so a later run with another --limit keeps the replies there are.
+Every benchmark has a folder in --out: `responses.jsonl` grows as replies end, so that a killed run goes on where it
+stopped; `speed.json` says how fast the last of them came; `examples.jsonl` and `result.json` come at the end. A reply
+depends on the model, the seed and the settings in `settings.json`, not on what else is answered, so a later run with
+another --limit keeps the replies there are.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from tutelage.evaluate.answering import Answerer, answer, prompt_notices, resume
 from tutelage.evaluate.benchmarks import TABLE_3, benchmark
 from tutelage.evaluate.benchmarks.base import Benchmark, Item
 from tutelage.evaluate.benchmarks.data import data_folder
-from tutelage.evaluate.records import RESULT_FILE, read_result, write_atomically
+from tutelage.evaluate.records import write_atomically
 from tutelage.evaluate.responses import Scored, score, with_chance, write_scored
 from tutelage.types import TutelageError
 
 if TYPE_CHECKING:
     from tutelage.evaluate.judge import JudgeEndpoint
 
-RESPONSES_FILE, SETTINGS_FILE, SUMMARY_FILE = "responses.jsonl", "settings.json", "summary.json"
+RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
+SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"
 METHOD_VERSION = 1  # raised by hand whenever prompts or sampling change, so that old replies are not taken for new ones
 
 
@@ -88,9 +90,9 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
     _check_settings(folder, settings, bench, answerer)
     replies = resume(folder / RESPONSES_FILE, bench, items)
     missing = [item for item in items if item.id not in replies]
-    speed = _old_speed(folder) if not missing else None
     if missing:
-        new, speed = answer(bench, missing, answerer, folder / RESPONSES_FILE)
+        new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
+        write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
         replies |= new
     records, more = score(bench, items, replies, settings.judge)
     fitting = prompt_notices(bench, replies, answerer.context)
@@ -106,7 +108,7 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "max_new_tokens": room(bench, answerer),
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
-        "speed": speed,
+        "speed": _speed(folder),
         "notices": [*fitting, *more, *warnings],
     }
     write_scored(folder, bench, Scored(result, records))
@@ -177,5 +179,7 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
     write_atomically(file, json.dumps(current, indent=2) + "\n")
 
 
-def _old_speed(folder: Path) -> dict[str, Any] | None:
-    return read_result(folder).get("speed") if (folder / RESULT_FILE).is_file() else None
+def _speed(folder: Path) -> dict[str, Any] | None:
+    """How fast the last replies came, of this call or of an earlier one that was stopped while it scored them."""
+    file = folder / SPEED_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

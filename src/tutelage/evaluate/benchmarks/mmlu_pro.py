@@ -21,7 +21,9 @@ from tutelage.evaluate.benchmarks.harness import HarnessTask, cut_at
 from tutelage.evaluate.benchmarks.summary import Metric
 
 LETTERS = "ABCDEFGHIJ"
-_OFFICIAL = (r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])", r"([A-J])(?=[^A-J]*$)")
+_IS = re.compile(r"answer is \(?([A-J])\)?")
+_COLON = re.compile(r"(?=[aA]nswer:\s*([A-J]))")  # looks ahead: in "Answer: Answer: B" both count
+_LAST = re.compile(r"([A-J])(?=[^A-J]*$)")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,18 @@ class MMLUPro(Benchmark):
 
 
 def official(reply: str) -> str | None:
-    """The letter by the official script's patterns, tried in turn."""
-    found = (re.search(pattern, reply) for pattern in _OFFICIAL)
-    return next((match[1] for match in found if match), None)
+    """The letter by the official script's patterns, tried in turn.
+
+    Its second, `.*[aA]nswer:\\s*([A-J])`, is the last match of the first line with one. Searched for as it stands, it
+    takes time quadratic in the length of a line, a second for a reply that runs to its limit.
+    """
+    found = _IS.search(reply)
+    for match in _COLON.finditer(reply) if found is None else ():
+        if found is not None and "\n" in reply[found.start() : match.start()]:
+            break
+        found = match
+    found = found or _LAST.search(reply)
+    return found[1] if found else None
 
 
 def _item(row: Mapping[str, Any]) -> Item:
