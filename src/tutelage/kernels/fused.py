@@ -38,7 +38,7 @@ class Programs:
     registers: int | None = None  # None: as many as the compiler likes
 
 
-def programs_for(objective: RowObjective, width: int, statistics: bool, device: torch.device) -> Programs:
+def programs_for(objective: RowObjective, width: int, device: torch.device) -> Programs:
     """The fastest way there was for this work on an H100 (docs/performance.md).
 
     Where three passes go over a row, as many programs share it as hold it whole in their registers, so that it is read
@@ -48,7 +48,7 @@ def programs_for(objective: RowObjective, width: int, statistics: bool, device: 
     if device.type == "cpu":  # interpreted, where a reduction goes through a block place by place
         return Programs(block=128)
     three_passes = objective.divergence != 0.0 and objective.beta != 0.0
-    if three_passes and not statistics and torch.version.cuda and width >= WIDE:
+    if three_passes and torch.version.cuda and width >= WIDE:
         parts = 1 << (-(-width // Programs.block) - 1).bit_length()  # the power of two that is enough
         if parts <= torch.cuda.get_device_properties(device).multi_processor_count:
             return Programs(warps=8, parts=parts, registers=64)
@@ -131,7 +131,7 @@ def _launch(
     count, width = student.shape
     if count == 0:
         return
-    programs = programs or programs_for(objective, width, statistics is not None, student.device)
+    programs = programs or programs_for(objective, width, student.device)
     s_map = _map(heads[0], objective.temperature)
     t_map = s_map if heads[1] is None else _map(heads[1], objective.temperature)
     kinds = {0.0: row_kernel.FORWARD.value, 1.0: row_kernel.REVERSE.value}
