@@ -15,6 +15,8 @@ from tutelage.evaluate.records import write_atomically
 from tutelage.ranks import gpu_ids
 from tutelage.recipe import Planner, Run
 from tutelage.recipe_file import data_names, default_student, made_by
+from tutelage.study_cost import CostModel
+from tutelage.study_facts import machine
 from tutelage.types import TutelageError
 from tutelage.workers import Workers, with_parents
 
@@ -42,7 +44,8 @@ def run_recipe(
     if only:
         planner = Planner(_restricted(planner, only), base, root)
     gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
-    with Workers(jobs, debug, ranks=gpus_per_run or 1, gpus=gpus) as workers:
+    hours = CostModel(machine("H100")).hours if jobs > 1 else None
+    with Workers(jobs, debug, hours=hours, ranks=gpus_per_run or 1, gpus=gpus) as workers:
         points = _search(planner, workers)
         runs = [*_trained(planner), *(e for _, _, e in _evaluations(planner))]
         workers.execute(runs)

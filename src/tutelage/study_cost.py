@@ -81,6 +81,11 @@ class CostModel:
             return self._read(model, run.spec.prune.calibration_rows * 400 * passes, 8192)
         return self._training(run, known)
 
+    def hours(self, run: Run) -> float:
+        """0 where a model's shape is not known."""
+        cost = self.cost(run)
+        return cost.hours if cost is not None else 0.0
+
     def shape(self, run: Run, role: str) -> Shape | None:
         """The shape of a model: by hub name, from a local config.json, or of what the run that makes it starts from."""
         path = run.models[role].path

@@ -67,10 +67,6 @@ def run_study(
         cost = model.cost(run)
         return cost.memory_gib if cost is not None else gpu_memory or 0.0
 
-    def hours(run: Run) -> float:
-        cost = model.cost(run)
-        return cost.hours if cost is not None else 0.0
-
     pool, gpus = None, None
     ranks = _ranks(gpus_per_run, executor)
     cuda = any(run.device == "cuda" for run in plan.runs)
@@ -84,7 +80,7 @@ def run_study(
     elif cuda and gpus_per_run is not None:
         gpus = gpu_ids(ranks)
     options: dict[str, Any] = {"patient": True, "retry": retry, "pool": pool, "ranks": ranks, "gpus": gpus}
-    options |= {"store": store, "hours": hours}
+    options |= {"store": store, "hours": model.hours}
     if gpu_memory is not None:
         options |= {"memory": memory, "budget": gpu_memory}
     with Workers(jobs, debug, **options) as workers:
