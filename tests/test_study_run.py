@@ -320,6 +320,10 @@ def test_the_commands(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     file, runs = str(write_study(workshop)), str(workshop.runs)
     command(["study", "run", file, "--runs", runs])
     assert "study: 12 of 12 runs done" in capsys.readouterr().out
+    (workshop.runs / "file").touch()
+    with pytest.raises(SystemExit):
+        command(["study", "run", file, "--runs", str(workshop.runs / "file" / "runs")])
+    assert "cannot make the folder" in capsys.readouterr().err.splitlines()[-1]
     command(["study", "status", file, "--runs", runs, "--json"])
     content = json.loads(capsys.readouterr().out)
     assert content["counts"] == {"done": 12}

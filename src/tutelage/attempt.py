@@ -20,6 +20,14 @@ from tutelage.types import TutelageError
 ERROR_FILE, ERROR_LOG, LOG_FILE = "error.txt", "error.log", "log.txt"
 
 
+def make_runs_folder(root: Path) -> None:
+    """Raises TutelageError where that is not possible."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
+
+
 class Busy(str):
     """What `attempt` says of a run that another process is at work on."""
 

@@ -50,8 +50,12 @@ def first_message(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    loc = first["loc"]  # a stage's kind stands after its number, and is no key
-    where = ".".join(str(part) for i, part in enumerate(loc) if i == 0 or not isinstance(loc[i - 1], int))
+    loc = list(first["loc"])
+    if loc[:1] == ["stages"]:
+        del loc[2:3]  # a stage's kind stands after its number, and is no key
+    if loc and not str(loc[-1]).replace("_", "").isalnum():
+        del loc[-1]  # nor is the name of a type, of those that a value may have
+    where = ".".join(map(str, loc))
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 

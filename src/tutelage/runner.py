@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tutelage.attempt import attempt
+from tutelage.attempt import attempt, make_runs_folder
 from tutelage.config import EvaluateStage, PruneStage, RecipeConfig, SftStage, SynthesizeStage, TrainStage
 from tutelage.evaluate.records import write_atomically
 from tutelage.ranks import gpu_ids
@@ -36,10 +36,7 @@ def run_recipe(
     `<root>/<recipe name>.json`). `jobs` runs go on at the same time, each in its own process. With `gpus_per_run` a
     training run is as many ranks, and no two runs share a GPU. `only`: these evaluate stages and what they build on."""
     began = time.monotonic()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
+    make_runs_folder(root)
     planner = Planner(recipe, base, root)
     if only:
         planner = Planner(_restricted(planner, only), base, root)

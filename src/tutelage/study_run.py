@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.attempt import ERROR_FILE
+from tutelage.attempt import ERROR_FILE, make_runs_folder
 from tutelage.evaluate.records import write_atomically
 from tutelage.ranks import gpu_ids
 from tutelage.recipe import Run, resolve_device
@@ -56,7 +56,7 @@ def run_study(
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":
             resolve_device(device)
-    plan.root.mkdir(parents=True, exist_ok=True)
+    make_runs_folder(plan.root)
     written = write_plan(plan)
     if store is not None:
         store.put(written)
