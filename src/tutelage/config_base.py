@@ -53,8 +53,8 @@ def first_message(error: ValueError) -> str:
     loc = list(first["loc"])
     if loc[:1] == ["stages"]:
         del loc[2:3]  # a stage's kind stands after its number, and is no key
-    if loc and not str(loc[-1]).replace("_", "").isalnum():
-        del loc[-1]  # nor is the name of a type, of those that a value may have
+    if loc and (str(loc[-1]).startswith("constrained-") or "[" in str(loc[-1])):
+        del loc[-1]  # nor is the name of a type, of several that a value may have
     where = ".".join(map(str, loc))
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
