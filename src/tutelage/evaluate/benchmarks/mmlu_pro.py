@@ -81,7 +81,7 @@ def official(reply: str) -> str | None:
     """The letter by the official script's patterns, tried in turn.
 
     Its second, `.*[aA]nswer:\\s*([A-J])`, is the last match of the first line with one. Searched for as it stands, it
-    takes time quadratic in the length of a line, a second for a reply that runs to its limit.
+    takes time quadratic in the length of a line, which replies that run to their limit make minutes in all.
     """
     found = _IS.search(reply)
     for match in _COLON.finditer(reply) if found is None else ():
