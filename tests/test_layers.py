@@ -71,6 +71,7 @@ ORDER = [
     "store",
     "attempt",
     "workers",
+    "search",
     "study_facts",
     "study_cost",
     "runner",

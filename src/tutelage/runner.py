@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from tutelage.attempt import attempt, make_runs_folder
-from tutelage.config import EvaluateStage, PruneStage, RecipeConfig, SftStage, SynthesizeStage, TrainStage
+from tutelage.config import EvaluateStage, RecipeConfig, SftStage, TrainStage
 from tutelage.evaluate.records import write_atomically
 from tutelage.ranks import gpu_ids
 from tutelage.recipe import Planner, Run
-from tutelage.recipe_file import data_names, default_student, made_by
+from tutelage.search import Search, ancestors, evaluations, search_task, trained
 from tutelage.study_cost import CostModel
 from tutelage.study_facts import machine
 from tutelage.types import TutelageError
@@ -41,12 +40,18 @@ def run_recipe(
     if only:
         planner = Planner(_restricted(planner, only), base, root)
     gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
-    hours = CostModel(machine("H100")).hours if jobs > 1 else None
-    with Workers(jobs, debug, hours=hours, ranks=gpus_per_run or 1, gpus=gpus) as workers:
-        points = _search(planner, workers)
-        runs = [*_trained(planner), *(e for _, _, e in _evaluations(planner))]
-        workers.execute(runs)
-    manifest = _manifest(planner, points, time.monotonic() - began)
+    search, model = Search(planner), CostModel(machine("H100"))
+
+    known: dict[str, float] = {}
+
+    def hours(run: Run) -> float:  # trials first: the more stages wait for one, the sooner
+        if run.fingerprint not in known:
+            known[run.fingerprint] = model.hours(run) + search.waited_for.get(run.fingerprint, 0)
+        return known[run.fingerprint]
+
+    with Workers(jobs, debug, hours=hours if jobs > 1 else None, ranks=gpus_per_run or 1, gpus=gpus) as workers:
+        workers.execute(search.known, search.expected())
+    manifest = _manifest(planner, search.points, time.monotonic() - began)
     write_atomically(root / f"{recipe.name}.json", json.dumps(manifest, indent=2) + "\n")
     return manifest
 
@@ -64,102 +69,8 @@ def _restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
     for source in [*sources, "base"]:
         name = recipe.student if source == "base" else source
         if isinstance(name, str) and name in planner.stages:
-            needed |= {name} | _ancestors(planner, name)
+            needed |= {name} | ancestors(planner, name)
     return recipe.model_copy(update={"stages": [stage for stage in recipe.stages if stage.name in needed]})
-
-
-def _search(planner: Planner, workers: Workers) -> list[dict[str, Any]]:
-    """Try the grid for every stage that asks for it, with the first seed, and note each stage's best point.
-
-    Stages whose inputs are settled are tried together; a stage that builds on searched ones comes in a later wave.
-    """
-    recipe, search = planner.recipe, planner.recipe.search
-    points: list[dict[str, Any]] = []
-    if search is None:
-        return points
-    open_stages = [s.name for s in recipe.stages if isinstance(s, TrainStage) and s.search]
-    seed = recipe.seeds[0]
-    while open_stages:
-        wave = [n for n in open_stages if not (_ancestors(planner, n) & set(open_stages))]
-        if not wave:
-            raise TutelageError(f"stages {', '.join(open_stages)} wait for one another: `epochs_of` goes in a circle")
-        trials: list[tuple[str, dict[str, Any], Run]] = []
-        for name in wave:
-            for settings in _grid(planner, name):
-                trials.append((name, settings, planner.evaluation(name, _search_task(planner, name), seed, settings)))
-        workers.execute([run for _, _, run in trials])
-        values = [_headline(planner, name, run) for name, _, run in trials]
-        for name in wave:
-            mine = [(v, i) for i, v in enumerate(values) if trials[i][0] == name]
-            best = max(mine, key=lambda pair: (pair[0] if pair[0] is not None else -1.0, -pair[1]))[1]
-            planner.choices[name] = trials[best][1]
-            points += [{"stage": name, **trials[i][1], "value": v, "chosen": i == best} for v, i in mine]
-        open_stages = [n for n in open_stages if n not in wave]
-    return points
-
-
-def _search_task(planner: Planner, name: str) -> str:
-    """The task that decides over a stage's settings."""
-    stage = planner.stages[name]
-    assert planner.recipe.search is not None
-    assert isinstance(stage, TrainStage)
-    asked = stage.search
-    return asked if isinstance(asked, str) else planner.recipe.search.task
-
-
-def _headline(planner: Planner, name: str, run: Run) -> float | None:
-    metric = planner.recipe.tasks[_search_task(planner, name)].headline_metric
-    return json.loads((run.folder / "result.json").read_text())["metrics"][metric]["value"]
-
-
-def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
-    assert planner.recipe.search is not None
-    grid = dict(planner.recipe.search.grid)
-    fixed = planner.settings(name)  # `epochs_of` settles the epochs, and the grid then has no say in them
-    grid = {k: v for k, v in grid.items() if k not in fixed}
-    return [fixed | dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-
-
-def _ancestors(planner: Planner, name: str) -> set[str]:
-    """Stages whose settings must be known before stage `name` can be planned."""
-    stage = planner.stages.get(name)
-    names: list[str] = []
-    if isinstance(stage, TrainStage):
-        names = [stage.student or default_student(planner.recipe, name), *stage.epochs_of]
-        names += [] if isinstance(stage, SftStage) else [stage.teacher]
-        for data in data_names(stage, planner.training(name, {})):
-            section = planner.recipe.data.get(data)
-            maker = data if section is None else made_by(section.path)
-            names += [] if maker is None else [maker]
-    elif isinstance(stage, SynthesizeStage):
-        names = [stage.generator, stage.annotator]
-    elif isinstance(stage, PruneStage):
-        names = [stage.model]
-    found: set[str] = set()
-    for other in names:
-        source = planner.recipe.student if other == "base" else other
-        if isinstance(source, str) and source in planner.stages:
-            found |= {source} | _ancestors(planner, source)
-    return found
-
-
-def _trained(planner: Planner) -> list[Run]:
-    made = [s for s in planner.recipe.stages if not isinstance(s, EvaluateStage)]
-    return [planner.stage_run(s.name, seed) for s in made for seed in planner.recipe.seeds]
-
-
-def _evaluations(planner: Planner) -> list[tuple[str, str, Run]]:
-    """(subject, task, run) for every evaluate stage, in table order."""
-    out, seen = [], set()
-    for stage in planner.recipe.stages:
-        if not isinstance(stage, EvaluateStage):
-            continue
-        for subject, task, seed in product(stage.models, stage.tasks, planner.recipe.seeds):
-            run = planner.evaluation(subject, task, seed)
-            if run.folder not in seen:
-                seen.add(run.folder)
-                out.append((subject, task, run))
-    return out
 
 
 def _manifest(planner: Planner, points: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
@@ -167,18 +78,18 @@ def _manifest(planner: Planner, points: list[dict[str, Any]], seconds: float) ->
     recipe = planner.recipe
     compare = [s.compare_to for s in recipe.stages if isinstance(s, EvaluateStage) and s.compare_to]
     sft = [s.name for s in recipe.stages if isinstance(s, SftStage) and s.student != "teacher" and not s.shared]
-    evaluations = _evaluations(planner)
-    subjects = list(dict.fromkeys(subject for subject, _, _ in evaluations))
+    scores = evaluations(planner)
+    subjects = list(dict.fromkeys(subject for subject, _, _ in scores))
     reference = next(iter(compare or [n for n in sft if n in subjects]), None)
-    tasks = list(dict.fromkeys(task for _, task, _ in evaluations))
+    tasks = list(dict.fromkeys(task for _, task, _ in scores))
     return {
         "recipe": recipe.name,
         "description": recipe.description,
         "root": str(planner.root.resolve()),
         "seeds": recipe.seeds,
-        "tasks": {task: _task_spec(planner, task, evaluations) for task in tasks},
+        "tasks": {task: _task_spec(planner, task, scores) for task in tasks},
         "reference": reference,
-        "rows": [_row(planner, subject, evaluations) for subject in subjects],
+        "rows": [_row(planner, subject, scores) for subject in subjects],
         "search": None
         if recipe.search is None
         else {"task": _searched(planner), "grid": recipe.search.grid, "points": points},
@@ -201,7 +112,7 @@ def _searched(planner: Planner) -> str:
     """The tasks that decided over settings; mostly one."""
     names = [s.name for s in planner.recipe.stages if isinstance(s, TrainStage) and s.search]
     assert planner.recipe.search is not None
-    return ", ".join(dict.fromkeys(_search_task(planner, name) for name in names)) or planner.recipe.search.task
+    return ", ".join(dict.fromkeys(search_task(planner, name) for name in names)) or planner.recipe.search.task
 
 
 def _row(planner: Planner, subject: str, evaluations: list[tuple[str, str, Run]]) -> dict[str, Any]:
@@ -236,7 +147,7 @@ def _is_shared(planner: Planner, name: str) -> bool:
 
 def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
     facts: list[dict[str, str]] = []
-    for run in with_parents(_trained(planner)):
+    for run in with_parents(trained(planner)):
         if run.seed != planner.recipe.seeds[0]:
             continue
         result = json.loads((run.folder / "result.json").read_text())
@@ -251,10 +162,10 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
         if "perplexity_before" in result:
             change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
             facts.append({"label": f"{run.stage}: perplexity on held-out rows", "value": change})
-    some = next(iter([*_trained(planner), *(run for _, _, run in _evaluations(planner))]))
+    some = next(iter([*trained(planner), *(run for _, _, run in evaluations(planner))]))
     environment = json.loads((some.folder / "environment.json").read_text())
     facts.append({"label": "machine", "value": f"{environment['device']}, torch {environment['torch']}"})
-    done = with_parents([*_trained(planner), *(run for _, _, run in _evaluations(planner))])
+    done = with_parents([*trained(planner), *(run for _, _, run in evaluations(planner))])
     spent = sum(json.loads((run.folder / "result.json").read_text())["seconds"] for run in done)
     facts.append({"label": "all runs, one after the other", "value": f"{spent / 60:.1f} minutes"})
     facts.append({"label": "the last call alone", "value": f"{seconds / 60:.1f} minutes"})

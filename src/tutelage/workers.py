@@ -69,17 +69,20 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Do all runs and what they build on. A failing run stops only what depends on it; then raises for it."""
-        todo = with_parents(runs)
+    def execute(self, plan: Sequence[Run] | Callable[[], Sequence[Run]], expected: int = 0) -> None:
+        """Do all runs and what they build on. A failing run stops only what depends on it; then raises for it.
+
+        A `plan` that is called says which runs are known by now; it is asked again after each run that is done, since
+        results may decide what comes next. `expected`: how many runs that will be in the end, for the progress line.
+        """
+        ask: Callable[[], Sequence[Run]] = plan if callable(plan) else lambda: plan
+        todo = with_parents(ask())
         failed = self._failed_before(todo)
         running: dict[Future[str | None], Run] = {}
         finished = {r.fingerprint for r in todo if r.done}
-        chains = self._chains(todo)
-        waiting = sorted(
-            (r for r in todo if not r.done and r.fingerprint not in failed), key=lambda r: -chains[r.fingerprint]
-        )
-        total, started = len(waiting), time.monotonic()
+        waiting = self._in_order(todo, [r for r in todo if not r.done and r.fingerprint not in failed])
+        total, started = max(len(waiting), expected - len(finished)), time.monotonic()
+        done_now = 0
         again: dict[str, float] = {}  # when to look at a busy run again
         while waiting or running:
             left = len(waiting) + len(running)
@@ -105,8 +108,15 @@ class Workers:
             elif waiting and left == len(waiting):
                 time.sleep(LOOK_AGAIN / 5)  # all that is left is another driver's
                 continue
-            done_now = total - len(waiting) - len(running)
-            if total > 1 and len(waiting) + len(running) < left:
+            came = left - len(waiting) - len(running)
+            if came and callable(plan):
+                new = [r for r in with_parents(ask()) if r.fingerprint not in {t.fingerprint for t in todo}]
+                todo += new
+                finished |= {r.fingerprint for r in new if r.done}
+                waiting = self._in_order(todo, [*waiting, *(r for r in new if not r.done)])
+            done_now += came
+            total = max(total, done_now + len(waiting) + len(running))
+            if came and total > 1:
                 rest = (time.monotonic() - started) / max(1, done_now) * (total - done_now)
                 print(f"{done_now} of {total} runs done, about {rest:.0f} s left", flush=True)
         if failed:
@@ -132,6 +142,11 @@ class Workers:
             return {}
         files = {r.fingerprint: r.folder / ERROR_FILE for r in todo if not r.done}
         return {mark: file.read_text().strip() for mark, file in files.items() if file.is_file()}
+
+    def _in_order(self, todo: Sequence[Run], waiting: Sequence[Run]) -> list[Run]:
+        """Those that begin the longest chain first."""
+        chains = self._chains(todo)
+        return sorted(waiting, key=lambda run: -chains[run.fingerprint])
 
     def _chains(self, todo: Sequence[Run]) -> dict[str, float]:
         """Hours from a run's start to the end of the last run that waits for it, were there jobs for all."""
