@@ -9,8 +9,9 @@ its own, once to warm up (transformers, which takes a minute: with 16 new tokens
 counts. tokens/s counts new tokens.
 
 The floor is what memory allows: each step reads all weights once and every row's keys and values so far, at the copy
-rate measured first. `logprob_difference` is the mean |log p| between what the sampler says of its own tokens and the
-trainer's packed forward pass.
+rate measured first. vLLM is timed without log-probabilities of the sampled tokens, which training does not need, and
+once with them (`seconds_with_logprobs`). `logprob_difference` is the mean |log p| between what the sampler says of its
+own tokens and the trainer's packed forward pass.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
         seconds = seconds_of(once, options.device, options.repeats)
     if lengths != [options.new_tokens] * len(prompts):
         sys.exit(f"unequal work: responses of {min(lengths)} to {max(lengths)} tokens")
-    result = {"seconds": seconds, "logprob_difference": check() if check else None}
+    result = {"seconds": seconds, "logprob_difference": None} | (check() if check else {})
     if options.device == "cuda":
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
@@ -139,14 +140,19 @@ def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace)
         samples[:] = sampler.sample(prompts, seeds=list(range(len(prompts))), **settings)
         return [len(s.tokens) for s in samples]
 
-    def check() -> float:
+    def check() -> dict[str, float]:
+        extra = {}
+        if getattr(sampler, "logprobs", True) is False:  # vLLM gives them only if asked
+            sampler.logprobs = True
+            work()
+            extra["seconds_with_logprobs"] = seconds_of(work, options.device, 1, warmup=0)
         scores = sampler.score(prompts, [s.tokens for s in samples])
         differences = [
             abs(a - b)
             for s, row in zip(samples, scores, strict=True)
             for a, b in zip(s.logprobs, row.tolist(), strict=True)
         ]
-        return sum(differences) / len(differences)
+        return extra | {"logprob_difference": sum(differences) / len(differences)}
 
     return work, check
 

@@ -28,6 +28,7 @@ class FakeLLM:
 
     def __init__(self, model, **options):
         self.options, self.log = options, []
+        self.llm_engine = types.SimpleNamespace(vllm_config=types.SimpleNamespace(use_v2_model_runner=False))
         self.shape = json.loads((Path(model) / "config.json").read_text())
         self.files = sorted(p.name for p in Path(model).iterdir())
         self.weights = llama(seed=99)  # load_format dummy: not the student's
@@ -71,6 +72,7 @@ class FakeLLM:
             # at each position the sampled token, then one that was likelier
             pairs = [x for p in sample.logprobs for x in (p, 0.0)]
             logprobs = types.SimpleNamespace(logprobs=pairs, start_indices=list(range(0, len(pairs), 2)))
+            logprobs = None if s.logprobs is None else logprobs
             reason = "stop" if sample.finished else "length"
             answer = types.SimpleNamespace(token_ids=list(sample.tokens), logprobs=logprobs, finish_reason=reason)
             out.append(types.SimpleNamespace(outputs=[answer]))
@@ -88,7 +90,7 @@ def vllm(monkeypatch):
 
 def test_samples_come_from_the_live_weights(vllm):
     live = llama()
-    sampler = VllmSampler(live, (2, 3), True, max_length=64)
+    sampler = VllmSampler(live, (2, 3), True, max_length=64, logprobs=True)
     (engine,) = FakeLLM.made
     assert engine.files == ["config.json"]  # no weights on disk
     assert engine.shape["architectures"] == ["LlamaForCausalLM"]
@@ -99,6 +101,9 @@ def test_samples_come_from_the_live_weights(vllm):
         assert sample.finished == (sample.tokens[-1] in (2, 3))
     assert engine.asked[0].stop_token_ids == [2, 3]
     assert (engine.asked[0].logprobs, engine.asked[0].flat_logprobs) == (0, True)
+    plain = VllmSampler(live, (2, 3), True, max_length=64).sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)
+    assert [s.tokens for s in plain] == [s.tokens for s in samples]
+    assert [s.logprobs for s in plain] == [()] * 3
 
 
 def test_new_weights_reach_it_and_sleep_gives_memory_back(vllm):
@@ -123,6 +128,20 @@ def test_seeds_decide_together_or_one_by_one(vllm):
     a, b = (single.sample(PROMPTS, seeds=seeds, **SETTINGS) for seeds in ([1, 2, 3], [1, 2, 4]))
     assert a[:2] == b[:2]
     assert a[2] != b[2]
+
+
+def test_the_second_model_runner_has_a_generator_a_row(vllm, monkeypatch):
+    """It takes no notice of torch's, so that the samples would be others each time."""
+    made = FakeLLM.__init__
+
+    def second(self, model, **options):
+        made(self, model, **options)
+        self.llm_engine.vllm_config.use_v2_model_runner = True
+
+    monkeypatch.setattr(FakeLLM, "__init__", second)
+    sampler = VllmSampler(llama(), (), True, max_length=64)
+    sampler.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)
+    assert [s.seed for s in FakeLLM.made[0].asked] == [1, 2, 3]
 
 
 def test_without_vllm_it_says_what_to_do(monkeypatch):

@@ -91,7 +91,8 @@ class Sample:
     """What a sampler wrote for one prompt."""
 
     tokens: tuple[int, ...]  # the end-of-turn token included when `finished`
-    logprobs: tuple[float, ...]  # log-probability of each token under softmax(logits / temperature), before top-p
+    # log-probability of each token under softmax(logits / temperature), before top-p; vLLM gives them only if asked
+    logprobs: tuple[float, ...]
     finished: bool  # ended by itself, not by the length limit
 
 

@@ -3,9 +3,11 @@
 The engine is built from the model's config alone and gets its weights from the live model, in place, before it samples.
 Between two calls it sleeps: weights and cache are given back to training.
 
-Two differences from `TorchSampler`, both the price of speed: a call's samples depend on all of its seeds together and
-on which prompts it holds (`seeded=True` gives every sample its own generator, at a step's cost of one kernel a row),
-and below temperature 1 with top_p < 1 the log-probabilities are those after top-p.
+Differences from `TorchSampler`, the price of speed: log-probabilities only where `logprobs` asks for them (training
+does not look at them, and each step would pass over all logits twice more), and below temperature 1 with top_p < 1 they
+are those after top-p. vLLM's first model runner, which it uses for architectures that its second one does not know, has
+a generator a row only at the cost of a kernel each: there a call's samples depend on all of its seeds together and on
+which prompts it holds, unless `seeded`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class VllmSampler:
         memory: float = 0.3,
         temperature: float = 1.0,
         seeded: bool = False,
+        logprobs: bool = False,
         sleep: bool = True,
     ) -> None:
         try:
@@ -50,7 +53,7 @@ class VllmSampler:
                 "sampling.backend: vllm is not installed (pip install 'tutelage[vllm]'); or set it to torch"
             ) from error
         self.model, self.end_ids, self.temperature = model, tuple(end_ids), temperature
-        self.seeded, self._sleeps = seeded, sleep
+        self.logprobs, self._sleeps = logprobs, sleep
         self._plain = TorchSampler(model, end_ids, packed)
         with tempfile.TemporaryDirectory() as folder:
             config = model.config.__class__.from_dict(model.config.to_dict())
@@ -68,6 +71,8 @@ class VllmSampler:
                 logprobs_mode="raw_logprobs" if temperature in (0.0, 1.0) else "processed_logprobs",
                 disable_log_stats=True,
             )
+        second_runner = getattr(self.llm.llm_engine.vllm_config, "use_v2_model_runner", False)
+        self.seeded = seeded or second_runner  # its kernel makes each row's random numbers from the row's own seed
         self._stale, self._asleep = True, False
 
     def update_weights(self, student: Any) -> None:
@@ -101,7 +106,7 @@ class VllmSampler:
             "max_tokens": max_new_tokens,
             "stop_token_ids": list(self.end_ids),
             "ignore_eos": True,  # the model's own idea of an end is already among `end_ids`
-            "logprobs": 0,
+            "logprobs": 0 if self.logprobs else None,  # 0: of the sampled token alone
             "flat_logprobs": True,  # lists of numbers instead of an object a token
             "detokenize": False,
         }
@@ -156,7 +161,7 @@ def _no_collection() -> Iterator[None]:
 def _sample(output: Any) -> Sample:
     tokens = tuple(int(t) for t in output.token_ids)
     flat = output.logprobs  # the sampled token comes first at each position
-    logprobs = tuple(float(flat.logprobs[start]) for start in flat.start_indices)
+    logprobs = () if flat is None else tuple(float(flat.logprobs[start]) for start in flat.start_indices)
     return Sample(tokens, logprobs, output.finish_reason == "stop")
 
 
