@@ -5,8 +5,8 @@
 
 Work: 128 prompts (lognormal lengths, mean about 195 tokens) and 512 new tokens each at temperature 1, by a model of
 Llama-3.2-1B's shape with random weights in bf16; no token ends a response. Every implementation runs in a process of
-its own, once to warm up (transformers, which takes a minute: with 16 new tokens) and then `--repeats` times; the median
-counts. tokens/s counts new tokens.
+its own, once to warm up and then `--repeats` times, of which the median counts; transformers, which takes a minute,
+with 16 new tokens to warm up and then once. tokens/s counts new tokens.
 
 The floor is what memory allows: each step reads all weights once and every row's keys and values so far, at the copy
 rate measured first. vLLM is timed without log-probabilities of the sampled tokens, which training does not need, and
@@ -94,7 +94,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
         options.new_tokens, wanted = 16, options.new_tokens
         once()
         options.new_tokens = wanted
-        seconds = seconds_of(once, options.device, options.repeats, warmup=0)
+        seconds = seconds_of(once, options.device, 1, warmup=0)
     else:
         seconds = seconds_of(once, options.device, options.repeats)
     if lengths != [options.new_tokens] * len(prompts):

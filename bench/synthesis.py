@@ -13,8 +13,8 @@ are the very same calls of the sampler (prompts, seeds, limits) and nothing else
 tokens/s over its. `host alone` is the stage with a sampler that answers at once with the same samples: what the stage
 itself costs, of which most runs beside the sampler. Its parts are seconds by the clock, some within others.
 
-On CUDA the stage runs once before it is measured, so that both it and the sampler alone meet recorded steps and
-compiled kernels.
+On CUDA the stage makes a batch of rows before it is measured, so that both it and the sampler alone meet recorded steps
+and compiled kernels.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,7 +109,7 @@ class Bench:
         from tutelage.synthetic_stage import _load
 
         recipe = recipe_from(recipe_of(options, folder), Path(__file__))
-        self.folder, self.runs = folder, 0
+        self.folder, self.runs, self.batch_size = folder, 0, options.batch_size
         self.plan = lambda root: Planner(recipe, folder, root).stage_run("new", recipe.seeds[0])
         began = time.perf_counter()
         self.loaded = _load(self.plan(folder), "generator")
@@ -126,12 +127,14 @@ class Bench:
 
         return continuation_stops(self.loaded.tokenizer) if stage.form == "continuation" else ()
 
-    def stage(self, samplers: list[Any]) -> tuple[float, dict[str, Any]]:
-        """Seconds of a whole stage in a folder of its own, and its result."""
+    def stage(self, samplers: list[Any], rows: int | None = None) -> tuple[float, dict[str, Any]]:
+        """Seconds of a whole stage in a folder of its own, and its result. `rows`: others than the command's."""
         from tutelage import synthetic_stage
 
         self.runs += 1
         run = self.plan(self.folder / f"runs{self.runs}")
+        if rows is not None:
+            run = replace(run, spec=run.spec.model_copy(update={"rows": rows}))
         run.folder.mkdir(parents=True)
         with (
             mock.patch.object(synthetic_stage, "_load", return_value=self.loaded),
@@ -162,7 +165,7 @@ class Recorder:
 
 def measure(bench: Bench, device: str) -> list[dict[str, Any]]:
     if device == "cuda":
-        bench.stage(bench.samplers)
+        bench.stage(bench.samplers, rows=bench.batch_size)
     for sampler in bench.samplers:
         sampler.calls.clear()
     seconds, result = bench.stage(bench.samplers)
