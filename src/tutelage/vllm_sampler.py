@@ -114,7 +114,7 @@ class VllmSampler:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(_joint_seed(seeds))
             asked = [{"prompt_token_ids": list(p)} for p in prompts]
-            with _no_collection():
+            with _new_objects_only():
                 outputs = self.llm.generate(asked, settings, use_tqdm=False)
         if self._sleeps:
             self.llm.sleep(level=2)
@@ -146,16 +146,15 @@ class VllmSampler:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without Python's garbage collector: the engine makes thousands of small objects a step, and every so often all
-    objects of this process would be looked at for them."""
-    was_on = gc.isenabled()
-    gc.disable()
+def _new_objects_only() -> Iterator[None]:
+    """Python's garbage collector leaves alone what is there already. The engine makes thousands of small objects a step,
+    and every so often all objects of this process would be looked at for them. It must not be off: steps leave pinned
+    buffers behind in cycles, and new ones would be allocated, which the GPU waits for."""
+    gc.freeze()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        gc.unfreeze()
 
 
 def _sample(output: Any) -> Sample:
