@@ -100,7 +100,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
     if lengths != [options.new_tokens] * len(prompts):
         sys.exit(f"unequal work: responses of {min(lengths)} to {max(lengths)} tokens")
     result = {"seconds": seconds, "logprob_difference": None} | (check() if check else {})
-    if options.device == "cuda":
+    if options.device == "cuda" and options.worker != "vllm":  # which works in another process
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
 
@@ -158,7 +158,7 @@ def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace)
 
 
 def vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # its default: the engine in a process of its own
     from vllm import LLM, SamplingParams
 
     with tempfile.TemporaryDirectory() as folder:

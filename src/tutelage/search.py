@@ -13,7 +13,6 @@ from typing import Any
 from tutelage.config import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.recipe import Planner, Run
 from tutelage.recipe_file import data_names, default_student, made_by
-from tutelage.types import TutelageError
 from tutelage.workers import with_parents
 
 
@@ -65,8 +64,6 @@ class Search:
 
     def _plan_trials(self) -> bool:
         new = [n for n in self.open if n not in self.trials and not ancestors(self.planner, n) & set(self.open)]
-        if not new and self.open and not self.trials.keys() & set(self.open):
-            raise TutelageError(f"stages {', '.join(self.open)} wait for one another: `epochs_of` goes in a circle")
         task, seed = {n: search_task(self.planner, n) for n in new}, self.planner.recipe.seeds[0]
         for n in new:
             self.trials[n] = [(s, self.planner.evaluation(n, task[n], seed, s)) for s in _grid(self.planner, n)]

@@ -12,12 +12,10 @@ which prompts it holds, unless `seeded`.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,8 +112,7 @@ class VllmSampler:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(_joint_seed(seeds))
             asked = [{"prompt_token_ids": list(p)} for p in prompts]
-            with _new_objects_only():
-                outputs = self.llm.generate(asked, settings, use_tqdm=False)
+            outputs = self.llm.generate(asked, settings, use_tqdm=False)
         if self._sleeps:
             self.llm.sleep(level=2)
             self._asleep = True
@@ -143,18 +140,6 @@ class VllmSampler:
     def _load(self, engine_model: Any) -> bool:
         engine_model.load_weights((name, whole(p).detach()) for name, p in self.model.named_parameters())
         return True
-
-
-@contextlib.contextmanager
-def _new_objects_only() -> Iterator[None]:
-    """Python's garbage collector leaves alone what is there already. The engine makes thousands of small objects a step,
-    and every so often all objects of this process would be looked at for them. It must not be off: steps leave pinned
-    buffers behind in cycles, and new ones would be allocated, which the GPU waits for."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _sample(output: Any) -> Sample:
