@@ -24,12 +24,20 @@ import os
 import random
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from machine import ceilings, run_worker, seconds_of, write_results
 
-IMPLEMENTATIONS = ("tutelage", "tutelage-vllm", "vllm", "transformers", "transformers-continuous")
+IMPLEMENTATIONS = (
+    "tutelage",
+    "tutelage-vllm",
+    "tutelage-vllm-process",
+    "vllm",
+    "transformers",
+    "transformers-continuous",
+)
 LLAMA_1B = {
     "vocab_size": 128_256,
     "hidden_size": 2_048,
@@ -80,6 +88,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
     run = {
         "tutelage": tutelage_run,
         "tutelage-vllm": tutelage_vllm_run,
+        "tutelage-vllm-process": partial(tutelage_vllm_run, own_process=True),
         "vllm": vllm_run,
         "transformers": transformers_run,
         "transformers-continuous": continuous_run,
@@ -100,7 +109,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
     if lengths != [options.new_tokens] * len(prompts):
         sys.exit(f"unequal work: responses of {min(lengths)} to {max(lengths)} tokens")
     result = {"seconds": seconds, "logprob_difference": None} | (check() if check else {})
-    if options.device == "cuda" and options.worker != "vllm":  # which works in another process
+    if options.device == "cuda" and options.worker not in ("vllm", "tutelage-vllm-process"):  # they work in another one
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
 
@@ -123,12 +132,15 @@ def tutelage_run(model: Any, prompts: list[list[int]], options: argparse.Namespa
     return our_run(TorchSampler(model, (), True, batch_size=options.prompts), prompts, options)
 
 
-def tutelage_vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
+def tutelage_vllm_run(
+    model: Any, prompts: list[list[int]], options: argparse.Namespace, own_process: bool = False
+) -> Any:
     from tutelage.vllm_sampler import VllmSampler
 
     prepare(model)
     length = max(len(p) for p in prompts) + options.new_tokens
-    sampler = VllmSampler(model, (), True, max_length=length, batch_size=options.prompts, memory=0.5, sleep=False)
+    settings = {"max_length": length, "batch_size": options.prompts, "memory": 0.5, "sleep": False}
+    sampler = VllmSampler(model, (), True, **settings, own_process=own_process)
     return our_run(sampler, prompts, options)
 
 
