@@ -9,6 +9,7 @@ import pytest
 from tutelage.config import FilterConfig
 from tutelage.synthetic_filters import Filters, Verdict, minhash
 from tutelage.synthetic_text import Demonstration
+from tutelage.types import TutelageError
 
 DIALOGUES = [
     (
@@ -52,6 +53,16 @@ def judged(text: str, finished: bool = True, made: Filters | None = None) -> str
         (f"In: {NEW}", "preamble"),
         (f"**New input message 1:** {NEW}", "preamble"),
         ("I'm sorry, but I can't do that for you today.", "preamble"),
+        (f"Brand-new input message: {NEW}", "preamble"),
+        (f"**Input**: {NEW}", "preamble"),
+        (f"Here you go:\n{NEW}", "preamble"),
+        (f"Here it is: {NEW}", "preamble"),
+        (f"Below is a new input message: {NEW}", "preamble"),
+        (f"Input message content: {NEW}", "preamble"),
+        (f"Generated input: {NEW}", "preamble"),
+        (f"Dialogue #11: {NEW}", "preamble"),
+        (f"Absolutely! {NEW}", "preamble"),
+        (f"Sure thing! {NEW}", "preamble"),
         (f'"{NEW}"', "preamble"),
         (f"```\n{NEW}\n```", "preamble"),
         (NEW.replace("Where", "Here you are. Where"), None),
@@ -77,6 +88,54 @@ def judged(text: str, finished: bool = True, made: Filters | None = None) -> str
 )
 def test_inputs(text: str, reason: str | None):
     assert judged(text) == reason
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "\n**Answer**: at the lake",
+        "\nAns: at the lake",
+        "\nAnswer key: at the lake",
+        "\nThe correct answer is the lake.",
+        "\n**Summary**: They talk.",
+        "\nThe summary is: They talk.",
+        " Out: They talk.",
+    ],
+)
+def test_labels_of_an_answer_in_the_input(end: str):
+    assert judged(NEW + end) == "carries_answer"
+
+
+def test_an_allowed_label_hides_no_other():
+    gold = [Demonstration(f"p{i}", f"Program {i} prints a line\nOutput: {i}", "fine") for i in range(15)]
+    made = filters(gold, skip=["near_duplicate_of_gold", "near_duplicate_of_earlier"])
+    assert judged("Program 77 prints a line\nOutput: 12", made=made) is None
+    assert judged("Program 78 writes two lines\nOutput: 12\nAnswer: fine", made=made) == "carries_answer"
+
+
+def test_an_instruction_on_the_line_of_the_content_is_no_contamination():
+    order = "Please translate the following English sentence into German, keep the tone, and do not add any comment:"
+    gold = [Demonstration(f"t{i}", f"{order} the {word} is here", word) for i, word in enumerate("abcdefghijklmno")]
+    made = filters(gold, [f"{order} {EVALUATION[0]}"], skip=["near_duplicate_of_gold", "near_duplicate_of_earlier"])
+    assert judged(f"{order} we went to a lake", made=made) is None
+    assert judged(f"{order} {EVALUATION[0]}", made=made) == "contamination"
+    # Nor does gold as a whole excuse what one of its rows shares with the evaluation data.
+    assert judged(EVALUATION[0], made=filters([*GOLD, Demonstration("bad", EVALUATION[0], "x")])) == "contamination"
+
+
+def test_invisible_characters_hide_no_contamination():
+    assert judged(EVALUATION[0].replace("brown", "bro\u00adwn").replace("jumps", "ju\u200bmps")) == "contamination"
+
+
+def test_each_kind_of_duplicate_counts_though_another_is_switched_off():
+    skip = ["duplicate_of_gold", "near_duplicate_of_gold", "near_duplicate_of_earlier"]
+    made = filters(skip=skip, evaluation=[])
+    assert [judged(DIALOGUES[0], made=made) for _ in range(2)] == [None, "duplicate_of_earlier"]
+
+
+def test_numbers_alone_where_gold_has_them():
+    sums = [Demonstration(f"n{i}", f"{i} + {i * i} + 3 =", f"{i + i * i + 3}") for i in range(20)]
+    assert judged("71 + 99 + 5 =", made=filters([*sums, Demonstration("x", "x + y + 3 =", "z")])) is None
 
 
 def test_a_run_of_thirteen_words_is_found_wherever_it_stands():
@@ -134,6 +193,11 @@ def test_the_similarity_asked_for_decides():
         ("They talk about their Sunday at the lake.", None),
         ("Here is the summary: they talk.", "preamble"),
         ("Text: they talk about their Sunday.", "preamble"),
+        ("Summary: they talk.", "preamble"),
+        ("**Summary**: they talk.", "preamble"),
+        ("Answer: they talk about their Sunday.", "preamble"),
+        ("In 2020: they went to the lake.", None),
+        ("...", "empty"),
         ("I went to the lake with my brother.", "carries_answer"),  # eight words of the input
         ("went to the lake with", None),  # five
         ("Все говорят о воскресенье", "script"),
@@ -173,6 +237,11 @@ QUESTIONS = [
         ("What do magnets do?\nA. pull iron", None, "format"),
         ("What do magnets do?", None, "format"),
         ("What do magnets do?\nA. pull iron\nA. glow\nB. sing", None, "format"),
+        ("Q: What do magnets do?\nA: They pull iron.", None, "format"),
+        ("Q: What do magnets do?\nA. pull iron\nB. glow", "B", None),
+        ("Q: What do magnets do?\nA. pull iron\nB. glow", "Q", "format"),
+        ("1. Iron is a metal.\n2. It glows.\nWhich is true?\nA. the first\nB. the second", "B", None),
+        ("1. Iron is a metal.\n2. It glows.\nWhich is true?\nA. the first\nB. the second", "1", "format"),
     ],
 )
 def test_the_answer_is_a_letter_among_the_choices(question: str, answer: str | None, reason: str | None):
@@ -182,6 +251,13 @@ def test_the_answer_is_a_letter_among_the_choices(question: str, answer: str | N
         assert verdict.reason is None
         verdict = made.check_answer(question, answer, True)
     assert verdict.reason == reason
+
+
+@pytest.mark.parametrize("style", ["{q}\na) {a} b) {b}", "{q} (A) {a} (B) {b}"])
+def test_gold_in_another_style_is_said_at_once(style: str):
+    gold = [Demonstration(f"q{i}", style.format(q=f"What is {i}?", a="one", b="two"), "A") for i in range(15)]
+    with pytest.raises(TutelageError, match=r"of 15 gold rows 0 have them: write gold rows so, or leave `answer` out"):
+        filters(gold, answer="choice")
 
 
 def test_letters_with_their_text_where_gold_has_them():

@@ -7,6 +7,7 @@ What the gold data does itself is never held against a row: if more than one in 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -15,22 +16,28 @@ from typing import Any
 
 from tutelage.config import FilterConfig
 from tutelage.synthetic_text import Demonstration, Likeness, repeats_instruction, runs, shingles, words
+from tutelage.types import TutelageError
 
 PERMUTATIONS = 128  # of a MinHash: the estimate of a Jaccard similarity is good to about 0.04
 _TOLERATED = 0.01  # what more gold rows than this do is allowed
 
 _PREAMBLE = re.compile(
-    r"\W*(here(?:'s|’s| is| are)\b|sure\s*[,!.:]|certainly\s*[,!.:]|of course\s*[,!.:]|okay\s*[,!.:]|as an ai\b|"
+    r"\W*(here(?:'s|’s| is| are| you go| it is| they are)\b|below (?:is|are)\b|"
+    r"(?:sure(?: thing)?|certainly|absolutely|of course|okay)\s*[,!.:]|as an ai\b|"
     r"i(?:'m|’m| am) sorry\b|i can(?:'t|’t|not)\b)",
     re.IGNORECASE,
 )
+_COLON = r"\s*#?\s*\d*\s*[*_]*\s*[:：]"  # with a number, and the end of Markdown's emphasis
 _LABEL = re.compile(
-    r"\W*((?:new |next )?(?:in|input|input message|message|example|demonstration|prompt|question|user|dialogue|"
-    r"conversation|text|sentence|source|task))\s*\d*\s*[:：]",
+    r"\W*((?:(?:brand[- ])?new |next |generated )*(?:input(?: message)?(?: content)?|message(?: content)?|example|"
+    r"demonstration|prompt|question|user|dialogue|conversation|text|sentence|source|task)(?=" + _COLON + r")|"
+    r"in(?=\s*[*_]*\s*[:：]))",  # `In 2020: …` is no label
     re.IGNORECASE,
 )
 _ANSWER = re.compile(
-    r"^\W*((?:correct |final )?(?:out|output|answer|response|summary|translation|label|solution))\s*\d*\s*[:：]",
+    r"^\W*((?:the )?(?:correct |right |final )?(?:out|output|ans|answer(?: key)?|response|summary|translation|label|"
+    r"solution)(?=" + _COLON + r")|the (?:correct |right |final )?(?:answer|summary|translation)(?= is\b))|"
+    r"\s((?-i:Out))(?=:)",  # eq. 4's next field, on the same line
     re.IGNORECASE | re.MULTILINE,
 )
 _QUOTED = re.compile(r"(?:```.*```|\"[^\"]*\"|“[^”]*”|'[^'\n]*'|«[^»]*»)", re.DOTALL)
@@ -56,15 +63,17 @@ class Filters:
         inputs, outputs = [row.input for row in gold], [row.output for row in gold]
         self.inputs, self.outputs = Likeness(inputs), Likeness(outputs)
         self._allowed = {
-            "input": _habits(inputs, _complaint_of_preamble),
-            "output": _habits(outputs, _complaint_of_preamble),
-            "answer": _habits(inputs, _answer_label),
+            "input": _habits(inputs, _input_preambles),
+            "output": _habits(outputs, _output_preambles),
+            "answer": _habits(inputs, _answer_labels),
         }
+        self._wordless = sum(not words(output) for output in outputs) > _TOLERATED * len(gold)
         carried = sum(_within(row.output, row.input) for row in gold)
         self._extractive = carried > 2 * _TOLERATED * len(gold)
         self._bare_letters = all(len(output.strip()) == 1 for output in outputs)
+        self._check_gold_choices(gold)
         self._near = _NearDuplicates(config.near_duplicate)
-        self._exact: dict[str, str] = {}
+        self._exact: dict[str, dict[str, str]] = {}  # by text: where it is known from, and as what
         for row in gold:
             self._remember("gold", row.id, words(row.input))
         self._runs: set[int] = set()
@@ -73,8 +82,10 @@ class Filters:
             split = words(text)
             self._runs.update(runs(split, config.contamination_words))
             self._whole.add(" ".join(split))
+        # Not the words of an instruction, say, that gold and evaluation data begin with on the line of their content.
+        self._runs -= _frequent(runs(words(text), config.contamination_words) for text in [*inputs, *outputs])
         self._checks: list[tuple[str, Callable[[str, list[str]], Verdict | None]]] = [
-            ("preamble", lambda text, split: self._preamble(text, "input") or _echo(split)),
+            ("preamble", lambda text, split: self._preamble("input", _input_preambles(text)) or _echo(split)),
             ("carries_answer", lambda text, _: self._answer_label(text)),
             ("format", lambda text, _: self._choices(text)),
             ("form", lambda text, _: _verdict("form", self.inputs.form_complaint(text))),
@@ -104,12 +115,12 @@ class Filters:
 
     def check_answer(self, text: str, answer: str, finished: bool) -> Verdict:
         """Whether the answer to an input that passed makes a row."""
-        if not answer.strip():
+        if not answer.strip() or not (words(answer) or self._wordless):
             return Verdict("empty", "the answer")
         if not finished:
             return Verdict("cut", "the answer reached the length limit")
         checks = [
-            ("preamble", lambda: self._preamble(answer, "output")),
+            ("preamble", lambda: self._preamble("output", _output_preambles(answer))),
             ("format", lambda: self._letter(text, answer)),
             ("carries_answer", lambda: self._carried(text, answer)),
             ("form", lambda: _verdict("form", self.outputs.form_complaint(answer), "the answer: ")),
@@ -122,37 +133,48 @@ class Filters:
 
     # --- one by one --------------------------------------------------------------------------------------------------
 
-    def _preamble(self, text: str, side: str) -> Verdict | None:
-        found = _complaint_of_preamble(text)
-        return None if found is None or found in self._allowed[side] else Verdict("preamble", f"begins with `{found}`")
+    def _preamble(self, side: str, found: list[str]) -> Verdict | None:
+        found = [one for one in found if one not in self._allowed[side]]
+        return Verdict("preamble", f"begins with `{found[0]}`") if found else None
 
     def _answer_label(self, text: str) -> Verdict | None:
-        found = _answer_label(text)
-        allowed = found is None or found in self._allowed["answer"]
-        return None if allowed else Verdict("carries_answer", f"has a line `{found}:`")
+        found = [one for one in _answer_labels(text) if one not in self._allowed["answer"]]
+        return Verdict("carries_answer", f"has `{found[0]}`") if found else None
 
     def _carried(self, text: str, answer: str) -> Verdict | None:
         if self._extractive or not _within(answer, text):
             return None
         return Verdict("carries_answer", "the answer stands in the input, word for word")
 
+    def _check_gold_choices(self, gold: Seq[Demonstration]) -> None:
+        """`answer: choice` judges new rows by a form that the gold rows must have themselves."""
+        if self.config.answer != "choice" or "format" in self.skipped:
+            return
+        good = sum(not self._choices(row.input) and not self._letter(row.input, row.output) for row in gold)
+        if good < 0.5 * len(gold):
+            raise TutelageError(
+                f"`filters.answer: choice` wants a line for each choice (`A. …`) and a letter as answer, and of "
+                f"{len(gold)} gold rows {good} have them: write gold rows so, or leave `answer` out"
+            )
+
     def _choices(self, text: str) -> Verdict | None:
         if self.config.answer != "choice":
             return None
         letters = _CHOICE.findall(text)
-        if len(letters) >= 2 and len(set(letters)) == len(letters):
+        named = _named(letters)
+        if len(named) >= 2 and all(letters.count(letter) == 1 for letter in named):
             return None
         return Verdict(
-            "format", f"lists the choices {', '.join(letters) or 'none'}: at least two are needed, each once"
+            "format", f"lists the choices {', '.join(letters) or 'none'}: A, B and so on are needed, each once"
         )
 
     def _letter(self, text: str, answer: str) -> Verdict | None:
         if self.config.answer != "choice":
             return None
-        found, letters = _LETTER.fullmatch(answer.strip()), _CHOICE.findall(text)
+        found, named = _LETTER.fullmatch(answer.strip()), _named(_CHOICE.findall(text))
         if found is None or (self._bare_letters and len(answer.strip()) > 1):
             return Verdict("format", "the answer is not a letter")
-        return None if found[1] in letters else Verdict("format", f"{found[1]} is not among {', '.join(letters)}")
+        return None if found[1] in named else Verdict("format", f"{found[1]} is not among {', '.join(named)}")
 
     def _contamination(self, split: list[str], whole: bool = True) -> Verdict | None:
         length = self.config.contamination_words
@@ -166,10 +188,9 @@ class Filters:
         return None
 
     def _duplicate(self, split: list[str]) -> Verdict | None:
-        known = self._exact.get(" ".join(split))
-        if known is not None and f"duplicate_of_{known.partition(':')[0]}" not in self.skipped:
-            source, _, id = known.partition(":")
-            return Verdict(f"duplicate_of_{source}", id, 1.0)
+        for source, id in self._exact.get(" ".join(split), {}).items():
+            if f"duplicate_of_{source}" not in self.skipped:
+                return Verdict(f"duplicate_of_{source}", id, 1.0)
         sources = [s for s in ("gold", "earlier") if f"near_duplicate_of_{s}" not in self.skipped]
         near = self._near.find(split, sources)
         if near is None:
@@ -178,7 +199,7 @@ class Filters:
         return Verdict(f"near_duplicate_of_{source}", f"{similarity:.2f} like {id}", similarity)
 
     def _remember(self, source: str, id: str, split: list[str]) -> None:
-        self._exact.setdefault(" ".join(split), f"{source}:{id}")
+        self._exact.setdefault(" ".join(split), {}).setdefault(source, id)
         self._near.add(source, id, split)
 
 
@@ -243,25 +264,52 @@ def _verdict(reason: str, complaint: str | None, prefix: str = "") -> Verdict | 
     return None if complaint is None else Verdict(reason, prefix + complaint)
 
 
-def _complaint_of_preamble(text: str) -> str | None:
+def _input_preambles(text: str) -> list[str]:
     """The label, preamble or quotation marks that a text begins with."""
     stripped = text.strip()
     for pattern in (_PREAMBLE, _LABEL):
         found = pattern.match(stripped)
         if found:
-            return " ".join(found[1].lower().replace("’", "'").rstrip(" ,!.:").split())
-    return "quotation marks" if _QUOTED.fullmatch(stripped) else None
+            return [_plain(found[1])]
+    return ["quotation marks"] if _QUOTED.fullmatch(stripped) else []
 
 
-def _answer_label(text: str) -> str | None:
-    found = _ANSWER.search(text)
-    return " ".join(found[1].lower().split()) if found else None
+def _output_preambles(text: str) -> list[str]:
+    found = _ANSWER.match(text.strip())
+    return _input_preambles(text) + ([_plain(found[1] or found[2])] if found else [])
 
 
-def _habits(texts: Seq[str], complaint: Callable[[str], str | None]) -> set[str]:
+def _answer_labels(text: str) -> list[str]:
+    return [_plain(found[1] or found[2]) for found in _ANSWER.finditer(text)]
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.lower().replace("’", "'").rstrip(" ,!.:").split())
+
+
+def _habits(texts: Seq[str], complaints: Callable[[str], list[str]]) -> set[str]:
     """Complaints that apply to the gold data itself."""
-    found = [complaint(text) for text in texts]
-    return {one for one in found if one is not None and found.count(one) > _TOLERATED * len(texts)}
+    counts = Counter(one for text in texts for one in set(complaints(text)))
+    return {one for one, count in counts.items() if count > _TOLERATED * len(texts)}
+
+
+def _frequent(texts_runs: Iterable[list[int]]) -> set[int]:
+    """Runs of words that stand in two of the texts and in more than one of a hundred."""
+    texts = [set(one) for one in texts_runs]
+    counts = Counter(run for one in texts for run in one)
+    return {run for run, count in counts.items() if count > max(1, _TOLERATED * len(texts))}
+
+
+def _named(letters: Seq[str]) -> list[str]:
+    """The choices among what begins lines: A, B, … in their order; or 1, 2, … where there are no such letters."""
+    for names in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"):
+        found: list[str] = []
+        for letter in letters:
+            if letter == names[len(found) : len(found) + 1]:
+                found.append(letter)
+        if len(found) >= 2:
+            return found
+    return []
 
 
 def _within(answer: str, text: str) -> bool:

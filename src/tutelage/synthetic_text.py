@@ -29,6 +29,8 @@ _ECHO = 6  # words in a row
 _ENOUGH = 30  # gold texts to judge by
 _NEXT = re.compile(r"^(?:In:|Out:|Out\Z)", re.MULTILINE)  # where the continuation of a list leaves the new input
 
+_SENTENCE = re.compile(r"[.:!?] ")
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -66,14 +68,18 @@ class Frame:
 
 
 def find_frame(conversations: Seq[Conversation]) -> Frame:
-    """The whole lines that the prompts have in common at both ends, and their system turn if they share one."""
+    """The whole lines that the prompts have in common at both ends, and their system turn if they share one.
+
+    Where they share no line, a sentence or `Translate this into German:` that all begin with.
+    """
     texts = [row.prompt[-1].content for row in conversations]
     systems = {row.prompt[0].content if row.prompt[0].role == "system" else None for row in conversations}
     system = systems.pop() if len(systems) == 1 else None
     if len(set(texts)) < 2:
         return Frame(system=system)
     before = _common_start(texts)
-    before = before[: before.rfind("\n") + 1]
+    sentences = [found.end() for found in _SENTENCE.finditer(before) if len(before[: found.end()].split()) > 2]
+    before = before[: before.rfind("\n") + 1] or before[: max(sentences, default=0)]
     after = _common_start([text[len(before) :][::-1] for text in texts])[::-1]
     after = after[after.find("\n") :] if "\n" in after else ""
     return Frame(before, after, system)
@@ -144,7 +150,9 @@ class _Breaks(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
-        if unicodedata.category(char)[0] in "PSZC":
+        if unicodedata.category(char) == "Cf":  # invisible, as a soft hyphen, and within words
+            self[code] = ""
+        elif unicodedata.category(char)[0] in "PSZC":
             self[code] = " "
         else:
             self[code] = f" {char} " if script_of(char) in ("CJK", "HIRAGANA", "KATAKANA") else char
@@ -198,6 +206,7 @@ class Likeness:
 
     def __init__(self, texts: Seq[str]) -> None:
         counts = [script_counts(text) for text in texts]
+        self.letterless = sum(not count for count in counts) > 0.02 * len(counts)
         counts = [count for count in counts if count]
         self.main = Counter(count.most_common(1)[0][0] for count in counts)
         self.letters = sum(counts, Counter())
@@ -215,7 +224,7 @@ class Likeness:
     def script_complaint(self, text: str) -> str | None:
         count = script_counts(text)
         if not self.main or not count:
-            return "no letters" if self.main and len(words(text)) >= 3 else None
+            return "no letters" if self.main and not self.letterless and len(words(text)) >= 3 else None
         main = count.most_common(1)[0][0]
         if self.main[main] < 0.02 * sum(self.main.values()):
             return f"written in {main.title()}"
