@@ -136,7 +136,17 @@ CASES = [
     Case("search over nothing", ("search.grid.epochs", "value"), {**SEARCH, "search__grid": {"epochs": []}}),
     Case("search over bad value", ("search.grid", "epochs", "greater"), {**SEARCH, "search__grid": {"epochs": [0]}}),
     Case("unknown task of a search", ("stages.sft.search", "`tst`", "test"), {**SEARCH, "stages__0__search": "tst"}),
+    Case(
+        "search over unknown data",
+        ("stages.sft.data", "`nix`", "train"),
+        {**SEARCH, "search__grid": {"validation": ["test", "nix"]}},
+    ),
+    Case("seed twice", ("seeds", "named twice"), {"seeds": [0, 0]}),
+    Case("no data", ("stages.0", "names no data section"), {"stages__0__data": []}),
+    Case("nothing to score", ("stages.2.models", "at least 1"), {"stages__2__models": []}),
+    Case("no task", ("stages.2.tasks", "at least 1"), {"stages__2__tasks": []}),
     # --- synthetic rows and methods of one's own
+    Case("unknown benchmark", ("stages.new.avoid", "`arc`", "arc_challenge"), {"stages": [NEW | {"avoid": ["arc"]}]}),
     Case("rows asked for are none", ("stages.0.rows", "greater than or equal to 1"), {"stages": [NEW | {"rows": 0}]}),
     Case("rows not said", ("stages.0.rows", "required"), {"stages": [{k: v for k, v in NEW.items() if k != "rows"}]}),
     Case("unknown gold", ("stages.new.gold", "`gld`", "train"), {"stages": [NEW | {"gold": "gld"}]}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,27 @@ def test_another_file_of_the_method_is_another_run(workshop: Workshop, monkeypat
     before = method_fingerprint("policy_gradient")
     monkeypatch.setattr("inspect.getfile", lambda _: str(changed))
     assert method_fingerprint("policy_gradient") != before
+
+
+def test_what_a_partial_method_is_given_counts(monkeypatch: pytest.MonkeyPatch):
+    marks = []
+    for scale in (1.0, 2.0):
+        monkeypatch.setattr(
+            "tutelage.methods.METHODS", {"pg": partial(policy_gradient.build, options={"scale": scale})}
+        )
+        marks.append(method_fingerprint("pg"))
+    assert marks[0] != marks[1]
+
+
+def test_an_error_of_the_method_itself_is_not_called_an_option(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    def build(job: Any, options: dict[str, Any]) -> Any:
+        return job + options
+
+    for module in ("tutelage.methods", "tutelage.recipe_file", "tutelage.train_stage"):
+        monkeypatch.setattr(f"{module}.METHODS", {"broken": build})
+    file = workshop.write(stages=[pg(method="broken", sampling={"max_new_tokens": 6})])
+    with pytest.raises(TypeError, match="unsupported operand"):
+        do_run(Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("pg", 0))
 
 
 def test_one_entry_is_all_that_another_method_takes(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from tutelage.config import SamplingConfig
 from tutelage.rollout import RolloutPlan, continued, is_on_policy, keyed_integer, keyed_uniform, write_responses
 from tutelage.sampler import TorchSampler
 from tutelage.trainer import Trainer
-from tutelage.types import Sample, Sequence
+from tutelage.types import Sample, Sequence, TutelageError
 
 
 def plan(on_policy: float, seed: int = 0, max_length: int = 64, max_new_tokens: int = 40) -> RolloutPlan:
@@ -144,6 +144,12 @@ def test_each_sample_has_its_own_seed():
 
 
 # --- pending samples -------------------------------------------------------------------------------------------------
+
+
+def test_tokens_that_the_teacher_does_not_know_are_said():
+    few = dataclasses.replace(plan(1.0), known_tokens=1)
+    with pytest.raises(TutelageError, match=r"the student wrote token \d+, and the teacher knows only 1"):
+        write_responses(few, tiny.sequences([9]), 0, 0, Counting(), None)
 
 
 def test_pending_samples_are_used_for_the_same_step_and_examples_only(tmp_path: Path):

@@ -53,3 +53,14 @@ def test_what_is_done_at_once_stays_quiet(capsys: pytest.CaptureFixture[str]):
     with progress("short", 3) as bar:
         bar.advance(3)
     assert capsys.readouterr().err == ""
+
+
+def test_what_an_earlier_call_did_says_nothing_about_the_time_left(capsys: pytest.CaptureFixture[str], monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    with progress("rows", 5000) as bar:
+        bar.restore(4500)
+        now[0] = 30.0
+        bar.advance(15)
+    assert capsys.readouterr().err == "rows: 4515/5000  about 970 s left\n"

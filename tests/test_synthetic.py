@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -274,7 +275,8 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path, whole: tuple[Path, d
             (tmp_path / name).write_bytes(content)
     by, noted = Author(sentence), []
     made = make(tmp_path, by=by)
-    made.run(lambda gained, note: noted.append((gained, note)))
+    bar = SimpleNamespace(restore=lambda n: noted.append((n, "")), advance=lambda n, note: noted.append((n, note)))
+    made.run(bar)  # type: ignore[arg-type]
     assert by.calls[0]["prompts"] == [a.prompt for a in made._prepare(2).attempts]
     assert sum(gained for gained, _ in noted) == 60
     assert "rows/s" in noted[-1][1]

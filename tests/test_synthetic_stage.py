@@ -87,6 +87,25 @@ def test_mix_and_two_stages_learn_from_what_was_made(long_context: Workshop):
     assert facts["new: synthetic rows"].startswith("10 of ")
 
 
+def test_benchmarks_to_avoid_count_as_evaluation_data(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    folder = workshop.folder / "data" / "dialogsum"
+    folder.mkdir(parents=True)
+    row = {"fname": "test_0", "dialogue": "A: Hello.", **{f"summary{n}": f"They greet, {n}." for n in (1, 2, 3)}}
+    (folder / "dialogsum.test.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder / "data"))
+    plan = planner(workshop, stages=[TEACHER, MADE | {"avoid": ["dialogsum"]}])
+    run = plan.stage_run("new", 0)
+    texts = synthetic_stage._evaluation_texts(run, run.spec, synthetic_stage.Frame())
+    assert {"A: Hello.", "They greet, 1.", "They greet, 2.", "They greet, 3."} <= set(texts)
+    assert {row["prompt"] for row in ROWS} & set(texts)  # and the recipe's own task
+
+
+def test_what_gives_up_may_be_changed_without_losing_rows(workshop: Workshop):
+    marks = {planner(workshop, stages=[TEACHER, MADE | {"min_acceptance": a}]).stage_run("new", 0).fingerprint
+             for a in (0.02, 0.5)}  # fmt: skip
+    assert len(marks) == 1
+
+
 def test_subsets_of_what_a_stage_makes_lie_within_one_another(long_context: Workshop):
     from tutelage.dataset import load_dataset
 

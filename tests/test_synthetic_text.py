@@ -98,6 +98,8 @@ def test_the_frame_is_the_whole_lines_that_all_prompts_share():
     ("rows", "expected"),
     [
         ([row("Translate: a"), row("Translate: b")], Frame()),  # no whole line
+        ([row("Say it in German: a b"), row("Say it in German: a c")], Frame("Say it in German: ")),  # but a sentence
+        ([row("#Person1#: Say it: a"), row("#Person1#: Say so: a")], Frame()),
         ([row("same"), row("same")], Frame()),
         ([row("a\nb", system="s"), row("a\nc", system="s")], Frame("a\n", "", "s")),
         ([row("a\nb", system="s"), row("a\nc")], Frame("a\n")),

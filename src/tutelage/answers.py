@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from tutelage.config import SamplingConfig
 from tutelage.rollout import continued, keyed_integer
+from tutelage.runlog import Progress
 from tutelage.sampler import Sampler
 from tutelage.template import ChatTemplate
 from tutelage.types import Conversation, Message, Sample, Sequence
@@ -45,7 +46,7 @@ def write_answers(
     sampling: SamplingConfig,
     samples_per_prompt: int,
     seed: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Answer]:
     """k answers to every conversation's prompt, in `folder`; goes on after those that stand there already."""
     path = folder / FILE
@@ -53,7 +54,7 @@ def write_answers(
     _keep_whole_lines(path, len(done))
     todo = [(row, k) for row in range(len(conversations)) for k in range(samples_per_prompt)][len(done) :]
     if progress is not None:
-        progress(len(done))
+        progress.restore(len(done))
     size = sampling.batch_size * _BATCHES
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(todo), size):
@@ -74,7 +75,7 @@ def write_answers(
             file.flush()
             os.fsync(file.fileno())
             if progress is not None:
-                progress(len(chosen))
+                progress.advance(len(chosen))
     return done
 
 

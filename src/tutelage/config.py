@@ -187,7 +187,7 @@ class RecipeConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1, description="each once")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: dict[str, DataConfig]
     teacher: ModelConfig
@@ -196,6 +196,13 @@ class RecipeConfig(Section):
     tasks: dict[str, TaskConfig] = Field(default={})
     search: SearchConfig | None = None
     stages: list[Stage] = Field(min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique_seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is named twice: two runs of one seed are one run")
+        return seeds
 
     @field_validator("stages")
     @classmethod

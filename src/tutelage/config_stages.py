@@ -45,6 +45,13 @@ class _TrainStage(_Stage):
     )
     epochs_of: list[str] = Field(default=[], description="train for as many epochs as these stages together chose")
 
+    @field_validator("data")
+    @classmethod
+    def _some_data(cls, data: str | list[str]) -> str | list[str]:
+        if not data:
+            raise ValueError("names no data section: there is nothing to train on")
+        return data
+
 
 class SftStage(_TrainStage):
     """Cross-entropy on the data's responses."""
@@ -144,6 +151,10 @@ class SynthesizeStage(_Stage):
         default=SamplingConfig(temperature=0.6, max_new_tokens=4096), description="how answers are sampled"
     )
     filters: FilterConfig = FilterConfig()
+    avoid: list[str] = Field(
+        default=[],
+        description="benchmarks that new rows must share no text with, like the data of the recipe's tasks",
+    )
     min_acceptance: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.02, description="give up when fewer of the attempts are accepted"
     )
@@ -171,8 +182,10 @@ class EvaluateStage(_Stage):
     """Answer a task's prompts with each model, and score them."""
 
     kind: Literal["evaluate"]
-    models: list[str] = Field(description="base, teacher, stage names, or `lead_1` (the prompt's first line)")
-    tasks: list[str]
+    models: list[str] = Field(
+        min_length=1, description="base, teacher, stage names, or `lead_1` (the prompt's first line)"
+    )
+    tasks: list[str] = Field(min_length=1)
     compare_to: str | None = Field(
         default=None, description="row that the others are paired against; default: the first SFT"
     )

@@ -35,7 +35,7 @@ from tutelage.types import TutelageError
 __all__ = ["METHOD_VERSION", "Planner", "Run", "default_student", "load_recipe", "resolve_device"]
 
 # Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
-METHOD_VERSION = 4
+METHOD_VERSION = 5
 
 # Keys of a stage that do not change its result, or whose content is in the fingerprint already (names of models and of
 # data sections stand for their content, training for the resolved section).
@@ -43,6 +43,7 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
     "gold",
     "generator",
     "annotator",
+    "min_acceptance",
 }
 # How often state is saved, and how memory is used, does not change what is computed.
 _COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}

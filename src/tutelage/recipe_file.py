@@ -20,6 +20,7 @@ from tutelage.config import (
     TrainStage,
     first_message,
 )
+from tutelage.evaluate.benchmarks import BENCHMARKS
 from tutelage.methods import METHODS
 from tutelage.types import TutelageError
 
@@ -148,6 +149,8 @@ class _Names:
             self.known(stage.gold, self.files, f"{where}.gold", "data section with files")
             self.known(stage.generator, self.models, f"{where}.generator", "earlier stage")
             self.known(stage.annotator, self.models, f"{where}.annotator", "earlier stage")
+            for name in stage.avoid:
+                self.known(name, BENCHMARKS, f"{where}.avoid", "benchmark")
             self.data += [stage.name, *(n for n, source in self.made.items() if source == stage.name)]
         elif isinstance(stage, PruneStage):
             self.known(stage.model, self.models, f"{where}.model", "earlier stage")
@@ -165,7 +168,8 @@ class _Names:
 
     def _check_training(self, stage: TrainStage, where: str) -> None:
         recipe = self.recipe
-        for name in data_names(stage, recipe.training_of(stage)):
+        tried = recipe.search.grid.get("validation", []) if recipe.search is not None and stage.search else []
+        for name in [*data_names(stage, recipe.training_of(stage)), *filter(None, tried)]:
             self.known(name, self.data, f"{where}.data", "data section (or earlier synthesize stage)")
         student = stage.student or default_student(recipe, stage.name)
         if student == "base" and "base" not in self.models:

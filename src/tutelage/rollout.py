@@ -18,7 +18,7 @@ import torch
 from tutelage.batch import teacher_view
 from tutelage.config import SamplingConfig
 from tutelage.sampler import Sampler
-from tutelage.types import Author, Sample, Sequence
+from tutelage.types import Author, Sample, Sequence, TutelageError
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class RolloutPlan:
     sampling: SamplingConfig
     seed: int
     max_length: int
+    known_tokens: int | None = None  # the teacher's; what a student's wider head writes beyond is an error
 
 
 def keyed_integer(*key: int | str) -> int:
@@ -69,11 +70,21 @@ def write_responses(
             top_p=plan.sampling.top_p,
             seeds=[keyed_integer("sample", plan.seed, step, examples[i].index) for i in chosen],
         )
+        _check_known(plan, samples)
         _write_pending(pending, keys, samples)
     out = list(examples)
     for i, sample in zip(chosen, samples, strict=True):
         out[i] = continued(examples[i], sample, plan.max_length)
     return out
+
+
+def _check_known(plan: RolloutPlan, samples: Seq[Sample]) -> None:
+    highest = max((token for sample in samples for token in sample.tokens), default=0)
+    if plan.known_tokens is not None and highest >= plan.known_tokens:
+        raise TutelageError(
+            f"the student wrote token {highest}, and the teacher knows only {plan.known_tokens}: cut the student's "
+            "embeddings to the tokenizer's size, or choose a teacher with as many"
+        )
 
 
 def continued(example: Sequence, sample: Sample, max_length: int, author: Author = "student") -> Sequence:

@@ -71,6 +71,12 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
 
+    def restore(self, count: int) -> None:
+        """What an earlier call has done, which says nothing about the time left."""
+        self.done = self.start_done = count
+        if self._bar is not None:
+            self._bar.reset(self._task, completed=count)
+
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         if self._bar is not None:

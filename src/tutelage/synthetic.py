@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,15 +23,13 @@ from typing import Any
 
 from tutelage.config import SamplingConfig
 from tutelage.rollout import keyed_integer
-from tutelage.runlog import MetricsFile, read_metrics
+from tutelage.runlog import MetricsFile, Progress, read_metrics
 from tutelage.sampler import Sampler
 from tutelage.synthetic_filters import Filters, Verdict
 from tutelage.synthetic_rows import Attempt, Block, SynthesisPlan, answer_of, input_of, read_block, write_block
 from tutelage.synthetic_text import Demonstration, Frame, chat_prompt, continuation_input, continuation_prompt
 from tutelage.template import ChatTemplate
 from tutelage.types import Message, Sample, TutelageError
-
-Progress = Callable[[int, str], None]  # rows newly accepted, and a note
 
 _PATIENCE = 1000  # attempts before a low acceptance is believed
 
@@ -72,8 +69,8 @@ class Synthesis:
         """
         began, number = time.monotonic(), self._resume()
         before, waiting = self.accepted, None
-        if progress is not None and before:
-            progress(before, "")
+        if progress is not None:
+            progress.restore(before)
         with (
             contextlib.closing(MetricsFile(self.folder / "metrics.jsonl", number)) as log,
             ThreadPoolExecutor(1) as worker,
@@ -91,7 +88,7 @@ class Synthesis:
                     log.write(line | {"seconds": time.monotonic() - began})
                     self._refuse_hopeless()
                     if progress is not None:
-                        progress(line["accepted"], self._note(before, began))
+                        progress.advance(line["accepted"], self._note(before, began))
                 waiting = None if fresh is None else worker.submit(self._judge_inputs, fresh)
         return self._summary(before, time.monotonic() - began)
 

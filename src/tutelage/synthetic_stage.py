@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from tutelage.backends import make_sampler
 from tutelage.config import SamplingConfig, SynthesizeStage
 from tutelage.dataset import load_dataset
+from tutelage.evaluate.benchmarks import benchmark
+from tutelage.evaluate.benchmarks.data import data_folder
 from tutelage.model import LoadedModel, load_model
 from tutelage.recipe import Run
 from tutelage.runlog import progress
@@ -24,7 +27,15 @@ def synthesize(run: Run) -> dict[str, Any]:
     """Make the rows of a synthesize stage in the run's folder: `accepted/`, `rejected/`, `sample.html`."""
     stage: SynthesizeStage = run.spec
     frame, gold = _gold(run, stage)
-    filters = Filters(stage.filters, gold, _evaluation_texts(run, stage, frame))
+    texts = _evaluation_texts(run, stage, frame)
+    if not texts:
+        print(
+            f"{run.stage}: no evaluation data to keep new rows apart from: name them as `tasks`, or as `avoid` of this "
+            "stage",
+            file=sys.stderr,
+            flush=True,
+        )
+    filters = Filters(stage.filters, gold, texts)
     loaded = {"generator": _load(run, "generator")}
     same = run.models["annotator"] == run.models["generator"]
     loaded["annotator"] = loaded["generator"] if same else _load(run, "annotator")
@@ -42,9 +53,10 @@ def synthesize(run: Run) -> dict[str, Any]:
     stops = continuation_stops(loaded["generator"].tokenizer) if stage.form == "continuation" else ()
     writers = _writer(loaded["generator"], stage.inputs, stops), _writer(loaded["annotator"], stage.answers)
     with progress(run.stage, stage.rows) as bar:
-        result = Synthesis(run.folder, plan, gold, frame, *writers, filters).run(bar.advance)
+        result = Synthesis(run.folder, plan, gold, frame, *writers, filters).run(bar)
     _, variety = build_page(run.folder, run.stage, gold, frame, result, run.seed)
-    return {"kind": "synthesize", "stage": run.stage, "seed": run.seed, **result, "variety": variety}
+    counted = {"evaluation_texts": len(texts), "variety": variety}
+    return {"kind": "synthesize", "stage": run.stage, "seed": run.seed, **result, **counted}
 
 
 def _gold(run: Run, stage: SynthesizeStage) -> tuple[Frame, list[Demonstration]]:
@@ -61,13 +73,17 @@ def _gold(run: Run, stage: SynthesizeStage) -> tuple[Frame, list[Demonstration]]
 
 
 def _evaluation_texts(run: Run, stage: SynthesizeStage, frame: Frame) -> list[str]:
-    """Every text of the recipe's evaluation data: each turn, without the task's frame, and each reference."""
+    """Every text of the recipe's evaluation data and of the benchmarks to avoid: each turn, without the task's frame,
+    and each reference."""
     texts: list[str] = []
     for name, config in run.data.items():
         if name == stage.gold:
             continue
         for row in load_dataset(name, config, run.base, require_response=False).conversations:
             texts += [frame.content(message.content) for message in row.messages] + list(row.references)
+    for name in stage.avoid:
+        for item in benchmark(name).load(data_folder(None)):
+            texts += [frame.content(item.prompt), *item.targets]
     return texts
 
 

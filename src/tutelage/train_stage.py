@@ -112,8 +112,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     began, before = time.monotonic(), len(read_answers(run.folder))
     with progress(run.stage, len(conversations) * stage.samples_per_prompt) as bar:
         answers = write_answers(
-            run.folder, conversations, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed,
-            bar.advance,
+            run.folder, conversations, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed, bar
         )  # fmt: skip
     seconds, new = time.monotonic() - began, answers[before:]
     speed = sum(len(answer.tokens) for answer in new) / seconds if new else None
@@ -193,7 +192,8 @@ def _job(
     objective: Objective = CrossEntropy()
     rollouts, sampler = None, None
     if isinstance(stage, DistillStage | MethodStage):
-        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length)
+        known = None if teacher is None else teacher.model.get_input_embeddings().weight.shape[0]
+        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length, known)
         if stage.on_policy > 0.0:
             half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
             sampler = make_sampler(student, stage.sampling, dtype=half, longest=training.max_length, training=True)
@@ -218,7 +218,10 @@ def _job(
         return job
     try:
         return METHODS[stage.method](job, stage.options)
-    except TypeError as error:  # an option that the method does not have
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        # an option that the method does not have, or lacks
         raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/extend.md") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,4 +20,7 @@ METHODS: Mapping[str, Method] = {"policy_gradient": policy_gradient.build}
 
 def method_fingerprint(name: str) -> str:
     """Changes with the file that holds the method: what it made before is then not reused."""
-    return hash_file(Path(inspect.getfile(METHODS[name])))
+    function, given = METHODS[name], ""
+    while isinstance(function, partial):
+        function, given = function.func, f"{given} {function.args} {function.keywords}"
+    return hash_file(Path(inspect.getfile(function))) + given
