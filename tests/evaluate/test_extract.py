@@ -77,6 +77,59 @@ OPTIONS = ["Paris", "Rome", "Oslo", "Rome in Georgia"]
         ("I cannot choose between A and B", None),
         ("The answer is unclear", None),
         ("", None),
+        # an opening answer, then an explanation
+        ("C\n\nThis is because plants need light.", "C"),
+        ("**B**\n\nExplanation: plants need light.", "B"),
+        ("Option D\n\nPlants need light.", "D"),
+        ("B\n\nThe year is 1937, and (A) is a year later.", "B"),
+        ("C) Oslo\n\nA) is wrong. B) is wrong.", "C"),
+        ("C. Oslo\n\nA. is wrong", "C"),
+        ("A\n\nA plant needs light.", "A"),
+        ("A\n\nP(A|B) = 11/4.", "A"),
+        ("C, because it is cold.\n\nA: too hot", "C"),
+        ("B\n\nLet me check.\n\nC", "C"),
+        ("A plant needs light.\n\nIt is hard.", None),
+        # a mere list of the options
+        ("A. Paris\nB. Rome\nC. Oslo\nD. Rome in Georgia", None),
+        ("(A) Paris\n(B) Rome\n(C) Oslo\n(D) Rome in Georgia\n", None),
+        ("A. one\nB. two\nC. three\nD. four", None),
+        ("(A) one (B) two (C) three (D) four", None),
+        ("A\n\nB\n\nC\n\nD", None),
+        ("A. Paris\nB. Rome\nC. Oslo\nD. Rome in Georgia\n\nC. Oslo", "C"),
+        ("A. Paris\nB. Rome\nC. Oslo\nD. Rome in Georgia\n\nC", "C"),
+        # denied, and left open
+        ("The answer is (D). The incorrect answer is (A).", "D"),
+        ("The answer is (C). A wrong answer is (B).", "C"),
+        ("Wrong answers: A, B, D. Correct: C", "C"),
+        ("The answer isn't C.", None),
+        ("The answer can't be (C)", None),
+        ("The answer cannot be C.", None),
+        ("The answer is neither A nor B.", None),
+        ("C is wrong", None),
+        ("(C) is incorrect.", None),
+        ("Not A, not B, not D.", None),
+        ("The answer is not A, B.", "B"),
+        ("The answer is (A), not (B) or (C).", "A"),
+        ("The answer is not B or C. It is A.", "A"),
+        ("The answer is (A) and (B) is wrong.", "A"),
+        ("The answer is (A), (B) being wrong.", "A"),
+        ("The answer is (A) or (B).", None),
+        ("Either (A) or (C)", None),
+        ("A/B", None),
+        ("A, B", None),
+        ("A and B", None),
+        ("(A) (B) (C) (D)", None),
+        # changes of mind
+        ("The answer is A? No: C.", "C"),
+        ("(A) Wait, (C)", "C"),
+        ("The answer is A... Wait. Actually C.", "C"),
+        ("Correct answer: A. Edit: C", "C"),
+        ("Initially the answer is A; however, after checking, B.", "B"),
+        # marks of emphasis
+        ("The answer is <b>C</b>.", "C"),
+        ("The answer is <strong><i>C</i></strong>.", "C"),
+        ("The answer is _C_.", "C"),
+        ("option c", "C"),
     ],
 )
 def test_letters(reply: str, letter: str | None) -> None:
@@ -92,6 +145,7 @@ def test_ten_letters_and_the_pronoun() -> None:
     assert find_letter("The answer is I.", "ABCDEFGHIJ").answer == "I"
     assert find_letter("The answer is (I).", "ABCDEFGHIJ").answer == "I"
     assert find_letter("The answer is I think hard to give.", "ABCDEFGHIJ").answer is None
+    assert find_letter("The answer is (A) and I am sure.", "ABCDEFGHIJ").answer == "A"
 
 
 def test_an_option_that_is_a_number_is_not_found_in_a_longer_one() -> None:
@@ -106,6 +160,7 @@ def test_options_are_read_like_replies() -> None:
     assert find_letter("So \\boxed{5 kg}", "ABCD", options).answer == "B"
     assert find_letter("b", "ABCD", options).answer == "B"  # a letter is a letter, also where it is an option's text
     assert find_letter("It is sure that C is true", "ABCD", options).answer == "D"
+    assert find_letter("The answer is both A and B.", "ABC", ["x", "y", "both A and B"]).answer == "C"
 
 
 @pytest.mark.parametrize("piece", ["\n", '"', "the answer is ", "I choose ", "answer\n", "\\boxed{", "wait, no, "])
@@ -115,6 +170,13 @@ def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
     assert (find_number(reply).answer, find_word(reply, ("True", "False")).answer) == (None, None)
     assert len(trim(find_phrase(reply).answer or reply)) <= 8000
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("piece", ["\n", " \n", "A or ", "A, ", "A/", "not A ", "A is "])
+def test_letters_are_found_in_linear_time(piece: str) -> None:
+    began = time.monotonic()
+    find_letter(piece * (40_000 // len(piece)), "ABCD", OPTIONS)
+    assert time.monotonic() - began < 2
 
 
 def test_two_options_of_the_same_text_name_no_letter() -> None:
@@ -134,6 +196,9 @@ def test_two_options_of_the_same_text_name_no_letter() -> None:
         ("Because of this the expression is True", "True"),
         ("The answer is True. On second thought, it is False.", "False"),
         ("True or False?", None),
+        ("**True**\n\nFirst, False and False is False.", "True"),
+        ("True\n\nLet me check.\n\nFalse", "False"),
+        ("The answer isn't True.", None),
         ("It cannot be said.", None),
     ],
 )
@@ -145,6 +210,25 @@ def test_no_before_another_word_is_not_an_answer() -> None:
     assert find_word("There is no way to know.", ("Yes", "No")).answer is None
     assert find_word("Yes. There is no doubt about it.", ("Yes", "No")).answer == "Yes"
     assert find_word("I would say no.", ("Yes", "No")).answer == "No"
+
+
+@pytest.mark.parametrize(
+    ("reply", "word"),
+    [
+        ("Yes\n\nExplanation: there is no offset, no.", "Yes"),
+        ("Yes\n\nLeft, then right, no offset.\n\nSo the answer is No.", "No"),
+        ("The answer is no because we end three steps away.", "No"),
+        ("The answer is no because he plays hockey.", "No"),
+        ("Yes. Actually, no.", "No"),
+        ("Yes. On second thought, no.", "No"),
+        ("No, wait: yes", "Yes"),
+        ("No. Wait, no: yes.", "Yes"),
+        ("No, you do not.", "No"),
+        ("\nNo, you do not. There is no yes.", None),
+    ],
+)
+def test_yes_and_no(reply: str, word: str | None) -> None:
+    assert find_word(reply, ("Yes", "No")).answer == word
 
 
 def test_valid_is_not_found_in_invalid() -> None:
@@ -171,6 +255,15 @@ def test_valid_is_not_found_in_invalid() -> None:
         ("\\boxed{1{,}234}", "1234"),
         ("The answer is 5. Wait, it is 6.", "6"),
         ("The answer is 5. Actually, that counts the 2 pears too.", "5"),
+        ("8\n\nExplanation: 2 of them are red.", "8"),
+        ("eight\n\nExplanation: 2 of them are red.", "8"),
+        ("2\n5\n7", "7"),
+        ("2\n\n2 + 5 = 7. So the answer is 7.", "7"),
+        ("There are 8 (2 + 4) of them.", "8"),
+        ("The answer is 8 because 2 + 4 = 6 and two more.", "8"),
+        ("The answer is not 8.", None),
+        ("The answer cannot be 8.", None),
+        ("The answer is not 8 but 9.", "9"),
         ("twenty-one", None),
         ("none at all", None),
     ],

@@ -45,6 +45,26 @@ def test_broken_records_are_named(tmp_path: Path) -> None:
         read_records(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'{"rouge_l": 1.0}', b"3"),
+        (b'{"rouge_l": 1.0}', b'{"rouge_l": "x"}'),
+        (b'"parts": []', b'"parts": [{"name": "a", "scores": 3}]'),
+        (b'"parts": []', b'"parts": 3'),
+        (b'"why"', b'"\xff"'),
+    ],
+)
+def test_records_of_wrong_values_are_named(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = write_records(tmp_path, [record("a", 0.5), record("b", 1.0)])
+    first, second = path.read_bytes().splitlines(keepends=True)
+    assert old in second
+    path.write_bytes(first + second.replace(old, new))
+    with pytest.raises(TutelageError, match=r"examples\.jsonl:2 is not a record") as raised:
+        read_records(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "{"])
 def test_results_that_are_none_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content)

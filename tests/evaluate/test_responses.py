@@ -117,6 +117,8 @@ def test_a_lone_surrogate_can_be_reported(data: Path, tmp_path: Path) -> None:
 def test_files_that_are_absent_or_empty(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TutelageError, match=r"nowhere\.jsonl does not exist"):
         score_responses("mmlu_pro", tmp_path / "nowhere.jsonl", data)
+    with pytest.raises(TutelageError, match="is a folder; give a JSON Lines file"):
+        score_responses("mmlu_pro", tmp_path, data)
     with pytest.raises(TutelageError, match="holds no reply"):
         score_responses("mmlu_pro", write(tmp_path / "r.jsonl"), data)
     with pytest.raises(TutelageError, match=r"--data-dir: .*no_data is not a folder"):
@@ -135,6 +137,8 @@ def test_infobench_takes_judgements(data: Path, tmp_path: Path) -> None:
     assert result["metrics"]["drfr_hard"]["value"] == pytest.approx(100.0)
     with pytest.raises(TutelageError, match=r"r\.jsonl:1: `judgements` is not a list"):
         score_responses("infobench", write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": "yes"}), data)
+    with pytest.raises(TutelageError, match="`easy_1` has 2 questions but 0 judgements"):
+        score_responses("infobench", write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": []}), data)
 
 
 def test_infobench_without_judgements_says_how_to_get_them(data: Path, tmp_path: Path) -> None:

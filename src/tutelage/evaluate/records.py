@@ -58,18 +58,21 @@ def read_records(folder: Path) -> list[ExampleRecord]:
     needed = names - {"group", "parts"}  # older files have neither
     records: list[ExampleRecord] = []
     try:
-        handle = path.open(encoding="utf-8")
+        handle = path.open("rb")
     except OSError as error:
         raise TutelageError(f"no evaluation can be read: {path}: {error.strerror}; run that evaluation again") from None
     with handle:  # not splitlines(), which would also split at U+2028 within a text
         for number, line in enumerate(handle, 1):
             try:
-                row: Any = json.loads(line)
+                row: Any = json.loads(line.decode("utf-8"))
                 if not isinstance(row, dict) or not needed <= set(row) <= names:
                     raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
+                parts = row.get("parts", ())
+                if not all(isinstance(part, dict) and _are_scores(part.get("scores")) for part in (row, *parts)):
+                    raise ValueError("`scores` are numbers or null, by metric")
                 lists = {key: tuple(row.get(key, ())) for key in ("references", "parts")}
                 records.append(ExampleRecord(**{**row, **lists}))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
     return records
 
@@ -160,6 +163,10 @@ def write_bytes_atomically(path: Path, content: bytes) -> Path:
             f"{path} cannot be written: {error.strerror or error}; make room, or give another folder"
         ) from error
     return path
+
+
+def _are_scores(scores: object) -> bool:
+    return isinstance(scores, dict) and all(isinstance(one, int | float | None) for one in scores.values())
 
 
 def _percent(value: float) -> float | None:

@@ -96,7 +96,8 @@ def problem(result: Mapping[str, Any]) -> str | None:
 def read_replies(bench: Benchmark, file: Path, items: Sequence[Item], known: set[str]) -> ReplyFile:
     """The replies of a file to the items, by id. Raises TutelageError, naming file and line, for a row that is none."""
     if not file.is_file():
-        raise TutelageError(f"--responses: {file} does not exist; give a JSON Lines file")
+        state = "is a folder" if file.is_dir() else "does not exist"
+        raise TutelageError(f"--responses: {file} {state}; give a JSON Lines file")
     rows = [(_id(row, f"{file}:{number}"), row, f"{file}:{number}") for number, row in read_lines(file)]
     if not rows:
         raise TutelageError(f'{file}: holds no reply; write one {{"id": …, "response": …}} a line')

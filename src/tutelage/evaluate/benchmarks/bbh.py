@@ -12,12 +12,22 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tutelage.evaluate.benchmarks.base import Benchmark, Item, Prompt, Reply, Verdict
 from tutelage.evaluate.benchmarks.data import Hub, checked, find, hub_rows
-from tutelage.evaluate.benchmarks.extract import Found, find_letter, find_number, find_phrase, find_word, plain, trim
+from tutelage.evaluate.benchmarks.extract import (
+    Found,
+    find_letter,
+    find_number,
+    find_passage,
+    find_phrase,
+    find_word,
+    plain,
+    trim,
+)
 from tutelage.evaluate.benchmarks.harness import HarnessTask, cut_at
 from tutelage.evaluate.benchmarks.summary import Metric
 from tutelage.types import TutelageError
@@ -58,6 +68,10 @@ _BOXED_BRACKETS = re.compile(
     r"\\boxed\{\s*(?:\\(?:text|texttt|mathrm)\{([\[\](){}<>\s\\]+)\}|([\[\](){}<>\s\\]+))\}(?![\[\](){}<>])"
 )  # braces among them need not pair up
 _NOT_VALID = re.compile(r"\b(?:is\s+not|isn['’]t|not)\s+((?:\w+ly\s+)?)valid\b", re.I)
+_MARK = re.compile(r"(?:[-*•]|\d+[.)])\s+")
+_ITEM = re.compile(rf"(?:{_MARK.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
+_SENTENCE = re.compile(r"[.!?](?=\s)")
+_READ = 1000  # characters of a list
 _CUTS = ("\nQ:", "</s>")  # where a base model that goes on to a next question is cut
 
 
@@ -115,12 +129,30 @@ def find_answer(reply: str, question: str, target: str) -> Found:
         return find_number(reply)
     if _BRACKETS.fullmatch(target):
         return _find_brackets(reply)
-    found = find_phrase(reply)
-    if found.answer is None:  # a bare list of words is an answer, a sentence is not
-        line = plain(reply).strip().rpartition("\n")[2].rpartition(":")[2]
-        bare = re.fullmatch(r"[\w\s,.&'’-]+", line) is not None and len(_list(line)) == len(_list(target))
-        return Found(trim(line), "the last line") if bare else found
-    return Found(trim(found.answer), found.how)
+    return _find_list(reply, target)
+
+
+def _find_list(reply: str, target: str) -> Found:
+    """The list that is stated as the answer, or any that has just the target's words, in whichever order."""
+    found = find_passage(reply)
+    if found.answer is not None:
+        return Found(_listed(found.answer), found.how)
+    text, words = plain(reply).strip(), sorted(_list(target))
+    colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, to read any reply in good time
+    for start in (text.rfind("\n") + 1, *reversed(colons), 0):
+        phrase = _listed(text[start:])
+        if sorted(_list(phrase)) == words:
+            return Found(phrase, "the last list of these words")
+    return found
+
+
+def _listed(text: str) -> str:
+    """The words that a text begins with: those that have a line each, or the first line's up to a full stop."""
+    lines = text[:_READ].strip().split("\n")
+    items = list(takewhile(_ITEM.fullmatch, map(str.strip, lines)))
+    return (
+        " ".join(trim(_MARK.sub("", item)) for item in items) if len(items) > 1 else trim(_SENTENCE.split(lines[0])[0])
+    )
 
 
 def _find_brackets(reply: str) -> Found:
@@ -142,8 +174,9 @@ def _same(answer: str, target: str) -> bool:
 
 
 def _list(text: str) -> list[str]:
-    """Words in lower case; commas and line ends part them too."""
-    return re.sub(r"[,;\n]| and (?=\S+$)", " ", text.lower()).split()
+    """Words in lower case, without quotes and brackets around them; commas and line ends part them too."""
+    words = re.sub(r"[,;\n\[\]\"“”]|(?<!\w)['‘’]|['’](?!\w)", " ", text.lower())
+    return re.sub(r" and (?=\S+\s*$)", " ", words).split()
 
 
 def _words_of(target: str) -> tuple[str, ...]:

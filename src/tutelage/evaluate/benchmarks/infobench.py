@@ -42,7 +42,7 @@ class InFoBench(Benchmark):
 
     def judge(self, item: Item, reply: Reply) -> Verdict:
         questions, labels = item.targets, item.row.get("question_label") or [[]] * len(item.targets)
-        answers = reply.judgements or (None,) * len(questions)
+        answers = (None,) * len(questions) if reply.judgements is None else reply.judgements
         if len(answers) != len(questions):
             raise TutelageError(
                 f"infobench: `{item.id}` has {len(questions)} questions but {len(answers)} judgements; give one each, "
