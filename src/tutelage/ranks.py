@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def do_apart(run: Run, share: Share, log: Path) -> None:
     if share.ranks > 1 and sampling is not None and sampling.backend == "vllm":
         raise TutelageError("sampling.backend: vllm samples in one process: set it to torch, or use --gpus-per-run 1")
     with tempfile.TemporaryDirectory(prefix="tutelage-") as name, stop_requests() as asked:
-        folder, told = Path(name), False
+        folder, told, before = Path(name), False, log.stat().st_size if log.exists() else 0
         (folder / "run.pickle").write_bytes(pickle.dumps((run, os.getpid())))
         with _started(folder, run, share, log) as process:
             while process.poll() is None:
@@ -82,7 +83,7 @@ def do_apart(run: Run, share: Share, log: Path) -> None:
         if stopped or (asked and not run.done):
             raise Interrupted(stopped or "stopped; the same command goes on from the last checkpoint")
         if process.returncode or not run.done:
-            raise TutelageError(_failure(words, share.ranks, log))
+            raise TutelageError(_failure(words, share.ranks, log, before))
 
 
 def die_with_parent(parent: int, grandparent: int | None = None) -> None:
@@ -165,12 +166,20 @@ def _stop(folder: Path, process: subprocess.Popen[bytes]) -> None:
             os.kill(number, signal.SIGTERM)
 
 
-def _failure(words: list[dict[str, Any]], ranks: int, log: Path) -> str:
-    """One line of what went wrong: the first that any rank said, a mistake of the user's before all else."""
+def _failure(words: list[dict[str, Any]], ranks: int, log: Path, before: int) -> str:
+    """One line of what went wrong: the first that any rank said, a mistake of the user's before all else.
+
+    A rank that was killed says nothing. The launcher then ends the others, some before they can say anything: its own
+    report, in the log after the first `before` bytes, tells which was the first.
+    """
     known = next((said["line"] for said in words if said["kind"] == "TutelageError"), None)
     if known is not None:
         return known
     silent = sorted({*range(ranks)} - {said["rank"] for said in words})
+    report = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
+    first = re.search(r"first observed failure\):.*?\brank\s*: (\d+)", report, re.DOTALL)
+    if first and int(first[1]) in silent:
+        silent = [int(first[1])]
     lines = [
         f"rank {said['rank']}: {said['kind']}: {said['line']}" if ranks > 1 else f"{said['kind']}: {said['line']}"
         for said in sorted(words, key=lambda said: said["time"])
