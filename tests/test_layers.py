@@ -39,6 +39,7 @@ ORDER = [
     "engine",
     "padded",
     "sampler",
+    "vllm_scheduler",
     "vllm_sampler",
     "backends",
     "prune",

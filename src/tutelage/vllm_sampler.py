@@ -28,6 +28,8 @@ from tutelage.sampler import TorchSampler
 from tutelage.shard import whole
 from tutelage.types import Sample, TutelageError
 
+SHORT_WAY_RELEASES = ("0.23.",)  # see vllm_scheduler.py
+
 
 class VllmSampler:
     """`memory`: the share of the GPU's memory that weights, cache and activations of sampling may take."""
@@ -51,6 +53,7 @@ class VllmSampler:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(own_process))
             if own_process:
                 os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # it is to run a function of ours on its model
+            import vllm
             from vllm import LLM
         except ImportError as error:
             raise TutelageError(
@@ -74,6 +77,7 @@ class VllmSampler:
                 enable_sleep_mode=sleep,
                 logprobs_mode="raw_logprobs" if temperature in (0.0, 1.0) else "processed_logprobs",
                 disable_log_stats=True,
+                **_scheduler(getattr(vllm, "__version__", "")),
             )
         second_runner = getattr(self.llm.llm_engine.vllm_config, "use_v2_model_runner", False)
         self.seeded = seeded or second_runner  # its kernel makes each row's random numbers from the row's own seed
@@ -165,6 +169,13 @@ class VllmSampler:
 def _load_shared(handles: list[tuple[str, Callable[..., Tensor], tuple[Any, ...]]], engine_model: Any) -> bool:
     engine_model.load_weights((name, rebuild(*args)) for name, rebuild, args in handles)
     return True
+
+
+def _scheduler(version: str) -> dict[str, Any]:
+    """Options for our scheduler, with the releases of vLLM whose inside it knows."""
+    if not version.startswith(SHORT_WAY_RELEASES):
+        return {}
+    return {"scheduler_cls": "tutelage.vllm_scheduler.RolloutScheduler", "async_scheduling": True}
 
 
 def _sample(output: Any) -> Sample:
