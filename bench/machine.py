@@ -48,6 +48,10 @@ def synchronize(device: str) -> None:
 
 def seconds_of(work: Callable[[], Any], device: str, repeats: int, warmup: int = 1) -> float:
     """Median seconds of `work`, by device events on CUDA and by the clock elsewhere."""
+    return statistics.median(seconds_of_each(work, device, repeats, warmup))
+
+
+def seconds_of_each(work: Callable[[], Any], device: str, repeats: int, warmup: int = 1) -> list[float]:
     import torch
 
     times = []
@@ -65,7 +69,7 @@ def seconds_of(work: Callable[[], Any], device: str, repeats: int, warmup: int =
             seconds = time.perf_counter() - began
         if i >= warmup:
             times.append(seconds)
-    return statistics.median(times)
+    return times
 
 
 def ceilings(device: str, small: bool = False) -> dict[str, float]:

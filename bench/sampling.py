@@ -22,13 +22,14 @@ import json
 import math
 import os
 import random
+import statistics
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from machine import ceilings, run_worker, seconds_of, write_results
+from machine import ceilings, run_worker, seconds_of, seconds_of_each, write_results
 
 IMPLEMENTATIONS = (
     "tutelage",
@@ -103,12 +104,13 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
         options.new_tokens, wanted = 16, options.new_tokens
         once()
         options.new_tokens = wanted
-        seconds = seconds_of(once, options.device, 1, warmup=0)
+        each = seconds_of_each(once, options.device, 1, warmup=0)
     else:
-        seconds = seconds_of(once, options.device, options.repeats)
+        each = seconds_of_each(once, options.device, options.repeats)
     if lengths != [options.new_tokens] * len(prompts):
         sys.exit(f"unequal work: responses of {min(lengths)} to {max(lengths)} tokens")
-    result = {"seconds": seconds, "logprob_difference": None} | (check() if check else {})
+    result = {"seconds": statistics.median(each), "seconds_each": each, "logprob_difference": None}
+    result |= check() if check else {}
     if options.device == "cuda" and options.worker not in ("vllm", "tutelage-vllm-process"):  # they work in another one
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result

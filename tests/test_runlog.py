@@ -49,6 +49,16 @@ def test_a_line_now_and_then_outside_a_terminal(capsys: pytest.CaptureFixture[st
     bar.close()
 
 
+def test_the_time_left_is_unknown_while_nothing_is_done(capsys: pytest.CaptureFixture[str], monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    with progress("rows", 24) as bar:
+        now[0] += 30
+        bar.advance(0, "0% accepted")
+    assert capsys.readouterr().err == "rows: 0/24 0% accepted time left not known yet\n"
+
+
 def test_what_is_done_at_once_stays_quiet(capsys: pytest.CaptureFixture[str]):
     with progress("short", 3) as bar:
         bar.advance(3)

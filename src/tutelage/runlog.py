@@ -84,8 +84,8 @@ class Progress:
         elif time.monotonic() - self.spoken >= self.every or (self.done >= self.total and self.spoken > self.started):
             self.spoken = time.monotonic()
             rate = (self.done - self.start_done) / max(1e-9, self.spoken - self.started)
-            left = (self.total - self.done) / rate if rate else float("inf")
-            print(f"{self.title}: {self.done}/{self.total} {note} about {left:.0f} s left", file=sys.stderr, flush=True)
+            left = f"about {(self.total - self.done) / rate:.0f} s left" if rate else "time left not known yet"
+            print(f"{self.title}: {self.done}/{self.total} {note} {left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
