@@ -82,6 +82,7 @@ ORDER = [
     "study_run",
     "diagnose",
     "report_data",
+    "report_pairs",
     "report_words",
     "report_tables",
     "canvas",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ from fake_run import make_run
 
 from tutelage.evaluate.records import ExampleRecord
 from tutelage.report import build_report
+from tutelage.report_data import build_tables
+from tutelage.report_pairs import pairs_of
+from tutelage.report_words import difference_text, interval_text
 
 HOSTILE = (
     "</script></div><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{ 7*7 }}"
@@ -61,18 +65,60 @@ def test_page_and_files(tmp_path: Path) -> None:
     manifest = make_run(tmp_path, count=40)
     path = build_report(manifest, tmp_path / "report")
     assert path == tmp_path / "report" / "report.html"
-    names = ["loss.png", "loss.svg", "report.html", "scores.png", "scores.svg", "table.csv", "table.md"]
+    names = ["loss.png", "loss.svg", "pairs.csv", "report.html", "scores.png", "scores.svg", "table.csv", "table.md"]
     assert sorted(file.name for file in path.parent.iterdir()) == names
     page = Page(path.read_text(encoding="utf-8"))
     assert page.text.index("GKD (SFT-S) scores ") < page.text.index("How the numbers were computed")
     assert page.text.index(" on test, ") < page.text.index("settings were chosen on this task")
-    assert page.tags.count("table") == 4  # two tasks, two searches
+    assert page.tags.count("table") == 6  # two tasks, a matrix each, two searches
     assert page.tags.count("details") == 8  # four first examples, two gains, two losses, of the test task alone
     assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
     assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
-    assert "This page makes 20 comparisons." in page.text
+    assert "This page makes 32 comparisons." in page.text
     assert "14300" in page.text
+
+
+def test_each_against_each(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=40)
+    manifest |= {"tasks": {"test": manifest["tasks"]["test"]}, "search": None}
+    html = build_report(manifest, tmp_path / "out").read_text(encoding="utf-8")
+    matrix = html[html.index('<table class="pairs">') :].partition("</table>")[0]
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", matrix, re.DOTALL)
+    labels = [row["label"] for row in manifest["rows"][1:]]
+    assert re.findall(r'<th scope="col">(.*?)</th>', head) == labels
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in rows]
+    assert [[n for n, cell in enumerate(row) if not cell] for row in cells] == [[0], [1], [2], [3], [4]]
+    (task,) = [pairs_of(table) for table in build_tables(manifest)]
+    seen = {"up": 0, "down": 0, None: 0}
+    for n, m in itertools.combinations(range(5), 2):
+        pair = next(p for p in task.pairs if (p.left.label, p.right.label) == (labels[n], labels[m]))
+        for cell, one in ((cells[n][m], pair), (cells[m][n], pair.turned())):
+            mark = next((mark for mark in ("up", "down") if f'class="{mark}"' in cell), None)
+            assert mark == (None if one.versus.p_value >= 0.05 else "up" if one.versus.difference > 0 else "down")
+            assert ("∗" in cell) == (mark is not None)
+            assert f">{difference_text(one.versus)}<" in cell
+            assert f"<small>{interval_text(one.versus)}</small>" in cell
+            seen[mark] += 1
+    assert min(seen.values()) > 0  # the run has all three
+    text = Page(html).text
+    assert "10 comparisons, each shown from both sides; none is corrected for their number." in text
+    assert f"about 0.5 of 10 would be marked by chance alone; {seen['up']} are marked." in text
+    assert "This page makes 16 comparisons." in text  # 5 x 2 metrics in the table, 6 pairs without the reference
+
+
+def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=6)
+    manifest["rows"] = manifest["rows"][:4]  # a baseline, the teacher, SFT, GKD
+    three = Page(build_report(manifest, tmp_path / "out").read_text(encoding="utf-8"))
+    assert three.text.count("Each against each") == 1
+    assert three.text.count("row − column") == 2
+    manifest["rows"][1]["runs"] = []
+    html = build_report(manifest, tmp_path / "out").read_text(encoding="utf-8")
+    assert "Each against each" not in Page(html).text
+    assert '<table class="pairs">' not in html
+    assert "This page makes 8 comparisons." in Page(html).text
+    assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
@@ -96,7 +142,7 @@ def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path) -> None:
     page = Page(build_report(nothing, tmp_path / "out").read_text(encoding="utf-8"))
     assert "No answers have been evaluated yet." in page.text
     page = Page(build_report(manifest | {"reference": None}, tmp_path / "out").read_text(encoding="utf-8"))
-    assert "No reference row is named, so no difference was tested." in page.text
+    assert "No reference row is named, so no difference to one was tested." in page.text
 
 
 def test_texts_can_be_left_out(tmp_path: Path) -> None:
@@ -106,7 +152,8 @@ def test_texts_can_be_left_out(tmp_path: Path) -> None:
     assert "Summarize this dialogue" not in html
     assert "may not be published" in html
     assert all(
-        "agree to" not in (tmp_path / "out" / name).read_text() for name in ("table.csv", "table.md", "loss.svg")
+        "agree to" not in (tmp_path / "out" / name).read_text()
+        for name in ("table.csv", "pairs.csv", "table.md", "loss.svg")
     )
 
 
@@ -115,6 +162,9 @@ def test_hostile_output_stays_text(hostile_page: Path) -> None:
     assert not {"script", "img"} & set(page.tags)
     assert page.handlers == []
     assert page.text.count(HOSTILE) > 20  # shown as it is, neither dropped nor evaluated
+    html = hostile_page.read_text(encoding="utf-8")
+    matrices = [part.partition("</table>")[0] for part in html.split('<table class="pairs">')[1:]]
+    assert [Page(matrix).text.count(HOSTILE) for matrix in matrices] == [10, 10]  # five rows, five columns
 
 
 def test_hostile_output_does_not_run_in_a_browser(hostile_page: Path, tmp_path: Path) -> None:

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
 import pytest
 from fake_run import make_run
 
+from tutelage.evaluate.records import ExampleRecord
 from tutelage.report_data import build_tables
-from tutelage.report_tables import csv_table, markdown_table, search_groups
+from tutelage.report_pairs import pairs_of
+from tutelage.report_tables import csv_table, markdown_table, pairs_csv, search_groups
+
+
+def unscore_off_policy(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+    unscored = [dataclasses.replace(record, scores=dict.fromkeys(record.scores)) for record in records]
+    return unscored if stage == "off_policy" else records
 
 
 def test_csv_holds_the_tables_numbers_in_full(tmp_path: Path) -> None:
@@ -26,6 +34,27 @@ def test_csv_holds_the_tables_numbers_in_full(tmp_path: Path) -> None:
     assert line["chosen"] == "learning rate 1e-4, epochs 6"
     assert by_key["test", "sft", "rouge_l"]["difference"] == ""
     assert (by_key["test", "gkd_base", "rouge_l"]["mean"], by_key["test", "gkd_base", "rouge_l"]["seeds"]) == ("", "0")
+
+
+def test_pairs_csv_holds_every_pair_once_and_in_full(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=6, change=unscore_off_policy)
+    manifest["rows"][3]["label"] = 'a,b "c"\nd'
+    manifest["rows"][5]["runs"] = manifest["rows"][5]["runs"][:2]
+    tasks = [pairs_of(table) for table in build_tables(manifest)]
+    lines = list(csv.DictReader(io.StringIO(pairs_csv(tasks))))
+    assert list(lines[0]) == [
+        "task", "metric", "left", "right", "left_label", "right_label", "difference", "low", "high", "p_value", "seeds",
+        "examples"]  # fmt: skip
+    assert [line["task"] for line in lines] == ["dev"] * 10 + ["test"] * 10
+    by_key = {(line["task"], line["left"], line["right"]): line for line in lines}
+    assert list(by_key)[10:14] == [("test", "teacher", other) for other in ("sft", "gkd", "off_policy", "gkd_base")]
+    line, versus = by_key["test", "gkd", "gkd_base"], tasks[1].pairs[8].versus
+    assert (line["metric"], line["left_label"], line["right_label"]) == ("rouge_l", 'a,b "c"\nd', "GKD (Base-S)")
+    numbers = [float(line[key]) for key in ("difference", "low", "high", "p_value")]
+    assert numbers == [versus.difference, versus.low, versus.high, versus.p_value]
+    assert (line["seeds"], line["examples"]) == ("2", "6")
+    line = by_key["test", "sft", "off_policy"]
+    assert [line[key] for key in ("difference", "low", "high", "p_value", "seeds", "examples")] == [""] * 4 + ["3", "0"]
 
 
 def test_markdown_cannot_be_broken_by_a_label(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_what_is_missing_is_said(run: tuple[dict, list[TaskTable]]) -> None:
     assert verdicts(manifest | {"reference": None}, tables)[0].text.startswith("No reference row is named")
     no_reference = [r if r["stage"] != "sft" else r | {"runs": []} for r in manifest["rows"]]
     texts = [verdict.text for verdict in verdicts(manifest, build_tables(manifest | {"rows": no_reference}))]
-    assert all("SFT has no test scores, so no difference was tested." in text for text in texts)
+    assert all("SFT has no test scores, so no difference to it was tested." in text for text in texts)
 
 
 def test_only_tasks_without_a_search_are_judged(run: tuple[dict, list[TaskTable]]) -> None:

@@ -17,7 +17,8 @@ from tutelage import report_figures as figures
 from tutelage.evaluate.records import write_atomically
 from tutelage.html import page_template
 from tutelage.report_data import TableRow, TaskTable, build_tables, load_scores, metric_label, number
-from tutelage.report_tables import csv_table, markdown_table, search_groups
+from tutelage.report_pairs import comparisons, pairs_of
+from tutelage.report_tables import csv_table, markdown_table, pairs_csv, search_groups
 from tutelage.report_words import (
     difference_text,
     interval_text,
@@ -55,19 +56,21 @@ class SampleView:
 
 
 def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True) -> Path:
-    """Write report.html, table.csv, table.md, loss.png/.svg and scores.png/.svg into `out`; return the page's path.
+    """Write report.html, table.csv, pairs.csv, table.md and the figures into `out`; return the page's path.
 
     `include_text=False` leaves prompts, references and answers out, for data that may not be published.
     Cells whose evaluation is absent say so. Raises TutelageError when folders do not hold the same examples.
     """
     searched = searched_task(manifest)
     tables = sorted(build_tables(manifest), key=lambda table: table.task == searched)  # the one that flatters goes last
+    pairs = [pairs_of(table) for table in tables]
     styles = figures.styles_of(manifest)
     panels = figures.loss_panels(manifest)
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
     figures.write_score_files(tables, styles, out)
     write_atomically(out / "table.csv", csv_table(tables))
+    write_atomically(out / "pairs.csv", pairs_csv(pairs))
     write_atomically(out / "table.md", markdown_table(tables))
     shown = [table for table in tables if table.task != searched] if include_text else []
     filters = {
@@ -83,6 +86,7 @@ def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True)
         manifest=manifest,
         verdicts=verdicts(manifest, tables),
         tables=tables,
+        matrices=[one for one in pairs if one.worth_showing],
         searched=searched,
         styles=styles,
         score_svgs=figures.score_svgs(tables, styles),
@@ -91,7 +95,7 @@ def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True)
         samples=[(table, _samples(table, styles)) for table in shown],
         include_text=include_text,
         search=search_groups(manifest),
-        comparisons=sum(value.versus is not None for table in tables for row in table.rows for value in row.values),
+        comparisons=comparisons(tables, pairs),
     )
     return write_atomically(out / "report.html", html)
 

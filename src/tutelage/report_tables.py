@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.report_data import MetricValue, TableRow, TaskTable, metric_label, number
+from tutelage.report_pairs import Pair, TaskPairs
 from tutelage.report_words import difference_text, interval_text, mean_text
 
 
@@ -56,6 +57,30 @@ def _csv_line(task: str, row: TableRow, metric: str, value: MetricValue | None, 
         row.cut_share,
         row.mean_tokens,
         row.chosen_text,
+    ]
+
+
+def pairs_csv(tasks: Sequence[TaskPairs]) -> str:
+    """One line a pair of rows; left − right in 0..100, empty where too few examples are scored to compare."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["task", "metric", "left", "right", "left_label", "right_label", "difference", "low", "high", "p_value",
+         "seeds", "examples"]
+    )  # fmt: skip
+    for task in tasks:
+        for pair in task.pairs:
+            writer.writerow([task.table.task, task.table.headline, *_pair_line(pair)])
+    return buffer.getvalue()
+
+
+def _pair_line(pair: Pair) -> list[Any]:
+    left, right, versus = pair.left, pair.right, pair.versus
+    compared = [versus.difference, versus.low, versus.high, versus.p_value]
+    return [
+        *(left.stage, right.stage, left.label, right.label),
+        *("" if math.isnan(one) else one for one in compared),
+        *(pair.seeds, versus.examples),
     ]
 
 

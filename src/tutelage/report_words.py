@@ -25,7 +25,7 @@ class Verdict:
 def verdicts(manifest: dict[str, Any], tables: Sequence[TaskTable]) -> list[Verdict]:
     """One sentence for each distilled row (else each trained row) on each task that no setting was chosen on."""
     if manifest.get("reference") is None:
-        return [Verdict("No reference row is named, so no difference was tested.", "unclear")]
+        return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
     judged = [table for table in tables if table.task != searched_task(manifest)]
     found = [_verdict(table, row) for table in judged for row in judged_rows(table)]
     return found or [Verdict("No trained row stands beside the reference, so no difference was tested.", "unclear")]
@@ -50,8 +50,9 @@ def _verdict(table: TaskTable, row: TableRow) -> Verdict:
         return Verdict(f"{row.label} has no {table.task} scores yet, so nothing can be said about it.", "unclear")
     start = f"{row.label} scores {mean_text(value)} {name} on {table.task}"
     if value.versus is None:
-        which = f"{reference.label} has no {table.task} scores" if reference else "there is no reference row"
-        return Verdict(f"{start}; {which}, so no difference was tested.", "unclear")
+        none = "there is no reference row, so no difference to one"
+        which = f"{reference.label} has no {table.task} scores, so no difference to it" if reference else none
+        return Verdict(f"{start}; {which} was tested.", "unclear")
     assert reference is not None
     if math.isnan(value.versus.difference):
         return Verdict(f"{start}; too few examples are scored to test a difference.", "unclear")
