@@ -9,9 +9,10 @@ its own, once to warm up and then `--repeats` times, of which the median counts;
 with 16 new tokens to warm up and then once. tokens/s counts new tokens.
 
 The floor is what memory allows: each step reads all weights once and every row's keys and values so far, at the copy
-rate measured first. vLLM is timed without log-probabilities of the sampled tokens, which training does not need, and
-once with them (`seconds_with_logprobs`). `logprob_difference` is the mean |log p| between what the sampler says of its
-own tokens and the trainer's packed forward pass.
+rate measured first. `vllm` is vLLM alone, in a process of its own, which is its default; `tutelage-vllm` is our
+backend. It is timed without log-probabilities of the sampled tokens, which training does not need, and once with them
+(`seconds_with_logprobs`). `logprob_difference` is the mean |log p| between what the sampler says of its own tokens and
+the trainer's packed forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import random
 import statistics
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from machine import ceilings, run_worker, seconds_of, seconds_of_each, write_res
 IMPLEMENTATIONS = (
     "tutelage",
     "tutelage-vllm",
-    "tutelage-vllm-process",
     "vllm",
     "transformers",
     "transformers-continuous",
@@ -89,7 +88,6 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
     run = {
         "tutelage": tutelage_run,
         "tutelage-vllm": tutelage_vllm_run,
-        "tutelage-vllm-process": partial(tutelage_vllm_run, own_process=True),
         "vllm": vllm_run,
         "transformers": transformers_run,
         "transformers-continuous": continuous_run,
@@ -111,7 +109,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
         sys.exit(f"unequal work: responses of {min(lengths)} to {max(lengths)} tokens")
     result = {"seconds": statistics.median(each), "seconds_each": each, "logprob_difference": None}
     result |= check() if check else {}
-    if options.device == "cuda" and options.worker not in ("vllm", "tutelage-vllm-process"):  # they work in another one
+    if options.device == "cuda" and options.worker != "vllm":  # which works in another process
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
 
@@ -134,16 +132,13 @@ def tutelage_run(model: Any, prompts: list[list[int]], options: argparse.Namespa
     return our_run(TorchSampler(model, (), True, batch_size=options.prompts), prompts, options)
 
 
-def tutelage_vllm_run(
-    model: Any, prompts: list[list[int]], options: argparse.Namespace, own_process: bool = False
-) -> Any:
+def tutelage_vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
     from tutelage.vllm_sampler import VllmSampler
 
     prepare(model)
     length = max(len(p) for p in prompts) + options.new_tokens
     settings = {"max_length": length, "batch_size": options.prompts, "memory": 0.5, "sleep": False}
-    sampler = VllmSampler(model, (), True, **settings, own_process=own_process)
-    return our_run(sampler, prompts, options)
+    return our_run(VllmSampler(model, (), True, **settings), prompts, options)
 
 
 def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:

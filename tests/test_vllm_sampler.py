@@ -2,8 +2,6 @@
 what becomes of the answers. A GPU with vLLM runs the real thing in `bench/sampling.py`."""
 
 import json
-import os
-import pickle
 import sys
 import types
 from pathlib import Path
@@ -127,22 +125,6 @@ def test_new_weights_reach_it_and_sleep_gives_memory_back(vllm):
     assert before == same != after
     again = ["wake weights", "load", "reset", "wake kv_cache", "generate", "sleep 2"]
     assert engine.log == ["load", "reset", "generate", "sleep 2", *again, *again]
-
-
-def test_a_process_of_its_own_reads_the_weights_where_they_are(vllm, monkeypatch):
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "0")
-
-    def apply_model(self, function):  # on CUDA the bytes hold handles of memory, on CPU the weights
-        return [pickle.loads(pickle.dumps(function))(self.weights)]
-
-    live = llama()
-    here = VllmSampler(live, (), True, max_length=64, seeded=True)
-    expected = here.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)
-    monkeypatch.setattr(FakeLLM, "apply_model", apply_model)
-    beside = VllmSampler(live, (), True, max_length=64, seeded=True, own_process=True)
-    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
-    assert beside.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS) == expected
 
 
 def test_seeds_decide_together_or_one_by_one(vllm):

@@ -1,8 +1,7 @@
-"""Sampling through vLLM on the GPU that trains, in this very process or in one beside it.
+"""Sampling through vLLM on the GPU that trains, in this very process.
 
 The engine is built from the model's config alone and gets its weights from the live model, in place, before it samples.
-Between two calls it sleeps: weights and cache are given back to training. In a process of its own (`own_process`) it
-schedules beside this one's Python, and reads the weights through CUDA IPC.
+Between two calls it sleeps: weights and cache are given back to training.
 
 Differences from `TorchSampler`, the price of speed: log-probabilities only where `logprobs` asks for them (training
 does not look at them, and each step would pass over all logits twice more), and below temperature 1 with top_p < 1 they
@@ -17,12 +16,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import reduce_tensor
 
 from tutelage.sampler import TorchSampler
 from tutelage.shard import whole
@@ -47,12 +44,9 @@ class VllmSampler:
         seeded: bool = False,
         logprobs: bool = False,
         sleep: bool = True,
-        own_process: bool = False,
     ) -> None:
         try:
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(own_process))
-            if own_process:
-                os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # it is to run a function of ours on its model
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where the weights are
             import vllm
             from vllm import LLM
         except ImportError as error:
@@ -60,7 +54,7 @@ class VllmSampler:
                 "sampling.backend: vllm is not installed (pip install 'tutelage[vllm]'); or set it to torch"
             ) from error
         self.model, self.end_ids, self.temperature = model, tuple(end_ids), temperature
-        self.logprobs, self._sleeps, self._own_process = logprobs, sleep, own_process
+        self.logprobs, self._sleeps = logprobs, sleep
         self._plain = TorchSampler(model, end_ids, packed)
         with tempfile.TemporaryDirectory() as folder:
             config = model.config.__class__.from_dict(model.config.to_dict())
@@ -141,10 +135,7 @@ class VllmSampler:
         if self._asleep:
             self.llm.wake_up(["weights"])
         if self._stale or self._asleep:  # sleep has thrown the weights away
-            if self._own_process:
-                self._share()
-            else:
-                self.llm.apply_model(self._load)
+            self.llm.apply_model(self._load)
             self.llm.reset_prefix_cache()
         if self._asleep:
             self.llm.wake_up(["kv_cache"])
@@ -153,22 +144,6 @@ class VllmSampler:
     def _load(self, engine_model: Any) -> bool:
         engine_model.load_weights((name, whole(p).detach()) for name, p in self.model.named_parameters())
         return True
-
-    def _share(self) -> None:
-        """Have the engine's process copy the weights from this one's memory."""
-        weights = [(name, whole(p).detach()) for name, p in self.model.named_parameters()]  # kept until it has
-        cuda = weights[0][1].is_cuda
-        if cuda:
-            torch.cuda.synchronize()
-        handles: list[Any] = [(name, *reduce_tensor(tensor)) for name, tensor in weights]
-        self.llm.apply_model(partial(_load_shared, handles))
-        if cuda:
-            torch.cuda.ipc_collect()
-
-
-def _load_shared(handles: list[tuple[str, Callable[..., Tensor], tuple[Any, ...]]], engine_model: Any) -> bool:
-    engine_model.load_weights((name, rebuild(*args)) for name, rebuild, args in handles)
-    return True
 
 
 def _scheduler(version: str) -> dict[str, Any]:
