@@ -107,7 +107,7 @@ def test_as_many_rows_as_asked_and_nothing_lost(whole: tuple[Path, dict[str, Any
     assert (result["rows"], len(accepted)) == (60, 60)
     ids = sorted(row["id"] for row in [*accepted, *rejected])
     assert ids == [f"synthetic-{n:07d}" for n in range(result["attempts"])]  # none twice, none missing
-    assert result["attempts"] % 16 == 0
+    assert result["attempts"] % 8 == 0
     assert [row["id"] for row in accepted] == sorted(row["id"] for row in accepted)
     reasons = Counter(row["verdict"]["reason"] for row in rejected)
     assert reasons == result["rejected"]
@@ -116,6 +116,18 @@ def test_as_many_rows_as_asked_and_nothing_lost(whole: tuple[Path, dict[str, Any
     inputs = [input_of(row, FRAME) for row in accepted]
     assert len(set(inputs)) == 60
     assert not {one.input for one in GOLD} & set(inputs)
+
+
+def test_the_last_blocks_are_as_large_as_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("fitting", "full"):
+        (tmp_path / name).mkdir()
+    made = make(tmp_path / "fitting", rows=150, batches=8)
+    assert made.run()["attempts"] == 232
+    assert made.sizes == [64, 64, 64, 32, 8]  # whole batches of 8
+    monkeypatch.setattr(Synthesis, "_attempts_wanted", lambda self, number: 64)
+    full = make(tmp_path / "full", rows=150, batches=8)
+    assert full.run()["attempts"] == 256
+    assert read_rows(tmp_path / "full", "accepted") == read_rows(tmp_path / "fitting", "accepted")
 
 
 def test_rows_are_training_rows_in_the_tasks_own_frame(whole: tuple[Path, dict[str, Any], Synthesis]):
@@ -137,7 +149,7 @@ def test_every_row_says_where_it_comes_from(whole: tuple[Path, dict[str, Any], S
         assert len(set(known["demonstrations"])) == 3
         assert {"accepted", "reason", "detail", "nearest"} == set(row["verdict"])
     by_attempt = {row["provenance"]["attempt"]: row["provenance"] for row in rows}
-    again = made._prepare(1)
+    again = made._prepare(1, 16)
     for attempt in again.attempts:
         known = by_attempt[attempt.number]
         assert known["demonstrations"] == [one.id for one in attempt.shown]
@@ -151,7 +163,7 @@ def test_prompts_seeds_and_temperatures(tmp_path: Path):
     made.run()
     first = by.calls[0]
     assert (first["temperature"], first["top_p"], first["max_new_tokens"]) == (0.8, 1.0, 200)
-    block = made._prepare(0)
+    block = made._prepare(0, 0)
     assert first["prompts"] == [a.prompt for a in block.attempts]
     text = chat_prompt(block.attempts[0].shown)
     assert block.attempts[0].prompt == TEMPLATE.encode_prompt([Message("user", text)])
@@ -170,7 +182,7 @@ def test_a_base_model_continues_a_list(tmp_path: Path):
     by = Author(lambda random: f" {sentence(random)}", tail="\nOut: dog\n\nIn: The next")
     made = make(tmp_path, rows=10, form="continuation", by=by)
     made.run()
-    text = continuation_prompt(made._prepare(0).attempts[0].shown)
+    text = continuation_prompt(made._prepare(0, 0).attempts[0].shown)
     assert by.calls[0]["prompts"][0] == list(tokens(text))
     for row in read_rows(tmp_path, "accepted"):
         assert input_of(row, FRAME).startswith("The ")
@@ -277,7 +289,7 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path, whole: tuple[Path, d
     made = make(tmp_path, by=by)
     bar = SimpleNamespace(restore=lambda n: noted.append((n, "")), advance=lambda n, note: noted.append((n, note)))
     made.run(bar)  # type: ignore[arg-type]
-    assert by.calls[0]["prompts"] == [a.prompt for a in made._prepare(2).attempts]
+    assert by.calls[0]["prompts"] == [a.prompt for a in made._prepare(2, 32).attempts]
     assert sum(gained for gained, _ in noted) == 60
     assert "rows/s" in noted[-1][1]
     assert "% accepted" in noted[-1][1]
@@ -319,7 +331,7 @@ def test_a_prompt_that_fills_the_context(tmp_path: Path):
 def test_new_tokens_never_pass_the_context(tmp_path: Path):
     by = Author(sentence)
     made = make(tmp_path, rows=5, by=by)
-    longest = max(len(a.prompt) for a in made._prepare(0).attempts)
+    longest = max(len(a.prompt) for a in made._prepare(0, 0).attempts)
     made.generator = Writer(TEMPLATE, by, longest + 40)
     made.run()
     assert by.calls[0]["max_new_tokens"] == 40

@@ -3,7 +3,8 @@
 Attempts are numbered. All about attempt n (demonstrations, prompt, the seeds of its input and its answer) follows from
 the stage's seed and n, and rows are judged in that order. Attempts are made in blocks, and a block is written as
 `rejected/00007.jsonl`, then `accepted/00007.jsonl`, each whole or not at all. The second says that the block is done.
-So a run that was killed goes on after the last whole block, and ends in the set that an unbroken one makes.
+So a run that was killed goes on after the last whole block, and ends in the set that an unbroken one makes. Towards the
+end blocks are only as large as what is missing wants.
 
 Prompts, filters and writing have a thread beside the sampler: while inputs are sampled, the block before is judged.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence as Seq
@@ -59,6 +61,8 @@ class Synthesis:
         self.folder, self.plan, self.gold, self.frame = folder, plan, list(gold), frame
         self.generator, self.annotator, self.filters = generator, annotator, filters
         self.attempts = self.answered = self.accepted = 0
+        self.sizes: list[int] = []  # attempts of each block that was begun
+        self.gains: list[int] = []  # accepted rows of each block that is done
         self.reasons: Counter[str] = Counter()
         self.sampling = 0.0  # seconds of this call
 
@@ -75,13 +79,16 @@ class Synthesis:
             contextlib.closing(MetricsFile(self.folder / "metrics.jsonl", number)) as log,
             ThreadPoolExecutor(1) as worker,
         ):
-            prepared = worker.submit(self._prepare, number)
+            prepared = worker.submit(self._prepare, number, sum(self.sizes))
             while self.accepted < self.plan.rows:
                 fresh = None
                 if waiting is None or not self._may_suffice(waiting):
-                    fresh = self._sample_inputs(prepared.result())
+                    fresh = prepared.result()
+                    del fresh.attempts[self._attempts_wanted(number) :]
+                    self.sizes.append(len(fresh.attempts))
+                    self._sample_inputs(fresh)
                     number += 1
-                    prepared = worker.submit(self._prepare, number)
+                    prepared = worker.submit(self._prepare, number, sum(self.sizes))
                 if waiting is not None:
                     block = self._sample_answers(waiting.result())
                     line = worker.submit(self._finish, block).result()
@@ -94,9 +101,9 @@ class Synthesis:
 
     # --- the steps of a block ----------------------------------------------------------------------------------------
 
-    def _prepare(self, number: int) -> Block:
-        """The prompts of a block: fresh demonstrations for each attempt."""
-        plan, numbers = self.plan, range(number * self.plan.block, (number + 1) * self.plan.block)
+    def _prepare(self, number: int, first: int) -> Block:
+        """The prompts of a full block from attempt `first` on: fresh demonstrations for each attempt."""
+        plan, numbers = self.plan, range(first, first + self.plan.block)
         draws = [Random(keyed_integer("demonstrations", plan.seed, attempt)) for attempt in numbers]
         shown = [tuple(random.sample(self.gold, plan.demonstrations)) for random in draws]
         texts = [(chat_prompt if plan.form == "chat" else continuation_prompt)(rows) for rows in shown]
@@ -110,11 +117,10 @@ class Synthesis:
         # with a begin token, where the model knows one
         return template.tokenizer(texts, return_attention_mask=False)["input_ids"]
 
-    def _sample_inputs(self, block: Block) -> Block:
+    def _sample_inputs(self, block: Block) -> None:
         prompts = [attempt.prompt for attempt in block.attempts]
         keys = [keyed_integer("input", self.plan.seed, attempt.number) for attempt in block.attempts]
         block.samples = self._sample(block, self.generator, self.plan.inputs, prompts, keys)
-        return block
 
     def _judge_inputs(self, block: Block) -> Block:
         for attempt, sample in zip(block.attempts, block.samples, strict=True):
@@ -155,6 +161,7 @@ class Synthesis:
         gained = len(block.passed)
         self.attempts += len(block.attempts)
         self.accepted += gained
+        self.gains.append(gained)
         self.reasons.update(attempt.verdict.reason for attempt in block.attempts if attempt.verdict.reason)
         return {
             "step": block.number + 1,
@@ -193,6 +200,20 @@ class Synthesis:
         block.sampled += sum(len(sample.tokens) for sample in samples)
         return samples
 
+    def _attempts_wanted(self, number: int) -> int:
+        """The size of a block, from what is known when it begins: of the block before only how large it is.
+
+        A run that goes on after a kill knows more, but must cut where the unbroken one does.
+        """
+        known = max(0, number - 1)
+        accepted, tried = sum(self.gains[:known]), sum(self.sizes[:known])
+        if not accepted:
+            return self.plan.block
+        rate = accepted / tried
+        missing = self.plan.rows - accepted - rate * sum(self.sizes[known:number])
+        batches = math.ceil(1.1 * missing / rate / self.plan.batch)  # a tenth more, since the rate is an estimate
+        return min(self.plan.block, max(1, batches) * self.plan.batch)
+
     def _may_suffice(self, waiting: Future[Block]) -> bool:
         """Near the end: whether the block that waits for its answers will probably hold all rows still wanted."""
         missing = self.plan.rows - self.accepted
@@ -207,6 +228,8 @@ class Synthesis:
         """Take up what stands in the folder; returns the number of the block to make next."""
         number = 0
         while (rows := read_block(self.folder, number)) is not None:
+            self.sizes.append(len(rows))
+            self.gains.append(sum(row["verdict"]["accepted"] for row in rows))
             for row in rows:
                 reason = row["verdict"]["reason"]
                 self.attempts += 1

@@ -30,8 +30,12 @@ class SynthesisPlan:
 
     @property
     def block(self) -> int:
-        """Attempts of a block. It may not change while a run goes on, hence depends on the plan alone."""
-        return max(1, min(self.batches * max(self.inputs.batch_size, self.answers.batch_size), 2 * self.rows))
+        """Attempts of a full block."""
+        return max(1, min(self.batches * self.batch, 2 * self.rows))
+
+    @property
+    def batch(self) -> int:
+        return max(self.inputs.batch_size, self.answers.batch_size)
 
 
 @dataclass
