@@ -25,6 +25,8 @@ from vllm.v1.request import RequestStatus
 
 
 class RolloutScheduler(AsyncScheduler):
+    """Gives the worker the same steps as its parent, and callers the same responses, in fewer and larger pieces."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         groups = self.kv_cache_config.kv_cache_groups
