@@ -87,6 +87,7 @@ ORDER = [
     "report_tables",
     "canvas",
     "report_figures",
+    "report_synthetic",
     "report",
     "paper_values",
     "study_data",

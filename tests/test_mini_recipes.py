@@ -16,6 +16,8 @@ from test_synthetic_stage import OFF, long_context  # noqa: F401
 from tutelage.config import SynthesizeStage, TrainStage
 from tutelage.recipe import Planner, load_recipe
 from tutelage.report import build_report
+from tutelage.report_data import build_tables
+from tutelage.report_synthetic import size_curves
 from tutelage.runner import run_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +142,10 @@ def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):  # noqa: 
     assert len(list(long_context.runs.glob("new_dialogsum-s*"))) == 1
     stages = [row["stage"] for row in manifest["rows"]]
     assert stages[-5:] == ["gkd_dialogsum", *(f"two_stage_{size}" for size in rows)]
+    (curve,) = size_curves(manifest, build_tables(manifest))
+    assert [(point.rows, point.row.stage) for point in curve.points] == list(
+        zip((0, *rows.values()), stages[-5:], strict=True)
+    )
 
 
 def planned(file: Path, root: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tutelage.evaluate.records import write_atomically
 from tutelage.html import page_template
 from tutelage.report_data import TableRow, TaskTable, build_tables, load_scores, metric_label, number
 from tutelage.report_pairs import comparisons, pairs_of
+from tutelage.report_synthetic import size_curves, size_svgs, write_size_files
 from tutelage.report_tables import csv_table, markdown_table, pairs_csv, search_groups
 from tutelage.report_words import (
     difference_text,
@@ -66,9 +67,11 @@ def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True)
     pairs = [pairs_of(table) for table in tables]
     styles = figures.styles_of(manifest)
     panels = figures.loss_panels(manifest)
+    curves = size_curves(manifest, tables)
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
     figures.write_score_files(tables, styles, out)
+    write_size_files(curves, styles, out)
     write_atomically(out / "table.csv", csv_table(tables))
     write_atomically(out / "pairs.csv", pairs_csv(pairs))
     write_atomically(out / "table.md", markdown_table(tables))
@@ -87,6 +90,7 @@ def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True)
         verdicts=verdicts(manifest, tables),
         tables=tables,
         matrices=[one for one in pairs if one.worth_showing],
+        curves=list(zip(curves, size_svgs(curves, styles), strict=True)),
         searched=searched,
         styles=styles,
         score_svgs=figures.score_svgs(tables, styles),

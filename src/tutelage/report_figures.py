@@ -22,6 +22,12 @@ from tutelage.runlog import read_metrics
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.2)))
 TRAINED = ("distill", "method", "sft", "seqkd")
+KIND_NAMES = {
+    "distill": "distilling",
+    "method": "another method",
+    "sft": "fine-tuning",
+    "seqkd": "fine-tuning on the teacher's samples",
+}
 PANEL_INCHES = (4.4, 2.7)
 
 # metrics.jsonl key -> title; beside these, each kind of stage has its losses, which are different quantities
@@ -76,11 +82,9 @@ def loss_panels(manifest: dict[str, Any]) -> list[Panel]:
     styles, logs = styles_of(manifest), list(_logs(manifest))
     by_epoch = all("epoch" in line for _, lines in logs for line in lines)
     x_key, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
-    names = {"distill": "distilling", "method": "another method", "sft": "fine-tuning"}
-    names["seqkd"] = "fine-tuning on the teacher's samples"
     wanted: list[tuple[str, str, str | None]] = []  # title, key, kind
     for kind in dict.fromkeys(row.get("kind") for row, _ in logs):
-        name = names.get(str(kind), str(kind))
+        name = KIND_NAMES.get(str(kind), str(kind))
         wanted += [(f"Loss, {name}", "loss", kind), (f"Validation loss, {name}", "validation_loss", kind)]
     wanted += [(title, key, None) for key, title in QUANTITIES.items()]
     panels = []
