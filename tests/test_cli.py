@@ -69,6 +69,9 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
     page = (workshop.folder / "again" / "report.html").read_text()
     assert ROWS[0]["completion"] in (workshop.folder / "page" / "report.html").read_text()
     assert ROWS[0]["completion"] not in page
+    moved = workshop.runs.rename(workshop.folder / "moved")
+    main(["report", str(moved / "other.json"), "--out", str(workshop.folder / "again")])
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == rows
 
 
 @pytest.mark.parametrize("rows", [1, 4])

@@ -82,6 +82,8 @@ def report(
         raise TutelageError(f"{manifest}:{error.lineno}: not valid JSON: {error.msg}") from error
     if not isinstance(content, dict) or not {"recipe", "root", "tasks", "rows"} <= content.keys():
         raise TutelageError(f"{manifest} is not what `tutelage run` writes: give runs/<recipe name>.json")
+    if not Path(content["root"]).is_dir():  # the runs were made elsewhere, or have been moved
+        content["root"] = str(manifest.resolve().parent)
     page = build_report(content, out, include_text=text)
     _show(page.parent / "table.md")
     print(f"\nReport: {page}")
