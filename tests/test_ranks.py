@@ -23,7 +23,7 @@ from tutelage import ranks
 from tutelage.attempt import attempt
 from tutelage.cli import main as command
 from tutelage.interrupt import Interrupted
-from tutelage.ranks import Share, gpu_ids
+from tutelage.ranks import Share, _failure, gpu_ids
 from tutelage.recipe import Planner, Run, load_recipe
 from tutelage.runlog import CLOCK_KEYS, read_metrics
 from tutelage.types import TutelageError
@@ -219,3 +219,16 @@ def test_a_run_with_gpus_sees_no_others(workshop: Workshop, monkeypatch: pytest.
     assert "the launcher failed" not in str(attempt(run, share=Share(gpus=("7",))))
     seen += (run.folder / "log.txt").read_text().split()
     assert seen == ["7"]
+
+
+def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
+    log = tmp_path / "log.txt"
+    report = "Root Cause (first observed failure):\n[0]:\n  rank      : {} (local_rank: 0)\n"
+    said = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
+    log.write_text(report.format(1) + "an earlier attempt's report\n")
+    before = log.stat().st_size
+    assert "rank 1 died without a word" in _failure(said, 2, log, before)  # no report of this attempt
+    with log.open("a") as file:
+        file.write(report.format(0))
+    assert _failure(said, 2, log, before) == f"rank 0: RuntimeError: boom (all that was said: {log})"
+    assert "rank 1 died without a word" in _failure(said, 2, log, 0)

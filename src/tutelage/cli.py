@@ -82,8 +82,10 @@ def report(
         raise TutelageError(f"{manifest}:{error.lineno}: not valid JSON: {error.msg}") from error
     if not isinstance(content, dict) or not {"recipe", "root", "tasks", "rows"} <= content.keys():
         raise TutelageError(f"{manifest} is not what `tutelage run` writes: give runs/<recipe name>.json")
-    if not Path(content["root"]).is_dir():  # the runs were made elsewhere, or have been moved
-        content["root"] = str(manifest.resolve().parent)
+    beside = manifest.resolve().parent
+    runs_of_rows = (run for row in content["rows"] for run in row["runs"])
+    if any((beside / name).is_dir() for run in runs_of_rows for name in (run.get("evaluations") or {}).values()):
+        content["root"] = str(beside)  # where they were made, unless they came from elsewhere or have been moved
     page = build_report(content, out, include_text=text)
     _show(page.parent / "table.md")
     print(f"\nReport: {page}")

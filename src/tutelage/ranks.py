@@ -178,8 +178,8 @@ def _failure(words: list[dict[str, Any]], ranks: int, log: Path, before: int) ->
     silent = sorted({*range(ranks)} - {said["rank"] for said in words})
     report = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
     first = re.search(r"first observed failure\):.*?\brank\s*: (\d+)", report, re.DOTALL)
-    if first and int(first[1]) in silent:
-        silent = [int(first[1])]
+    if first:
+        silent = [rank for rank in silent if rank == int(first[1])]
     lines = [
         f"rank {said['rank']}: {said['kind']}: {said['line']}" if ranks > 1 else f"{said['kind']}: {said['line']}"
         for said in sorted(words, key=lambda said: said["time"])

@@ -9,7 +9,7 @@ Tokens taken down the short way reach the caller with the row's next ordinary ou
 this is for callers that wait for whole responses, as `VllmSampler` does.
 
 `scheduler_cls` is vLLM's own option for such a class, but what the class touches may change with any release:
-`VllmSampler` uses it with the releases it was tested with alone.
+`VllmSampler` uses it with vLLM 0.23 alone.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def _is_plain(request: Any) -> bool:
     """Whether its tokens and their number are all that is asked for."""
     asked = request.sampling_params
     return asked is not None and not (
-        asked.num_logprobs is not None
+        asked.stop
+        or asked.num_logprobs is not None
         or asked.prompt_logprobs is not None
         or asked.min_tokens
         or asked.repetition_detection
