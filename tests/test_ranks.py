@@ -222,13 +222,22 @@ def test_a_run_with_gpus_sees_no_others(workshop: Workshop, monkeypatch: pytest.
 
 
 def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
+    def report(**codes: int) -> str:
+        each = "[{0}]:\n  rank      : {0} (local_rank: {0})\n  exitcode  : {1} (pid: 7)\n  error_file: <N/A>\n"
+        return "Failures:\n" + "".join(each.format(name[1:], code) for name, code in codes.items())
+
     log = tmp_path / "log.txt"
-    report = "Root Cause (first observed failure):\n[0]:\n  rank      : {} (local_rank: 0)\n"
+    log.write_text(report(_1=-9))
+    before = log.stat().st_size  # an earlier attempt's
     said = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
-    log.write_text(report.format(1) + "an earlier attempt's report\n")
-    before = log.stat().st_size
-    assert "rank 1 died without a word" in _failure(said, 2, log, before)  # no report of this attempt
-    with log.open("a") as file:
-        file.write(report.format(0))
-    assert _failure(said, 2, log, before) == f"rank 0: RuntimeError: boom (all that was said: {log})"
-    assert "rank 1 died without a word" in _failure(said, 2, log, 0)
+    boom, dead = "rank 0: RuntimeError: boom", "rank 1 died without a word (killed, perhaps for want of memory)"
+    for now, expected in (
+        ("", f"{boom}; {dead}"),  # the launcher says nothing
+        (report(_0=1), boom),
+        (report(_0=1, _1=-15), boom),
+        (report(_1=-9, _0=1), f"{boom}; {dead}"),  # its connection broke as the other died
+    ):
+        log.write_text(report(_1=-9) + now)
+        assert _failure(said, 2, log, before) == f"{expected} (all that was said: {log})"
+    log.write_text(report(_1=-9))
+    assert _failure([], 2, log, 0) == f"{dead} (all that was said: {log})"

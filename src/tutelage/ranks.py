@@ -170,16 +170,17 @@ def _failure(words: list[dict[str, Any]], ranks: int, log: Path, before: int) ->
     """One line of what went wrong: the first that any rank said, a mistake of the user's before all else.
 
     A rank that was killed says nothing. The launcher then ends the others, some before they can say anything: its own
-    report, in the log after the first `before` bytes, tells which was the first.
+    report, in the log after the first `before` bytes, lists those that ended before.
     """
     known = next((said["line"] for said in words if said["kind"] == "TutelageError"), None)
     if known is not None:
         return known
     silent = sorted({*range(ranks)} - {said["rank"] for said in words})
     report = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
-    first = re.search(r"first observed failure\):.*?\brank\s*: (\d+)", report, re.DOTALL)
-    if first:
-        silent = [rank for rank in silent if rank == int(first[1])]
+    ended = dict(re.findall(r"\brank\s*: (\d+) .*?\bexitcode\s*: (-?\d+)", report, re.DOTALL))
+    if ended:
+        asked_to = str(-signal.SIGTERM.value)  # by the launcher
+        silent = [rank for rank in silent if ended.get(str(rank), asked_to) != asked_to]
     lines = [
         f"rank {said['rank']}: {said['kind']}: {said['line']}" if ranks > 1 else f"{said['kind']}: {said['line']}"
         for said in sorted(words, key=lambda said: said["time"])
