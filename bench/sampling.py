@@ -11,7 +11,9 @@ with 16 new tokens to warm up and then once. tokens/s counts new tokens.
 The floor is what memory allows: each step reads all weights once and every row's keys and values so far, at the copy
 rate measured first. `vllm` is vLLM alone, in a process of its own, which is its default; `tutelage-vllm` is our
 backend. It is timed without log-probabilities of the sampled tokens, which training does not need, and once with them
-(`seconds_with_logprobs`). `logprob_difference` is the mean |log p| between what the sampler says of its own tokens and
+(`seconds_with_logprobs`). Rows without them go a shorter way through vLLM's scheduler: `same_again` is the share of
+responses that two calls without them make alike, token by token, `same_with_logprobs` of one call without and one with
+them. `logprob_difference` is the mean |log p| between what the sampler says of its own tokens and
 the trainer's packed forward pass.
 """
 
@@ -21,6 +23,7 @@ import argparse
 import importlib.util
 import json
 import math
+import operator
 import os
 import random
 import statistics
@@ -149,11 +152,18 @@ def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace)
         samples[:] = sampler.sample(prompts, seeds=list(range(len(prompts))), **settings)
         return [len(s.tokens) for s in samples]
 
+    def tokens() -> list[tuple[int, ...]]:
+        work()
+        return [sample.tokens for sample in samples]
+
     def check() -> dict[str, float]:
         extra = {}
         if getattr(sampler, "logprobs", True) is False:  # vLLM gives them only if asked
+            first, again = tokens(), tokens()
             sampler.logprobs = True
-            work()
+            asked = tokens()
+            extra["same_again"] = sum(map(operator.eq, first, again)) / len(first)
+            extra["same_with_logprobs"] = sum(map(operator.eq, first, asked)) / len(first)
             extra["seconds_with_logprobs"] = seconds_of(work, options.device, 1, warmup=0)
         scores = sampler.score(prompts, [s.tokens for s in samples])
         differences = [

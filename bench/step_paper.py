@@ -42,23 +42,29 @@ IMPLEMENTATIONS = {
 }
 
 
-def tutelage_worker(options: argparse.Namespace) -> dict[str, Any]:
+def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[str, Any]:
+    """`sharded`: each rank holds its parts of both models."""
     import torch
+    from accelerate import PartialState
 
     from tutelage.config import SamplingConfig, TrainingConfig
     from tutelage.model import LoadedModel
     from tutelage.objective import Divergence
     from tutelage.rollout import RolloutPlan
     from tutelage.sampler import TorchSampler
+    from tutelage.shard import shard
     from tutelage.teacher import Teacher
     from tutelage.trainer import Job, Trainer
     from tutelage.types import Sequence
     from tutelage.vllm_sampler import VllmSampler
 
-    student, teacher = make_models(options)
+    half = torch.bfloat16 if options.device == "cuda" else None
+    student, teacher = make_models(options, "meta" if sharded and PartialState().process_index else None)
     loaded = []
     for model in (student, teacher):
         prepare(model)
+        if sharded:
+            shard(model, PartialState().device, half if model is student else None)
         ends = SimpleNamespace(end_of_turn_id=0, end_of_turn_ids=(), text="")
         loaded.append(LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, ""))  # type: ignore[arg-type]
     on_policy = options.case == "on-policy"
@@ -72,7 +78,6 @@ def tutelage_worker(options: argparse.Namespace) -> dict[str, Any]:
         length = max(len(p) for p, _ in rows) + options.new_tokens
         sampler = VllmSampler(student, (), True, max_length=length, batch_size=options.batch, memory=0.25)
     elif on_policy:
-        half = torch.bfloat16 if options.device == "cuda" else None
         sampler = TorchSampler(student, (), True, batch_size=options.batch, dtype=half)
     sampling = SamplingConfig(max_new_tokens=options.new_tokens, temperature=1.0, batch_size=options.batch)
     steps = options.warmup + options.steps

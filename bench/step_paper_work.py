@@ -33,13 +33,13 @@ def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int],
     ]
 
 
-def make_models(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Student and teacher."""
+def make_models(options: argparse.Namespace, device: str | None = None) -> tuple[Any, Any]:
+    """Student and teacher on `device` (default: the command's)."""
     import torch
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
-    student = _build(TINY if options.small else LLAMA_1B, options.device, torch.float32, 0)
-    teacher = _build(TINY if options.small else LLAMA_8B, options.device, half, 1)
+    student = _build(TINY if options.small else LLAMA_1B, device or options.device, torch.float32, 0)
+    teacher = _build(TINY if options.small else LLAMA_8B, device or options.device, half, 1)
     return student, teacher
 
 

@@ -38,9 +38,9 @@ def loaded(model: Any, packed: bool = True, eos: str = "</s>") -> LoadedModel:
     return LoadedModel(model, tokenizer, ChatTemplate(tokenizer), packed, "tiny")
 
 
-def sft(folder: Path, lengths: Any = (9, 6, 14, 7, 30), model: Any = None, **config: Any) -> Job:
+def sft(folder: Path, lengths: Any = (9, 6, 14, 7, 30), model: Any = None, device: str = "cpu", **config: Any) -> Job:
     """Cross-entropy on random sequences. `config` are training keys."""
-    student = loaded(model or tiny.llama())
+    student = loaded(model or tiny.llama().to(device))
     options = {"batch_size": 4, "epochs": 1, "learning_rate": 1e-3, "checkpoint_every": 2, "max_length": 64} | config
     return Job(
         student=student,
@@ -58,18 +58,24 @@ def sft(folder: Path, lengths: Any = (9, 6, 14, 7, 30), model: Any = None, **con
 
 
 def gkd(
-    folder: Path, on_policy: float = 0.5, lengths: Any = (9, 6, 14, 7, 30), packed: bool = True, **more: Any
+    folder: Path,
+    on_policy: float = 0.5,
+    lengths: Any = (9, 6, 14, 7, 30),
+    packed: bool = True,
+    device: str = "cpu",
+    **more: Any,
 ) -> Job:
     """JSD from a larger teacher on a mixture of data and the student's own samples of 1 to 40 tokens."""
-    model = more.pop("model", None) or (tiny.llama() if packed else tiny.gemma2())
-    teacher = more.pop("teacher", None) or tiny.llama(layers=3, hidden=48, seed=1)
+    model = more.pop("model", None) or (tiny.llama() if packed else tiny.gemma2()).to(device)
+    own = tiny.llama(layers=3, hidden=48, seed=1) if packed else tiny.gemma2(seed=1)
+    teacher = more.pop("teacher", None) or own.to(device)
     job = sft(folder, lengths, model, **more)
     student = loaded(model, packed)
     sampling = SamplingConfig(max_new_tokens=40)
     return dataclasses.replace(
         job,
         student=student,
-        teacher=Teacher(loaded(teacher)) if packed else Teacher(loaded(tiny.gemma2(seed=1), False)),
+        teacher=Teacher(loaded(teacher, packed)),
         objective=Divergence(0.5),
         rollouts=RolloutPlan(on_policy, sampling, job.seed, job.config.max_length),
         sampler=TorchSampler(model, ENDS, packed, 128),

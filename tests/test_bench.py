@@ -72,3 +72,15 @@ def test_synthesis(tmp_path):
     assert 0 < stage["seconds"] - stage["sampling_s"] < host["seconds"] + 1
     assert host["parts"].keys() >= {"setup", "prompts", "filters", "writing", "page"}
     assert sum(s for name, s in host["parts"].items() if not name.startswith("of it")) < host["seconds"] * 1.5
+
+
+def test_several_ranks(tmp_path):
+    out = tmp_path / "ranks.json"
+    options = ["--batch", "4", "--new-tokens", "6", "--steps", "1", "--case", "on-policy"]
+    run("bench/ranks.py", "--device", "cpu", "--small", *options, "--json", str(out))
+    one, whole, sharded = json.loads(out.read_text())["rows"]
+    assert [(r["ranks"], r["sharded"]) for r in (one, whole, sharded)] == [(1, False), (2, False), (2, True)]
+    assert one["tokens"] == whole["tokens"] == sharded["tokens"]
+    assert whole["first_loss"] == pytest.approx(one["first_loss"], rel=1e-4)
+    assert sharded["first_loss"] == pytest.approx(one["first_loss"], rel=1e-4)
+    assert one["speedup"] == 1.0

@@ -1,4 +1,4 @@
-"""Two gloo ranks against one: the same steps to 1e-5, however unequal the ranks' shares are."""
+"""Two ranks against one: the same steps to 1e-5 (on GPUs 1e-4), however unequal the ranks' shares are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import jobs
 import pytest
 import torch
-from two_ranks import become, on_one_and_two
+from two_ranks import DEVICE, ROUNDING, become, on_one_and_two, saved
 
 from tutelage.interrupt import Interrupted
 from tutelage.runlog import CLOCK_KEYS, read_metrics
@@ -39,7 +39,7 @@ def make(folder: Path, options: dict):
     import tiny
 
     folder.mkdir(exist_ok=True)
-    job = jobs.gkd(folder, lengths=LENGTHS, **{**COMMON, **options})
+    job = jobs.gkd(folder, lengths=LENGTHS, device=DEVICE, **{**COMMON, **options})
     # one held-out example: the second rank has none
     return dataclasses.replace(job, validation=tiny.sequences((20,), seed=5)) if "evaluate_every" in options else job
 
@@ -86,12 +86,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_take_the_steps_of_one(folders: tuple[Path, Path], name: str):
-    one, two = (torch.load(folder / name / "weights.pt", weights_only=True) for folder in folders)
-    limit = 1e-5 if "bfloat16" not in name else 1e-4
+    one, two = (saved(folder / name / "weights.pt") for folder in folders)
+    limit = ROUNDING if "bfloat16" not in name else 1e-4
     worst = max(float((one[key] - two[key]).abs().max()) for key in one)
     assert one.keys() == two.keys()
     assert worst <= limit
-    start = make(folders[0] / "start", CASES[name]).student.model.state_dict()
+    start = make(folders[0] / "start", CASES[name]).student.model.cpu().state_dict()
     assert max(float((one[key] - start[key]).abs().max()) for key in one) > 20 * limit  # they did move
 
 
@@ -112,8 +112,8 @@ def test_one_rank_asked_to_stop_stops_both_and_the_run_goes_on(folders: tuple[Pa
     unbroken = make(tmp_path / "unbroken", {"batch_size": 3, "epochs": 3})
     Trainer(unbroken).run()
     folder = folders[1] / "stopped"
-    a, b = (torch.load(folder / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1))
-    for key, value in unbroken.student.model.state_dict().items():
+    a, b = (saved(folder / f"weights-{rank}.pt") for rank in (0, 1))
+    for key, value in unbroken.student.model.cpu().state_dict().items():
         assert torch.equal(a[key], b[key])
-        assert float((a[key] - value).abs().max()) <= 1e-5
+        assert float((a[key] - value).abs().max()) <= ROUNDING
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3]

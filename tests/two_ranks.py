@@ -1,4 +1,7 @@
-"""The same work on one rank and on two, on the CPU: where the results lie, once for all tests of a file."""
+"""The same work on one rank and on two: where the results lie, once for all tests of a file.
+
+Two CPU processes that talk through gloo; on a machine with two GPUs, two GPUs and NCCL.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,22 @@ from pathlib import Path
 import pytest
 import torch
 
+DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
+ROUNDING = 1e-5 if DEVICE == "cpu" else 1e-4  # of a float32 weight after a few steps; GPUs add in other orders
+
 
 def become(rank: int, port: int) -> None:
     """Make this process one of the two, in the environment that accelerate reads."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if DEVICE == "cuda":
+        torch.cuda.set_device(rank)
+
+
+def saved(path: Path) -> dict[str, torch.Tensor]:
+    """Weights that any rank has saved."""
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def on_one_and_two(

@@ -1,0 +1,102 @@
+"""A GKD step at the paper's shapes on one GPU and on several, with whole models and with sharded ones.
+
+    python bench/ranks.py --json docs/results/bench/ranks.json
+    python bench/ranks.py --device cpu --small              # tiny models on two CPU processes, seconds
+
+Work: that of `step_paper.py`, 128 sequences a step in all, off-policy and on-policy. `speedup` is tokens/s beside one
+rank of the same case; `first_loss` is of the first step, whose samples and sums do not depend on the number of ranks
+but for rounding. Peak memory is of the first rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from machine import ceilings, run_worker, write_results
+from step_paper import tutelage_worker
+
+
+def worker(options: argparse.Namespace) -> None:
+    """One rank of one measurement."""
+    from accelerate import PartialState
+
+    if options.device == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    state = PartialState(cpu=options.device == "cpu")
+    result = tutelage_worker(options, options.sharded)
+    if state.is_main_process:
+        options.out.write_text(json.dumps(result))
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def start(ranks: int, sharded: bool, case: str, options: argparse.Namespace) -> dict[str, Any]:
+    keys = ("device", "batch", "micro_batch", "new_tokens", "steps", "warmup")
+    flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
+    flags += ["--small"] * options.small + ["--sharded"] * sharded
+    here = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    launcher = ["-m", "torch.distributed.run", *here, "--nproc-per-node", str(ranks)]
+    return run_worker(f"{ranks} ranks, {case}", [*launcher, __file__, "--worker", "tutelage", "--case", case, *flags])
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    forms = {"seconds": ".2f", "tokens_per_s": ",.0f", "speedup": ".2f", "peak_gib": ".1f", "first_loss": ".5f"}
+    table = Table("case", "ranks", "models", *forms)
+    for row in rows:
+        cells = ["–" if row.get(k) is None else format(row[k], f) for k, f in forms.items()]
+        table.add_row(row["case"], str(row["ranks"]), "sharded" if row["sharded"] else "whole", *cells)
+    Console(width=120).print(table)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch", type=int, default=128, help="sequences an optimizer step, of all ranks together")
+    parser.add_argument("--micro-batch", type=int, default=3_840, help="tokens a micro-batch of a rank")
+    parser.add_argument("--new-tokens", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--case", nargs="+", default=["off-policy", "on-policy"])
+    parser.add_argument("--small", action="store_true", help="tiny models")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    for hidden in ("--worker", "--out"):
+        parser.add_argument(hidden, type=Path if hidden == "--out" else str, help=argparse.SUPPRESS)
+    parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.worker:
+        options.case, options.profile = options.case[0], None
+        worker(options)
+        return
+    measured = ceilings(options.device, options.small)
+    rows: list[dict[str, Any]] = []
+    for case in options.case:
+        alone = None
+        for ranks, sharded in [(n, kind) for n in options.ranks for kind in (False, True)[: 1 + (n > 1)]]:
+            result = start(ranks, sharded, case, options)
+            alone = result.get("tokens_per_s") if ranks == 1 else alone
+            if alone and "tokens_per_s" in result:
+                result["speedup"] = result["tokens_per_s"] / alone
+            rows.append({"case": case, "ranks": ranks, "sharded": sharded, **result})
+            print(rows[-1], file=sys.stderr, flush=True)
+            if options.json:
+                write_results(options.json, options.device, measured, rows)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
