@@ -124,7 +124,7 @@ def prepare(model: Any) -> None:
 
     register_attention()
     model.set_attn_implementation(NAME)
-    if next(model.parameters()).is_cuda:
+    if next(model.parameters()).device.type != "cpu":  # "meta": to be sent by another rank
         fuse_norms(model)
 
 

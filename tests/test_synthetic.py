@@ -124,10 +124,10 @@ def test_the_last_blocks_are_as_large_as_what_is_missing(tmp_path: Path, monkeyp
         (tmp_path / name).mkdir()
     made = make(tmp_path / "fitting", rows=150, batches=8)
     assert made.run()["attempts"] == 232
-    assert made.sizes == [64, 64, 64, 32, 8]  # whole batches of 8
+    assert made.sizes == [16, 64, 64, 64, 16, 8]  # whole batches of 8
     monkeypatch.setattr(Synthesis, "_attempts_wanted", lambda self, number: 64)
     full = make(tmp_path / "full", rows=150, batches=8)
-    assert full.run()["attempts"] == 256
+    assert full.run()["attempts"] == 16 + 4 * 64
     assert read_rows(tmp_path / "full", "accepted") == read_rows(tmp_path / "fitting", "accepted")
 
 

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from test_synthetic import FRAME, GOLD, Author, make, sentence
 
-from tutelage.synthetic_page import _histogram, build_page, nearest, self_bleu, variety_of
+from tutelage.synthetic_page import _histogram, build_page, hashes_of, nearest, self_bleu, variety_of
 from tutelage.synthetic_rows import answer_of, input_of, read_rows
 
 
@@ -48,11 +48,12 @@ def test_nearest_is_about_the_jaccard_similarity():
         left, right = ({x[i : i + 5] for i in range(len(x) - 4)} for x in (a, b))
         return len(left & right) / len(left | right)
 
-    got = nearest(texts, None)
+    hashes = hashes_of(texts)
+    got = nearest(hashes, None)
     assert got[0] == pytest.approx(jaccard(texts[0], texts[1]), abs=0.12)
     assert got[2] < 0.1
-    assert nearest(texts, texts).tolist() == [1.0, 1.0, 1.0]
-    assert len(nearest([], None)) == len(nearest(texts[:1], None)) == 0
+    assert nearest(hashes, hashes).tolist() == [1.0, 1.0, 1.0]
+    assert len(nearest(hashes_of([]), None)) == len(nearest(hashes[:1], None)) == len(nearest(hashes, hashes[:0])) == 0
 
 
 def test_histograms_hold_all_rows():

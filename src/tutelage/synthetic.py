@@ -3,8 +3,8 @@
 Attempts are numbered. All about attempt n (demonstrations, prompt, the seeds of its input and its answer) follows from
 the stage's seed and n, and rows are judged in that order. Attempts are made in blocks, and a block is written as
 `rejected/00007.jsonl`, then `accepted/00007.jsonl`, each whole or not at all. The second says that the block is done.
-So a run that was killed goes on after the last whole block, and ends in the set that an unbroken one makes. Towards the
-end blocks are only as large as what is missing wants.
+So a run that was killed goes on after the last whole block, and ends in the set that an unbroken one makes. The first
+block is small, and towards the end blocks are only as large as what is missing wants.
 
 Prompts, filters and writing have a thread beside the sampler: while inputs are sampled, the block before is judged.
 """
@@ -105,8 +105,9 @@ class Synthesis:
     # --- the steps of a block ----------------------------------------------------------------------------------------
 
     def _prepare(self, number: int, first: int) -> Block:
-        """The prompts of a full block from attempt `first` on: fresh demonstrations for each attempt."""
-        plan, numbers = self.plan, range(first, first + self.plan.block)
+        """The prompts of a block, as large as may be, from attempt `first` on: fresh demonstrations for each."""
+        plan = self.plan
+        numbers = range(first, first + (plan.block if number else plan.first_block))
         draws = [Random(keyed_integer("demonstrations", plan.seed, attempt)) for attempt in numbers]
         shown = [tuple(random.sample(self.gold, plan.demonstrations)) for random in draws]
         texts = [(chat_prompt if plan.form == "chat" else continuation_prompt)(rows) for rows in shown]
@@ -211,7 +212,7 @@ class Synthesis:
         known = max(0, number - 1)
         accepted, tried = sum(self.gains[:known]), sum(self.sizes[:known])
         if not accepted:
-            return self.plan.block
+            return self.plan.block if number else self.plan.first_block
         rate = accepted / tried
         missing = self.plan.rows - accepted - rate * sum(self.sizes[known:number])
         batches = math.ceil(1.1 * missing / rate / self.plan.batch)  # a tenth more, since the rate is an estimate

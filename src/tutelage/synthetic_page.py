@@ -47,10 +47,11 @@ def build_page(
         "synthetic": [inputs[i] for i in _some(len(inputs), count, seed)],
     }
     variety = {side: variety_of(texts) for side, texts in sides.items()} | {"texts_compared": count}
+    hashes = {side: hashes_of(texts) for side, texts in sides.items()}
     similarity = {
-        "gold to other gold": nearest(sides["gold"], None),
-        "synthetic to other synthetic": nearest(sides["synthetic"], None),
-        "synthetic to gold": nearest(sides["synthetic"], sides["gold"]),
+        "gold to other gold": nearest(hashes["gold"], None),
+        "synthetic to other synthetic": nearest(hashes["synthetic"], None),
+        "synthetic to gold": nearest(hashes["synthetic"], hashes["gold"]),
     }
     page = page_template("synthetic.html.j2")
     html = page.render(
@@ -108,15 +109,21 @@ def self_bleu(texts: Seq[str]) -> float | None:
     return sum(scores) / len(scores)
 
 
-def nearest(texts: Seq[str], others: Seq[str] | None) -> np.ndarray:
-    """The estimated similarity of each text to the most similar one of `others` (None: of the rest), [texts]."""
-    if not texts or (others is None and len(texts) < 2) or others == []:
+def hashes_of(texts: Seq[str]) -> np.ndarray:
+    """The MinHash of each text, [texts, permutations]."""
+    return np.array([minhash(words(text)).hashvalues for text in texts])
+
+
+def nearest(texts: np.ndarray, others: np.ndarray | None) -> np.ndarray:
+    """The estimated similarity of each text to the most similar one of `others` (None: of the rest), [texts].
+
+    Texts are given by their hashes.
+    """
+    if len(texts) < (2 if others is None else 1) or (others is not None and not len(others)):
         return np.zeros(0)
-    mine = np.stack([minhash(words(text)).hashvalues for text in texts])
-    theirs = mine if others is None else np.stack([minhash(words(text)).hashvalues for text in others])
     out = np.zeros(len(texts))
-    for i, row in enumerate(mine):
-        same = (theirs == row).mean(axis=1)
+    for i, row in enumerate(texts):
+        same = ((texts if others is None else others) == row).mean(axis=1)
         if others is None:
             same[i] = 0.0
         out[i] = same.max()

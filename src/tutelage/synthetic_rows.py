@@ -34,6 +34,11 @@ class SynthesisPlan:
         return max(1, min(self.batches * self.batch, 2 * self.rows))
 
     @property
+    def first_block(self) -> int:
+        """Attempts of the first block: few, since the sampler waits for its prompts, and it tells the acceptance."""
+        return min(self.block, 2 * self.batch)
+
+    @property
     def batch(self) -> int:
         return max(self.inputs.batch_size, self.answers.batch_size)
 
