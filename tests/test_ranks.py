@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from recipes_fixture import Workshop
 from test_study import write_study
+from two_ranks import DEVICE
 
 from tutelage import ranks
 from tutelage.attempt import attempt
@@ -35,7 +36,7 @@ GKD: dict[str, Any] = {
     "kind": "distill",
     "data": "train",
     "sampling": {"max_new_tokens": 6},
-    "training": {"validation": "test", "checkpoint_every": 4, "max_steps": STEPS, "epochs": 20},
+    "training": {"validation": "test", "checkpoint_every": 4, "max_steps": STEPS, "epochs": 20, "precision": "float32"},
 }
 TWO = Share(ranks=2)
 WORKER = "import pickle, sys; from tutelage.attempt import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
@@ -89,7 +90,7 @@ def later(run: Run, step: int, action: Callable[[], None]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks are bound to their worker's life on Linux alone")
 def test_two_ranks_killed_in_three_ways_end_as_one(workshop: Workshop, processes: Callable[[], dict[str, int]]):
-    run, alone = planned(workshop, workshop.runs), planned(workshop, workshop.folder / "alone")
+    run, alone = (planned(workshop, root, device=DEVICE) for root in (workshop.runs, workshop.folder / "alone"))
     assert run.fingerprint == alone.fingerprint
     # The worker is killed: no rank outlives it.
     packed = workshop.folder / "run.pickle"
@@ -135,7 +136,7 @@ def test_two_ranks_killed_in_three_ways_end_as_one(workshop: Workshop, processes
 def test_a_mistake_is_said_as_one_rank_says_it(
     workshop: Workshop, processes: Callable[[], dict[str, int]], capsys: pytest.CaptureFixture[str]
 ):
-    file = workshop.write(stages=[GKD | {"training": {"learning_rate": 1e30}}])
+    file = workshop.write(stages=[GKD | {"training": {"learning_rate": 1e30}}], device=DEVICE)
     with pytest.raises(SystemExit):
         command(["run", str(file), "--runs", str(workshop.runs), "--gpus-per-run", "2"])
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tutelage: ")]
@@ -223,13 +224,14 @@ def test_a_run_with_gpus_sees_no_others(workshop: Workshop, monkeypatch: pytest.
 
 def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
     def report(**codes: int) -> str:
-        each = "[{0}]:\n  rank      : {0} (local_rank: {0})\n  exitcode  : {1} (pid: 7)\n  error_file: <N/A>\n"
+        each = "[{0}]:\n  rank      : {0} (local_rank: {0})\n  exitcode  : {1} (pid: 7{0})\n  error_file: <N/A>\n"
         return "Failures:\n" + "".join(each.format(name[1:], code) for name, code in codes.items())
 
     log = tmp_path / "log.txt"
     log.write_text(report(_1=-9))
     before = log.stat().st_size  # an earlier attempt's
     said = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
+    forced = "W1128 api.py:1031] Unable to shutdown process 70 via 15, forcefully exiting via 9\n"
     boom, dead = "rank 0: RuntimeError: boom", "rank 1 died without a word (killed, perhaps for want of memory)"
     for now, expected in (
         ("", f"{boom}; {dead}"),  # the launcher says nothing
@@ -239,5 +241,9 @@ def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
     ):
         log.write_text(report(_1=-9) + now)
         assert _failure(said, 2, log, before) == f"{expected} (all that was said: {log})"
-    log.write_text(report(_1=-9))
-    assert _failure([], 2, log, 0) == f"{dead} (all that was said: {log})"
+    for now in (report(_1=-9), forced + report(_0=-9, _1=-9)):  # as under gloo and under NCCL
+        log.write_text(now)
+        assert _failure([], 2, log, 0) == f"{dead} (all that was said: {log})"
+    said = [{"rank": 1, "kind": "OutOfMemoryError", "line": "CUDA out of memory", "time": 1.0}]
+    log.write_text(forced + report(_0=-9, _1=1))
+    assert _failure(said, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (all that was said: {log})"

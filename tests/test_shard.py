@@ -1,4 +1,4 @@
-"""Two ranks that share student and teacher, against one that holds them: the same steps to 1e-5 (on GPUs 1e-4)."""
+"""Two ranks that share student and teacher, against one that holds them: the same steps to 1e-5 (on GPUs 3e-5)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tutelage.types import TutelageError
 
 # As in test_trainer_ranks: 3 examples on one rank, 2 on the other, in 2 micro-batches and 1. Clipping acts.
 COMMON = {"max_steps": 4, "adam_eps": 1e-3, "batch_size": 5, "epochs": 4, "tokens_per_micro_batch": 72}
-COMMON |= {"max_grad_norm": 0.03, "evaluate_every": 1}
+COMMON |= {"max_grad_norm": 0.03, "evaluate_every": 1, "precision": "float32"}
 CASES: dict[str, dict[str, Any]] = {
     "tied": {"on_policy": 0.0, "tie": True},
     "untied, all student": {"on_policy": 1.0, "batch_size": 3, "gradient_checkpointing": True},
@@ -177,11 +177,11 @@ def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, monke
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     training = GKD["training"] | {"max_steps": 3, "shard": True}
     stages = [GKD | {"on_policy": 1.0, "training": training}]
-    two, one = (planned(workshop, workshop.folder / name, stages=stages) for name in ("two", "one"))
+    two, one = (planned(workshop, workshop.folder / name, stages=stages, device=DEVICE) for name in ("two", "one"))
     assert attempt(two, share=TWO) is None
     assert attempt(one) is None
     a, b = (load_file(run.folder / "model" / "model.safetensors") for run in (one, two))
-    assert worst(a, b) <= 1e-5
+    assert worst(a, b) <= ROUNDING
     for name in ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json"):
         assert (one.folder / "model" / name).read_text() == (two.folder / "model" / name).read_text()
     before, after = (json.loads((run.folder / "result.json").read_text())["perplexity_after"] for run in (one, two))
@@ -190,7 +190,7 @@ def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, monke
 
 def test_alone_there_is_nothing_to_shard(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     training = GKD["training"] | {"max_steps": 1, "shard": True}
-    assert attempt(planned(workshop, workshop.runs, stages=[GKD | {"training": training}])) is None
+    assert attempt(planned(workshop, workshop.runs, stages=[GKD | {"training": training}], device=DEVICE)) is None
     assert "gkd: `shard: true` does nothing on one rank" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
-ROUNDING = 1e-5 if DEVICE == "cpu" else 1e-4  # of a float32 weight after a few steps; GPUs add in other orders
+ROUNDING = 1e-5 if DEVICE == "cpu" else 3e-5  # of a float32 weight after a few steps; GPUs add in other orders
 
 
 def become(rank: int, port: int) -> None:

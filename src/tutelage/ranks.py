@@ -169,18 +169,21 @@ def _stop(folder: Path, process: subprocess.Popen[bytes]) -> None:
 def _failure(words: list[dict[str, Any]], ranks: int, log: Path, before: int) -> str:
     """One line of what went wrong: the first that any rank said, a mistake of the user's before all else.
 
-    A rank that was killed says nothing. The launcher then ends the others, some before they can say anything: its own
-    report, in the log after the first `before` bytes, lists those that ended before.
+    A rank that was killed says nothing. The launcher then ends the others, some before they can say anything (on GPUs
+    they wait for the dead one and hear nothing, until they are killed half a minute later): its own report, in the log
+    after the first `before` bytes, tells which.
     """
     known = next((said["line"] for said in words if said["kind"] == "TutelageError"), None)
     if known is not None:
         return known
     silent = sorted({*range(ranks)} - {said["rank"] for said in words})
     report = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
-    ended = dict(re.findall(r"\brank\s*: (\d+) .*?\bexitcode\s*: (-?\d+)", report, re.DOTALL))
+    ended = re.findall(r"\brank\s*: (\d+) .*?\bexitcode\s*: (-?\d+) \(pid: (\d+)\)", report, re.DOTALL)
     if ended:
+        forced = re.findall(r"Unable to shutdown process (\d+)", report)
         asked_to = str(-signal.SIGTERM.value)  # by the launcher
-        silent = [rank for rank in silent if ended.get(str(rank), asked_to) != asked_to]
+        first = {int(rank) for rank, code, process in ended if code != asked_to and process not in forced}
+        silent = [rank for rank in silent if rank in first]
     lines = [
         f"rank {said['rank']}: {said['kind']}: {said['line']}" if ranks > 1 else f"{said['kind']}: {said['line']}"
         for said in sorted(words, key=lambda said: said["time"])
