@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import gemma2, llama, sequences
 
-from tutelage.batch import group_by_budget, make_micro_batch, make_micro_batches
+from tutelage.batch import group_by_budget, make_micro_batch, make_micro_batches, rank_share
 from tutelage.model import LanguageModel
 from tutelage.objective import CrossEntropy
 
@@ -18,6 +18,19 @@ def test_groups_keep_the_budget_and_lose_nothing():
     padded = group_by_budget(lengths, 14, padded=True)
     assert sorted(i for g in padded for i in g) == list(range(8))
     assert all(len(g) * max(lengths[i] for i in g) <= 14 or len(g) == 1 for g in padded)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_ranks_share_sequences_and_tokens_evenly(ranks: int):
+    lengths = torch.randint(5, 400, (29,), generator=torch.Generator().manual_seed(1)).tolist()
+    whole = sequences(lengths)
+    shares = [rank_share(whole, rank, ranks) for rank in range(ranks)]
+    assert sorted(s.index for share in shares for s in share) == list(range(29))
+    counts, tokens = [len(share) for share in shares], [sum(len(s.ids) for s in share) for share in shares]
+    assert max(counts) - min(counts) <= 1
+    assert max(tokens) - min(tokens) <= max(lengths)
+    if ranks == 1:
+        assert [s.index for s in shares[0]] == list(range(29))  # in the order they came
 
 
 def test_labels_are_shifted_once():

@@ -27,6 +27,18 @@ def take_copies(examples: Seq[Sequence], weights: Tensor, order: Tensor, first: 
     return out
 
 
+def rank_share(sequences: Seq[Sequence], rank: int, ranks: int) -> list[Sequence]:
+    """What falls to a rank: as many sequences as to others, one more or less, and nearly as many tokens.
+
+    They are dealt out from the longest to the shortest, each second round from the last rank to the first.
+    """
+    if ranks == 1:
+        return list(sequences)
+    ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
+    places = {rank, 2 * ranks - 1 - rank}
+    return [sequence for i, sequence in enumerate(ordered) if i % (2 * ranks) in places]
+
+
 def teacher_view(sequence: Sequence) -> Sequence:
     """The sequence as the teacher reads it: its own rendering of what stands between responses, the same responses.
 

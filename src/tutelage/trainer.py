@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from tutelage import checkpoint
-from tutelage.batch import make_micro_batch, make_micro_batches, take_copies
+from tutelage.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
 from tutelage.config import TrainingConfig
 from tutelage.interrupt import Interrupted, stop_requests
 from tutelage.memory import filled, token_budget
@@ -129,7 +129,7 @@ class Trainer:
 
         # 1. This batch's examples; each answered by the data or, with probability λ, by the student as it is now.
         everyones = self._examples(step)
-        examples = everyones[self.rank :: self.world]
+        examples = rank_share(everyones, self.rank, self.world)
         sequences = examples
         if job.rollouts is not None:
             if job.sampler is not None:
@@ -195,7 +195,7 @@ class Trainer:
     def validate(self) -> dict[str, Any]:
         """Mean values over the held-out data, response token by response token."""
         self._bare().model.eval()
-        sequences = list(self.job.validation)[self.rank :: self.world]
+        sequences = rank_share(self.job.validation, self.rank, self.world)
         weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
         totals, tokens = Totals(self.device), self.config.tokens_per_micro_batch
         for batch in self._batches(sequences, weights, tokens, spare=self.job.validation[0]):
