@@ -34,7 +34,7 @@ ACTIVATION_BYTES = 53
 STATE_BYTES, COPY_BYTES, BASE_GIB = 16, 2, 3.0
 MEASURED_TEACHER = 10e9
 START_SECONDS = 8.0  # to load and save; an assumption
-SHARED_EFFICIENCY = 0.8  # of several GPUs; an assumption
+SHARED_EFFICIENCY = 0.65  # of models shared by several GPUs; measured with two, training (docs/performance.md)
 USABLE = 0.93  # of a GPU's memory
 
 
