@@ -199,6 +199,14 @@ def test_two_sizes_are_no_curve(tmp_path: Path) -> None:
     assert size_curves(manifest, build_tables(manifest)) == []
 
 
+def test_an_earlier_reports_figure_does_not_stay(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    for name, sizes, there in (("three", SIZES, True), ("two", {"sft": 0, "gkd": 500}, False)):
+        (tmp_path / name).mkdir()
+        build_report(study(tmp_path / name, sizes), out)
+        assert [(out / f"synthetic.{kind}").exists() for kind in ("png", "svg")] == [there, there]
+
+
 def test_a_size_twice_is_no_curve(tmp_path: Path) -> None:
     manifest = study(tmp_path, SIZES | {"sft": 2500})
     assert size_curves(manifest, build_tables(manifest)) == []

@@ -79,8 +79,10 @@ def size_svgs(curves: Sequence[SizeCurve], styles: dict[str, Style]) -> list[str
 
 
 def write_size_files(curves: Sequence[SizeCurve], styles: dict[str, Style], out: Path) -> None:
-    """synthetic.png and synthetic.svg with all curves; nothing where there is none."""
+    """synthetic.png and synthetic.svg with all curves; where there is none, none that an earlier report left."""
     if not curves:
+        for kind in ("png", "svg"):
+            (out / f"synthetic.{kind}").unlink(missing_ok=True)
         return
     columns = min(2, len(curves))
     rows = math.ceil(len(curves) / columns)
