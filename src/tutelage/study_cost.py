@@ -8,7 +8,9 @@ Time of sampling, a step of a batch: weights and caches read once, plus 0.16 ms 
 Memory: 16 bytes a student weight (float32 weights, gradients, two moments) and 2 for its bf16 copy, 2 a teacher weight,
 53 bytes a token of a micro-batch, layer and unit of width, and 3 GiB.
 Every run takes 8 s more, to load and save.
-More than one GPU, or another than an H100, or a teacher above 10B, has never been measured: marked `extrapolated`.
+Several GPUs: training is divided among the machine's, and what does not fit is taken to be shared by more of them
+(`training.shard`); everything else is one process and has one GPU, or as many as would hold its model, which it cannot
+use yet. Several GPUs, others than an H100, and teachers above 10B are marked `extrapolated`.
 """
 
 from __future__ import annotations
@@ -161,7 +163,7 @@ class CostModel:
             seconds += sampled * self._decode(student, batch, length)
             flops += 2 * student.matrix_weights * sampled
         micro = max(training.tokens_per_micro_batch, 1)
-        gpus = self._gpus(lambda n: self._training_gib(run, student, teacher, micro, on_policy, n))
+        gpus = self._gpus(lambda n: self._training_gib(run, student, teacher, micro, on_policy, n), self.machine.gpus)
         return self._total(
             self._training_gib(run, student, teacher, micro, on_policy, gpus), gpus, flops, tokens, sampled, seconds,
             max((teacher.weights if teacher else 0), student.weights),
@@ -179,7 +181,7 @@ class CostModel:
         total = states / gpus + activations
         if on_policy:
             batch = min(run.spec.sampling.batch_size, run.training.batch_size) / gpus
-            total += 2 * student.weights / gpus
+            total += 2 * student.weights  # each rank samples from a copy of its own
             total += batch * student.cache_bytes * (run.spec.sampling.max_new_tokens + 200)
         return total / GIB + BASE_GIB
 
@@ -245,7 +247,7 @@ class CostModel:
         def gib(gpus: int) -> float:
             return (2 * shape.weights / gpus + cache) / GIB + BASE_GIB
 
-        gpus = self._gpus(gib)
+        gpus = self._gpus(gib, 1)
         flops = count * (prompt * flops + 2 * new * shape.matrix_weights)
         return self._total(gib(gpus), gpus, flops, count * prompt, count * new, seconds, shape.weights)
 
@@ -260,14 +262,14 @@ class CostModel:
         def gib(gpus: int) -> float:
             return (2 * weights / gpus + 12 * shape.hidden * micro) / GIB + BASE_GIB
 
-        gpus = self._gpus(gib)
+        gpus = self._gpus(gib, 1)
         return self._total(gib(gpus), gpus, flops * tokens, tokens, 0.0, seconds * tokens, weights)
 
-    def _gpus(self, gib: Any) -> int:
-        """The machine's GPUs, or as many times as many until a GPU's share fits (at most 64 machines)."""
-        gpus = self.machine.gpus
-        while gib(gpus) > USABLE * self.machine.memory and gpus < 64 * self.machine.gpus:
-            gpus += self.machine.gpus
+    def _gpus(self, gib: Any, least: int) -> int:
+        """`least` GPUs, or as many times as many until a GPU's share fits (at most 64 times)."""
+        gpus = least
+        while gib(gpus) > USABLE * self.machine.memory and gpus < 64 * least:
+            gpus += least
         return gpus
 
     def _total(
