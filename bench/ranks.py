@@ -67,13 +67,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--case", nargs="+", default=["off-policy", "on-policy"])
+    cases = ["off-policy", "on-policy"]
+    parser.add_argument("--case", nargs="+", choices=cases, default=cases)
     parser.add_argument("--small", action="store_true", help="tiny models")
     parser.add_argument("--json", type=Path, help="write the rows here")
     for hidden in ("--worker", "--out"):
         parser.add_argument(hidden, type=Path if hidden == "--out" else str, help=argparse.SUPPRESS)
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.ranks) < 1:
+        parser.error(f"--ranks: {min(options.ranks)} is no number of ranks")
+    return options
 
 
 def main() -> None:
