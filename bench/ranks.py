@@ -71,8 +71,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--case", nargs="+", choices=cases, default=cases)
     parser.add_argument("--small", action="store_true", help="tiny models")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    for hidden in ("--worker", "--out"):
-        parser.add_argument(hidden, type=Path if hidden == "--out" else str, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.ranks) < 1:
@@ -88,9 +88,10 @@ def main() -> None:
         return
     measured = ceilings(options.device, options.small)
     rows: list[dict[str, Any]] = []
+    settings = [(ranks, sharded) for ranks in options.ranks for sharded in (False, True) if ranks > 1 or not sharded]
     for case in options.case:
         alone = None
-        for ranks, sharded in [(n, kind) for n in options.ranks for kind in (False, True)[: 1 + (n > 1)]]:
+        for ranks, sharded in settings:
             result = start(ranks, sharded, case, options)
             alone = result.get("tokens_per_s") if ranks == 1 else alone
             if alone and "tokens_per_s" in result:

@@ -57,6 +57,32 @@ def test_measured_runs_it_was_not_fitted_to(tmp_path):
         assert 3600 * hours - START_SECONDS == pytest.approx(seconds, rel=0.25)
 
 
+@pytest.mark.parametrize(("on_policy", "rows", "measured"), [(0.0, 530, 29.4), (1.0, 695, 37.9)])
+def test_memory_of_two_gpus_that_share_models(tmp_path, on_policy: float, rows: int, measured: float):
+    """docs/performance.md, several GPUs: not fitted. Each rank has a whole copy of the student to sample from."""
+    names = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
+    run = run_of(tmp_path, *names, on_policy, tokens_per_micro_batch=3840, shard=True)
+    model = CostModel(machine("2xH200"))
+    model.rows = lambda *_: Rows(128, rows, 300)  # type: ignore[method-assign]
+    cost = model.cost(run)
+    assert cost is not None
+    assert (cost.gpus, cost.extrapolated) == (2, True)
+    assert cost.memory_gib == pytest.approx(measured, rel=0.25)
+    student = Shape(**facts()["models"][names[0]])
+    with_samples, without = (model._training_gib(run, student, None, 3840, share, 10**9) for share in (1.0, 0.0))
+    assert with_samples - without == pytest.approx(2 * student.weights / GIB)  # what no number of GPUs divides
+
+
+def test_what_is_one_process_has_one_gpu():
+    many, one = CostModel(machine("8xH100")), CostModel(machine("H100"))
+    small, large = (Shape(**facts()["models"][f"meta-llama/Llama-3.{name}"]) for name in ("1-8B", "1-70B"))
+    for shape in (small, large):
+        assert many._sampled(shape, 500, 1000, 300, 64) == one._sampled(shape, 500, 1000, 300, 64)
+        assert many._read(shape, 1e6, 4096) == one._read(shape, 1e6, 4096)
+    assert (many._sampled(small, 500, 1000, 300, 64).gpus, many._read(small, 1e6, 4096).gpus) == (1, 1)
+    assert many._read(large, 1e6, 4096).gpus == 2  # more than it can use yet
+
+
 def test_what_does_not_fit_takes_more_machines_and_says_that_it_is_extrapolated(tmp_path):
     run = run_of(tmp_path, "meta-llama/Llama-3.1-70B", "meta-llama/Llama-3.1-70B", 0.0, gradient_checkpointing=True)
     model = CostModel(machine("8xH100"))

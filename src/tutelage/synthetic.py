@@ -106,8 +106,7 @@ class Synthesis:
 
     def _prepare(self, number: int, first: int) -> Block:
         """The prompts of a block, as large as may be, from attempt `first` on: fresh demonstrations for each."""
-        plan = self.plan
-        numbers = range(first, first + (plan.block if number else plan.first_block))
+        plan, numbers = self.plan, range(first, first + self.plan.most(number))
         draws = [Random(keyed_integer("demonstrations", plan.seed, attempt)) for attempt in numbers]
         shown = [tuple(random.sample(self.gold, plan.demonstrations)) for random in draws]
         texts = [(chat_prompt if plan.form == "chat" else continuation_prompt)(rows) for rows in shown]
@@ -212,7 +211,7 @@ class Synthesis:
         known = max(0, number - 1)
         accepted, tried = sum(self.gains[:known]), sum(self.sizes[:known])
         if not accepted:
-            return self.plan.block if number else self.plan.first_block
+            return self.plan.most(number)
         rate = accepted / tried
         missing = self.plan.rows - accepted - rate * sum(self.sizes[known:number])
         batches = math.ceil(1.1 * missing / rate / self.plan.batch)  # a tenth more, since the rate is an estimate
@@ -281,10 +280,8 @@ class Synthesis:
 
 @contextlib.contextmanager
 def _quick_turns() -> Iterator[None]:
-    """Threads take turns every millisecond.
-
-    A sampler on a GPU wants the interpreter for half a millisecond in every four. With Python's own 5 ms it would wait
-    for the filters longer than it works.
+    """Threads take turns every millisecond, not Python's five: a sampler on a GPU wants the interpreter often and
+    briefly, and waits for the filters in between. On a GPU no gain was shown (LOG.md).
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, 0.001))

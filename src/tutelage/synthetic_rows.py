@@ -33,10 +33,9 @@ class SynthesisPlan:
         """Attempts of a full block."""
         return max(1, min(self.batches * self.batch, 2 * self.rows))
 
-    @property
-    def first_block(self) -> int:
-        """Attempts of the first block: few, since the sampler waits for its prompts, and it tells the acceptance."""
-        return min(self.block, 2 * self.batch)
+    def most(self, number: int) -> int:
+        """Attempts of this block at most. The first has few: the sampler waits for its prompts."""
+        return self.block if number else min(self.block, 2 * self.batch)
 
     @property
     def batch(self) -> int:
