@@ -39,7 +39,7 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
     from tutelage.sampler import TorchSampler
     from tutelage.teacher import Teacher
     from tutelage.trainer import Job, Trainer
-    from tutelage.types import Sequence
+    from tutelage.types import TokenSequence
 
     torch.manual_seed(0)
     fast = name == "fast"
@@ -55,7 +55,7 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
     examples = []
     for index, row in enumerate(json.loads((folder / "work.json").read_text()) * (EXAMPLES // 8)):
         ids = torch.tensor(row["prompt"] + row["response"]).roll(index // 8)
-        examples.append(Sequence(index, ids, torch.arange(len(ids)) >= len(row["prompt"]), len(row["prompt"])))
+        examples.append(TokenSequence(index, ids, torch.arange(len(ids)) >= len(row["prompt"]), len(row["prompt"])))
     run = Path(tempfile.mkdtemp(dir=folder))
     if samples is not None:
         shutil.copytree(samples, run / "checkpoints" / "pending-0")

@@ -11,10 +11,9 @@ with 16 new tokens to warm up and then once. tokens/s counts new tokens.
 The floor is what memory allows: each step reads all weights once and every row's keys and values so far, at the copy
 rate measured first. `vllm` is vLLM alone, in a process of its own, which is its default; `tutelage-vllm` is our
 backend. It is timed without log-probabilities of the sampled tokens, which training does not need, and once with them
-(`seconds_with_logprobs`). Rows without them go a shorter way through vLLM's scheduler: `same_again` is the share of
-responses that two calls without them make alike, token by token, `same_with_logprobs` of one call without and one with
-them. `logprob_difference` is the mean |log p| between what the sampler says of its own tokens and
-the trainer's packed forward pass.
+(`seconds_with_logprobs`). `same_again` is the share of responses that are equal, token by token, in two calls without
+log-probabilities; `same_with_logprobs` compares one call without and one with them. `logprob_difference` is the mean
+|log p| between what the sampler says of its own tokens and the trainer's packed forward pass.
 """
 
 from __future__ import annotations

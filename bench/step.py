@@ -130,7 +130,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     from tutelage.sampler import TorchSampler
     from tutelage.teacher import Teacher
     from tutelage.trainer import Job, Trainer
-    from tutelage.types import Sequence
+    from tutelage.types import TokenSequence
 
     student, teacher = (
         load_model(ModelConfig(path=str(folder / name)), options.device) for name in ("student", "teacher")
@@ -139,7 +139,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     for index, row in enumerate(json.loads((folder / "work.json").read_text())):
         ids = torch.tensor(row["prompt"] + row["response"])
         mask = torch.arange(len(ids)) >= len(row["prompt"])
-        examples.append(Sequence(index, ids, mask, len(row["prompt"])))
+        examples.append(TokenSequence(index, ids, mask, len(row["prompt"])))
     steps = options.warmup + options.steps
     sampling = SamplingConfig(max_new_tokens=options.new_tokens, temperature=1.0, batch_size=EXAMPLES)
     config = TrainingConfig(batch_size=EXAMPLES, epochs=steps, precision=options.precision)

@@ -55,7 +55,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
     from tutelage.shard import shard
     from tutelage.teacher import Teacher
     from tutelage.trainer import Job, Trainer
-    from tutelage.types import Sequence
+    from tutelage.types import TokenSequence
     from tutelage.vllm_sampler import VllmSampler
 
     half = torch.bfloat16 if options.device == "cuda" else None
@@ -72,7 +72,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
     examples = []
     for index, (prompt, response) in enumerate(rows):
         ids = torch.tensor(prompt + response)
-        examples.append(Sequence(index, ids, torch.arange(len(ids)) >= len(prompt), len(prompt)))
+        examples.append(TokenSequence(index, ids, torch.arange(len(ids)) >= len(prompt), len(prompt)))
     sampler: Any = None
     if on_policy and options.worker == "tutelage-vllm":
         length = max(len(p) for p, _ in rows) + options.new_tokens

@@ -26,7 +26,7 @@ from tutelage.stage import do_run
 from tutelage.teacher import Teacher
 from tutelage.template import ChatTemplate
 from tutelage.trainer import Trainer
-from tutelage.types import Conversation, Message, Sample, Sequence
+from tutelage.types import Conversation, Message, Sample, TokenSequence
 from tutelage.vocabulary import check_vocabularies
 
 STUDENT = ChatTemplate(tokenizer(CHATML))
@@ -49,7 +49,7 @@ def teacher_template(kind: str) -> ChatTemplate:
     return ChatTemplate(tokens)
 
 
-def encode(conversations: list[Conversation], max_length: int = 10_000) -> list[Sequence]:
+def encode(conversations: list[Conversation], max_length: int = 10_000) -> list[TokenSequence]:
     return [STUDENT.encode(c, i, max_length) for i, c in enumerate(conversations)]
 
 
@@ -70,7 +70,9 @@ def texts_between(template: ChatTemplate, conversation: Conversation) -> list[st
     return out
 
 
-def by_hand(template: ChatTemplate, conversation: Conversation, student: Sequence) -> tuple[torch.Tensor, list[int]]:
+def by_hand(
+    template: ChatTemplate, conversation: Conversation, student: TokenSequence
+) -> tuple[torch.Tensor, list[int]]:
     """The teacher's own tokens [L] around the student's responses (ended its own way), and where those stand."""
     responses, run = [], []
     for token, response in zip(student.ids.tolist(), student.loss_mask.tolist(), strict=True):
@@ -96,7 +98,9 @@ def swapped(template: ChatTemplate) -> torch.Tensor:
     return columns
 
 
-def logits_of(teacher: Teacher, sequences: list[Sequence], padded: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def logits_of(
+    teacher: Teacher, sequences: list[TokenSequence], padded: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     batch = make_micro_batch(sequences, [1.0] * len(sequences), padded)
     signal = teacher.signal(batch)
     return signal.hidden @ signal.head.weight.t(), batch.labels

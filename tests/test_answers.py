@@ -24,7 +24,7 @@ from tutelage.sampler import TorchSampler
 from tutelage.stage import do_run
 from tutelage.template import ChatTemplate
 from tutelage.trainer import Job, Trainer
-from tutelage.types import Conversation, Message, Sequence
+from tutelage.types import Conversation, Message, TokenSequence
 
 END = 2
 # row, tokens: row 0 has one answer three times, row 1 two and two, row 2 all apart
@@ -44,15 +44,15 @@ SAMPLES = [
 ANSWERS = [Answer(row, i % 5, tokens, "", tokens[-1] == END) for i, (row, tokens) in enumerate(SAMPLES)]
 
 
-def weighted_examples(max_length: int = 64) -> list[Sequence]:
+def weighted_examples(max_length: int = 64) -> list[TokenSequence]:
     return answered(tiny.sequences((9, 6, 14)), [0, 1, 2], ANSWERS, END, [END], max_length)
 
 
-def copies_of(examples: list[Sequence]) -> list[Sequence]:
+def copies_of(examples: list[TokenSequence]) -> list[TokenSequence]:
     return [dataclasses.replace(s, weight=1.0) for s in examples for _ in range(int(s.weight))]
 
 
-def job(folder: Path, examples: list[Sequence], **config: Any) -> Job:
+def job(folder: Path, examples: list[TokenSequence], **config: Any) -> Job:
     folder.mkdir(exist_ok=True)
     base = jobs.sft(folder, model=tiny.llama(), **{"max_grad_norm": None} | config)
     return dataclasses.replace(base, examples=examples)
@@ -260,7 +260,7 @@ def test_answers_go_to_the_rows_they_were_written_for(workshop: Workshop, monkey
     """Two data sets, a row of the first too long, the second taken twice."""
     long = {"prompt": "The cat sat? " * 40, "completion": "The dog ran."}
     workshop.rows("train", [long, *ROWS])
-    seen: list[Sequence] = []
+    seen: list[TokenSequence] = []
     monkeypatch.setattr(Trainer, "run", lambda self: seen.extend(self.job.examples) or {})
     stage = seqkd(data=["train", "test", "test"], samples_per_prompt=1)
     file = workshop.write(stages=[stage], data__train__max_bad_rows=0.2)

@@ -9,7 +9,7 @@ import torch
 from tutelage.memory import filled, token_budget
 from tutelage.sampler import TorchSampler
 from tutelage.trainer import Trainer
-from tutelage.types import Sequence, TutelageError
+from tutelage.types import TokenSequence, TutelageError
 
 GIB = 2**30
 
@@ -46,7 +46,7 @@ def test_too_little_memory_says_how_much_it_takes():
 
 
 def test_a_probe_has_as_many_tokens_as_asked_for():
-    rows = [Sequence(i, torch.arange(n), torch.ones(n, dtype=torch.bool), 1) for i, n in enumerate((5, 9))]
+    rows = [TokenSequence(i, torch.arange(n), torch.ones(n, dtype=torch.bool), 1) for i, n in enumerate((5, 9))]
     parts = filled(rows, 40, longest=16)
     assert [len(p.ids) for p in parts] == [16, 16, 8]
     assert torch.cat([p.ids for p in parts])[:14].tolist() == [*range(5), *range(9)]

@@ -15,7 +15,7 @@ from tutelage.config import SamplingConfig
 from tutelage.rollout import RolloutPlan, continued, is_on_policy, keyed_integer, keyed_uniform, write_responses
 from tutelage.sampler import TorchSampler
 from tutelage.trainer import Trainer
-from tutelage.types import Sample, Sequence, TutelageError
+from tutelage.types import Sample, TokenSequence, TutelageError
 
 
 def plan(on_policy: float, seed: int = 0, max_length: int = 64, max_new_tokens: int = 40) -> RolloutPlan:
@@ -134,7 +134,7 @@ def test_continued_says_where_it_cut():
 
 def test_each_sample_has_its_own_seed():
     examples = tiny.sequences([9] * 6)
-    same = [Sequence(i, examples[0].ids, examples[0].loss_mask, 4) for i in range(6)]
+    same = [TokenSequence(i, examples[0].ids, examples[0].loss_mask, 4) for i in range(6)]
     together = write_responses(plan(1.0), same, 0, 3, Counting(), None)
     assert len({tuple(s.ids.tolist()) for s in together}) == 6
     alone = write_responses(plan(1.0), same[4:5], 0, 3, Counting(), None)

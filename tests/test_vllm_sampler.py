@@ -106,13 +106,11 @@ def test_samples_come_from_the_live_weights(vllm):
     assert [s.logprobs for s in plain] == [()] * 3
 
 
-@pytest.mark.parametrize(("version", "ours"), [("0.23.1", True), ("0.24.0", False)])
-def test_our_scheduler_is_for_releases_that_it_knows(vllm, monkeypatch, version, ours):
-    monkeypatch.setattr(sys.modules["vllm"], "__version__", version, raising=False)
+def test_only_public_options_are_given_to_vllm(vllm):
     VllmSampler(llama(), (), True, max_length=64)
     options = FakeLLM.made[0].options
-    assert options.get("scheduler_cls") == ("tutelage.vllm_scheduler.RolloutScheduler" if ours else None)
-    assert options.get("async_scheduling") == (True if ours else None)
+    assert options["async_scheduling"] is True
+    assert "scheduler_cls" not in options
 
 
 def test_new_weights_reach_it_and_sleep_gives_memory_back(vllm):

@@ -6,7 +6,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tutelage.attention import NAME, register_attention
-from tutelage.types import Sequence
+from tutelage.types import TokenSequence
 
 
 def llama(layers=2, vocab=97, hidden=32, seed=0, tie=True, packed=True, scale=3.0):
@@ -60,5 +60,5 @@ def sequences(lengths, vocab=97, seed=0, prompt=4):
     for i, length in enumerate(lengths):
         ids = torch.randint(3, vocab, (length,), generator=generator)
         mask = torch.arange(length) >= prompt
-        out.append(Sequence(i, ids, mask, prompt))
+        out.append(TokenSequence(i, ids, mask, prompt))
     return out

@@ -8,14 +8,14 @@ weights: so it ends its turns with the student's token and reads its own everywh
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tutelage.template import ChatTemplate
-from tutelage.types import Conversation, Sequence
+from tutelage.types import Conversation, TokenSequence
 
 
 def same_rendering(student: ChatTemplate, teacher: ChatTemplate) -> bool:
@@ -24,8 +24,11 @@ def same_rendering(student: ChatTemplate, teacher: ChatTemplate) -> bool:
 
 
 def align(
-    sequences: Seq[Sequence], conversations: Seq[Conversation], student: ChatTemplate, teacher: ChatTemplate
-) -> list[Sequence]:
+    sequences: Sequence[TokenSequence],
+    conversations: Sequence[Conversation],
+    student: ChatTemplate,
+    teacher: ChatTemplate,
+) -> list[TokenSequence]:
     """The sequences with `teacher_prompts`; `conversations[sequence.index]` is what a sequence was made of.
 
     Raises TutelageError for a conversation that the teacher's template cannot render.

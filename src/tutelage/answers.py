@@ -10,8 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tutelage.rollout import continued, keyed_integer
 from tutelage.runlog import Progress
 from tutelage.sampler import Sampler
 from tutelage.template import ChatTemplate
-from tutelage.types import Conversation, Message, Sample, Sequence
+from tutelage.types import Conversation, Message, Sample, TokenSequence
 
 FILE = "answers.jsonl"
 _BATCHES = 4  # sampler batches a write; prompts of like length then go together
@@ -40,7 +39,7 @@ class Answer:
 
 def write_answers(
     folder: Path,
-    conversations: Seq[Conversation],
+    conversations: Sequence[Conversation],
     template: ChatTemplate,
     sampler: Sampler,
     sampling: SamplingConfig,
@@ -87,7 +86,7 @@ def read_answers(folder: Path) -> list[Answer]:
     ]
 
 
-def answer_summary(answers: Seq[Answer]) -> dict[str, Any]:
+def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
     """Counts for the result file."""
     return {
         "prompts": len({answer.row for answer in answers}),
@@ -99,13 +98,13 @@ def answer_summary(answers: Seq[Answer]) -> dict[str, Any]:
 
 
 def answered(
-    examples: Seq[Sequence],
-    rows: Seq[int],
-    answers: Seq[Answer],
+    examples: Sequence[TokenSequence],
+    rows: Sequence[int],
+    answers: Sequence[Answer],
     end_id: int,
-    teacher_ends: Seq[int],
+    teacher_ends: Sequence[int],
     max_length: int,
-) -> list[Sequence]:
+) -> list[TokenSequence]:
     """The examples with the teacher's answers in place of their own: each distinct answer once, weighted by its number.
 
     `rows[i]` is the row that example i was made of. Loss falls on the answer alone, also where earlier turns of the
@@ -117,7 +116,7 @@ def answered(
         if answer.finished and tokens and tokens[-1] in teacher_ends:
             tokens = (*tokens[:-1], end_id)
         found.setdefault(answer.row, Counter())[Sample(tokens, (), answer.finished)] += 1
-    out: list[Sequence] = []
+    out: list[TokenSequence] = []
     for example, row in zip(examples, rows, strict=True):
         for sample, copies in found.get(row, Counter()).items():
             written = continued(example, sample, max_length, "teacher")
@@ -125,7 +124,9 @@ def answered(
     return out
 
 
-def retokenised(answers: Seq[Answer], template: ChatTemplate, conversations: Seq[Conversation]) -> list[Answer]:
+def retokenised(
+    answers: Sequence[Answer], template: ChatTemplate, conversations: Sequence[Conversation]
+) -> list[Answer]:
     """The answers in the tokens of another tokenizer, by way of their text, for a teacher of another family."""
     out = []
     for answer in answers:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from tutelage.types import MicroBatch, Sequence
+from tutelage.types import MicroBatch, TokenSequence
 
 
-def take_copies(examples: Seq[Sequence], weights: Tensor, order: Tensor, first: int, last: int) -> list[Sequence]:
+def take_copies(
+    examples: Sequence[TokenSequence], weights: Tensor, order: Tensor, first: int, last: int
+) -> list[TokenSequence]:
     """Copies `first` to `last` (exclusive) of the examples in this order, example i counting as `weights[i]` copies.
 
     An example that crosses an end is taken with as much weight as lies inside. So batches hold the same number of
@@ -27,7 +29,7 @@ def take_copies(examples: Seq[Sequence], weights: Tensor, order: Tensor, first: 
     return out
 
 
-def rank_share(sequences: Seq[Sequence], rank: int, ranks: int) -> list[Sequence]:
+def rank_share(sequences: Sequence[TokenSequence], rank: int, ranks: int) -> list[TokenSequence]:
     """What falls to a rank: as many sequences as to others, one more or less, and nearly as many tokens.
 
     They are dealt out from the longest to the shortest, each second round from the last rank to the first.
@@ -39,7 +41,7 @@ def rank_share(sequences: Seq[Sequence], rank: int, ranks: int) -> list[Sequence
     return [sequence for i, sequence in enumerate(ordered) if i % (2 * ranks) in places]
 
 
-def teacher_view(sequence: Sequence) -> Sequence:
+def teacher_view(sequence: TokenSequence) -> TokenSequence:
     """The sequence as the teacher reads it: its own rendering of what stands between responses, the same responses.
 
     The response tokens are the student's, one by one and in the same order, so predictions align as they are.
@@ -62,7 +64,7 @@ def teacher_view(sequence: Sequence) -> Sequence:
     )
 
 
-def group_by_budget(lengths: Seq[int], budget: int, padded: bool) -> list[list[int]]:
+def group_by_budget(lengths: Sequence[int], budget: int, padded: bool) -> list[list[int]]:
     """Positions grouped so that each group holds at most `budget` tokens (padding counted when `padded`).
 
     Packed: longest first, each into the fullest group that still has room. Padded: neighbours in length together.
@@ -86,7 +88,9 @@ def group_by_budget(lengths: Seq[int], budget: int, padded: bool) -> list[list[i
     return groups
 
 
-def make_micro_batch(sequences: Seq[Sequence], token_weights: Seq[float], padded: bool, pad_id: int = 0) -> MicroBatch:
+def make_micro_batch(
+    sequences: Sequence[TokenSequence], token_weights: Sequence[float], padded: bool, pad_id: int = 0
+) -> MicroBatch:
     """Lay sequences out for one forward pass. `token_weights[i]` is the weight of each response token of sequence i.
 
     Where the teacher reads prompts in its own rendering, `.teacher` is the same batch as it sees it.
@@ -134,7 +138,7 @@ def make_micro_batch(sequences: Seq[Sequence], token_weights: Seq[float], padded
 
 
 def make_micro_batches(
-    sequences: Seq[Sequence], token_weights: Seq[float], budget: int, padded: bool, pad_id: int = 0
+    sequences: Sequence[TokenSequence], token_weights: Sequence[float], budget: int, padded: bool, pad_id: int = 0
 ) -> list[MicroBatch]:
     """All sequences of a rank's share of an optimizer batch, in micro-batches of at most `budget` tokens."""
     lengths = [max(len(s.ids), len(teacher_view(s).ids)) for s in sequences]

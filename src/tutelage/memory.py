@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 
 import torch
 
-from tutelage.types import Sequence, TutelageError
+from tutelage.types import TokenSequence, TutelageError
 
 _PROBES = (2_048, 4_096)  # beyond the tokens at which the loss's own buffers stop growing
 _STEP = 256
@@ -41,9 +40,9 @@ def token_budget(peak_bytes: Callable[[int], int], limit_bytes: int, later_bytes
     return max(least, tokens // _STEP * _STEP)
 
 
-def filled(sequences: Seq[Sequence], tokens: int, longest: int) -> list[Sequence]:
+def filled(sequences: Sequence[TokenSequence], tokens: int, longest: int) -> list[TokenSequence]:
     """`tokens` tokens of these sequences in parts of at most `longest`, every token in the loss: the worst case."""
     ids = torch.cat([s.ids for s in sequences])
     ids = ids.repeat(math.ceil(tokens / len(ids)))[:tokens]
     parts = ids.split(min(tokens, longest))
-    return [Sequence(i, part, torch.ones(len(part), dtype=torch.bool), 0) for i, part in enumerate(parts)]
+    return [TokenSequence(i, part, torch.ones(len(part), dtype=torch.bool), 0) for i, part in enumerate(parts)]

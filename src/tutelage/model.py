@@ -21,7 +21,7 @@ from tutelage.norm import fuse_norms
 from tutelage.objective import Objective
 from tutelage.shard import inside, let_go, shard, whole
 from tutelage.template import ChatTemplate
-from tutelage.types import Head, MicroBatch, Sequence, TeacherSignal, TokenStats, TutelageError
+from tutelage.types import Head, MicroBatch, TeacherSignal, TokenSequence, TokenStats, TutelageError
 
 # Where in the vocabulary the tokens of two short sequences stand: past the special ones of a real model, which many
 # never learnt, so that rounding alone gives them other logits after some training.
@@ -178,7 +178,7 @@ def _strays(model: Any, own: Tensor, packed: bool) -> bool:
     """Whether decoder and head, taken apart, give other logits than the model. Architectures differ in ways that no
     config tells: some pass nothing on to their attention, so that packed sequences would see each other."""
     parts = _probes(model)
-    sequences = [Sequence(i, ids, torch.ones_like(ids, dtype=torch.bool), 0) for i, ids in enumerate(parts)]
+    sequences = [TokenSequence(i, ids, torch.ones_like(ids, dtype=torch.bool), 0) for i, ids in enumerate(parts)]
     signal = LanguageModel(model)(make_micro_batch(sequences, [1.0] * len(parts), not packed).to(model.device))
     ours = chunk_logits(signal.hidden, signal.head)
     error, size = ((z - z.mean(-1, keepdim=True)).norm(dim=-1) for z in (ours - own, own))

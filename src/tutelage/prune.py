@@ -19,8 +19,7 @@ from tutelage.config import PruneConfig
 from tutelage.model import LanguageModel, LoadedModel
 from tutelage.objective import CrossEntropy
 from tutelage.shard import decoder_layers
-from tutelage.types import MicroBatch, TutelageError
-from tutelage.types import Sequence as TokenSequence
+from tutelage.types import MicroBatch, TokenSequence, TutelageError
 
 
 def prune_layers(model: Any, keep: Sequence[int]) -> None:

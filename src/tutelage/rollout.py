@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from tutelage.batch import teacher_view
 from tutelage.config import SamplingConfig
 from tutelage.sampler import Sampler
-from tutelage.types import Author, Sample, Sequence, TutelageError
+from tutelage.types import Author, Sample, TokenSequence, TutelageError
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,13 @@ def is_on_policy(plan: RolloutPlan, epoch: int, index: int) -> bool:
 
 
 def write_responses(
-    plan: RolloutPlan, examples: Seq[Sequence], epoch: int, step: int, sampler: Sampler | None, pending: Path | None
-) -> list[Sequence]:
+    plan: RolloutPlan,
+    examples: Sequence[TokenSequence],
+    epoch: int,
+    step: int,
+    sampler: Sampler | None,
+    pending: Path | None,
+) -> list[TokenSequence]:
     """The examples of one optimizer batch, those on policy with the student's own responses.
 
     The samples are kept in the file `pending`, one a step, so that a run that is killed and goes on from an earlier
@@ -78,7 +83,7 @@ def write_responses(
     return out
 
 
-def _check_known(plan: RolloutPlan, samples: Seq[Sample]) -> None:
+def _check_known(plan: RolloutPlan, samples: Sequence[Sample]) -> None:
     highest = max((token for sample in samples for token in sample.tokens), default=0)
     if plan.known_tokens is not None and highest >= plan.known_tokens:
         raise TutelageError(
@@ -87,7 +92,7 @@ def _check_known(plan: RolloutPlan, samples: Seq[Sample]) -> None:
         )
 
 
-def continued(example: Sequence, sample: Sample, max_length: int, author: Author = "student") -> Sequence:
+def continued(example: TokenSequence, sample: Sample, max_length: int, author: Author = "student") -> TokenSequence:
     """The example's prompt with the sampled response instead of its own; loss on the response only."""
     prompt = example.ids[: example.prompt_length]
     tokens = sample.tokens[: max(1, max_length - len(prompt))]

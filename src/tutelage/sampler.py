@@ -25,8 +25,7 @@ from tutelage.kernels import label_logprobs
 from tutelage.model import LanguageModel
 from tutelage.padded import decode_padded
 from tutelage.shard import copy_weights, is_sharded, plain_copy
-from tutelage.types import Sample
-from tutelage.types import Sequence as TokenSequence
+from tutelage.types import Sample, TokenSequence
 
 Ended = Callable[[Mapping[int, Sample]], None]
 

@@ -27,7 +27,7 @@ from tutelage.runlog import progress
 from tutelage.study_stage import measure_benchmark, measure_held_out
 from tutelage.synthetic_stage import synthesize
 from tutelage.train_stage import encoded, train, write_teacher_answers
-from tutelage.types import Sequence
+from tutelage.types import TokenSequence
 
 STALE_SECONDS = 120.0  # a lock of another machine that nobody touched for so long is a dead one's
 
@@ -83,7 +83,7 @@ def _prune(run: Run) -> dict[str, Any]:
     config, device = run.spec.prune, torch.device(run.device)
     loaded = load_model(run.models["model"], device, torch.float32)
     total = len(decoder_layers(loaded.model))
-    calibration: list[Sequence] = []
+    calibration: list[TokenSequence] = []
     result: dict[str, Any] = {"kind": "prune", "stage": run.stage, "seed": run.seed, "layers": total}
     if config.calibration is not None:
         calibration = encoded(run, config.calibration, loaded, 1024).sequences[: config.calibration_rows]

@@ -21,7 +21,7 @@ from tutelage.recipe import Run
 from tutelage.study_config import BenchmarkTask, HeldOutTask
 from tutelage.teacher import Teacher
 from tutelage.train_stage import encoded
-from tutelage.types import MicroBatch, Sequence, TutelageError
+from tutelage.types import MicroBatch, TokenSequence, TutelageError
 from tutelage.vocabulary import check_vocabularies
 
 
@@ -105,7 +105,7 @@ def measure_held_out(run: Run) -> dict[str, Any]:
 
 @torch.no_grad()
 def _losses(
-    loaded: LoadedModel, teacher: LoadedModel | None, sequences: list[Sequence], budget: int
+    loaded: LoadedModel, teacher: LoadedModel | None, sequences: list[TokenSequence], budget: int
 ) -> dict[int, list[float]]:
     """By row: response tokens, summed cross-entropy, summed KL(teacher ‖ model)."""
     from tutelage.model import LanguageModel

@@ -17,8 +17,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +53,7 @@ class Synthesis:
         self,
         folder: Path,
         plan: SynthesisPlan,
-        gold: Seq[Demonstration],
+        gold: Sequence[Demonstration],
         frame: Frame,
         generator: Writer,
         annotator: Writer,

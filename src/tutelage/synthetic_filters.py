@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -57,7 +56,7 @@ class Verdict:
 class Filters:
     """`check_input` then `check_answer`, row by row: inputs that passed are remembered, later ones must differ."""
 
-    def __init__(self, config: FilterConfig, gold: Seq[Demonstration], evaluation: Iterable[str]) -> None:
+    def __init__(self, config: FilterConfig, gold: Sequence[Demonstration], evaluation: Iterable[str]) -> None:
         """`evaluation`: every text of the evaluation data, prompts and references."""
         self.config, self.skipped = config, set(config.skip)
         inputs, outputs = [row.input for row in gold], [row.output for row in gold]
@@ -146,7 +145,7 @@ class Filters:
             return None
         return Verdict("carries_answer", "the answer stands in the input, word for word")
 
-    def _check_gold_choices(self, gold: Seq[Demonstration]) -> None:
+    def _check_gold_choices(self, gold: Sequence[Demonstration]) -> None:
         """`answer: choice` judges new rows by a form that the gold rows must have themselves."""
         if self.config.answer != "choice" or "format" in self.skipped:
             return
@@ -216,7 +215,7 @@ class _NearDuplicates:
         self._last: tuple[list[str], Any] = ([], None)
         self.nearest_of_last = 0.0
 
-    def find(self, split: list[str], sources: Seq[str]) -> tuple[str, str, float] | None:
+    def find(self, split: list[str], sources: Sequence[str]) -> tuple[str, str, float] | None:
         """(source, id, similarity) of the most similar text from `sources` if it is too similar."""
         mine = self._hash(split)
         best: tuple[str, str, float] | None = None
@@ -239,7 +238,7 @@ class _NearDuplicates:
         return self._last[1]
 
 
-def minhash(split: Seq[str]) -> Any:
+def minhash(split: Sequence[str]) -> Any:
     """The MinHash of a text's character 5-grams."""
     made = _empty_minhash().copy()
     made.update_batch(shingles(split))
@@ -256,7 +255,7 @@ def _empty_minhash() -> Any:
     return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=remembered)
 
 
-def _echo(split: Seq[str]) -> Verdict | None:
+def _echo(split: Sequence[str]) -> Verdict | None:
     return Verdict("preamble", "repeats the instruction") if repeats_instruction(split) else None
 
 
@@ -287,7 +286,7 @@ def _plain(label: str) -> str:
     return " ".join(label.lower().replace("’", "'").rstrip(" ,!.:").split())
 
 
-def _habits(texts: Seq[str], complaints: Callable[[str], list[str]]) -> set[str]:
+def _habits(texts: Sequence[str], complaints: Callable[[str], list[str]]) -> set[str]:
     """Complaints that apply to the gold data itself."""
     counts = Counter(one for text in texts for one in set(complaints(text)))
     return {one for one, count in counts.items() if count > _TOLERATED * len(texts)}
@@ -300,7 +299,7 @@ def _frequent(texts_runs: Iterable[list[int]]) -> set[int]:
     return {run for run, count in counts.items() if count > max(1, _TOLERATED * len(texts))}
 
 
-def _named(letters: Seq[str]) -> list[str]:
+def _named(letters: Sequence[str]) -> list[str]:
     """The choices among what begins lines: A, B, … in their order; or 1, 2, … where there are no such letters."""
     for names in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"):
         found: list[str] = []

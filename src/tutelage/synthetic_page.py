@@ -6,7 +6,7 @@ Nothing on it runs or is fetched, and all text is escaped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -35,7 +35,7 @@ class Bar:
 
 
 def build_page(
-    folder: Path, title: str, gold: Seq[Demonstration], frame: Frame, result: dict[str, Any], seed: int = 0
+    folder: Path, title: str, gold: Sequence[Demonstration], frame: Frame, result: dict[str, Any], seed: int = 0
 ) -> tuple[Path, dict[str, Any]]:
     """Write `sample.html` into the folder of a finished synthesis. Returns its path and the variety figures."""
     accepted, rejected = read_rows(folder, "accepted"), read_rows(folder, "rejected")
@@ -71,7 +71,7 @@ def build_page(
     return write_atomically(folder / "sample.html", html), variety
 
 
-def variety_of(texts: Seq[str]) -> dict[str, float | None]:
+def variety_of(texts: Sequence[str]) -> dict[str, float | None]:
     """distinct-n: different n-grams of words over all of them. self-BLEU (0..100): the mean BLEU of a text against the
     others, at most 100 texts; lower is more varied."""
     split = [words(text) for text in texts]
@@ -83,7 +83,7 @@ def variety_of(texts: Seq[str]) -> dict[str, float | None]:
     return out
 
 
-def self_bleu(texts: Seq[str]) -> float | None:
+def self_bleu(texts: Sequence[str]) -> float | None:
     """The mean of sacrebleu's sentence scores of each text against all others, whose n-grams are counted once."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.helpers import extract_all_word_ngrams
@@ -109,7 +109,7 @@ def self_bleu(texts: Seq[str]) -> float | None:
     return sum(scores) / len(scores)
 
 
-def hashes_of(texts: Seq[str]) -> np.ndarray:
+def hashes_of(texts: Sequence[str]) -> np.ndarray:
     """The MinHash of each text, [texts, permutations]."""
     return np.array([minhash(words(text)).hashvalues for text in texts])
 
@@ -158,7 +158,7 @@ def _reasons(rejected: list[dict[str, Any]], frame: Frame) -> list[dict[str, Any
     ]
 
 
-def _histogram(gold: Seq[str], new: Seq[str]) -> list[Bar]:
+def _histogram(gold: Sequence[str], new: Sequence[str]) -> list[Bar]:
     """Shares of both sides by number of words; the last bar holds the longest hundredth."""
     sides = [np.array([len(words(text)) for text in texts] or [0]) for texts in (gold, new)]
     top = max(float(np.quantile(side, 0.99)) for side in sides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +112,7 @@ def answer_of(row: dict[str, Any]) -> str | None:
     return row["messages"][-1]["content"] if "messages" in row else row["answer"]
 
 
-def _read(path: Path) -> Seq[dict[str, Any]]:
+def _read(path: Path) -> Sequence[dict[str, Any]]:
     # Not `splitlines`, which also parts lines at characters that a model may write.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 

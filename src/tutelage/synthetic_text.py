@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -67,7 +67,7 @@ class Frame:
         return (user,) if self.system is None else (Message("system", self.system), user)
 
 
-def find_frame(conversations: Seq[Conversation]) -> Frame:
+def find_frame(conversations: Sequence[Conversation]) -> Frame:
     """The whole lines that the prompts have in common at both ends, and their system turn if they share one.
 
     Where they share no line, a sentence or `Translate this into German:` that all begin with.
@@ -85,27 +85,27 @@ def find_frame(conversations: Seq[Conversation]) -> Frame:
     return Frame(before, after, system)
 
 
-def _common_start(texts: Seq[str]) -> str:
+def _common_start(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)  # in order, so what these two share all share
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
-def single_turns(conversations: Seq[Conversation]) -> list[Conversation]:
+def single_turns(conversations: Sequence[Conversation]) -> list[Conversation]:
     """The rows that ask once and are answered once."""
     return [row for row in conversations if sum(m.role == "user" for m in row.messages) == 1 and row.response]
 
 
-def demonstrations_text(demonstrations: Seq[Demonstration]) -> str:
+def demonstrations_text(demonstrations: Sequence[Demonstration]) -> str:
     return "\n\n".join(f"In: {one.input}\nOut: {one.output}" for one in demonstrations)
 
 
-def chat_prompt(demonstrations: Seq[Demonstration]) -> str:
+def chat_prompt(demonstrations: Sequence[Demonstration]) -> str:
     """The message of appendix A.4."""
     head = _HEAD.format(count=len(demonstrations))
     return f"{head}{demonstrations_text(demonstrations)}{_CLOSING}"
 
 
-def continuation_prompt(demonstrations: Seq[Demonstration]) -> str:
+def continuation_prompt(demonstrations: Sequence[Demonstration]) -> str:
     """Eq. 4: I ⊕ [In: x_1 Out: y_1 … In: x_k Out: y_k In:], for models that only continue text."""
     head = _HEAD.format(count=len(demonstrations))
     return f"{head}{demonstrations_text(demonstrations)}\n\nIn:"
@@ -134,12 +134,12 @@ def words(text: str) -> list[str]:
     return unicodedata.normalize("NFKC", text).lower().translate(_breaks()).split()
 
 
-def runs(text_words: Seq[str], length: int) -> list[int]:
+def runs(text_words: Sequence[str], length: int) -> list[int]:
     """A number for every run of `length` words; the same within one process."""
     return [hash(tuple(text_words[i : i + length])) for i in range(len(text_words) - length + 1)]
 
 
-def shingles(text_words: Seq[str], size: int = 5) -> set[str]:
+def shingles(text_words: Sequence[str], size: int = 5) -> set[str]:
     """The character n-grams of a text, spaces made one."""
     text = " ".join(text_words)
     return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
@@ -184,7 +184,7 @@ def script_counts(text: str) -> Counter[str]:
     return counts
 
 
-def repeats_instruction(split: Seq[str]) -> bool:
+def repeats_instruction(split: Sequence[str]) -> bool:
     """Whether a text has six words in a row of the prompt that asked for it."""
     return not _instruction_runs().isdisjoint(runs(split, _ECHO))
 
@@ -204,7 +204,7 @@ class Likeness:
     or too short gold texts judge nothing.
     """
 
-    def __init__(self, texts: Seq[str]) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         counts = [script_counts(text) for text in texts]
         self.letterless = sum(not count for count in counts) > 0.02 * len(counts)
         counts = [count for count in counts if count]
@@ -244,5 +244,5 @@ class Likeness:
         count = len(words(text))
         return None if self.shortest <= count <= self.longest else f"{count} words, unlike the gold data"
 
-    def _share(self, split: Seq[str]) -> float:
+    def _share(self, split: Sequence[str]) -> float:
         return sum(word in self.frequent for word in split) / len(split)

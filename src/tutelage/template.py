@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -24,7 +24,7 @@ import torch
 
 from tutelage.config import fingerprint
 from tutelage.dataset import BadRow, LoadedData, check_bad_rows
-from tutelage.types import Conversation, Message, Sequence, TutelageError
+from tutelage.types import Conversation, Message, TokenSequence, TutelageError
 
 TULU = """\
 {%- for message in messages -%}
@@ -59,7 +59,7 @@ class _Part:
 class ChatTemplate:
     """A tokenizer with its chat template."""
 
-    def __init__(self, tokenizer: Any, template: str = "auto", generation_eos: Seq[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, template: str = "auto", generation_eos: Sequence[int] = ()) -> None:
         """`template`: auto (the tokenizer's own, else Tulu's), tulu, or a path of a Jinja file.
         `generation_eos`: ids that the model's generation config stops at.
 
@@ -71,7 +71,7 @@ class ChatTemplate:
 
     # --- rendering ---------------------------------------------------------------------------------------------------
 
-    def render(self, messages: Seq[Message], add_generation_prompt: bool) -> str:
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The conversation as the model reads it; with the generation prompt an assistant turn is opened at the end."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
@@ -89,7 +89,7 @@ class ChatTemplate:
                 f"{' '.join(str(error).split())}; change the data or set `chat_template`"
             ) from error
 
-    def _parts(self, messages: Seq[Message], source: str) -> list[_Part]:
+    def _parts(self, messages: Sequence[Message], source: str) -> list[_Part]:
         """Prompt and response texts in turn; ends in a prompt when the last turn is the user's, else in a response."""
         parts: list[_Part] = []
         done = ""  # what the parts so far render to
@@ -120,7 +120,7 @@ class ChatTemplate:
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
-    def encode(self, conversation: Conversation, index: int, max_length: int) -> Sequence:
+    def encode(self, conversation: Conversation, index: int, max_length: int) -> TokenSequence:
         """Tokens of the whole conversation, with loss on every assistant turn up to its end-of-turn token.
 
         The sequence ends with the last token that carries loss. Over-long rows lose their end (`cut=True`): tokens of
@@ -132,11 +132,11 @@ class ChatTemplate:
         """
         return self._encode_many([conversation], [index], max_length)[0]
 
-    def encode_prompt(self, messages: Seq[Message]) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation that ends in a user turn, with the assistant turn opened: a sampler's input."""
         return self.encode_prompts([messages])[0]
 
-    def encode_prompts(self, prompts: Seq[Seq[Message]]) -> list[list[int]]:
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         """`encode_prompt` for many at once: one call of the tokenizer, which uses all cores."""
         if not prompts:
             return []
@@ -146,13 +146,13 @@ class ChatTemplate:
         tokens = iter(self._tokens([part for parts in rows for part in parts]))
         return [[token for _ in parts for token in next(tokens)] for parts in rows]
 
-    def prompt_parts(self, conversations: Seq[Conversation]) -> list[list[list[int]]]:
+    def prompt_parts(self, conversations: Sequence[Conversation]) -> list[list[list[int]]]:
         """For each conversation the tokens of what stands before each of its assistant turns, in turn."""
         rows = [[p for p in self._parts(c.messages, c.source) if not p.response] for c in conversations]
         tokens = iter(self._tokens([part for parts in rows for part in parts]))
         return [[next(tokens) for _ in parts] for parts in rows]
 
-    def decode(self, ids: Seq[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of a response, without special tokens and without the ids that end a turn."""
         kept = [int(token) for token in ids if int(token) not in self.end_of_turn_ids]
         return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -176,8 +176,12 @@ class ChatTemplate:
         return fingerprint(self.text, digest, self.tokenizer.special_tokens_map, self.end_of_turn_ids)
 
     def _encode_many(
-        self, conversations: Seq[Conversation], indices: Seq[int], max_length: int, too_long: list[BadRow] | None = None
-    ) -> list[Sequence]:
+        self,
+        conversations: Sequence[Conversation],
+        indices: Sequence[int],
+        max_length: int,
+        too_long: list[BadRow] | None = None,
+    ) -> list[TokenSequence]:
         """`encode` for many at once: one call of the tokenizer. Too long ones go to `too_long` where it is given."""
         rows = []
         for conversation in conversations:
@@ -207,7 +211,7 @@ class ChatTemplate:
         start = [self.tokenizer.bos_token_id] if self._begins else ended[:1]
         return [(False, start), (True, ended if self._begins else ended[1:])]
 
-    def _tokens(self, parts: Seq[_Part]) -> list[list[int]]:
+    def _tokens(self, parts: Sequence[_Part]) -> list[list[int]]:
         # Tokenizers of the older Llama kind put a space before every text; a response that goes on after a prompt has
         # none, so it is tokenised behind a line break that is taken away again.
         anchor = [self._anchor if part.response else () for part in parts]
@@ -232,7 +236,7 @@ class ChatTemplate:
 
     # --- what the template does, found out with a probe --------------------------------------------------------------
 
-    def _probe(self, generation_eos: Seq[int]) -> None:
+    def _probe(self, generation_eos: Sequence[int]) -> None:
         """Find what follows an assistant turn's content (`_tail`, of which `_rest` comes after the end token), and the
         ids that end a turn."""
         ask, reply, again = Message("user", "ProbeOne"), Message("assistant", "ProbeTwo"), Message("user", "ProbeThree")
@@ -263,7 +267,7 @@ class ChatTemplate:
 
 def encode_all(
     template: ChatTemplate, data: LoadedData, max_length: int, max_bad_rows: float = 0.01, key: str = "data"
-) -> tuple[list[Sequence], EncodingReport]:
+) -> tuple[list[TokenSequence], EncodingReport]:
     """Encode every conversation; `index` is its position in `data.conversations`.
 
     Rows whose prompt fills `max_length` are left out and listed. Raises TutelageError when their share exceeds
@@ -274,7 +278,7 @@ def encode_all(
 
     rows, size = data.conversations, 500  # rows a tokenizer call
     starts = range(0, len(rows), size)
-    out: list[Sequence] = []
+    out: list[TokenSequence] = []
     bad: list[BadRow] = []
     quiet = len(rows) < 5000  # a second or two
     for start in track(starts, "tokenising", console=Console(stderr=True), transient=True, disable=quiet):
@@ -286,7 +290,7 @@ def encode_all(
     return out, EncodingReport(sum(sequence.cut for sequence in out), tuple(row.source for row in bad))
 
 
-def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int, source: str) -> Sequence:
+def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int, source: str) -> TokenSequence:
     """Join tokenised parts; keep whole turns and then tokens from the front while they fit."""
     ids: list[int] = []
     mask: list[bool] = []
@@ -301,7 +305,7 @@ def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int,
             f"{source}: prompt has {prompt_length} tokens, max_length is {max_length}: "
             "raise training.max_length or drop the row"
         )
-    return Sequence(
+    return TokenSequence(
         index,
         torch.tensor(ids[:kept], dtype=torch.int64),
         torch.tensor(mask[:kept], dtype=torch.bool),

@@ -30,7 +30,7 @@ from tutelage.shard import many_ranks, plain_copy
 from tutelage.teacher import Teacher
 from tutelage.template import encode_all
 from tutelage.trainer import Job, Trainer
-from tutelage.types import Conversation, Sequence, TutelageError
+from tutelage.types import Conversation, TokenSequence, TutelageError
 from tutelage.vocabulary import check_vocabularies, head_notice
 
 
@@ -38,7 +38,7 @@ from tutelage.vocabulary import check_vocabularies, head_notice
 class Encoded:
     """A data section as token sequences."""
 
-    sequences: list[Sequence]  # `index` is the place in `conversations`
+    sequences: list[TokenSequence]  # `index` is the place in `conversations`
     conversations: tuple[Conversation, ...]
     report: dict[str, Any]  # what had to be cut or left out
 
@@ -126,9 +126,9 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     }
 
 
-def _joined(parts: list[Encoded]) -> list[Sequence]:
+def _joined(parts: list[Encoded]) -> list[TokenSequence]:
     """Rows of several data sets stay apart: a row's number keys its chance to be on policy."""
-    out: list[Sequence] = []
+    out: list[TokenSequence] = []
     offset = 0
     for part in parts:
         out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
@@ -158,8 +158,8 @@ def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:
 
 
 def _taught(
-    run: Run, student: LoadedModel, examples: list[Sequence], names: list[str], sections: dict[str, Encoded]
-) -> tuple[list[Sequence], dict[str, Any]]:
+    run: Run, student: LoadedModel, examples: list[TokenSequence], names: list[str], sections: dict[str, Encoded]
+) -> tuple[list[TokenSequence], dict[str, Any]]:
     """The examples (of the sections `names`, in turn) with the teacher's answers, and what there was of them."""
     from transformers import AutoTokenizer
 
@@ -185,7 +185,11 @@ def _taught(
 
 
 def _job(
-    run: Run, student: LoadedModel, teacher: LoadedModel | None, examples: list[Sequence], validation: list[Sequence]
+    run: Run,
+    student: LoadedModel,
+    teacher: LoadedModel | None,
+    examples: list[TokenSequence],
+    validation: list[TokenSequence],
 ) -> Job:
     stage, training = run.spec, run.training
     assert training is not None

@@ -34,8 +34,7 @@ from tutelage.shard import is_sharded, let_go, share, whole
 from tutelage.teacher import Teacher
 from tutelage.totals import Totals, over_ranks
 from tutelage.tracking import trackers
-from tutelage.types import MicroBatch, TutelageError
-from tutelage.types import Sequence as TokenSequence
+from tutelage.types import MicroBatch, TokenSequence, TutelageError
 
 
 @dataclass(frozen=True)

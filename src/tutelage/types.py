@@ -68,7 +68,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """A tokenised conversation. Made by `template.py` (data) and `rollout.py` (sampled responses)."""
 
     index: int  # position of the row in its data set

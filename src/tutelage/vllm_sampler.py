@@ -25,8 +25,6 @@ from tutelage.sampler import TorchSampler
 from tutelage.shard import whole
 from tutelage.types import Sample, TutelageError
 
-SHORT_WAY_RELEASES = ("0.23.",)  # those that vllm_scheduler.py knows from inside; tested with 0.23.0
-
 
 class VllmSampler:
     """`memory`: the share of the GPU's memory that weights, cache and activations of sampling may take."""
@@ -47,7 +45,6 @@ class VllmSampler:
     ) -> None:
         try:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where the weights are
-            import vllm
             from vllm import LLM
         except ImportError as error:
             raise TutelageError(
@@ -71,7 +68,7 @@ class VllmSampler:
                 enable_sleep_mode=sleep,
                 logprobs_mode="raw_logprobs" if temperature in (0.0, 1.0) else "processed_logprobs",
                 disable_log_stats=True,
-                **_scheduler(getattr(vllm, "__version__", "")),
+                async_scheduling=True,  # vLLM prepares the next step while the GPU is at work
             )
         second_runner = getattr(self.llm.llm_engine.vllm_config, "use_v2_model_runner", False)
         self.seeded = seeded or second_runner  # its kernel makes each row's random numbers from the row's own seed
@@ -144,13 +141,6 @@ class VllmSampler:
     def _load(self, engine_model: Any) -> bool:
         engine_model.load_weights((name, whole(p).detach()) for name, p in self.model.named_parameters())
         return True
-
-
-def _scheduler(version: str) -> dict[str, Any]:
-    """Options for our scheduler, with the releases of vLLM whose inside it knows."""
-    if not version.startswith(SHORT_WAY_RELEASES):
-        return {}
-    return {"scheduler_cls": "tutelage.vllm_scheduler.RolloutScheduler", "async_scheduling": True}
 
 
 def _sample(output: Any) -> Sample:
