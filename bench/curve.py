@@ -30,16 +30,17 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
     """Losses of the steps, and where the sampled responses lie."""
     import torch
 
-    from tutelage import model as model_module
-    from tutelage.config import ModelConfig, SamplingConfig, TrainingConfig
-    from tutelage.kernels import linear_objective
-    from tutelage.model import load_model
-    from tutelage.objective import Divergence
-    from tutelage.rollout import RolloutPlan
-    from tutelage.sampler import TorchSampler
-    from tutelage.teacher import Teacher
-    from tutelage.trainer import Job, Trainer
-    from tutelage.types import TokenSequence
+    from tutelage.common.types import TokenSequence
+    from tutelage.loss.fused_linear import linear_objective
+    from tutelage.loss.objective import Divergence
+    from tutelage.models import load as model_module
+    from tutelage.models.load import load_model
+    from tutelage.recipe.sections import ModelConfig, SamplingConfig, TrainingConfig
+    from tutelage.sampling.torch_sampler import TorchSampler
+    from tutelage.teachers.local import Teacher
+    from tutelage.training.job import Job
+    from tutelage.training.on_policy import RolloutPlan
+    from tutelage.training.trainer import Trainer
 
     torch.manual_seed(0)
     fast = name == "fast"

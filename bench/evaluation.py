@@ -25,9 +25,9 @@ from machine import ceilings, write_results
 
 def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, Any]:
     """One row: what the evaluation achieved, and the ceiling."""
-    from tutelage.evaluate.answering import make_jobs
-    from tutelage.evaluate.benchmarks import benchmark
-    from tutelage.evaluate.benchmarks.data import data_folder
+    from tutelage.evaluation.answer_items import make_jobs
+    from tutelage.evaluation.benchmarks import benchmark
+    from tutelage.evaluation.benchmarks.data import data_folder
 
     result = json.loads((options.scores / name / "result.json").read_text())
     speed, answerer = result["speed"], replace(answerer, chat=result["chat"])
@@ -79,7 +79,7 @@ def main() -> None:
 
     import torch
 
-    from tutelage.evaluate.run_benchmarks import Settings, load_answerer
+    from tutelage.evaluation.run_benchmarks import Settings, load_answerer
 
     done = [path.parent.name for path in sorted(options.scores.glob("*/result.json"))]
     names = options.tasks or [

@@ -118,8 +118,8 @@ def tune(options: argparse.Namespace, flops: float) -> None:
     import torch
     import triton
 
-    from tutelage.kernels import fused
-    from tutelage.types import Head
+    from tutelage.common.types import Head
+    from tutelage.loss import triton_launch as fused
 
     *shape, _ = SHAPES[options.device]
     shape[0] = options.tokens or shape[0]

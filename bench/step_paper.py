@@ -47,16 +47,17 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
     import torch
     from accelerate import PartialState
 
-    from tutelage.config import SamplingConfig, TrainingConfig
-    from tutelage.model import LoadedModel
-    from tutelage.objective import Divergence
-    from tutelage.rollout import RolloutPlan
-    from tutelage.sampler import TorchSampler
-    from tutelage.shard import shard
-    from tutelage.teacher import Teacher
-    from tutelage.trainer import Job, Trainer
-    from tutelage.types import TokenSequence
-    from tutelage.vllm_sampler import VllmSampler
+    from tutelage.common.types import TokenSequence
+    from tutelage.loss.objective import Divergence
+    from tutelage.models.load import LoadedModel
+    from tutelage.models.sharding import shard
+    from tutelage.recipe.sections import SamplingConfig, TrainingConfig
+    from tutelage.sampling.torch_sampler import TorchSampler
+    from tutelage.sampling.vllm_sampler import VllmSampler
+    from tutelage.teachers.local import Teacher
+    from tutelage.training.job import Job
+    from tutelage.training.on_policy import RolloutPlan
+    from tutelage.training.trainer import Trainer
 
     half = torch.bfloat16 if options.device == "cuda" else None
     student, teacher = make_models(options, "meta" if sharded and PartialState().process_index else None)

@@ -103,10 +103,10 @@ class Bench:
     """The stage with its model loaded once, and the samplers for its inputs and its answers."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        from tutelage.backends import make_sampler
-        from tutelage.recipe import Planner
-        from tutelage.recipe_file import recipe_from
-        from tutelage.synthetic_stage import _load
+        from tutelage.recipe.load import recipe_from
+        from tutelage.runs.planner import Planner
+        from tutelage.runs.stages.synthesize import _load
+        from tutelage.sampling.make_sampler import make_sampler
 
         recipe = recipe_from(recipe_of(options, folder), Path(__file__))
         self.folder, self.runs, self.batch_size = folder, 0, options.batch_size
@@ -123,13 +123,13 @@ class Bench:
         ]
 
     def _stops(self, stage: Any) -> tuple[int, ...]:
-        from tutelage.synthetic_text import continuation_stops
+        from tutelage.synthesis.prompts import continuation_stops
 
         return continuation_stops(self.loaded.tokenizer) if stage.form == "continuation" else ()
 
     def stage(self, samplers: list[Any], rows: int | None = None) -> tuple[float, dict[str, Any]]:
         """Seconds of a whole stage in a folder of its own, and its result. `rows`: others than the command's."""
-        from tutelage import synthetic_stage
+        from tutelage.runs.stages import synthesize as synthetic_stage
 
         self.runs += 1
         run = self.plan(self.folder / f"runs{self.runs}")
@@ -215,8 +215,10 @@ def host_alone(bench: Bench, expected: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def timers() -> Iterator[dict[str, float]]:
     """Seconds by the clock that the parts of the stage take, as they are called."""
-    from tutelage import synthetic, synthetic_filters, synthetic_stage
-    from tutelage.template import ChatTemplate
+    from tutelage.data.chat_template import ChatTemplate
+    from tutelage.runs.stages import synthesize as synthetic_stage
+    from tutelage.synthesis import filters as synthetic_filters
+    from tutelage.synthesis import synthesis as synthetic
 
     places = [
         ("setup", synthetic_stage, "_gold"),

@@ -5,17 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+HELPERS = str(Path(__file__).parent / "helpers")
+sys.path.insert(0, HELPERS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HELPERS, os.environ.get("PYTHONPATH")]))  # for child processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from recipes_fixture import done, tiny_models, workshop  # noqa: F401
+from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 
 # Files that take longest come first: of two processes that share the files out, none is left with the last long one.
-LONG = ("test_study_run", "test_ranks", "test_mini_recipes", "test_bench", "test_runner", "test_resume", "test_study")
+LONG = ("test_run_study", "test_ranks", "test_mini_recipes", "test_bench", "test_run_recipe", "test_resume")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

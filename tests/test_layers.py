@@ -1,187 +1,95 @@
-"""Imports only point upward in one list, so that any module can be read knowing only those above it."""
+"""The order of the packages: each imports only packages below it, so it can be read knowing only those."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tutelage"
 
-# Each module (or package) may import those before it. `__init__` is free of imports, `__main__` only starts the cli.
-ORDER = [
-    "types",
-    "html",
-    "config_base",
-    "config_stages",
-    "config",
-    "cache",
-    "divergence",
-    "objective",
-    "kernels",
-    "rows",
-    "dataset",
-    "template",
-    "align",
-    "batch",
-    "attention",
-    "norm",
-    "model_files",
-    "shard",
-    "vocabulary",
-    "model",
-    "teacher",
-    "draw",
-    "prefix",
-    "slot_cache",
-    "engine",
-    "padded",
-    "sampler",
-    "vllm_scheduler",
-    "vllm_sampler",
-    "backends",
-    "prune",
-    "rollout",
-    "checkpoint",
-    "runlog",
-    "memory",
-    "interrupt",
-    "schedule",
-    "totals",
-    "tracking",
-    "trainer",
-    "methods",
-    "statistics",
-    "evaluate",
-    "study_config",
-    "recipe_file",
-    "recipe",
-    "answers",
-    "train_stage",
-    "synthetic_text",
-    "synthetic_filters",
-    "synthetic_rows",
-    "synthetic_page",
-    "synthetic",
-    "synthetic_stage",
-    "study_stage",
-    "stage",
-    "ranks",
-    "store",
-    "attempt",
-    "workers",
-    "search",
-    "study_facts",
-    "study_cost",
-    "runner",
-    "study",
-    "study_plan",
-    "study_ray",
-    "study_run",
-    "diagnose",
-    "report_data",
-    "report_pairs",
-    "report_words",
-    "report_tables",
-    "canvas",
-    "report_figures",
-    "report_synthetic",
-    "report",
-    "paper_values",
-    "study_data",
-    "study_read",
-    "study_words",
-    "study_claims",
-    "study_tables",
-    "study_table_files",
-    "study_figures",
-    "study_losses",
-    "study_draw",
-    "study_report",
-    "demo_notes",
-    "demo_heal",
-    "demo",
-    "cli_options",
-    "cli_study",
-    "cli_evaluate",
-    "cli",
-    "__main__",
-]
-FILES = sorted(path for path in SOURCE.rglob("*.py") if path.stat().st_size)
+# Which packages a package may import. `tutelage/__init__.py` imports none; `__main__.py` only starts the cli.
+ALLOWED: dict[str, str] = {
+    "common": "",
+    "recipe": "common",
+    "loss": "common",
+    "data": "common recipe",
+    "models": "common recipe data loss",
+    "sampling": "common recipe data loss models",
+    "synthesis": "common recipe data sampling",
+    "evaluation": "common recipe models sampling",
+    "teachers": "common recipe data loss models sampling",
+    "training": "common recipe data loss models sampling teachers",
+    "runs": "common recipe data loss models sampling synthesis evaluation teachers training",
+    "study": "common recipe evaluation runs",
+    "report": "common evaluation study",
+    "cli": "common recipe evaluation runs study report",
+}
+FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 
 
-def layer_of(path: Path) -> str:
-    """`kernels/chunked.py` belongs to `kernels`, `model.py` to `model`."""
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-def imports_of(source: str, package: str) -> set[str]:
-    """Full names of what a module imports, at its top or inside functions; `package` resolves relative imports."""
+def imports_of(source: str) -> set[str]:
+    """Full names of the project's modules that a file imports, at its top or inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parent, *([node.module] if node.module else [])])
-            # `from tutelage import model` names the module in the alias, not in the base
-            found.update(f"{base}.{alias.name}" if base == "tutelage" else base for alias in node.names)
-    return found
+            assert node.level == 0, "relative imports hide which package is meant"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in found if name.startswith("tutelage.")}
 
 
-def layers_imported(source: str, package: str) -> set[str]:
-    names = {name.split(".")[1] for name in imports_of(source, package) if name.startswith("tutelage.")}
-    return names - {"__version__"}
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def violations(layer: str, imported: set[str]) -> list[str]:
-    unknown = sorted(name for name in {layer, *imported} if name not in ORDER)
-    if unknown:
-        return [f"{name} is not in ORDER of tests/test_layers.py: add it where it belongs" for name in unknown]
-    return [
-        f"{layer} imports {name}, which stands below it in ORDER of tests/test_layers.py"
-        for name in sorted(imported)
-        if ORDER.index(name) > ORDER.index(layer)
-    ]
+def violations(package: str, imported: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in imported} - {package, *ALLOWED[package].split()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_upward(path: Path) -> None:
-    package = ".".join(("tutelage", *path.parent.relative_to(SOURCE).parts))
-    imported = layers_imported(path.read_text(encoding="utf-8"), package)
-    if path == SOURCE / "__init__.py":
-        assert imported == set()
-    else:
-        assert violations(layer_of(path), imported) == []
+def test_a_package_imports_only_those_below_it(path: Path) -> None:
+    imported = imports_of(path.read_text(encoding="utf-8"))
+    assert violations(path.relative_to(SOURCE).parts[0], imported) == set()
+    for here, there in (("recipe", "study"), ("study", "recipe")):
+        if module_of(path).startswith(f"tutelage.report.{here}"):
+            assert not [name for name in imported if name.startswith(f"tutelage.report.{there}")]
 
 
-def test_types_imports_only_torch() -> None:
-    outside = {name.split(".")[0] for name in imports_of((SOURCE / "types.py").read_text(), "tutelage")}
-    assert outside - set(sys.stdlib_module_names) == {"torch"}
+def test_the_table_is_an_order() -> None:
+    below: set[str] = set()
+    for package, allowed in ALLOWED.items():
+        assert set(allowed.split()) <= below, package
+        below.add(package)
+    assert {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} == below
 
 
-def test_the_check_itself_sees_every_way_to_import() -> None:
-    for source in (
-        "import tutelage.cli",
-        "from tutelage.cli import main",
-        "from tutelage import cli",
-        "from .cli import main",
-        "from . import cli",
-        "def f():\n    from tutelage.cli import main",
-    ):
-        assert layers_imported(source, "tutelage") == {"cli"}, source
-        assert violations("types", {"cli"}) == [
-            "types imports cli, which stands below it in ORDER of tests/test_layers.py"
-        ]
-    assert layers_imported("from ..model import load_model\nfrom .chunked import loss", "tutelage.kernels") == {
-        "model",
-        "kernels",
-    }
-    assert violations("model", {"model", "types"}) == []
-    assert violations("model", {"surprise"}) == [
-        "surprise is not in ORDER of tests/test_layers.py: add it where it belongs"
-    ]
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {module_of(path): imports_of(path.read_text(encoding="utf-8")) for path in FILES}
+    packages = {module_of(path) for path in FILES if path.name == "__init__.py"}
+    TopologicalSorter({name: (uses & modules.keys()) - packages for name, uses in modules.items()}).prepare()
+
+
+def test_the_check_sees_every_way_to_import() -> None:
+    for source in ("import tutelage.cli", "from tutelage.cli import x", "if 1:\n from tutelage import cli"):
+        assert violations("common", imports_of(source)) == {"cli"}, source
+    assert violations("training", {"tutelage.common.types", "tutelage.training.job", "tutelage.runs.run"}) == {"runs"}
+
+
+def test_recipes_are_read_without_torch() -> None:
+    code = "import sys, tutelage.recipe; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_files_and_folders_stay_small() -> None:
+    for folder in {path.parent for path in FILES}:
+        assert len(list(folder.glob("*.py"))) <= 15, folder
+    for path in [*FILES, *Path(__file__).parent.rglob("*.py"), *(SOURCE.parents[1] / "bench").rglob("*.py")]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

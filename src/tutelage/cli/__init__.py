@@ -1,0 +1,5 @@
+"""The command line, one file per group of verbs."""
+
+from tutelage.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,76 @@
+"""The demo's own data: notes between colleagues, each to be turned into one line of minutes.
+
+Everything is put together from small lists of words and turns of phrase (`demo_notes.py`); nothing comes from any data
+set, so the files can be used and passed on without a licence to mind. Development and test rows carry two rephrasings
+beside the line of minutes, for ROUGE-L. `heal` is another mixture of little text jobs (`demo_heal.py`), with other
+names and other things, for a student whose layers were cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from random import Random
+
+from tutelage.cli.demo.exercises import draw_exercises
+from tutelage.cli.demo.notes import draw_notes
+
+INSTRUCTION = "Write one line of minutes for this note."
+README = """# Notes and minutes
+
+Made by `tutelage demo` from word lists in its own source (seed {seed}; rows: {counts}). No line comes from a data set,
+a person or a model, and no right in these rows is claimed: CC0-1.0, do with them what you like.
+"""
+
+
+def _row(row_id: str, system: str, user: str, answer: str, references: tuple[str, ...] = ()) -> str:
+    row: dict[str, object] = {
+        "id": row_id,
+        "messages": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": user},
+            {"role": "assistant", "content": answer},
+        ],
+    }
+    if references:
+        row["references"] = list(references)
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes under another name first, so that a killed run leaves no half file."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def write_demo_data(
+    folder: Path, seed: int = 0, train: int = 320, dev: int = 60, test: int = 120, heal: int = 600
+) -> dict[str, Path]:
+    """Makes the four JSONL files and a README in `folder` (made where missing); the same seed gives the same bytes.
+
+    Returns the paths by split name: train, dev, test, heal. No two notes of any split have the same line of minutes.
+    Half of the test rows are in phrasings that no other split has; their ids end in `-new`. Development and test rows
+    have a `references` list of three. The order of drawing keeps the test set the same whatever the other sizes are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    seen: set[str] = set()
+    sizes = {"test": test, "dev": dev, "train": train}
+    paths: dict[str, Path] = {}
+    for split, size in sizes.items():
+        notes = draw_notes(size, Random(f"{seed}/{split}"), seen, held_out_share=0.5 if split == "test" else 0.0)
+        lines = []
+        for number, note in enumerate(notes):
+            row_id = f"{split}-{number:03d}-{note.kind}" + ("-new" if note.held_out else "")
+            references = () if split == "train" else note.references
+            lines.append(_row(row_id, INSTRUCTION, note.text, note.answer, references))
+        paths[split] = folder / f"{split}.jsonl"
+        _write(paths[split], "\n".join(lines) + "\n")
+    exercises = draw_exercises(heal, Random(f"{seed}/heal"))
+    lines = [_row(f"heal-{n:03d}-{e.kind}", e.instruction, e.text, e.answer) for n, e in enumerate(exercises)]
+    paths["heal"] = folder / "heal.jsonl"
+    _write(paths["heal"], "\n".join(lines) + "\n")
+    counts = ", ".join(f"{split} {size}" for split, size in {**sizes, "heal": heal}.items())
+    _write(folder / "README.md", README.format(seed=seed, counts=counts))
+    return {split: paths[split] for split in ("train", "dev", "test", "heal")}

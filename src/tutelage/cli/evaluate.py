@@ -1,0 +1,171 @@
+"""`tutelage evaluate`. Heavy imports stay inside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli.options import AsJson, Debug, RunsFolder
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.run_benchmarks import Settings
+
+
+def evaluate(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the task.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task of the recipe, or a benchmark; may be repeated.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Benchmarks, with commas; `paper` is all eight.")] = None,
+    responses: Annotated[
+        Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of replies, scores and evidence.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Examples a benchmark, drawn evenly from its groups.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the --limit and shuffles GPQA's options.")] = 0,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Prompts and room for replies of one call of the sampler; default: all in one."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
+    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
+    ] = None,
+    judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
+    judge_requests: Annotated[int, typer.Option(min=1, help="Replies judged at the same time.")] = 8,
+    judge_max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The judge's longest answer.", show_default="the endpoint's own")
+    ] = None,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Measure a model on benchmarks (--tasks) or on a recipe's tasks, or score replies made elsewhere (--responses).
+
+    tutelage evaluate --model M --tasks paper --out scores/M
+
+    tutelage evaluate --task ifeval --responses replies.jsonl --json
+
+    tutelage evaluate recipe.yaml --model M --task test
+    """
+    from tutelage.common.errors import TutelageError
+
+    named = [*(task or []), *([tasks] if tasks else [])]
+    judge = _judge(judge_url, judge_model, judge_requests, judge_max_tokens)
+    if responses is not None:
+        if recipe or model or len(named) != 1:
+            raise TutelageError("--responses goes with one --task and with neither a recipe nor a --model")
+        _score_file(named[0], responses, out, data_dir, limit, seed, judge, as_json)
+    elif not named or model is None:
+        raise TutelageError("give --model and --tasks (or a recipe and --task), or --task and --responses")
+    elif recipe is not None:
+        _evaluate_recipe(recipe, model, named, runs, debug)
+    else:
+        from tutelage.evaluation.benchmarks import chosen
+        from tutelage.evaluation.run_benchmarks import Settings
+
+        settings = Settings(
+            tasks=tuple(chosen(",".join(named))),
+            model=model,
+            out=out or runs / f"evaluate-{_file_name(model)}",
+            data_dir=data_dir,
+            limit=limit,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            batch_size=batch_size,
+            chat=chat,
+            judge=judge,
+        )
+        _run_benchmarks(settings, as_json)
+
+
+def _run_benchmarks(settings: Settings, as_json: bool) -> None:
+    from tutelage.evaluation.run_benchmarks import lines, run_benchmarks, summary, table_lines
+
+    results = run_benchmarks(settings)
+    text = [json.dumps(summary(settings, results), ensure_ascii=False)] if as_json else lines(results)
+    print("\n".join([*text, *([] if as_json else table_lines(results))]))
+    print(f"evidence: {settings.out}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _score_file(
+    task: str,
+    responses: Path,
+    out: Path | None,
+    data_dir: Path | None,
+    limit: int | None,
+    seed: int,
+    judge: Any,
+    as_json: bool,
+) -> None:
+    """Score a file of replies and print; unknown and doubled ids end the command with exit code 1 all the same."""
+    from tutelage.common.errors import TutelageError
+    from tutelage.evaluation.benchmarks import benchmark
+    from tutelage.evaluation.replies import problem, score_file, write_scored
+    from tutelage.evaluation.run_benchmarks import lines
+
+    scored = score_file(task, responses, data_dir, limit, seed, judge)
+    if out is not None:
+        write_scored(out, benchmark(task), scored)
+    wrong = problem(scored.result)
+    if as_json:
+        print(json.dumps(scored.result, ensure_ascii=False))
+        for notice in scored.result["notices"]:
+            print(f"note: {notice}", file=sys.stderr)
+    else:
+        print("\n".join(lines([scored.result])))
+    if wrong:
+        raise TutelageError(f"{responses}: {wrong}; mend the file (the scores above leave those replies out)")
+
+
+def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, debug: bool) -> None:
+    from tutelage.common.errors import TutelageError
+    from tutelage.recipe.load import load_recipe
+    from tutelage.recipe.sections import ModelConfig
+    from tutelage.recipe.stages import EvaluateStage
+    from tutelage.runs.planner import Planner
+    from tutelage.runs.worker import attempt
+
+    config = load_recipe(recipe)
+    for name in names:
+        if name not in config.tasks:
+            raise TutelageError(f"{recipe}: no task is called `{name}` (there are: {', '.join(config.tasks)})")
+    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=names)
+    config = config.model_copy(update={"teacher": ModelConfig(path=model), "stages": [stage]})
+    planner = Planner(config, recipe.resolve().parent, runs)
+    for name in names:
+        planned = planner.evaluation("teacher", name, config.seeds[0])
+        error = None if planned.done else attempt(planned, debug)
+        if error:
+            raise TutelageError(error)
+        result = json.loads((planned.folder / "result.json").read_text())
+        for metric, score in result["metrics"].items():
+            value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
+            print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")
+        print(f"examples: {planned.folder / 'examples.jsonl'}")
+
+
+def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | None) -> Any:
+    from tutelage.common.errors import TutelageError
+
+    if (url is None) != (model is None):
+        raise TutelageError("--judge-url and --judge-model go together")
+    if url is None or model is None:
+        return None
+    from tutelage.evaluation.judges.judge import JudgeEndpoint
+
+    return JudgeEndpoint(url=url, model=model, concurrency=requests, max_tokens=max_tokens)
+
+
+def _file_name(model: str) -> str:
+    """A model's name as a folder's."""
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model).strip("-.") or "model"

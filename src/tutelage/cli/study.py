@@ -1,0 +1,104 @@
+"""`tutelage study plan | run | status`. Heavy imports stay inside the verbs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from tutelage.cli.options import AsJson, Debug
+
+study = typer.Typer(help="Plan, run and watch a study: sizes × students × methods.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(help="A study file (YAML), docs/study.md.")]
+RunsFolder = Annotated[
+    str, typer.Option("--runs", help="Where results are kept, a folder or a URL (s3://…); what is done is reused.")
+]
+
+
+def note_elsewhere(device: str) -> None:
+    if device:
+        print(f"note: nothing was done here on this machine's device; these are runs made on {device}", file=sys.stderr)
+
+
+@study.command()
+def plan(
+    file: File,
+    machine: Annotated[str, typer.Option(help="What it would run on: H100, 8xH100, …")] = "1xH100",
+    runs: RunsFolder = "runs",
+    as_json: AsJson = False,
+    evaluations: Annotated[bool, typer.Option(help="List every evaluation too.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Every run once, what is shared, and what it costs in memory, time and money. Asks no network."""
+    from tutelage.runs.store import open_runs
+    from tutelage.study.grid import plan_study
+    from tutelage.study.plan_text import plan_json, plan_lines
+
+    folder, store = open_runs(runs)
+    planned = plan_study(file, folder, partial=True, fetch=store.settle if store else None)
+    note_elsewhere(planned.elsewhere)
+    if as_json:
+        print(json.dumps(plan_json(planned, machine), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(plan_lines(planned, machine, evaluations)))
+
+
+@study.command()
+def run(
+    file: File,
+    runs: RunsFolder = "runs",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")] = 1,
+    gpu_memory: Annotated[
+        float | None, typer.Option(min=1.0, help="GiB that runs at the same time may need together.")
+    ] = None,
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are done.")] = "local",
+    gpus_per_run: Annotated[
+        float | None, typer.Option(min=0.0, help="Ranks of a training run, a GPU each; with ray also a part of one.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try runs again that failed before.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Do what is not done yet. Run it again to go on where it stopped."""
+    from tutelage.runs.store import open_runs
+    from tutelage.study.grid import plan_study
+    from tutelage.study.run_study import run_study
+    from tutelage.study.status import status_lines, study_status
+
+    folder, store = open_runs(runs)
+    planned = plan_study(file, folder)
+    options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
+    try:
+        run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
+    finally:
+        if store is not None:
+            store.settle(planned.runs)
+        print("\n".join(status_lines(planned, study_status(planned))), flush=True)
+
+
+@study.command()
+def status(
+    file: File,
+    runs: RunsFolder = "runs",
+    watch: Annotated[bool, typer.Option("--watch", help="Keep looking until all is done.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """What is done, what runs and for how long yet, what failed and why, what is left."""
+    from tutelage.runs.store import open_runs
+    from tutelage.study.grid import plan_study
+    from tutelage.study.status import status_json, status_lines, study_status
+    from tutelage.study.status import watch as watch_study
+
+    folder, store = open_runs(runs)
+    planned = plan_study(file, folder, partial=True, fetch=store.settle if store else None)
+    note_elsewhere(planned.elsewhere)
+    if watch:
+        watch_study(planned, store=store)
+    elif as_json:
+        print(json.dumps(status_json(planned, study_status(planned)), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(status_lines(planned, study_status(planned))))

@@ -1,0 +1,159 @@
+"""The data that passes between the parts. Frozen dataclasses; this module imports only torch.
+
+Shape legend used in the whole code base:
+  N  predicted tokens of a micro-batch (the positions whose next token carries loss)
+  T  tokens of a packed micro-batch, L tokens of one sequence, B rows
+  D  hidden size (student and teacher have their own), V vocabulary size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Role = Literal["system", "user", "assistant"]
+Author = Literal["data", "student", "teacher"]
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One row of data. `messages` ends in an assistant turn unless the row is a bare prompt.
+
+    Plain text is one assistant turn alone, which no template renders.
+    """
+
+    id: str  # the row's own id, or "<file name>:<line>"
+    messages: tuple[Message, ...]
+    references: tuple[str, ...] = ()  # for scoring; empty: the last assistant turn is the only reference
+    source: str = ""  # where the row stands, "file:line" or "hub-name:index"; used in error messages
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is text without a chat, to be learnt as a language model learns it."""
+        return len(self.messages) == 1 and self.messages[0].role == "assistant"
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the last assistant turn."""
+        if self.messages and self.messages[-1].role == "assistant":
+            return self.messages[:-1]
+        return self.messages
+
+    @property
+    def response(self) -> str | None:
+        """The last assistant turn, or None for a bare prompt."""
+        if self.messages and self.messages[-1].role == "assistant":
+            return self.messages[-1].content
+        return None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The texts that an answer is scored against."""
+        if self.references:
+            return self.references
+        return () if self.response is None else (self.response,)
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A tokenised conversation. Made by `template.py` (data) and `rollout.py` (sampled responses)."""
+
+    index: int  # position of the row in its data set
+    ids: Tensor  # int64 [L]
+    loss_mask: Tensor  # bool [L]; True where this token is a response token, so the position before it predicts it
+    prompt_length: int  # tokens up to the last assistant turn's first token: what a sampler is given
+    author: Author = "data"
+    cut: bool = False  # the response was cut at the length limit
+    weight: float = 1.0  # counts as this many copies (SeqKD keeps a doubled sample once)
+    # What stands between responses as the teacher's chat template renders it, in turn, where it is not the student's.
+    teacher_prompts: tuple[Tensor, ...] | None = None
+
+    @property
+    def response_tokens(self) -> int:
+        return int(self.loss_mask[1:].sum())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sampler wrote for one prompt."""
+
+    tokens: tuple[int, ...]  # the end-of-turn token included when `finished`
+    # log-probability of each token under softmax(logits / temperature), before top-p; vLLM gives them only if asked
+    logprobs: tuple[float, ...]
+    finished: bool  # ended by itself, not by the length limit
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map of a language model: logits = softcap(scale · (hidden @ weight.T + bias)).
+
+    `softcap(z) = cap · tanh(z / cap)` (Gemma 2); None leaves z as it is.
+    """
+
+    weight: Tensor  # [V, D]
+    bias: Tensor | None = None  # [V]
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Sequences laid out for one forward pass, and the one place where labels are shifted.
+
+    Packed: `input_ids` is [1, T] without padding, `cu_seqlens` marks the sequences. Padded: [B, L] with a mask.
+    `predict` indexes the flattened tokens; hidden state `predict[n]` predicts `labels[n]`.
+    """
+
+    input_ids: Tensor  # int64 [1, T] or [B, L]
+    position_ids: Tensor  # like input_ids
+    predict: Tensor  # int64 [N]
+    labels: Tensor  # int64 [N]
+    weights: Tensor  # float32 [N]; each token's share of the optimizer batch's loss
+    rows: Tensor  # int64 [N]; which sequence of the micro-batch a token belongs to
+    indices: tuple[int, ...]  # data-set rows of the sequences, for messages
+    lengths: tuple[int, ...]  # tokens of each sequence, padding not counted
+    max_seqlen: int
+    cu_seqlens: Tensor | None = None  # int32 [number of sequences + 1], packed only
+    attention_mask: Tensor | None = None  # int64 [B, L]
+    teacher: MicroBatch | None = None  # the same response tokens after the teacher's own prompts; None: this very batch
+
+    def to(self, device: torch.device) -> MicroBatch:
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()
+        }
+        if self.teacher is not None:
+            moved["teacher"] = self.teacher.to(device)
+        return MicroBatch(**moved)
+
+
+@dataclass(frozen=True)
+class TeacherSignal:
+    """What the teacher says about a micro-batch's predicted tokens: its last hidden states and its head.
+
+    Full logits are never made for a whole micro-batch; `kernels/` multiplies chunk by chunk.
+    """
+
+    hidden: Tensor  # [N, D_teacher]
+    head: Head
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """Per-token values of one micro-batch, detached, float32 [N]; the divergences are in nats."""
+
+    loss: Tensor
+    cross_entropy: Tensor
+    forward_kl: Tensor | None = None  # KL(teacher || student)
+    reverse_kl: Tensor | None = None  # KL(student || teacher)
+    student_entropy: Tensor | None = None
+    teacher_entropy: Tensor | None = None
+    agreement: Tensor | None = None  # 1.0 where both models' most likely token is the same

@@ -1,0 +1,146 @@
+"""Hub names and local files become conversations: read, check, name, cut a seeded subset.
+
+A bad row is never silently dropped: it is kept as (source, reason), and too many of them stop the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import hash_file
+from tutelage.common.hashing import fingerprint
+from tutelage.common.types import Conversation
+from tutelage.data.rows import ID_COLUMNS, BadRow, BadRowError, convert
+from tutelage.data.sources import read_rows, resolve_sources
+from tutelage.recipe.sections import DataConfig
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    conversations: tuple[Conversation, ...]  # file order; the seeded order where `size` or `skip` is given
+    bad_rows: tuple[BadRow, ...]  # over everything read, not only the subset
+    total: int  # rows read, the bad ones included, before the subset is cut
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    position: int  # of the row among all rows read, so that mending a bad row does not reshuffle the others
+    conversation: Conversation
+    names: Mapping[str, str]  # id column → value
+
+
+def load_dataset(name: str, config: DataConfig, base: Path, require_response: bool = True) -> LoadedData:
+    """Read the data section `name` of a recipe; relative paths start at `base`, the recipe file's folder.
+
+    `require_response=False` also takes rows that end in a user turn (bare prompts for evaluation).
+    A hub name may carry its configuration after a colon (`openai/gsm8k:main`).
+
+    Raises TutelageError for missing files, an unreachable hub, doubled ids, more bad rows than `max_bad_rows`, and
+    subsets that are larger than the data.
+    """
+    key = name if name.startswith("data.") else f"data.{name}"
+    if config.completion is not None and config.prompt is None:
+        raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
+    good: list[_Candidate] = []
+    bad: list[BadRow] = []
+    total = 0
+    versions: list[str] = []
+    for position, (source, row) in enumerate(read_rows(key, config, base, versions)):
+        total = position + 1
+        try:
+            if isinstance(row, BadRow):
+                raise BadRowError(row.reason)
+            good.append(_Candidate(position, *convert(row, source, config, require_response)))
+        except BadRowError as error:
+            bad.append(BadRow(source, str(error)))
+    if not good:
+        first = f"; the first, {bad[0].source}: {bad[0].reason}" if bad else ""
+        raise TutelageError(f"{key}: no usable row among the {total} of `{config.path}`{first}")
+    check_bad_rows(key, bad, total, config.max_bad_rows)
+    named = _name(key, good, config.id)
+    return LoadedData(
+        conversations=tuple(_subset(key, named, config)),
+        bad_rows=tuple(bad),
+        total=total,
+        fingerprint=_data_fingerprint(config, versions, require_response),
+    )
+
+
+def declared_fingerprint(name: str, config: DataConfig, base: Path, require_response: bool = True) -> str:
+    """The fingerprint of a data section without reading rows: local files are hashed, hub sets count as name@revision.
+
+    For local files it is the one that `load_dataset` gives; a hub set is not reached for.
+    """
+    key = name if name.startswith("data.") else f"data.{name}"
+    versions: list[str] = []
+    for path in [config.path] if isinstance(config.path, str) else config.path:
+        found = resolve_sources(key, path, base)
+        if isinstance(found, str):
+            versions.append(f"hub:{found}@{config.revision or 'main'}")
+        else:
+            versions += [hash_file(file) for file in found]
+    return _data_fingerprint(config, versions, require_response)
+
+
+def _data_fingerprint(config: DataConfig, versions: list[str], require_response: bool) -> str:
+    return fingerprint(config.content("max_bad_rows"), versions, require_response)
+
+
+def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:
+    """Raise TutelageError when more than the share `allowed` of `total` rows is bad."""
+    share = len(bad) / total
+    if share <= allowed:
+        return
+    first = "; ".join(f"{row.source}: {row.reason}" for row in bad[:3])
+    raise TutelageError(
+        f"{key}: {len(bad)} of {total} rows are bad ({share:.1%}, allowed {allowed:.1%}): {first}; "
+        f"mend them or raise `{key}.max_bad_rows` to {math.ceil(share * 1000) / 1000}"
+    )
+
+
+def _name(key: str, good: list[_Candidate], column: str | None) -> list[_Candidate]:
+    """Give every conversation its id: the column asked for, else the first usual column that is unique, else source."""
+    if column is None:
+        for usual in ID_COLUMNS:
+            values = {row.names[usual] for row in good if usual in row.names}
+            if len(values) == len(good):
+                return [_with_id(row, row.names[usual]) for row in good]
+        if len({row.conversation.source for row in good}) < len(good):
+            raise TutelageError(
+                f"{key}.path: names one file or hub data set twice, which doubles its rows; name it once"
+            )
+        return [_with_id(row, row.conversation.source) for row in good]
+    counts = Counter(row.names[column] for row in good)
+    doubled = [value for value, count in counts.items() if count > 1]
+    if doubled:
+        raise TutelageError(
+            f"{key}.id: {len(doubled)} values of column `{column}` name more than one row: {', '.join(doubled[:3])}; "
+            "make them unique, or leave the key out to name rows by file and line"
+        )
+    return [_with_id(row, row.names[column]) for row in good]
+
+
+def _with_id(row: _Candidate, id: str) -> _Candidate:
+    return replace(row, conversation=replace(row.conversation, id=id))
+
+
+def _subset(key: str, good: list[_Candidate], config: DataConfig) -> list[Conversation]:
+    """`size` rows after `skip` of an order that depends on the seed and each row's position alone, hence nested."""
+    if config.size is None and config.skip == 0:
+        return [row.conversation for row in good]
+    left = len(good) - config.skip
+    wanted = left if config.size is None else config.size
+    if wanted < 1 or wanted > left:
+        raise TutelageError(
+            f"{key}.size: {config.size or 'the rest'} after `skip: {config.skip}` is more than there is: "
+            f"{len(good)} usable rows; lower `size` or `skip`"
+        )
+    ordered = sorted(good, key=lambda row: hashlib.blake2b(f"{config.seed}:{row.position}".encode()).digest())
+    return [row.conversation for row in ordered[config.skip : config.skip + wanted]]

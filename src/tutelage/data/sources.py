@@ -1,0 +1,158 @@
+"""Where rows come from: local files, globs and hub data sets."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import hash_file
+from tutelage.data.rows import BadRow
+from tutelage.recipe.sections import DataConfig
+
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def local_files(name: str, config: DataConfig, base: Path) -> list[Path] | None:
+    """The files of a data section, or None where it names a hub set."""
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    files: list[Path] = []
+    for path in paths:
+        found = resolve_sources(f"data.{name}", path, base)
+        if isinstance(found, str):
+            return None
+        files += found
+    return files
+
+
+def read_rows(key: str, config: DataConfig, base: Path, versions: list[str]) -> Iterator[tuple[str, Any]]:
+    """(source, row) of every path in order; adds a hash of each file or hub set to `versions`."""
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    if not paths:
+        raise TutelageError(f"{key}.path: the list is empty; name at least one file or hub data set")
+    resolved = [resolve_sources(key, path, base) for path in paths]
+    files = [file for item in resolved if not isinstance(item, str) for file in item]
+    labels = {file: file.name for file in files}
+    if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: keep as much as tells them apart
+        labels = {file: os.path.relpath(file, os.path.commonpath(files)) for file in files}
+    for item in resolved:
+        if isinstance(item, str):
+            yield from _read_hub(key, item, config, versions)
+            continue
+        for file in item:
+            versions.append(hash_file(file))
+            yield from _read_file(key, file, labels[file])
+
+
+def resolve_sources(key: str, written: str, base: Path) -> list[Path] | str:
+    """The files that a path stands for, or the hub name as it is."""
+
+    def value_of(match: re.Match[str]) -> str:
+        variable = match[1] or match[2]
+        if variable not in os.environ:
+            raise TutelageError(f"{key}.path: the variable ${variable} in `{written}` is not set; export it first")
+        return os.environ[variable]
+
+    text = os.path.expanduser(_VARIABLE.sub(value_of, written))
+    path = Path(os.path.abspath(base / text))  # an absolute path wins over base
+    if glob.has_magic(text) and not path.exists():
+        found = sorted(Path(os.path.abspath(base / file)) for file in glob.glob(text, root_dir=base, recursive=True))
+        if not found:
+            raise TutelageError(f"{key}.path: no file matches `{written}` (looked for {path})")
+    elif path.exists() or text.endswith(SUFFIXES) or text.startswith((".", "/")):
+        found = [path]
+        if path.is_dir():
+            raise TutelageError(f"{key}.path: `{written}` is a folder; name its files, for example {written}/*.jsonl")
+        if not path.exists():
+            raise TutelageError(f"{key}.path: no file `{written}` (looked for {path}); mend the path")
+    else:
+        return text
+    for file in found:
+        if not file.name.endswith(SUFFIXES):
+            raise TutelageError(f"{key}.path: cannot read {file}; the formats are {', '.join(SUFFIXES)}")
+    return found
+
+
+def _read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _read_json_lines(key, file, label)
+        return
+    rows = _read_parquet(key, file) if file.name.endswith(".parquet") else _read_json(key, file)
+    for number, row in enumerate(rows, start=1):
+        yield f"{label}:{number}", row
+
+
+def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+            for number, line in enumerate(handle, start=1):
+                if not line.strip():
+                    continue
+                source = f"{label}:{number}"
+                try:
+                    yield source, json.loads(line)
+                except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
+                    yield source, BadRow(source, f"broken JSON: {error}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
+
+
+def _read_json(key: str, file: Path) -> list[Any]:
+    """The rows of a file that is one list, or one object with one list among its values."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+            value = json.loads(handle.read())
+    except json.JSONDecodeError as error:
+        hint = "; a file of one object a line should be called .jsonl" if error.msg == "Extra data" else "; mend it"
+        raise TutelageError(f"{key}.path: broken JSON at {file}:{error.lineno}: {error.msg}{hint}") from error
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
+    lists = [value] if isinstance(value, list) else []
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if isinstance(item, list)]
+    if len(lists) != 1:
+        raise TutelageError(f"{key}.path: {file} must be a list of rows or an object with one list, not {len(lists)}")
+    return lists[0]
+
+
+def _read_parquet(key: str, file: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise TutelageError(f"{key}.path: cannot read {file}: {_one_line(error)}; get the file again") from error
+
+
+def _read_hub(key: str, written: str, config: DataConfig, versions: list[str]) -> Iterator[tuple[str, Any]]:
+    import datasets
+
+    path, _, configuration = written.partition(":")
+    try:
+        loaded = datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
+    except Exception as error:  # the hub client raises its own, HTTP's, the system's and plain ValueErrors
+        if isinstance(error, ConnectionError) or "offline" in str(error).lower():
+            advice = "check the network, load it once while online, or name local files"
+        else:
+            advice = f"check the name, `{key}.split`, `{key}.revision` and that you may read it, or name local files"
+        raise TutelageError(
+            f"{key}.path: `{written}` is no local file and cannot be loaded from the hub: {_one_line(error)}; {advice}"
+        ) from error
+    loaded = cast(datasets.Dataset, loaded)
+    versions.append(loaded._fingerprint)
+    for index, row in enumerate(loaded):
+        yield f"{written}:{index}", row
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

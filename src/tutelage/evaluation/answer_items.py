@@ -1,0 +1,240 @@
+"""Answer a benchmark's items with a model: prompts sorted by length, sampled in batches, kept on disk as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
+from tutelage.common.hashing import example_seed
+from tutelage.common.progress import progress
+from tutelage.common.types import Sample
+from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Reply
+from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
+from tutelage.evaluation.replies import read_replies
+
+ENCODED_AT_ONCE = 256  # prompts a call of the tokenizer
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A loaded model, as the run needs it."""
+
+    template: Any  # ChatTemplate
+    sampler: Any  # Sampler
+    fingerprint: str
+    chat: bool
+    context: int | None = None  # the most tokens the model takes; None: unknown
+    seed: int = 0
+    batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
+
+
+@dataclass(frozen=True)
+class Question:
+    item: Item
+    ids: list[int]
+    shots: int
+
+
+def room(bench: Benchmark, answerer: Answerer) -> int:
+    """New tokens a reply may have: the benchmark's, but at most half of the model's context."""
+    return min(bench.max_new_tokens, answerer.context // 2) if answerer.context else bench.max_new_tokens
+
+
+def answer(
+    bench: Benchmark, items: Sequence[Item], answerer: Answerer, file: Path
+) -> tuple[dict[str, Reply], dict[str, Any]]:
+    """Replies to the items and how fast they came; replies are appended to the file batch by batch."""
+    jobs, too_long = make_jobs(bench, items, answerer)
+    limit = room(bench, answerer)
+    replies = {item.id: Reply("", finished=False, shots=NO_ROOM) for item in too_long}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tally = getattr(answerer.sampler, "tally", None)
+    shared = tally.shared if tally else 0
+    with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(jobs)) as bar:
+        for item in too_long:
+            _append(handle, bench, item, replies[item.id])
+        started, new_tokens = time.monotonic(), 0
+
+        def keep(new: list[tuple[Item, Reply]]) -> None:
+            nonlocal new_tokens
+            for item, reply in new:
+                replies[item.id] = reply
+                _append(handle, bench, item, reply)
+                new_tokens += reply.tokens
+            handle.flush()
+            bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
+
+        for batch in _batches(jobs, limit, answerer.batch_tokens):
+            _sample(bench, batch, answerer, limit, keep)
+            os.fsync(handle.fileno())
+        spent = max(1e-9, time.monotonic() - started)
+    prompt_tokens = sum(len(job.ids) for job in jobs)
+    speed = {
+        "examples": len(jobs),
+        "seconds": spent,
+        "prompt_tokens": prompt_tokens,
+        "shared_prompt_tokens": tally.shared - shared if tally else None,
+        "new_tokens": new_tokens,
+        "new_tokens_per_s": new_tokens / spent,
+        "tokens_per_s": (prompt_tokens + new_tokens) / spent,
+    }
+    return replies, speed
+
+
+def make_jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> tuple[list[Question], list[Item]]:
+    """The items' prompts in tokens, with as many solved examples as fit, prompts of one group together and the longest
+    first: rows of a batch are of like length then, and a backend can keep the shared beginning."""
+    limit = room(bench, answerer)
+    jobs, too_long = [], []
+    with progress(f"{bench.name}: prompts", len(items)) as bar:
+        for start in range(0, len(items), ENCODED_AT_ONCE):
+            chunk = items[start : start + ENCODED_AT_ONCE]
+            for item, job in zip(chunk, _jobs(bench, chunk, answerer, limit), strict=True):
+                if job is None:
+                    too_long.append(item)
+                else:
+                    jobs.append(job)
+            bar.advance(len(chunk))
+    jobs.sort(key=lambda job: (job.item.group if bench.shots else "", -len(job.ids), job.item.id))
+    return jobs, too_long
+
+
+def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None) -> list[str]:
+    """What the model's context did to the prompts, if anything."""
+    too_long = [name for name, reply in replies.items() if reply.shots == NO_ROOM]
+    fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < bench.shots for reply in replies.values())
+    notices = []
+    if fewer:
+        notices.append(
+            f"{bench.name}: {fewer} prompts were given fewer than {bench.shots} solved examples, for the model takes "
+            f"{context} tokens"
+        )
+    if too_long:
+        notices.append(
+            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context} tokens and "
+            f"count as answered with nothing: {', '.join(too_long[:10])}"
+        )
+    return notices
+
+
+def _jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit: int) -> list[Question | None]:
+    """Each with as many solved examples as there is room for; None where there is none for the bare question."""
+    jobs: list[Question | None] = [None] * len(items)
+    left = list(range(len(items)))
+    for shots in range(bench.shots, -1, -1):
+        prompts = [bench.prompt(items[place], answerer.chat, shots) for place in left]
+        for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
+            if answerer.context is None or len(ids) + limit <= answerer.context:
+                jobs[place] = Question(items[place], ids, shots)
+                left.remove(place)
+        if not left:
+            break
+    return jobs
+
+
+def _batches(jobs: Sequence[Question], limit: int, budget: int | None) -> Iterator[list[Question]]:
+    """Runs of jobs whose prompts and replies fill the budget; at least one job each."""
+    batch: list[Question] = []
+    used = 0
+    for job in jobs:
+        if batch and budget is not None and used + len(job.ids) + limit > budget:
+            yield batch
+            batch, used = [], 0
+        batch.append(job)
+        used += len(job.ids) + limit
+    if batch:
+        yield batch
+
+
+def _sample(
+    bench: Benchmark,
+    batch: Sequence[Question],
+    answerer: Answerer,
+    limit: int,
+    keep: Callable[[list[tuple[Item, Reply]]], None],
+) -> None:
+    """Hand the replies over as they end, so that a kill costs none of them."""
+    likelihoods = _likelihoods(bench, [job.item for job in batch], answerer)
+    kept: set[int] = set()
+
+    def ended(samples: Mapping[int, Sample]) -> None:
+        new = []
+        for place, sample in samples.items():
+            job = batch[place]
+            text = answerer.template.decode(sample.tokens)
+            if not answerer.chat:  # a base model goes on with a next question of its own
+                text = cut_at(text, bench.stop)
+            likely = likelihoods.get(job.item.id)
+            reply = Reply(text, sample.finished, len(sample.tokens), job.shots, likelihoods=likely)
+            new.append((job.item, reply))
+        kept.update(samples)
+        keep(new)
+
+    samples = answerer.sampler.sample(
+        [job.ids for job in batch],
+        max_new_tokens=limit,
+        temperature=0.0,
+        top_p=1.0,
+        seeds=[example_seed(answerer.seed, job.item.id) for job in batch],
+        ended=ended,
+    )
+    rest = {place: sample for place, sample in enumerate(samples) if place not in kept}
+    if rest:  # of a sampler that says nothing on the way
+        ended(rest)
+
+
+def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, tuple[float, ...]]:
+    """Summed log-probabilities of every item's options, where the benchmark compares them."""
+    owners: list[str] = []
+    pairs: list[tuple[list[int], list[int]]] = []
+    for item in items:
+        for context, continuation in bench.options(item):
+            owners.append(item.id)
+            pairs.append(encode_pair(answerer.template, context, continuation))
+    if not pairs:
+        return {}
+    values = answerer.sampler.score([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    out: dict[str, tuple[float, ...]] = {}
+    for owner, value in zip(owners, values, strict=True):
+        out[owner] = (*out.get(owner, ()), float(value.double().sum()))
+    return out
+
+
+def _append(handle: Any, bench: Benchmark, item: Item, reply: Reply) -> None:
+    row: dict[str, Any] = {"id": item.id, "response": bench.conceal(reply.text), "finished": reply.finished}
+    row |= {"tokens": reply.tokens, "shots": reply.shots}
+    if reply.likelihoods is not None:
+        row["likelihoods"] = list(reply.likelihoods)
+    handle.write(json.dumps(row) + "\n")  # ASCII, so that a lone surrogate can be written
+
+
+def resume(file: Path, bench: Benchmark, items: Sequence[Item]) -> dict[str, Reply]:
+    """The replies that an earlier run left; a last line that a kill cut short is taken off the file."""
+    if not file.is_file():
+        return {}
+    kept, broken = [], False
+    for line in file.read_text(encoding="utf-8").split("\n"):
+        if not line:
+            continue
+        try:
+            json.loads(line)
+        except ValueError:
+            broken = True
+            break
+        kept.append(line)
+    if broken or not file.read_bytes().endswith(b"\n"):
+        write_atomically(file, "".join(f"{line}\n" for line in kept))
+    if not kept:
+        return {}
+    known = {json.loads(line)["id"] for line in kept}
+    found = read_replies(bench, file, items, known)
+    if found.doubled:
+        raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write there? remove the file")
+    return found.replies

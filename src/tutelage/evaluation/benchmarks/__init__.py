@@ -1,0 +1,55 @@
+"""The eight benchmarks. `BENCHMARKS` names every one of them; docs/benchmarks.md says where each comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks.arc import ARC
+from tutelage.evaluation.benchmarks.base import Benchmark
+from tutelage.evaluation.benchmarks.bbh import BBH
+from tutelage.evaluation.benchmarks.dialogsum import DialogSum
+from tutelage.evaluation.benchmarks.flores import Flores
+from tutelage.evaluation.benchmarks.gpqa import GPQA
+from tutelage.evaluation.benchmarks.ifeval import IFEval
+from tutelage.evaluation.benchmarks.infobench import InFoBench
+from tutelage.evaluation.benchmarks.mmlu_pro import MMLUPro
+from tutelage.evaluation.clusters import Metric
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "bbh": BBH("bbh"),
+    "gpqa": GPQA("gpqa"),
+    "ifeval": IFEval("ifeval"),
+    "infobench": InFoBench("infobench"),
+    "mmlu_pro": MMLUPro("mmlu_pro"),
+    "flores": Flores("flores"),
+    "dialogsum": DialogSum("dialogsum"),
+    "arc_challenge": ARC("arc_challenge"),
+    "gpqa_main": GPQA("gpqa_main", subset="main"),
+    "gpqa_diamond": GPQA("gpqa_diamond", subset="diamond"),
+}
+PAPER = ("bbh", "gpqa", "ifeval", "infobench", "mmlu_pro", "flores", "dialogsum", "arc_challenge")
+TABLE_3 = {"bbh": "BBH", "gpqa": "GPQA", "ifeval": "IF-Eval", "infobench": "InfoBench", "mmlu_pro": "MMLU-Pro"}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name. Raises TutelageError that lists the names."""
+    if name not in BENCHMARKS:
+        raise TutelageError(
+            f"no benchmark is called `{name}` (there are: {', '.join(BENCHMARKS)}; paper: eight of them)"
+        )
+    return BENCHMARKS[name]
+
+
+def chosen(names: str) -> list[str]:
+    """Names written with commas; `paper` stands for all eight. Raises TutelageError for an unknown or no name."""
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = [one for name in listed for one in (PAPER if name == "paper" else (name,))]
+    if not wanted:
+        raise TutelageError(f"--tasks names none (there are: {', '.join(BENCHMARKS)}; paper: eight of them)")
+    return [benchmark(name).name for name in dict.fromkeys(wanted)]
+
+
+def benchmark_metrics(task: str) -> Mapping[str, Metric]:
+    """How a benchmark's metrics are averaged and what is drawn together in them; {} for other tasks."""
+    return BENCHMARKS[task].metrics if task in BENCHMARKS else {}

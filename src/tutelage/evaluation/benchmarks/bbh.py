@@ -1,0 +1,202 @@
+"""BIG-Bench Hard (Suzgun et al., 2022): 27 tasks, 6,511 examples, three solved examples with chains of thought.
+
+Source: github suzgunmirac/BIG-Bench-Hard. Prompts are lm-eval's `bbh_cot_fewshot`, whose texts equal the official
+cot-prompts. Where lm-eval's reading of replies is weaker than a reader's, ours is used, and lm-eval's score is reported
+beside it as `accuracy_lm_eval`: lm-eval takes the first "the answer is", in lower case only, always drops one character
+behind it, and compares the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
+from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
+from tutelage.evaluation.benchmarks.find_answer import (
+    Found,
+    find_letter,
+    find_number,
+    find_passage,
+    find_phrase,
+    find_word,
+    plain,
+    trim,
+)
+from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
+from tutelage.evaluation.clusters import Metric
+
+TASKS = [
+    "boolean_expressions",
+    "causal_judgement",
+    "date_understanding",
+    "disambiguation_qa",
+    "dyck_languages",
+    "formal_fallacies",
+    "geometric_shapes",
+    "hyperbaton",
+    "logical_deduction_five_objects",
+    "logical_deduction_seven_objects",
+    "logical_deduction_three_objects",
+    "movie_recommendation",
+    "multistep_arithmetic_two",
+    "navigate",
+    "object_counting",
+    "penguins_in_a_table",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "sports_understanding",
+    "temporal_sequences",
+    "tracking_shuffled_objects_five_objects",
+    "tracking_shuffled_objects_seven_objects",
+    "tracking_shuffled_objects_three_objects",
+    "web_of_lies",
+    "word_sorting",
+]
+_WORDS = (("True", "False"), ("Yes", "No"), ("valid", "invalid"))
+_OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.M)
+_BRACKETS = re.compile(r"[\[\](){}<>\s]+")
+_BOXED_BRACKETS = re.compile(
+    r"\\boxed\{\s*(?:\\(?:text|texttt|mathrm)\{([\[\](){}<>\s\\]+)\}|([\[\](){}<>\s\\]+))\}(?![\[\](){}<>])"
+)  # braces among them need not pair up
+_NOT_VALID = re.compile(r"\b(?:is\s+not|isn['’]t|not)\s+((?:\w+ly\s+)?)valid\b", re.I)
+_MARK = re.compile(r"(?:[-*•]|\d+[.)])\s+")
+_ITEM = re.compile(rf"(?:{_MARK.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
+_SENTENCE = re.compile(r"[.!?](?=\s)")
+_READ = 1000  # characters of a list
+_CUTS = ("\nQ:", "</s>")  # where a base model that goes on to a next question is cut
+
+
+@dataclass(frozen=True)
+class BBH(Benchmark):
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric(cluster="group", equal_groups=True),
+        "accuracy_weighted": Metric(source="accuracy", cluster="group"),
+        "accuracy_lm_eval": Metric(cluster="group", equal_groups=True),
+    }
+    headline: ClassVar[str] = "accuracy"
+    shots: ClassVar[int] = 3
+    stop: ClassVar[tuple[str, ...]] = _CUTS
+
+    def items(self, data_dir: Path | None, seed: int) -> list[Item]:
+        items = []
+        for task in TASKS:
+            if data_dir is None:
+                rows, where = hub_rows(Hub("SaylorTwift/bbh", "test", task)), f"SaylorTwift/bbh:{task}"
+            else:
+                path = find(data_dir, f"bbh/bbh/{task}.json")
+                rows, where = _examples(path), str(path)
+            for number, row in enumerate(rows):
+                checked(row, ("input", "target"), f"{where}, example {number}")
+                items.append(_item(task, number, row))
+        return items
+
+    def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
+        return self._task(item).prompt(item.row, chat, shots)
+
+    def judge(self, item: Item, reply: Reply) -> Scored:
+        target = item.targets[0]
+        found = find_answer(reply.text, item.row["input"], target)
+        right = found.answer is not None and _same(found.answer, target)
+        theirs = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
+        return Scored({"accuracy": float(right), "accuracy_lm_eval": theirs}, found.answer, found.how)
+
+    def _task(self, item: Item) -> HarnessTask:
+        if item.group not in self._memory:
+            self._memory[item.group] = HarnessTask(f"bbh/cot_fewshot/{item.group}.yaml", [item.row])
+        return self._memory[item.group]
+
+
+def find_answer(reply: str, question: str, target: str) -> Found:
+    """The answer in a reply, read as the kind of thing that the target is."""
+    if re.fullmatch(r"\([A-Z]\)", target):
+        options = dict(_OPTION.findall(question))
+        letters = "".join(options) or "ABCDEFGHIJKLMNOPQR"
+        found = find_letter(reply, letters, list(options.values()))
+        return Found(f"({found.answer})", found.how) if found.answer else found
+    words = _words_of(target)
+    if words:
+        return find_word(_NOT_VALID.sub(r"is \1invalid", reply) if "invalid" in words else reply, words)
+    if re.fullmatch(r"-?\d+", target):
+        return find_number(reply)
+    if _BRACKETS.fullmatch(target):
+        return _find_brackets(reply)
+    return _find_list(reply, target)
+
+
+def _find_list(reply: str, target: str) -> Found:
+    """The list that is stated as the answer, or any that has just the target's words, in whichever order."""
+    found = find_passage(reply)
+    if found.answer is not None:
+        return Found(_listed(found.answer), found.how)
+    text, words = plain(reply).strip(), sorted(_list(target))
+    colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, to read any reply in good time
+    for start in (text.rfind("\n") + 1, *reversed(colons), 0):
+        phrase = _listed(text[start:])
+        if sorted(_list(phrase)) == words:
+            return Found(phrase, "the last list of these words")
+    return found
+
+
+def _listed(text: str) -> str:
+    """The words that a text begins with: those that have a line each, or the first line's up to a full stop."""
+    lines = text[:_READ].strip().split("\n")
+    items = list(takewhile(_ITEM.fullmatch, map(str.strip, lines)))
+    return (
+        " ".join(trim(_MARK.sub("", item)) for item in items) if len(items) > 1 else trim(_SENTENCE.split(lines[0])[0])
+    )
+
+
+def _find_brackets(reply: str) -> Found:
+    """Brackets that are stated as the answer, boxed, or all of the last line, with spaces between them."""
+    boxes = [box[0] or box[1] for box in _BOXED_BRACKETS.findall(reply)]
+    stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
+    if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
+        stated = Found(line, "the last line")
+    brackets = _BRACKETS.match(trim(stated.answer or ""))
+    return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
+
+
+def _same(answer: str, target: str) -> bool:
+    if re.fullmatch(r"-?\d+", target):
+        return answer == str(int(target))
+    if _BRACKETS.fullmatch(target):
+        return answer.split() == list("".join(target.split()))
+    return answer == target or _list(answer) == _list(target)
+
+
+def _list(text: str) -> list[str]:
+    """Words in lower case, without quotes and brackets around them; commas and line ends part them too."""
+    words = re.sub(r"[,;\n\[\]\"“”]|(?<!\w)['‘’]|['’](?!\w)", " ", text.lower())
+    return re.sub(r" and (?=\S+\s*$)", " ", words).split()
+
+
+def _words_of(target: str) -> tuple[str, ...]:
+    """The task's answer words, in the target's spelling."""
+    for words in _WORDS:
+        if target.lower() in [word.lower() for word in words]:
+            return tuple(word.lower() for word in words) if target.islower() else words
+    return ()
+
+
+def _item(task: str, number: int, row: Mapping[str, Any]) -> Item:
+    target = str(row["target"])
+    options = len(_OPTION.findall(row["input"]))
+    chance = 1 / options if re.fullmatch(r"\([A-Z]\)", target) and options else 0.5 if _words_of(target) else 0.0
+    return Item(f"{task}/{number}", row["input"], (target,), {"input": row["input"], "target": target}, task, chance)
+
+
+def _examples(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["examples"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TutelageError(f"{path}: has no list `examples` ({error}); take the file from its source again") from None
+    return rows

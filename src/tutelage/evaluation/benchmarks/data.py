@@ -1,0 +1,106 @@
+"""Where the benchmarks' rows come from: a folder (`--data-dir`, $TUTELAGE_DATA), else the Hugging Face hub by name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+
+VARIABLE = "TUTELAGE_DATA"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the hub."""
+
+    name: str
+    split: str
+    config: str | None = None
+
+
+def data_folder(option: Path | None) -> Path | None:
+    """The folder to read from, or None for the hub. Raises TutelageError when the one asked for is not there."""
+    named = option or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is not None and not named.is_dir():
+        origin = "--data-dir" if option else f"${VARIABLE}"
+        raise TutelageError(
+            f"{origin}: {named} is not a folder: give the folder that holds ifeval/, bbh/, … or unset it"
+        )
+    return named
+
+
+def find(data_dir: Path, relative: str) -> Path:
+    """A file of the data folder, packed (.gz) or not. Raises TutelageError when it is absent."""
+    for path in (data_dir / relative, data_dir / f"{relative}.gz"):
+        if path.is_file():
+            return path
+    raise TutelageError(
+        f"{data_dir / relative} is missing: put the file there (docs/benchmarks.md says where it comes from), "
+        f"or leave out --data-dir and {VARIABLE} to read from the hub"
+    )
+
+
+def read_rows(data_dir: Path | None, relative: str, hub: Hub, needed: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file of the folder, or of a hub data set, each with the `needed` keys."""
+    if data_dir is None:
+        rows = hub_rows(hub)
+        return [checked(row, needed, f"{hub.name}:{number}") for number, row in enumerate(rows)]
+    path = find(data_dir, relative)
+    return [checked(row, needed, f"{path}:{number}") for number, row in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[tuple[int, Any]]:
+    """(line number from 1, value) of the lines of a JSON Lines file that are not blank."""
+    opener = gzip.open if path.suffix == ".gz" else open  # utf-8-sig: some editors put a byte order mark first
+    rows: list[tuple[int, Any]] = []
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as handle:
+            for number, line in enumerate(handle, 1):
+                if line.strip():
+                    rows.append((number, json.loads(line)))
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise TutelageError(f"{path}: cannot be read: {error}; mend it or take it from its source again") from None
+    except (ValueError, RecursionError) as error:  # numbers too long and lists too deep to be read are not JSON's own
+        reason = getattr(error, "msg", error)
+        raise TutelageError(f"{path}:{number}: not valid JSON: {reason}; mend or remove the line") from None
+    return rows
+
+
+def read_text_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends, U+2028 and the like kept inside."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TutelageError(f"{path}: cannot be read: {error}; take the file from its source again") from None
+    return text.removesuffix("\n").split("\n")
+
+
+def checked(row: Any, needed: Iterable[str], where: str) -> dict[str, Any]:
+    """The row, if it is an object with the needed keys."""
+    if not isinstance(row, dict):
+        raise TutelageError(f"{where}: not an object; take the file from its source again")
+    missing = [key for key in needed if key not in row]
+    if missing:
+        raise TutelageError(f"{where}: has no `{'`, `'.join(missing)}`; take the file from its source again")
+    return row
+
+
+def hub_rows(hub: Hub) -> list[dict[str, Any]]:
+    """The rows of a hub data set. Raises TutelageError, in one line, when it cannot be had."""
+    from datasets import load_dataset
+
+    try:
+        return [dict(row) for row in load_dataset(hub.name, hub.config, split=hub.split)]
+    except Exception as error:  # no network, gated, unknown name: each its own class of several libraries
+        raise TutelageError(
+            f"{hub.name}: cannot be had from the hub ({' '.join(str(error).split())[:200]}); give --data-dir or "
+            f"{VARIABLE}, or, where the set is gated, accept its terms and log in"
+        ) from None

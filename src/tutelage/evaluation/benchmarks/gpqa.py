@@ -1,0 +1,168 @@
+"""GPQA (Rein et al., 2023): 546 questions (extended), of which 448 are `main` and 198 of those `diamond`.
+
+Source: github idavidrein/gpqa, dataset.zip, read in memory with the password of its README. The authors ask that the
+questions never stand in plain text where a crawler may find them, so prompts and replies are written to disk sealed
+(compressed and in base64). The paper's scores are multiples of 1/546, so `gpqa` is the extended set, with its parts.
+
+Zero-shot with a chain of thought: lm-eval's `gpqa_*_cot_zeroshot` prompt. The options are shuffled as the official
+script does it: one generator, seeded by --seed (0 unless told), through the file's rows in order. lm-eval's own limit
+of 256 new tokens cuts chains of thought; here it is 1,024. `accuracy` reads the answer stated last in any usual form,
+`accuracy_official` the first by the official script's patterns, `accuracy_lm_eval` by lm-eval's flexible filter.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import random
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
+from tutelage.evaluation.benchmarks.data import Hub, find, hub_rows
+from tutelage.evaluation.benchmarks.find_answer import find_letter
+from tutelage.evaluation.benchmarks.lm_eval import HarnessTask
+from tutelage.evaluation.benchmarks.summary import group_entry
+from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.records import ExampleRecord
+
+PASSWORD = b"deserted-untie-orchid"  # as the authors publish it beside the archive
+SEAL = "sealed:"
+SUBSETS = {"extended": (), "main": ("main", "diamond"), "diamond": ("diamond",)}
+_OFFICIAL = (r"answer is \((.)\)", r"Answer: \((.)\)", r"answer: \((.)\)", r"answer \((.)\)", r"\((.)\)")
+_WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+
+
+@dataclass(frozen=True)
+class GPQA(Benchmark):
+    """`subset`: which of the archive's files is asked. Items of the extended file are grouped by the smallest subset
+    that they belong to."""
+
+    subset: str = "extended"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric(),
+        "accuracy_official": Metric(),
+        "accuracy_lm_eval": Metric(),
+    }
+    headline: ClassVar[str] = "accuracy"
+    may_be_shown: ClassVar[bool] = False
+
+    def items(self, data_dir: Path | None, seed: int) -> list[Item]:
+        rows = _rows(data_dir, self.subset)
+        smaller = [name for name in ("main", "diamond") if name != self.subset and self.subset != "diamond"]
+        members = {name: {row["Record ID"] for row in _rows(data_dir, name)} for name in smaller}
+        generator = random.Random(seed)
+        items = []
+        for row in rows:
+            group = self.subset
+            for name, ids in members.items():
+                group = name if row["Record ID"] in ids else group
+            items.append(_item(row, group, generator))
+        return items
+
+    def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
+        return self._task(item).prompt(item.row, chat, shots)
+
+    def judge(self, item: Item, reply: Reply) -> Scored:
+        return self.judge_all([item], [reply])[0]
+
+    def judge_all(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[Scored]:
+        if not items:
+            return []
+        texts = [self.reveal(reply.text) for reply in replies]
+        theirs = self._task(items[0]).scores_of([item.row for item in items], texts)
+        return [
+            _verdict(item, text, their["flexible-extract"])
+            for item, text, their in zip(items, texts, theirs, strict=True)
+        ]
+
+    def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
+        """The groups are whole subsets: diamond is part of main, main of extended."""
+        result = super().summarise(records)
+        result["groups"] = {
+            name: group_entry(members, list(self.metrics), self.headline)
+            for name, groups in SUBSETS.items()
+            if (members := [record for record in records if not groups or record.group in groups])
+            and (name == self.subset or self.subset == "extended" or name == "diamond")
+        }
+        return result
+
+    def conceal(self, text: str) -> str:
+        return seal(text)
+
+    def reveal(self, text: str) -> str:
+        return unseal(text)
+
+    def _task(self, item: Item) -> HarnessTask:
+        if "task" not in self._memory:
+            self._memory["task"] = HarnessTask("gpqa/cot_zeroshot/gpqa_main_cot_zeroshot.yaml", [item.row])
+        return self._memory["task"]
+
+
+def _verdict(item: Item, text: str, lm_eval: float) -> Scored:
+    letter = item.targets[0]
+    found = find_letter(text, "ABCD", item.row["choices"])
+    scores: dict[str, float | None] = {
+        "accuracy": float(found.answer == letter),
+        "accuracy_official": float(official(text) == letter),
+        "accuracy_lm_eval": lm_eval,
+    }
+    return Scored(scores, found.answer, found.how)
+
+
+def official(reply: str) -> str | None:
+    """The letter by the official script's patterns, tried in turn."""
+    for pattern in _OFFICIAL:
+        match = re.search(pattern, reply)
+        if match and match[1] in "ABCD":
+            return match[1]
+    return None
+
+
+def seal(text: str) -> str:
+    """A text as no crawler reads it; not a secret."""
+    if text.startswith(SEAL):
+        return text
+    return SEAL + base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"))).decode()
+
+
+def unseal(text: str) -> str:
+    """The text behind `seal`; any other text as it is."""
+    if not text.startswith(SEAL):
+        return text
+    try:
+        return zlib.decompress(base64.b64decode(text.removeprefix(SEAL))).decode("utf-8", "surrogatepass")
+    except (ValueError, zlib.error) as error:
+        raise TutelageError(f"a text that begins with `{SEAL}` cannot be opened ({error}); write it plainly") from None
+
+
+def _rows(data_dir: Path | None, subset: str) -> list[dict[str, str]]:
+    if data_dir is None:
+        return hub_rows(Hub("Idavidrein/gpqa", "train", f"gpqa_{subset}"))
+    path = find(data_dir, "gpqa/dataset.zip")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read(f"dataset/gpqa_{subset}.csv", pwd=PASSWORD).decode("utf-8")
+        return list(csv.DictReader(io.StringIO(text)))
+    except (zipfile.BadZipFile, KeyError, RuntimeError, zlib.error, UnicodeDecodeError) as error:
+        raise TutelageError(
+            f"{path}: gpqa_{subset}.csv cannot be read ({error}); take dataset.zip from its authors"
+        ) from None
+
+
+def _item(row: Mapping[str, str], group: str, generator: random.Random) -> Item:
+    order = [*(row[name] for name in _WRONG), row["Correct Answer"]]
+    generator.shuffle(order)
+    letter = "ABCD"[order.index(row["Correct Answer"])]
+    choices = [" ".join(choice.strip().replace(" [title]", ". ").split("  ")) for choice in order]
+    shown = {f"choice{place}": choice for place, choice in enumerate(choices, 1)}
+    asked = {"Question": row["Question"], **shown, "choices": choices, "answer": f"({letter})"}
+    listed = "\n".join(f"({one}) {choice}" for one, choice in zip("ABCD", choices, strict=True))
+    return Item(row["Record ID"], f"{row['Question']}\n{listed}", (letter,), asked, group, 0.25)

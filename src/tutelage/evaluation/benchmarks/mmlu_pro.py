@@ -1,0 +1,105 @@
+"""MMLU-Pro (Wang et al., 2024): 12,032 questions of 14 categories, up to ten options, five solved examples.
+
+Source: github TIGER-AI-Lab/MMLU-Pro. Prompts are lm-eval's, which are the official ones. Three readings of a reply are
+reported: `accuracy` (ours: the answer stated last, in any usual form), `accuracy_official` (the official script's three
+patterns, which take the first statement and in the end any last capital letter; where it guesses at random because it
+finds nothing, this counts wrong) and `accuracy_lm_eval` (only its first pattern).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
+from tutelage.evaluation.benchmarks.data import Hub, read_rows
+from tutelage.evaluation.benchmarks.find_answer import find_letter
+from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
+from tutelage.evaluation.clusters import Metric
+
+LETTERS = "ABCDEFGHIJ"
+_IS = re.compile(r"answer is \(?([A-J])\)?")
+_COLON = re.compile(r"(?=[aA]nswer:\s*([A-J]))")  # looks ahead: in "Answer: Answer: B" both count
+_LAST = re.compile(r"([A-J])(?=[^A-J]*$)")
+
+
+@dataclass(frozen=True)
+class MMLUPro(Benchmark):
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric(cluster="group"),
+        "accuracy_official": Metric(cluster="group"),
+        "accuracy_lm_eval": Metric(cluster="group"),
+    }
+    headline: ClassVar[str] = "accuracy"
+    max_new_tokens: ClassVar[int] = 2048
+    shots: ClassVar[int] = 5
+    stop: ClassVar[tuple[str, ...]] = ("Question:",)
+
+    def items(self, data_dir: Path | None, seed: int) -> list[Item]:
+        needed = ("question_id", "question", "options", "answer", "category")
+        rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub("TIGER-Lab/MMLU-Pro", "test"), needed)
+        self._memory["data_dir"] = data_dir
+        return [_item(row) for row in rows]
+
+    def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
+        return self._task(item).prompt(item.row, chat, shots)
+
+    def judge(self, item: Item, reply: Reply) -> Scored:
+        target, options = item.targets[0], item.row["options"]
+        found = find_letter(reply.text, LETTERS[: len(options)], options)
+        scores = {
+            "accuracy": float(found.answer == target),
+            "accuracy_official": float(official(reply.text) == target),
+            "accuracy_lm_eval": self._scorer(item).scores(item.row, cut_at(reply.text, self.stop))["custom-extract"],
+        }
+        return Scored(dict(scores), found.answer, found.how)
+
+    def _scorer(self, item: Item) -> HarnessTask:
+        """Scoring needs no solved examples, so no validation file either; one task serves all categories."""
+        if "scorer" not in self._memory:
+            options: dict[str, Any] = {"fewshot_split": None, "num_fewshot": 0, "fewshot_config": None}
+            self._memory["scorer"] = HarnessTask("mmlu_pro/mmlu_pro_law.yaml", [item.row], **options)
+        return self._memory["scorer"]
+
+    def _task(self, item: Item) -> HarnessTask:
+        if item.group not in self._memory:
+            if "shots" not in self._memory:
+                needed = ("question", "options", "cot_content", "category")
+                hub = Hub("TIGER-Lab/MMLU-Pro", "validation")
+                rows = read_rows(self._memory.get("data_dir"), "mmlu_pro/mmlu_pro_validation.jsonl", hub, needed)
+                self._memory["shots"] = rows
+            shots = [_plain(row) for row in self._memory["shots"] if row["category"] == item.group]
+            file = f"mmlu_pro/mmlu_pro_{item.group.replace(' ', '_')}.yaml"
+            self._memory[item.group] = HarnessTask(file, [item.row], shots)
+        return self._memory[item.group]
+
+
+def official(reply: str) -> str | None:
+    """The letter by the official script's patterns, tried in turn.
+
+    Its second, `.*[aA]nswer:\\s*([A-J])`, is the last match of the first line with one. Searched for as it stands, it
+    takes time quadratic in the length of a line, which replies that run to their limit make minutes in all.
+    """
+    found = _IS.search(reply)
+    for match in _COLON.finditer(reply) if found is None else ():
+        if found is not None and "\n" in reply[found.start() : match.start()]:
+            break
+        found = match
+    found = found or _LAST.search(reply)
+    return found[1] if found else None
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    kept = _plain(row)
+    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, kept["options"], strict=False))
+    prompt = f"{row['question']}\n{listed}"
+    return Item(str(row["question_id"]), prompt, (row["answer"],), kept, row["category"], 1 / len(kept["options"]))
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that prompts and scores use; the hub's rows fill up their options with N/A, as the script removes."""
+    kept = {key: row.get(key, "") for key in ("question", "answer", "category", "cot_content")}
+    return {**kept, "options": [option for option in row["options"] if option != "N/A"]}

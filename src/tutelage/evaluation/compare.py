@@ -1,0 +1,281 @@
+"""Two evaluations of the same examples: by how much the scores differ, and whether that could be chance.
+
+Differences are a − b. What was drawn together is resampled together: a BBH task, an MMLU-Pro category, an IFEval
+prompt with its instructions (`Metric.cluster`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks import benchmark_metrics
+from tutelage.evaluation.chance import CHANCE, chance_warning
+from tutelage.evaluation.clusters import Metric, widening
+from tutelage.evaluation.records import EXAMPLES_FILE, ExampleRecord, read_records, read_result
+from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
+
+Specs = Callable[[str], Mapping[str, Metric]]  # task → its metrics; an unknown task or metric is averaged plainly
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """One metric on the examples that both sides have a score for; 0..100, nan where undefined."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float  # a − b
+    low: float  # ends of the 95 % interval
+    high: float
+    p_value: float  # two-sided
+    stderr: float  # of the difference
+    examples: int  # scored in both, IFEval's instructions and InFoBench's questions counted singly
+    clusters: int  # how many independent draws those are
+    dropped: int  # unscored in at least one
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    task: str
+    examples: int
+    metrics: tuple[MetricComparison, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: str
+    b: str
+    tasks: tuple[TaskComparison, ...]
+    only_a: tuple[str, ...]  # tasks that the other folder lacks
+    only_b: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`; what is undefined is None."""
+        return _without_nan(asdict(self))
+
+
+def compare_folders(a: Path, b: Path, specs: Specs | None = None, samples: int = 10_000) -> Comparison:
+    """Compare two result folders: single evaluations, or folders with one evaluation a task in them.
+
+    Raises TutelageError when a folder holds no evaluation, when they have no task in common, or when a task was not
+    evaluated on the same examples (the first id that differs is named).
+    """
+    left, right = _evaluations(a), _evaluations(b)
+    if len(left) == len(right) == 1:  # two models' folders of one task may be called anything
+        pairs = [(next(iter(left.values())), next(iter(right.values())))]
+        first, second = (read_result(folder)["task"] for folder in pairs[0])
+        if first != second:
+            raise TutelageError(f"{a} is of the task {first} and {b} of {second}; compare evaluations of one task")
+    else:
+        pairs = [(left[name], right[name]) for name in left if name in right]
+    if not pairs:
+        raise TutelageError(f"{a} ({', '.join(left)}) and {b} ({', '.join(right)}) have no task in common")
+    tasks = tuple(_compare_task(*pair, specs or benchmark_metrics, samples) for pair in pairs)
+    alone = len(pairs) == len(left) == len(right)
+    only_a = () if alone else tuple(name for name in left if name not in right)
+    only_b = () if alone else tuple(name for name in right if name not in left)
+    return Comparison(str(a), str(b), tasks, only_a, only_b)
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison for a terminal."""
+    lines = [f"a: {comparison.a}", f"b: {comparison.b}", ""]
+    rows: list[tuple[str, ...]] = [("task", "metric", "a", "b", "a − b", "95 % interval", "p", "n")]
+    for task in comparison.tasks:
+        for one in task.metrics:
+            counted = str(one.examples) if one.clusters == one.examples else f"{one.examples} in {one.clusters}"
+            interval = "unknown" if math.isnan(one.low) else f"{one.low:+.2f} to {one.high:+.2f}"
+            values = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", interval, _p(one.p_value), counted)
+            rows.append(
+                (task.task, one.metric, *("unknown" if value in ("nan", "+nan") else value for value in values))
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        padded = zip(row, widths, "<<>>>>>>", strict=True)
+        lines.append("  ".join(f"{cell:{side}{width}}" for cell, width, side in padded).rstrip())
+    lines.append("")
+    for task in comparison.tasks:
+        lines += [
+            f"note: {task.task} {one.metric}: {one.dropped} without a score in a or b left out"
+            for one in task.metrics
+            if one.dropped
+        ]
+        lines += [f"warning: {task.task}: {text}" for text in task.warnings]
+    for side, names in (("a", comparison.only_a), ("b", comparison.only_b)):
+        if names:
+            lines.append(f"only in {side}: {', '.join(names)}")
+    count = len(rows) - 1
+    if count > 1:
+        lines.append(f"{count} comparisons, not corrected for their number: at p < 0.05, one in 20 differs by chance")
+    return "\n".join(lines).rstrip()
+
+
+def _evaluations(folder: Path) -> dict[str, Path]:
+    """{folder name: folder} of the evaluations in a folder, or of the folder itself."""
+    if (folder / EXAMPLES_FILE).is_file():
+        return {folder.name: folder}
+    found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{EXAMPLES_FILE}"))}
+    if not found:
+        raise TutelageError(
+            f"{folder} holds no evaluation: give a folder with {EXAMPLES_FILE}, or one with such folders"
+        )
+    return found
+
+
+def _compare_task(a: Path, b: Path, specs: Specs, samples: int) -> TaskComparison:
+    results = read_result(a), read_result(b)
+    left, right = _aligned(a, b)
+    task = str(results[0]["task"])
+    known = specs(task)
+    metrics, warnings = [], []
+    for name in results[0]["metrics"]:
+        if name not in results[1]["metrics"]:
+            warnings.append(f"{name} is in {a.name} alone")
+            continue
+        metrics.append(_compare_metric(name, known.get(name, Metric()), left, right, samples))
+    warnings += [f"{name} is in {b.name} alone" for name in results[1]["metrics"] if name not in results[0]["metrics"]]
+    for side, result, records in (("a", results[0], left), ("b", results[1], right)):
+        warnings += _at_chance(side, result, known, records)
+    return TaskComparison(task, len(left), tuple(metrics), tuple(warnings))
+
+
+def _at_chance(
+    side: str, result: Mapping[str, Any], known: Mapping[str, Metric], records: Sequence[ExampleRecord]
+) -> list[str]:
+    """Warnings about the headline metric, where it is known what guessing scores."""
+    chance, headline = result.get("chance", CHANCE.get(str(result.get("task")))), result.get("headline")
+    if chance is None or headline is None:
+        return []
+    source = known.get(headline, Metric()).source or headline
+    scores = [score for record in records if (score := record.scores.get(source)) is not None]
+    warning = chance_warning(f"{side} ({headline})", scores, chance / 100)
+    return [warning] if warning else []
+
+
+def _aligned(a: Path, b: Path) -> tuple[list[ExampleRecord], list[ExampleRecord]]:
+    """Both folders' records in a's order. Raises TutelageError unless they are of the same examples."""
+    left, right = read_records(a), read_records(b)
+    there = {record.id: record for record in right}
+    here = {record.id for record in left}
+    if len(here) != len(left) or len(there) != len(right):
+        raise TutelageError(f"{a if len(here) != len(left) else b} holds an example id twice; evaluate it again")
+    if here != set(there):
+        missing = [record.id for record in left if record.id not in there]
+        extra = [record.id for record in right if record.id not in here]
+        first, owner, other = (missing[0], a, b) if missing else (extra[0], b, a)
+        raise TutelageError(
+            f"{a} and {b} are not of the same examples: `{first}` is in {owner} but not in {other} "
+            f"({len(missing) + len(extra)} differ); evaluate both with the same --limit and --seed"
+        )
+    for record in left:
+        twin = there[record.id]
+        if record.references != twin.references or _names(record) != _names(twin):
+            raise TutelageError(
+                f"{a} and {b} are not of the same examples: `{record.id}` has other targets in one than in the other; "
+                "evaluate both with the same --seed and the same data"
+            )
+    return left, [there[record.id] for record in left]
+
+
+def _names(record: ExampleRecord) -> list[Any]:
+    return [part.get("name") for part in record.parts]
+
+
+def _compare_metric(
+    name: str, metric: Metric, left: Sequence[ExampleRecord], right: Sequence[ExampleRecord], samples: int
+) -> MetricComparison:
+    source = metric.source or name
+    chosen = [
+        (place, one, two)
+        for place, (one, two) in enumerate(zip(left, right, strict=True))
+        if not metric.of_groups or one.group in metric.of_groups
+    ]
+    pairs: list[tuple[float, float]] = []
+    clusters: list[str] = []
+    groups: list[str] = []
+    units = 0
+    for place, one, two in chosen:
+        for left_score, right_score in zip(_scores(one, source), _scores(two, source), strict=True):
+            units += 1
+            if left_score is not None and right_score is not None:
+                pairs.append((left_score, right_score))
+                clusters.append(one.group if metric.cluster == "group" else str(place))
+                groups.append(one.group)
+    pairs_N2 = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    few = metric.cluster == "group"
+    means, paired = _paired(pairs_N2, clusters, groups if metric.equal_groups else None, few, samples)
+    return MetricComparison(
+        metric=name,
+        a=100 * means[0],
+        b=100 * means[1],
+        difference=100 * (means[0] - means[1]),
+        low=100 * paired.low,
+        high=100 * paired.high,
+        p_value=paired.p_value,
+        stderr=100 * paired.stderr,
+        examples=len(pairs),
+        clusters=len(set(clusters)),
+        dropped=units - len(pairs),
+    )
+
+
+def _scores(record: ExampleRecord, metric: str) -> list[float | None]:
+    """The parts' scores of a metric that stands for parts, else the example's own; None is unscored."""
+    parts = [part["scores"][metric] for part in record.parts if metric in part["scores"]]
+    return parts or [record.scores.get(metric)]
+
+
+def _paired(
+    pairs_N2: Scores, clusters: Sequence[str], equal: Sequence[str] | None, few: bool, samples: int
+) -> tuple[tuple[float, float], Paired]:
+    """Weighted means of both sides, and their bootstrap over clusters.
+
+    A cluster c with total weight W_c and weighted sum S_c enters the bootstrap as m + (S_c − m·W_c) / mean(W), whose
+    mean over clusters is the weighted mean m = ΣS / ΣW and whose standard error is that of the result's own numbers.
+    Clusters of equal weight enter with their means; clusters of one example make it the plain paired bootstrap.
+    Where clusters are few (`few`), the draws are spread wider, as in Student's t: a bootstrap of G values varies too
+    little by √((G − 1) / G), and their variance is itself uncertain.
+    """
+    if not len(pairs_N2):
+        nan = float("nan")
+        return (nan, nan), Paired(nan, nan, nan, nan, nan, 0, 0)
+    weights_N = np.ones(len(pairs_N2))
+    if equal is not None:
+        _, of, sizes = np.unique(np.asarray(equal), return_inverse=True, return_counts=True)
+        weights_N = 1 / sizes[of]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    members = np.array([numbers[name] for name in clusters])
+    totals_C = np.bincount(members, weights=weights_N)
+    means, entries = [], []
+    for scores_N in pairs_N2.T:
+        sums_C = np.bincount(members, weights=weights_N * scores_N)
+        mean = float(sums_C.sum() / totals_C.sum())
+        means.append(mean)
+        # rounded, so that clusters without a difference count as such and not by their rounding errors
+        entries.append(np.round(mean + (sums_C - mean * totals_C) / totals_C.mean(), 12))
+    spread = widening(len(numbers)) if few else 1.0
+    left_C, right_C = (mean + spread * (one - mean) for mean, one in zip(means, entries, strict=True))
+    found = paired_bootstrap(left_C, right_C, samples=samples)
+    return (means[0], means[1]), replace(found, stderr=found.stderr / spread)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "unknown"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""Scores that another program gives: a judge model over HTTP, COMET in its own environment."""

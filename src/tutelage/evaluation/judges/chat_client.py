@@ -1,0 +1,266 @@
+"""One chat completion at a time over HTTP: kept on disk, repeated with back-off, and honest about what did not come.
+
+The `openai` client makes the requests. Its own retries are off, because an empty, cut or broken answer deserves another
+try as much as a 500 does, and one loop for all of them is easier to trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+
+Messages = Sequence[dict[str, str]]
+
+CACHE_FILE = "answers.jsonl"
+FIRST_DELAY = 0.5  # seconds before the second try, doubled for each further one
+LONGEST_DELAY = 60.0
+LONGEST_RETRY_AFTER = 300.0  # an endpoint that asks for more has run into a quota, not into a busy minute
+FAILURES_IN_A_ROW = 5  # requests given up on, without one answer between them, after which the endpoint counts as down
+CUT_RETRIES = 2  # an answer cut at the length limit is likely to be cut again, and every try is paid for
+FATAL = {401: "check the key in ${key}", 403: "check the key in ${key}", 404: "check the address and the model's name"}
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    url: str
+    model: str
+    api_key_env: str
+    timeout: float
+    retries: int
+    cache_folder: Path
+    temperature: float | None
+    max_tokens: int | None
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    text: str | None  # None: nothing usable came
+    reason: str = ""  # why the text is absent or not whole
+
+
+class _Transient(Exception):
+    """Worth another try. `after`: seconds that the endpoint asked to wait; `text`: the part of an answer that came."""
+
+    def __init__(self, reason: str, after: float | None = None, text: str | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+        self.text = text
+
+
+class _Refused(Exception):
+    """This request will never be answered."""
+
+
+class AnswerCache:
+    """An append-only file of answers by content. A killed run leaves at most one half line, which is passed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / CACHE_FILE
+        self.answers: dict[str, str] = {}
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for line in content.split(b"\n"):
+            try:
+                row = json.loads(line)
+                self.answers[row["key"]] = str(row["text"])
+            except (ValueError, KeyError, TypeError):
+                continue  # it would only be asked again
+        self._torn = bool(content) and not content.endswith(b"\n")
+
+    def add(self, key: str, model: str, text: str) -> None:
+        line = json.dumps({"key": key, "model": model, "text": text}) + "\n"
+        with self._lock:
+            # one write a line: two processes that share the file do not mix their lines
+            with self.path.open("ab", buffering=0) as handle:
+                handle.write((b"\n" if self._torn else b"") + line.encode())
+            self._torn = False
+            self.answers[key] = text
+
+
+class ChatClient:
+    """Safe to use from several threads."""
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        _check(settings)
+        self.counts: Counter[str] = Counter()  # asked, cached, retried
+        self._settings = settings
+        self._cache = AnswerCache(settings.cache_folder)
+        self._client: Any = None
+        self._key = os.environ.get(settings.api_key_env) or ""
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._fatal: TutelageError | None = None
+        self._failures, self._last_failure = 0, ""
+
+    def ask(self, messages: Messages, whole: Callable[[str], bool]) -> ChatReply:
+        """The assistant's next message.
+
+        `whole` says of an answer that was cut at the length limit whether it is enough all the same. A cut answer is
+        asked for again, and in the end given back with a reason; an unanswered request gives text None and a reason.
+        Raises TutelageError when the endpoint cannot be used, or was stopped.
+        """
+        body = self._body(messages)
+        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        known = self._cache.answers.get(key)
+        if known is not None:
+            self._count("cached")
+            return ChatReply(known)
+        for attempt in range(self._settings.retries + 1):
+            if self._stopped.is_set():
+                raise self._fatal or TutelageError(f"the judge at {self._settings.url} was stopped")
+            try:
+                text = self._request(body, whole)
+            except _Refused as error:
+                return self._give_up(str(error), None)
+            except _Transient as error:
+                cut = error.text is not None
+                if attempt == self._settings.retries or (cut and attempt >= CUT_RETRIES):
+                    return self._give_up(f"{error} ({attempt + 1} tries)", error.text)
+                self._count("retried")
+                self._stopped.wait(_delay(attempt, error.after))
+            else:
+                self._cache.add(key, self._settings.model, text)
+                self._count("asked")
+                return ChatReply(text)
+        raise AssertionError("the loop ends in its last try")
+
+    def stop(self) -> None:
+        """Let waiting threads end, and close the connections."""
+        self._stopped.set()
+        if self._client is not None:
+            self._client.close()
+
+    def check_anything_came(self) -> None:
+        """Raises TutelageError when requests failed and not one was answered."""
+        if self._failures and not self.counts["asked"] and not self.counts["cached"]:
+            raise self._unusable(self._last_failure)
+
+    def _body(self, messages: Messages) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self._settings.model, "messages": list(messages)}
+        for name in ("temperature", "max_tokens"):
+            if (value := getattr(self._settings, name)) is not None:
+                body[name] = value
+        return body
+
+    def _request(self, body: dict[str, Any], whole: Callable[[str], bool]) -> str:
+        import openai
+
+        try:
+            completion: Any = self._connected().chat.completions.create(**body)
+        except openai.APITimeoutError:
+            raise _Transient(f"no answer within {self._settings.timeout:g} s") from None
+        except openai.APIConnectionError as error:
+            raise _Transient(self._clean(f"no connection ({error.__cause__ or error})")) from None
+        except openai.APIStatusError as error:
+            raise self._of_status(error) from None
+        except (openai.APIError, ValueError) as error:
+            raise _Transient(self._clean(f"broken answer ({error})")) from None
+        choices = getattr(completion, "choices", None)  # a body that is not JSON comes back as a string
+        if not choices:
+            raise _Transient("an answer without choices" if choices == [] else "an answer that is not JSON")
+        text = getattr(choices[0].message, "content", None)
+        if not isinstance(text, str) or not text.strip():
+            raise _Transient("an empty answer")
+        if choices[0].finish_reason == "length" and not whole(text):
+            raise _Transient("cut at the length limit", text=text)
+        return text
+
+    def _of_status(self, error: Any) -> Exception:
+        """What a status means: _Transient, _Refused, or a TutelageError where no request can succeed."""
+        status, message = error.status_code, self._clean(error.message)
+        if status in FATAL or getattr(error, "code", None) == "insufficient_quota":
+            hint = FATAL.get(status, "the account's quota is used up").replace("{key}", self._settings.api_key_env)
+            return self._unusable(f"{message}; {hint}")
+        if status in (408, 409, 425, 429) or status >= 500:
+            after = _retry_after(error.response.headers)
+            if after is not None and after > LONGEST_RETRY_AFTER:
+                return self._unusable(f"{status}: it asks to wait {after:.0f} s")
+            return _Transient(f"status {status}", after)
+        return _Refused(f"refused with status {status}: {message}")
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                from openai import OpenAI
+
+                self._client = OpenAI(
+                    base_url=self._settings.url,
+                    api_key=self._key or "none",  # local servers want none, the client wants something
+                    timeout=self._settings.timeout,
+                    max_retries=0,
+                )
+            return self._client
+
+    def _give_up(self, reason: str, text: str | None) -> ChatReply:
+        with self._lock:
+            if text is None:  # a cut answer is an answer: the endpoint works
+                self._failures, self._last_failure = self._failures + 1, reason
+            failures = self._failures
+        if failures >= FAILURES_IN_A_ROW:
+            raise self._unusable(reason)
+        return ChatReply(text, reason)
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] += 1
+            if what == "asked":
+                self._failures = 0
+
+    def _unusable(self, why: str) -> TutelageError:
+        """The error that ends the whole run; every other thread stops with the same one."""
+        kept = self.counts["asked"] + self.counts["cached"]
+        error = TutelageError(
+            f"the judge {self._settings.model} at {self._settings.url} gives no answers: {why}; "
+            f"{kept} answers are kept, so the same command goes on from there"
+        )
+        with self._lock:
+            self._fatal = self._fatal or error
+        self._stopped.set()
+        return self._fatal
+
+    def _clean(self, message: str) -> str:
+        """One line without the key, which some endpoints repeat in their errors."""
+        message = " ".join(str(message).split())[:300]
+        return message.replace(self._key, "[key]") if self._key else message
+
+
+def _check(settings: EndpointSettings) -> None:
+    if importlib.util.find_spec("openai") is None:
+        raise TutelageError("judging needs the openai client: pip install 'tutelage[judge]'")
+    if not settings.url.startswith(("http://", "https://")):
+        raise TutelageError(f"--judge-url: `{settings.url}` is no web address; give one like http://localhost:8000/v1")
+
+
+def _delay(attempt: int, after: float | None) -> float:
+    """Seconds to wait before the next try; spread, so that threads do not come back all at once."""
+    backoff = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
+    return backoff if after is None else after + backoff / 10
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds of a Retry-After header, which may be a number or a date."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

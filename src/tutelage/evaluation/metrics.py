@@ -1,0 +1,108 @@
+"""Score one response against its references. `SCORERS` lists every scorer; each returns a value in 0..1.
+
+*Unscored* (value None) is not *wrong* (value 0): a row without usable references says nothing about the model, while an
+empty response is a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Score:
+    value: float | None  # 0..1; None: unscored
+    answer: str | None  # what was compared with the references
+    reason: str  # how the value came about
+
+
+Scorer = Callable[[str, Sequence[str]], Score]
+
+
+def rouge_l(response: str, references: Sequence[str]) -> Score:
+    """ROUGE-L F-measure with Porter stemming, mean over the references."""
+    return _rouge_l(response, references, "mean")
+
+
+def rouge_l_best(response: str, references: Sequence[str]) -> Score:
+    """ROUGE-L F-measure with Porter stemming, best over the references."""
+    return _rouge_l(response, references, "best")
+
+
+def exact_match(response: str, references: Sequence[str]) -> Score:
+    """1 if the response equals any reference, both stripped and with runs of whitespace made one space; case counts."""
+    early = _without_comparing(response, references)
+    if early is not None:
+        return early
+    answer = _collapse(response)
+    for number, reference in enumerate(references, 1):
+        if answer == _collapse(reference):
+            return Score(1.0, answer, f"equals reference {number} of {len(references)}")
+    return Score(0.0, answer, f"equals none of {_count(len(references))}")
+
+
+def chrf(response: str, references: Sequence[str]) -> Score:
+    """Sentence chrF2 by sacrebleu, best over the references; works for every script."""
+    early = _without_comparing(response, references)
+    if early is not None:
+        return early
+    from sacrebleu.metrics.chrf import CHRF
+
+    value = CHRF().sentence_score(response.strip(), list(references)).score / 100
+    return Score(value, response.strip(), f"chrF2 {100 * value:.1f}")
+
+
+SCORERS: Mapping[str, Scorer] = {
+    "rouge_l": rouge_l,
+    "rouge_l_best": rouge_l_best,
+    "exact_match": exact_match,
+    "chrf": chrf,
+}
+
+
+def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:
+    early = _without_comparing(response, references)
+    if early is not None:
+        return early
+    scorer, answer = _rouge(), response.strip()
+    usable = [text for text in references if scorer._tokenizer.tokenize(text)]
+    if not usable:  # ROUGE's tokens are runs of a-z and 0-9: it cannot see other scripts, so 0 would be a false verdict
+        return Score(None, answer, "no reference has a Latin letter or digit, the only text that ROUGE sees")
+    values = [float(scorer.score(text, answer)["rougeL"].fmeasure) for text in usable]
+    value = max(values) if over == "best" else sum(values) / len(values)
+    left_out = f", {len(references) - len(usable)} without Latin text left out" if len(usable) < len(references) else ""
+    listed = ", ".join(f"{one:.3f}" for one in values)
+    return Score(value, answer, f"F {over} of {_count(len(usable))}: {listed}{left_out}")
+
+
+def _without_comparing(response: str, references: Sequence[str]) -> Score | None:
+    if not references:
+        return Score(None, response.strip() or None, "no references")
+    if not response.strip():
+        return Score(0.0, None, "empty response")
+    return None
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # brings in nltk: only when something is scored
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _count(references: int) -> str:
+    return f"{references} reference{'' if references == 1 else 's'}"
+
+
+def lower_is_better(metric: str) -> bool:
+    return any(word in metric.lower() for word in ("loss", "kl", "perplexity", "nll"))

@@ -1,0 +1,144 @@
+"""What an evaluation leaves behind: `examples.jsonl`, one record an example, and `result.json`, the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
+from tutelage.evaluation.statistics import estimate
+
+EXAMPLES_FILE = "examples.jsonl"
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class ExampleRecord:
+    """One example's evidence. Scores are 0..1, or None where unscored."""
+
+    id: str
+    prompt: str
+    response: str
+    references: tuple[str, ...]
+    scores: dict[str, float | None]
+    answer: str | None  # what the scorers compared with the references
+    reason: str  # why the scores are what they are, a clause a metric
+    finished: bool  # the response ended by itself, not by the length limit
+    tokens: int  # sampled tokens, the end-of-turn token included
+    group: str = ""  # the part of the benchmark it belongs to: a BBH task, an MMLU-Pro category
+    # What the example was judged by, where that is several things (IFEval's instructions, InFoBench's questions):
+    # {"name": …, "scores": {metric: 0..1 or None}, …}. Such a metric is a mean over the parts of all examples, and the
+    # example's own score is the mean over its scored parts.
+    parts: tuple[dict[str, Any], ...] = ()
+
+    def units(self, metric: str) -> int:
+        """How much the example weighs in the mean of a metric: its scored parts, or 1 (0 where unscored)."""
+        parts = [part["scores"][metric] for part in self.parts if metric in part["scores"]]
+        return sum(score is not None for score in parts) if parts else int(self.scores.get(metric) is not None)
+
+
+def write_records(folder: Path, records: Iterable[ExampleRecord]) -> Path:
+    """Write `examples.jsonl` into the folder (made if need be), atomically."""
+    lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+    return write_atomically(folder / EXAMPLES_FILE, "".join(lines))
+
+
+def read_records(folder: Path) -> list[ExampleRecord]:
+    """The records of an evaluation folder. Raises TutelageError naming file and line for anything that is not one."""
+    path = folder / EXAMPLES_FILE
+    names = {field.name for field in fields(ExampleRecord)}
+    needed = names - {"group", "parts"}  # older files have neither
+    records: list[ExampleRecord] = []
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise TutelageError(f"no evaluation can be read: {path}: {error.strerror}; run that evaluation again") from None
+    with handle:  # not splitlines(), which would also split at U+2028 within a text
+        for number, line in enumerate(handle, 1):
+            try:
+                row: Any = json.loads(line.decode("utf-8"))
+                if not isinstance(row, dict) or not needed <= set(row) <= names:
+                    raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
+                parts = row.get("parts", ())
+                if not all(isinstance(part, dict) and _are_scores(part.get("scores")) for part in (row, *parts)):
+                    raise ValueError("`scores` are numbers or null, by metric")
+                lists = {key: tuple(row.get(key, ())) for key in ("references", "parts")}
+                records.append(ExampleRecord(**{**row, **lists}))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
+    return records
+
+
+def summarise(
+    records: Sequence[ExampleRecord],
+    metrics: Sequence[str],
+    headline: str,
+    *,
+    task: str,
+    model: str,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The content of `result.json`. Values and standard errors (over examples) are 0..100, None where undefined.
+
+    `headline` names the metric that choices use; `unscored` counts the examples that it left unscored; `cut` counts
+    the responses that hit the length limit.
+    """
+    values: dict[str, dict[str, float | None]] = {}
+    for metric in metrics:
+        found = estimate(score_array(records, metric)) if records else None
+        values[metric] = {
+            "value": _percent(found.mean if found else math.nan),
+            "stderr": _percent(found.stderr if found else math.nan),
+        }
+    return {
+        "task": task,
+        "model": model,
+        "seed": seed,
+        "n": len(records),
+        "unscored": sum(record.scores[headline] is None for record in records),
+        "headline": headline,
+        "metrics": values,
+        "cut": sum(not record.finished for record in records),
+        "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
+    }
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> Path:
+    """Write `result.json` into the folder (made if need be), atomically."""
+    return write_atomically(folder / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of `result.json`. Raises TutelageError when it is absent or broken."""
+    path = folder / RESULT_FILE
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TutelageError(f"no result can be read: {path}: {error}; run that evaluation again") from None
+    if not isinstance(result, dict) or not {"task", "metrics"} <= result.keys():
+        raise TutelageError(f"no result can be read: {path} is not an evaluation's; run that evaluation again")
+    return result
+
+
+def score_array(records: Sequence[ExampleRecord], metric: str) -> np.ndarray:
+    """Scores [N] in 0..1 in the records' order, nan where unscored. Raises TutelageError for an absent metric."""
+    for record in records:
+        if metric not in record.scores:
+            known = ", ".join(record.scores) or "none"
+            raise TutelageError(f"example {record.id} has no score `{metric}` (it has: {known}); evaluate again")
+    return np.array([np.nan if (v := record.scores[metric]) is None else v for record in records], dtype=np.float64)
+
+
+def _are_scores(scores: object) -> bool:
+    return isinstance(scores, dict) and all(isinstance(one, int | float | None) for one in scores.values())
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value

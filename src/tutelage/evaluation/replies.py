@@ -1,0 +1,220 @@
+"""Scoring replies, whoever wrote them: a file of replies, or what `run_benchmarks` sampled.
+
+A file has one JSON object a line, {"id": …, "response": …}; InFoBench takes the judge's answers too, {"id": …,
+"judgements": ["yes" | "no" | null, …]}. Nothing here loads a model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks import benchmark
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
+from tutelage.evaluation.benchmarks.data import data_folder, read_lines
+from tutelage.evaluation.chance import chance_warning
+from tutelage.evaluation.records import ExampleRecord, write_records, write_result
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.judges.judge import JudgeEndpoint
+
+_NAMED = 10  # ids in a one-line message; the result has them all
+
+
+@dataclass(frozen=True)
+class ReplyFile:
+    replies: dict[str, Reply]
+    missing: tuple[str, ...] = ()  # asked, but without a reply
+    unknown: tuple[str, ...] = ()  # not ids of the benchmark
+    doubled: tuple[str, ...] = ()  # with more than one reply; none of them is scored
+
+
+@dataclass(frozen=True)
+class Scored:
+    result: dict[str, Any]
+    records: list[ExampleRecord]
+
+
+def score_responses(
+    task: str,
+    file: Path,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    judge: JudgeEndpoint | None = None,
+) -> dict[str, Any]:
+    """Score a file of replies; the result has `missing`, `unknown` and `doubled` ids beside the numbers.
+
+    `n` counts the examples that have a reply. With `limit` only those examples are looked at, and replies to other
+    examples of the benchmark are passed over. Raises TutelageError for a file or data that cannot be read.
+    """
+    return score_file(task, file, data_dir, limit, seed, judge).result
+
+
+def score_file(
+    task: str, file: Path, data_dir: Path | None, limit: int | None, seed: int, judge: JudgeEndpoint | None
+) -> Scored:
+    """See `score_responses`; with the records."""
+    bench, folder = benchmark(task), data_folder(data_dir)
+    everything = bench.load(folder, None, seed)
+    items = everything if limit is None else bench.load(folder, limit, seed)
+    found = read_replies(bench, file, items, {item.id for item in everything})
+    records, notices = score(bench, items, found.replies, judge)
+    result = bench.summarise(records)
+    listed = {"missing": found.missing, "unknown": found.unknown, "doubled": found.doubled}
+    notices += [sentence for kind, ids in listed.items() if (sentence := _sentence(kind, ids, len(items)))]
+    chance, warnings = with_chance(bench, items, records)
+    notices += warnings
+    return Scored(
+        {**result, **chance, **{kind: list(ids) for kind, ids in listed.items()}, "notices": notices}, records
+    )
+
+
+def write_scored(folder: Path, bench: Benchmark, scored: Scored) -> None:
+    """Records, result and page of an evaluation. GPQA's texts are sealed in the records and left out of the page."""
+    from tutelage.evaluation.page import write_page
+
+    write_records(folder, [concealed(bench, record) for record in scored.records])
+    write_result(folder, scored.result)
+    write_page(folder, include_text=bench.may_be_shown)
+
+
+def concealed(bench: Benchmark, record: ExampleRecord) -> ExampleRecord:
+    return replace(record, prompt=bench.conceal(record.prompt), response=bench.conceal(record.response))
+
+
+def problem(result: Mapping[str, Any]) -> str | None:
+    """One line that says why a result of `score_responses` must not be trusted, if so: unknown or doubled ids."""
+    found = [sentence for kind in ("unknown", "doubled") if (sentence := _sentence(kind, result[kind], 0))]
+    return "; ".join(found) or None
+
+
+def read_replies(bench: Benchmark, file: Path, items: Sequence[Item], known: set[str]) -> ReplyFile:
+    """The replies of a file to the items, by id. Raises TutelageError, naming file and line, for a row that is none."""
+    if not file.is_file():
+        state = "is a folder" if file.is_dir() else "does not exist"
+        raise TutelageError(f"--responses: {file} {state}; give a JSON Lines file")
+    rows = [(_id(row, f"{file}:{number}"), row, f"{file}:{number}") for number, row in read_lines(file)]
+    if not rows:
+        raise TutelageError(f'{file}: holds no reply; write one {{"id": …, "response": …}} a line')
+    counts = Counter(name for name, _, _ in rows)
+    wanted = {item.id for item in items}
+    doubled = {name for name, count in counts.items() if count > 1 and name in known}
+    replies = {name: _reply(bench, row, where) for name, row, where in rows if name in wanted and name not in doubled}
+    return ReplyFile(
+        replies,
+        missing=tuple(item.id for item in items if item.id not in counts),
+        unknown=tuple(name for name in counts if name not in known),
+        doubled=tuple(sorted(doubled, key=list(counts).index)),
+    )
+
+
+def score(
+    bench: Benchmark, items: Sequence[Item], replies: Mapping[str, Reply], judge: JudgeEndpoint | None = None
+) -> tuple[list[ExampleRecord], list[str]]:
+    """Records of the items with a reply, and notices. InFoBench is put to the judge, FLORES to COMET, where there is
+    one; a reply that brings its judgements is not judged again."""
+    notices: list[str] = []
+    if bench.name == "infobench":
+        replies, notices = _judged(items, replies, judge)
+    if bench.name == "flores" and replies:
+        from tutelage.evaluation.benchmarks.flores import with_comet
+
+        replies, notice = with_comet(items, replies)
+        notices = [notice] if notice else []
+    return bench.score(items, replies), notices
+
+
+def with_chance(
+    bench: Benchmark, items: Sequence[Item], records: Sequence[ExampleRecord]
+) -> tuple[dict[str, float], list[str]]:
+    """What guessing scores on these examples (`chance`, 0..100, for the result), and a warning where the headline is no
+    better than that; nothing for benchmarks that cannot be guessed."""
+    chances = {item.id: item.chance for item in items if item.chance is not None}
+    scored = [
+        (chances[record.id], score)
+        for record in records
+        if record.id in chances and (score := record.scores.get(bench.headline)) is not None
+    ]
+    if not scored:
+        return {}, []
+    chance = sum(one for one, _ in scored) / len(scored)
+    warning = chance_warning(f"{bench.name} ({bench.headline})", [score for _, score in scored], chance)
+    return {"chance": 100 * chance}, [warning] if warning else []
+
+
+def _judged(
+    items: Sequence[Item], replies: Mapping[str, Reply], endpoint: JudgeEndpoint | None
+) -> tuple[dict[str, Reply], list[str]]:
+    asked = [item for item in items if item.id in replies and replies[item.id].judgements is None]
+    if not asked:
+        return dict(replies), []
+    if endpoint is None:
+        return dict(replies), [
+            f"infobench: {len(asked)} replies are not judged; give --judge-url and --judge-model, or judgements"
+        ]
+    from tutelage.evaluation.judges.judge import JudgeItem, judge_questions
+
+    questions = [
+        JudgeItem(item.id, item.row["instruction"], item.row["input"], replies[item.id].text, item.targets)
+        for item in asked
+    ]
+    answers = judge_questions(endpoint, questions)
+    judged = {
+        item.id: replace(replies[item.id], judgements=tuple(row)) for item, row in zip(asked, answers, strict=True)
+    }
+    return {**replies, **judged}, [f"infobench: judged by {endpoint.model}; scores of different judges do not compare"]
+
+
+def _id(row: Any, where: str) -> str:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or isinstance(row.get("id"), bool):
+        raise TutelageError(f'{where}: has no `id`; write {{"id": …, "response": …}}')
+    return str(row["id"]).encode("utf-8", "backslashreplace").decode()  # a lone surrogate could not be printed
+
+
+def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
+    from tutelage.evaluation.benchmarks.infobench import normalise
+
+    judged = row.get("judgements") is not None and bench.name == "infobench"
+    text = row.get("response", "" if judged else None)
+    if not isinstance(text, str):
+        raise TutelageError(f'{where}: `response` of `{row["id"]}` is not a text; write "" for an empty reply')
+    try:
+        text = bench.reveal(text)
+    except TutelageError as error:
+        raise TutelageError(f"{where}: `response` of `{row['id']}`: {error}") from None
+    tokens, shots = row.get("tokens"), row.get("shots")  # ours are counts; others may keep anything there
+    return Reply(
+        text=text,
+        finished=bool(row.get("finished", True)),
+        tokens=tokens if isinstance(tokens, int) else 0,
+        shots=shots if isinstance(shots, int) else None,
+        judgements=normalise(row["judgements"], where) if judged else None,
+        likelihoods=_likelihoods(row, where) if bench.name == "arc_challenge" else None,
+    )
+
+
+def _likelihoods(row: Mapping[str, Any], where: str) -> tuple[float, ...] | None:
+    values = row.get("likelihoods")
+    if values is None:
+        return None
+    if not isinstance(values, list) or any(not isinstance(value, int | float) for value in values):
+        raise TutelageError(f"{where}: `likelihoods` is not a list of numbers; give one an option, or leave it out")
+    return tuple(values)
+
+
+def _sentence(kind: str, ids: Sequence[str], total: int) -> str:
+    if not ids:
+        return ""
+    named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+    one = len(ids) == 1
+    if kind == "missing":
+        verb = "has no reply and is" if one else "have no reply and are"
+        return f"{len(ids)} of {total} examples {verb} left out: {named}"
+    if kind == "unknown":
+        return f"{len(ids)} {'id is' if one else 'ids are'} not of this benchmark: {named}"
+    return f"{len(ids)} {'id has' if one else 'ids have'} more than one reply, of which none is scored: {named}"

@@ -1,0 +1,187 @@
+"""Run benchmarks on a model: read the data, sample, score, write the evidence, and print the paper's Table 3.
+
+Every benchmark has a folder in --out: `responses.jsonl` grows as replies end, so that a killed run goes on where it
+stopped; `speed.json` says how fast the last of them came; `examples.jsonl` and `result.json` come at the end. A reply
+depends on the model, the seed and the settings in `settings.json`, not on what else is answered, so a later run with
+another --limit keeps the replies there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
+from tutelage.evaluation.answer_items import Answerer, answer, prompt_notices, resume, room
+from tutelage.evaluation.benchmarks import TABLE_3, benchmark
+from tutelage.evaluation.benchmarks.base import Benchmark, Item
+from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.replies import Scored, score, with_chance, write_scored
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.judges.judge import JudgeEndpoint
+
+RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
+SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"
+REPLIES_VERSION = (
+    1  # raised by hand whenever prompts or sampling change, so that old replies are not taken for new ones
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    tasks: tuple[str, ...]
+    model: str  # as the user wrote it
+    out: Path
+    data_dir: Path | None = None
+    limit: int | None = None  # examples a benchmark
+    seed: int = 0
+    batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
+    batch_size: int = 128  # replies written at the same time
+    chat: bool | None = None  # None: where the tokenizer has a chat template
+    judge: JudgeEndpoint | None = None
+
+
+def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list[dict[str, Any]]:
+    """Results of all tasks, in their order; `summary.json` and each task's folder are written to `settings.out`.
+
+    All data are read before the model is loaded. Raises TutelageError for what the user can mend.
+    """
+    folder = data_folder(settings.data_dir)
+    loaded = {name: benchmark(name).load(folder, settings.limit, settings.seed) for name in settings.tasks}
+    answerer = answerer or load_answerer(settings)
+    results = []
+    for name, items in loaded.items():
+        results.append(run_one(settings, benchmark(name), items, answerer))
+    content = json.dumps(summary(settings, results), indent=2, ensure_ascii=False)
+    write_atomically(settings.out / SUMMARY_FILE, content + "\n")
+    return results
+
+
+def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    about = {"model": settings.model, "seed": settings.seed, "limit": settings.limit}
+    return {**about, "table_3": table_3(results), "results": list(results)}
+
+
+def load_answerer(settings: Settings) -> Answerer:
+    """Load the model on the GPU if there is one, in bfloat16 there and in float32 on CPU."""
+    import torch
+
+    from tutelage.models.load import load_model
+    from tutelage.recipe.sections import ModelConfig
+    from tutelage.sampling.torch_sampler import TorchSampler
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    model = load_model(ModelConfig(path=settings.model), device, kind)
+    ends = model.template.end_of_turn_ids
+    sampler = TorchSampler(model.model, ends, model.packed, settings.batch_size, cache_share=0.8)
+    chat = settings.chat if settings.chat is not None else model.tokenizer.chat_template is not None
+    context = getattr(model.model.config, "max_position_embeddings", None)
+    return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, settings.batch_tokens)
+
+
+def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, Any]:
+    """Answer what has no reply yet, score everything, write the task's folder; returns its result."""
+    folder = settings.out / bench.name
+    _check_settings(folder, settings, bench, answerer)
+    replies = resume(folder / RESPONSES_FILE, bench, items)
+    missing = [item for item in items if item.id not in replies]
+    if missing:
+        new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
+        write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
+        replies |= new
+    records, more = score(bench, items, replies, settings.judge)
+    fitting = prompt_notices(bench, replies, answerer.context)
+    result = bench.summarise(records)
+    chance, warnings = with_chance(bench, items, records)
+    result |= {
+        **chance,
+        "model": settings.model,
+        "seed": settings.seed,
+        "limit": settings.limit,
+        "chat": answerer.chat,
+        "shots": bench.shots,
+        "max_new_tokens": room(bench, answerer),
+        "cut": sum(not record.finished for record in records),
+        "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
+        "speed": _speed(folder),
+        "notices": [*fitting, *more, *warnings],
+    }
+    write_scored(folder, bench, Scored(result, records))
+    return result
+
+
+def table_3(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The columns of the paper's Table 3 and their macro average, None where a column has no value."""
+    by_task = {result["task"]: result for result in results}
+    columns: dict[str, float | None] = {}
+    for task, title in TABLE_3.items():
+        result = by_task.get(task)
+        columns[title] = result["metrics"][result["headline"]]["value"] if result else None
+    values = [value for value in columns.values() if value is not None]
+    average = sum(values) / len(values) if len(values) == len(columns) else None
+    return {**columns, "Average": average}
+
+
+def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the command prints of each result: a line a metric, how fast it came, the notices."""
+    out = []
+    for result in results:
+        for name, found in result["metrics"].items():
+            value, error = ("unknown" if found[k] is None else f"{found[k]:.2f}" for k in ("value", "stderr"))
+            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']})")
+        if result.get("speed"):
+            speed = result["speed"]
+            out.append(
+                f"{result['task']}: {speed['examples']} examples in {speed['seconds']:.0f} s, "
+                f"{speed['new_tokens_per_s']:.0f} new tokens/s, {speed['tokens_per_s']:.0f} with prompts"
+            )
+        out += [f"note: {notice}" for notice in result.get("notices", [])]
+    return out
+
+
+def table_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Table 3's row, in Markdown, where a benchmark of it was run."""
+    row = table_3(results)
+    if all(value is None for value in row.values()):
+        return []
+    cells = ["–" if value is None else f"{value:.2f}" for value in row.values()]
+    return [f"| {' | '.join(row)} |", "|" + "---|" * len(row), f"| {' | '.join(cells)} |"]
+
+
+def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer: Answerer) -> None:
+    """Write down what the replies depend on, or see that it is what the folder's replies were made with."""
+    current = {
+        "method_version": REPLIES_VERSION,
+        "model": settings.model,
+        "model_fingerprint": answerer.fingerprint,
+        "seed": settings.seed,
+        "chat": answerer.chat,
+        "max_new_tokens": room(bench, answerer),
+    }
+    file = folder / SETTINGS_FILE
+    if file.is_file():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        changed = [key for key in current if before.get(key) != current[key] and key != "model"]
+        if changed:
+            key = changed[0]
+            raise TutelageError(
+                f"{folder} holds replies made with another `{key}` ({before.get(key)}, now {current[key]}): "
+                "give another --out, or remove the folder"
+            )
+    write_atomically(file, json.dumps(current, indent=2) + "\n")
+
+
+def _speed(folder: Path) -> dict[str, Any] | None:
+    """How fast the last replies came, of this call or of an earlier one that was stopped while it scored them."""
+    file = folder / SPEED_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,0 +1,205 @@
+"""Standard errors and comparisons of scores that were made on the same examples by models trained with several seeds.
+
+Shapes: S seeds, N examples. A score that is nan means *unscored*, which is not the same as wrong: it is left out of
+means, and an example with a nan in any seed is left out of standard errors and comparisons, where it is counted.
+
+The model behind the standard errors takes seeds and examples as two crossed random effects,
+
+    score[s, n] = mean + seed[s] + example[n] + noise[s, n],
+
+because both another training run and another draw of the examples would have given another mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    pass
+
+SIGNIFICANT = 0.05
+Scores = NDArray[np.float64]
+_DRAWS_AT_ONCE = 4_000_000  # keeps the resampled indices of a bootstrap near 32 MB whatever N is
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and examples, in the unit of the scores."""
+
+    mean: float  # over everything that is scored; nan when nothing is
+    stderr: float  # nan when fewer than two examples are complete
+    seeds: int
+    examples: int  # complete: scored in every seed
+    dropped: int  # with a score missing in at least one seed
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much better arm a is than arm b on the examples that both were scored on, in the unit of the scores."""
+
+    difference: float
+    low: float  # ends of the 95 % interval
+    high: float
+    p_value: float  # two-sided
+    stderr: float
+    examples: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class _Components:
+    """Variance components of the crossed model."""
+
+    seed: float
+    example: float
+    noise: float
+
+
+def as_scores(scores: ArrayLike) -> Scores:
+    """Float64 [S, N]; a plain list of N scores becomes one seed. Raises ValueError for other shapes."""
+    array = np.asarray(scores, dtype=np.float64)
+    array = array[None, :] if array.ndim == 1 else array
+    if array.ndim != 2 or array.shape[0] == 0:
+        raise ValueError(f"scores must be [N] or [S, N] with S ≥ 1, not {array.shape}")
+    return array
+
+
+def standard_error(scores: ArrayLike) -> float:
+    """Standard error of the mean of scores [N], s / √N over the scored ones; nan for fewer than two."""
+    values = np.asarray(scores, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
+
+
+def crossed_standard_error(scores: ArrayLike) -> float:
+    """Standard error of the mean of scores [S, N] over seeds and examples; nan for fewer than two complete examples.
+
+    Two-way analysis of variance without replicates gives the mean squares MS_seed, MS_example and MS_noise, and
+
+        σ²_noise = MS_noise,  σ²_seed = (MS_seed − MS_noise) / N,  σ²_example = (MS_example − MS_noise) / S,
+
+    the last two at least 0. The result is √(σ²_seed / S + σ²_example / N + σ²_noise / (S·N)).
+    With S = 1 the seed's part cannot be seen, and the result is `standard_error` of the examples.
+    """
+    array = as_scores(scores)
+    if array.shape[0] == 1:
+        return standard_error(array[0])
+    array = array[:, _complete(array)]
+    seeds, examples = array.shape
+    if examples < 2:
+        return float("nan")
+    parts = _components(array)
+    return float(np.sqrt(parts.seed / seeds + parts.example / examples + parts.noise / (seeds * examples)))
+
+
+def estimate(scores: ArrayLike) -> Estimate:
+    """Mean of scores [S, N] with its crossed standard error and the counts behind both."""
+    array = as_scores(scores)
+    complete = int(_complete(array).sum())
+    scored = array[~np.isnan(array)]
+    mean = float(scored.mean()) if scored.size else float("nan")
+    return Estimate(mean, crossed_standard_error(array), array.shape[0], complete, array.shape[1] - complete)
+
+
+def paired_bootstrap(
+    a: ArrayLike, b: ArrayLike, samples: int = 10_000, seed: int = 0, paired_seeds: bool = False
+) -> Paired:
+    """Compare two arms, scores [S_a, N] and [S_b, N] on the same N examples: difference of means, a − b.
+
+    Every bootstrap sample draws N examples with replacement, each with its difference averaged over seeds, and moves
+    the result by resampled seed effects where an arm has more than one seed. Three corrections keep the interval's
+    coverage near 95 % for few seeds: the seeds' observed effects are shrunk by the share of their variance that is
+    only example noise (which the drawn examples already carry); S − 1 seeds are drawn instead of S, for S draws from
+    S seeds vary too little by (S − 1) / S; and each draw is divided by √(χ²/(S − 1)) with S − 1 degrees of freedom,
+    for the variance of S seeds is itself uncertain, as in Student's t. In simulations pairs of two seeds cover 92 %
+    or more, more seeds 95 %, and independent arms of two or three seeds more than that.
+
+    `paired_seeds`: row s of both arms belongs together (same data order, or one started from the other), so both
+    are resampled together; otherwise each arm's seeds are resampled independently. An arm of one seed is taken as it
+    is: the result then does not speak about other training runs of it.
+
+    The interval is the 2.5 and 97.5 percentile; p = 2·min(share ≤ 0, share ≥ 0), counting the observed data as one
+    sample more; `stderr` is the crossed standard error of the difference. Everything is nan with fewer than two
+    complete examples. Raises ValueError when the shapes differ.
+    """
+    left, right = as_scores(a), as_scores(b)
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"the arms have {left.shape[1]} and {right.shape[1]} examples; align them first")
+    if paired_seeds and left.shape[0] != right.shape[0]:
+        raise ValueError(f"paired_seeds needs equally many seeds, not {left.shape[0]} and {right.shape[0]}")
+    complete = _complete(left) & _complete(right)
+    left, right = left[:, complete], right[:, complete]
+    examples = left.shape[1]
+    dropped = int(complete.size - examples)
+    if examples < 2:
+        nan = float("nan")
+        return Paired(nan, nan, nan, nan, nan, examples, dropped)
+    generator = np.random.default_rng(seed)
+    differences = left.mean(0) - right.mean(0)
+    drawn = _resampled_means(differences, samples, generator)
+    variance = differences.var(ddof=1) / examples
+    for arm in [left - right] if paired_seeds else [left, -right]:
+        drawn += _resampled_seed_effects(arm, samples, generator)
+        variance += _components(arm).seed / arm.shape[0]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    tail = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return Paired(
+        difference=float(differences.mean()),
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, 2 * tail / (samples + 1)),
+        stderr=float(np.sqrt(variance)),
+        examples=examples,
+        dropped=dropped,
+    )
+
+
+def _complete(scores: Scores) -> NDArray[np.bool_]:
+    return np.asarray(~np.isnan(scores).any(axis=0), dtype=np.bool_)
+
+
+def _components(scores: Scores) -> _Components:
+    """Variance components of complete scores [S, N ≥ 2] by analysis of variance, negative ones set to 0."""
+    seeds, examples = scores.shape
+    if seeds == 1:
+        return _Components(0.0, float(scores.var(ddof=1)), 0.0)
+    mean = scores.mean()
+    of_seed, of_example = scores.mean(1) - mean, scores.mean(0) - mean
+    residual = scores - mean - of_seed[:, None] - of_example[None, :]
+    noise = float((residual**2).sum() / ((seeds - 1) * (examples - 1)))
+    seed = float(examples * (of_seed**2).sum() / (seeds - 1) - noise) / examples
+    example = float(seeds * (of_example**2).sum() / (examples - 1) - noise) / seeds
+    return _Components(max(0.0, seed), max(0.0, example), noise)
+
+
+def _resampled_means(values: Scores, samples: int, generator: np.random.Generator) -> Scores:
+    """Means of `samples` draws with replacement from values [N]; float64 [samples]."""
+    means = np.empty(samples)
+    rows = max(1, _DRAWS_AT_ONCE // values.size)
+    for start in range(0, samples, rows):
+        count = min(rows, samples - start)
+        chosen = generator.integers(values.size, size=(count, values.size), dtype=np.int32)
+        means[start : start + count] = values[chosen].mean(1)
+    return means
+
+
+def _resampled_seed_effects(scores: Scores, samples: int, generator: np.random.Generator) -> Scores:
+    """Mean seed effects of `samples` draws of S − 1 seeds from complete scores [S, N]; zeros when S is 1."""
+    seeds, examples = scores.shape
+    if seeds == 1:
+        return np.zeros(samples)
+    parts = _components(scores)
+    observed = parts.seed + parts.noise / examples  # what the variance of the seeds' means estimates
+    share = parts.seed / observed if observed > 0 else 0.0
+    effects = (scores.mean(1) - scores.mean()) * np.sqrt(share)
+    counts = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=samples)
+    widening = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=samples))
+    return counts @ effects / (seeds - 1) * widening
+
+
+def significant(versus: Paired | None) -> bool:
+    return versus is not None and versus.p_value < SIGNIFICANT

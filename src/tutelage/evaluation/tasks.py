@@ -1,0 +1,144 @@
+"""Generation tasks: answer each prompt with the model's sampler and score the answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import example_seed
+from tutelage.common.types import Conversation, Message, Sample
+from tutelage.evaluation.metrics import SCORERS
+from tutelage.evaluation.records import ExampleRecord
+from tutelage.recipe.sections import TaskConfig
+
+Progress = Callable[[int, int], None]  # (examples done, examples in all)
+
+# "#Person1#: ", "Anna: ", "Dr. Smith: ", "Person 1: ", but not "She then said: " (a Latin name starts with a capital)
+_NAME = r"[^\W\d_a-zß-öø-ÿ][\w.'-]*"
+_SPEAKER = re.compile(rf"^(?:#[^#\n:]{{1,40}}#|{_NAME}(?: (?:{_NAME}|\d+)){{0,2}})[:：]\s+")
+
+
+class PromptTemplate(Protocol):
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class PromptSampler(Protocol):
+    def sample(
+        self,
+        prompts: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seeds: list[int],
+    ) -> list[Sample]: ...
+
+
+def evaluate_generation(
+    task_name: str,
+    task: TaskConfig,
+    conversations: Sequence[Conversation],
+    template: PromptTemplate,
+    sampler: PromptSampler,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[ExampleRecord]:
+    """Answer and score every conversation's prompt; records come in the order of the conversations.
+
+    Prompts are decoded longest first in batches of `task.sampling.batch_size`, so that a batch holds prompts of like
+    length and memory runs out at once if it does. Each example's own seed makes its answer independent of the others.
+    Raises TutelageError when there is nothing to evaluate or two rows share an id.
+    """
+    _check(task_name, task, conversations)
+    prompts = template.encode_prompts([conversation.prompt for conversation in conversations])
+    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
+    records: dict[int, ExampleRecord] = {}
+    for start in range(0, len(order), task.sampling.batch_size):
+        rows = order[start : start + task.sampling.batch_size]
+        samples = sampler.sample(
+            [prompts[row] for row in rows],
+            max_new_tokens=task.sampling.max_new_tokens,
+            temperature=task.sampling.temperature,
+            top_p=task.sampling.top_p,
+            seeds=[example_seed(seed, conversations[row].id) for row in rows],
+        )
+        for row, sample in zip(rows, samples, strict=True):
+            response = template.decode(sample.tokens)
+            records[row] = score_response(
+                conversations[row], response, task.metrics, finished=sample.finished, tokens=len(sample.tokens)
+            )
+        if progress is not None:
+            progress(len(records), len(order))
+    return [records[row] for row in range(len(order))]
+
+
+def lead_1_records(
+    task_name: str,
+    task: TaskConfig,
+    conversations: Sequence[Conversation],
+    answer: Callable[[Conversation], str] | None = None,
+) -> list[ExampleRecord]:
+    """The baseline without a model: the dialogue's first line is the answer (or what `answer` makes of the row)."""
+    _check(task_name, task, conversations)
+    chosen = answer or lead_1
+    return [score_response(row, chosen(row), task.metrics, finished=True, tokens=0) for row in conversations]
+
+
+def lead_1(conversation: Conversation) -> str:
+    """First non-empty line of the last user message, without a leading speaker mark ("#Person1#: ", "Anna: ").
+
+    Of several paragraphs (separated by blank lines) the first is taken for the instruction and passed over.
+    """
+    users = [message.content for message in conversation.prompt if message.role == "user"]
+    paragraphs = [part for part in re.split(r"\n[^\S\n]*\n", users[-1].strip()) if part.strip()] if users else []
+    text = "\n".join(paragraphs[1:] or paragraphs)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return _SPEAKER.sub("", line)
+
+
+def score_response(
+    conversation: Conversation, response: str, metrics: Sequence[str], *, finished: bool, tokens: int
+) -> ExampleRecord:
+    """One example's record: the response scored by every metric, and why."""
+    scores = {metric: SCORERS[metric](response, conversation.targets) for metric in metrics}
+    reasons = list(dict.fromkeys(score.reason for score in scores.values()))
+    if len(reasons) > 1:
+        reasons = [f"{metric}: {score.reason}" for metric, score in scores.items()]
+    return ExampleRecord(
+        id=conversation.id,
+        prompt=prompt_text(conversation.prompt),
+        response=response,
+        references=conversation.targets,
+        scores={metric: score.value for metric, score in scores.items()},
+        answer=next((score.answer for score in scores.values() if score.answer is not None), None),
+        reason="; ".join(reasons),
+        finished=finished,
+        tokens=tokens,
+    )
+
+
+def prompt_text(messages: Sequence[Message]) -> str:
+    """A prompt for people to read: the bare text of a single user turn, else every turn under its role."""
+    if len(messages) == 1 and messages[0].role == "user":
+        return messages[0].content
+    return "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
+
+
+def _check(task_name: str, task: TaskConfig, conversations: Sequence[Conversation]) -> None:
+    if not conversations:
+        raise TutelageError(
+            f"tasks.{task_name}: its data section `{task.data}` has no rows; there is nothing to evaluate"
+        )
+    seen: dict[str, Conversation] = {}
+    for row in conversations:
+        if row.id in seen:
+            places = f"{seen[row.id].source or 'one row'} and {row.source or 'another'}"
+            raise TutelageError(
+                f"tasks.{task_name}: rows {places} share the id `{row.id}`; name a column of unique ids in "
+                f"data.{task.data}.id"
+            )
+        seen[row.id] = row

@@ -1,0 +1,143 @@
+"""Attention without padding, registered with transformers under the name `tutelage`.
+
+Training and prefill run on packed sequences: [1, T] tokens of many conversations one after the other, each attending to
+itself alone. Decoding runs one query a row against a cache whose rows differ in length. Both get what they need as
+keyword arguments that transformers passes from the model's forward down to the attention function.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NAME = "tutelage"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the sequences of a packed row begin: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host.
+
+    `keys`: the same of keys and values, where sequences have more of them than queries. The queries are the last ones.
+    """
+
+    cu_seqlens: Tensor
+    lengths: tuple[int, ...]
+    keys: Packing | None = None
+
+    @staticmethod
+    def of(lengths: Sequence[int], device: torch.device, keys: Packing | None = None) -> Packing:
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return Packing(ends.to(device), tuple(lengths), keys)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """One query a row; row b attends to its first `seen[b]` ≥ 1 cached positions. int64 [B]."""
+
+    seen: Tensor
+
+
+def register_attention() -> None:
+    """Make `attn_implementation="tutelage"` known to transformers. Safe to call often."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    decoding: Decoding | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """query [B, H, T, E], key and value [B, H_kv, S, E] → [B, T, H, E].
+
+    `decoding` selects one query a row against a cache, `packing` packed sequences; neither: one ordinary causal row.
+    """
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # the rotary embedding has made queries and keys float32 again
+        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    if decoding is not None:
+        return _decode(query, key, value, decoding.seen, scaling), None
+    if packing is None:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2), None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(query, key, value, packing, scaling), None
+    return _segments(query, key, value, packing, scaling), None
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
+    """One flash-attention call over all sequences. Its causal mask ends at the last query and the last key."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    keys = packing.keys or packing
+    known = _varlen_options()
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "scale" in known:
+        options["scale"] = scaling
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in known:
+            options["enable_gqa"] = True
+        else:  # torch 2.11 wants as many key heads as query heads
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    ends, longest = (packing.cu_seqlens, keys.cu_seqlens), (max(packing.lengths), max(keys.lengths))
+    out = varlen_attn(q, k, v, *ends, *longest, **options)
+    assert isinstance(out, Tensor)
+    return out[None]
+
+
+@functools.cache
+def _varlen_options() -> frozenset[str]:
+    """The names of what this torch's flash attention takes: they differ from release to release."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
+    """A call a sequence: what CPUs and float32 have. Work grows with Σ L², not with (Σ L)²."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    lengths = (packing.keys or packing).lengths
+    parts = zip(query.split(packing.lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    out = []
+    for q, k, v in parts:
+        new, all_ = q.shape[2], k.shape[2]
+        # `is_causal` would let the first query see the first key alone
+        seen = None if new == all_ else q.new_ones((new, all_), dtype=torch.bool).tril(all_ - new)
+        out.append(F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scaling))
+    return torch.cat(out, dim=2).transpose(1, 2)
+
+
+def _decode(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
+    """query [B, H, 1, E], key and value [B, H_kv, S, E] → [B, 1, H, E].
+
+    The query heads that share a key head are rows of one small product, so keys are read once.
+    """
+    rows, heads, _, size = query.shape
+    scale = size**-0.5 if scaling is None else scaling
+    if query.is_cuda:
+        from tutelage.models.decode_attention import decode_attention
+
+        return decode_attention(query[:, :, 0], key, value, seen, scale)[:, None]
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).float() * scale
+    unseen = torch.arange(key.shape[2], device=seen.device) >= seen[:, None]
+    probabilities = torch.softmax(scores.masked_fill_(unseen[:, None, None], -torch.inf), dim=-1).to(value.dtype)
+    return torch.matmul(probabilities, value).reshape(rows, 1, heads, size)

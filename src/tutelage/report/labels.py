@@ -1,0 +1,80 @@
+"""How stages, methods, tasks and metrics are called in tables and figures."""
+
+from __future__ import annotations
+
+AVERAGE = "average"
+METHOD_LABELS = {
+    "sft": "SFT",
+    "sft_long": "SFT, as long",
+    "gkd_sft": "GKD (SFT-S)",
+    "gkd_base": "GKD (Base-S)",
+    "gkd_it": "GKD-IT",
+    "seqkd": "SeqKD",
+    "mix": "Mix",
+    "two_stage": "Two-stage",
+    "teacher": "Teacher",
+    "base": "Untrained",
+}
+TASK_LABELS = {
+    "bbh": "BBH",
+    "gpqa": "GPQA",
+    "ifeval": "IFEval",
+    "infobench": "InFoBench",
+    "mmlu_pro": "MMLU-Pro",
+    "flores": "Translation",
+    "dialogsum": "Summarization",
+    "arc_challenge": "ARC-Challenge",
+    "arc": "ARC-Challenge",
+    AVERAGE: "Average",
+}
+STUDY_METRIC_LABELS = {
+    "comet": "COMET",
+    "prompt_loose": "prompt-level loose accuracy",
+    "drfr": "DRFR",
+    "loss": "loss, nats a token",
+    "kl": "KL to the teacher, nats",
+}
+METRIC_LABELS = {
+    "rouge_l": "ROUGE-L",
+    "rouge_l_best": "ROUGE-L, best reference",
+    "exact_match": "exact match",
+    "chrf": "chrF2",
+}
+TRAINED = ("distill", "method", "sft", "seqkd")
+KIND_NAMES = {
+    "distill": "distilling",
+    "method": "another method",
+    "sft": "fine-tuning",
+    "seqkd": "fine-tuning on the teacher's samples",
+}
+
+
+def short(name: str) -> str:
+    """A model's name without the account or folders before it."""
+    return name.rstrip("/").rsplit("/", 1)[-1] or name
+
+
+def method_name(method: str) -> str:
+    return METHOD_LABELS.get(method, method.replace("_", " "))
+
+
+def task_label(task: str) -> str:
+    return TASK_LABELS.get(task, task.replace("_", " "))
+
+
+def study_metric_label(metric: str) -> str:
+    return STUDY_METRIC_LABELS.get(metric, metric_label(metric).replace("_", " "))
+
+
+def size_text(size: int | None) -> str:
+    """10000 as 10k, 1100 as 1.1k, 939343 as 939k."""
+    if size is None:
+        return "all"
+    if size < 1000:
+        return str(size)
+    thousands = size / 1000
+    return f"{thousands:.0f}k" if thousands >= 100 or thousands == int(thousands) else f"{thousands:.3g}k"
+
+
+def metric_label(metric: str) -> str:
+    return METRIC_LABELS.get(metric, metric)

@@ -1,0 +1,58 @@
+"""How numbers, differences, intervals and p-values are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from tutelage.evaluation.statistics import Paired
+
+Tone = Literal["better", "worse", "unclear"]
+MINUS = "−"
+
+NARROW = "\u202f"  # a space at which no line breaks
+
+
+def decimals(values: Iterable[float]) -> int:
+    """One decimal; two where one would round something to zero; three where all are so small; and as many of these as
+    set the ends of an interval apart."""
+    values = list(values)
+    sizes = [abs(value) for value in values]
+    digits = 3 if 0 < max(sizes) < 0.1 else 2 if any(0 < size < 0.1 for size in sizes) else 1
+    while digits < 3 and 0 < max(values) - min(values) < 2 * 10.0**-digits:
+        digits += 1
+    return digits
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with a true minus sign; zero has none."""
+    text = f"{abs(value):.{digits}f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) > 0 else text
+
+
+def difference_text(versus: Paired) -> str:
+    """ "+0.8" or "−0.3"."""
+    digits = decimals((versus.difference, versus.low, versus.high))
+    text = signed(versus.difference, digits)
+    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+
+
+def interval_text(versus: Paired) -> str:
+    digits = decimals((versus.difference, versus.low, versus.high))
+    return f"{signed(versus.low, digits)} to {signed(versus.high, digits)}"
+
+
+def p_text(p_value: float) -> str:
+    if p_value < 0.001:
+        return f"p{NARROW}<{NARROW}0.001"
+    return f"p{NARROW}={NARROW}{p_value:.{3 if p_value < 0.1 else 2}f}"
+
+
+def number(value: Any) -> str:
+    """A setting as people write it: 0.0001 as 1e-4, 6.0 as 6."""
+    if isinstance(value, float):
+        mantissa, _, exponent = f"{value:.6e}".partition("e")
+        if value and not -2 <= int(exponent) < 5:
+            return f"{float(mantissa):g}e{int(exponent)}"
+        return f"{value:g}"
+    return str(value)

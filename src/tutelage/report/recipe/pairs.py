@@ -1,0 +1,122 @@
+"""Every model of a task against every other: the comparisons that a table with one reference leaves out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired
+from tutelage.report.recipe.tables import TableRow, TaskTable
+from tutelage.report.scores import compare
+
+# A baseline without a model answers no question about training, and it would widen the matrix and add a comparison a
+# row to those among which chance marks one in twenty. The table has its difference to the reference.
+LEFT_OUT = ("baseline",)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Left minus right on the headline metric, in 0..100."""
+
+    left: TableRow
+    right: TableRow
+    versus: Paired  # all nan with fewer than two examples that both were scored on
+
+    @property
+    def tested(self) -> bool:
+        return not math.isnan(self.versus.p_value)
+
+    @property
+    def significant(self) -> bool:
+        return self.versus.p_value < SIGNIFICANT
+
+    @property
+    def seeds(self) -> int:
+        """The fewer seeds of the two: with one, the interval does not speak of another training run of that row."""
+        return min(len(self.left.cell.runs), len(self.right.cell.runs))
+
+    def turned(self) -> Pair:
+        return Pair(self.right, self.left, _negative(self.versus))
+
+
+@dataclass(frozen=True)
+class TaskPairs:
+    """All pairs of a task's rows; a pair's left row stands above its right one in the table."""
+
+    table: TaskTable
+    rows: tuple[TableRow, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def worth_showing(self) -> bool:
+        """Of two rows the table says the same."""
+        return len(self.rows) > 2
+
+    @property
+    def tested(self) -> int:
+        return sum(pair.tested for pair in self.pairs)
+
+    @property
+    def marked(self) -> int:
+        return sum(pair.significant for pair in self.pairs)
+
+    @property
+    def by_chance(self) -> float:
+        """How many pairs would be marked on average if no two rows differed."""
+        return SIGNIFICANT * self.tested
+
+    @property
+    def beside_reference(self) -> int:
+        """Comparisons that the table does not make already."""
+        return sum(pair.tested and not (pair.left.is_reference or pair.right.is_reference) for pair in self.pairs)
+
+    def cell(self, row: TableRow, column: TableRow) -> Pair | None:
+        """Row minus column; None on the diagonal."""
+        for pair in self.pairs:
+            if (pair.left.stage, pair.right.stage) == (row.stage, column.stage):
+                return pair
+            if (pair.left.stage, pair.right.stage) == (column.stage, row.stage):
+                return pair.turned()
+        return None
+
+
+def pairs_of(table: TaskTable) -> TaskPairs:
+    """Every row that has runs against every other, on the headline metric and in row order."""
+    rows = tuple(row for row in table.rows if row.cell.runs and row.kind not in LEFT_OUT)
+    pairs = tuple(
+        Pair(left, right, _versus(left, right, table.headline))
+        for place, left in enumerate(rows)
+        for right in rows[place + 1 :]
+    )
+    return TaskPairs(table, rows, pairs)
+
+
+def comparisons(tables: Sequence[TaskTable], pairs: Sequence[TaskPairs]) -> int:
+    """How many tests the page shows: those of the tables and those that only a matrix has."""
+    in_tables = sum(value.versus is not None for table in tables for row in table.rows for value in row.values)
+    return in_tables + sum(one.beside_reference for one in pairs if one.worth_showing)
+
+
+def _versus(left: TableRow, right: TableRow, metric: str) -> Paired:
+    """The table's own comparison where it has one, so that no page gives two intervals for the same pair."""
+    if right.is_reference and (value := left.value(metric)) and value.versus:
+        return value.versus
+    if left.is_reference and (value := right.value(metric)) and value.versus:
+        return _negative(value.versus)
+    versus = compare(left.cell, right.cell, metric)
+    assert versus is not None  # both rows have runs
+    return versus
+
+
+def _negative(versus: Paired) -> Paired:
+    """The same comparison from the other side; 0 − x, because −x would make a zero negative."""
+    return Paired(
+        difference=0 - versus.difference,
+        low=0 - versus.high,
+        high=0 - versus.low,
+        p_value=versus.p_value,
+        stderr=versus.stderr,
+        examples=versus.examples,
+        dropped=versus.dropped,
+    )

@@ -1,0 +1,89 @@
+"""The report's sentences: what the numbers say, in words that claim no more than the numbers do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.evaluation.statistics import Paired
+from tutelage.report.labels import metric_label
+from tutelage.report.numbers import Tone, decimals, interval_text, p_text
+from tutelage.report.recipe.tables import TableRow, TaskTable, mean_text
+
+DISTILLED = ("distill", "method")  # kinds of stages that the report is about
+
+
+@dataclass(frozen=True)
+class Verdict:
+    text: str
+    tone: Tone
+
+
+def verdicts(manifest: dict[str, Any], tables: Sequence[TaskTable]) -> list[Verdict]:
+    """One sentence for each distilled row (else each trained row) on each task that no setting was chosen on."""
+    if manifest.get("reference") is None:
+        return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
+    judged = [table for table in tables if table.task != searched_task(manifest)]
+    found = [_verdict(table, row) for table in judged for row in judged_rows(table)]
+    return found or [Verdict("No trained row stands beside the reference, so no difference was tested.", "unclear")]
+
+
+def searched_task(manifest: dict[str, Any]) -> str | None:
+    """The task that settings were chosen on, unless it is the only one: its scores flatter, so it judges nothing."""
+    task = (manifest.get("search") or {}).get("task")
+    return task if any(other != task for other in manifest["tasks"]) else None
+
+
+def judged_rows(table: TaskTable) -> list[TableRow]:
+    """The rows that the report is about: the distilled ones; where there are none, the other trained ones."""
+    others = [row for row in table.rows if not row.is_reference]
+    return [row for row in others if row.kind in DISTILLED] or [row for row in others if row.kind in ("sft", "seqkd")]
+
+
+def _verdict(table: TaskTable, row: TableRow) -> Verdict:
+    value, reference = row.value(table.headline), table.reference
+    name = metric_label(table.headline)
+    if value is None:
+        return Verdict(f"{row.label} has no {table.task} scores yet, so nothing can be said about it.", "unclear")
+    start = f"{row.label} scores {mean_text(value)} {name} on {table.task}"
+    if value.versus is None:
+        none = "there is no reference row, so no difference to one"
+        which = f"{reference.label} has no {table.task} scores, so no difference to it" if reference else none
+        return Verdict(f"{start}; {which} was tested.", "unclear")
+    assert reference is not None
+    if math.isnan(value.versus.difference):
+        return Verdict(f"{start}; too few examples are scored to test a difference.", "unclear")
+    helped, hurt = (
+        ("distilling helped", "distilling hurt") if row.kind in DISTILLED else ("it is better", "it is worse")
+    )
+    if not value.significant:
+        end, tone = "no difference was shown", "unclear"
+    else:
+        end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
+    text = f"{start}, {_distance(value.versus, reference.label)} ({_evidence(value.versus)}): {end}."
+    return Verdict(text + _caveat(row, reference), tone)
+
+
+def _distance(versus: Paired, reference: str) -> str:
+    digits = decimals((versus.difference, versus.low, versus.high))
+    amount = f"{abs(versus.difference):.{digits}f}"
+    if float(amount) == 0:
+        return f"level with {reference}"
+    return f"{amount} {'above' if versus.difference > 0 else 'below'} {reference}"
+
+
+def _evidence(versus: Paired) -> str:
+    return f"95 % interval {interval_text(versus)}, {p_text(versus.p_value)}"
+
+
+def _caveat(row: TableRow, reference: TableRow) -> str:
+    parts = []
+    for one in (row, reference):
+        if one.cell.missing and one.cell.runs:
+            parts.append(f"{one.label} has {one.seeds_text} seeds so far")
+    if len(row.cell.runs) == 1 and len(reference.cell.runs) == 1:
+        parts.append("with one training run each, the interval speaks of these two runs only, not of another seed")
+    joined = "; ".join(parts)
+    return f" {joined[:1].upper()}{joined[1:]}." if joined else ""

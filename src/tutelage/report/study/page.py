@@ -1,0 +1,217 @@
+"""The report of a study: one self-contained page, tables and figures, whatever part of the study is done.
+
+Nothing on the page runs or is fetched: no script, no outside style. What models or data wrote is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from tutelage.common.files import write_atomically
+from tutelage.common.html import page_template
+from tutelage.evaluation.page import PAGE_FILE
+from tutelage.evaluation.records import EXAMPLES_FILE, ExampleRecord, read_records
+from tutelage.evaluation.statistics import significant
+from tutelage.report.labels import AVERAGE, short, size_text, study_metric_label, task_label
+from tutelage.report.numbers import difference_text, interval_text, p_text
+from tutelage.report.study.answers import answers, guessing
+from tutelage.report.study.claims import claims
+from tutelage.report.study.draw import legend_svgs, panel_svgs, write_files
+from tutelage.report.study.figures import build_figures
+from tutelage.report.study.losses import loss_figures
+from tutelage.report.study.paper_values import paper_values
+from tutelage.report.study.read import build_study, is_there
+from tutelage.report.study.results import SYNTHETIC, Result, Study
+from tutelage.report.study.sentences import method_label, number_text, value_text
+from tutelage.report.study.table_files import csv_of, latex_of, markdown_of
+from tutelage.report.study.tables import StudyTable, build_tables, every_cell
+
+if TYPE_CHECKING:
+    from tutelage.study.plan import Cell
+
+PAGE = "report.html"
+SHOWN_PAIRS = 6  # tasks with answers side by side
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    page: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+    missing: int  # cells without an evaluation
+
+
+@dataclass(frozen=True)
+class RunLink:
+    seed: int
+    score: str
+    folder: str  # as the page shows it
+    href: str | None  # None where the folder is not there yet
+    examples: str | None
+
+
+@dataclass(frozen=True)
+class CellView:
+    result: Result
+    name: str
+    runs: tuple[RunLink, ...]
+
+
+@dataclass(frozen=True)
+class PairView:
+    """One example, answered by SFT and by a distilled arm."""
+
+    id: str
+    why: str
+    prompt: str
+    references: tuple[str, ...]
+    answers: tuple[tuple[str, str, str], ...]  # arm, score, response
+
+
+def write_study_report(
+    title: str, cells: Sequence[Cell], out: Path, include_text: bool, logs: Mapping[Path, Path] | None = None
+) -> StudyReport:
+    """Write report.html, the tables (CSV, Markdown, LaTeX) and the figures (PNG, SVG) into `out`.
+
+    `logs`, an evaluation's folder → that of the run that trained its model, adds the losses over training.
+
+    `include_text=False` leaves prompts, references and responses out, for data that may not be published. Links to
+    runs are relative to `out`. Raises TutelageError when a task's evaluations are not of the same examples, when a
+    cell is there twice, or when a folder cannot be read.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    study = build_study(cells)
+    said, claimed = answers(study), claims(study)
+    tables, figures = build_tables(study), [*build_figures(study), *loss_figures(study, logs or {})]
+    written = [path for table in tables for path in _write_table(table, out)]
+    written.append(write_atomically(out / "cells.csv", csv_of(every_cell(study))))
+    drawn = [path for figure in figures for path in write_files(figure, out)]
+    missing = sum(not is_there(cell.folder) for cell in cells)
+    filters = {
+        "size": size_text,
+        "task": task_label,
+        "metric": study_metric_label,
+        "value": value_text,
+        "difference": difference_text,
+        "interval": interval_text,
+        "p": p_text,
+    }
+    html = page_template("tutelage.report.study", "page.html.j2", filters).render(
+        title=title,
+        study=study,
+        done=len(cells) - missing,
+        answers=said,
+        guessing=guessing(study),
+        claims=claimed,
+        tables=tables,
+        figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
+        views=_views(study, out),
+        pairs=_pairs(study) if include_text else [],
+        include_text=include_text,
+        comparisons=sum(p is not None for p in study.compared.values()),
+        one_seed=all(len(result.seeds) <= 1 for result in study.results.values()),
+        seeds=sorted({cell.seed for cell in cells}),
+        sizes=sorted({cell.size for cell in cells if cell.size is not None and cell.method not in SYNTHETIC}),
+        paper=paper_values(),
+        average=AVERAGE,
+    )
+    return StudyReport(write_atomically(out / PAGE, html), tuple(written), tuple(drawn), missing)
+
+
+def _write_table(table: StudyTable, out: Path) -> list[Path]:
+    return [
+        write_atomically(out / f"{table.name}.csv", csv_of(table)),
+        write_atomically(out / f"{table.name}.md", markdown_of(table)),
+        write_atomically(out / f"{table.name}.tex", latex_of(table)),
+    ]
+
+
+def _views(study: Study, out: Path) -> list[CellView]:
+    return [CellView(result, _name(result, study), tuple(_runs(result, out))) for result in study.results.values()]
+
+
+def _name(result: Result, study: Study) -> str:
+    arm = result.arm
+    size = f" at {size_text(arm.size)}" if arm.size is not None else ""
+    who = "" if arm.method == "teacher" else f"{short(arm.student)}, "
+    return f"{who}{method_label(arm, study)}{size}"
+
+
+def _runs(result: Result, out: Path) -> Iterable[RunLink]:
+    """One link a seed; none for an average, whose tasks have them."""
+    if result.of:
+        return
+    for cell in result.cells:
+        folder = os.path.relpath(cell.folder, out)
+        there = cell.seed in result.seeds
+        score = number_text(result.by_seed[result.seeds.index(cell.seed)], result.metric) if there else "missing"
+        page = next((n for n in (PAGE_FILE, EXAMPLES_FILE) if there and (cell.folder / n).is_file()), None)
+        # "./" keeps a folder's name from being read as a scheme
+        href = f"./{quote(folder)}/" if there else None
+        yield RunLink(cell.seed, score, cell.folder.name, href, f"{href}{page}" if page else None)
+
+
+def _pairs(study: Study) -> list[tuple[str, list[PairView]]]:
+    """For each task, where a distilled arm differs most from SFT: its largest gain and its largest loss."""
+    shown = []
+    for task in (*study.general, *study.domain):
+        found = [(r, v) for (_, t), r in study.results.items() if t == task and (v := study.versus(r)) is not None]
+        if not found or len(shown) == SHOWN_PAIRS:
+            continue
+        result, _ = max(found, key=lambda pair: (significant(pair[1]), abs(pair[1].difference)))
+        reference = study.reference(result)
+        assert reference is not None
+        seed = next((s for s in result.seeds if s in reference.seeds), None)
+        left = _records(result, result.seeds[0] if seed is None else seed)
+        right = _records(reference, reference.seeds[0] if seed is None else seed)
+        names = (_name(reference, study), _name(result, study))
+        shown.append((task_label(task), _examples(left, right, result.metric, names)))
+    return shown
+
+
+def _records(result: Result, seed: int) -> dict[str, ExampleRecord]:
+    cell = next(cell for cell in result.cells if cell.seed == seed)
+    return {record.id: record for record in read_records(cell.folder)}
+
+
+def _examples(
+    left: dict[str, ExampleRecord], right: dict[str, ExampleRecord], metric: str, names: tuple[str, str]
+) -> list[PairView]:
+    """The first example, then the largest gain and loss of the left arm."""
+    gains = {id: _score(left[id], metric) - _score(right[id], metric) for id in left if id in right}
+    gains = {id: gain for id, gain in gains.items() if not math.isnan(gain)}
+    first = next(iter(left), None)
+    chosen = {first: "first example of the data"} if first is not None else {}
+    for word, pick in (("gain", max), ("loss", min)):
+        best = pick(gains, key=lambda id: gains[id], default=None)
+        if best is not None and (gains[best] > 0 if word == "gain" else gains[best] < 0):
+            chosen.setdefault(best, f"largest {word} of {names[1]} against {names[0]}")
+    return [
+        PairView(
+            id=id,
+            why=why,
+            prompt=left[id].prompt,
+            references=left[id].references,
+            answers=tuple(
+                (name, _score_text(_score(side[id], metric)), side[id].response)
+                for name, side in zip(names, (right, left), strict=True)
+                if id in side
+            ),
+        )
+        for id, why in chosen.items()
+    ]
+
+
+def _score(record: ExampleRecord, metric: str) -> float:
+    value = record.scores.get(metric)
+    return math.nan if value is None else 100 * value
+
+
+def _score_text(score: float) -> str:
+    return "unscored" if math.isnan(score) else f"{score:.1f}"

@@ -1,0 +1,208 @@
+"""Reads a study's evaluations into results.
+
+Every score enters as values of independent draws, [S, C] for S seeds and C clusters (examples, or the tasks of BBH and
+the categories of MMLU-Pro, which were drawn as one). A cluster c with total weight W_c and weighted sum T_c of scores
+enters as m + (T_c − m·W_c) / mean(W), whose mean over clusters is the task's own weighted mean m and whose spread gives
+its standard error. The average of K tasks is made of the same values, those of a task with C of all A clusters
+moved to the average and stretched by A / (K·C): the mean is the average of the tasks, and each task's variance enters
+with 1 / K². So seeds and examples cross in the average as they do in one task, and arms are compared on it in pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks import benchmark_metrics
+from tutelage.evaluation.clusters import Metric, cluster_scores, widening
+from tutelage.evaluation.metrics import lower_is_better
+from tutelage.evaluation.records import EXAMPLES_FILE, RESULT_FILE, read_result
+from tutelage.evaluation.statistics import Scores, crossed_standard_error
+from tutelage.report.labels import AVERAGE
+from tutelage.report.scores import SeedScores, load_cell
+from tutelage.report.study.results import DOMAIN_TASKS, SYNTHETIC, Arm, Result, Study
+
+if TYPE_CHECKING:
+    from tutelage.study.plan import Cell
+
+
+def build_study(cells: Sequence[Cell]) -> Study:
+    """Read every evaluation there is.
+
+    Raises TutelageError for a cell given twice, and for evaluations of one task that are not of the same examples.
+    """
+    grouped: dict[tuple[Arm, str], list[Cell]] = {}
+    for cell in cells:
+        members = grouped.setdefault((Arm(cell.size, cell.student, cell.method, cell.teacher), cell.task), [])
+        if any(other.seed == cell.seed for other in members):
+            raise TutelageError(f"the study has a cell twice: {cell_name(cell)}; give each cell one folder")
+        members.append(cell)
+    first: dict[str, SeedScores] = {}
+    metrics = _metrics(cells)
+    results: dict[tuple[Arm, str], Result] = {}
+    for (arm, task), members in sorted(grouped.items(), key=lambda item: _rank(item[0], cells)):
+        for metric in metrics.get(task, ("",)):
+            name = task if len(metrics.get(task, ())) < 2 else f"{task}: {metric}"
+            results[arm, name] = _read(f"c{len(results)}", arm, name, metric, members, first)
+    general, held_out, domain = _kinds(results)
+    study = Study(results, general, held_out, domain, tuple(cells))
+    if len(general) > 1:
+        averages = [_average(f"a{n}", arm, study) for n, arm in enumerate(study.arms)]
+        results.update({(one.arm, AVERAGE): one for one in averages if one is not None})
+    return study
+
+
+def cell_name(cell: Cell) -> str:
+    size = f" at {cell.size}" if cell.size is not None else ""
+    return f"{cell.method} of {cell.student}{size} on {cell.task}, seed {cell.seed}"
+
+
+def is_there(folder: Path) -> bool:
+    return (folder / EXAMPLES_FILE).is_file() and (folder / RESULT_FILE).is_file()
+
+
+def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+    """Each task's metric: the headline, or COMET where every evaluation of FLORES has it; every one of losses."""
+    metrics: dict[str, str] = {}
+    without_comet: set[str] = set()
+    losses: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        if not is_there(cell.folder):
+            continue
+        result = read_result(cell.folder)
+        headline = str(result.get("headline"))
+        if headline not in result.get("metrics", {}):
+            raise TutelageError(
+                f"{cell.folder / RESULT_FILE} lacks its headline `{headline}`; run that evaluation again"
+            )
+        if metrics.setdefault(cell.task, headline) != headline:
+            raise TutelageError(
+                f"{cell.folder / RESULT_FILE} is headed by `{headline}`, other evaluations of {cell.task} by "
+                f"`{metrics[cell.task]}`; evaluate all with one version"
+            )
+        if "comet" not in result["metrics"]:
+            without_comet.add(cell.task)
+        if lower_is_better(headline):
+            losses.setdefault(cell.task, {}).update(dict.fromkeys(result["metrics"]))
+    headlines = {t: "comet" if t == "flores" and t not in without_comet else m for t, m in metrics.items()}
+    return {task: tuple(losses.get(task, (metric,))) for task, metric in headlines.items()}
+
+
+def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], first: dict[str, SeedScores]) -> Result:
+    cells = sorted(cells, key=lambda cell: cell.seed)
+    there = [cell for cell in cells if is_there(cell.folder)]
+    if not there:
+        nan = math.nan
+        return Result(anchor, arm, task, metric, nan, nan, (), np.zeros((0, 0)), tuple(cells), (), 0)
+    planned = cells[0].task
+    runs = [{"seed": cell.seed, "evaluations": {planned: str(cell.folder)}} for cell in there]
+    loaded = load_cell({"root": ""}, {"runs": runs}, planned, first.get(planned)).runs
+    first.setdefault(planned, loaded[0])
+    benchmark = str(read_result(there[0].folder).get("task"))  # a study may call it otherwise
+    spec = benchmark_metrics(benchmark).get(metric, Metric())
+    scale = 1 if lower_is_better(metric) else 100
+    scores_SC = scale * np.stack([cluster_scores(run.records, metric, spec) for run in loaded])
+    error = crossed_standard_error(scores_SC)
+    if spec.cluster == "group":  # few clusters: spread as in Student's t, as `tutelage compare` does it
+        means_S1 = np.nanmean(scores_SC, axis=1, keepdims=True)
+        scores_SC = means_S1 + widening(scores_SC.shape[1]) * (scores_SC - means_S1)
+    by_seed = tuple(_value(cell, metric, scores) for cell, scores in zip(there, scores_SC, strict=True))
+    return Result(
+        anchor=anchor,
+        arm=arm,
+        task=task,
+        metric=metric,
+        value=float(np.mean(by_seed)),
+        stderr=error,
+        by_seed=by_seed,
+        scores=scores_SC,
+        cells=tuple(cells),
+        seeds=tuple(cell.seed for cell in there),
+        examples=len(loaded[0].records),
+        few=spec.cluster == "group",
+        chance=_chance(there, metric),
+    )
+
+
+def _chance(cells: Sequence[Cell], metric: str) -> float | None:
+    """What guessing scores by the evaluations' own word, which is of their headline."""
+    results = [read_result(cell.folder) for cell in cells]
+    known = [float(r["chance"]) for r in results if r.get("chance") is not None and r.get("headline") == metric]
+    return sum(known) / len(known) if known else None
+
+
+def _value(cell: Cell, metric: str, scores_C: Scores) -> float:
+    """What the evaluation itself says, which for a corpus score is not the mean of its examples."""
+    said = read_result(cell.folder)["metrics"].get(metric, {}).get("value")
+    if said is None:
+        return float(np.nanmean(scores_C)) if not np.isnan(scores_C).all() else math.nan
+    return float(said)
+
+
+def _kinds(results: dict[tuple[Arm, str], Result]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Tasks in three kinds. A domain task has synthetic arms, or is one of the paper's three trained at one size."""
+    general, held_out, domain = [], [], []
+    for task in dict.fromkeys(task for _, task in results):
+        own = [(arm, result) for (arm, t), result in results.items() if t == task]
+        sizes = {arm.size for arm, _ in own if arm.method == "sft"}
+        if any(arm.method in SYNTHETIC for arm, _ in own) or (task in DOMAIN_TASKS and len(sizes) < 2):
+            domain.append(task)
+        elif any(result.metric and lower_is_better(result.metric) for _, result in own) or lower_is_better(task):
+            held_out.append(task)
+        else:
+            general.append(task)
+    return tuple(general), tuple(held_out), tuple(domain)
+
+
+def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
+    """The mean of the general tasks, over the seeds that have them all; None for an arm that none is planned for."""
+    of = tuple(result for task in study.general if (result := study.get(arm, task)) is not None)
+    if not of:
+        return None
+    cells = tuple(cell for result in of for cell in result.cells)
+    whole = len(of) == len(study.general)
+    seeds = tuple(s for s in of[0].seeds if whole and all(s in one.seeds for one in of))
+    if not seeds:
+        nan = math.nan
+        return Result(anchor, arm, AVERAGE, AVERAGE, nan, nan, (), np.zeros((0, 0)), cells, (), 0, of)
+    total = sum(one.scores.shape[1] for one in of)
+    by_seed = np.mean([[one.by_seed[one.seeds.index(s)] for s in seeds] for one in of], axis=0)
+    columns, plain = [], []
+    for one in of:
+        scores_SC = one.scores[[one.seeds.index(s) for s in seeds]]
+        off = (scores_SC - np.nanmean(scores_SC, axis=1, keepdims=True)) * total / (len(of) * scores_SC.shape[1])
+        columns.append(by_seed[:, None] + off)
+        plain.append(by_seed[:, None] + off / (widening(scores_SC.shape[1]) if one.few else 1))
+    return Result(
+        anchor=anchor,
+        arm=arm,
+        task=AVERAGE,
+        metric=AVERAGE,
+        value=float(by_seed.mean()),
+        stderr=crossed_standard_error(np.hstack(plain)),
+        by_seed=tuple(float(one) for one in by_seed),
+        scores=np.hstack(columns),
+        cells=cells,
+        seeds=seeds,
+        examples=sum(one.examples for one in of),
+        of=of,
+    )
+
+
+def _rank(key: tuple[Arm, str], cells: Sequence[Cell]) -> tuple[int, float, int, int, int]:
+    """Students and tasks in the study's order, sizes ascending, methods from base to the strongest teacher."""
+    arm, task = key
+    order = ("teacher", "base", "sft", "sft_long", "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
+    students = list(dict.fromkeys(cell.student for cell in cells))
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    teachers = list(dict.fromkeys(cell.teacher for cell in cells))
+    method = order.index(arm.method) if arm.method in order else len(order)
+    of_teacher = arm.method == "teacher"
+    size = -1.0 if arm.size is None else float(arm.size)
+    return (-1 if of_teacher else students.index(arm.student), size, method, teachers.index(arm.teacher),
+            tasks.index(task))  # fmt: skip

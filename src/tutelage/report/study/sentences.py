@@ -1,0 +1,63 @@
+"""Sentences of the study's page: texts with links to the cells they rest on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tutelage.evaluation.metrics import lower_is_better
+from tutelage.evaluation.statistics import Paired
+from tutelage.report.labels import method_name, short
+from tutelage.report.numbers import Tone, interval_text, p_text
+from tutelage.report.study.results import Arm, Result, Study
+
+
+@dataclass(frozen=True)
+class Link:
+    text: str
+    anchor: str
+
+
+Part = str | Link
+
+
+@dataclass(frozen=True)
+class Sentence:
+    parts: tuple[Part, ...]
+    tone: Tone = "unclear"
+
+    @property
+    def text(self) -> str:
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+
+
+def method_label(arm: Arm, study: Study) -> str:
+    """The method, with its teacher where the study has the method with several."""
+    label = method_name(arm.method)
+    if arm.method == "teacher":
+        return f"{label} {short(arm.teacher or arm.student)}"
+    teachers = {a.teacher for a in study.arms if (a.method, a.student) == (arm.method, arm.student)}
+    return f"{label}, teacher {short(arm.teacher)}" if len(teachers) > 1 and arm.teacher else label
+
+
+def value_text(result: Result | None) -> str:
+    """ "43.4 ± 0.5"; "missing" where nothing was evaluated."""
+    if result is None or result.is_missing:
+        return "missing"
+    if math.isnan(result.value):
+        return "unscored"
+    error = "" if math.isnan(result.stderr) else f" ± {number_text(result.stderr, result.metric)}"
+    return f"{number_text(result.value, result.metric)}{error}"
+
+
+def number_text(value: float, metric: str) -> str:
+    """One decimal of a score, three of a loss."""
+    return f"{value:.{3 if lower_is_better(metric) else 1}f}"
+
+
+def linked(result: Result) -> Link:
+    return Link(f"{result.value:.1f}", result.anchor)
+
+
+def evidence_text(versus: Paired) -> str:
+    return f"({interval_text(versus)}, {p_text(versus.p_value)})"

@@ -1,0 +1,188 @@
+"""The study's tables: what stands in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tutelage.evaluation.statistics import Paired
+from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
+from tutelage.report.numbers import difference_text, interval_text
+from tutelage.report.study.results import Arm, Result, Study, largest, paper_value
+from tutelage.report.study.sentences import method_label, value_text
+
+TABLE_2 = ("sft", "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
+NO_RESULT = "–"  # not in the study, which is not the same as missing
+
+
+@dataclass(frozen=True)
+class TableCell:
+    result: Result | None  # None: not in the study
+    versus: Paired | None  # against SFT
+    mark: str  # "*" p < 0.05; "**" after Holm's correction too
+    best: bool
+    paper: float | None
+    row: str  # what stands before it, for narrow screens and for files
+    column: str
+
+    @property
+    def text(self) -> str:
+        return NO_RESULT if self.result is None else value_text(self.result)
+
+    @property
+    def is_missing(self) -> bool:
+        return self.result is not None and self.result.is_missing
+
+    @property
+    def difference(self) -> str:
+        return "" if self.versus is None else f"{difference_text(self.versus)} ({interval_text(self.versus)})"
+
+
+@dataclass(frozen=True)
+class TableLine:
+    heads: tuple[str, ...]
+    cells: tuple[TableCell, ...]
+    opens: bool  # first of a group
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    name: str  # of the files
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    lines: tuple[TableLine, ...]
+    absent: str = ""  # why there is nothing in it
+    groups: tuple[tuple[str, int], ...] = ()  # over the columns
+
+    @property
+    def has_paper(self) -> bool:
+        return any(cell.paper is not None for line in self.lines for cell in line.cells)
+
+
+def build_tables(study: Study) -> list[StudyTable]:
+    """Tables 1 to 3 and the held-out measures if there are any. Makes every comparison with SFT first."""
+    for result in study.results.values():
+        study.versus(result)
+    kept = study.survivors()
+    tables = [_table_1(study, kept), _table_2(study, kept), _table_3(study, kept)]
+    return [*tables, _held_out(study, kept)] if study.held_out else tables
+
+
+def _table_1(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+    columns = _columns(study)
+    lines: list[TableLine] = []
+    sizes: list[int] = []
+    for student in study.students:
+        task = study.general[0] if study.general else ""
+        for size in study.sizes(task, ("seqkd",), student)[-1:]:
+            arms = [arm for arm in study.arms if (arm.student, arm.size) == (student, size)
+                    and arm.method in ("sft", "gkd_sft", "seqkd")]  # fmt: skip
+            sizes.append(size)
+            lines += _group(
+                [_line(study, arm, columns, kept, (short(student), method_label(arm, study))) for arm in arms]
+            )
+    where = f", {size_text(sizes[0])} rows" if len(set(sizes)) == 1 else ""
+    title = f"SFT, GKD and SeqKD at the largest size with SeqKD{where}"
+    absent = "" if lines else "The study has no SeqKD cells."
+    return StudyTable("table1", title, ("student", "method"), _titles(columns), tuple(lines), absent)
+
+
+def _table_3(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+    columns = _columns(study)
+    arms = [arm for arm in study.arms if any((arm, task) in study.results for task in study.general)]
+    lines: list[TableLine] = []
+    for key in dict.fromkeys((arm.student, arm.size) for arm in arms):
+        own = [arm for arm in arms if (arm.student, arm.size) == key]
+        heads = [(short(arm.student), size_text(arm.size) if arm.size else "", method_label(arm, study)) for arm in own]
+        lines += _group([_line(study, arm, columns, kept, head) for arm, head in zip(own, heads, strict=True)])
+    absent = "" if lines else "The study has no general tasks."
+    title = "All students, sizes and methods"
+    return StudyTable("table3", title, ("student", "size", "method"), _titles(columns), tuple(lines), absent)
+
+
+def _held_out(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+    arms = [arm for arm in study.arms if any((arm, task) in study.results for task in study.held_out)]
+    lines = [
+        _line(study, arm, study.held_out, kept, (short(arm.student), size_text(arm.size) if arm.size else "",
+              method_label(arm, study)))
+        for arm in arms
+    ]  # fmt: skip
+    title = "Held-out measures, where lower is better"
+    return StudyTable("held_out", title, ("student", "size", "method"), _titles(study.held_out), tuple(lines))
+
+
+def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+    """Each method at its largest size: synthetic rows for Mix and two stages."""
+    used = {arm.method for arm, task in study.results if task in study.domain}
+    methods = [m for m in TABLE_2 if m in used]
+    columns = [(task, method) for task in study.domain for method in methods]
+    lines = [_teacher_line(study, columns)] if any(arm.method == "teacher" for arm in study.arms) else []
+    for student in study.students:
+        results = {(task, m): largest(study, student, m, task) for task, m in columns}
+        if not any(results.values()):
+            continue
+        best = {task: max(_values(results[task, m] for m in methods), default=None) for task in study.domain}
+        cells = tuple(
+            _cell(study, result, kept, short(student), f"{task_label(task)}, {method_name(method)}",
+                  best=result is not None and result.value == best[task])
+            for (task, method), result in results.items()
+        )  # fmt: skip
+        lines.append(TableLine((short(student),), cells, opens=False))
+    titles = tuple(method_name(method) for _, method in columns)
+    groups = tuple((task_label(task), len(methods)) for task in study.domain)
+    absent = "" if study.domain else "The study has no domain tasks."
+    title = "Domain tasks: SFT, GKD, synthetic data mixed in, and in two stages"
+    return StudyTable("table2", title, ("student",), titles, tuple(lines) if study.domain else (), absent, groups)
+
+
+def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine:
+    cells = []
+    for task, method in columns:
+        own = [r for (arm, t), r in study.results.items() if t == task and arm.method == "teacher"]
+        result = own[0] if own and method == columns[0][1] else None
+        cells.append(_cell(study, result, set(), "Teacher", f"{task_label(task)}, {method_name(method)}"))
+    return TableLine(("Teacher",), tuple(cells), opens=False)
+
+
+def every_cell(study: Study) -> StudyTable:
+    """All results, one a line, for the CSV file alone."""
+    kept = study.survivors()
+    cells = [_cell(study, result, kept, "", task_label(task)) for (_, task), result in study.results.items()]
+    return StudyTable("cells", "Every cell", (), (), tuple(TableLine((), (cell,), opens=False) for cell in cells))
+
+
+def _columns(study: Study) -> tuple[str, ...]:
+    return (*study.general, AVERAGE) if len(study.general) > 1 else study.general
+
+
+def _titles(tasks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(task_label(task) for task in tasks)
+
+
+def _values(results: Iterable[Result | None]) -> list[float]:
+    return [r.value for r in results if r is not None and not math.isnan(r.value)]
+
+
+def _group(lines: list[TableLine]) -> list[TableLine]:
+    return [TableLine(line.heads, line.cells, opens=n == 0) for n, line in enumerate(lines)]
+
+
+def _line(
+    study: Study, arm: Arm, columns: Sequence[str], kept: set[tuple[str, str]], heads: tuple[str, ...]
+) -> TableLine:
+    row = " ".join(head for head in heads if head)
+    cells = tuple(_cell(study, study.get(arm, task), kept, row, task_label(task)) for task in columns)
+    return TableLine(heads, cells, opens=False)
+
+
+def _cell(
+    study: Study, result: Result | None, kept: set[tuple[str, str]], row: str, column: str, best: bool = False
+) -> TableCell:
+    reference = study.reference(result) if result is not None else None
+    versus = study.versus(result)
+    mark = ""
+    if result is not None and reference is not None and versus is not None and versus.p_value < 0.05:
+        mark = "**" if (result.anchor, reference.anchor) in kept else "*"
+    return TableCell(result, versus, mark, best, paper_value(study, result), row, column)

@@ -1,0 +1,51 @@
+"""One rank as a program: `python -m tutelage.runs.one_rank FOLDER`. `ranks.py` starts it and reads how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Interrupted
+from tutelage.runs.ranks import die_with_parent
+
+
+def main(folder: Path) -> None:
+    """One rank."""
+    run, worker = pickle.loads((folder / "run.pickle").read_bytes())  # written by `do_apart`, for this process alone
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    die_with_parent(worker, worker if world > 1 else None)
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    from tutelage.common.files import write_atomically
+    from tutelage.runs.do_run import do_run
+
+    kind, line = "done", ""
+    try:
+        if run.device == "cuda":
+            import torch
+
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where "cuda" is, from now on
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if rank == 0 else nowhere):
+            do_run(run, write=rank == 0)
+    except Interrupted as error:
+        kind, line = "Interrupted", str(error)
+    except TutelageError as error:
+        kind, line = "TutelageError", str(error)
+    except Exception as error:  # a mistake of ours: its traceback goes into the log, its first line to the worker
+        kind, line = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
+        traceback.print_exc()
+    said = {"rank": rank, "kind": kind, "line": line, "time": time.time()}
+    write_atomically(folder / f"said-{rank}.json", json.dumps(said))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if kind in ("done", "Interrupted") else 1)  # not by way of a process group that a dead rank left hanging
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,147 @@
+"""A recipe's search: every stage that asks for it tries the grid with the first seed, on a task of development data.
+
+Nothing waits for a search that it does not need: while one stage's points are tried, all that is settled goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+from tutelage.recipe.load import data_names, default_student, made_by
+from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
+from tutelage.runs.planner import Planner
+from tutelage.runs.run import Run, with_parents
+
+
+class Search:
+    """`open` are the stages whose best point is not known yet; it is noted in `planner.choices`."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        asked = [] if planner.recipe.search is None else planner.recipe.stages
+        self.open = [s.name for s in asked if isinstance(s, TrainStage) and s.search]
+        self.order = list(self.open)
+        self.trials: dict[str, list[tuple[dict[str, Any], Run]]] = {}
+        self.waited_for: dict[str, int] = {}  # fingerprint of a trial: how many stages cannot be planned before it
+        self._known: list[Run] | None = None
+
+    def known(self) -> list[Run]:
+        """All runs whose settings are known by now, trials first. Asked again when more are done it may know more."""
+        while self._plan_trials() or self._choose() or self._known is None:
+            self._known = [run for points in self.trials.values() for _, run in points]
+            self._known += trained(self.planner, self._settled)
+            self._known += [run for subject, _, run in evaluations(self.planner, self._settled)]
+        return self._known
+
+    def expected(self) -> int:
+        """How many runs there will be in the end: as many as if the first point were always the best."""
+        guess = Search(Planner(self.planner.recipe, self.planner.base, self.planner.root, marks=self.planner.marks))
+        while guess.open:
+            guess._plan_trials()
+            guess._choose(guessing=True)
+        return len(with_parents(guess.known()))
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """Each point that was tried: stage, settings, value, and whether it was chosen."""
+        points = []
+        for name in self.order:
+            for settings, run in self.trials[name]:
+                chosen = settings == self.planner.choices[name]
+                points.append(
+                    {"stage": name, **settings, "value": _headline(self.planner, name, run), "chosen": chosen}
+                )
+        return points
+
+    def _settled(self, name: str) -> bool:
+        """Whether all that decides over a model is known: its stage's point, and those of what it builds on."""
+        source = self.planner.recipe.student if name == "base" else name
+        names = {source} | ancestors(self.planner, source) if isinstance(source, str) else set()
+        return not names & set(self.open)
+
+    def _plan_trials(self) -> bool:
+        new = [n for n in self.open if n not in self.trials and not ancestors(self.planner, n) & set(self.open)]
+        task, seed = {n: search_task(self.planner, n) for n in new}, self.planner.recipe.seeds[0]
+        for n in new:
+            self.trials[n] = [(s, self.planner.evaluation(n, task[n], seed, s)) for s in _grid(self.planner, n)]
+            waiting = sum(n in ancestors(self.planner, stage) for stage in self.planner.stages)
+            self.waited_for |= {run.fingerprint: waiting for _, run in self.trials[n]}
+        return bool(new)
+
+    def _choose(self, guessing: bool = False) -> bool:
+        """Note the best point of every stage whose trials are all done; of equal ones the first."""
+        tried = [n for n in self.open if n in self.trials and (guessing or all(run.done for _, run in self.trials[n]))]
+        for name in tried:
+            values = [0.0 if guessing else _headline(self.planner, name, run) for _, run in self.trials[name]]
+            best = max(range(len(values)), key=lambda i: (-1.0 if values[i] is None else values[i], -i))
+            self.planner.choices[name] = self.trials[name][best][0]
+            self.open.remove(name)
+        return bool(tried)
+
+
+def trained(planner: Planner, settled: Callable[[str], bool] = lambda _: True) -> list[Run]:
+    """The runs of all stages that make something, for every seed."""
+    made = [s.name for s in planner.recipe.stages if not isinstance(s, EvaluateStage) and settled(s.name)]
+    return [planner.stage_run(name, seed) for name in made for seed in planner.recipe.seeds]
+
+
+def evaluations(planner: Planner, settled: Callable[[str], bool] = lambda _: True) -> list[tuple[str, str, Run]]:
+    """(subject, task, run) for every evaluate stage, in table order."""
+    out, seen = [], set()
+    for stage in planner.recipe.stages:
+        if not isinstance(stage, EvaluateStage):
+            continue
+        for subject, task, seed in product(filter(settled, stage.models), stage.tasks, planner.recipe.seeds):
+            run = planner.evaluation(subject, task, seed)
+            if run.folder not in seen:
+                seen.add(run.folder)
+                out.append((subject, task, run))
+    return out
+
+
+def search_task(planner: Planner, name: str) -> str:
+    """The task that decides over a stage's settings."""
+    stage = planner.stages[name]
+    assert planner.recipe.search is not None
+    assert isinstance(stage, TrainStage)
+    asked = stage.search
+    return asked if isinstance(asked, str) else planner.recipe.search.task
+
+
+def _headline(planner: Planner, name: str, run: Run) -> float | None:
+    metric = planner.recipe.tasks[search_task(planner, name)].headline_metric
+    return json.loads((run.folder / "result.json").read_text())["metrics"][metric]["value"]
+
+
+def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
+    assert planner.recipe.search is not None
+    grid = dict(planner.recipe.search.grid)
+    fixed = planner.settings(name)  # `epochs_of` settles the epochs, and the grid then has no say in them
+    grid = {k: v for k, v in grid.items() if k not in fixed}
+    return [fixed | dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def ancestors(planner: Planner, name: str) -> set[str]:
+    """Stages whose settings must be known before stage `name` can be planned."""
+    stage = planner.stages.get(name)
+    names: list[str] = []
+    if isinstance(stage, TrainStage):
+        names = [stage.student or default_student(planner.recipe, name), *stage.epochs_of]
+        names += [] if isinstance(stage, SftStage) else [stage.teacher]
+        for data in data_names(stage, planner.training(name, {})):
+            section = planner.recipe.data.get(data)
+            maker = data if section is None else made_by(section.path)
+            names += [] if maker is None else [maker]
+    elif isinstance(stage, SynthesizeStage):
+        names = [stage.generator, stage.annotator]
+    elif isinstance(stage, PruneStage):
+        names = [stage.model]
+    found: set[str] = set()
+    for other in names:
+        source = planner.recipe.student if other == "base" else other
+        if isinstance(source, str) and source in planner.stages:
+            found |= {source} | ancestors(planner, source)
+    return found

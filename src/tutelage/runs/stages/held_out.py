@@ -1,0 +1,106 @@
+"""Runs that only studies have: a benchmark answered by a model, and the loss on held-out rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from tutelage.common.types import MicroBatch, TokenSequence
+from tutelage.data.batch import make_micro_batches
+from tutelage.data.teacher_prompts import align
+from tutelage.evaluation.records import ExampleRecord, write_records
+from tutelage.evaluation.tasks import prompt_text
+from tutelage.loss.objective import CrossEntropy, Divergence
+from tutelage.models.load import LoadedModel, load_model
+from tutelage.models.vocabulary import check_vocabularies
+from tutelage.recipe.study import HeldOutTask
+from tutelage.runs.run import Run
+from tutelage.runs.stages.encode import encoded
+from tutelage.teachers.local import Teacher
+
+
+def measure_held_out(run: Run) -> dict[str, Any]:
+    """`loss`, and with a teacher `kl` = KL(teacher ‖ model): nats a response token, lower is better.
+
+    An example's score is its mean over tokens; the result is the mean over all tokens, as training sees it.
+    """
+    spec: HeldOutTask = run.spec
+    kind = torch.bfloat16 if run.device == "cuda" else torch.float32
+    loaded = load_model(run.models["model"], run.device, kind)
+    teacher = load_model(run.models["teacher"], run.device, kind) if "teacher" in run.models else None
+    data = encoded(run, spec.data, loaded, spec.max_length)
+    sequences = data.sequences
+    if teacher is not None:
+        check_vocabularies(teacher.tokenizer, loaded.tokenizer)
+        sequences = align(sequences, data.conversations, loaded.template, teacher.template)
+    sums = _losses(loaded, teacher, sequences, spec.tokens_per_micro_batch)
+    names = ["loss"] if teacher is None else ["loss", "kl"]
+    records = []
+    for sequence in sequences:
+        conversation, (tokens, *values) = data.conversations[sequence.index], sums[sequence.index]
+        scores: dict[str, float | None] = {name: v / tokens for name, v in zip(names, values, strict=False)}
+        said = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        records.append(
+            ExampleRecord(
+                id=conversation.id,
+                prompt=prompt_text(conversation.prompt),
+                response=conversation.response or "",
+                references=(),
+                scores=scores,
+                answer=None,
+                reason=f"{said} nats a token over {int(tokens)} tokens of the row's own response",
+                finished=True,
+                tokens=int(tokens),
+            )
+        )
+    write_records(run.folder, records)
+    return {
+        "kind": run.kind,
+        "stage": run.stage,
+        "task": run.task,
+        "model": run.subject,
+        "seed": run.seed,
+        "n": len(records),
+        "unscored": 0,
+        "headline": "loss",
+        "metrics": {name: _token_mean(records, name) for name in names},
+        "cut": 0,
+        "mean_tokens": sum(record.tokens for record in records) / len(records),
+    }
+
+
+@torch.no_grad()
+def _losses(
+    loaded: LoadedModel, teacher: LoadedModel | None, sequences: list[TokenSequence], budget: int
+) -> dict[int, list[float]]:
+    """By row: response tokens, summed cross-entropy, summed KL(teacher ‖ model)."""
+    from tutelage.models.language_model import LanguageModel
+
+    module = LanguageModel(loaded.model).eval()
+    device = next(loaded.model.parameters()).device
+    taught = None if teacher is None else Teacher(teacher, loaded.template.end_of_turn_id)
+    objective = CrossEntropy() if taught is None else Divergence(0.0)
+    pad = loaded.tokenizer.pad_token_id or 0
+    out: dict[int, list[float]] = {}
+    for made in make_micro_batches(sequences, [1.0] * len(sequences), budget, not loaded.packed, pad):
+        batch: MicroBatch = made.to(device)
+        _, stats = module(batch, objective, None if taught is None else taught.signal(batch))
+        values = [torch.ones_like(stats.cross_entropy), stats.cross_entropy]
+        values += [] if stats.forward_kl is None else [stats.forward_kl]
+        totals = torch.zeros(len(batch.indices), len(values), dtype=torch.float64, device=device)
+        totals.index_add_(0, batch.rows, torch.stack(values, 1).double())
+        out |= dict(zip(batch.indices, totals.tolist(), strict=True))
+    return out
+
+
+def _token_mean(records: list[ExampleRecord], name: str) -> dict[str, float | None]:
+    """Mean over tokens and its standard error over examples (of a ratio of means)."""
+    values = [(record.scores[name] or 0.0, record.tokens) for record in records]
+    tokens = sum(count for _, count in values)
+    mean = sum(value * count for value, count in values) / tokens
+    n = len(values)
+    spread = sum((count * (value - mean)) ** 2 for value, count in values)
+    error = math.sqrt(spread * n / (n - 1)) / tokens if n > 1 else None
+    return {"value": mean, "stderr": error}

@@ -1,0 +1,37 @@
+"""The `prune` stage: a model with fewer layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tutelage.common.progress import progress
+from tutelage.common.types import TokenSequence
+from tutelage.models.files import save_model
+from tutelage.models.load import load_model
+from tutelage.models.prune import choose_layers, perplexity, prune_layers
+from tutelage.models.sharding import decoder_layers
+from tutelage.runs.run import Run
+from tutelage.runs.stages.encode import encoded
+
+
+def prune(run: Run) -> dict[str, Any]:
+    config, device = run.spec.prune, torch.device(run.device)
+    loaded = load_model(run.models["model"], device, torch.float32)
+    total = len(decoder_layers(loaded.model))
+    calibration: list[TokenSequence] = []
+    result: dict[str, Any] = {"kind": "prune", "stage": run.stage, "seed": run.seed, "layers": total}
+    if config.calibration is not None:
+        calibration = encoded(run, config.calibration, loaded, 1024).sequences[: config.calibration_rows]
+    with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
+        if calibration:
+            result["perplexity_before"] = perplexity(loaded, calibration, device)
+        with progress(f"{run.stage}: choosing layers", total - (config.layers or total)) as bar:
+            keep = choose_layers(config, loaded, calibration, device, bar.advance)
+        prune_layers(loaded.model, keep)
+        result["keep"] = keep
+        if calibration:
+            result["perplexity_after"] = perplexity(loaded, calibration, device)
+    save_model(loaded.model, loaded.tokenizer, run.folder / "model", loaded.template.text)
+    return result

@@ -1,0 +1,202 @@
+"""A training run: load, tokenise, put the job together, train, save. And the teacher's answers for SeqKD before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import torch
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
+from tutelage.common.interrupt import stop_requests
+from tutelage.common.types import Conversation, TokenSequence
+from tutelage.data.teacher_prompts import align, same_rendering, teacher_view
+from tutelage.loss.objective import CrossEntropy, Divergence, Objective
+from tutelage.models.files import save_model
+from tutelage.models.load import LoadedModel, compute_type, load_model
+from tutelage.models.sharding import many_ranks, plain_copy
+from tutelage.models.vocabulary import check_vocabularies, head_notice
+from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
+from tutelage.runs.run import Run
+from tutelage.runs.stages.encode import Encoded, encoded
+from tutelage.sampling.make_sampler import make_sampler
+from tutelage.teachers.local import Teacher
+from tutelage.training.job import Job
+from tutelage.training.methods import METHODS
+from tutelage.training.on_policy import RolloutPlan
+from tutelage.training.teacher_answers import answered, read_answers, retokenised
+from tutelage.training.trainer import Trainer
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train the run's student to the end and save it."""
+    training = run.training
+    assert training is not None
+    sharded = training.shard and _ranks_met(run)
+    compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
+    student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
+    teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
+    sections = {name: _aligned(encoded(run, name, student, training.max_length), student, teacher) for name in run.data}
+    if teacher is not None:
+        _check_tokens(sections, teacher)
+    reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
+    validation = sections[training.validation].sequences if training.validation else []
+    names = [run.spec.data] if isinstance(run.spec.data, str) else list(run.spec.data)
+    examples = _joined([sections[name] for name in names])
+    if isinstance(run.spec, SeqkdStage):
+        examples, reports["answers"] = _taught(run, student, examples, names, sections)
+    trainer = Trainer(_job(run, student, teacher, examples, validation))
+    if trainer.rank == 0:
+        write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
+    before = trainer.validate() if validation else None
+    with stop_requests():  # the last steps have no checkpoint: once they are done the model is saved, come what may
+        last = trainer.run()
+        after = trainer.validate() if validation else None
+        model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
+        if trainer.rank == 0:
+            save_model(model, student.tokenizer, run.folder / "model", student.template.text)
+    result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
+    if before is not None and after is not None:
+        result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
+        result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+    return result
+
+
+def _ranks_met(run: Run) -> bool:
+    """Whether there are ranks to shard over; they know each other from here on."""
+    if not many_ranks():
+        print(f"{run.stage}: `shard: true` does nothing on one rank: --gpus-per-run sets their number", flush=True)
+        return False
+    from accelerate import PartialState
+
+    PartialState(cpu=run.device == "cpu")
+    return True
+
+
+def _joined(parts: list[Encoded]) -> list[TokenSequence]:
+    """Rows of several data sets stay apart: a row's number keys its chance to be on policy."""
+    out: list[TokenSequence] = []
+    offset = 0
+    for part in parts:
+        out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
+        offset += len(part.conversations)  # not of sequences: rows that are too long keep their number
+    return out
+
+
+def _aligned(section: Encoded, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
+    if teacher is None:
+        return section
+    sequences = align(section.sequences, section.conversations, student.template, teacher.template)
+    return dataclasses.replace(section, sequences=sequences)
+
+
+def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:
+    """A student may have tokens that were added after the teacher's: the teacher must not meet them."""
+    known = teacher.model.get_input_embeddings().weight.shape[0]
+    for name, section in sections.items():
+        for sequence in section.sequences:
+            highest = int(teacher_view(sequence).ids.max())
+            if highest >= known:
+                raise TutelageError(
+                    f"data.{name}: {section.conversations[sequence.index].source}: has token {highest} of the student, "
+                    f"and the teacher knows only {known}: choose a teacher with the same tokens, or another "
+                    "`chat_template` for the student"
+                )
+
+
+def _taught(
+    run: Run, student: LoadedModel, examples: list[TokenSequence], names: list[str], sections: dict[str, Encoded]
+) -> tuple[list[TokenSequence], dict[str, Any]]:
+    """The examples (of the sections `names`, in turn) with the teacher's answers, and what there was of them."""
+    from transformers import AutoTokenizer
+
+    (parent,) = (p for p in run.parents if p.kind == "answers")
+    answers = read_answers(parent.folder)
+    result = json.loads((parent.folder / "result.json").read_text())
+    ends = result["teacher_ends"]
+    teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
+    conversations: list[Conversation] = []
+    offsets: dict[str, int] = {}  # answers are numbered through the sections as they were written, each of them once
+    for name in parent.data:
+        offsets[name] = len(conversations)
+        conversations += sections[name].conversations
+    rows = [offsets[name] + sequence.index for name in names for sequence in sections[name].sequences]
+    try:
+        check_vocabularies(teacher, student.tokenizer)
+    except TutelageError:
+        print(f"{run.stage}: the teacher's tokenizer is another: its answers are taken as text", flush=True)
+        answers, ends = retokenised(answers, student.template, conversations), [student.template.end_of_turn_id]
+    assert run.training is not None
+    out = answered(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
+    return out, {"samples": sum(int(s.weight) for s in out), "distinct": len(out), "cut": sum(s.cut for s in out)}
+
+
+def _job(
+    run: Run,
+    student: LoadedModel,
+    teacher: LoadedModel | None,
+    examples: list[TokenSequence],
+    validation: list[TokenSequence],
+) -> Job:
+    stage, training = run.spec, run.training
+    assert training is not None
+    objective: Objective = CrossEntropy()
+    rollouts, sampler = None, None
+    if isinstance(stage, DistillStage | MethodStage):
+        known = None if teacher is None else teacher.model.get_input_embeddings().weight.shape[0]
+        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length, known)
+        if stage.on_policy > 0.0:
+            half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
+            sampler = make_sampler(student, stage.sampling, dtype=half, longest=training.max_length, training=True)
+    if isinstance(stage, DistillStage):
+        beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
+        objective = Divergence(beta, stage.temperature)
+    job = Job(
+        student=student,
+        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id),
+        objective=objective,
+        examples=examples,
+        validation=validation,
+        rollouts=rollouts,
+        sampler=sampler,
+        config=training,
+        seed=run.seed,
+        folder=run.folder,
+        fingerprint=run.fingerprint,
+        title=f"{run.stage} (seed {run.seed})",
+    )
+    if not isinstance(stage, MethodStage):
+        return job
+    try:
+        return METHODS[stage.method](job, stage.options)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        # an option that the method does not have, or lacks
+        raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/extend.md") from error
+
+
+def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
+    """The teacher in the compute type: it is frozen, so nothing is gained by keeping it wider."""
+    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
+    kind = torch.float32 if wide else torch.bfloat16
+    loaded = load_model(run.models["teacher"], run.device, kind, sharded)
+    notices = [
+        check_vocabularies(loaded.tokenizer, student.tokenizer),
+        head_notice(loaded.model, student.model),
+    ]
+    if loaded.packed != student.packed:
+        raise TutelageError(
+            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
+        )
+    if not same_rendering(student.template, loaded.template):
+        notices.append(
+            "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
+            "the student's response tokens"
+        )
+    for notice in filter(None, notices):
+        print(f"{run.stage}: {notice}", flush=True)
+    return loaded

@@ -1,0 +1,6 @@
+"""Writing responses: our engine and vLLM behind one protocol, `Sampler`."""
+
+from tutelage.sampling.make_sampler import make_sampler
+from tutelage.sampling.sampler import Sampler
+
+__all__ = ["Sampler", "make_sampler"]

@@ -1,0 +1,48 @@
+"""The sampler that a `sampling` section asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tutelage.common.errors import TutelageError
+from tutelage.models.load import LoadedModel
+from tutelage.recipe.sections import SamplingConfig
+from tutelage.sampling.sampler import Sampler
+from tutelage.sampling.torch_sampler import TorchSampler
+
+
+def make_sampler(
+    loaded: LoadedModel,
+    sampling: SamplingConfig,
+    *,
+    more_ends: Sequence[int] = (),
+    dtype: torch.dtype | None = None,
+    longest: int | None = None,
+    training: bool = False,
+) -> Sampler:
+    """A sampler of `loaded` in `dtype` (default: the model's own) that also stops at the ids `more_ends`.
+
+    `longest`: tokens of the longest prompt and response together, where known; vLLM plans its memory with it.
+    `training`: the model is being trained in the same process, so the sampler gives memory back between two calls.
+    Raises TutelageError where vLLM is asked for and there is no CUDA device, or it is not installed.
+    """
+    ends = (*loaded.template.end_of_turn_ids, *more_ends)
+    if sampling.backend == "torch":
+        return TorchSampler(loaded.model, ends, loaded.packed, sampling.batch_size, dtype)
+    if next(loaded.model.parameters()).device.type != "cuda":
+        raise TutelageError("sampling.backend: vllm needs a CUDA device; set it to torch")
+    from tutelage.sampling.vllm_sampler import VllmSampler
+
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 4_096
+    return VllmSampler(
+        loaded.model,
+        ends,
+        loaded.packed,
+        max_length=min(int(context), longest or int(context)),
+        batch_size=sampling.batch_size,
+        memory=sampling.memory,
+        temperature=sampling.temperature or 1.0,
+        sleep=training,
+    )

@@ -1,0 +1,106 @@
+"""Decoding for architectures that need transformers' own masks and caches: padded on the left, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.types import Sample
+from tutelage.models.language_model import language_model_head
+from tutelage.sampling.draw_token import choose, uniform_table
+
+
+@torch.no_grad()
+def decode_padded(
+    model: Any,
+    ends: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    batch_size: int,
+    ended: Callable[[Mapping[int, Sample]], None] | None = None,
+) -> list[Sample]:
+    """One sample a prompt. Batches hold prompts of like length, the longest first."""
+    out: dict[int, Sample] = {}
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = _Batch(model, [list(prompts[i]) for i in chosen])
+        samples = batch.decode(ends, [seeds[i] for i in chosen], max_new_tokens, temperature, top_p)
+        done = dict(zip(chosen, samples, strict=True))
+        out |= done
+        if ended is not None:
+            ended(done)
+    return [out[i] for i in range(len(prompts))]
+
+
+class _Batch:
+    def __init__(self, model: Any, prompts: list[list[int]]) -> None:
+        from transformers import DynamicCache
+
+        self.model, self.decoder, self.head = model, model.get_decoder(), language_model_head(model)
+        self.device = next(model.parameters()).device
+        width = max(len(p) for p in prompts)
+        self.ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.device)
+        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        self.lengths = self.mask.sum(-1)
+        self.cache: Any = DynamicCache(config=model.config)
+
+    def decode(
+        self, ends: Sequence[int], seeds: Sequence[int], limit: int, temperature: float, top_p: float
+    ) -> list[Sample]:
+        end_ids = torch.tensor(tuple(ends) or (-1,), device=self.device)
+        uniforms = uniform_table(seeds, limit).to(self.device)
+        rows = torch.arange(len(seeds), device=self.device)  # the rows that are still computed
+        finished = torch.zeros(len(seeds), dtype=torch.bool, device=self.device)
+        written = torch.full((len(seeds),), limit, device=self.device)
+        tokens = torch.zeros((len(seeds), limit), dtype=torch.int64, device=self.device)
+        logprobs = torch.zeros((len(seeds), limit), dtype=torch.float32, device=self.device)
+        hidden = self._run(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        self._check_cache()
+        for step in range(limit):
+            chosen, logprob = choose(hidden, self.head, uniforms[rows, step], temperature, top_p)
+            tokens[rows, step], logprobs[rows, step] = chosen, logprob
+            done = torch.isin(chosen, end_ids) & ~finished[rows]
+            written[rows] = torch.where(done, step + 1, written[rows])
+            finished[rows] |= done
+            live = ~finished[rows]
+            if step + 1 == limit or not bool(live.any()):
+                break
+            if int(live.sum()) <= len(rows) - max(1, len(rows) // 8):  # dropping rows copies the cache
+                keep = live.nonzero().squeeze(-1)
+                rows, chosen = rows[keep], chosen[keep]
+                self.mask, self.lengths = self.mask[keep], self.lengths[keep]
+                self.cache.reorder_cache(keep)  # the one selection that linear attention has too (Qwen 3.5, LFM 2)
+            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+            hidden = self._run(chosen[:, None], self.lengths[:, None])
+            self.lengths = self.lengths + 1
+        columns = (x.tolist() for x in (tokens, logprobs, written, finished))
+        return [Sample(tuple(t[:n]), tuple(p[:n]), done) for t, p, n, done in zip(*columns, strict=True)]
+
+    def _check_cache(self) -> None:
+        """Some keep their state elsewhere, and without it every token would be drawn from the last one alone."""
+        held = [x for layer in self.cache.layers for x in vars(layer).values()]
+        tensors = [x for group in held for x in (group.values() if isinstance(group, dict) else (group,))]
+        if not any(isinstance(x, Tensor) for x in tensors):
+            raise TutelageError(
+                f"{type(self.model).__name__} does not keep its state in transformers' cache, so it cannot be "
+                "sampled from: use a model of another architecture, or `on_policy: 0`"
+            )
+
+    def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
+        out = self.decoder(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return out.last_hidden_state[:, -1]

@@ -1,0 +1,146 @@
+"""How far a study is, in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.metrics_log import read_metrics
+from tutelage.runs.cost.cost_model import CostModel
+from tutelage.runs.cost.facts import machine
+from tutelage.runs.run import Run
+from tutelage.runs.store import Store
+from tutelage.runs.worker import ERROR_FILE
+from tutelage.study.plan import StudyPlan, kind_of
+from tutelage.study.plan_text import duration
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where one run stands. `state`: done, running, failed, waiting (for a failed one) or todo."""
+
+    run: Run
+    state: str
+    done: int = 0  # optimizer steps, while it runs
+    total: int = 0
+    eta: float | None = None  # seconds, from its own speed
+    error: str = ""
+
+
+def study_status(plan: StudyPlan) -> list[RunState]:
+    """Every run of the plan, parents before children. Looks at files only."""
+    from tutelage.runs.lock import is_held
+
+    states: list[RunState] = []
+    stopped: set[str] = set()
+    for run in plan.runs:
+        lock, error = run.folder / "lock", run.folder / ERROR_FILE
+        if run.done:
+            states.append(RunState(run, "done"))
+        elif lock.is_file() and is_held(lock):
+            states.append(_running(run, lock))
+        elif error.is_file():
+            stopped.add(run.fingerprint)
+            lines = error.read_text().strip().splitlines() or ["no reason is known"]
+            states.append(RunState(run, "failed", error=lines[-1]))
+        elif any(parent.fingerprint in stopped for parent in run.parents):
+            stopped.add(run.fingerprint)
+            states.append(RunState(run, "waiting"))
+        else:
+            states.append(RunState(run, "todo"))
+    return states
+
+
+def _running(run: Run, lock: Path) -> RunState:
+    """Steps done of all, and the time left by the speed since this process took the run."""
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    data = run.folder / "data.json"
+    if run.training is None or not lines or not data.is_file():
+        return RunState(run, "running")
+    reports = json.loads(data.read_text())
+    names = [name for name in run.data if name != run.training.validation] or list(run.data)
+    rows = sum(reports.get(name, {}).get("rows", 0) for name in names) * getattr(run.spec, "samples_per_prompt", 1)
+    steps = -(-rows // run.training.batch_size) * run.training.epochs
+    total = run.training.max_steps or steps
+    done = int(lines[-1]["step"])
+    times = [line["seconds"] for line in lines[-20:] if "seconds" in line]
+    eta = (total - done) * sum(times) / len(times) if times else None
+    return RunState(run, "running", done, total, eta)
+
+
+def status_lines(plan: StudyPlan, states: list[RunState]) -> list[str]:
+    """A status for people: totals, then what runs, what failed and why, what is left by kind."""
+    count = Counter(state.state for state in states)
+    out = [
+        f"{plan.config.name}: {count['done']} of {len(states)} runs done, {count['running']} running, "
+        f"{count['failed']} failed, {count['waiting']} waiting for failed ones, {count['todo']} to do"
+    ]
+    left = _time_left(states)
+    if left is not None:
+        out.append(f"about {duration(left)} of work left, by what is done so far, one run at a time")
+    for state in states:
+        if state.state == "running":
+            steps = f" step {state.done} of {state.total}" if state.total else ""
+            eta = f", about {duration(state.eta)} left" if state.eta is not None else ""
+            out.append(f"  running  {state.run.folder.name}{steps}{eta}")
+    out += [f"  failed   {s.run.folder.name}: {s.error}" for s in states if s.state == "failed"]
+    todo = Counter(kind_of(state.run) for state in states if state.state in ("todo", "waiting"))
+    if todo:
+        out.append("  to do    " + ", ".join(f"{number} {kind}" for kind, number in todo.items()))
+    return out
+
+
+def status_json(plan: StudyPlan, states: list[RunState]) -> dict[str, Any]:
+    runs = [
+        {
+            "folder": s.run.folder.name,
+            "stage": s.run.stage,
+            "kind": kind_of(s.run),
+            "state": s.state,
+            "step": s.done or None,
+            "steps": s.total or None,
+            "eta_seconds": s.eta,
+            "error": s.error or None,
+        }
+        for s in states
+    ]
+    return {"study": plan.config.name, "counts": dict(Counter(s.state for s in states)), "runs": runs}
+
+
+def watch(plan: StudyPlan, every: float = 5.0, store: Store | None = None) -> None:
+    """The status again and again, until nothing is left to do or somebody stops it."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(), refresh_per_second=4) as live:
+        while True:
+            if store is not None:
+                store.settle(plan.runs)
+            states = study_status(plan)
+            live.update(Text("\n".join(status_lines(plan, states))))
+            if not any(state.state in ("running", "todo") for state in states):
+                return
+            time.sleep(every)
+
+
+def _time_left(states: list[RunState]) -> float | None:
+    """What is left, each kind of run at the mean of those done, scaled by the cost model where it knows better."""
+    model = CostModel(machine("H100"))
+    spent, planned = 0.0, 0.0
+    left = 0.0
+    for state in states:
+        cost = model.cost(state.run)
+        hours = cost.hours if cost is not None else 0.0
+        if state.state == "done":
+            spent += json.loads((state.run.folder / "result.json").read_text()).get("seconds", 0.0)
+            planned += 3600 * hours
+        elif state.state == "running" and state.eta is not None:
+            left += state.eta
+        elif state.state != "failed":
+            left += 3600 * hours
+    return left * spent / planned if planned and left else None

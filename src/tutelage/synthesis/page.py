@@ -1,0 +1,116 @@
+"""One page that shows what a synthesis made: rows, rejects, lengths, similarity, and variety beside the gold set's.
+
+Nothing on it runs or is fetched, and all text is escaped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from tutelage.common.files import write_atomically
+from tutelage.common.html import page_template
+from tutelage.synthesis.blocks import answer_of, input_of, read_rows
+from tutelage.synthesis.prompts import Demonstration, Frame
+from tutelage.synthesis.variety import hashes_of, nearest, variety_of
+from tutelage.synthesis.words import words
+
+SHOWN = 50
+_SHOWN_REJECTS = 3  # of each reason
+_COMPARED = 1000  # texts of each side for similarity and variety, which grow with the number of texts
+
+_BINS = 12
+
+
+@dataclass(frozen=True)
+class Bar:
+    label: str
+    gold: float  # 0..1 of its side
+    new: float
+
+
+def build_page(
+    folder: Path, title: str, gold: Sequence[Demonstration], frame: Frame, result: dict[str, Any], seed: int = 0
+) -> tuple[Path, dict[str, Any]]:
+    """Write `sample.html` into the folder of a finished synthesis. Returns its path and the variety figures."""
+    accepted, rejected = read_rows(folder, "accepted"), read_rows(folder, "rejected")
+    inputs = [input_of(row, frame) for row in accepted]
+    answers = [answer_of(row) or "" for row in accepted]
+    count = min(_COMPARED, len(gold), len(inputs))
+    sides = {
+        "gold": [gold[i].input for i in _some(len(gold), count, seed)],
+        "synthetic": [inputs[i] for i in _some(len(inputs), count, seed)],
+    }
+    variety = {side: variety_of(texts) for side, texts in sides.items()} | {"texts_compared": count}
+    hashes = {side: hashes_of(texts) for side, texts in sides.items()}
+    similarity = {
+        "gold to other gold": nearest(hashes["gold"], None),
+        "synthetic to other synthetic": nearest(hashes["synthetic"], None),
+        "synthetic to gold": nearest(hashes["synthetic"], hashes["gold"]),
+    }
+    page = page_template("tutelage.synthesis", "page.html.j2")
+    html = page.render(
+        title=title,
+        result=result,
+        frame=frame,
+        rows=[_shown(accepted[i], frame) for i in _some(len(accepted), SHOWN, seed)],
+        reasons=_reasons(rejected, frame),
+        attempts=max(1, result["attempts"]),
+        lengths=[
+            ("Words of an input", _histogram([row.input for row in gold], inputs)),
+            ("Words of an answer", _histogram([row.output for row in gold], answers)),
+        ],
+        similarity=[(name, _similarity_bars(values)) for name, values in similarity.items()],
+        variety=variety,
+    )
+    return write_atomically(folder / "sample.html", html), variety
+
+
+def _some(total: int, count: int, seed: int) -> list[int]:
+    """`count` places out of `total`, in order, drawn by the seed."""
+    return sorted(Random(seed).sample(range(total), min(count, total)))
+
+
+def _shown(row: dict[str, Any], frame: Frame) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "input": input_of(row, frame),
+        "answer": answer_of(row),
+        "detail": row["verdict"]["detail"],
+        "nearest": row["verdict"]["nearest"],
+    }
+
+
+def _reasons(rejected: list[dict[str, Any]], frame: Frame) -> list[dict[str, Any]]:
+    """Most frequent first, each with its first rows."""
+    counts = Counter(row["verdict"]["reason"] for row in rejected)
+    return [
+        {
+            "reason": reason.replace("_", " "),
+            "count": count,
+            "rows": [_shown(row, frame) for row in rejected if row["verdict"]["reason"] == reason][:_SHOWN_REJECTS],
+        }
+        for reason, count in counts.most_common()
+    ]
+
+
+def _histogram(gold: Sequence[str], new: Sequence[str]) -> list[Bar]:
+    """Shares of both sides by number of words; the last bar holds the longest hundredth."""
+    sides = [np.array([len(words(text)) for text in texts] or [0]) for texts in (gold, new)]
+    top = max(float(np.quantile(side, 0.99)) for side in sides)
+    step = max(1, round(top / _BINS))
+    edges = [*range(0, step * _BINS, step)]
+    shares = [np.bincount(np.minimum(side // step, _BINS - 1), minlength=_BINS) / len(side) for side in sides]
+    labels = [*(f"{low}–{low + step - 1}" if step > 1 else str(low) for low in edges[:-1]), f"{edges[-1]}+"]
+    return [Bar(label, float(a), float(b)) for label, a, b in zip(labels, *shares, strict=True)]
+
+
+def _similarity_bars(values: np.ndarray) -> list[tuple[str, float]]:
+    shares = np.histogram(values, bins=10, range=(0.0, 1.0))[0] / max(1, len(values))
+    return [(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", float(share)) for i, share in enumerate(shares)]

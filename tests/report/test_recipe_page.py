@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fake_run import make_run
+from pages import HOSTILE, Page
+
+from tutelage.evaluation.records import ExampleRecord
+from tutelage.report.numbers import difference_text, interval_text
+from tutelage.report.recipe.page import build_report
+from tutelage.report.recipe.pairs import pairs_of
+from tutelage.report.recipe.tables import build_tables
+
+
+def hostile(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+    return [
+        dataclasses.replace(
+            record, id=f"{n}{HOSTILE}", prompt=HOSTILE, response=HOSTILE, references=(HOSTILE,), reason=HOSTILE
+        )
+        for n, record in enumerate(records)
+    ]
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    manifest = make_run(tmp_path_factory.mktemp("hostile"), count=5, change=hostile)
+    manifest |= {"recipe": HOSTILE, "description": HOSTILE, "facts": [{"label": HOSTILE, "value": HOSTILE}]}
+    for row in manifest["rows"]:
+        row |= {"label": HOSTILE, "note": HOSTILE, "chosen": {HOSTILE: HOSTILE}}
+    return build_report(manifest, Path(manifest["root"]) / "report")
+
+
+def test_page_and_files(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=40)
+    path = build_report(manifest, tmp_path / "report")
+    assert path == tmp_path / "report" / "report.html"
+    names = ["loss.png", "loss.svg", "pairs.csv", "report.html", "scores.png", "scores.svg", "table.csv", "table.md"]
+    assert sorted(file.name for file in path.parent.iterdir()) == names
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.text.index("GKD (SFT-S) scores ") < page.text.index("How the numbers were computed")
+    assert page.text.index(" on test, ") < page.text.index("settings were chosen on this task")
+    assert page.tags.count("table") == 6  # two tasks, a matrix each, two searches
+    assert page.tags.count("details") == 8  # four first examples, two gains, two losses, of the test task alone
+    assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
+    assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
+    assert page.text.count(" agree to ") >= 8  # every sample's first reference
+    assert "This page makes 32 comparisons." in page.text
+    assert "14300" in page.text
+
+
+def test_each_against_each(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=40)
+    manifest |= {"tasks": {"test": manifest["tasks"]["test"]}, "search": None}
+    html = build_report(manifest, tmp_path / "out").read_text(encoding="utf-8")
+    matrix = html[html.index('<table class="pairs">') :].partition("</table>")[0]
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", matrix, re.DOTALL)
+    labels = [row["label"] for row in manifest["rows"][1:]]
+    assert re.findall(r'<th scope="col">(.*?)</th>', head) == labels
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in rows]
+    assert [[n for n, cell in enumerate(row) if not cell] for row in cells] == [[0], [1], [2], [3], [4]]
+    (task,) = [pairs_of(table) for table in build_tables(manifest)]
+    seen = {"up": 0, "down": 0, None: 0}
+    for n, m in itertools.combinations(range(5), 2):
+        pair = next(p for p in task.pairs if (p.left.label, p.right.label) == (labels[n], labels[m]))
+        for cell, one in ((cells[n][m], pair), (cells[m][n], pair.turned())):
+            mark = next((mark for mark in ("up", "down") if f'class="{mark}"' in cell), None)
+            assert mark == (None if one.versus.p_value >= 0.05 else "up" if one.versus.difference > 0 else "down")
+            assert ("∗" in cell) == (mark is not None)
+            assert f">{difference_text(one.versus)}<" in cell
+            assert f"<small>{interval_text(one.versus)}</small>" in cell
+            seen[mark] += 1
+    assert min(seen.values()) > 0  # the run has all three
+    text = Page(html).text
+    assert "10 comparisons, each shown from both sides; none is corrected for their number." in text
+    assert f"about 0.5 of 10 would be marked by chance alone; {seen['up']} are marked." in text
+    assert "This page makes 16 comparisons." in text  # 5 x 2 metrics in the table, 6 pairs without the reference
+
+
+def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=6)
+    manifest["rows"] = manifest["rows"][:4]  # a baseline, the teacher, SFT, GKD
+    three = Page(build_report(manifest, tmp_path / "out").read_text(encoding="utf-8"))
+    assert three.text.count("Each against each") == 1
+    assert three.text.count("row − column") == 2
+    manifest["rows"][1]["runs"] = []
+    html = build_report(manifest, tmp_path / "out").read_text(encoding="utf-8")
+    assert "Each against each" not in Page(html).text
+    assert '<table class="pairs">' not in html
+    assert "This page makes 8 comparisons." in Page(html).text
+    assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task
+
+
+def test_page_is_self_contained(tmp_path: Path) -> None:
+    html = build_report(make_run(tmp_path, count=3), tmp_path / "out").read_text(encoding="utf-8")
+    page = Page(html)
+    assert not {"script", "img", "link", "iframe"} & set(page.tags)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not re.findall(r"url\((?!#)|@import", html)
+    assert "default-src 'none'" in html
+
+
+def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=5)
+    manifest["rows"][3]["runs"][0] = {"seed": 0, "train": None, "evaluations": {}}
+    manifest["rows"][4]["runs"] = [{"seed": 0, "train": "gone", "evaluations": {"test": "gone", "dev": "gone"}}]
+    manifest |= {"search": None, "facts": []}
+    page = Page(build_report(manifest, tmp_path / "out").read_text(encoding="utf-8"))
+    assert "GKD (SFT-S) has 2 of 3 seeds so far." in page.text
+    assert "KD on the data only has no test scores yet, so nothing can be said about it." in page.text
+    nothing = manifest | {"rows": [row | {"runs": []} for row in manifest["rows"]]}
+    page = Page(build_report(nothing, tmp_path / "out").read_text(encoding="utf-8"))
+    assert "No answers have been evaluated yet." in page.text
+    page = Page(build_report(manifest | {"reference": None}, tmp_path / "out").read_text(encoding="utf-8"))
+    assert "No reference row is named, so no difference to one was tested." in page.text
+
+
+def test_texts_can_be_left_out(tmp_path: Path) -> None:
+    manifest = make_run(tmp_path, count=5)
+    html = build_report(manifest, tmp_path / "out", include_text=False).read_text(encoding="utf-8")
+    assert "agree to" not in html
+    assert "Summarize this dialogue" not in html
+    assert "may not be published" in html
+    assert all(
+        "agree to" not in (tmp_path / "out" / name).read_text()
+        for name in ("table.csv", "pairs.csv", "table.md", "loss.svg")
+    )
+
+
+def test_hostile_output_stays_text(hostile_page: Path) -> None:
+    page = Page(hostile_page.read_text(encoding="utf-8"))
+    assert not {"script", "img"} & set(page.tags)
+    assert page.handlers == []
+    assert page.text.count(HOSTILE) > 20  # shown as it is, neither dropped nor evaluated
+    html = hostile_page.read_text(encoding="utf-8")
+    matrices = [part.partition("</table>")[0] for part in html.split('<table class="pairs">')[1:]]
+    assert [Page(matrix).text.count(HOSTILE) for matrix in matrices] == [10, 10]  # five rows, five columns
+
+
+def test_hostile_output_does_not_run_in_a_browser(hostile_page: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on the path to open the page in")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+
+    def dom(path: Path) -> str:
+        command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    naive = tmp_path / "naive.html"
+    naive.write_text(f"<title>page</title><script>var a = 1;{HOSTILE}")
+    assert "<title>owned</title>" in dom(naive)  # the string does run where nothing is escaped
+    # without the policy line, so that escaping alone has to hold
+    bare = tmp_path / "bare.html"
+    html, removed = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", hostile_page.read_text("utf-8"))
+    assert removed == 1
+    bare.write_text(html, encoding="utf-8")
+    rendered = dom(bare)
+    assert "<title>owned</title>" not in rendered
+    assert "How the numbers were computed" in rendered
+    assert not {"script", "img"} & set(Page(rendered).tags)

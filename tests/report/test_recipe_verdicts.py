@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from fake_run import make_run
+
+from tutelage.evaluation.statistics import Estimate, Paired
+from tutelage.report.numbers import decimals, difference_text, interval_text, p_text
+from tutelage.report.recipe.tables import MetricValue, TaskTable, build_tables
+from tutelage.report.recipe.verdicts import verdicts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[TaskTable]]:
+    manifest = make_run(tmp_path_factory.mktemp("run"), count=10)
+    return manifest, build_tables(manifest)
+
+
+def with_difference(table: TaskTable, versus: Paired | None) -> TaskTable:
+    """The table with one distilled row, at 24.1 ± 0.4 and this difference."""
+    value = MetricValue("rouge_l", Estimate(24.12, 0.41, 3, 10, 0), (24.0, 24.1, 24.3), versus)
+    gkd = next(row for row in table.rows if row.stage == "gkd")
+    others = [row for row in table.rows if row.kind != "distill"]
+    return dataclasses.replace(table, rows=(*others, dataclasses.replace(gkd, values=(value,))))
+
+
+def sentence(run: tuple[dict, list[TaskTable]], *numbers: float) -> tuple[str, str]:
+    manifest, (_, test) = run
+    paired = Paired(*numbers, stderr=0.3, examples=10, dropped=0)
+    (verdict,) = verdicts(manifest, [with_difference(test, paired)])
+    return verdict.text.replace("\u202f", " "), verdict.tone
+
+
+def test_helped_hurt_and_not_shown(run: tuple[dict, list[TaskTable]]) -> None:
+    start = "GKD (SFT-S) scores 24.1 ± 0.4 ROUGE-L on test"
+    assert sentence(run, 0.8, 0.2, 1.4, 0.01) == (
+        f"{start}, 0.8 above SFT (95 % interval 0.2 to 1.4, p = 0.010): distilling helped.",
+        "better",
+    )
+    assert sentence(run, -0.8, -1.4, -0.2, 0.0002) == (
+        f"{start}, 0.8 below SFT (95 % interval −1.4 to −0.2, p < 0.001): distilling hurt.",
+        "worse",
+    )
+    assert sentence(run, 0.4, -0.3, 1.1, 0.26) == (
+        f"{start}, 0.4 above SFT (95 % interval −0.3 to 1.1, p = 0.26): no difference was shown.",
+        "unclear",
+    )
+    assert sentence(run, 0.0, 0.0, 0.0, 1.0)[0].startswith(f"{start}, level with SFT")
+
+
+def test_a_number_near_zero_is_not_rounded_to_it(run: tuple[dict, list[TaskTable]]) -> None:
+    text, tone = sentence(run, 0.8, 0.04, 1.56, 0.04)
+    assert "0.80 above SFT (95 % interval 0.04 to 1.56, p = 0.040): distilling helped." in text
+    assert tone == "better"
+    paired = Paired(-0.001, -0.2, 0.2, 0.9, 0.1, 10, 0)
+    assert (difference_text(paired), interval_text(paired)) == ("0.00", "−0.20 to 0.20")
+    assert p_text(0.0501) == "p\u202f=\u202f0.050"
+
+
+def test_what_is_missing_is_said(run: tuple[dict, list[TaskTable]]) -> None:
+    manifest, tables = run
+    gkd = next(row for row in manifest["rows"] if row["stage"] == "gkd")
+    without = manifest | {"rows": [gkd | {"runs": [run | {"evaluations": {}} for run in gkd["runs"]]}]}
+    (verdict,) = verdicts(manifest, build_tables(without | {"reference": None})[1:])
+    assert verdict.text == "GKD (SFT-S) has no test scores yet, so nothing can be said about it."
+    partial = [run | {"evaluations": run["evaluations"] if run["seed"] else {}} for run in gkd["runs"]]
+    rows = [r for r in manifest["rows"] if r["kind"] != "distill"] + [gkd | {"runs": partial}]
+    texts = [verdict.text for verdict in verdicts(manifest, build_tables(manifest | {"rows": rows}))]
+    assert len(texts) == 1
+    assert texts[0].endswith(" GKD (SFT-S) has 2 of 3 seeds so far.")
+    assert verdicts(manifest | {"reference": None}, tables)[0].text.startswith("No reference row is named")
+    no_reference = [r if r["stage"] != "sft" else r | {"runs": []} for r in manifest["rows"]]
+    texts = [verdict.text for verdict in verdicts(manifest, build_tables(manifest | {"rows": no_reference}))]
+    assert all("SFT has no test scores, so no difference to it was tested." in text for text in texts)
+
+
+def test_only_tasks_without_a_search_are_judged(run: tuple[dict, list[TaskTable]]) -> None:
+    manifest, tables = run
+    texts = [verdict.text for verdict in verdicts(manifest, tables)]
+    assert len(texts) == 3
+    assert all(" on test, " in text for text in texts)
+    assert len(verdicts(manifest | {"search": None}, tables)) == 6
+    only = manifest | {"tasks": {"dev": manifest["tasks"]["dev"]}}
+    assert len(verdicts(only, build_tables(only))) == 3
+
+
+def test_one_run_each_gets_a_caveat(run: tuple[dict, list[TaskTable]]) -> None:
+    manifest, _ = run
+    rows = [row | {"runs": row["runs"][:1]} for row in manifest["rows"]]
+    for verdict in verdicts(manifest, build_tables(manifest | {"rows": rows})):
+        assert verdict.text.endswith("the interval speaks of these two runs only, not of another seed.")
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [
+        ((2.6, 0.2, 5.2), 1),
+        ((1.74, 0.09, 3.51), 2),
+        ((0.019, 0.011, 0.026), 3),
+        ((0.148, 0.131, 0.166), 2),
+        ((0.148, 0.141, 0.155), 3),
+        ((0.0, 0.0, 0.0), 1),
+    ],
+)
+def test_as_many_decimals_as_an_interval_needs(values: tuple[float, ...], digits: int) -> None:
+    assert decimals(values) == digits

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_study import STUDENTS, evaluate, make_study, plan
+
+from tutelage.evaluation.records import ExampleRecord, read_result, write_records, write_result
+from tutelage.report.labels import short, size_text
+from tutelage.report.study.answers import answers, guessing
+from tutelage.report.study.claims import claims
+from tutelage.report.study.read import build_study
+from tutelage.report.study.results import Study
+from tutelage.report.study.sentences import Link
+from tutelage.study.plan import Cell
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return build_study(make_study(tmp_path_factory.mktemp("words")))
+
+
+def test_the_answer_names_a_method_for_each_size(study: Study) -> None:
+    first, _, translation, *_ = answers(study)
+    assert first.text.startswith("Llama-3.2-1B: at 10k–80k use GKD (SFT-S): ")
+    assert "; at 939k use SFT, nothing was shown to beat it: " in first.text
+    assert " With a stronger teacher (Llama-3.3-70B-Instruct) at 939k, GKD-IT scores " in first.text
+    assert first.text.endswith("above the same-data teacher's student: use it if you have one.")
+    assert translation.text.startswith("Translation: use Two-stage: Llama-3.2-1B ")
+
+
+def test_every_number_leads_to_its_cell(study: Study) -> None:
+    by_anchor = {result.anchor: result for result in study.results.values()}
+    for sentence in [*answers(study), *(one for claim in claims(study) for one in claim.evidence)]:
+        links = [part for part in sentence.parts if isinstance(part, Link)]
+        assert links
+        for link in links:
+            result = by_anchor[link.anchor]
+            if link.text[0].isdigit() and float(link.text) > 1:  # a score, not a difference
+                assert f"{result.value:.1f}" == link.text
+
+
+def test_claims_follow_the_numbers(study: Study) -> None:
+    standing = {claim.text.split(" (")[0]: claim.standing for claim in claims(study)}
+    assert standing["Distilling beats SFT with little data"] == "held"
+    assert standing["The gap closes as data grow"] == "held"
+    assert standing["Starting from the SFT student is no worse than from the base"] == "held"
+    assert standing["A stronger teacher restores the gain at full size"] == "held"
+    assert standing["Two stages beat mixing"] in ("held", "held in part")
+    assert standing["SeqKD equals GKD at full size"] in ("held", "held in part", "not shown")
+    assert len(standing) == 8
+
+
+def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
+    """GKD 0.1 nats better at 10 rows and 0.1 worse at 20; SeqKD a hundredth from it."""
+    change = {("gkd_sft", 10): -0.1, ("gkd_sft", 20): 0.1, ("seqkd", 20): 0.11}
+    cells = [Cell(size, "s", method, None, 0, "held_out", tmp_path / f"{method}{size}")
+             for size in (10, 20) for method in ("sft", "gkd_sft", "seqkd")]  # fmt: skip
+    for cell in cells:
+        loss = [2.0 + 0.1 * n + change.get((cell.method, cell.size or 0), 0.0) for n in range(30)]
+        records = [
+            ExampleRecord(f"{n}", "", "", (), {"loss": one, "kl": one}, "", "", True, 5) for n, one in enumerate(loss)
+        ]
+        write_records(cell.folder, records)
+        one = {"value": sum(loss) / 30, "stderr": 0.1}
+        write_result(cell.folder, {"task": "held_out", "headline": "loss", "metrics": {"loss": one, "kl": one}})
+    found = claims(build_study(cells))
+    assert {claim.standing for claim in found if not claim.measure} == {"not tested"}
+    standing = {claim.text: claim.standing for claim in found if claim.measure == "held out: loss"}
+    assert {claim.measure for claim in found} == {"", "held out: loss"}
+    assert standing == {
+        "Distilling beats SFT with little data": "held",
+        "The gap closes as data grow": "held",
+        "SeqKD equals GKD at full size (within 0.02 nats a token)": "held",
+    }
+    (first,) = next(claim for claim in found if claim.measure).evidence
+    assert first.text.startswith("s at 10, GKD against SFT: −0.1")
+
+
+def test_guessing_is_named(tmp_path: Path) -> None:
+    """Of 80 examples 25 % are 20: SFT's 27.5 % (22) are no more, 90 % are."""
+    cells = [Cell(10, "s", method, None, 0, task, tmp_path / f"{method}-{task}")
+             for method in ("sft", "gkd_sft") for task in ("arc_challenge", "mmlu_pro", "ifeval")]  # fmt: skip
+    rights = {("sft", "arc_challenge"): 22, ("gkd_sft", "arc_challenge"): 72}
+    for cell in cells:
+        evaluate(cell)
+        right = rights.get((cell.method, cell.task), 78)
+        metric = "prompt_loose" if cell.task == "ifeval" else "accuracy"
+        records = [ExampleRecord(f"{n}", "", "", (), {metric: float(n < right)}, "", "", True, 1) for n in range(80)]
+        write_records(cell.folder, records)
+        chance = {"arc_challenge": 25.0, "mmlu_pro": 10.0}.get(cell.task)
+        metrics = {metric: {"value": 100 * right / 80, "stderr": 1.0}}
+        write_result(cell.folder, read_result(cell.folder) | {"chance": chance, "metrics": metrics})
+    assert guessing(build_study(cells)) == (
+        "Models shown to do better than guessing: 1 of 2 on ARC-Challenge (guessing gives 25.0). "
+        "Differences between the others say little, also within the average."
+    )
+    assert guessing(build_study([cell for cell in cells if cell.task != "arc_challenge"])) is None
+
+
+def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
+    def skip(cell: Cell) -> bool:
+        return (cell.method == "gkd_sft" and cell.size == 939_000) or cell.student != STUDENTS[0]
+
+    study = build_study(make_study(tmp_path, 40, skip))
+    text = answers(study)[0].text
+    assert "at 939k not known yet, GKD (SFT-S) is missing; of the rest " in text
+    by_text = {claim.text: claim for claim in claims(study)}
+    assert by_text["The gap closes as data grow"].standing == "not tested"
+
+
+def test_nothing_evaluated(tmp_path: Path) -> None:
+    study = build_study(plan(tmp_path))
+    assert {claim.standing for claim in claims(study)} == {"not tested"}
+    assert "at 10k–939k not known yet (cells are missing)" in answers(study)[0].text
+    assert answers(build_study([]))[0].text.startswith("The study has no cells that could be compared")
+
+
+def test_sizes_and_names() -> None:
+    assert [size_text(n) for n in (None, 64, 1000, 1100, 10_000, 939_343)] == ["all", "64", "1k", "1.1k", "10k", "939k"]
+    assert (short("meta-llama/Llama-3.2-1B"), short("/a/b/"), short("cut-64m")) == ("Llama-3.2-1B", "b", "cut-64m")

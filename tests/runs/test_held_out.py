@@ -1,0 +1,87 @@
+"""Runs that only studies have: loss and KL on held-out rows against sums by hand, a benchmark in a run's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from recipes_fixture import Workshop
+from tiny_study import write_study
+
+from tutelage.evaluation.records import read_records
+from tutelage.models.load import load_model
+from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.do_run import do_run
+from tutelage.runs.run import Run
+from tutelage.runs.stages.encode import encoded
+from tutelage.study.grid import plan_study
+
+
+def planned(workshop: Workshop, task: str, method: str = "base", **tasks) -> Run:
+    file = write_study(workshop)
+    study = yaml.safe_load(file.read_text())
+    study["grids"][0] |= {"tasks": [task], "methods": [method], "sizes": []}
+    study["tasks"] |= tasks
+    file.write_text(yaml.safe_dump(study))
+    ((_, run),) = plan_study(file, workshop.runs).points
+    return run
+
+
+def log_probs(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    loaded = load_model(ModelConfig(path=str(folder), attention="padded"))
+    with torch.no_grad():
+        return loaded.model(ids[None]).logits[0].double().log_softmax(-1)
+
+
+def test_loss_and_kl_are_those_by_hand(workshop: Workshop):
+    run = planned(workshop, "held_out")
+    result = do_run(run)
+    records = read_records(run.folder)
+    assert [record.id for record in records] == ["r0", "r1", "r2", "r3"]
+    loss, kl, tokens = 0.0, 0.0, 0
+    student = load_model(ModelConfig(path=str(workshop.models / "student")))
+    for sequence, record in zip(encoded(run, "test", student, 96).sequences, records, strict=True):
+        ours, theirs = (log_probs(workshop.models / name, sequence.ids) for name in ("student", "teacher"))
+        places = sequence.loss_mask[1:].nonzero().squeeze(-1)
+        losses = -ours[places, sequence.ids[places + 1]]
+        kls = (theirs[places].exp() * (theirs[places] - ours[places])).sum(-1)
+        assert record.scores["loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
+        assert record.scores["kl"] == pytest.approx(float(kls.mean()), rel=1e-4)
+        assert record.tokens == len(places)
+        loss, kl, tokens = loss + float(losses.sum()), kl + float(kls.sum()), tokens + len(places)
+    assert result["metrics"]["loss"]["value"] == pytest.approx(loss / tokens, rel=1e-4)
+    assert result["metrics"]["kl"]["value"] == pytest.approx(kl / tokens, rel=1e-4)
+    assert 0 < result["metrics"]["loss"]["stderr"] < 1
+
+
+def test_a_model_is_no_distance_from_itself(workshop: Workshop):
+    run = planned(workshop, "held_out", "teacher")
+    assert do_run(run)["metrics"]["kl"]["value"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_benchmark_in_a_runs_folder(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    choices = {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}
+    rows = [{"id": f"q{i}", "question": f"Is {i}?", "choices": choices, "answerKey": "ABC"[i]} for i in range(3)]
+    file = workshop.folder / "arc_challenge" / "ARC-Challenge-test.jsonl"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder))
+    run = planned(workshop, "arc", arc={"benchmark": "arc_challenge", "limit": 2, "chat": False})
+    result = do_run(run)
+    assert (result["n"], result["headline"], result["model"], result["task"]) == (
+        2,
+        "accuracy",
+        "base",
+        "arc_challenge",
+    )
+    assert len(read_records(run.folder)) == 2
+    assert {p.name for p in run.folder.iterdir()} >= {
+        "config.json",
+        "environment.json",
+        "examples.jsonl",
+        "result.json",
+    }
+    assert do_run(run) == result

@@ -1,0 +1,287 @@
+"""Recipes: overrides, the paper's defaults, what a stage is given, and what its fingerprint depends on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from recipes_fixture import ROWS, Workshop, save_tiny
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.recipe.load import default_student, load_recipe
+from tutelage.recipe.sections import DataConfig, TrainingConfig
+from tutelage.recipe.stages import DistillStage, SftStage
+from tutelage.runs.planner import Planner
+from tutelage.runs.run import METHOD_VERSION
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src" / "tutelage" / "recipes").rglob("*.yaml")])
+# Studies and their templates are read by tests/test_study.py.
+RECIPES = [file for file in FILES if "\nstages:" in (text := file.read_text()) and "<teacher>" not in text]
+
+
+def planner(workshop: Workshop, *overrides: str, **changes: Any) -> Planner:
+    return Planner(load_recipe(workshop.write(**changes), list(overrides)), workshop.folder, workshop.runs)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def test_overrides_reach_sections_stages_and_new_keys(workshop: Workshop):
+    recipe = load_recipe(
+        workshop.write(),
+        ["training.epochs=3", "stages.gkd.beta=0.1", "stages.sft.training.schedule=cosine", "seeds=[4, 5]", "name=b"],
+    )
+    sft, gkd = recipe.stages[0], recipe.stages[1]
+    assert isinstance(sft, SftStage)
+    assert isinstance(gkd, DistillStage)
+    assert (recipe.training.epochs, gkd.beta, recipe.seeds, recipe.name) == (3, 0.1, [4, 5], "b")
+    assert recipe.training_of(sft).schedule == "cosine"
+    assert recipe.training_of(gkd).schedule == "linear"
+
+
+def test_a_later_override_wins_and_the_file_is_left_alone(workshop: Workshop):
+    file = workshop.write()
+    before = file.read_bytes()
+    assert load_recipe(file, ["training.epochs=3", "training.epochs=7"]).training.epochs == 7
+    assert file.read_bytes() == before
+
+
+def test_stage_keys_lie_over_the_recipe_and_found_settings_over_both(workshop: Workshop):
+    recipe = load_recipe(
+        workshop.write(training__epochs=3, training__weight_decay=0.5, stages__0__training={"epochs": 4})
+    )
+    (sft, *_) = recipe.stages
+    assert isinstance(sft, SftStage)
+    merged = recipe.training_of(sft, {"learning_rate": 0.25})
+    assert (merged.epochs, merged.weight_decay, merged.learning_rate) == (4, 0.5, 0.25)
+
+
+def test_defaults_are_those_of_the_papers_appendix():
+    training = TrainingConfig()
+    assert training.learning_rate == 5e-6
+    assert (training.batch_size, training.epochs, training.max_length) == (128, 2, 4096)
+    assert (training.schedule, training.warmup_ratio) == ("linear", 0.03)
+    assert (training.reduction, training.precision) == ("token", "auto")
+    stage = DistillStage(name="gkd", kind="distill", data="train")
+    assert (stage.beta, stage.on_policy, stage.divergence, stage.temperature) == (0.5, 0.5, "jsd", 1.0)
+    assert (stage.sampling.temperature, stage.sampling.top_p) == (1.0, 1.0)
+
+
+def test_anchors_and_merge_keys_are_not_keys_given_twice(workshop: Workshop):
+    file = workshop.write()
+    section = "  a: &a {path: x.jsonl, size: 5}\n  b: &b {<<: *a, size: 6}\n  c: {<<: *b, path: y.jsonl}\n"
+    file.write_text(file.read_text().replace("data:\n", f"data:\n{section}", 1))
+    data = load_recipe(file).data
+    assert [(data[k].path, data[k].size) for k in "abc"] == [("x.jsonl", 5), ("x.jsonl", 6), ("y.jsonl", 6)]
+    file.write_text(file.read_text().replace("{path: x.jsonl, size: 5}", "{path: x.jsonl, size: 5, size: 7}"))
+    with pytest.raises(TutelageError, match=r"recipe\.yaml:\d+: .*`size` is given twice"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_projects_own_recipes_load_and_fit_the_schema(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
+    recipe = load_recipe(file)
+    assert recipe.name == file.stem
+    main(["schema"])
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["required"]) == {"name", "data", "teacher", "student", "stages"}
+    if importlib.util.find_spec("jsonschema") is None:
+        return
+    import jsonschema
+
+    content = yaml.safe_load(file.read_text())
+    jsonschema.validate(content, schema)
+    content["trianing"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="trianing"):
+        jsonschema.validate(content, schema)
+
+
+def test_there_are_recipes():
+    assert {"demo", "dialogsum"} <= {file.stem for file in RECIPES}
+
+
+# --- what a stage is given ------------------------------------------------------------------------------------------
+
+
+def stage(name: str, kind: str = "sft", **keys: Any) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "data": "train", **keys}
+
+
+def cut(name: str, model: str) -> dict[str, Any]:
+    return {"name": name, "kind": "prune", "model": model, "prune": {"keep": [0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ([], "base"),
+        ([stage("a")], "a"),
+        ([stage("a"), stage("b", student="a")], "b"),
+        ([stage("a"), stage("t", student="teacher")], "a"),
+        ([stage("t", student="teacher"), stage("t2", student="t")], "base"),
+        ([stage("a"), stage("k", "distill")], "a"),  # not itself an SFT
+        ([cut("c", "teacher"), stage("heal", student="c")], "heal"),  # made from the teacher, yet a student
+        ([stage("t", student="teacher"), cut("c", "t"), stage("heal", student="c")], "heal"),
+    ],
+)
+def test_distill_starts_from_the_latest_sft_of_the_student(
+    workshop: Workshop, before: list[dict[str, Any]], expected: str
+):
+    plan = planner(workshop, stages=[*before, stage("gkd", "distill"), stage("later")])
+    assert default_student(plan.recipe, "gkd") == expected
+    run = plan.stage_run("gkd", 0)
+    assert [p.stage for p in run.parents] == ([] if expected == "base" else [expected])
+    trained = run.parents[0].folder / "model" if run.parents else workshop.models / "student"
+    assert run.models["student"].path == str(trained)
+    assert run.models["teacher"].path == str(workshop.models / "teacher")
+
+
+def test_the_base_student_may_be_made_by_a_stage(workshop: Workshop):
+    plan = planner(workshop, student="heal", stages=[cut("c", "teacher"), stage("heal", student="c"), stage("next")])
+    run = plan.stage_run("next", 0)
+    assert [p.stage for p in run.parents] == ["heal"]
+    assert [p.stage for p in run.parents[0].parents] == ["c"]
+
+
+def test_epochs_of_is_the_sum_of_what_the_named_stages_chose(workshop: Workshop):
+    stages = [
+        stage("sft", training={"epochs": 3}),
+        stage("gkd", "distill"),
+        stage("long", epochs_of=["sft", "gkd"]),
+        stage("longer", epochs_of=["long", "sft"]),
+    ]
+    plan = planner(workshop, stages=stages, training__epochs=2)
+    assert plan.settings("long") == {"epochs": 5}
+    assert plan.settings("longer") == {"epochs": 8}
+    plan.choices["gkd"] = {"epochs": 8, "learning_rate": 0.5}
+    run = plan.stage_run("long", 0)
+    assert run.training is not None
+    assert (run.training.epochs, run.training.learning_rate) == (11, 0.001)
+
+
+def test_shared_stages_run_with_the_first_seed_alone(workshop: Workshop):
+    plan = planner(workshop, seeds=[7, 8], stages__0__shared=True)
+    assert plan.stage_run("sft", 7) is plan.stage_run("sft", 8)
+    assert plan.stage_run("sft", 8).seed == 7
+    gkd = plan.stage_run("gkd", 8)
+    assert (gkd.seed, gkd.parents[0].seed) == (8, 7)
+    assert gkd.fingerprint != plan.stage_run("gkd", 7).fingerprint
+
+
+# --- fingerprints ---------------------------------------------------------------------------------------------------
+
+
+def marks(workshop: Workshop, *overrides: str, seed: int = 0, **changes: Any) -> tuple[str, str, str]:
+    """Fingerprints of the SFT, of the distillation that builds on it, and of the distilled model's evaluation."""
+    plan = planner(workshop, *overrides, **changes)
+    names = [s.name for s in plan.recipe.stages]
+    runs = [plan.stage_run(name, seed) for name in names[:2]]
+    return runs[0].fingerprint, runs[1].fingerprint, plan.evaluation(names[1], "test", seed).fingerprint
+
+
+def test_equal_content_has_equal_fingerprints(workshop: Workshop):
+    first = marks(workshop)
+    assert len({*first}) == 3
+    file = workshop.folder / "recipe.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(dict(reversed(content.items())), default_flow_style=True))
+    plan = Planner(load_recipe(file), workshop.folder, workshop.folder / "elsewhere")
+    assert plan.stage_run("gkd", 0).fingerprint == first[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stages.sft.label=Better",
+        "stages.gkd.label=Better",
+        "training.checkpoint_every=7",
+        "training.tokens_per_micro_batch=64",
+        "training.gradient_checkpointing=true",
+        "training.shard=true",
+        "description=words",
+        "name=other",
+        "stages.sft.training.epochs=1",  # what it is anyway
+    ],
+)
+def test_what_does_not_change_the_result_does_not_change_the_fingerprint(workshop: Workshop, override: str):
+    assert marks(workshop) == marks(workshop, override)
+
+
+@pytest.mark.parametrize("kind", ["distill", "seqkd", "synthesize"])
+def test_plain_text_asks_for_no_answers(workshop: Workshop, kind: str):
+    workshop.recipe["data"]["train"]["text"] = "{prompt}"
+    own = {"gold": "train", "rows": 3} if kind == "synthesize" else {"data": "train"}
+    file = workshop.write(stages=[{"name": "made", "kind": kind, **own}])
+    with pytest.raises(TutelageError, match=r"`data\.train` is plain text: give it data with prompts"):
+        load_recipe(file)
+    if kind == "distill":
+        stages = [{"name": "made", "kind": kind, **own, "on_policy": 0.0}]
+        load_recipe(workshop.write(stages=stages))
+        with pytest.raises(TutelageError, match=r"task `test` asks models, and `data\.train` is plain text"):
+            load_recipe(workshop.write(stages=stages, tasks__test__data="train"))
+
+
+def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
+    config = DataConfig(path="x.jsonl")
+    assert "text" not in config.content()
+    assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text"})
+    assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
+
+
+def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
+    before = marks(workshop)
+    assert marks(workshop, stages__1__name="two", stages__2__models=["two"]) == before
+    assert marks(workshop, stages__0__name="one", stages__2__models=["one"]) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("training.learning_rate=0.002", (True, True, True)),
+        ("training.epochs=2", (True, True, True)),
+        ("stages.sft.training.epochs=2", (True, True, True)),  # what a stage builds on counts
+        ("stages.gkd.beta=0.1", (False, True, True)),
+        ("stages.gkd.on_policy=0.1", (False, True, True)),
+        ("stages.gkd.sampling.temperature=0.5", (False, True, True)),
+        ("stages.gkd.divergence=reverse_kl", (False, True, True)),
+        ("stages.gkd.student=base", (False, True, True)),
+        ("data.train.size=5", (True, True, True)),
+        ("data.test.size=3", (False, False, True)),
+        ("tasks.test.sampling.max_new_tokens=5", (False, False, True)),
+    ],
+)
+def test_what_changes_the_result_changes_the_fingerprint(
+    workshop: Workshop, override: str, changed: tuple[bool, bool, bool]
+):
+    pairs = zip(marks(workshop), marks(workshop, override), strict=True)
+    assert tuple(a != b for a, b in pairs) == changed
+
+
+def test_seed_data_and_weights_change_the_fingerprint(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    first = marks(workshop)
+    assert all(a != b for a, b in zip(first, marks(workshop, seed=1), strict=True))
+
+    workshop.rows("train", [*ROWS[:-1], ROWS[-1] | {"completion": "The dog ran! 2"}])
+    assert all(a != b for a, b in zip(first, marks(workshop), strict=True))
+    workshop.rows("train", ROWS)
+    assert marks(workshop) == first
+
+    shutil.copytree(workshop.models / "teacher", workshop.folder / "teacher")
+    same = marks(workshop, teacher__path=str(workshop.folder / "teacher"))
+    save_tiny(workshop.folder / "teacher", layers=4, seed=9)
+    other = marks(workshop, teacher__path=str(workshop.folder / "teacher"))
+    assert (same[0], other[0]) == (first[0], first[0])
+    assert same[1] != other[1]
+
+    monkeypatch.setattr("tutelage.runs.planner.METHOD_VERSION", METHOD_VERSION + 1)
+    assert all(a != b for a, b in zip(first, marks(workshop), strict=True))

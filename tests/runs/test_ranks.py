@@ -1,0 +1,238 @@
+"""A stage as two ranks on CPU: one rank's results; killed in any way it leaves no process behind, and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks_recipe import GKD, STEPS, TWO, planned
+from recipes_fixture import Workshop
+from tiny_study import write_study
+from two_ranks import DEVICE
+
+from tutelage.cli.main import main as command
+from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Interrupted
+from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
+from tutelage.recipe.load import load_recipe
+from tutelage.runs import ranks
+from tutelage.runs.planner import Planner
+from tutelage.runs.ranks import Share, _failure, gpu_ids
+from tutelage.runs.run import Run
+from tutelage.runs.scheduler import Scheduler
+from tutelage.runs.worker import attempt
+
+WORKER = "import pickle, sys; from tutelage.attempt import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
+
+
+@pytest.fixture
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
+    """The living ranks, found by the notes that they leave in the temporary folder."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # or it stays what it was
+
+    def living() -> dict[str, int]:
+        notes = [(file.name, int(file.read_text() or 0)) for file in folder.glob("tutelage-*/pid-*")]
+        return {name: process for name, process in notes if process and alive(process)}
+
+    return living
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def steps(run: Run) -> int:
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def until(condition: Callable[[], Any], limit: float = 60.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
+
+
+def later(run: Run, step: int, action: Callable[[], None]) -> None:
+    """Do something in the background when the run has gone beyond a step."""
+    threading.Thread(target=lambda: (until(lambda: steps(run) > step), action()), daemon=True).start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks are bound to their worker's life on Linux alone")
+def test_two_ranks_killed_in_three_ways_end_as_one(workshop: Workshop, processes: Callable[[], dict[str, int]]):
+    run, alone = (planned(workshop, root, device=DEVICE) for root in (workshop.runs, workshop.folder / "alone"))
+    assert run.fingerprint == alone.fingerprint
+    # The worker is killed: no rank outlives it.
+    packed = workshop.folder / "run.pickle"
+    packed.write_bytes(pickle.dumps((run, False, True, TWO)))
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(packed)]) as worker:
+        until(lambda: steps(run) > 4)
+        assert sorted(processes()) == ["pid-0", "pid-1"]
+        worker.kill()
+    until(lambda: not processes(), 5)
+    # A rank is killed: the run fails, in one line that names the log.
+    before = steps(run)
+    later(run, before, lambda: os.kill(processes()["pid-1"], signal.SIGKILL))
+    said = attempt(run, share=TWO)
+    assert said is not None
+    assert "rank 1 died without a word (killed" in said
+    assert said.endswith(f"(all that was said: {run.folder / 'log.txt'})")
+    assert "\n" not in said
+    assert (run.folder / "error.txt").read_text() == said + "\n"
+    assert not processes()
+    # The worker is asked to stop: the ranks save first.
+    before = steps(run)
+    assert 4 < before < STEPS
+    later(run, before, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=r"stopped after step \d+; the same command goes on"):
+        attempt(run, share=TWO)
+    (saved,) = (run.folder / "checkpoints").glob("checkpoint-*")
+    assert int(saved.name.rpartition("-")[2]) == steps(run)
+    assert not processes()
+    assert not (run.folder / "lock").exists()
+    # Again: now it ends, as one rank does.
+    assert attempt(run, share=TWO) is None
+    assert attempt(alone) is None
+    one, two = (read_metrics(r.folder / "metrics.jsonl") for r in (alone, run))
+    assert [line["step"] for line in two] == [*range(1, STEPS + 1)]
+    for a, b in zip(one, two, strict=True):
+        for key in a.keys() - set(CLOCK_KEYS):
+            assert b[key] == (None if a[key] is None else pytest.approx(a[key], rel=1e-4, abs=1e-6)), key
+    results = [json.loads((r.folder / "result.json").read_text()) for r in (alone, run)]
+    assert results[1]["perplexity_after"] == pytest.approx(results[0]["perplexity_after"], rel=1e-4)
+    assert {p.name for p in run.folder.iterdir()} == {p.name for p in alone.folder.iterdir()} | {"log.txt"}
+
+
+def test_a_mistake_is_said_as_one_rank_says_it(
+    workshop: Workshop, processes: Callable[[], dict[str, int]], capsys: pytest.CaptureFixture[str]
+):
+    file = workshop.write(stages=[GKD | {"training": {"learning_rate": 1e30}}], device=DEVICE)
+    with pytest.raises(SystemExit):
+        command(["run", str(file), "--runs", str(workshop.runs), "--gpus-per-run", "2"])
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tutelage: ")]
+    assert said.startswith("tutelage: gkd: loss ")
+    assert "Lower `learning_rate`" in said
+    assert not processes()
+
+
+def test_vllm_is_one_process(workshop: Workshop):
+    run = planned(workshop, workshop.runs, stages__0__sampling__backend="vllm")
+    assert "set it to torch, or use --gpus-per-run 1" in str(attempt(run, share=TWO))
+
+
+# --- GPUs -----------------------------------------------------------------------------------------------------------
+
+
+def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu_ids(2) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 3")
+    assert gpu_ids(1) == ["5", "3"]
+    with pytest.raises(TutelageError, match=r"^--gpus-per-run 3: torch sees 2 GPUs here"):
+        gpu_ids(3)
+
+
+def test_a_part_of_a_gpu_is_rays_alone(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    file, runs = str(write_study(workshop)), str(workshop.runs)
+    for number, said in (("0.5", "only with --executor ray"), ("2.5", "a run has whole GPUs")):
+        with pytest.raises(SystemExit):
+            command(["study", "run", file, "--runs", runs, "--gpus-per-run", number])
+        assert said in capsys.readouterr().err
+    assert not list(workshop.runs.glob("*/config.json"))
+
+
+class Pool:
+    """An executor that notes which GPUs each run gets, and does nothing."""
+
+    def __init__(self) -> None:
+        self.shares: list[tuple[str, Share]] = []
+
+    def submit(self, function: Any, run: Run, debug: bool, log: bool, share: Share, store: None) -> Any:
+        from concurrent.futures import Future
+
+        self.shares.append((run.stage, share))
+        future: Any = Future()
+        future.set_result(None)
+        return future
+
+    def shutdown(self, cancel_futures: bool = True) -> None:
+        pass
+
+
+def test_runs_side_by_side_get_gpus_of_their_own(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """Of four GPUs three runs of training get two each, so the third waits; evaluations get one."""
+    monkeypatch.setattr("tutelage.runs.planner.resolve_device", lambda _: "cuda")
+    sfts = [{"name": f"sft{n}", "kind": "sft", "data": "train", "training": {"epochs": n}} for n in (1, 2, 3)]
+    scores = {"name": "scores", "kind": "evaluate", "models": ["sft1", "sft2"], "tasks": ["test"]}
+    planner = Planner(load_recipe(workshop.write(stages=[*sfts, scores])), workshop.folder, workshop.runs)
+    runs = [planner.stage_run(f"sft{n}", 0) for n in (1, 2, 3)]
+    runs += [planner.evaluation(f"sft{n}", "test", 0) for n in (1, 2)]
+    pool = Pool()
+    with Scheduler(8, False, pool=pool, ranks=2, gpus=["0", "1", "2", "3"]) as workers:
+        workers.execute(runs)
+        assert sorted(workers.free or []) == ["0", "1", "2", "3"]
+    shares = dict(pool.shares)
+    assert [name for name, _ in pool.shares][:2] == ["sft1", "sft2"]
+    assert {*shares["sft1"].gpus} | {*shares["sft2"].gpus} == {"0", "1", "2", "3"}
+    assert shares["sft3"].ranks == 2
+    assert all(shares[f"sft{n} on test"].ranks == len(shares[f"sft{n} on test"].gpus) == 1 for n in (1, 2))
+
+
+def test_a_run_with_gpus_sees_no_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    monkeypatch.setattr(
+        ranks, "_command", lambda *_: [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    )
+    run = planned(workshop, workshop.runs)
+    assert "the launcher failed" not in str(attempt(run, share=Share(gpus=("7",))))
+    seen += (run.folder / "log.txt").read_text().split()
+    assert seen == ["7"]
+
+
+def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
+    def report(**codes: int) -> str:
+        each = "[{0}]:\n  rank      : {0} (local_rank: {0})\n  exitcode  : {1} (pid: 7{0})\n  error_file: <N/A>\n"
+        return "Failures:\n" + "".join(each.format(name[1:], code) for name, code in codes.items())
+
+    log = tmp_path / "log.txt"
+    log.write_text(report(_1=-9))
+    before = log.stat().st_size  # an earlier attempt's
+    said = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
+    forced = "W1128 api.py:1031] Unable to shutdown process 70 via 15, forcefully exiting via 9\n"
+    boom, dead = "rank 0: RuntimeError: boom", "rank 1 died without a word (killed, perhaps for want of memory)"
+    for now, expected in (
+        ("", f"{boom}; {dead}"),  # the launcher says nothing
+        (report(_0=1), boom),
+        (report(_0=1, _1=-15), boom),
+        (report(_1=-9, _0=1), f"{boom}; {dead}"),  # its connection broke as the other died
+    ):
+        log.write_text(report(_1=-9) + now)
+        assert _failure(said, 2, log, before) == f"{expected} (all that was said: {log})"
+    for now in (report(_1=-9), forced + report(_0=-9, _1=-9)):  # as under gloo and under NCCL
+        log.write_text(now)
+        assert _failure([], 2, log, 0) == f"{dead} (all that was said: {log})"
+    said = [{"rank": 1, "kind": "OutOfMemoryError", "line": "CUDA out of memory", "time": 1.0}]
+    log.write_text(forced + report(_0=-9, _1=1))
+    assert _failure(said, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (all that was said: {log})"

@@ -1,0 +1,120 @@
+"""A search is made of runs that are done by hand here: what is known when, what is chosen, and what is expected."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from recipes_fixture import Workshop
+
+from tutelage.common.errors import TutelageError
+from tutelage.recipe.load import load_recipe
+from tutelage.runs import scheduler as workers
+from tutelage.runs.planner import Planner
+from tutelage.runs.run import Run, with_parents
+from tutelage.runs.scheduler import Scheduler
+from tutelage.runs.search import Search
+
+STAGES: list[dict[str, Any]] = [
+    {"name": "teacher_sft", "kind": "sft", "student": "teacher", "data": "train", "shared": True, "search": True},
+    {"name": "sft", "kind": "sft", "data": "train", "search": True},
+    {"name": "plain", "kind": "sft", "data": "train"},
+    {"name": "gkd", "kind": "distill", "teacher": "teacher_sft", "student": "sft", "data": "train", "search": True},
+    {"name": "more", "kind": "sft", "student": "gkd", "data": "train", "epochs_of": ["sft"]},
+    {"name": "scores", "kind": "evaluate", "models": ["base", "plain", "sft", "gkd", "more"], "tasks": ["test"]},
+]
+RATES = [0.1, 0.2, 0.3]
+
+
+@pytest.fixture
+def search(workshop: Workshop) -> Search:
+    changes = {"stages": STAGES, "seeds": [0, 1], "search": {"task": "test", "grid": {"learning_rate": RATES}}}
+    return Search(Planner(load_recipe(workshop.write(**changes)), workshop.folder, workshop.runs))
+
+
+def finish(run: Run, value: float = 0.0) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"rouge_l": {"value": value}}
+    (run.folder / "result.json").write_text(json.dumps({"metrics": metrics}))
+
+
+def names(runs: list[Run]) -> set[str]:
+    return {run.stage for run in runs}
+
+
+def test_what_needs_no_search_does_not_wait(search: Search):
+    first = names(search.known())
+    assert first == {"teacher_sft on test", "sft on test", "plain", "plain on test", "base on test"}
+    assert len(search.trials["sft"]) == len(RATES)
+    # One of two searches is over: its stage goes on for every seed, what needs both still waits.
+    for (_, run), value in zip(search.trials["sft"], (1.0, 3.0, 2.0), strict=True):
+        finish(run, value)
+    second = search.known()
+    assert names(second) == first | {"sft"}
+    assert sorted((r.seed, r.training.learning_rate) for r in second if r.stage == "sft" and r.training) == [
+        (0, 0.2),
+        (1, 0.2),
+    ]
+    for _, run in search.trials["teacher_sft"]:
+        finish(run)
+    third = search.known()
+    assert names(third) - names(second) == {"teacher_sft", "gkd on test"}
+    assert len(search.trials["gkd"]) == len(RATES)
+    for _, run in search.trials["gkd"]:
+        finish(run)
+    assert names(search.known()) - names(third) == {"gkd", "more", "more on test"}
+    assert search.open == []
+    assert [(p["stage"], p["learning_rate"]) for p in search.points if p["chosen"]] == [
+        ("teacher_sft", 0.1),  # of equal points the first
+        ("sft", 0.2),
+        ("gkd", 0.1),
+    ]
+
+
+def test_trials_that_hold_up_more_go_first(search: Search):
+    search.known()
+    waited = {search.trials[name][0][1].fingerprint: name for name in ("teacher_sft", "sft")}
+    counts = {waited[mark]: count for mark, count in search.waited_for.items() if mark in waited}
+    assert counts == {"teacher_sft": 2, "sft": 2}  # gkd and more
+
+
+def test_as_many_runs_as_expected(search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    done: list[str] = []
+
+    def attempt(run: Run, *_: Any) -> None:
+        assert all(parent.done for parent in run.parents)
+        finish(run, value=len(done) % 3)
+        done.append(run.fingerprint)
+
+    monkeypatch.setattr(workers, "attempt", attempt)
+    expected = search.expected()
+    Scheduler(1, False).execute(search.known, expected)
+    assert len(done) == len(set(done)) == expected == len(with_parents(search.known()))
+    said = [line for line in capsys.readouterr().out.splitlines() if " runs done" in line]
+    assert [line.split(" runs")[0] for line in said] == [f"{n} of {expected}" for n in range(1, expected + 1)]
+
+
+def test_a_failed_trial_stops_only_what_waits_for_it(search: Search, monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+
+    def attempt(run: Run, *_: Any) -> str | None:
+        if run.stage == "sft" and run.training and run.training.learning_rate == 0.3:
+            return "sft: loss is not finite"
+        finish(run)
+        done.append(run.stage)
+        return None
+
+    monkeypatch.setattr(workers, "attempt", attempt)
+    with pytest.raises(TutelageError, match="sft: loss is not finite"):
+        Scheduler(1, False).execute(search.known, search.expected())
+    assert set(done) == {
+        "teacher_sft",
+        "teacher_sft on test",
+        "sft",
+        "sft on test",
+        "plain",
+        "plain on test",
+        "base on test",
+    }
+    assert search.open == ["sft", "gkd"]

@@ -1,0 +1,319 @@
+"""Studies: grids become cells and runs, placeholders are filled, what is shared is one run; the paper's counts."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from recipes_fixture import Workshop
+from tiny_study import TEMPLATE, write_study
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.recipe.load import load_recipe
+from tutelage.runs.planner import Planner
+from tutelage.runs.run import made_from
+from tutelage.study.grid import load_study, plan_study
+from tutelage.study.plan import cells, kind_of
+from tutelage.study.plan_text import counts, plan_json, plan_lines, served
+from tutelage.study.run_study import run_study
+
+PAPER = Path(__file__).parents[2] / "recipes" / "paper"
+MINI = Path(__file__).parents[2] / "recipes" / "mini"
+
+
+def kinds(file: Path) -> dict[str, int]:
+    return counts(plan_study(file, Path("runs"), partial=True))
+
+
+def test_every_run_once_and_every_cell(workshop: Workshop):
+    plan = plan_study(write_study(workshop), workshop.runs)
+    assert counts(plan) == {"teacher SFT": 2, "evaluation": 6, "student SFT": 2, "distill": 2}
+    assert len(plan.runs) == len({run.folder for run in plan.runs}) == 12
+    made = cells(plan, Path("/elsewhere"))
+    assert [(c.size, c.student, c.method, c.teacher, c.seed, c.task) for c in made[:3]] == [
+        (4, "large", "teacher", None, 0, "test"),
+        (4, "small", "sft", None, 0, "test"),
+        (4, "small", "gkd_sft", "large", 0, "test"),
+    ]
+    assert {cell.folder.parent for cell in made} == {Path("/elsewhere")}
+    places = {run.fingerprint: place for place, run in enumerate(plan.runs)}
+    assert all(places[p.fingerprint] < places[run.fingerprint] for run in plan.runs for p in run.parents)
+    sft = next(run for run in plan.runs if run.stage == "sft")
+    assert sft.spec.label == "SFT of small, 4 rows"
+    assert sft.data["train"].size == 4
+
+
+def test_a_run_has_the_fingerprint_that_a_recipe_gives_it(workshop: Workshop):
+    plan = plan_study(write_study(workshop), workshop.runs)
+    filled = copy.deepcopy(TEMPLATE)
+    filled["data"]["train"]["size"] = 4
+    filled |= {
+        "teacher": {"path": str(workshop.models / "teacher")},
+        "student": {"path": str(workshop.models / "student")},
+    }
+    workshop.recipe = filled
+    planner = Planner(load_recipe(workshop.write()), workshop.folder, workshop.runs)
+    assert planner.stage_run("gkd_sft", 0).folder in {run.folder for run in plan.runs}
+
+
+def test_who_only_looks_sees_what_was_done_on_another_machines_device(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    file = write_study(workshop, template=TEMPLATE | {"device": "auto"})
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("tutelage.runs.planner.resolve_device", lambda wanted: "cuda")
+        there = plan_study(file, workshop.runs)
+    here = plan_study(file, workshop.runs, partial=True)
+    assert {run.device for run in here.runs} == {"cpu"}
+    there.runs[0].folder.mkdir(parents=True)
+    (there.runs[0].folder / "result.json").write_text("{}")
+    assert plan_study(file, workshop.runs, partial=True).runs == there.runs
+    assert plan_study(file, workshop.runs).runs == here.runs  # what would be run here
+    here.runs[0].folder.mkdir(parents=True)
+    (here.runs[0].folder / "result.json").write_text("{}")
+    assert plan_study(file, workshop.runs, partial=True).runs == here.runs
+
+
+def test_exclusions_seeds_and_tasks(workshop: Workshop):
+    file = write_study(workshop, seeds=[3, 4])
+    study = yaml.safe_load(file.read_text())
+    study["grids"][0] |= {
+        "exclude": [{"method": "gkd_sft", "size": [8]}],
+        "tasks": ["test", "held_out", "arc_challenge"],
+    }
+    file.write_text(yaml.safe_dump(study))
+    plan = plan_study(file, workshop.runs)
+    assert counts(plan) == {"teacher SFT": 4, "student SFT": 4, "distill": 2, "evaluation": 30}
+    assert {run.kind for _, run in plan.points} == {"evaluate", "held_out", "benchmark"}
+    assert Counter(cell.method for cell, _ in plan.points) == {"teacher": 12, "sft": 12, "gkd_sft": 6}
+    # The KL is to the recipe's teacher, which no stage makes.
+    held = next(run for cell, run in plan.points if cell.task == "held_out")
+    assert held.models["teacher"].path == str(workshop.models / "teacher")
+
+
+def test_what_differs_by_template_in_name_alone_is_one_run(workshop: Workshop):
+    file = write_study(workshop)
+    other = copy.deepcopy(TEMPLATE)
+    other["stages"][1]["name"] = other["stages"][2]["student"] = "first"
+    (workshop.folder / "other.yaml").write_text(yaml.safe_dump(other))
+    study = yaml.safe_load(file.read_text())
+    study["grids"].append(
+        study["grids"][0] | {"template": "other.yaml", "methods": {"start": "first", "gkd": "gkd_sft"}}
+    )
+    file.write_text(yaml.safe_dump(study))
+    plan = plan_study(file, workshop.runs)
+    assert counts(plan)["student SFT"] == counts(plan)["distill"] == 2
+    folders = {run.folder for run in plan.runs}
+    assert all(parent.folder in folders for run in plan.runs for parent in run.parents)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sizs": [1]}, "did you mean `sizes`"),
+        ({"sizes": [-3]}, r"grids\.0\.sizes\.0: Input should be greater"),
+        ({"students": ["tiny"]}, "no model is called `tiny`"),
+        ({"methods": ["sft", "magic"]}, "the template has no stage `magic`"),
+        ({"tasks": ["nothing"]}, "no benchmark is called `nothing`"),
+        ({"exclude": [{"sise": 1}]}, "exclude: keys are"),
+        ({"template": "absent.yaml"}, "absent.yaml does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(workshop: Workshop, change: dict[str, Any], said: str):
+    file = write_study(workshop)
+    study = yaml.safe_load(file.read_text())
+    study["grids"][0] |= change
+    file.write_text(yaml.safe_dump(study))
+    with pytest.raises(TutelageError, match=said) as error:
+        plan_study(file, workshop.runs)
+    assert "\n" not in str(error.value)
+
+
+def test_a_placeholder_that_nothing_fills(workshop: Workshop):
+    template = copy.deepcopy(TEMPLATE)
+    template["stages"][1]["label"] = "with <rank>"
+    with pytest.raises(TutelageError, match="`<rank>` is filled by nothing"):
+        plan_study(write_study(workshop, template=template), workshop.runs)
+
+
+def test_includes_do_not_go_in_circles(workshop: Workshop):
+    file = write_study(workshop, include=["study.yaml"])
+    with pytest.raises(TutelageError, match="include goes in a circle"):
+        plan_study(file, workshop.runs)
+
+
+# --- the paper's ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the data is here, and every connection is an error."""
+    import socket
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("planning asked the network")
+
+    monkeypatch.delenv("TUTELAGE_DATA", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+@pytest.mark.usefixtures("offline")
+def test_table_3_and_figure_1():
+    found = kinds(PAPER / "table3.yaml")
+    assert found == {"teacher SFT": 9, "student SFT": 27, "distill": 27, "evaluation": 270}
+    plan = plan_study(PAPER / "table3.yaml", Path("runs"))
+    evaluated = {run.parents[0].fingerprint for _, run in plan.points}
+    assert len(evaluated) == 54
+    # The teacher of a size serves three students; an SFT student is an arm and a start.
+    models = served(plan)
+    assert {len(models[r.fingerprint]) for r in plan.runs if kind_of(r) == "teacher SFT"} == {3}
+    assert {len(models[r.fingerprint]) for r in plan.runs if kind_of(r) == "student SFT"} == {2}
+    marks = {run.fingerprint for run in plan.runs}
+    new = [r for r in plan_study(PAPER / "figure1.yaml", Path("runs")).runs if r.fingerprint not in marks]
+    assert Counter(kind_of(run) for run in new) == {"distill": 9, "evaluation": 45}
+    assert {run.stage for run in new if run.kind == "distill"} == {"gkd_base"}
+
+
+@pytest.mark.usefixtures("offline")
+def test_all_shares_what_the_seven_have_in_common():
+    began = time.monotonic()
+    plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
+    assert time.monotonic() - began < 10
+    assert counts(plan) == {
+        "student SFT": 81,  # 27 on Tulu 3; 9 on a task's rows; 45 on synthetic rows
+        "evaluation": 400,
+        "teacher SFT": 12,  # 9 sizes, 3 tasks
+        "distill": 100,  # 27 SFT-S, 9 Base-S, GKD-IT; 9 GKD, 9 Mix, 45 Two-stage
+        "answers": 1,
+        "seqkd": 1,
+        "synthesize": 3,
+    }
+    parts = [run for name in load_study(PAPER / "all.yaml").include
+             for run in plan_study(PAPER / name, Path("runs"), partial=True).runs]  # fmt: skip
+    assert {run.fingerprint for run in parts} == {run.fingerprint for run in plan.runs}
+    assert "not set" in plan.absent[0]
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_recipes_say_appendix_a2():
+    for run in plan_study(PAPER / "all.yaml", Path("runs"), partial=True).runs:
+        if run.training is not None:
+            t = run.training
+            assert (t.learning_rate, t.batch_size, t.epochs, t.schedule, t.warmup_ratio, t.max_length) == (
+                5e-6, 128, 2, "linear", 0.03, 4096
+            )  # fmt: skip
+        if run.kind == "distill":
+            assert (run.spec.on_policy, run.spec.beta, run.spec.divergence) == (0.5, 0.5, "jsd")
+            assert (run.spec.sampling.temperature, run.spec.sampling.top_p) == (1.0, 1.0)
+        if run.kind == "seqkd":
+            assert run.spec.samples_per_prompt == 5
+        if run.kind == "synthesize":
+            assert (run.spec.rows, run.spec.demonstrations, run.spec.inputs.temperature) == (100_000, 10, 0.8)
+            assert (run.spec.answers.temperature, run.spec.inputs.max_new_tokens) == (0.6, 4096)
+            # T_gen is the teacher after Tulu 3, T the one after the task's own rows.
+            assert {len(made_from(p)) for p in run.parents} == {1}
+            assert run.models["generator"] != run.models["annotator"]
+
+
+def test_the_mini_study_heals_on_plain_text_that_no_subset_shares(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TUTELAGE_DATA", str(data_folder))
+    places: dict[str, set[int]] = {}
+    for run in plan_study(MINI / "study.yaml", tmp_path).runs:
+        for name, section in run.data.items():
+            assert (section.text is not None) == (name == "heal")
+            places.setdefault(name, set()).update(range(section.skip, section.skip + (section.size or 0)))
+    assert len(places["heal"]) == 55_000
+    assert not places["heal"] & (places["train"] | places["held_out"])
+    assert not places["train"] & places["held_out"]
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    file = write_study(workshop)
+    main(["study", "plan", str(file), "--runs", str(workshop.runs)])
+    said = capsys.readouterr().out
+    assert "12 runs: 2 teacher SFT, 6 evaluation, 2 student SFT, 2 distill" in said
+    assert "done once for several measured models: 2 teacher SFT, 2 student SFT" in said
+    main(["study", "plan", str(file), "--runs", str(workshop.runs), "--json", "--machine", "2xA100"])
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads(json.dumps(plan_json(plan_study(file, workshop.runs), "2xA100")))
+    by_mark = {run["fingerprint"]: run for run in content["runs"]}
+    assert len(by_mark) == 12
+    assert all(cell["run"] in by_mark for cell in content["cells"])
+    assert all(run["cost"]["extrapolated"] for run in content["runs"])
+    with pytest.raises(SystemExit):
+        main(["study", "plan", str(file), "--machine", "abacus"])
+    assert "no machine `abacus`" in capsys.readouterr().err
+
+
+def test_listing_evaluations(workshop: Workshop):
+    plan = plan_study(write_study(workshop), workshop.runs)
+    short, long = plan_lines(plan, "H100"), plan_lines(plan, "H100", evaluations=True)
+    assert sum("gkd_sft-on-test-s0" in line for line in long) == 2
+    assert not any("-on-test" in line for line in short)
+
+
+def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """All its arms on tiny models and a handful of rows, the loss on held-out rows as the task."""
+    folder = workshop.folder / "instruct"
+    folder.mkdir()
+    names = ("alpaca", "cot", "evol", "flan_x", "gsm", "lima", "oasst_val_en", "rasbt_1100", "sharegpt")
+    for place, name in enumerate([*names, "t0_train_sample"]):
+        turns = [(("user", f"Say {place} {i}"), ("assistant", f"The cat {i}.")) for i in range(3)]
+        rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder))
+    template = yaml.safe_load((MINI / "general.yaml").read_text())
+    template["device"] = "cpu"
+    template["data"]["heal"]["size"] = 10
+    template["data"]["train"]["skip"], template["data"]["held_out"] = (
+        10,
+        template["data"]["held_out"]
+        | {
+            "skip": 20,
+            "size": 4,
+        },
+    )
+    template["training"] |= {"batch_size": 4, "epochs": 1, "max_length": 96}
+    for stage in template["stages"]:
+        if "sampling" in stage:
+            stage["sampling"] = {"max_new_tokens": 4}
+    study = yaml.safe_load((MINI / "study.yaml").read_text())
+    study["models"] = {
+        "ten-layers": {"layers": 3},
+        "six-layers": {"layers": 2},
+        "smollm2-135m-instruct": {"path": str(workshop.models / "teacher")},
+    }
+    for grid in study["grids"]:
+        grid |= {"tasks": ["held_out"], "sizes": [4, 8]}
+        grid["exclude"] = [{"method": "seqkd", "size": 8}, *grid["exclude"][1:]]
+    (workshop.folder / "general.yaml").write_text(yaml.safe_dump(template))
+    file = workshop.folder / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    plan = plan_study(file, workshop.runs)
+    run_study(plan)
+    metrics = {
+        (cell.size, cell.student, cell.method): json.loads((cell.folder / "result.json").read_text())["metrics"]
+        for cell in cells(plan, workshop.runs)
+    }
+    assert {method for _, _, method in metrics} == {
+        "sft", "sft_long", "gkd_base", "gkd_sft", "gkd_it", "seqkd", "teacher", "base"
+    }  # fmt: skip
+    assert all(one["kl"]["value"] > 0 for key, one in metrics.items() if key[2] != "teacher")
+    assert metrics[4, "smollm2-135m-instruct", "teacher"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
+    longer = next(run for run in plan.runs if run.stage == "sft_long")
+    assert longer.training is not None
+    assert longer.training.epochs == 2  # as SFT and GKD together

@@ -1,0 +1,69 @@
+"""The budget against a device whose peak is known."""
+
+import dataclasses
+
+import jobs
+import pytest
+import torch
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.types import TokenSequence
+from tutelage.sampling.torch_sampler import TorchSampler
+from tutelage.training.memory_budget import filled, token_budget
+from tutelage.training.trainer import Trainer
+
+GIB = 2**30
+
+
+class Device:
+    """A peak of `fixed` + `slope` · tokens; the first pass leaves `kept` behind."""
+
+    def __init__(self, fixed, slope, kept):
+        self.fixed, self.slope, self.kept, self.calls = fixed, slope, kept, 0
+
+    def __call__(self, tokens):
+        self.calls += 1
+        return self.fixed + (self.kept if self.calls > 1 else 0) + self.slope * tokens
+
+
+def test_the_peak_comes_close_to_the_limit_and_stays_below():
+    device = Device(fixed=10 * GIB, slope=2_000_000, kept=5 * GIB)
+    tokens = token_budget(device, 40 * GIB, 8 * GIB, least=1_000)
+    assert tokens % 256 == 0
+    peak = 10 * GIB + 5 * GIB + 8 * GIB + 2_000_000 * tokens
+    assert 0.9 * 40 * GIB < peak <= 0.95 * 40 * GIB
+    assert device.calls == 3
+
+
+def test_a_sequence_that_fits_alone_is_taken_alone():
+    device = Device(fixed=GIB, slope=2_000_000, kept=0)
+    assert token_budget(device, int((GIB + 2_000_000 * 1_100) / 0.95) + 1, 0, least=1_090) == 1_090
+
+
+def test_too_little_memory_says_how_much_it_takes():
+    device = Device(fixed=10 * GIB, slope=2_000_000, kept=GIB)
+    with pytest.raises(TutelageError, match=r"12\.0 GiB do not hold one .* of 4000 tokens, which needs about 21\.5"):
+        token_budget(device, 12 * GIB, 2 * GIB, least=4_000)
+
+
+def test_a_probe_has_as_many_tokens_as_asked_for():
+    rows = [TokenSequence(i, torch.arange(n), torch.ones(n, dtype=torch.bool), 1) for i, n in enumerate((5, 9))]
+    parts = filled(rows, 40, longest=16)
+    assert [len(p.ids) for p in parts] == [16, 16, 8]
+    assert torch.cat([p.ids for p in parts])[:14].tolist() == [*range(5), *range(9)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU's memory")
+def test_training_within_the_limit_takes_the_same_steps(tmp_path):
+    lengths = (40, 60, 90, 30, 70, 55, 25, 80)
+    losses = {}
+    for limit in (None, 1.0):
+        job = jobs.gkd(tmp_path / str(limit), 0.5, lengths, batch_size=8, max_steps=2, memory_gib=limit)
+        assert job.teacher is not None
+        job.student.model.cuda()
+        job.teacher.module.cuda()
+        trainer = Trainer(dataclasses.replace(job, sampler=TorchSampler(job.student.model, jobs.ENDS, True)))
+        losses[limit] = [trainer.step(step)["loss"] for step in range(2)]
+        assert (trainer.measured_tokens is None) == (limit is None)
+        assert torch.cuda.max_memory_allocated() < 2**30
+    assert losses[None] == pytest.approx(losses[1.0], rel=1e-3)

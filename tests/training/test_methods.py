@@ -1,0 +1,121 @@
+"""Methods of one's own: the one that docs/extend.md shows runs, and does what it says."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+import torch
+from recipes_fixture import Workshop
+
+from tutelage.common.errors import TutelageError
+from tutelage.loss.divergence import reverse_kl
+from tutelage.recipe.load import load_recipe
+from tutelage.runs.do_run import do_run
+from tutelage.runs.planner import Planner
+from tutelage.training import methods
+from tutelage.training.methods import METHODS, method_fingerprint, policy_gradient
+from tutelage.training.methods.policy_gradient import PolicyGradient
+from tutelage.training.trainer import Trainer
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+
+
+def test_the_document_shows_the_file_and_the_entry_as_they_are():
+    file, entry = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert file == Path(policy_gradient.__file__).read_text()
+    assert entry in Path(methods.__file__).read_text()
+
+
+def test_its_expected_gradient_is_that_of_the_reverse_kl():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 11, dtype=torch.float64), torch.randn(3, 11, dtype=torch.float64)
+    student.requires_grad_()
+    expected = torch.autograd.grad(reverse_kl(student, teacher).sum(), student)[0]
+    got = torch.zeros_like(expected)
+    for label in range(11):  # every token that could be drawn, with its chance
+        chance = student.softmax(-1)[:, label].detach()
+        values = PolicyGradient()(student, teacher, torch.full((3,), label))
+        got += torch.autograd.grad((chance * values).sum(), student)[0]
+    torch.testing.assert_close(got, expected)
+    twice = PolicyGradient(2.0)(student, teacher, torch.tensor([1, 2, 3]))
+    torch.testing.assert_close(twice, 2 * PolicyGradient()(student, teacher, torch.tensor([1, 2, 3])))
+
+
+def test_training_brings_the_student_nearer_to_the_teacher(tmp_path: Path):
+    job = jobs.gkd(tmp_path, 1.0, [9] * 32, batch_size=32, max_steps=25, epochs=25, learning_rate=1e-2)
+    trainer = Trainer(METHODS["policy_gradient"](job, {}))
+    first = trainer.step(0)
+    assert first["on_policy"] == 1.0
+    later = [trainer.step(step) for step in range(1, 25)]
+    assert later[-1]["reverse_kl"] < 0.6 * first["reverse_kl"]
+
+
+def pg(**keys: Any) -> dict[str, Any]:
+    return {"name": "pg", "kind": "method", "method": "policy_gradient", "data": "train", "student": "base", **keys}
+
+
+def test_a_recipe_runs_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    file = workshop.write(stages=[pg(sampling={"max_new_tokens": 6}, options={"scale": 0.5})])
+    plan = Planner(load_recipe(file), workshop.folder, workshop.runs)
+    run = plan.stage_run("pg", 0)
+    last = do_run(run)["last"]
+    assert (last["step"], last["on_policy"]) == (3, 1.0)
+    other = Planner(load_recipe(file, ["stages.pg.options={scale: 1.0}"]), workshop.folder, workshop.runs)
+    assert other.stage_run("pg", 0).fingerprint != run.fingerprint
+
+
+def test_an_option_that_it_does_not_have_is_one_line(workshop: Workshop):
+    file = workshop.write(stages=[pg(options={"scal": 0.5}, sampling={"max_new_tokens": 6})])
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("pg", 0)
+    with pytest.raises(TutelageError, match=r"`options` of method `policy_gradient`: .*'scal'"):
+        do_run(run)
+
+
+def test_another_file_of_the_method_is_another_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    changed = tmp_path / "changed.py"
+    changed.write_text(Path(policy_gradient.__file__).read_text() + "\n# changed\n")
+    before = method_fingerprint("policy_gradient")
+    monkeypatch.setattr("inspect.getfile", lambda _: str(changed))
+    assert method_fingerprint("policy_gradient") != before
+
+
+def test_what_a_partial_method_is_given_counts(monkeypatch: pytest.MonkeyPatch):
+    marks = []
+    for scale in (1.0, 2.0):
+        monkeypatch.setattr(
+            "tutelage.training.methods.METHODS", {"pg": partial(policy_gradient.build, options={"scale": scale})}
+        )
+        marks.append(method_fingerprint("pg"))
+    assert marks[0] != marks[1]
+
+
+def test_an_error_of_the_method_itself_is_not_called_an_option(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    def build(job: Any, options: dict[str, Any]) -> Any:
+        return job + options
+
+    for module in ("tutelage.training.methods", "tutelage.recipe.load", "tutelage.runs.stages.train"):
+        monkeypatch.setattr(f"{module}.METHODS", {"broken": build})
+    file = workshop.write(stages=[pg(method="broken", sampling={"max_new_tokens": 6})])
+    with pytest.raises(TypeError, match="unsupported operand"):
+        do_run(Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("pg", 0))
+
+
+def test_one_entry_is_all_that_another_method_takes(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    seen: list[dict[str, Any]] = []
+
+    def build(job: Any, options: dict[str, Any]) -> Any:
+        seen.append(options)
+        return job  # cross-entropy on the student's own samples
+
+    table = {**METHODS, "echo": build}
+    for module in ("tutelage.training.methods", "tutelage.recipe.load", "tutelage.runs.stages.train"):
+        monkeypatch.setattr(f"{module}.METHODS", table)
+    stage = pg(method="echo", options={"a": 1}, sampling={"max_new_tokens": 6})
+    run = Planner(load_recipe(workshop.write(stages=[stage])), workshop.folder, workshop.runs).stage_run("pg", 0)
+    assert do_run(run)["last"]["loss"] == pytest.approx(do_run(run)["last"]["cross_entropy"])
+    assert seen == [{"a": 1}]

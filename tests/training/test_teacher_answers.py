@@ -1,0 +1,282 @@
+"""SeqKD: the teacher's samples are written once, and the weighted loss is the loss on all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+import tiny
+import torch
+from chat_templates import CHATML, tokenizer
+from recipes_fixture import ROWS, Workshop, save_tiny
+
+from tutelage.common.types import Conversation, Message, TokenSequence
+from tutelage.data.batch import take_copies
+from tutelage.data.chat_template import ChatTemplate
+from tutelage.recipe.load import load_recipe
+from tutelage.recipe.sections import SamplingConfig
+from tutelage.runs.do_run import do_run
+from tutelage.runs.planner import Planner
+from tutelage.runs.run_recipe import run_recipe
+from tutelage.sampling.torch_sampler import TorchSampler
+from tutelage.training.job import Job
+from tutelage.training.teacher_answers import Answer, answered, read_answers, retokenised, write_answers
+from tutelage.training.trainer import Trainer
+
+END = 2
+# row, tokens: row 0 has one answer three times, row 1 two and two, row 2 all apart
+SAMPLES = [
+    (0, (5, 6, END)),
+    (0, (5, 6, END)),
+    (0, (7, END)),
+    (0, (5, 6, END)),
+    (0, (9, 8, 4, 3)),
+    (1, (11, END)),
+    (1, (11, END)),
+    (1, (12, 13, END)),
+    (1, (12, 13, END)),
+    (1, (14,)),
+    *((2, (20 + k, *range(30, 30 + 3 * k), END)) for k in range(5)),
+]
+ANSWERS = [Answer(row, i % 5, tokens, "", tokens[-1] == END) for i, (row, tokens) in enumerate(SAMPLES)]
+
+
+def weighted_examples(max_length: int = 64) -> list[TokenSequence]:
+    return answered(tiny.sequences((9, 6, 14)), [0, 1, 2], ANSWERS, END, [END], max_length)
+
+
+def copies_of(examples: list[TokenSequence]) -> list[TokenSequence]:
+    return [dataclasses.replace(s, weight=1.0) for s in examples for _ in range(int(s.weight))]
+
+
+def job(folder: Path, examples: list[TokenSequence], **config: Any) -> Job:
+    folder.mkdir(exist_ok=True)
+    base = jobs.sft(folder, model=tiny.llama(), **{"max_grad_norm": None} | config)
+    return dataclasses.replace(base, examples=examples)
+
+
+def gradients(trainer: Trainer) -> tuple[torch.Tensor, float]:
+    trainer.optimizer.zero_grad = lambda **_: None
+    loss = trainer.step(0)["loss"]
+    return torch.cat([p.grad.flatten() for p in trainer.module.parameters() if p.grad is not None]), loss
+
+
+def test_each_distinct_answer_stands_once_with_its_number():
+    examples = weighted_examples()
+    found = [(s.index, tuple(s.ids[s.prompt_length :].tolist()), s.weight) for s in examples]
+    counted = Counter(SAMPLES)
+    assert {(row, tokens): weight for row, tokens, weight in found} == counted
+    assert sum(s.weight for s in examples) == 15
+    assert {s.author for s in examples} == {"teacher"}
+    assert [s.cut for s in examples if s.ids[-1] != END] == [True, True]
+    for s in examples:
+        assert s.loss_mask.tolist() == [False] * 4 + [True] * (len(s.ids) - 4)
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_the_weighted_loss_and_gradient_are_those_of_all_copies(tmp_path: Path, reduction: str):
+    examples = weighted_examples()
+    options = {"batch_size": 15, "reduction": reduction}
+    once, loss = gradients(Trainer(job(tmp_path / "once", examples, **options)))
+    copies, expected = gradients(Trainer(job(tmp_path / "copies", copies_of(examples), **options)))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert (once - copies).norm() <= 1e-5 * copies.norm()
+    unweighted = [dataclasses.replace(s, weight=1.0) for s in examples]
+    other, _ = gradients(Trainer(job(tmp_path / "other", unweighted, **options)))
+    assert (once - other).norm() > 1e-2 * copies.norm()
+
+
+def test_batches_hold_as_many_copies_as_if_each_stood_apart():
+    examples, size = weighted_examples(), 4
+    order = torch.tensor([3, 0, 6, 1, 9, 4, 2, 8, 5, 7])
+    weights = torch.tensor([s.weight for s in examples], dtype=torch.float64)
+    apart = [int(i) for i in order for _ in range(int(examples[int(i)].weight))]
+    for first in range(0, 15, size):
+        got = take_copies(examples, weights, order, first, first + size)
+        counted = {next(i for i, e in enumerate(examples) if e.ids is s.ids): s.weight for s in got}
+        assert counted == Counter(apart[first : first + size])
+
+
+def test_a_whole_training_is_that_on_all_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Four steps an epoch, of 4, 4, 4 and 3 copies, some answers split between two steps."""
+    examples = weighted_examples()
+    options = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2}
+    once = Trainer(job(tmp_path / "once", examples, **options))
+    assert (once.steps_per_epoch, once.total_steps) == (4, 8)
+    apart = Trainer(job(tmp_path / "apart", copies_of(examples), **options))
+    assert apart.total_steps == 8
+    batches = [copies_of(once._examples(step)) for step in range(8)]
+    assert [len(batch) for batch in batches] == [4, 4, 4, 3] * 2
+    apart._examples = lambda step: batches[step]
+    once.run()
+    apart.run()
+    for a, b in zip(once.module.parameters(), apart.module.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_weightless_lists_are_cut_as_before():
+    examples = tiny.sequences((9, 6, 14, 7, 30))
+    order = torch.tensor([4, 2, 0, 1, 3])
+    weights = torch.ones(5, dtype=torch.float64)
+    assert [s.index for s in take_copies(examples, weights, order, 2, 4)] == [0, 1]
+    assert [s.index for s in take_copies(examples, weights, order, 4, 6)] == [3]
+
+
+def test_the_teachers_end_becomes_the_students():
+    answers = [Answer(0, 0, (5, 7), "", True), Answer(0, 1, (5, 7), "", False)]
+    ended, cut = answered(tiny.sequences((9,)), [0], answers, END, [7], 64)
+    assert ended.ids[-2:].tolist() == [5, END]
+    assert (cut.ids[-2:].tolist(), cut.cut) == ([5, 7], True)  # not an end: the sample was cut there
+
+
+def test_an_answer_beyond_max_length_is_cut():
+    examples = answered(tiny.sequences((9,)), [0], [Answer(0, 0, tuple(range(10, 30)), "", True)], END, [END], 12)
+    assert [(len(s.ids), s.cut) for s in examples] == [(12, True)]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+TEMPLATE = ChatTemplate(tokenizer(CHATML))
+SAMPLING = SamplingConfig(max_new_tokens=8, batch_size=2)
+PROMPTS = [Conversation(f"r{i}", (Message("user", f"The cat {i}"), Message("assistant", "1"))) for i in range(5)]
+
+
+class Watched:
+    """A sampler over a tiny model that can be told to die at a call."""
+
+    def __init__(self, dies_at: int = 0) -> None:
+        ends = [TEMPLATE.end_of_turn_id, *range(300, 340)]
+        self.inner = TorchSampler(tiny.llama(vocab=len(TEMPLATE.tokenizer)), ends, True)
+        self.calls, self.dies_at = 0, dies_at
+
+    def sample(self, prompts: Any, **options: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise KeyboardInterrupt
+        return self.inner.sample(prompts, **options)
+
+
+def write(folder: Path, sampler: Any, seed: int = 0) -> list[Answer]:
+    folder.mkdir(exist_ok=True)
+    return write_answers(folder, PROMPTS, TEMPLATE, sampler, SAMPLING, 5, seed)
+
+
+def test_five_answers_a_prompt_each_with_its_own_seed(tmp_path: Path):
+    answers = write(tmp_path / "a", Watched())
+    assert [(a.row, a.number) for a in answers] == [(row, k) for row in range(5) for k in range(5)]
+    assert len({a.tokens for a in answers if a.row == 0}) > 1
+    assert read_answers(tmp_path / "a") == answers
+    assert write(tmp_path / "b", Watched(), seed=1) != answers
+    for answer in answers:
+        assert answer.text == TEMPLATE.decode(answer.tokens)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"row": 3, "numb', b"\xe0"])
+def test_killed_and_gone_on_it_is_the_same_file(tmp_path: Path, torn: bytes):
+    write(tmp_path / "whole", Watched())
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "killed", Watched(dies_at=3))
+    file = tmp_path / "killed" / "answers.jsonl"
+    assert len(file.read_text().splitlines()) == 16
+    file.write_bytes(file.read_bytes() + torn)
+    second = Watched()
+    write(tmp_path / "killed", second)
+    assert second.calls == 2  # two writes of eight are not made again
+    assert file.read_bytes() == (tmp_path / "whole" / "answers.jsonl").read_bytes()
+
+
+def test_answers_of_another_tokenizer_are_taken_as_text():
+    answers = [Answer(0, 0, (1, 2, 3), "The dog", True), Answer(1, 1, (1, 2), "ran", False)]
+    ended, cut = retokenised(answers, TEMPLATE, PROMPTS)
+    ids = TEMPLATE.tokenizer("The dog", add_special_tokens=False)["input_ids"]
+    assert list(ended.tokens) == [*ids, TEMPLATE.end_of_turn_id]
+    assert list(cut.tokens) == TEMPLATE.tokenizer("ran", add_special_tokens=False)["input_ids"]
+
+
+# --- in a recipe -----------------------------------------------------------------------------------------------------
+
+
+def seqkd(**keys: Any) -> dict[str, Any]:
+    return {
+        "name": "kd",
+        "kind": "seqkd",
+        "student": "base",
+        "data": "train",
+        "sampling": {"max_new_tokens": 6},
+        **keys,
+    }
+
+
+def test_a_search_has_the_answers_written_once(workshop: Workshop):
+    file = workshop.write(
+        stages=[seqkd(search=True), {"name": "scores", "kind": "evaluate", "models": ["kd"], "tasks": ["test"]}],
+        search={"task": "test", "grid": {"learning_rate": [1e-3, 1e-2]}},
+        training__validation="test",
+    )
+    manifest = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+    assert len(list(workshop.runs.glob("kd-s0-*"))) == 2
+    (folder,) = workshop.runs.glob("kd-answers-s0-*")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["prompts"], result["samples"]) == (12, 60)
+    answers = read_answers(folder)
+    assert result["distinct"] == len({(a.row, a.tokens) for a in answers}) <= 60
+    trained = json.loads((workshop.runs / manifest["rows"][0]["runs"][0]["train"] / "result.json").read_text())
+    assert trained["data"]["answers"]["samples"] == 60
+    assert trained["data"]["answers"]["distinct"] == result["distinct"]
+    assert trained["last"]["step"] == 15  # 60 copies in batches of 4
+    assert trained["last"]["forward_kl"] is None
+
+
+def test_what_changes_the_answers_changes_both_runs(workshop: Workshop):
+    def marks(*overrides: str) -> tuple[str, str]:
+        plan = Planner(load_recipe(workshop.write(stages=[seqkd()]), list(overrides)), workshop.folder, workshop.runs)
+        run = plan.stage_run("kd", 0)
+        return run.parents[0].fingerprint, run.fingerprint
+
+    first = marks()
+    assert marks() == first
+    for override in ("stages.kd.samples_per_prompt=3", "stages.kd.sampling.temperature=0.5"):
+        assert all(a != b for a, b in zip(first, marks(override), strict=True)), override
+    other = marks("training.learning_rate=0.5")
+    assert (other[0] == first[0], other[1] == first[1]) == (True, False)
+
+
+def test_a_teacher_of_another_family_teaches_by_text(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    strange = jobs.words()
+    strange.chat_template = "{% for m in messages %}{{ m.content }} </s> {% endfor %}"
+    save_tiny(workshop.folder / "strange", layers=2, seed=4, tokens=strange)
+    workshop.rows("train", ROWS)
+    file = workshop.write(teacher__path=str(workshop.folder / "strange"), stages=[seqkd(samples_per_prompt=2)])
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
+    do_run(run.parents[0])
+    assert do_run(run)["data"]["answers"]["samples"] == 24
+    assert "its answers are taken as text" in capsys.readouterr().out
+
+
+def test_answers_go_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """Two data sets, a row of the first too long, the second taken twice."""
+    long = {"prompt": "The cat sat? " * 40, "completion": "The dog ran."}
+    workshop.rows("train", [long, *ROWS])
+    seen: list[TokenSequence] = []
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.extend(self.job.examples) or {})
+    stage = seqkd(data=["train", "test", "test"], samples_per_prompt=1)
+    file = workshop.write(stages=[stage], data__train__max_bad_rows=0.2)
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
+    do_run(run.parents[0])
+    do_run(run)
+    written = {a.row: a.tokens for a in read_answers(run.parents[0].folder)}
+    assert [tuple(s.ids[s.prompt_length :].tolist()) for s in seen] == [
+        written[row] for row in [*range(1, 13), *range(13, 17), *range(13, 17)]
+    ]
+    assert [s.index for s in seen] == list(range(1, 21))
+
+
+def test_a_section_that_also_validates_gets_answers_too(workshop: Workshop):
+    stage = seqkd(data=["train", "test"], samples_per_prompt=1, training={"validation": "train"})
+    run = Planner(load_recipe(workshop.write(stages=[stage])), workshop.folder, workshop.runs).stage_run("kd", 0)
+    assert list(run.parents[0].data) == ["train", "test"]
