@@ -148,7 +148,6 @@ def test_losses_over_training_are_drawn_for_each_size(tmp_path: Path) -> None:
         trained = tmp_path / f"trained{number}"
         trained.mkdir()
         lines = [{"step": n, "loss": 0.3 - 0.01 * number + 0.001 * n} for n in range(50)]
-        lines.append({"event": "validation", "loss": 9.0})
         (trained / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
         made_from.append((cell.folder, [tmp_path / "a judge, without a log", trained]))
     logs = training_logs(made_from)

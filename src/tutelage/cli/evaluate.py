@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.options import AsJson, Debug, RunsFolder
+from tutelage.common.run_folder import RESULT, read_json
 
 if TYPE_CHECKING:
     from tutelage.evaluation.run_benchmarks import Settings
@@ -147,7 +148,7 @@ def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, deb
         error = None if planned.done else attempt(planned, debug)
         if error:
             raise TutelageError(error)
-        result = json.loads((planned.folder / "result.json").read_text())
+        result = read_json(planned.folder, RESULT)
         for metric, score in result["metrics"].items():
             value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
             print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")

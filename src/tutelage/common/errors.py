@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class TutelageError(Exception):
     """A mistake the user can mend. The command line prints its one line (what, where, what to do) and exits with 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """ "did you mean `x`?" for the known name nearest to `name`; `otherwise` when none is near."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else otherwise

@@ -1,4 +1,4 @@
-"""The tool's own cache folder, and hashes of large files kept in it."""
+"""Files: written atomically, hashed, and the tool's own cache folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ def cached_hash(path: Path) -> str:
     if memo.is_file():
         return memo.read_text()
     value = hash_file(path)
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    partial = memo.with_suffix(f".{os.getpid()}")
-    partial.write_text(value)
-    partial.replace(memo)
+    write_atomically(memo, value)
     return value
 
 

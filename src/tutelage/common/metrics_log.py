@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.files import write_atomically
+
 # Readings of the clock: the only keys in which a resumed run differs from an unbroken one.
 CLOCK_KEYS = ("seconds", "tokens_per_s", "sampled_tokens_per_s", "peak_gib")
 
@@ -16,9 +18,7 @@ class MetricsFile:
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(path)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, values: dict[str, Any]) -> None:

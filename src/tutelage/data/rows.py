@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, cast
 
+from tutelage.common.errors import did_you_mean
 from tutelage.common.types import Conversation, Message, Role
 from tutelage.recipe.sections import DataConfig
 
@@ -180,8 +180,8 @@ def _value(column: str, row: dict[str, Any]) -> Any:
 
 def _missing(column: str, row: dict[str, Any]) -> str:
     columns = [str(name) for name in row]
-    nearest = get_close_matches(column, columns, n=1, cutoff=0.5)
-    guess = f", did you mean `{nearest[0]}`?" if nearest else ""
+    guess = did_you_mean(column, columns)
+    guess = f", {guess}" if guess else ""
     return f"no column `{column}`{guess} (columns: {', '.join(columns)})"
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.chance import CHANCE, chance_warning
 from tutelage.evaluation.clusters import Metric, widening
-from tutelage.evaluation.records import EXAMPLES_FILE, ExampleRecord, read_records, read_result
+from tutelage.evaluation.records import ExampleRecord, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
 Specs = Callable[[str], Mapping[str, Metric]]  # task → its metrics; an unknown task or metric is averaged plainly
@@ -120,13 +121,11 @@ def table(comparison: Comparison) -> str:
 
 def _evaluations(folder: Path) -> dict[str, Path]:
     """{folder name: folder} of the evaluations in a folder, or of the folder itself."""
-    if (folder / EXAMPLES_FILE).is_file():
+    if (folder / EXAMPLES).is_file():
         return {folder.name: folder}
-    found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{EXAMPLES_FILE}"))}
+    found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{EXAMPLES}"))}
     if not found:
-        raise TutelageError(
-            f"{folder} holds no evaluation: give a folder with {EXAMPLES_FILE}, or one with such folders"
-        )
+        raise TutelageError(f"{folder} holds no evaluation: give a folder with {EXAMPLES}, or one with such folders")
     return found
 
 

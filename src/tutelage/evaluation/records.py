@@ -13,10 +13,8 @@ import numpy as np
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.common.run_folder import EXAMPLES, RESULT
 from tutelage.evaluation.statistics import estimate
-
-EXAMPLES_FILE = "examples.jsonl"
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,12 @@ class ExampleRecord:
 def write_records(folder: Path, records: Iterable[ExampleRecord]) -> Path:
     """Write `examples.jsonl` into the folder (made if need be), atomically."""
     lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-    return write_atomically(folder / EXAMPLES_FILE, "".join(lines))
+    return write_atomically(folder / EXAMPLES, "".join(lines))
 
 
 def read_records(folder: Path) -> list[ExampleRecord]:
     """The records of an evaluation folder. Raises TutelageError naming file and line for anything that is not one."""
-    path = folder / EXAMPLES_FILE
+    path = folder / EXAMPLES
     names = {field.name for field in fields(ExampleRecord)}
     needed = names - {"group", "parts"}  # older files have neither
     records: list[ExampleRecord] = []
@@ -112,12 +110,12 @@ def summarise(
 
 def write_result(folder: Path, result: dict[str, Any]) -> Path:
     """Write `result.json` into the folder (made if need be), atomically."""
-    return write_atomically(folder / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return write_atomically(folder / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_result(folder: Path) -> dict[str, Any]:
     """The content of `result.json`. Raises TutelageError when it is absent or broken."""
-    path = folder / RESULT_FILE
+    path = folder / RESULT
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

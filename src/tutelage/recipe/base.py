@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tutelage.common.errors import did_you_mean
 
 
 class Section(BaseModel):
@@ -18,8 +19,7 @@ class Section(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                    hint = did_you_mean(str(key), cls.model_fields, f"valid keys: {', '.join(cls.model_fields)}")
                     raise ValueError(f"unknown key `{key}`: {hint}")
         return data
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.records import EXAMPLES_FILE, ExampleRecord, read_records, score_array
+from tutelage.common.run_folder import EXAMPLES
+from tutelage.evaluation.records import ExampleRecord, read_records, score_array
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
 
@@ -56,7 +57,7 @@ def load_cell(manifest: dict[str, Any], row: dict[str, Any], task: str, like: Se
     for run in row["runs"]:
         name = (run.get("evaluations") or {}).get(task)
         folder = Path(manifest["root"]) / name if name else None
-        if folder is None or not (folder / EXAMPLES_FILE).is_file():
+        if folder is None or not (folder / EXAMPLES).is_file():
             missing.append(run["seed"])
             continue
         found = SeedScores(run["seed"], folder, tuple(read_records(folder)))
@@ -78,7 +79,7 @@ def _aligned(run: SeedScores, order: SeedScores) -> SeedScores:
     records = {record.id: record for record in run.records}
     wanted = [record.id for record in order.records]
     if len(records) != len(run.records):
-        raise TutelageError(f"{run.folder / EXAMPLES_FILE} holds an example id twice; run that evaluation again")
+        raise TutelageError(f"{run.folder / EXAMPLES} holds an example id twice; run that evaluation again")
     strange = sorted(set(records) ^ set(wanted))
     if strange:
         here, there = (run, order) if strange[0] in records else (order, run)

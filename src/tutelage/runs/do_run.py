@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from typing import Any
 
 import torch
 
-from tutelage.common.files import write_atomically
+from tutelage.common import run_folder
 from tutelage.runs.run import Run
 from tutelage.runs.stages.benchmark import measure_benchmark
 from tutelage.runs.stages.evaluate import evaluate
@@ -25,9 +24,8 @@ from tutelage.training.checkpoint import remove_checkpoints
 def do_run(run: Run, write: bool = True) -> dict[str, Any]:
     """Do `run` unless it is done already; returns the content of its result.json. Of several ranks that train together
     (`ranks.py`) one has `write`."""
-    result_file = run.folder / "result.json"
-    if result_file.is_file():
-        return json.loads(result_file.read_text())
+    if run.done:
+        return run_folder.read_json(run.folder, run_folder.RESULT)
     run.folder.mkdir(parents=True, exist_ok=True)
     if write:
         _describe(run)
@@ -38,8 +36,8 @@ def do_run(run: Run, write: bool = True) -> dict[str, Any]:
     result |= {"fingerprint": run.fingerprint, "seconds": time.monotonic() - began}
     if not write:
         return result
-    write_atomically(result_file, json.dumps(result, indent=2) + "\n")
-    remove_checkpoints(run.folder / "checkpoints")
+    run_folder.write_json(run.folder, run_folder.RESULT, result)
+    remove_checkpoints(run.folder / run_folder.CHECKPOINTS)
     return result
 
 
@@ -55,7 +53,7 @@ def _describe(run: Run) -> None:
         "models": {k: v.model_dump(mode="json") for k, v in run.models.items()},
         "parents": [p.fingerprint for p in run.parents],
     }
-    write_atomically(run.folder / "config.json", json.dumps(config, indent=2) + "\n")
+    run_folder.write_json(run.folder, run_folder.CONFIG, config)
     import transformers
 
     gpu = torch.cuda.get_device_name() if run.device == "cuda" else None
@@ -66,4 +64,4 @@ def _describe(run: Run) -> None:
         "device": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    write_atomically(run.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    run_folder.write_json(run.folder, run_folder.ENVIRONMENT, environment)

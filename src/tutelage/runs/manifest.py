@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from tutelage.common import run_folder
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
@@ -88,7 +88,7 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
     for run in with_parents(trained(planner)):
         if run.seed != planner.recipe.seeds[0]:
             continue
-        result = json.loads((run.folder / "result.json").read_text())
+        result = run_folder.read_json(run.folder, run_folder.RESULT)
         if "keep" in result:
             kept = ", ".join(map(str, result["keep"]))
             facts.append({"label": f"{run.stage}: layers kept", "value": f"{kept} (of {result['layers']})"})
@@ -101,10 +101,10 @@ def _facts(planner: Planner, seconds: float) -> list[dict[str, str]]:
             change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
             facts.append({"label": f"{run.stage}: perplexity on held-out rows", "value": change})
     some = next(iter([*trained(planner), *(run for _, _, run in evaluations(planner))]))
-    environment = json.loads((some.folder / "environment.json").read_text())
+    environment = run_folder.read_json(some.folder, run_folder.ENVIRONMENT)
     facts.append({"label": "machine", "value": f"{environment['device']}, torch {environment['torch']}"})
     done = with_parents([*trained(planner), *(run for _, _, run in evaluations(planner))])
-    spent = sum(json.loads((run.folder / "result.json").read_text())["seconds"] for run in done)
+    spent = sum(run_folder.read_json(run.folder, run_folder.RESULT)["seconds"] for run in done)
     facts.append({"label": "all runs, one after the other", "value": f"{spent / 60:.1f} minutes"})
     facts.append({"label": "the last call alone", "value": f"{seconds / 60:.1f} minutes"})
     return facts

@@ -8,11 +8,10 @@ turns up.
 from __future__ import annotations
 
 import glob
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.evaluation.benchmarks import BENCHMARKS
@@ -242,8 +241,7 @@ def _check_names(recipe: RecipeConfig) -> None:
                 there = ", ".join(BENCHMARKS)
                 raise TutelageError(f"{where}.avoid: no benchmark is called `{name}` (there are: {there})")
         if isinstance(stage, MethodStage) and stage.method not in METHODS:
-            near = get_close_matches(stage.method, METHODS, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(METHODS)}; docs/extend.md adds one"
+            hint = did_you_mean(stage.method, METHODS, f"there are: {', '.join(METHODS)}; docs/method.md adds one")
             raise TutelageError(f"{where}.method: no method is called `{stage.method}`: {hint}")
 
 

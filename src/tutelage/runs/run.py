@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.run_folder import is_done
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 
 # Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
@@ -34,7 +35,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "result.json").is_file()
+        return is_done(self.folder)
 
 
 def with_parents(runs: Sequence[Run]) -> list[Run]:

@@ -12,10 +12,11 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.common.run_folder import ERROR
 from tutelage.runs.ranks import Share, takes_ranks
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.store import Store
-from tutelage.runs.worker import ERROR_FILE, Busy, attempt, begin_worker, work
+from tutelage.runs.worker import Busy, attempt, begin_worker, work
 
 LOOK_AGAIN = 1.0  # seconds until a run that another driver works on is looked at again
 CRASHES = 2  # a run whose worker died so often is left alone
@@ -138,7 +139,7 @@ class Scheduler:
     def _failed_before(self, todo: Sequence[Run]) -> dict[str, str]:
         if not self.patient or self.retry:
             return {}
-        files = {r.fingerprint: r.folder / ERROR_FILE for r in todo if not r.done}
+        files = {r.fingerprint: r.folder / ERROR for r in todo if not r.done}
         return {mark: file.read_text().strip() for mark, file in files.items() if file.is_file()}
 
     def _in_order(self, todo: Sequence[Run], waiting: Sequence[Run]) -> list[Run]:
@@ -218,7 +219,7 @@ class Scheduler:
         if self.crashes[run.fingerprint] <= CRASHES:
             return Busy("its worker was killed")
         line = f"{run.stage}: its worker was killed {CRASHES + 1} times, probably for want of memory"
-        write_atomically(run.folder / ERROR_FILE, line + "\n")
+        write_atomically(run.folder / ERROR, line + "\n")
         if self.store is not None:
             self.store.push_error(run)
         return line

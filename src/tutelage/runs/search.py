@@ -5,11 +5,11 @@ Nothing waits for a search that it does not need: while one stage's points are t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+from tutelage.common import run_folder
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.runs.planner import Planner
@@ -113,7 +113,7 @@ def search_task(planner: Planner, name: str) -> str:
 
 def _headline(planner: Planner, name: str, run: Run) -> float | None:
     metric = planner.recipe.tasks[search_task(planner, name)].headline_metric
-    return json.loads((run.folder / "result.json").read_text())["metrics"][metric]["value"]
+    return run_folder.read_json(run.folder, run_folder.RESULT)["metrics"][metric]["value"]
 
 
 def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder
+from tutelage.common.run_folder import ERROR, ERROR_LOG, LOG, RESULT
 from tutelage.runs.run import Run
 
-RESULT, ERRORS = "result.json", ("error.txt", "error.log", "log.txt")
+ERRORS = (ERROR, ERROR_LOG, LOG)
 HEAVY = ("model", "tokenizer")  # folders that only runs need: status and reports do without
 AT_ONCE = 16  # questions to the store at the same time
 

@@ -14,11 +14,10 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
+from tutelage.common.run_folder import ERROR, ERROR_LOG, LOG
 from tutelage.runs.ranks import Share, die_with_parent, do_apart, takes_ranks
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
-
-ERROR_FILE, ERROR_LOG, LOG_FILE = "error.txt", "error.log", "log.txt"
 
 
 def make_runs_folder(root: Path) -> None:
@@ -48,11 +47,11 @@ def attempt(
     error: str | None = None
     took_part = takes_ranks(run) and not run.done  # in `stop_requests`
     try:
-        with _heartbeat(held), _printing_to(run.folder / LOG_FILE) if log else nullcontext():
+        with _heartbeat(held), _printing_to(run.folder / LOG) if log else nullcontext():
             if store is not None and not run.done:
                 _fetch(run, store)
             if share is not None and share.apart and not run.done:
-                do_apart(run, share, run.folder / LOG_FILE)
+                do_apart(run, share, run.folder / LOG)
             else:
                 do_run(run)
             if store is not None and not store.is_done(run):
@@ -71,9 +70,9 @@ def attempt(
         error = f"{run.stage}: {type(problem).__name__}: {line} (the whole traceback: {run.folder / ERROR_LOG})"
     finally:
         if error is None:
-            (run.folder / ERROR_FILE).unlink(missing_ok=True)
+            (run.folder / ERROR).unlink(missing_ok=True)
         else:
-            write_atomically(run.folder / ERROR_FILE, error + "\n")
+            write_atomically(run.folder / ERROR, error + "\n")
             if store is not None:
                 with suppress(TutelageError):  # it is the storage that fails, maybe
                     store.push_error(run)

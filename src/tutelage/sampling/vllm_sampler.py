@@ -12,7 +12,6 @@ which prompts it holds, unless `seeded`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Sample
 from tutelage.models.sharding import gathered
 from tutelage.sampling.torch_sampler import TorchSampler
@@ -112,7 +112,7 @@ class VllmSampler:
         }
         settings = [SamplingParams(**common, seed=seed % 2**63 if self.seeded else None) for seed in seeds]
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            torch.manual_seed(_joint_seed(seeds))
+            torch.manual_seed(keyed_integer(*seeds))
             asked = [{"prompt_token_ids": list(p)} for p in prompts]
             outputs = self.llm.generate(asked, settings, use_tqdm=False)
         if self._sleeps:
@@ -149,8 +149,3 @@ def _sample(output: Any) -> Sample:
     flat = output.logprobs  # the sampled token comes first at each position
     logprobs = () if flat is None else tuple(float(flat.logprobs[start]) for start in flat.start_indices)
     return Sample(tokens, logprobs, output.finish_reason == "stop")
-
-
-def _joint_seed(seeds: Sequence[int]) -> int:
-    digest = hashlib.blake2b(",".join(map(str, seeds)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

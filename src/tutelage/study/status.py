@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.common import run_folder
 from tutelage.common.metrics_log import read_metrics
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
-from tutelage.runs.worker import ERROR_FILE
 from tutelage.study.plan import StudyPlan, kind_of
 from tutelage.study.plan_text import duration
 
@@ -38,7 +37,7 @@ def study_status(plan: StudyPlan) -> list[RunState]:
     states: list[RunState] = []
     stopped: set[str] = set()
     for run in plan.runs:
-        lock, error = run.folder / "lock", run.folder / ERROR_FILE
+        lock, error = run.folder / "lock", run.folder / run_folder.ERROR
         if run.done:
             states.append(RunState(run, "done"))
         elif lock.is_file() and is_held(lock):
@@ -57,11 +56,10 @@ def study_status(plan: StudyPlan) -> list[RunState]:
 
 def _running(run: Run, lock: Path) -> RunState:
     """Steps done of all, and the time left by the speed since this process took the run."""
-    lines = read_metrics(run.folder / "metrics.jsonl")
-    data = run.folder / "data.json"
-    if run.training is None or not lines or not data.is_file():
+    lines = read_metrics(run.folder / run_folder.METRICS)
+    if run.training is None or not lines or not (run.folder / run_folder.DATA).is_file():
         return RunState(run, "running")
-    reports = json.loads(data.read_text())
+    reports = run_folder.read_json(run.folder, run_folder.DATA)
     names = [name for name in run.data if name != run.training.validation] or list(run.data)
     rows = sum(reports.get(name, {}).get("rows", 0) for name in names) * getattr(run.spec, "samples_per_prompt", 1)
     steps = -(-rows // run.training.batch_size) * run.training.epochs
@@ -137,7 +135,7 @@ def _time_left(states: list[RunState]) -> float | None:
         cost = model.cost(state.run)
         hours = cost.hours if cost is not None else 0.0
         if state.state == "done":
-            spent += json.loads((state.run.folder / "result.json").read_text()).get("seconds", 0.0)
+            spent += run_folder.read_json(state.run.folder, run_folder.RESULT).get("seconds", 0.0)
             planned += 3600 * hours
         elif state.state == "running" and state.eta is not None:
             left += state.eta

@@ -28,6 +28,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import Progress
+from tutelage.common.run_folder import METRICS
 from tutelage.common.types import Message, Sample
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.sections import SamplingConfig
@@ -79,7 +80,7 @@ class Synthesis:
         if progress is not None:
             progress.restore(before)
         with (
-            contextlib.closing(MetricsFile(self.folder / "metrics.jsonl", number)) as log,
+            contextlib.closing(MetricsFile(self.folder / METRICS, number)) as log,
             ThreadPoolExecutor(1) as worker,
             _quick_turns(),
         ):
@@ -263,7 +264,7 @@ class Synthesis:
 
     def _summary(self, before: int, seconds: float) -> dict[str, Any]:
         """Counts over all attempts; `rows_per_s` and `sampler_share` (of the time) are of this call."""
-        lines = read_metrics(self.folder / "metrics.jsonl")
+        lines = read_metrics(self.folder / METRICS)
         sampled, sampling = (sum(line[key] for line in lines) for key in ("sampled_tokens", "sampling_seconds"))
         return {
             "rows": self.accepted,

@@ -7,7 +7,6 @@ depends neither on the batch size, nor on the number of ranks, nor on where a ru
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
 from tutelage.common.hashing import keyed_integer, keyed_uniform
 from tutelage.common.types import Author, Sample, TokenSequence
 from tutelage.data.teacher_prompts import teacher_view
@@ -109,7 +109,4 @@ def _write_pending(pending: Path | None, keys: list[list[int]], samples: list[Sa
     if pending is None:
         return
     content = {"keys": keys, "samples": [vars(s) for s in samples]}
-    pending.parent.mkdir(parents=True, exist_ok=True)
-    partial = pending.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(content))
-    partial.replace(pending)
+    write_atomically(pending, json.dumps(content))

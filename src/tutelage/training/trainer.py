@@ -23,6 +23,7 @@ from tutelage.common.hashing import keyed_integer
 from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
+from tutelage.common.run_folder import METRICS
 from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
 from tutelage.models.language_model import LanguageModel
@@ -78,12 +79,12 @@ class Trainer:
         if found is not None:
             checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
             start = found[1]
-        lines = read_metrics(folder / "metrics.jsonl") if start else []
+        lines = read_metrics(folder / METRICS) if start else []
         metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}  # stopped in the last step
         with contextlib.ExitStack() as stack:
             log = bar = None
             if self.rank == 0:
-                log = stack.enter_context(contextlib.closing(MetricsFile(folder / "metrics.jsonl", start)))
+                log = stack.enter_context(contextlib.closing(MetricsFile(folder / METRICS, start)))
                 bar = stack.enter_context(progress(job.title, self.total_steps, start))
             stack.enter_context(trackers(self.accelerator, self.config, folder))
             stop = stack.enter_context(stop_requests())

@@ -9,12 +9,12 @@ names and other things, for a student whose layers were cut.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from random import Random
 
 from tutelage.cli.demo.exercises import draw_exercises
 from tutelage.cli.demo.notes import draw_notes
+from tutelage.common.files import write_atomically
 
 INSTRUCTION = "Write one line of minutes for this note."
 README = """# Notes and minutes
@@ -38,13 +38,6 @@ def _row(row_id: str, system: str, user: str, answer: str, references: tuple[str
     return json.dumps(row, ensure_ascii=False)
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes under another name first, so that a killed run leaves no half file."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
 def write_demo_data(
     folder: Path, seed: int = 0, train: int = 320, dev: int = 60, test: int = 120, heal: int = 600
 ) -> dict[str, Path]:
@@ -66,11 +59,11 @@ def write_demo_data(
             references = () if split == "train" else note.references
             lines.append(_row(row_id, INSTRUCTION, note.text, note.answer, references))
         paths[split] = folder / f"{split}.jsonl"
-        _write(paths[split], "\n".join(lines) + "\n")
+        write_atomically(paths[split], "\n".join(lines) + "\n")
     exercises = draw_exercises(heal, Random(f"{seed}/heal"))
     lines = [_row(f"heal-{n:03d}-{e.kind}", e.instruction, e.text, e.answer) for n, e in enumerate(exercises)]
     paths["heal"] = folder / "heal.jsonl"
-    _write(paths["heal"], "\n".join(lines) + "\n")
+    write_atomically(paths["heal"], "\n".join(lines) + "\n")
     counts = ", ".join(f"{split} {size}" for split, size in {**sizes, "heal": heal}.items())
-    _write(folder / "README.md", README.format(seed=seed, counts=counts))
+    write_atomically(folder / "README.md", README.format(seed=seed, counts=counts))
     return {split: paths[split] for split in ("train", "dev", "test", "heal")}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import example_seed
 from tutelage.common.types import Message
 from tutelage.evaluation.benchmarks.summary import summarise
 from tutelage.evaluation.clusters import Metric
@@ -149,22 +149,14 @@ class Benchmark:
 def draw_evenly(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
     """`limit` items in their own order: the groups take turns, each giving its items in a random order of `seed`."""
     ranks: dict[str, int] = {}
-    turns: list[tuple[int, bytes, int]] = []
-    for place in sorted(range(len(items)), key=lambda place: _lot(seed, items[place].id)):
+    turns: list[tuple[int, int, int]] = []
+    for place in sorted(range(len(items)), key=lambda place: example_seed(seed, items[place].id)):
         group = items[place].group
         ranks[group] = ranks.get(group, -1) + 1
-        turns.append((ranks[group], _lot(seed, items[place].id), place))
+        turns.append((ranks[group], example_seed(seed, items[place].id), place))
     chosen = sorted(place for _, _, place in sorted(turns)[:limit])
     return [items[place] for place in chosen]
 
 
 def user(text: str) -> tuple[Message, ...]:
     return (Message("user", text),)
-
-
-def known_groups(items: Iterable[Item]) -> list[str]:
-    return list(dict.fromkeys(item.group for item in items))
-
-
-def _lot(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "backslashreplace"), digest_size=8).digest()

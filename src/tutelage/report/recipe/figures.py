@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.metrics_log import read_metrics
+from tutelage.common.run_folder import METRICS
 from tutelage.report.drawing import (
     GREY,
     INK,
@@ -179,19 +180,16 @@ def _score_height(table: TaskTable) -> float:
 def _logs(manifest: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     for row in manifest["rows"]:
         for run in row["runs"]:
-            lines = read_metrics(Path(manifest["root"]) / run["train"] / "metrics.jsonl") if run.get("train") else []
+            lines = read_metrics(Path(manifest["root"]) / run["train"] / METRICS) if run.get("train") else []
             if lines:
                 yield row, lines
 
 
 def _points(lines: list[dict[str, Any]], x_key: str, key: str) -> list[tuple[float, float]]:
-    """Finite values of one key; a validation line of its own carries its loss under `loss`."""
+    """Finite values of one key, as (x, y)."""
     points = []
     for line in lines:
-        held_out = line.get("event") == "validation"
-        name = "loss" if held_out and key == "validation_loss" else key
-        value = None if held_out and key != "validation_loss" else line.get(name)
-        x = line.get(x_key)
+        value, x = line.get(key), line.get(x_key)
         if isinstance(value, int | float) and isinstance(x, int | float) and math.isfinite(value):
             points.append((float(x), float(value)))
     return points

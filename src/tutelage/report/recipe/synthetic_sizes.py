@@ -6,7 +6,6 @@ depends on what stages or rows are called.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.run_folder import CONFIG, RESULT, read_json
 from tutelage.report.drawing import INK, LINE, MUTED, Style, inline_svg, new_figure, write_figure
 from tutelage.report.labels import KIND_NAMES, TRAINED, metric_label
 from tutelage.report.recipe.figures import PANEL_INCHES
@@ -154,7 +154,7 @@ def _curve(table: TaskTable, kind: str, counts: dict[str, int | None]) -> SizeCu
 
 def _sets(root: Path, folder: str) -> dict[tuple[Any, ...], int]:
     """Numbers of synthetic rows by the set they are from, for a run and the students before it."""
-    config, result = (json.loads((root / folder / name).read_text("utf-8")) for name in ("config.json", "result.json"))
+    config, result = read_json(root / folder, CONFIG), read_json(root / folder, RESULT)
     models = config["models"]
     student = Path((models.get("student") or models["model"])["path"])  # `model`: what a prune stage cuts
     before = student.parent.name if student.name == "model" else ""
@@ -166,7 +166,7 @@ def _sets(root: Path, folder: str) -> dict[tuple[Any, ...], int]:
         maker = Path(section["path"]).parent.parent.name if isinstance(section["path"], str) else ""
         if not _is_parent(maker, config):
             continue
-        if json.loads((root / maker / "config.json").read_text("utf-8"))["kind"] == "synthesize":
+        if read_json(root / maker, CONFIG)["kind"] == "synthesize":
             # parts of one set after the same `skip` lie within each other: rows met twice are counted once
             part = (maker, section["seed"], section["skip"])
             sets[part] = max(sets.get(part, 0), result["data"][name]["rows"])

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tutelage.common.metrics_log import read_metrics
+from tutelage.common.run_folder import METRICS
 from tutelage.report.drawing import PALETTE, Curve, Style
 from tutelage.report.labels import method_name, short, size_text
 from tutelage.report.study.figures import DASHES, StudyFigure, StudyPanel
 from tutelage.report.study.results import Study
 
 DISTILLED = ("gkd_base", "gkd_sft", "gkd_it")
-LOG = "metrics.jsonl"
 
 
 def training_logs(made_from: Iterable[tuple[Path, Sequence[Path]]]) -> dict[Path, Path]:
     """From pairs of an evaluation's folder and its parents': {evaluation: the first parent with a training log}."""
-    logs = {folder: next((p for p in parents if (p / LOG).is_file()), None) for folder, parents in made_from}
+    logs = {folder: next((p for p in parents if (p / METRICS).is_file()), None) for folder, parents in made_from}
     return {folder: trained for folder, trained in logs.items() if trained is not None}
 
 
@@ -52,7 +52,7 @@ def _curves(study: Study, student: str, method: str, logs: Mapping[Path, Path]) 
     for size, folder in sorted(folders, key=lambda one: (one[0], str(one[1]))):
         place = sizes.index(size)
         style = Style(size_text(size or None), PALETTE[place % len(PALETTE)], DASHES[place % len(DASHES)])
-        lines = [line for line in read_metrics(folder / LOG) if "event" not in line]
+        lines = read_metrics(folder / METRICS)
         losses = [float(line["loss"]) for line in lines if isinstance(line.get("loss"), int | float)]
         if len(losses) > 1:
             shares = tuple(n / (len(losses) - 1) for n in range(len(losses)))

@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
+from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.page import PAGE_FILE
-from tutelage.evaluation.records import EXAMPLES_FILE, ExampleRecord, read_records
+from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
 from tutelage.report.labels import AVERAGE, short, size_text, study_metric_label, task_label
 from tutelage.report.numbers import difference_text, interval_text, p_text
@@ -151,7 +152,7 @@ def _runs(result: Result, out: Path) -> Iterable[RunLink]:
         folder = os.path.relpath(cell.folder, out)
         there = cell.seed in result.seeds
         score = number_text(result.by_seed[result.seeds.index(cell.seed)], result.metric) if there else "missing"
-        page = next((n for n in (PAGE_FILE, EXAMPLES_FILE) if there and (cell.folder / n).is_file()), None)
+        page = next((n for n in (PAGE_FILE, EXAMPLES) if there and (cell.folder / n).is_file()), None)
         # "./" keeps a folder's name from being read as a scheme
         href = f"./{quote(folder)}/" if there else None
         yield RunLink(cell.seed, score, cell.folder.name, href, f"{href}{page}" if page else None)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.run_folder import EXAMPLES, RESULT
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.clusters import Metric, cluster_scores, widening
 from tutelage.evaluation.metrics import lower_is_better
-from tutelage.evaluation.records import EXAMPLES_FILE, RESULT_FILE, read_result
+from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import Scores, crossed_standard_error
 from tutelage.report.labels import AVERAGE
 from tutelage.report.scores import SeedScores, load_cell
@@ -63,7 +64,7 @@ def cell_name(cell: Cell) -> str:
 
 
 def is_there(folder: Path) -> bool:
-    return (folder / EXAMPLES_FILE).is_file() and (folder / RESULT_FILE).is_file()
+    return (folder / EXAMPLES).is_file() and (folder / RESULT).is_file()
 
 
 def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
@@ -77,12 +78,10 @@ def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
         result = read_result(cell.folder)
         headline = str(result.get("headline"))
         if headline not in result.get("metrics", {}):
-            raise TutelageError(
-                f"{cell.folder / RESULT_FILE} lacks its headline `{headline}`; run that evaluation again"
-            )
+            raise TutelageError(f"{cell.folder / RESULT} lacks its headline `{headline}`; run that evaluation again")
         if metrics.setdefault(cell.task, headline) != headline:
             raise TutelageError(
-                f"{cell.folder / RESULT_FILE} is headed by `{headline}`, other evaluations of {cell.task} by "
+                f"{cell.folder / RESULT} is headed by `{headline}`, other evaluations of {cell.task} by "
                 f"`{metrics[cell.task]}`; evaluate all with one version"
             )
         if "comet" not in result["metrics"]:

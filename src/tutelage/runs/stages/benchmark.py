@@ -7,9 +7,9 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_bytes_atomically
+from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.data import data_folder
-from tutelage.evaluation.records import EXAMPLES_FILE
 from tutelage.evaluation.run_benchmarks import Settings, run_benchmarks
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.run import Run
@@ -38,6 +38,6 @@ def measure_benchmark(run: Run) -> dict[str, Any]:
         judge=judge,
     )
     (result,) = run_benchmarks(settings)
-    examples = settings.out / result["task"] / EXAMPLES_FILE  # beside it stay the replies, for another scoring
-    write_bytes_atomically(run.folder / EXAMPLES_FILE, examples.read_bytes())
+    examples = settings.out / result["task"] / EXAMPLES  # beside it stay the replies, for another scoring
+    write_bytes_atomically(run.folder / EXAMPLES, examples.read_bytes())
     return {"kind": run.kind, "stage": run.stage, "limit": spec.limit, **result, "model": run.subject, "seed": run.seed}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from typing import Any
 
 import torch
 
+from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import write_atomically
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.teacher_prompts import align, same_rendering, teacher_view
@@ -50,7 +49,7 @@ def train(run: Run) -> dict[str, Any]:
         examples, reports["answers"] = _taught(run, student, examples, names, sections)
     trainer = Trainer(_job(run, student, teacher, examples, validation))
     if trainer.rank == 0:
-        write_atomically(run.folder / "data.json", json.dumps(reports, indent=2) + "\n")
+        run_folder.write_json(run.folder, run_folder.DATA, reports)
     before = trainer.validate() if validation else None
     with stop_requests():  # the last steps have no checkpoint: once they are done the model is saved, come what may
         last = trainer.run()
@@ -115,7 +114,7 @@ def _taught(
 
     (parent,) = (p for p in run.parents if p.kind == "answers")
     answers = read_answers(parent.folder)
-    result = json.loads((parent.folder / "result.json").read_text())
+    result = run_folder.read_json(parent.folder, run_folder.RESULT)
     ends = result["teacher_ends"]
     teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
     conversations: list[Conversation] = []
