@@ -15,6 +15,7 @@ if not torch.cuda.is_available():  # before Triton is first imported: its kernel
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
+from synthesize_recipe import long_context  # noqa: E402, F401
 
 # Files that take longest come first: of two processes that share the files out, none is left with the last long one.
 LONG = ("test_run_study", "test_ranks", "test_mini_recipes", "test_bench", "test_run_recipe", "test_resume")

@@ -103,7 +103,7 @@ def test_a_stop_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def stop(*_: object):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tutelage.evaluate.compare.compare", stop)
+    monkeypatch.setattr("tutelage.evaluation.compare.compare_folders", stop)
     with pytest.raises(SystemExit) as caught:
         main(["compare", "a", "b"])
     assert caught.value.code == 130

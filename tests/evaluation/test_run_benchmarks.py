@@ -176,7 +176,7 @@ def test_a_kill_while_scoring_costs_neither_replies_nor_their_speed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tutelage.evaluate.run_benchmarks.score", stopped)
+        patch.setattr("tutelage.evaluation.run_benchmarks.score", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_benchmarks(settings, whole)
     again = Recorder(whole.sampler)

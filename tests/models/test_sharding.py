@@ -179,7 +179,7 @@ def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, monke
     training = GKD["training"] | {"max_steps": 3, "shard": True}
     stages = [GKD | {"on_policy": 1.0, "training": training}]
     two, one = (planned(workshop, workshop.folder / name, stages=stages, device=DEVICE) for name in ("two", "one"))
-    assert attempt(two, local_part=TWO) is None
+    assert attempt(two, share=TWO) is None
     assert attempt(one) is None
     a, b = (load_file(run.folder / "model" / "model.safetensors") for run in (one, two))
     assert worst(a, b) <= ROUNDING

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from recipes_fixture import Workshop
-from synthesize_recipe import OFF, long_context  # noqa: F401
+from synthesize_recipe import OFF
 
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.stages import SynthesizeStage, TrainStage
@@ -101,7 +101,7 @@ def small(workshop: Workshop, name: str) -> tuple[Any, list[str]]:
     return load_recipe(file, overrides), [s.name for s in stages if isinstance(s, SynthesizeStage)]
 
 
-def test_table_2_from_end_to_end(long_context: Workshop, data: Path):  # noqa: F811
+def test_table_2_from_end_to_end(long_context: Workshop, data: Path):
     recipe, made = small(long_context, "table2")
     assert made == [f"new_{task}" for task in TASKS]
     part = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs, only=["scores_arc"])
@@ -131,7 +131,7 @@ def test_table_2_from_end_to_end(long_context: Workshop, data: Path):  # noqa: F
     assert "missing" not in table
 
 
-def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):  # noqa: F811
+def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):
     recipe, _ = small(long_context, "figure5")
     manifest = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs)
     rows = {}

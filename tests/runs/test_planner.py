@@ -21,8 +21,8 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run import METHOD_VERSION
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src" / "tutelage" / "recipes").rglob("*.yaml")])
-# Studies and their templates are read by tests/test_study.py.
+FILES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src" / "tutelage" / "cli").rglob("*.yaml")])
+# Studies and their templates are read by tests/study/test_grid.py.
 RECIPES = [file for file in FILES if "\nstages:" in (text := file.read_text()) and "<teacher>" not in text]
 
 
@@ -107,7 +107,7 @@ def test_the_projects_own_recipes_load_and_fit_the_schema(
 
 
 def test_there_are_recipes():
-    assert {"demo", "dialogsum"} <= {file.stem for file in RECIPES}
+    assert {"recipe", "dialogsum"} <= {file.stem for file in RECIPES}
 
 
 # --- what a stage is given ------------------------------------------------------------------------------------------

@@ -16,13 +16,12 @@ from recipes_fixture import ROWS, Workshop
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted
 from tutelage.recipe.load import load_recipe
+from tutelage.runs.lock import lock
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import train as train_stage
 from tutelage.runs.worker import attempt
-
-stage = import_module("tutelage.runs.do_run")  # the package has a function of this name
 
 STAGES: list[dict[str, Any]] = [
     {"name": "cut", "kind": "prune", "prune": {"keep": [0, 3], "calibration": "test"}},
@@ -246,7 +245,7 @@ def test_another_users_process_counts_as_living(workshop: Workshop, monkeypatch:
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refused)
-    assert stage.lock(run) is None
+    assert lock(run) is None
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", pytest.param(str(os.getpid()), id="this process")])
@@ -254,7 +253,7 @@ def test_locks_left_behind(workshop: Workshop, content: str):
     run = planned(workshop)
     run.folder.mkdir(parents=True)
     (run.folder / "lock").write_text(content)
-    held = stage.lock(run)
+    held = lock(run)
     # An empty file is a lock that is just being written.
     assert (held is None) == (content == "")
 
@@ -281,7 +280,7 @@ def test_a_request_to_stop_ends_the_whole_recipe(workshop: Workshop, monkeypatch
         asked.append(run.stage)
         raise Interrupted("stopped after step 1; the same command goes on from there")
 
-    monkeypatch.setattr(stage, "train", stopped)
+    monkeypatch.setattr(import_module("tutelage.runs.do_run"), "train", stopped)
     with pytest.raises(Interrupted, match="the same command goes on"):
         do(workshop, **WHOLE)
     assert len(asked) == 1

@@ -98,7 +98,7 @@ def test_an_error_of_the_method_itself_is_not_called_an_option(workshop: Worksho
     def build(job: Any, options: dict[str, Any]) -> Any:
         return job + options
 
-    for module in ("tutelage.training.methods", "tutelage.recipe.load", "tutelage.runs.stages.train"):
+    for module in ("tutelage.training.methods", "tutelage.runs.planner", "tutelage.runs.stages.train"):
         monkeypatch.setattr(f"{module}.METHODS", {"broken": build})
     file = workshop.write(stages=[pg(method="broken", sampling={"max_new_tokens": 6})])
     with pytest.raises(TypeError, match="unsupported operand"):
@@ -113,7 +113,7 @@ def test_one_entry_is_all_that_another_method_takes(workshop: Workshop, monkeypa
         return job  # cross-entropy on the student's own samples
 
     table = {**METHODS, "echo": build}
-    for module in ("tutelage.training.methods", "tutelage.recipe.load", "tutelage.runs.stages.train"):
+    for module in ("tutelage.training.methods", "tutelage.runs.planner", "tutelage.runs.stages.train"):
         monkeypatch.setattr(f"{module}.METHODS", table)
     stage = pg(method="echo", options={"a": 1}, sampling={"max_new_tokens": 6})
     run = Planner(load_recipe(workshop.write(stages=[stage])), workshop.folder, workshop.runs).stage_run("pg", 0)

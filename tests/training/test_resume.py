@@ -18,7 +18,9 @@ import torch
 
 from tutelage.common.interrupt import Interrupted
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
-from tutelage.sampling import engine, sampler
+from tutelage.common.types import Sample
+from tutelage.sampling import engine
+from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.training import checkpoint
 from tutelage.training import on_policy as rollout
 from tutelage.training.trainer import Trainer
@@ -94,7 +96,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[torch.Tenso
 def go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor], list[dict], list[int]]:
     """Run to the end: final weights, metrics, and the examples each call of the sampler was for."""
     calls: list[int] = []
-    sample = sampler.TorchSampler.sample
+    sample = TorchSampler.sample
 
     def counted(self, prompts, **options):
         calls.append(len(prompts))
@@ -102,7 +104,7 @@ def go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Ten
 
     job = make(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(sampler.TorchSampler, "sample", counted)
+        patch.setattr(TorchSampler, "sample", counted)
         Trainer(job).run()
     return [p.detach() for p in job.student.model.parameters()], clockless(folder), calls
 
@@ -233,7 +235,7 @@ def test_handlers_are_put_back_after_an_error(tmp_path):
 def test_samples_of_another_step_are_not_taken(tmp_path, unbroken, monkeypatch):
     """Left by a run with other batches: the keys tell."""
     folder = tmp_path / "checkpoints" / "pending-0"
-    samples = [sampler.Sample((5, 2), (-1.0, -1.0), True)]
+    samples = [Sample((5, 2), (-1.0, -1.0), True)]
     rollout._write_pending(folder / "00000000.json", [[0, 999]], samples)
     weights, metrics, calls = go_on(tmp_path, monkeypatch)
     assert same(weights, unbroken[0])
