@@ -117,7 +117,7 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare(model: Any) -> None:
-    """What `tutelage.model.load_model` does to a model that it has loaded."""
+    """What `tutelage.models.load_model` does to a model that it has loaded."""
     from tutelage.models.attention import NAME, register_attention
     from tutelage.models.rms_norm import fuse_norms
 

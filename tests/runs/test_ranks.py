@@ -33,7 +33,7 @@ from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Scheduler
 from tutelage.runs.worker import attempt
 
-WORKER = "import pickle, sys; from tutelage.attempt import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
+WORKER = "import pickle, sys; from tutelage.runs.worker import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
 
 
 @pytest.fixture
