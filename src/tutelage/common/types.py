@@ -65,7 +65,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A tokenised conversation. Made by `template.py` (data) and `rollout.py` (sampled responses)."""
+    """A tokenised conversation, made by `data/chat_template.py` (data) or `training/on_policy.py` (samples)."""
 
     index: int  # position of the row in its data set
     ids: Tensor  # int64 [L]
@@ -139,7 +139,7 @@ class MicroBatch:
 class TeacherSignal:
     """What the teacher says about a micro-batch's predicted tokens: its last hidden states and its head.
 
-    Full logits are never made for a whole micro-batch; `kernels/` multiplies chunk by chunk.
+    Full logits are never made for a whole micro-batch; `loss/` multiplies chunk by chunk.
     """
 
     hidden: Tensor  # [N, D_teacher]

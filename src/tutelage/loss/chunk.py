@@ -1,7 +1,8 @@
 """What is done to a chunk's logits, row by row of the vocabulary: values, statistics, gradient.
 
 Written twice: in plain torch (`TorchRows`, the reference, for CPUs and for any objective) and as a Triton kernel
-(`TritonRows`, `fused.py`). The driver in `chunked.py` asks for chunk after chunk, and for the gradient of each group.
+(`TritonRows`, `triton_launch.py`). The driver in `fused_linear.py` asks for chunk after chunk, and for the gradient of
+each group.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class TorchRows:
 
 
 class TritonRows:
-    """The same by the kernel of `fused.py`, in buffers that are made once."""
+    """The same by the kernel of `triton_launch.py`, in buffers that are made once."""
 
     def __init__(self, plan: Plan, hidden: Tensor, head: Head, gradient: bool) -> None:
         from tutelage.loss import triton_launch as fused

@@ -4,7 +4,7 @@ A batch's logits are its largest tensor by far (16k tokens × 128k entries = 8 G
 chunk of tokens at a time. Their gradient is worked out in the forward pass and folded into the gradients of the hidden
 states and of the head at once; the backward pass only scales those.
 
-What is done to a chunk's logits is written twice, in `rows.py`.
+What is done to a chunk's logits is written twice, in `chunk.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stages of a recipe, a model a kind."""
+"""The stages of a recipe: one pydantic model per kind."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MethodStage(_TrainStage):
     """A method of your own: a function that changes a training job (docs/extend.md)."""
 
     kind: Literal["method"]
-    method: str = Field(description="its name in `METHODS` of src/tutelage/methods/__init__.py")
+    method: str = Field(description="its name in `METHODS` of src/tutelage/training/methods/__init__.py")
     student: str | None = Field(
         default=None, description="base, or an earlier stage; default: the latest SFT of the student"
     )

@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster, behind the part of an executor's interface that `workers.py` uses."""
+"""Runs as tasks of a Ray cluster, behind the part of an executor's interface that `scheduler.py` uses."""
 
 from __future__ import annotations
 

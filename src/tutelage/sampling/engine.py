@@ -1,4 +1,4 @@
-"""Decoding many prompts at once, for models that run packed (`attention.py`).
+"""Decoding many prompts at once, for models that run packed (`models/attention.py`).
 
 Rows live in slots. A slot has its own part of the key-value cache, its own length, its own limit and its own random
 numbers, so that no row ever sees padding and a row that ends makes room for the next prompt at once. Everything a step
@@ -6,8 +6,8 @@ needs is on the device and is changed in place, so that on CUDA the step is reco
 small model's step is some hundred kernels of a few microseconds each, and launching them one by one takes longer than
 running them. Elsewhere the same step runs as it is written, over the rows that are still alive.
 
-Of prompts that begin alike (`prefix.py`) the first to get a slot is read in full, the others from where they part. One
-group at a time is admitted, so at most one prefix has to be kept for prompts that still wait.
+Of prompts that begin alike (`shared_prefix.py`) the first to get a slot is read in full, the others from where they
+part. One group at a time is admitted, so at most one prefix has to be kept for prompts that still wait.
 """
 
 from __future__ import annotations

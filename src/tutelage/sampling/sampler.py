@@ -1,7 +1,7 @@
 """Writing responses: token ids in, token ids and their log-probabilities out.
 
-`TorchSampler` decodes with any transformers model, in one of two ways: models that run packed (`attention.py`) through
-`engine.py`, the others left-padded through `padded.py`.
+`TorchSampler` decodes with any transformers model, in one of two ways: models that run packed (`models/attention.py`)
+through `engine.py`, the others left-padded through `padded_decoding.py`.
 
 Every sample has its own seed, and token n of a sample is drawn with the n-th number of that seed's generator, so a
 sample does not depend on which others are decoded beside it. Log-probabilities are of softmax(logits / temperature)

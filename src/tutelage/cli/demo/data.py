@@ -1,8 +1,8 @@
 """The demo's own data: notes between colleagues, each to be turned into one line of minutes.
 
-Everything is put together from small lists of words and turns of phrase (`demo_notes.py`); nothing comes from any data
+Everything is put together from small lists of words and turns of phrase (`notes.py`); nothing comes from any data
 set, so the files can be used and passed on without a licence to mind. Development and test rows carry two rephrasings
-beside the line of minutes, for ROUGE-L. `heal` is another mixture of little text jobs (`demo_heal.py`), with other
+beside the line of minutes, for ROUGE-L. `heal` is another mixture of little text jobs (`exercises.py`), with other
 names and other things, for a student whose layers were cut.
 """
 

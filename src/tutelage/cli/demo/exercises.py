@@ -1,6 +1,6 @@
 """Little text exercises for the demo: what a student whose layers were cut relearns before it meets the task.
 
-Made here from word lists, like the notes in `demo.py`, but with other people, other things and other jobs to do, so
+Made here from word lists, like the notes in `data.py`, but with other people, other things and other jobs to do, so
 that healing teaches reading, copying and answering and nothing of the task itself.
 """
 

@@ -1,7 +1,7 @@
 """A language model as judge: InFoBench's decomposed yes/no questions, asked over any OpenAI-compatible endpoint.
 
 All questions about one response are one conversation in their given order, so the judge sees its earlier answers;
-different responses are judged at the same time. Every answer is kept on disk as it comes (`judge_client.py`), so a
+different responses are judged at the same time. Every answer is kept on disk as it comes (`chat_client.py`), so a
 killed run goes on where it stopped and a second run costs nothing.
 """
 

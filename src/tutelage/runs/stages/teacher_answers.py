@@ -17,7 +17,7 @@ from tutelage.training.teacher_answers import answer_summary, read_answers, writ
 
 
 def write_teacher_answers(run: Run) -> dict[str, Any]:
-    """The samples that a seqkd stage trains on (`answers.py`), in the run's folder."""
+    """The samples that a seqkd stage trains on (`training/teacher_answers.py`), in the run's folder."""
     stage: SeqkdStage = run.spec
     conversations = [c for name in run.data for c in load_dataset(name, run.data[name], run.base).conversations]
     loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
