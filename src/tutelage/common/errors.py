@@ -1,4 +1,4 @@
-"""The one exception that a user can cause and mend."""
+"""The error for mistakes that a user can mend, and the hint that goes with a misspelt name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class TutelageError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """ "did you mean `x`?" for the known name nearest to `name`; `otherwise` when none is near."""
+    """Return "did you mean `x`?" with the known name nearest to `name`, or `otherwise` when none is near."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean `{near[0]}`?" if near else otherwise

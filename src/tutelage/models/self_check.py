@@ -18,7 +18,7 @@ _PROBES = ((0.021, 0.041, 0.031, 0.081), (0.061, 0.043, 0.131, 0.018, 0.025, 0.0
 
 
 def _probes(model: Any) -> list[Tensor]:
-    """Token ids, one tensor a sequence."""
+    """Token ids, one tensor per sequence."""
     width = model.config.get_text_config().vocab_size
     return [(width * torch.tensor(places)).long() for places in _PROBES]
 

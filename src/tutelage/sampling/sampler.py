@@ -39,7 +39,7 @@ class Sampler(Protocol):
         ...
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
-        """log p(continuation token | everything before), float32, one tensor a pair; temperature 1."""
+        """log p(continuation token | everything before), float32, one tensor per pair; temperature 1."""
         ...
 
     def update_weights(self, student: Any) -> None:
