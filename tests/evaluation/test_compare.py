@@ -93,7 +93,8 @@ def test_intervals_over_few_groups_cover_the_truth() -> None:
     for _ in range(300):
         base, effect = rng.uniform(0.2, 0.6, 5), rng.normal(0.03, 0.05, 5)
         a, b = rng.random(len(of)) < (base + effect)[of], rng.random(len(of)) < base[of]
-        _, found = _paired(np.stack([a, b], 1).astype(float), [str(group) for group in of], None, True, 1000)
+        pairs = np.stack([a, b], 1).astype(float)
+        _, found = _paired(pairs, np.ones(len(of)), [str(group) for group in of], True, 1000)
         covered += found.low <= 0.03 <= found.high
     assert 0.92 <= covered / 300 <= 0.98
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tutelage.evaluation.benchmarks.summary import average, summarise
-from tutelage.evaluation.clusters import Metric, clustered_standard_error
+from tutelage.evaluation.clusters import Metric, clustered_standard_error, units_of
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.evaluation.statistics import standard_error
 
@@ -58,7 +58,8 @@ def test_parts_are_units_and_examples_are_clusters() -> None:
     assert value["value"] == pytest.approx(75.0)  # 3 of the 4 scored parts
     sums = [2 * 0.25, 0.25 - 0.75]
     assert value["stderr"] == pytest.approx(100 * math.sqrt(2 * (sums[0] ** 2 + sums[1] ** 2)) / 4)
-    assert [one.units("drfr") for one in records] == [2, 2]
+    units = units_of(records, "drfr", Metric())
+    assert [(unit.cluster, unit.score) for unit in units] == [("0", 1), ("0", 1), ("1", 1), ("1", 0), ("1", None)]
 
 
 def test_unscored_is_counted_and_left_out() -> None:

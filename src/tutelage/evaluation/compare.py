@@ -18,7 +18,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.chance import CHANCE, chance_warning
-from tutelage.evaluation.clusters import Metric, widening
+from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, units_of, widening
 from tutelage.evaluation.records import ExampleRecord, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
@@ -191,26 +191,12 @@ def _names(record: ExampleRecord) -> list[Any]:
 def _compare_metric(
     name: str, metric: Metric, left: Sequence[ExampleRecord], right: Sequence[ExampleRecord], samples: int
 ) -> MetricComparison:
-    source = metric.source or name
-    chosen = [
-        (place, one, two)
-        for place, (one, two) in enumerate(zip(left, right, strict=True))
-        if not metric.of_groups or one.group in metric.of_groups
-    ]
-    pairs: list[tuple[float, float]] = []
-    clusters: list[str] = []
-    groups: list[str] = []
-    units = 0
-    for place, one, two in chosen:
-        for left_score, right_score in zip(_scores(one, source), _scores(two, source), strict=True):
-            units += 1
-            if left_score is not None and right_score is not None:
-                pairs.append((left_score, right_score))
-                clusters.append(one.group if metric.cluster == "group" else str(place))
-                groups.append(one.group)
-    pairs_N2 = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    few = metric.cluster == "group"
-    means, paired = _paired(pairs_N2, clusters, groups if metric.equal_groups else None, few, samples)
+    units = list(zip(units_of(left, name, metric), units_of(right, name, metric), strict=True))
+    scored = [(one, two) for one, two in units if one.score is not None and two.score is not None]
+    pairs_U2 = np.array([(one.score, two.score) for one, two in scored], dtype=np.float64).reshape(-1, 2)
+    weights_U = unit_weights([one.group for one, _ in scored], metric.equal_groups)
+    clusters = [one.cluster for one, _ in scored]
+    means, paired = _paired(pairs_U2, weights_U, clusters, metric.cluster == "group", samples)
     return MetricComparison(
         metric=name,
         a=100 * means[0],
@@ -220,50 +206,27 @@ def _compare_metric(
         high=100 * paired.high,
         p_value=paired.p_value,
         stderr=100 * paired.stderr,
-        examples=len(pairs),
+        examples=len(scored),
         clusters=len(set(clusters)),
-        dropped=units - len(pairs),
+        dropped=len(units) - len(scored),
     )
 
 
-def _scores(record: ExampleRecord, metric: str) -> list[float | None]:
-    """The parts' scores of a metric that stands for parts, else the example's own; None is unscored."""
-    parts = [part["scores"][metric] for part in record.parts if metric in part["scores"]]
-    return parts or [record.scores.get(metric)]
-
-
 def _paired(
-    pairs_N2: Scores, clusters: Sequence[str], equal: Sequence[str] | None, few: bool, samples: int
+    pairs_U2: Scores, weights_U: Scores, clusters: Sequence[str], few: bool, samples: int
 ) -> tuple[tuple[float, float], Paired]:
-    """Weighted means of both sides, and their bootstrap over clusters.
+    """Weighted means of both sides, and the paired bootstrap of their clusters' values.
 
-    A cluster c with total weight W_c and weighted sum S_c enters the bootstrap as m + (S_c − m·W_c) / mean(W), whose
-    mean over clusters is the weighted mean m = ΣS / ΣW and whose standard error is that of the result's own numbers.
-    Clusters of equal weight enter with their means; clusters of one example make it the plain paired bootstrap.
-    Where clusters are few (`few`), the draws are spread wider, as in Student's t: a bootstrap of G values varies too
-    little by √((G − 1) / G), and their variance is itself uncertain.
+    With `few` clusters the draws are spread by `widening`; the standard error stays that of the values.
     """
-    if not len(pairs_N2):
+    if not len(pairs_U2):
         nan = float("nan")
         return (nan, nan), Paired(nan, nan, nan, nan, nan, 0, 0)
-    weights_N = np.ones(len(pairs_N2))
-    if equal is not None:
-        _, of, sizes = np.unique(np.asarray(equal), return_inverse=True, return_counts=True)
-        weights_N = 1 / sizes[of]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    members = np.array([numbers[name] for name in clusters])
-    totals_C = np.bincount(members, weights=weights_N)
-    means, entries = [], []
-    for scores_N in pairs_N2.T:
-        sums_C = np.bincount(members, weights=weights_N * scores_N)
-        mean = float(sums_C.sum() / totals_C.sum())
-        means.append(mean)
-        # rounded, so that clusters without a difference count as such and not by their rounding errors
-        entries.append(np.round(mean + (sums_C - mean * totals_C) / totals_C.mean(), 12))
-    spread = widening(len(numbers)) if few else 1.0
-    left_C, right_C = (mean + spread * (one - mean) for mean, one in zip(means, entries, strict=True))
-    found = paired_bootstrap(left_C, right_C, samples=samples)
-    return (means[0], means[1]), replace(found, stderr=found.stderr / spread)
+    (left, left_C), (right, right_C) = (cluster_values(scores_U, weights_U, clusters) for scores_U in pairs_U2.T)
+    spread = widening(len(left_C)) if few else 1.0
+    left_C, right_C = left + spread * (left_C - left), right + spread * (right_C - right)
+    paired = paired_bootstrap(left_C, right_C, samples=samples)
+    return (left, right), replace(paired, stderr=paired.stderr / spread)
 
 
 def _without_nan(value: Any) -> Any:

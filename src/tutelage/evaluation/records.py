@@ -36,11 +36,6 @@ class ExampleRecord:
     # example's own score is the mean over its scored parts.
     parts: tuple[dict[str, Any], ...] = ()
 
-    def units(self, metric: str) -> int:
-        """How much the example weighs in the mean of a metric: its scored parts, or 1 (0 where unscored)."""
-        parts = [part["scores"][metric] for part in self.parts if metric in part["scores"]]
-        return sum(score is not None for score in parts) if parts else int(self.scores.get(metric) is not None)
-
 
 def write_records(folder: Path, records: Iterable[ExampleRecord]) -> Path:
     """Write `examples.jsonl` into the folder (made if need be), atomically."""

@@ -1,15 +1,14 @@
-"""The numbers of a benchmark: means with standard errors that know which examples belong together."""
+"""The numbers of a benchmark's result: means and their standard errors, for the whole and per group."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tutelage.evaluation.clusters import Metric, clustered_standard_error, scores_of
+from tutelage.evaluation.clusters import Metric, clustered_standard_error, unit_weights, units_of
 from tutelage.evaluation.records import ExampleRecord
 
 Value = dict[str, float | None]
@@ -18,11 +17,12 @@ Value = dict[str, float | None]
 def summarise(
     task: str, records: Sequence[ExampleRecord], metrics: Mapping[str, Metric], headline: str
 ) -> dict[str, Any]:
-    """The result of a benchmark: values and standard errors 0..100, None where undefined.
+    """A benchmark's result: {"task", "n", "unscored", "headline", "metrics", "groups"}.
 
-    A group has `n`, `unscored`, the headline's `value` and `stderr`, and all metrics that stand for single examples.
+    Values and standard errors are 0..100, None where undefined. An entry of `groups` has `n`, `unscored`, the
+    headline's `value` and `stderr`, and all metrics that are plain means over examples.
     """
-    known = {name for record in records for name in record.scores}  # ARC has likelihoods only where a model is at hand
+    known = {name for record in records for name in record.scores}  # ARC has likelihoods only if a model was loaded
     metrics = {name: metric for name, metric in metrics.items() if not records or (metric.source or name) in known}
     plain = {name: metric for name, metric in metrics.items() if not metric.source and not metric.of_groups}
     groups: dict[str, Any] = {}
@@ -40,29 +40,20 @@ def summarise(
 
 
 def group_entry(members: Sequence[ExampleRecord], metrics: Sequence[str], headline: str) -> dict[str, Any]:
+    """One entry of a result's `groups`: the metrics (plain means) over the group's records."""
     values = {name: average(members, name, Metric()) for name in metrics}
     unscored = sum(record.scores.get(headline) is None for record in members)
     return {"n": len(members), "unscored": unscored, **values[headline], "metrics": values}
 
 
 def average(records: Sequence[ExampleRecord], name: str, metric: Metric) -> Value:
-    """Mean and standard error of a metric over the scored examples (or their scored parts), 0..100."""
-    source = metric.source or name
-    scores, clusters, groups = [], [], []
-    for place, record in enumerate(records):
-        if metric.of_groups and record.group not in metric.of_groups:
-            continue
-        for score in scores_of(record, source):
-            scores.append(score)
-            clusters.append(record.group if metric.cluster == "group" else str(place))
-            groups.append(record.group)
-    if not scores:
+    """Weighted mean and clustered standard error of a metric over its scored units, 0..100."""
+    scored = [unit for unit in units_of(records, name, metric) if unit.score is not None]
+    if not scored:
         return {"value": None, "stderr": None}
-    weights = np.ones(len(scores))
-    if metric.equal_groups:
-        sizes = Counter(groups)
-        weights = np.array([1 / sizes[group] for group in groups])
-    weights /= weights.sum()
-    value = float(np.dot(weights, scores))
-    error = clustered_standard_error(scores, clusters, weights)
+    scores_U = np.array([unit.score for unit in scored], dtype=np.float64)
+    weights_U = unit_weights([unit.group for unit in scored], metric.equal_groups)
+    weights_U /= weights_U.sum()
+    value = float(np.dot(weights_U, scores_U))
+    error = clustered_standard_error(scores_U, [unit.cluster for unit in scored], weights_U)
     return {"value": 100 * value, "stderr": None if math.isnan(error) else 100 * error}

@@ -1,11 +1,9 @@
 """Reads a study's evaluations into results.
 
-Every score enters as values of independent draws, [S, C] for S seeds and C clusters (examples, or the tasks of BBH and
-the categories of MMLU-Pro, which were drawn as one). A cluster c with total weight W_c and weighted sum T_c of scores
-enters as m + (T_c − m·W_c) / mean(W), whose mean over clusters is the task's own weighted mean m and whose spread gives
-its standard error. The average of K tasks is made of the same values, those of a task with C of all A clusters
-moved to the average and stretched by A / (K·C): the mean is the average of the tasks, and each task's variance enters
-with 1 / K². So seeds and examples cross in the average as they do in one task, and arms are compared on it in pairs.
+Every score enters as values of independent draws, [S, C] for S seeds and C clusters (`evaluation/clusters.py`). The
+average of K tasks is made of the same values, those of a task with C of all A clusters moved to the average and
+stretched by A / (K·C): the mean is the average of the tasks, and each task's variance enters with 1 / K². So seeds and
+examples cross in the average as they do in one task, and arms are compared on it in pairs.
 """
 
 from __future__ import annotations
