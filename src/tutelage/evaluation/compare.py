@@ -19,7 +19,7 @@ from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.chance import CHANCE, chance_warning
 from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, units_of, widening
-from tutelage.evaluation.records import ExampleRecord, read_records, read_result
+from tutelage.evaluation.records import ExampleRecord, aligned, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
 Specs = Callable[[str], Mapping[str, Metric]]  # task → its metrics; an unknown task or metric is averaged plainly
@@ -131,7 +131,7 @@ def _evaluations(folder: Path) -> dict[str, Path]:
 
 def _compare_task(a: Path, b: Path, specs: Specs, samples: int) -> TaskComparison:
     results = read_result(a), read_result(b)
-    left, right = _aligned(a, b)
+    left, right = _same_examples(a, b)
     task = str(results[0]["task"])
     known = specs(task)
     metrics, warnings = [], []
@@ -159,32 +159,20 @@ def _at_chance(
     return [warning] if warning else []
 
 
-def _aligned(a: Path, b: Path) -> tuple[list[ExampleRecord], list[ExampleRecord]]:
-    """Both folders' records in a's order. Raises TutelageError unless they are of the same examples."""
-    left, right = read_records(a), read_records(b)
-    there = {record.id: record for record in right}
-    here = {record.id for record in left}
-    if len(here) != len(left) or len(there) != len(right):
-        raise TutelageError(f"{a if len(here) != len(left) else b} holds an example id twice; evaluate it again")
-    if here != set(there):
-        missing = [record.id for record in left if record.id not in there]
-        extra = [record.id for record in right if record.id not in here]
-        first, owner, other = (missing[0], a, b) if missing else (extra[0], b, a)
-        raise TutelageError(
-            f"{a} and {b} are not of the same examples: `{first}` is in {owner} but not in {other} "
-            f"({len(missing) + len(extra)} differ); evaluate both with the same --limit and --seed"
-        )
-    for record in left:
-        twin = there[record.id]
-        if record.references != twin.references or _names(record) != _names(twin):
+def _same_examples(a: Path, b: Path) -> tuple[list[ExampleRecord], list[ExampleRecord]]:
+    """Both folders' records in a's order. Raises TutelageError unless ids, targets and parts are the same."""
+    left = read_records(a)
+    right = aligned(read_records(b), left, b, a)
+    for one, two in zip(left, right, strict=True):
+        if one.references != two.references or _part_names(one) != _part_names(two):
             raise TutelageError(
-                f"{a} and {b} are not of the same examples: `{record.id}` has other targets in one than in the other; "
-                "evaluate both with the same --seed and the same data"
+                f"{a} and {b} were not made from the same examples (`{one.id}` has different targets in the two); "
+                "evaluate both on the same data and --seed"
             )
-    return left, [there[record.id] for record in left]
+    return left, right
 
 
-def _names(record: ExampleRecord) -> list[Any]:
+def _part_names(record: ExampleRecord) -> list[Any]:
     return [part.get("name") for part in record.parts]
 
 

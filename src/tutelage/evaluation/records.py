@@ -69,6 +69,28 @@ def read_records(folder: Path) -> list[ExampleRecord]:
     return records
 
 
+def aligned(
+    records: Sequence[ExampleRecord], order: Sequence[ExampleRecord], folder: Path, order_folder: Path
+) -> list[ExampleRecord]:
+    """The `records` of `folder` in the order of those of `order_folder`, by id.
+
+    Raises TutelageError, naming the folders, when one holds an id twice or they do not hold the same ids.
+    """
+    by_id, wanted = {record.id: record for record in records}, {record.id for record in order}
+    for where, ids, count in ((folder, by_id, len(records)), (order_folder, wanted, len(order))):
+        if len(ids) != count:
+            raise TutelageError(f"{where / EXAMPLES} holds an example id twice; run that evaluation again")
+    missing = [record.id for record in order if record.id not in by_id]
+    extra = [record.id for record in records if record.id not in wanted]
+    if missing or extra:
+        first, owner, other = (missing[0], order_folder, folder) if missing else (extra[0], folder, order_folder)
+        raise TutelageError(
+            f"{folder} and {order_folder} were not made from the same examples (`{first}` is in {owner} but not in "
+            f"{other}; {len(missing) + len(extra)} differ); evaluate both on the same data, --limit and --seed"
+        )
+    return [by_id[record.id] for record in order]
+
+
 def summarise(
     records: Sequence[ExampleRecord],
     metrics: Sequence[str],

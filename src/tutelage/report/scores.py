@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import EXAMPLES
-from tutelage.evaluation.records import ExampleRecord, read_records, score_array
+from tutelage.evaluation.records import ExampleRecord, aligned, read_records, score_array
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
 
@@ -62,7 +61,8 @@ def load_cell(manifest: dict[str, Any], row: dict[str, Any], task: str, like: Se
             continue
         found = SeedScores(run["seed"], folder, tuple(read_records(folder)))
         order = like or (runs[0] if runs else found)
-        runs.append(_aligned(found, order))
+        records = tuple(aligned(found.records, order.records, found.folder, order.folder))
+        runs.append(SeedScores(found.seed, found.folder, records))
     return Cell(tuple(runs), tuple(missing))
 
 
@@ -72,19 +72,3 @@ def compare(left: Cell, right: Cell, metric: str) -> Paired | None:
         return None
     paired = left.seeds == right.seeds and len(left.seeds) > 1
     return paired_bootstrap(left.scores(metric), right.scores(metric), paired_seeds=paired)
-
-
-def _aligned(run: SeedScores, order: SeedScores) -> SeedScores:
-    """The run with its records in the order of another's. Raises TutelageError unless both hold the same ids."""
-    records = {record.id: record for record in run.records}
-    wanted = [record.id for record in order.records]
-    if len(records) != len(run.records):
-        raise TutelageError(f"{run.folder / EXAMPLES} holds an example id twice; run that evaluation again")
-    strange = sorted(set(records) ^ set(wanted))
-    if strange:
-        here, there = (run, order) if strange[0] in records else (order, run)
-        raise TutelageError(
-            f"{run.folder} and {order.folder} were not made from the same examples (`{strange[0]}` is in "
-            f"{here.folder.name} but not in {there.folder.name}); evaluate both on the same data"
-        )
-    return SeedScores(run.seed, run.folder, tuple(records[id] for id in wanted))
