@@ -21,7 +21,7 @@ ALLOWED: dict[str, str] = {
     "models": "common recipe data loss",
     "sampling": "common recipe data loss models",
     "synthesis": "common recipe data sampling",
-    "evaluation": "common recipe models sampling",
+    "evaluation": "common recipe data models sampling",
     "teachers": "common recipe data loss models sampling",
     "training": "common recipe data loss models sampling teachers",
     "runs": "common recipe data loss models sampling synthesis evaluation teachers training",

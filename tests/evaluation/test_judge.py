@@ -19,8 +19,9 @@ import pytest
 
 from tutelage.cli.evaluate import _judge
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.judges import chat_client as judge_client
-from tutelage.evaluation.judges.judge import RULES, JudgeEndpoint, JudgeItem, judge, judge_questions, read_answer
+from tutelage.evaluation.judges import chat_client
+from tutelage.evaluation.judges.endpoint import RULES, JudgeEndpoint
+from tutelage.evaluation.judges.judge import JudgeItem, judge, judge_questions, read_answer
 
 pytest.importorskip("openai", reason="the judge needs the openai client (the extra `judge`)")
 
@@ -99,7 +100,7 @@ def hangs_up(handler: BaseHTTPRequestHandler) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(judge_client, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(chat_client, "FIRST_DELAY", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     endpoint = Endpoint()
     yield endpoint
@@ -311,7 +312,7 @@ def test_an_endpoint_that_is_down_is_given_up_on(server: Endpoint, tmp_path: Pat
     server.always = sends(502, {})
     with pytest.raises(TutelageError, match=r"status 502 \(2 tries\); 0 answers are kept"):
         judge(at(server, tmp_path, retries=1, concurrency=1), many)
-    assert len(server.requests) == 2 * judge_client.FAILURES_IN_A_ROW
+    assert len(server.requests) == 2 * chat_client.FAILURES_IN_A_ROW
     with pytest.raises(TutelageError, match="gives no answers: no connection"):
         judge(JudgeEndpoint("http://127.0.0.1:9/v1", "j", cache_folder=tmp_path, retries=0), many[:1])
 

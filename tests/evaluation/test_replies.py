@@ -16,8 +16,9 @@ import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.gpqa import unseal
+from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.records import read_records, read_result
-from tutelage.evaluation.replies import problem, score_responses
+from tutelage.evaluation.replies import problem, score_file
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_missing_unknown_and_doubled_ids_are_named(data: Path, tmp_path: Path) -
         reply("12", "The answer is (B)."),
         reply("99"),
     )
-    result = score_responses("mmlu_pro", file, data)
+    result = score_file("mmlu_pro", file, data).result
     assert (result["n"], result["missing"], result["unknown"], result["doubled"]) == (1, ["10"], ["99"], ["12"])
     assert result["metrics"]["accuracy"] == {"value": 100.0, "stderr": None}
     assert result["notices"][0] == "1 of 3 examples has no reply and is left out: 10"
@@ -53,14 +54,14 @@ def test_missing_unknown_and_doubled_ids_are_named(data: Path, tmp_path: Path) -
 
 def test_a_full_file_has_no_notices(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", *(reply(id, "The answer is (B).") for id in (10, 11, 12)))
-    result = score_responses("mmlu_pro", file, data)
+    result = score_file("mmlu_pro", file, data).result
     assert (result["n"], result["missing"], problem(result)) == (3, [], None)
     assert result["notices"] == []  # three of three are better than guessing
 
 
 def test_with_a_limit_other_replies_are_passed_over(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", *(reply(id, "The answer is (B).") for id in (10, 11, 12)))
-    result = score_responses("mmlu_pro", file, data, limit=2)
+    result = score_file("mmlu_pro", file, data, limit=2).result
     assert (result["n"], result["missing"], result["unknown"]) == (2, [], [])
 
 
@@ -81,13 +82,13 @@ def test_with_a_limit_other_replies_are_passed_over(data: Path, tmp_path: Path) 
 def test_rows_that_are_no_replies_are_named(data: Path, tmp_path: Path, line: str, message: str) -> None:
     file = write(tmp_path / "r.jsonl", reply(10), line)
     with pytest.raises(TutelageError, match=message) as raised:
-        score_responses("mmlu_pro", file, data)
+        score_file("mmlu_pro", file, data)
     assert "\n" not in str(raised.value)
 
 
 def test_other_keys_of_a_row_do_no_harm(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", reply(10, "The answer is (B).", tokens=[1, 2], shots="5", likelihoods="none"))
-    result = score_responses("mmlu_pro", file, data)
+    result = score_file("mmlu_pro", file, data).result
     assert (result["n"], result["metrics"]["accuracy"]["value"]) == (1, 100.0)
 
 
@@ -103,26 +104,26 @@ def test_evidence_that_cannot_be_read_is_named(
     data: Path, tmp_path: Path, task: str, row: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TutelageError, match=message) as raised:
-        score_responses(task, write(tmp_path / "r.jsonl", row), data)
+        score_file(task, write(tmp_path / "r.jsonl", row), data)
     assert "\n" not in str(raised.value)
 
 
 def test_a_lone_surrogate_can_be_reported(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", reply("z\ud83d"), reply(10, "B \ud83d"))
-    result = score_responses("mmlu_pro", file, data)
+    result = score_file("mmlu_pro", file, data).result
     assert result["unknown"] == ["z\\ud83d"]
     assert json.dumps(result, ensure_ascii=False).encode("utf-8")
 
 
 def test_files_that_are_absent_or_empty(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TutelageError, match=r"nowhere\.jsonl does not exist"):
-        score_responses("mmlu_pro", tmp_path / "nowhere.jsonl", data)
+        score_file("mmlu_pro", tmp_path / "nowhere.jsonl", data)
     with pytest.raises(TutelageError, match="is a folder; give a JSON Lines file"):
-        score_responses("mmlu_pro", tmp_path, data)
+        score_file("mmlu_pro", tmp_path, data)
     with pytest.raises(TutelageError, match="holds no reply"):
-        score_responses("mmlu_pro", write(tmp_path / "r.jsonl"), data)
+        score_file("mmlu_pro", write(tmp_path / "r.jsonl"), data)
     with pytest.raises(TutelageError, match=r"--data-dir: .*no_data is not a folder"):
-        score_responses("mmlu_pro", write(tmp_path / "r.jsonl", reply(10)), tmp_path / "no_data")
+        score_file("mmlu_pro", write(tmp_path / "r.jsonl", reply(10)), tmp_path / "no_data")
 
 
 def test_infobench_takes_judgements(data: Path, tmp_path: Path) -> None:
@@ -131,18 +132,18 @@ def test_infobench_takes_judgements(data: Path, tmp_path: Path) -> None:
         {"id": "easy_1", "judgements": ["Yes", "no."]},
         {"id": "hard_1", "response": "3", "judgements": ["yes", None, "maybe"]},
     )
-    result = score_responses("infobench", file, data)
+    result = score_file("infobench", file, data).result
     assert (result["n"], result["questions"], result["unscored"]) == (2, 5, 2)
     assert result["metrics"]["drfr"]["value"] == pytest.approx(200 / 3)
     assert result["metrics"]["drfr_hard"]["value"] == pytest.approx(100.0)
     with pytest.raises(TutelageError, match=r"r\.jsonl:1: `judgements` is not a list"):
-        score_responses("infobench", write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": "yes"}), data)
+        score_file("infobench", write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": "yes"}), data)
     with pytest.raises(TutelageError, match="`easy_1` has 2 questions but 0 judgements"):
-        score_responses("infobench", write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": []}), data)
+        score_file("infobench", write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": []}), data)
 
 
 def test_infobench_without_judgements_says_how_to_get_them(data: Path, tmp_path: Path) -> None:
-    result = score_responses("infobench", write(tmp_path / "r.jsonl", reply("easy_1")), data)
+    result = score_file("infobench", write(tmp_path / "r.jsonl", reply("easy_1")), data).result
     assert "infobench: 1 replies are not judged; give --judge-url and --judge-model, or judgements" in result["notices"]
 
 
@@ -156,9 +157,9 @@ def test_infobench_asks_the_judge(data: Path, tmp_path: Path, monkeypatch: pytes
         return [["yes"] * len(item.questions) for item in items]
 
     monkeypatch.setattr(judge, "judge_questions", answer)
-    endpoint = judge.JudgeEndpoint(url="http://localhost:1", model="m")
+    endpoint = JudgeEndpoint(url="http://localhost:1", model="m")
     file = write(tmp_path / "r.jsonl", reply("easy_1", "Hello"), {"id": "hard_1", "judgements": ["no", "no", "no"]})
-    result = score_responses("infobench", file, data, judge=endpoint)
+    result = score_file("infobench", file, data, judge=endpoint).result
     assert [(item.id, item.response, tuple(item.questions)) for item in asked] == [
         ("easy_1", "Hello", ("Is it a greeting?", "Is it short?"))
     ]
@@ -174,11 +175,11 @@ def test_flores_says_why_there_is_no_comet(data: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(comet, "comet_scores", absent)
     file = write(tmp_path / "r.jsonl", *(reply(k, "Tea grows here.") for k in range(3)))
-    result = score_responses("flores", file, data)
+    result = score_file("flores", file, data).result
     assert list(result["metrics"]) == ["chrf"]
     assert result["notices"] == ["flores: no COMET: COMET is not set up: run `tutelage setup comet`"]
     monkeypatch.setattr(comet, "comet_scores", lambda sources, texts, references: [0.5, 0.75, float("nan")])
-    metrics = score_responses("flores", file, data)["metrics"]
+    metrics = score_file("flores", file, data).result["metrics"]
     assert metrics["comet"]["value"] == pytest.approx(62.5)
     assert metrics["chrf"]["value"] > 0
 
@@ -187,7 +188,7 @@ def test_guessing_is_said(data: Path, tmp_path: Path) -> None:
     file = write(
         tmp_path / "r.jsonl", *(reply(id, f"The answer is ({letter}).") for id, letter in [(10, "B"), (12, "A")])
     )
-    result = score_responses("mmlu_pro", file, data)
+    result = score_file("mmlu_pro", file, data).result
     assert result["chance"] == pytest.approx(100 * (1 / 3 + 1 / 2) / 2)
     assert result["notices"][-1].startswith(
         "mmlu_pro (accuracy) is at chance level: 50.00 with 2 examples, where guessing gives 41.67"

@@ -162,7 +162,7 @@ def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | 
         raise TutelageError("--judge-url and --judge-model go together")
     if url is None or model is None:
         return None
-    from tutelage.evaluation.judges.judge import JudgeEndpoint
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
     return JudgeEndpoint(url=url, model=model, concurrency=requests, max_tokens=max_tokens)
 

@@ -47,7 +47,6 @@ def read_records(folder: Path) -> list[ExampleRecord]:
     """The records of an evaluation folder. Raises TutelageError naming file and line for anything that is not one."""
     path = folder / EXAMPLES
     names = {field.name for field in fields(ExampleRecord)}
-    needed = names - {"group", "parts"}  # older files have neither
     records: list[ExampleRecord] = []
     try:
         handle = path.open("rb")
@@ -57,12 +56,11 @@ def read_records(folder: Path) -> list[ExampleRecord]:
         for number, line in enumerate(handle, 1):
             try:
                 row: Any = json.loads(line.decode("utf-8"))
-                if not isinstance(row, dict) or not needed <= set(row) <= names:
+                if not isinstance(row, dict) or set(row) != names:
                     raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
-                parts = row.get("parts", ())
-                if not all(isinstance(part, dict) and _are_scores(part.get("scores")) for part in (row, *parts)):
-                    raise ValueError("`scores` are numbers or null, by metric")
-                lists = {key: tuple(row.get(key, ())) for key in ("references", "parts")}
+                if not all(isinstance(part, dict) and _are_scores(part.get("scores")) for part in (row, *row["parts"])):
+                    raise ValueError("`scores` must be numbers or null, by metric")
+                lists = {key: tuple(row[key]) for key in ("references", "parts")}
                 records.append(ExampleRecord(**{**row, **lists}))
             except (ValueError, TypeError, RecursionError) as error:
                 raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None

@@ -20,7 +20,7 @@ from tutelage.evaluation.chance import chance_warning
 from tutelage.evaluation.records import ExampleRecord, write_records, write_result
 
 if TYPE_CHECKING:
-    from tutelage.evaluation.judges.judge import JudgeEndpoint
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 _NAMED = 10  # ids in a one-line message; the result has them all
 
@@ -39,26 +39,19 @@ class Scored:
     records: list[ExampleRecord]
 
 
-def score_responses(
+def score_file(
     task: str,
     file: Path,
     data_dir: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
     judge: JudgeEndpoint | None = None,
-) -> dict[str, Any]:
+) -> Scored:
     """Score a file of replies; the result has `missing`, `unknown` and `doubled` ids beside the numbers.
 
-    `n` counts the examples that have a reply. With `limit` only those examples are looked at, and replies to other
-    examples of the benchmark are passed over. Raises TutelageError for a file or data that cannot be read.
+    `n` counts the examples that have a reply. With `limit` only the examples that it draws are scored, and replies to
+    other examples of the benchmark are ignored. Raises TutelageError for a file or data that cannot be read.
     """
-    return score_file(task, file, data_dir, limit, seed, judge).result
-
-
-def score_file(
-    task: str, file: Path, data_dir: Path | None, limit: int | None, seed: int, judge: JudgeEndpoint | None
-) -> Scored:
-    """See `score_responses`; with the records."""
     bench, folder = benchmark(task), data_folder(data_dir)
     everything = bench.load(folder, None, seed)
     items = everything if limit is None else bench.load(folder, limit, seed)
@@ -88,7 +81,7 @@ def concealed(bench: Benchmark, record: ExampleRecord) -> ExampleRecord:
 
 
 def problem(result: Mapping[str, Any]) -> str | None:
-    """One line that says why a result of `score_responses` must not be trusted, if so: unknown or doubled ids."""
+    """One line that says why a result of `score_file` must not be trusted, if so: unknown or doubled ids."""
     found = [sentence for kind in ("unknown", "doubled") if (sentence := _sentence(kind, result[kind], 0))]
     return "; ".join(found) or None
 

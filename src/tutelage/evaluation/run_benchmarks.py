@@ -23,7 +23,7 @@ from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.replies import Scored, score, with_chance, write_scored
 
 if TYPE_CHECKING:
-    from tutelage.evaluation.judges.judge import JudgeEndpoint
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
 SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"

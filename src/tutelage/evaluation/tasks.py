@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import example_seed
-from tutelage.common.types import Conversation, Message, Sample
+from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.metrics import SCORERS
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.recipe.sections import TaskConfig
+
+if TYPE_CHECKING:
+    from tutelage.data.chat_template import ChatTemplate
+    from tutelage.sampling.sampler import Sampler
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
@@ -20,30 +24,12 @@ _NAME = r"[^\W\d_a-zß-öø-ÿ][\w.'-]*"
 _SPEAKER = re.compile(rf"^(?:#[^#\n:]{{1,40}}#|{_NAME}(?: (?:{_NAME}|\d+)){{0,2}})[:：]\s+")
 
 
-class PromptTemplate(Protocol):
-    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-class PromptSampler(Protocol):
-    def sample(
-        self,
-        prompts: list[list[int]],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seeds: list[int],
-    ) -> list[Sample]: ...
-
-
 def evaluate_generation(
     task_name: str,
     task: TaskConfig,
     conversations: Sequence[Conversation],
-    template: PromptTemplate,
-    sampler: PromptSampler,
+    template: ChatTemplate,
+    sampler: Sampler,
     seed: int,
     progress: Progress | None = None,
 ) -> list[ExampleRecord]:
@@ -80,12 +66,10 @@ def lead_1_records(
     task_name: str,
     task: TaskConfig,
     conversations: Sequence[Conversation],
-    answer: Callable[[Conversation], str] | None = None,
 ) -> list[ExampleRecord]:
-    """The baseline without a model: the dialogue's first line is the answer (or what `answer` makes of the row)."""
+    """Records of the baseline without a model, whose answer is `lead_1`. Raises as `evaluate_generation` does."""
     _check(task_name, task, conversations)
-    chosen = answer or lead_1
-    return [score_response(row, chosen(row), task.metrics, finished=True, tokens=0) for row in conversations]
+    return [score_response(row, lead_1(row), task.metrics, finished=True, tokens=0) for row in conversations]
 
 
 def lead_1(conversation: Conversation) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
+from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 Messages = Sequence[dict[str, str]]
 
@@ -31,18 +32,6 @@ LONGEST_RETRY_AFTER = 300.0  # an endpoint that asks for more has run into a quo
 FAILURES_IN_A_ROW = 5  # requests given up on, without one answer between them, after which the endpoint counts as down
 CUT_RETRIES = 2  # an answer cut at the length limit is likely to be cut again, and every try is paid for
 FATAL = {401: "check the key in ${key}", 403: "check the key in ${key}", 404: "check the address and the model's name"}
-
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    url: str
-    model: str
-    api_key_env: str
-    timeout: float
-    retries: int
-    cache_folder: Path
-    temperature: float | None
-    max_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -94,13 +83,13 @@ class AnswerCache:
 class ChatClient:
     """Safe to use from several threads."""
 
-    def __init__(self, settings: EndpointSettings) -> None:
-        _check(settings)
+    def __init__(self, endpoint: JudgeEndpoint) -> None:
+        _check(endpoint)
         self.counts: Counter[str] = Counter()  # asked, cached, retried
-        self._settings = settings
-        self._cache = AnswerCache(settings.cache_folder)
+        self._endpoint = endpoint
+        self._cache = AnswerCache(endpoint.folder)
         self._client: Any = None
-        self._key = os.environ.get(settings.api_key_env) or ""
+        self._key = os.environ.get(endpoint.api_key_env) or ""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._fatal: TutelageError | None = None
@@ -119,21 +108,21 @@ class ChatClient:
         if known is not None:
             self._count("cached")
             return ChatReply(known)
-        for attempt in range(self._settings.retries + 1):
+        for attempt in range(self._endpoint.retries + 1):
             if self._stopped.is_set():
-                raise self._fatal or TutelageError(f"the judge at {self._settings.url} was stopped")
+                raise self._fatal or TutelageError(f"the judge at {self._endpoint.url} was stopped")
             try:
                 text = self._request(body, whole)
             except _Refused as error:
                 return self._give_up(str(error), None)
             except _Transient as error:
                 cut = error.text is not None
-                if attempt == self._settings.retries or (cut and attempt >= CUT_RETRIES):
+                if attempt == self._endpoint.retries or (cut and attempt >= CUT_RETRIES):
                     return self._give_up(f"{error} ({attempt + 1} tries)", error.text)
                 self._count("retried")
                 self._stopped.wait(_delay(attempt, error.after))
             else:
-                self._cache.add(key, self._settings.model, text)
+                self._cache.add(key, self._endpoint.model, text)
                 self._count("asked")
                 return ChatReply(text)
         raise AssertionError("the loop ends in its last try")
@@ -150,9 +139,9 @@ class ChatClient:
             raise self._unusable(self._last_failure)
 
     def _body(self, messages: Messages) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self._settings.model, "messages": list(messages)}
+        body: dict[str, Any] = {"model": self._endpoint.model, "messages": list(messages)}
         for name in ("temperature", "max_tokens"):
-            if (value := getattr(self._settings, name)) is not None:
+            if (value := getattr(self._endpoint, name)) is not None:
                 body[name] = value
         return body
 
@@ -162,7 +151,7 @@ class ChatClient:
         try:
             completion: Any = self._connected().chat.completions.create(**body)
         except openai.APITimeoutError:
-            raise _Transient(f"no answer within {self._settings.timeout:g} s") from None
+            raise _Transient(f"no answer within {self._endpoint.timeout:g} s") from None
         except openai.APIConnectionError as error:
             raise _Transient(self._clean(f"no connection ({error.__cause__ or error})")) from None
         except openai.APIStatusError as error:
@@ -183,7 +172,7 @@ class ChatClient:
         """What a status means: _Transient, _Refused, or a TutelageError where no request can succeed."""
         status, message = error.status_code, self._clean(error.message)
         if status in FATAL or getattr(error, "code", None) == "insufficient_quota":
-            hint = FATAL.get(status, "the account's quota is used up").replace("{key}", self._settings.api_key_env)
+            hint = FATAL.get(status, "the account's quota is used up").replace("{key}", self._endpoint.api_key_env)
             return self._unusable(f"{message}; {hint}")
         if status in (408, 409, 425, 429) or status >= 500:
             after = _retry_after(error.response.headers)
@@ -198,9 +187,9 @@ class ChatClient:
                 from openai import OpenAI
 
                 self._client = OpenAI(
-                    base_url=self._settings.url,
+                    base_url=self._endpoint.url,
                     api_key=self._key or "none",  # local servers want none, the client wants something
-                    timeout=self._settings.timeout,
+                    timeout=self._endpoint.timeout,
                     max_retries=0,
                 )
             return self._client
@@ -224,7 +213,7 @@ class ChatClient:
         """The error that ends the whole run; every other thread stops with the same one."""
         kept = self.counts["asked"] + self.counts["cached"]
         error = TutelageError(
-            f"the judge {self._settings.model} at {self._settings.url} gives no answers: {why}; "
+            f"the judge {self._endpoint.model} at {self._endpoint.url} gives no answers: {why}; "
             f"{kept} answers are kept, so the same command goes on from there"
         )
         with self._lock:
@@ -238,11 +227,11 @@ class ChatClient:
         return message.replace(self._key, "[key]") if self._key else message
 
 
-def _check(settings: EndpointSettings) -> None:
+def _check(endpoint: JudgeEndpoint) -> None:
     if importlib.util.find_spec("openai") is None:
         raise TutelageError("judging needs the openai client: pip install 'tutelage[judge]'")
-    if not settings.url.startswith(("http://", "https://")):
-        raise TutelageError(f"--judge-url: `{settings.url}` is no web address; give one like http://localhost:8000/v1")
+    if not endpoint.url.startswith(("http://", "https://")):
+        raise TutelageError(f"--judge-url: `{endpoint.url}` is no web address; give one like http://localhost:8000/v1")
 
 
 def _delay(attempt: int, after: float | None) -> float:

@@ -16,41 +16,14 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import cache_folder, write_atomically
-from tutelage.evaluation.judges.chat_client import ChatClient, ChatReply, EndpointSettings
+from tutelage.common.files import write_atomically
+from tutelage.evaluation.judges.chat_client import ChatClient, ChatReply
+from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 Progress = Callable[[int, int], None]  # (responses judged, responses in all)
 JudgeChat = list[tuple[str | None, ChatReply]]  # a question's verdict and what came, in the questions' order
 
 REPORT_FILE = "judge-report.json"
-
-# The benchmark's two rules in our words (docs/judge.md). What they say must not change, or scores would not compare.
-RULES = """\
-You are given a Generated Text and, where there is one, the Input that it was written from. Answer each Question about \
-the Generated Text with YES or NO, by your own judgment and these two rules:
-
-- YES: the Generated Text meets the question's condition completely. The smallest inaccuracy rules YES out: when asked \
-whether every sentence is in the second person, one sentence that is not makes the answer NO. A text that earns YES is \
-accurate throughout and relevant to the question.
-
-- NO: the Generated Text does not meet the condition, or holds nothing that the question could be answered from: when \
-asked whether the second sentence is a compound sentence, a text of one sentence makes the answer NO."""
-
-
-@dataclass(frozen=True)
-class JudgeEndpoint:
-    """Who judges. The key is read from the environment variable `api_key_env` and goes nowhere but to the endpoint."""
-
-    url: str  # the base address, such as https://api.openai.com/v1 or http://localhost:8000/v1
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8  # responses judged at the same time
-    timeout: float = 120.0  # seconds, a request
-    retries: int = 6  # after the first try of a request, waiting longer each time
-    cache_folder: Path | None = None  # None: `judge` in the tool's cache folder
-    temperature: float | None = 0.0  # None: not sent, for models that do not allow it
-    max_tokens: int | None = None  # None: not sent, as in the benchmark's own script
-    rules: str = RULES  # what stands before the first question
 
 
 @dataclass(frozen=True)
@@ -98,7 +71,7 @@ def judge_questions(
 ) -> list[list[str | None]]:
     """`judge`'s answers alone; the rest is written to `judge-report.json` in the endpoint's cache folder."""
     judgement = judge(endpoint, items, progress)
-    write_report(judgement, judge_folder(endpoint))
+    write_report(judgement, endpoint.folder)
     return judgement.answers
 
 
@@ -112,7 +85,7 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
     several requests in a row without an answer), and for a doubled id; what was answered until then stays on disk.
     """
     _check(items)
-    client = ChatClient(_settings(endpoint, judge_folder(endpoint)))
+    client = ChatClient(endpoint)
     conversations: list[JudgeChat] = [[] for _ in items]
     todo: SimpleQueue[int] = SimpleQueue()
     done: SimpleQueue[tuple[int, JudgeChat | BaseException]] = SimpleQueue()
@@ -134,13 +107,6 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
     finally:
         client.stop()
     return _judgement(items, conversations, client)
-
-
-def judge_folder(endpoint: JudgeEndpoint) -> Path:
-    """Where an endpoint's answers and report are kept."""
-    if endpoint.cache_folder is not None:
-        return endpoint.cache_folder
-    return cache_folder() / "judge"
 
 
 def write_report(judgement: Judgement, folder: Path) -> Path:
@@ -183,19 +149,6 @@ def visible(text: str) -> str:
     if "</think>" in text:
         return text.rpartition("</think>")[2].strip()
     return "" if text.startswith("<think>") else text
-
-
-def _settings(endpoint: JudgeEndpoint, folder: Path) -> EndpointSettings:
-    return EndpointSettings(
-        url=endpoint.url,
-        model=endpoint.model,
-        api_key_env=endpoint.api_key_env,
-        timeout=endpoint.timeout,
-        retries=endpoint.retries,
-        cache_folder=folder,
-        temperature=endpoint.temperature,
-        max_tokens=endpoint.max_tokens,
-    )
 
 
 def _work(
