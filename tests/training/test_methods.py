@@ -1,4 +1,4 @@
-"""Methods of one's own: the one that docs/extend.md shows runs, and does what it says."""
+"""Methods of one's own: policy_gradient, the example of docs/method.md, runs and does what it says."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import jobs
 import pytest
 import torch
+import yaml
 from recipes_fixture import Workshop
 
 from tutelage.common.errors import TutelageError
 from tutelage.loss.divergence import reverse_kl
 from tutelage.recipe.load import load_recipe
+from tutelage.recipe.stages import MethodStage
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
 from tutelage.training import methods
@@ -22,13 +24,17 @@ from tutelage.training.methods import METHODS, method_fingerprint, policy_gradie
 from tutelage.training.methods.policy_gradient import PolicyGradient
 from tutelage.training.trainer import Trainer
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
 
 
-def test_the_document_shows_the_file_and_the_entry_as_they_are():
-    file, entry = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert file == Path(policy_gradient.__file__).read_text()
-    assert entry in Path(methods.__file__).read_text()
+def test_the_document_names_the_file_and_the_keys_as_they_are():
+    [file] = re.findall(r"`training/(methods/\w+\.py)` is a whole method", DOCUMENT)
+    assert Path(policy_gradient.__file__) == Path(methods.__file__).parents[1] / file
+    [recipe] = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    stage = MethodStage.model_validate(yaml.safe_load(recipe)[0])
+    assert METHODS[stage.method] is policy_gradient.build
+    assert stage.on_policy == MethodStage.model_fields["on_policy"].default
+    assert stage.options == vars(PolicyGradient())
 
 
 def test_its_expected_gradient_is_that_of_the_reverse_kl():
