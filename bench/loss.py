@@ -119,7 +119,7 @@ def tune(options: argparse.Namespace, flops: float) -> None:
     import triton
 
     from tutelage.common.types import Head
-    from tutelage.loss import triton_launch as fused
+    from tutelage.loss import triton_launch
 
     *shape, _ = SHAPES[options.device]
     shape[0] = options.tokens or shape[0]
@@ -139,22 +139,24 @@ def tune(options: argparse.Namespace, flops: float) -> None:
     kinds = {"jsd": (0.0, 1.0, 0.5), "kl": (0.0, 1.0, 0.0), "ce": (1.0, 0.0, 0.5)}
     works = [(name, False) for name in kinds] + [("jsd", True)]
     print(f"kernel alone, {count} rows, ms: {', '.join(kinds)}, jsd with statistics")
-    alone = [fused.Programs(block, warps) for block, warps in ((2048, 16), (4096, 32))]
+    alone = [triton_launch.LaunchConfig(block, warps) for block, warps in ((2048, 16), (4096, 32))]
     shared = [
-        fused.Programs(block, warps, triton.next_power_of_2(triton.cdiv(width, block)), registers)
+        triton_launch.LaunchConfig(block, warps, triton.next_power_of_2(triton.cdiv(width, block)), registers)
         for block, warps, registers in ((8192, 16, 64), (4096, 8, None), (4096, 8, 64), (2048, 4, None))
     ]
-    for programs in alone + (shared if options.device == "cuda" else []):
+    for config in alone + (shared if options.device == "cuda" else []):
 
-        def milliseconds(name: str, statistics: bool, programs: fused.Programs = programs) -> float:
-            known, heads = fused.RowObjective(*kinds[name]), (Head(student), teacher, Head(teacher))
+        def milliseconds(name: str, statistics: bool, config: triton_launch.LaunchConfig = config) -> float:
+            known, heads = triton_launch.KernelObjective(*kinds[name]), (Head(student), teacher, Head(teacher))
 
             def work() -> Any:
-                return fused.rows(known, student, *heads, labels, weights, gradient, statistics, programs)
+                return triton_launch.evaluate_chunk(
+                    known, student, *heads, labels, weights, gradient, statistics, config
+                )
 
             return 1000 * seconds_of(work, options.device, options.repeats, 2)
 
-        print(programs, *(f"{milliseconds(*case):.3f}" for case in works), flush=True)
+        print(config, *(f"{milliseconds(*case):.3f}" for case in works), flush=True)
     if options.device == "cuda":
         from torch.profiler import ProfilerActivity, profile
 

@@ -1,4 +1,4 @@
-"""The divergences against float64 sums written as in the paper, against TRL, and against finite differences."""
+"""The divergences against the paper's formulas in float64, against TRL, and against finite differences."""
 
 import math
 
@@ -22,7 +22,7 @@ def logits_pair(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
         "nearer": teacher + 0.01 * noise[1],
         "far apart": 60.0 * noise[1],
     }[kind]
-    # float32 inputs: the reference sees exactly the numbers that the function sees.
+    # float32 inputs, so that the reference gets exactly the function's numbers.
     return student.float(), teacher.float()
 
 
@@ -61,13 +61,13 @@ def test_against_float64_sums(kind, beta, temperature):
 def test_against_trl(kind, beta):
     gkd = pytest.importorskip("trl.experimental.gkd", reason="trl is not installed")
     student, teacher = (x.double()[None] for x in logits_pair(kind))
-    # Masked positions are dropped, so that one token a call gives per-token values.
+    # TRL only returns a reduced loss: one token per call gives per-token values.
     for n in range(student.shape[1]):
-        theirs = gkd.GKDTrainer.generalized_jsd_loss(
+        expected = gkd.GKDTrainer.generalized_jsd_loss(
             student[:, n : n + 1], teacher[:, n : n + 1], beta=beta, reduction="sum"
         )
-        ours = generalized_jsd(student[0, n].float(), teacher[0, n].float(), beta)
-        assert abs(ours.item() - theirs.item()) <= 1e-5 * abs(theirs.item()) + 1e-9
+        actual = generalized_jsd(student[0, n].float(), teacher[0, n].float(), beta)
+        assert abs(actual.item() - expected.item()) <= 1e-5 * abs(expected.item()) + 1e-9
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 1.0])
@@ -87,7 +87,7 @@ def test_equal_distributions_give_exactly_zero(beta):
 
 
 def test_limits_of_beta():
-    # Mild logits: the limit is reached once β·exp(δ) is small for every token.
+    # Small logits: the limit needs β·exp(δ) to be small for every token.
     student, teacher = (x.double() / 4 for x in logits_pair("random"))
     small = 1e-6
     torch.testing.assert_close(

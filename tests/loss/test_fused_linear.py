@@ -1,4 +1,4 @@
-"""The fused loss against the same thing written out with full logits and autograd."""
+"""The fused loss against full logits and autograd."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def inputs(vocabulary=50, teacher_vocabulary=50, bias=False, scale=1.0, softcap=
     return hidden, head, teacher, labels, weights
 
 
-def written_out(objective, hidden, head, teacher, labels, weights):
+def full_logits_loss(objective, hidden, head, teacher, labels, weights):
     logits = hidden @ head.weight.T
     if head.bias is not None:
         logits = logits + head.bias
@@ -59,16 +59,16 @@ CASES = {
     ids=repr,
 )
 @pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_loss_and_gradients_equal_the_written_out_form(case, objective, chunk):
+def test_loss_and_gradients_equal_those_of_full_logits(case, objective, chunk):
     hidden, head, teacher, labels, weights = inputs(**CASES[case])
     leaves = [x for x in (hidden, head.weight, head.bias) if x is not None]
-    expected = written_out(objective, hidden, head, teacher, labels, weights)
+    expected = full_logits_loss(objective, hidden, head, teacher, labels, weights)
     expected_grads = torch.autograd.grad(3.0 * expected, leaves)
     loss, stats = linear_objective(objective, hidden, head, teacher, labels, weights, chunk_tokens=chunk)
     grads = torch.autograd.grad(3.0 * loss, leaves)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
-    for ours, theirs in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+    for actual, exact in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(actual, exact, rtol=1e-8, atol=1e-12)
     assert torch.dot(stats.loss.double(), weights).item() == pytest.approx(loss.item(), rel=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_half_precision_inputs_give_float32_statistics():
     signal = TeacherSignal(teacher.hidden.bfloat16(), Head(teacher.head.weight.bfloat16()))
     loss, stats = linear_objective(Divergence(0.5), low[0], Head(low[1]), signal, labels, weights.float())
     wide = TeacherSignal(signal.hidden.double(), Head(signal.head.weight.double()))
-    exact = written_out(Divergence(0.5), low[0].double(), Head(low[1].double()), wide, labels, weights)
+    exact = full_logits_loss(Divergence(0.5), low[0].double(), Head(low[1].double()), wide, labels, weights)
     assert loss.dtype == stats.loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
     loss.backward()

@@ -1,4 +1,4 @@
-"""Each objective's hand-made gradient against autograd of its definition, in float64."""
+"""Each objective's hand-derived gradient against autograd of its definition, in float64."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ OBJECTIVES = [
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 @pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
-def test_hand_made_gradient_equals_autograd(objective, spread):
+def test_hand_derived_gradient_equals_autograd(objective, spread):
     generator = torch.Generator().manual_seed(1)
     teacher = torch.randn(5, 40, generator=generator, dtype=torch.float64)
     student = teacher + spread * torch.randn(5, 40, generator=generator, dtype=torch.float64)
@@ -29,7 +29,7 @@ def test_hand_made_gradient_equals_autograd(objective, spread):
     torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-12)
 
 
-def test_what_each_needs_of_the_teacher():
+def test_which_objectives_need_the_teacher():
     assert [o.needs_teacher for o in OBJECTIVES] == [False, True, True, True, True, True]
     with pytest.raises(TutelageError, match="none was given"):
         Divergence()(torch.zeros(1, 3), None, torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""The Triton path against float64: compiled where there is a GPU, interpreted on CPU tensors where there is none."""
+"""The Triton path against float64: compiled on a GPU, interpreted on CPU tensors without one."""
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ from tutelage.loss.fused_linear import linear_objective
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective, WeightedSum
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install 'tutelage[dev]' on Linux)")
-from tutelage.loss import triton_launch as fused
+from tutelage.loss import triton_launch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PROGRAMS = fused.Programs(block=128)  # several steps a row, the last of them short
+SHORT_BLOCKS = triton_launch.LaunchConfig(block=128)  # several steps per row, the last of them short
 
 OBJECTIVES = [
     CrossEntropy(),
@@ -27,11 +27,11 @@ OBJECTIVES = [
     WeightedSum(((2.0, Divergence(0.0)), (0.3, CrossEntropy()))),
     WeightedSum(((2.0, Divergence(0.7, temperature=3.0)),)),
 ]
-# How student and teacher differ, and what relative error of the value that allows; ten times that at β = 0.001.
+# How student and teacher differ, and the relative error allowed of the value; ten times as much at β = 0.001.
 PAIRS = {"random": 5e-6, "peaked": 1e-5, "0.1 apart": 5e-5, "0.01 apart": 5e-4}
 
 
-def pair(kind: str, rows: int = 3, width: int = 700, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def logits_pair(kind: str, rows: int = 3, width: int = 700, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     teacher, noise = (torch.randn(rows, width, generator=generator) for _ in range(2))
     if kind == "random":
@@ -42,18 +42,18 @@ def pair(kind: str, rows: int = 3, width: int = 700, seed: int = 0) -> tuple[tor
 
 
 def run(objective, student, teacher, labels, weights, heads=None, statistics=True, kind=torch.float32):
-    known = fused.row_objective(objective)
+    known = triton_launch.kernel_objective(objective)
     assert known is not None
     gradient = torch.full(student.shape, torch.nan, dtype=kind, device=DEVICE)
     heads = heads or (Head(student), None if teacher is None else Head(teacher))
-    values, columns = fused.rows(
-        known, student, heads[0], teacher, heads[1], labels, weights, gradient, statistics, PROGRAMS
+    values, columns = triton_launch.evaluate_chunk(
+        known, student, heads[0], teacher, heads[1], labels, weights, gradient, statistics, SHORT_BLOCKS
     )
     return values, columns, gradient
 
 
-def marks(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels and token weights; the second token's weight is zero."""
+def labels_and_weights(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels [rows] and token weights [rows]; the second token's weight is zero."""
     generator = torch.Generator().manual_seed(1)
     weights = torch.rand(rows, generator=generator)
     weights[1:2] = 0.0
@@ -67,8 +67,8 @@ def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 @pytest.mark.parametrize("kind", PAIRS)
 def test_values_and_gradients_equal_float64(kind, objective):
-    student, teacher = pair(kind)
-    labels, weights = marks(*student.shape)
+    student, teacher = logits_pair(kind)
+    labels, weights = labels_and_weights(*student.shape)
     before = student.clone()
     values, _, gradient = run(objective, student, teacher, labels, weights)
     assert torch.equal(student, before)
@@ -76,7 +76,7 @@ def test_values_and_gradients_equal_float64(kind, objective):
     exact = slope * weights.double()[:, None]
     tolerance = PAIRS[kind] * (10 if objective == Divergence(1e-3) else 1)
     torch.testing.assert_close(values.double(), exact_values, rtol=tolerance, atol=0)
-    # 2e-7: the gradient of a probability within that of one is lost in float32
+    # 2e-7: float32 loses the gradient of a probability that is this close to 1
     assert (gradient.double() - exact).norm() < 1e-4 * exact.norm() + 2e-7
     assert torch.count_nonzero(gradient[1]) == 0
 
@@ -84,9 +84,9 @@ def test_values_and_gradients_equal_float64(kind, objective):
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("objective", [CrossEntropy(), Divergence(0.5), Divergence(0.5, temperature=2.0)], ids=repr)
 def test_statistics_are_those_at_temperature_one(kind, objective):
-    student, teacher = pair(kind)
+    student, teacher = logits_pair(kind)
     teacher[0] = 5.0 * student[0]  # one row that agrees
-    labels, weights = marks(*student.shape)
+    labels, weights = labels_and_weights(*student.shape)
     _, columns, _ = run(objective, student, teacher, labels, weights)
     s, t = student.double(), teacher.double()
     expected = [
@@ -104,8 +104,8 @@ def test_statistics_are_those_at_temperature_one(kind, objective):
 
 
 def test_without_teacher_or_statistics_the_columns_are_none():
-    student, teacher = pair("random")
-    labels, weights = marks(*student.shape)
+    student, teacher = logits_pair("random")
+    labels, weights = labels_and_weights(*student.shape)
     _, columns, _ = run(CrossEntropy(), student, None, labels, weights)
     assert [column is None for column in columns] == [False, True, True, False, True, True]
     torch.testing.assert_close(columns[3].double(), divergence.entropy(student.double()), rtol=1e-5, atol=1e-5)
@@ -114,47 +114,51 @@ def test_without_teacher_or_statistics_the_columns_are_none():
     torch.testing.assert_close(values, divergence.generalized_jsd(student, teacher, 0.5), rtol=1e-5, atol=0)
 
 
-def outcome(objective, student, teacher, programs):
-    """Values, statistics and gradient."""
+def outcome(objective, student, teacher, config):
+    """Values, statistics and gradient, as one tuple."""
     gradient = torch.full(student.shape, torch.nan, device=DEVICE)
     heads = Head(student), teacher, Head(teacher)
-    known, marked = fused.row_objective(objective), marks(*student.shape)
-    values, columns = fused.rows(known, student, *heads, *marked, gradient, True, programs)
+    known, targets = triton_launch.kernel_objective(objective), labels_and_weights(*student.shape)
+    values, columns = triton_launch.evaluate_chunk(known, student, *heads, *targets, gradient, True, config)
     return values, *columns, gradient
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_a_row_held_in_registers_gives_what_reading_it_again_gives(objective):
-    student, teacher = pair("random", width=200)
-    held, read = (outcome(objective, student, teacher, fused.Programs(block=block)) for block in (256, 64))
+def test_a_row_kept_in_registers_equals_a_row_read_in_each_pass(objective):
+    student, teacher = logits_pair("random", width=200)
+    held, read = (outcome(objective, student, teacher, triton_launch.LaunchConfig(block=block)) for block in (256, 64))
     for one, other in zip(held, read, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="programs that wait for one another cannot be interpreted one by one")
+@pytest.mark.skipif(
+    DEVICE == "cpu", reason="the interpreter runs programs one by one, so they cannot wait for each other"
+)
 @pytest.mark.parametrize("parts", [2, 4, 8])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("rows", "width"), [(3, 700), (300, 5_000), (3_000, 1_500)])
-def test_programs_that_share_a_row_find_what_one_finds(objective, parts, rows, width):
-    student, teacher = pair("random", rows, width)
+def test_several_programs_per_row_equal_one(objective, parts, rows, width):
+    student, teacher = logits_pair("random", rows, width)
     found = []
     for count in (1, parts):
-        found.append(outcome(objective, student, teacher, fused.Programs(256, 4, count)))
+        found.append(outcome(objective, student, teacher, triton_launch.LaunchConfig(256, 4, count)))
     for one, many in zip(*found, strict=True):
         torch.testing.assert_close(many, one, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="programs that wait for one another cannot be interpreted one by one")
+@pytest.mark.skipif(
+    DEVICE == "cpu", reason="the interpreter runs programs one by one, so they cannot wait for each other"
+)
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("objective", [CrossEntropy(), Divergence(0.0), Divergence(0.5), Divergence(1.0)], ids=repr)
 @pytest.mark.parametrize("width", [49_152, 128_256, 262_144])
-def test_the_fastest_way_finds_what_one_program_a_row_finds(width, objective, statistics):
-    student, teacher = pair("random", 40, width)
-    known, marked, found = fused.row_objective(objective), marks(40, width), []
-    for programs in (None, fused.Programs()):
+def test_the_default_launch_equals_one_program_per_row(width, objective, statistics):
+    student, teacher = logits_pair("random", 40, width)
+    known, targets, found = triton_launch.kernel_objective(objective), labels_and_weights(40, width), []
+    for config in (None, triton_launch.LaunchConfig()):
         gradient = torch.full(student.shape, torch.nan, device=DEVICE)
         heads = Head(student), teacher, Head(teacher)
-        values, columns = fused.rows(known, student, *heads, *marked, gradient, statistics, programs)
+        values, columns = triton_launch.evaluate_chunk(known, student, *heads, *targets, gradient, statistics, config)
         found.append((values, gradient, *(column for column in columns if column is not None)))
     for fast, plain in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=2e-5, atol=1e-6)
@@ -164,7 +168,7 @@ def test_the_first_of_equal_logits_is_the_most_likely_token():
     student, teacher = torch.zeros(2, 600, device=DEVICE), torch.zeros(2, 600, device=DEVICE)
     student[0, [70, 300, 580]] = teacher[0, [70, 580]] = 3.0
     student[1, [580, 300]] = teacher[1, [70, 580]] = 3.0
-    labels, weights = marks(2, 600)
+    labels, weights = labels_and_weights(2, 600)
     _, columns, _ = run(CrossEntropy(), student, teacher, labels, weights)
     assert columns[5].tolist() == [1.0, 0.0]
 
@@ -175,9 +179,9 @@ def test_the_first_of_equal_logits_is_the_most_likely_token():
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("biased", [False, True])
 def test_bias_scale_and_soft_cap_are_applied_as_the_head_says(objective, softcap, biased):
-    student, teacher = pair("random")
-    labels, weights = marks(*student.shape)
-    bias = pair("random", rows=2)[0] if biased else [None, None]
+    student, teacher = logits_pair("random")
+    labels, weights = labels_and_weights(*student.shape)
+    bias = logits_pair("random", rows=2)[0] if biased else [None, None]
     heads = (Head(student, bias[0], 0.7, softcap), Head(teacher, bias[1], 1.3, None if softcap is None else 6.0))
     values, _, gradient = run(objective, student, teacher, labels, weights, heads)
 
@@ -203,14 +207,14 @@ def test_logits_far_apart_stay_finite():
 
 
 def test_a_nan_is_not_hidden():
-    student, teacher = pair("random")
+    student, teacher = logits_pair("random")
     student[2, 5] = torch.nan
-    labels, weights = marks(*student.shape)
+    labels, weights = labels_and_weights(*student.shape)
     values, _, _ = run(Divergence(0.5), student, teacher, labels, weights)
     assert values.isnan().tolist() == [False, False, True]
 
 
-def test_what_the_kernel_does_not_know_is_left_to_torch():
+def test_objectives_that_the_kernel_does_not_support_are_left_to_torch():
     ce, jsd = CrossEntropy(), Divergence(0.5)
     unknown: list[Objective] = [
         Divergence(1e-5),
@@ -220,7 +224,7 @@ def test_what_the_kernel_does_not_know_is_left_to_torch():
         WeightedSum(((1.0, WeightedSum(((1.0, ce),))), (1.0, jsd))),
         Objective(),
     ]
-    assert [fused.row_objective(objective) for objective in unknown] == [None] * len(unknown)
+    assert [triton_launch.kernel_objective(objective) for objective in unknown] == [None] * len(unknown)
     hidden, head, teacher, labels, weights = problem(3, 20, 20)
     with pytest.raises(TutelageError, match="no Triton kernel"):
         linear_objective(unknown[0], hidden, head, teacher, labels, weights, implementation="triton")
@@ -239,8 +243,8 @@ def problem(tokens, width, teacher_width, kind=torch.float32, bias=False, softca
     return hidden, head, teacher, labels, torch.rand(tokens, generator=generator).to(DEVICE)
 
 
-def wide(hidden, head, teacher, labels, weights):
-    """The same numbers in float64."""
+def in_float64(hidden, head, teacher, labels, weights):
+    """The same inputs in float64."""
 
     def leaf(x):
         return None if x is None else x.detach().double().requires_grad_()
@@ -264,7 +268,7 @@ def test_whole_loss_equals_the_torch_path(objective, case):
     inputs = problem(*shape, bias="bias" in case, softcap=3.0 if "cap" in case else None)
     options = {"chunk_tokens": 2, "group_chunks": 2}
     loss, stats, grads = solve(objective, inputs, implementation="triton", **options)
-    exact_loss, exact_stats, exact_grads = solve(objective, wide(*inputs), implementation="torch")
+    exact_loss, exact_stats, exact_grads = solve(objective, in_float64(*inputs), implementation="torch")
     assert loss.item() == pytest.approx(exact_loss.item(), rel=1e-5)
     for found, exact in zip(grads, exact_grads, strict=True):
         assert relative(found, exact) < 2e-5
@@ -282,7 +286,7 @@ def test_half_precision_inputs_stay_within_the_bounds(objective, near):
         teacher = TeacherSignal(close, Head(head.weight.detach(), scale=0.5))
     inputs = hidden, head, teacher, labels, weights
     loss, _, grads = solve(objective, inputs, implementation="triton", chunk_tokens=4, group_chunks=2)
-    exact_loss, _, exact_grads = solve(objective, wide(*inputs), implementation="torch")
+    exact_loss, _, exact_grads = solve(objective, in_float64(*inputs), implementation="torch")
     assert [grad.dtype for grad in grads] == [torch.bfloat16] * 2
     assert loss.item() == pytest.approx(exact_loss.item(), rel=1e-3)
     for found, exact in zip(grads, exact_grads, strict=True):
@@ -330,7 +334,7 @@ def test_any_shape(tokens, width, extra, chunk, group, beta, temperature, hard, 
         objective = WeightedSum(((0.5, CrossEntropy()), (1.0, Divergence(beta))))
     inputs = problem(tokens, width, max(1, width + extra), seed=seed)
     loss, stats, grads = solve(objective, inputs, implementation="triton", chunk_tokens=chunk, group_chunks=group)
-    exact_loss, exact_stats, exact_grads = solve(objective, wide(*inputs), implementation="torch")
+    exact_loss, exact_stats, exact_grads = solve(objective, in_float64(*inputs), implementation="torch")
     torch.testing.assert_close(loss.double(), exact_loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(stats.loss, exact_stats.loss, rtol=1e-4, atol=1e-6)
     for found, exact in zip(grads, exact_grads, strict=True):

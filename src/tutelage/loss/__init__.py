@@ -1,6 +1,6 @@
-"""Divergences, training objectives, and the fused linear map + loss that never holds full logits.
+"""Divergences, training objectives, and the fused linear map + loss, which never holds a batch's full logits.
 
-`linear_objective` is the one interface; the implementation is chosen by device. The torch path is the reference.
+`linear_objective` is the interface; the device decides the implementation, and the torch path is the reference.
 """
 
 from tutelage.loss.divergence import forward_kl, generalized_jsd, reverse_kl

@@ -1,14 +1,14 @@
 """Token-level divergences between teacher and student (the paper's eq. 2 and 3). Pure tensors, never reduced.
 
-Everything is written in terms of δ = log S − log T, taken from the *difference of the logits* and not of two
-log-softmaxes: a teacher fine-tuned on the student's own data is nearly equal to it, and there the difference of two
-rounded log-probabilities would be mostly rounding. Each divergence is then a sum of non-negative terms such as
-Σ T·(expm1(δ) − δ), so that small values keep their leading digits.
+All formulas use δ = log S − log T, computed from the *difference of the logits*, not of two log-softmaxes: a teacher
+fine-tuned on the student's own data is nearly equal to the student, and the difference of two rounded log-probabilities
+would be mostly rounding error. Each divergence is then a sum of non-negative terms such as Σ T·(expm1(δ) − δ), so that
+small values keep their leading digits.
 
 With M = β·T + (1−β)·S:   M/T = 1 + (1−β)·expm1(δ)   and   M/S = 1 + β·expm1(−δ).
 
-All functions take logits [..., V] of the same shape and return nats [...]. Half precision is raised to float32;
-float64 stays float64. Gradients flow through both arguments.
+All functions take logits [..., V] of equal shape and return nats [...]. Half precision is converted to float32; float64
+stays float64. Gradients flow through both arguments.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Beyond this |δ| one probability is 1e8 times the other: differences of probabilities lose nothing any more, while
+# Beyond this |δ| one probability is more than 1e8 times the other: the difference of probabilities is then exact, while
 # exp(δ) could overflow.
 _LARGE_DELTA = 20.0
 
 
 def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float, temperature: float = 1.0) -> Tensor:
-    """JSD_β(T ‖ S) = β·KL(T ‖ M) + (1−β)·KL(S ‖ M), M = β·T + (1−β)·S (eq. 3), per token, in nats.
+    """JSD_β(T ‖ S) = β·KL(T ‖ M) + (1−β)·KL(S ‖ M), M = β·T + (1−β)·S (eq. 3), in nats per token [...].
 
     `beta=0` is KL(T ‖ S) and `beta=1` is KL(S ‖ T): the limits of JSD_β/β and of JSD_β/(1−β), not of JSD_β itself,
-    which is 0 at both ends. Both logits are divided by `temperature` first; the result is not rescaled.
+    which is 0 at both ends. Both logits are first divided by `temperature`; the result is not rescaled.
 
-    Raises ValueError for β outside [0, 1], a temperature that is not positive, or shapes that differ.
+    Raises ValueError for β outside [0, 1], a temperature that is not positive, or logits of different shapes.
     """
     if not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta must lie in [0, 1], not {beta}")
+        raise ValueError(f"beta must be in [0, 1], not {beta}")
     return jsd_and_ratio(distributions(student_logits, teacher_logits, temperature), beta)[0]
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(T ‖ S) = Σ T·(log T − log S) per token, in nats. Mode covering."""
+    """KL(T ‖ S) = Σ T·(log T − log S) in nats per token [...]. Mode covering."""
     return generalized_jsd(student_logits, teacher_logits, 0.0, temperature)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(S ‖ T) = Σ S·(log S − log T) per token, in nats. Mode seeking."""
+    """KL(S ‖ T) = Σ S·(log S − log T) in nats per token [...]. Mode seeking."""
     return generalized_jsd(student_logits, teacher_logits, 1.0, temperature)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """−Σ p·log p per token, in nats."""
+    """−Σ p·log p in nats per token [...]."""
     logits = _at_least_float32(logits)
     log_p = torch.log_softmax(logits, dim=-1)
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
@@ -60,7 +60,7 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Distributions:
-    """Both models' distributions of the same tokens, made once for all that is worked out from them."""
+    """Both models' distributions of the same tokens, computed once and shared by values, gradients and statistics."""
 
     student: Tensor  # probabilities [..., V]
     student_norm: Tensor  # log Σ exp of the logits [..., 1]
@@ -70,7 +70,10 @@ class Distributions:
 
 
 def distributions(student_logits: Tensor, teacher_logits: Tensor | None, temperature: float = 1.0) -> Distributions:
-    """Raises ValueError for a temperature that is not positive, or shapes that differ."""
+    """Both distributions at `temperature`; without teacher logits, the student's alone.
+
+    Raises ValueError for a temperature that is not positive, or logits of different shapes.
+    """
     if temperature <= 0.0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     student_logits = _at_least_float32(student_logits)
@@ -86,14 +89,17 @@ def distributions(student_logits: Tensor, teacher_logits: Tensor | None, tempera
     if temperature != 1.0:
         teacher_logits = teacher_logits / temperature
     teacher_norm = teacher_logits.logsumexp(-1, keepdim=True)
-    # An error c in the normalisers shifts every δ alike and costs only c·KL, since Σ T·δ is itself −KL.
+    # An error c of the normalisers shifts every δ equally and changes the result by only c·KL, since Σ T·δ = −KL.
     delta = (student_logits - teacher_logits) - (student_norm - teacher_norm)
     return Distributions(student, student_norm, (teacher_logits - teacher_norm).exp(), teacher_norm, delta)
 
 
-def jsd_and_ratio(of: Distributions, beta: float) -> tuple[Tensor, Tensor]:
-    """JSD_β as `generalized_jsd` defines it, and log(S/M) [..., V] with M = S, T for β = 0, 1 as in its gradient."""
-    student, teacher, delta = of.student, of.teacher, of.delta
+def jsd_and_ratio(both: Distributions, beta: float) -> tuple[Tensor, Tensor]:
+    """JSD_β [...] as `generalized_jsd` defines it, and the log-ratio [..., V] that its gradient needs.
+
+    The ratio is log(S/M) for 0 < β < 1, and δ = log(S/T) for β = 0 and 1.
+    """
+    student, teacher, delta = both.student, both.teacher, both.delta
     assert teacher is not None
     assert delta is not None
     if beta == 0.0:

@@ -1,9 +1,9 @@
-"""What a stage minimises, per token: cross-entropy, a divergence from the teacher, or a weighted sum of such.
+"""Training objectives per token: cross-entropy, a divergence from the teacher, or a weighted sum of objectives.
 
 An objective is a small frozen object that says whether it needs the teacher and maps logits to per-token values.
-`__call__` is its definition, differentiable by autograd. `value_and_gradient` is what the fused loss calls: the same
-value with the gradient with respect to the student's logits, worked out by hand where that is cheaper. A new objective
-only has to define `__call__`.
+`__call__` is its definition, differentiable by autograd. The fused loss calls `value_and_gradient`: the same value and
+its gradient with respect to the student's logits, derived by hand where that is cheaper. A new objective only has to
+define `__call__`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from tutelage.loss.divergence import Distributions
 
 @dataclass(frozen=True)
 class Objective:
-    """Base: per-token values [n] in nats from logits [n, V] (float32 or float64) and labels [n]."""
+    """Base class: per-token values [n] in nats from logits [n, V] (float32 or float64) and labels [n]."""
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether `__call__` needs the teacher's logits."""
         return False
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Tensor:
-        raise NotImplementedError  # an objective is its own definition; there is no sensible default
+        raise NotImplementedError  # a subclass is its definition; there is no sensible default
 
     def value_and_gradient(
         self,
@@ -36,9 +37,9 @@ class Objective:
         labels: Tensor,
         known: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Values [n], detached, and d value[i] / d student_logits[i], [n, V].
+        """Values [n], detached, and the gradients d value[i] / d student_logits[i], [n, V].
 
-        `known`: the distributions at temperature 1, where the caller has them already; they are only read.
+        `known`: the distributions at temperature 1 if the caller has them; they are only read.
         """
         with torch.enable_grad():
             leaf = student_logits.detach().requires_grad_()
@@ -49,7 +50,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """−log S(label): SFT on the data's responses, and SeqKD on the teacher's."""
+    """−log S(label): for SFT on the data's responses, and for SeqKD on the teacher's."""
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(student_logits, labels, reduction="none")
@@ -88,9 +89,9 @@ class Divergence(Objective):
         labels: Tensor,
         known: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """With r = log(S / M):  d JSD_β / d z = (1−β)·S·(r − Σ S·r), as the terms of d M cancel.
+        """d JSD_β / d z = (1−β)·S·(r − Σ S·r) with r = log(S / M); the terms of d M cancel.
 
-        β = 0 gives S − T. β = 1 gives S·(r − Σ S·r) with r = log(S / T).
+        For β = 0 it is S − T, for β = 1 it is S·(r − Σ S·r) with r = log(S / T).
         """
         if known is None or self.temperature != 1.0:
             known = divergence.distributions(student_logits, _given(teacher_logits), self.temperature)
@@ -107,7 +108,7 @@ class Divergence(Objective):
 
 @dataclass(frozen=True)
 class WeightedSum(Objective):
-    """Σ weight · objective, token by token."""
+    """Σ weight · objective per token, over the pairs in `parts`."""
 
     parts: tuple[tuple[float, Objective], ...]
 
@@ -129,13 +130,14 @@ class WeightedSum(Objective):
         values = torch.zeros_like(student_logits[:, 0])
         gradient = torch.zeros_like(student_logits)
         for weight, part in self.parts:
-            value, slope = part.value_and_gradient(student_logits, teacher_logits, labels, known)
-            values.add_(value, alpha=weight)
-            gradient.add_(slope, alpha=weight)
+            part_values, part_gradient = part.value_and_gradient(student_logits, teacher_logits, labels, known)
+            values.add_(part_values, alpha=weight)
+            gradient.add_(part_gradient, alpha=weight)
         return values, gradient
 
 
 def _given(teacher_logits: Tensor | None) -> Tensor:
+    """The teacher's logits or probabilities; TutelageError if there are none."""
     if teacher_logits is None:
         raise TutelageError("this objective compares with a teacher, and none was given: set `teacher` in the stage")
     return teacher_logits

@@ -1,4 +1,4 @@
-"""What the row kernel can do, and its launch: values, statistics and gradient of a chunk of products."""
+"""Which objectives the Triton loss kernel supports, and its launch on a chunk of products."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from tutelage.common.types import Head
-from tutelage.loss import triton_kernel as row_kernel
+from tutelage.loss import triton_kernel
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective, WeightedSum
 
-# Entries of a vocabulary from which rows are shared. Measured at 128,256 alone; rows half as wide, one a
-# multiprocessor, are what an H100's cache just holds between the passes.
-WIDE = 65_536
+# Vocabulary size from which several programs share a row. Measured at 128,256 only; at half of that, one row per
+# multiprocessor just fits into an H100's cache between the passes.
+WIDE_VOCABULARY = 65_536
 
 
 @dataclass(frozen=True)
-class RowObjective:
-    """cross_entropy · CE + divergence · JSD_beta, the divergence of logits / temperature; what the kernel can do."""
+class KernelObjective:
+    """cross_entropy · CE + divergence · JSD_beta(logits / temperature): the objectives that the kernel computes."""
 
     cross_entropy: float = 0.0
     divergence: float = 0.0
@@ -29,59 +29,59 @@ class RowObjective:
 
 
 @dataclass(frozen=True)
-class Programs:
-    """How a row is shared out: logits of each model a step, warps a program, programs a row, registers a thread."""
+class LaunchConfig:
+    """How the work on a row is divided on the device."""
 
-    block: int = 4096
-    warps: int = 32  # a program fills a multiprocessor
-    parts: int = 1
-    registers: int | None = None  # None: as many as the compiler likes
+    block: int = 4096  # logits of each model per loop step
+    warps: int = 32  # per program; 32 fill a multiprocessor
+    programs: int = 1  # per row
+    registers: int | None = None  # per thread; None: the compiler decides
 
 
-def programs_for(objective: RowObjective, width: int, device: torch.device) -> Programs:
-    """The fastest way there was for this work on an H100 (docs/performance.md).
+def launch_config(objective: KernelObjective, width: int, device: torch.device) -> LaunchConfig:
+    """The fastest configuration measured on an H100 for this objective and vocabulary size (docs/performance.md).
 
-    Where three passes go over a row, as many programs share it as hold it whole in their registers, so that it is read
-    once. They wait for one another, so all must have room on the card at the same time: two such kernels should not run
-    there at once (two streams), when each might keep the other's programs out.
+    An objective that needs three passes over a wide row gets as many programs per row as hold it in their registers, so
+    that each logit is read once. The programs of a row synchronise, so all must be resident at once: do not launch two
+    such kernels on two streams, they can deadlock.
     """
-    if device.type == "cpu":  # interpreted, where a reduction goes through a block place by place
-        return Programs(block=128)
+    if device.type == "cpu":  # Triton's interpreter reduces a block element by element
+        return LaunchConfig(block=128)
     three_passes = objective.divergence != 0.0 and objective.beta != 0.0
-    if three_passes and torch.version.cuda and width >= WIDE:
-        parts = 1 << (-(-width // Programs.block) - 1).bit_length()  # the power of two that is enough
-        if parts <= torch.cuda.get_device_properties(device).multi_processor_count:
-            return Programs(warps=8, parts=parts, registers=64)
-    return Programs()
+    if three_passes and torch.version.cuda and width >= WIDE_VOCABULARY:
+        count = 1 << (-(-width // LaunchConfig.block) - 1).bit_length()  # the smallest power of two that covers the row
+        if count <= torch.cuda.get_device_properties(device).multi_processor_count:
+            return LaunchConfig(warps=8, programs=count, registers=64)
+    return LaunchConfig()
 
 
-def row_objective(objective: Objective) -> RowObjective | None:
-    """The objective in the kernel's terms, or None if it is none that the kernel knows."""
+def kernel_objective(objective: Objective) -> KernelObjective | None:
+    """The objective in the kernel's terms, or None if the kernel does not support it."""
     if type(objective) is CrossEntropy:
-        return RowObjective(cross_entropy=1.0)
+        return KernelObjective(cross_entropy=1.0)
     if type(objective) is Divergence:
-        # log(M/S) is good to 6e-8 / β (and log(M/T) to 6e-8 / (1−β)) here: not for a β so near 0 or 1
-        known = objective.beta in (0.0, 1.0) or 1e-3 <= objective.beta <= 1.0 - 1e-3
-        known = known and objective.temperature > 0.0
-        return RowObjective(0.0, 1.0, objective.beta, objective.temperature) if known else None
+        # The error of log(M/S) is 6e-8 / β and that of log(M/T) 6e-8 / (1−β): too large for β close to 0 or 1.
+        supported = objective.beta in (0.0, 1.0) or 1e-3 <= objective.beta <= 1.0 - 1e-3
+        supported = supported and objective.temperature > 0.0
+        return KernelObjective(0.0, 1.0, objective.beta, objective.temperature) if supported else None
     if type(objective) is not WeightedSum:
         return None
-    parts = [(weight, row_objective(part)) for weight, part in objective.parts]
+    parts = [(weight, kernel_objective(part)) for weight, part in objective.parts]
     hard = [weight for weight, part in parts if part is not None and part.cross_entropy]
     soft = [(weight, part) for weight, part in parts if part is not None and part.divergence]
     simple = all(type(part) is not WeightedSum for _, part in objective.parts)
     if not simple or len(hard) > 1 or len(soft) > 1 or len(hard) + len(soft) != len(parts):
         return None
     if not soft:
-        return RowObjective(cross_entropy=sum(hard))
+        return KernelObjective(cross_entropy=sum(hard))
     weight, part = soft[0]
-    if hard and part.temperature != 1.0:  # the kernel sees the logits at one temperature
+    if hard and part.temperature != 1.0:  # the kernel applies one temperature to all terms
         return None
-    return RowObjective(sum(hard), weight, part.beta, part.temperature)
+    return KernelObjective(sum(hard), weight, part.beta, part.temperature)
 
 
-def rows(
-    objective: RowObjective,
+def evaluate_chunk(
+    objective: KernelObjective,
     student: Tensor,
     student_head: Head,
     teacher: Tensor | None,
@@ -90,24 +90,24 @@ def rows(
     weights: Tensor,
     gradient: Tensor | None,
     statistics: bool = True,
-    programs: Programs | None = None,
+    config: LaunchConfig | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Values [n] and the six statistics [n] that follow the loss in TokenStats, float32.
+    """Values [n] in nats and the six statistics [n] that follow the loss in TokenStats, float32.
 
-    student, teacher: products [n, V], float32, contiguous, left as they are; of the heads only bias, scale and softcap
-    are read. labels [n] in [0, V); weights [n] float32. gradient [n, V], of any floating type, is overwritten with
-    weights[i] · d value[i] / d product[i]; None: not wanted. programs: how the work is shared out (None: the
-    fastest way known); more than one a row needs a GPU.
+    student, teacher: products [n, V], float32, contiguous, not changed; of the heads only bias, scale and softcap are
+    read. labels [n] in [0, V); weights [n] float32. gradient [n, V], of any floating type, is overwritten with
+    weights[i] · d value[i] / d product[i]; None: no gradient. config: None takes `launch_config`; several programs per
+    row need a GPU.
     """
     values = torch.empty(student.shape[0], dtype=torch.float32, device=student.device)
     columns = torch.empty((6, student.shape[0]), dtype=torch.float32, device=student.device) if statistics else None
-    together = objective.temperature == 1.0  # statistics are those of the models themselves, at temperature 1
+    one_launch = objective.temperature == 1.0  # statistics are always those at temperature 1
     heads = (student_head, teacher_head)
-    shared = columns if together else None
-    pair = (student, teacher if objective.divergence or shared is not None else None)
-    _launch(objective, pair, heads, labels, weights, values, shared, gradient, programs)
-    if columns is not None and not together:
-        _launch(RowObjective(), (student, teacher), heads, labels, weights, None, columns, None, programs)
+    filled = columns if one_launch else None
+    pair = (student, teacher if objective.divergence or filled is not None else None)
+    _launch(objective, pair, heads, labels, weights, values, filled, gradient, config)
+    if columns is not None and not one_launch:
+        _launch(KernelObjective(), (student, teacher), heads, labels, weights, None, columns, None, config)
     if columns is None:
         return values, [None] * 6
     hard, forward, reverse, s_entropy, t_entropy, agreement = columns.unbind()
@@ -117,7 +117,7 @@ def rows(
 
 
 def _launch(
-    objective: RowObjective,
+    objective: KernelObjective,
     products: tuple[Tensor, Tensor | None],
     heads: tuple[Head, Head | None],
     labels: Tensor,
@@ -125,44 +125,44 @@ def _launch(
     values: Tensor | None,
     statistics: Tensor | None,
     gradient: Tensor | None,
-    programs: Programs | None,
+    config: LaunchConfig | None,
 ) -> None:
     student, teacher = products
     count, width = student.shape
     if count == 0:
         return
-    programs = programs or programs_for(objective, width, student.device)
-    s_map = _map(heads[0], objective.temperature)
-    t_map = s_map if heads[1] is None else _map(heads[1], objective.temperature)
-    kinds = {0.0: row_kernel.FORWARD.value, 1.0: row_kernel.REVERSE.value}
-    kind = kinds.get(objective.beta, row_kernel.JSD.value) if objective.divergence else 0
-    # Where there is no tensor, another one stands in: the flags see to it that nobody reads it.
-    stand_in = student
-    parts = programs.parts
-    board = student.new_empty((count, 13, parts)) if parts > 1 else stand_in
-    arrived = torch.zeros(count, dtype=torch.int32, device=student.device) if parts > 1 else stand_in
+    config = config or launch_config(objective, width, student.device)
+    s_map = _logit_map(heads[0], objective.temperature)
+    t_map = s_map if heads[1] is None else _logit_map(heads[1], objective.temperature)
+    kinds = {0.0: triton_kernel.FORWARD.value, 1.0: triton_kernel.REVERSE.value}
+    kind = kinds.get(objective.beta, triton_kernel.JSD.value) if objective.divergence else 0
+    # A missing tensor is replaced by another one, which the flags keep from being read.
+    placeholder = student
+    several = config.programs > 1
+    scratch = student.new_empty((count, 13, config.programs)) if several else placeholder
+    arrived = torch.zeros(count, dtype=torch.int32, device=student.device) if several else placeholder
     t_bias = None if heads[1] is None else heads[1].bias
     with torch.cuda.device(student.device) if student.is_cuda else contextlib.nullcontext():
-        launch: Any = row_kernel.rows_kernel[(count * parts,)]  # Triton's types know nothing of num_warps
-        launch(
+        kernel: Any = triton_kernel.loss_kernel[(count * config.programs,)]  # Triton's types lack num_warps
+        kernel(
             student,
-            stand_in if heads[0].bias is None else heads[0].bias,
+            placeholder if heads[0].bias is None else heads[0].bias,
             s_map.inner,
             s_map.outer,
             s_map.kind,
             heads[0].bias is not None,
-            stand_in if teacher is None else teacher,
-            stand_in if t_bias is None else t_bias,
+            placeholder if teacher is None else teacher,
+            placeholder if t_bias is None else t_bias,
             t_map.inner,
             t_map.outer,
             t_map.kind,
             t_bias is not None,
             labels,
             weights,
-            stand_in if values is None else values,
-            stand_in if statistics is None else statistics,
-            stand_in if gradient is None else gradient,
-            board,
+            placeholder if values is None else values,
+            placeholder if statistics is None else statistics,
+            placeholder if gradient is None else gradient,
+            scratch,
             arrived,
             s_map.slope,
             count,
@@ -178,27 +178,27 @@ def _launch(
             VALUES=values is not None,
             STATISTICS=statistics is not None,
             GRADIENT=gradient is not None,
-            BLOCK=programs.block,
-            PARTS=parts,
-            HELD=parts * programs.block >= width,
-            num_warps=programs.warps,
-            **({} if programs.registers is None else {"maxnreg": programs.registers}),
+            BLOCK=config.block,
+            PROGRAMS=config.programs,
+            IN_REGISTERS=config.programs * config.block >= width,
+            num_warps=config.warps,
+            **({} if config.registers is None else {"maxnreg": config.registers}),
         )
 
 
 @dataclass(frozen=True)
-class _Map:
-    """From a product to a logit over the temperature: kind 0 as it is, 1 times `inner`, 2 outer · tanh(inner · …)."""
+class _LogitMap:
+    """logit / temperature as a function of the product p: kind 0 is p, 1 is inner · p, 2 is outer · tanh(inner · p)."""
 
     kind: int
     inner: float
     outer: float
-    slope: float  # d logit / d product, for kind 2 at zero
+    slope: float  # d logit / d product; for kind 2 at p = 0
 
 
-def _map(head: Head, temperature: float) -> _Map:
+def _logit_map(head: Head, temperature: float) -> _LogitMap:
     if head.softcap is not None:
         inner, outer = head.scale / head.softcap, head.softcap / temperature
-        return _Map(2, inner, outer, inner * outer)
+        return _LogitMap(2, inner, outer, inner * outer)
     inner = head.scale / temperature
-    return _Map(0 if inner == 1.0 else 1, inner, 1.0, inner)
+    return _LogitMap(0 if inner == 1.0 else 1, inner, 1.0, inner)

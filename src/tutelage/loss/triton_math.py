@@ -1,8 +1,8 @@
-"""Arithmetic that the row kernel is made of: running sums of exponentials, a mixture's logarithm without overflow.
+"""Arithmetic of the loss kernel: running sums of exponentials, and the logarithm of a mixture without overflow.
 
-With δ = log S − log T, a = |δ| and x = expm1(−a):  T − S is x·S for δ ≥ 0 and −x·T else, and
-log(M/S) = log1p(share·x) + max(−δ, 0), log(M/T) = log1p(share·x) + max(δ, 0), share = β for δ ≥ 0 and 1−β else.
-Nothing there overflows, and nearly equal models keep their leading digits. All arithmetic is float32.
+With δ = log S − log T, a = |δ| and x = expm1(−a):  T − S = x·S for δ ≥ 0, else −x·T, and
+log(M/S) = log1p(share·x) + max(−δ, 0), log(M/T) = log1p(share·x) + max(δ, 0), where share = β for δ ≥ 0, else 1−β.
+Nothing in these overflows, and values of nearly equal models keep their leading digits. All arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import triton.language as tl
 
 
 @triton.jit
-def include(z, start, top, total, place):
-    """Running maximum, Σ exp(z − maximum) and where the maximum was first met, lane by lane."""
+def running_max_sum(z, start, top, total, place):
+    """Per lane: running maximum, Σ exp(z − maximum), and `start` of the block where the maximum first occurred."""
     above = z > top
     e = tl.exp(-tl.abs(z - top))
     total = tl.where(above, total * e + 1.0, total + e)
@@ -22,16 +22,16 @@ def include(z, start, top, total, place):
 
 
 @triton.jit
-def join(top, total, place, lanes, width):
-    """The lanes' results made one: maximum, Σ exp(z − maximum), and the first place of the maximum."""
+def join_lanes(top, total, place, lanes, width):
+    """Combine the lanes: maximum, Σ exp(z − maximum), and the first index of the maximum."""
     maximum = tl.max(top, 0)
     first = tl.min(tl.where(top == maximum, place + lanes, width), 0)
     return maximum, tl.sum(total * tl.exp(top - maximum), 0), first
 
 
 @triton.jit
-def join_both(s_top, s_total, s_place, t_top, t_total, t_place, lanes, width):
-    """`join` for two models at once."""
+def join_lanes_of_both(s_top, s_total, s_place, t_top, t_total, t_place, lanes, width):
+    """`join_lanes` of student and teacher, in two reductions instead of six."""
     s_max, t_max = tl.reduce((s_top, t_top), 0, _larger)
     s_sum, t_sum, s_first, t_first = tl.reduce(
         (
@@ -68,7 +68,7 @@ def add_seven(a, b, c, d, e, f, g, p, q, r, s, t, u, v):
 
 @triton.jit
 def expm1_of_minus(a, e):
-    """exp(−a) − 1 for a ≥ 0, given e = exp(−a); near 0 by the interpolant of (1 − exp(−a)) / a, error 3e-9."""
+    """exp(−a) − 1 for a ≥ 0, given e = exp(−a); for a < ½ by an interpolant of (1 − exp(−a)) / a, error 3e-9."""
     p = a * -0.0011234042467549443 + 0.008189613930881023
     p = p * a - 0.04163007438182831
     p = p * a + 0.16666242480278015
@@ -79,7 +79,7 @@ def expm1_of_minus(a, e):
 
 @triton.jit
 def log1p_of(u):
-    """log(1 + u) for −½ ≤ u ≤ 0 by the interpolant of log1p(u) / u, error 4e-8."""
+    """log(1 + u) for −½ ≤ u ≤ 0 by an interpolant of log1p(u) / u, error 4e-8."""
     p = u * 1.4079567193984985 + 1.6302117109298706
     p = p * u + 1.2050138711929321
     p = p * u + 0.18157164752483368
@@ -92,8 +92,8 @@ def log1p_of(u):
 
 
 @triton.jit
-def compare(zs, zt, shift):
-    """δ, e = exp(−|δ|) and x = expm1(−|δ|)."""
+def log_ratio(zs, zt, shift):
+    """δ = log S − log T, e = exp(−|δ|) and x = expm1(−|δ|); `shift` is the difference of the two log-normalisers."""
     delta = (zs - zt) - shift
     a = tl.abs(delta)
     e = tl.exp(-a)
@@ -101,11 +101,11 @@ def compare(zs, zt, shift):
 
 
 @triton.jit
-def log_mixture(delta, e, x, beta, rest, HALF: tl.constexpr):
+def log_mixture(delta, e, x, beta, one_minus_beta, HALF: tl.constexpr):
     """log(M / max(S, T)) with M = β·T + (1−β)·S."""
     if HALF:
         return log1p_of(0.5 * x)
-    ahead = delta >= 0.0
-    u = tl.where(ahead, beta, rest) * x
-    far = tl.log(tl.where(ahead, rest, beta) + tl.where(ahead, beta, rest) * e)
+    student_larger = delta >= 0.0
+    u = tl.where(student_larger, beta, one_minus_beta) * x
+    far = tl.log(tl.where(student_larger, one_minus_beta, beta) + tl.where(student_larger, beta, one_minus_beta) * e)
     return tl.where(u > -0.5, log1p_of(u), far)
