@@ -42,6 +42,15 @@ def section_name(reference: str) -> str:
     return " ".join(word.lower() for word in words if word != "Config")
 
 
+def plural(words: str) -> str:
+    return re.sub(r"^(text|whole number|number|map|stage|[a-z ]+ section)\b", r"\1s", words)
+
+
+def escaped(cell: str) -> str:
+    """Markdown that shows `|` and, outside of code, `<` as they are."""
+    return re.sub(r"`[^`]*`|<", lambda match: "\\<" if match[0] == "<" else match[0], cell).replace("|", "\\|")
+
+
 def type_words(schema: dict[str, Any]) -> str:
     """The type of a value in plain words."""
     if "$ref" in schema:
@@ -57,7 +66,7 @@ def type_words(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         if "prefixItems" in schema:
             return f"{len(schema['prefixItems'])} {type_words(schema['prefixItems'][0])}s"
-        return f"list of {type_words(schema['items'])}" if schema.get("items") else "list"
+        return f"list of {plural(type_words(schema['items']))}" if schema.get("items") else "list"
     if isinstance(schema.get("additionalProperties"), dict) and schema["additionalProperties"]:
         return f"map of name to {type_words(schema['additionalProperties'])}"
     if (schema.get("minimum"), schema.get("maximum")) == (0, 1):
@@ -94,7 +103,7 @@ def table(name: str, beyond: str | None, known: dict[str, dict[str, Any]]) -> st
     for key, (default, schema) in shown.items():
         if "const" not in schema:  # `kind`, which the heading names
             cells = [f"`{key}`", type_words(schema), default, schema.get("description", "")]
-            rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "\\<") for cell in cells) + " |")
+            rows.append("| " + " | ".join(escaped(cell) for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 
 
