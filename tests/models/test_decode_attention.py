@@ -1,4 +1,4 @@
-"""The decoding kernel against softmax attention written out; interpreted where there is no GPU."""
+"""The decoding kernel against plain softmax attention; interpreted on a machine without a GPU."""
 
 import pytest
 import torch
@@ -16,12 +16,12 @@ HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_equals_softmax_attention_over_each_rows_own_positions(rows, heads, kv_heads, size, dtype):
     generator = torch.Generator().manual_seed(rows)
-    room = 150
+    positions = 150
     query = torch.randn(rows, heads, size, generator=generator).to(dtype)
-    key, value = (torch.randn(rows, kv_heads, room, size, generator=generator).to(dtype) for _ in range(2))
-    seen = torch.randint(1, room + 1, (rows,), generator=generator)
-    seen[-1], seen[0] = room, 1
-    key[0, :, 1:] = torch.nan  # what lies beyond a row's own positions must never count
+    key, value = (torch.randn(rows, kv_heads, positions, size, generator=generator).to(dtype) for _ in range(2))
+    seen = torch.randint(1, positions + 1, (rows,), generator=generator)
+    seen[-1], seen[0] = positions, 1
+    key[0, :, 1:] = torch.nan  # positions past a row's own must not contribute
     expected = torch.zeros(rows, heads, size, dtype=torch.float64)
     for b in range(rows):
         for h in range(heads):

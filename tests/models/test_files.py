@@ -1,4 +1,4 @@
-"""Folders of models: written whole, known by their content, and refused in one line."""
+"""Model folders: written completely or not at all, fingerprinted by content, and refused with one-line errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tutelage.recipe.sections import ModelConfig
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def test_saving_again_replaces_and_a_failure_keeps_what_was_there(tmp_path: Path, monkeypatch):
+def test_saving_again_replaces_the_folder_and_a_failure_keeps_it(tmp_path: Path, monkeypatch):
     folder = tmp_path / "model"
     save_model(tiny.llama(seed=1), jobs.words(), folder)
     (folder / "old").write_text("")
@@ -39,7 +39,7 @@ def test_saving_again_replaces_and_a_failure_keeps_what_was_there(tmp_path: Path
 
 
 def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
-    def complaint(folder: str | Path) -> str:
+    def error_for(folder: str | Path) -> str:
         with pytest.raises(TutelageError) as caught:
             load_model(ModelConfig(path=str(folder)))
         with pytest.raises(TutelageError):
@@ -47,14 +47,14 @@ def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert complaint(tmp_path / "nowhere") == f"model folder {tmp_path / 'nowhere'} does not exist (key `path`)"
-    assert "m.gguf does not exist (key `path`)" in complaint(tmp_path / "m.gguf")
+    assert error_for(tmp_path / "nowhere") == f"model folder {tmp_path / 'nowhere'} does not exist (key `path`)"
+    assert "m.gguf does not exist (key `path`)" in error_for(tmp_path / "m.gguf")
     (tmp_path / "empty").mkdir()
-    assert "has no config.json" in complaint(tmp_path / "empty")
+    assert "has no config.json" in error_for(tmp_path / "empty")
     tiny.llama().config.save_pretrained(tmp_path / "bare")
-    assert complaint(tmp_path / "bare") == f"model folder {tmp_path / 'bare'} has no weights (*.safetensors)"
+    assert error_for(tmp_path / "bare") == f"model folder {tmp_path / 'bare'} has no weights (*.safetensors)"
     torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
-    assert "only pickled weights, which can run code" in complaint(tmp_path / "bare")
-    assert complaint("package:no-such-package") == (
+    assert "only pickled weights, which can run code" in error_for(tmp_path / "bare")
+    assert error_for("package:no-such-package") == (
         "package `no-such-package` is not installed: pip install --no-deps no-such-package"
     )

@@ -1,4 +1,4 @@
-"""Loading, and the model taken apart into decoder and head."""
+"""Loading models, and LanguageModel's split into decoder and head."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPLATE = "{% for m in messages %}w3 {{ m.content }} </s> {% endfor %}{% if add
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -36,7 +36,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_saved_model_comes_back_whole(tmp_path: Path, tie: bool):
+def test_a_saved_model_loads_unchanged(tmp_path: Path, tie: bool):
     model, folder = tiny.llama(tie=tie), tmp_path / "deep" / "model"
     save_model(model, jobs.words(), folder, TEMPLATE)
     loaded = load_model(ModelConfig(path=str(folder)))
@@ -47,11 +47,11 @@ def test_a_saved_model_comes_back_whole(tmp_path: Path, tie: bool):
     assert loaded.tokenizer.get_vocab() == jobs.words().get_vocab()
     assert loaded.template.end_of_turn_ids == (2,)
     assert loaded.template.encode_prompt([Message("user", "w9 w8")]) == [3, 9, 8, 2, 3]
-    assert [p.name for p in folder.parent.iterdir()] == ["model"]  # nothing half-written is left
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]  # no partial folder is left
     assert not list(folder.glob("*.bin"))
 
 
-def test_types_and_attention_are_as_asked(tmp_path: Path):
+def test_dtype_and_attention_follow_the_config(tmp_path: Path):
     save_model(tiny.llama(), jobs.words(), tmp_path / "llama")
     save_model(tiny.gemma2(), jobs.words(), tmp_path / "gemma")
     llama = load_model(ModelConfig(path=str(tmp_path / "llama"), attention="padded"), dtype=torch.bfloat16)
@@ -60,7 +60,7 @@ def test_types_and_attention_are_as_asked(tmp_path: Path):
     assert (gemma.packed, next(gemma.model.parameters()).dtype) == (False, torch.float64)  # windows, capped scores
 
 
-def test_attention_dropout_needs_the_padded_way(tmp_path: Path):
+def test_attention_dropout_needs_padding(tmp_path: Path):
     model = tiny.llama(packed=False)
     model.config.attention_dropout = 0.1
     save_model(model, jobs.words(), tmp_path / "drops", TEMPLATE)
@@ -68,7 +68,7 @@ def test_attention_dropout_needs_the_padded_way(tmp_path: Path):
 
 
 def nemotron() -> Any:
-    """Its layers pass nothing on to their attention: packed sequences would see each other."""
+    """Its layers pass no arguments on to their attention, so packed sequences would attend to each other."""
     from transformers import NemotronConfig, NemotronForCausalLM
 
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def nemotron() -> Any:
     return model
 
 
-def test_what_does_not_compute_the_same_when_packed_is_padded(tmp_path: Path):
+def test_a_model_with_other_logits_when_packed_is_padded(tmp_path: Path):
     model, data = nemotron(), tiny.sequences((9, 12))
     save_model(model, jobs.words(), tmp_path / "nemotron", TEMPLATE)
     loaded = load_model(ModelConfig(path=str(tmp_path / "nemotron")))
@@ -91,10 +91,10 @@ def test_what_does_not_compute_the_same_when_packed_is_padded(tmp_path: Path):
     torch.testing.assert_close(signal.hidden @ signal.head.weight.t(), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(TutelageError) as error:
         load_model(ModelConfig(path=str(tmp_path / "nemotron"), attention="packed"))
-    assert one_line(error).endswith("computes something else when packed: set `attention: padded`")
+    assert one_line(error).endswith("computes other logits when packed: set `attention: padded`")
 
 
-def test_logits_that_are_not_those_of_the_head_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_logits_other_than_those_of_the_head_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = tiny.llama(packed=False)
     save_model(model, jobs.words(), tmp_path / "scaled", TEMPLATE)
     forward = type(model.lm_head).forward
@@ -107,12 +107,12 @@ def test_logits_that_are_not_those_of_the_head_are_refused(tmp_path: Path, monke
 
 
 def test_the_fingerprint_follows_weights_tokenizer_and_template(tmp_path: Path):
-    marks = []
+    fingerprints = []
     for i, (seed, template) in enumerate([(0, TEMPLATE), (0, TEMPLATE), (1, TEMPLATE), (0, TEMPLATE + " ")]):
         save_model(tiny.llama(seed=seed), jobs.words(), tmp_path / str(i), template)
-        marks.append(load_model(ModelConfig(path=str(tmp_path / str(i)))).fingerprint)
-    assert marks[0] == marks[1]
-    assert len(set(marks)) == 3
+        fingerprints.append(load_model(ModelConfig(path=str(tmp_path / str(i)))).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 3
 
 
 def test_a_folder_without_tokenizer_and_a_name_out_of_reach_are_one_line(tmp_path: Path):
@@ -127,7 +127,7 @@ def test_a_folder_without_tokenizer_and_a_name_out_of_reach_are_one_line(tmp_pat
 
 
 def reference(sequence, model) -> torch.Tensor:
-    """Logits at the predicting positions, one sequence alone through transformers' own forward."""
+    """Logits of one sequence alone at its predicting positions, by transformers' own forward."""
     with torch.no_grad():
         return model(sequence.ids[None]).logits[0, :-1][sequence.loss_mask[1:]]
 
@@ -156,7 +156,7 @@ def test_loss_and_statistics_are_those_of_each_sequence_alone(model, plain, padd
     torch.testing.assert_close(stats.student_entropy, entropy, rtol=1e-4, atol=1e-4)
 
 
-def test_without_an_objective_it_gives_hidden_states_and_head():
+def test_without_an_objective_forward_returns_hidden_states_and_head():
     model, data = tiny.llama(), tiny.sequences((9, 12))
     signal = LanguageModel(model)(make_micro_batch(data, [1.0, 1.0], False))
     expected = torch.cat([reference(s, tiny.llama(packed=False)) for s in data])

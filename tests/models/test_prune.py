@@ -1,4 +1,4 @@
-"""Cutting layers: the cut model against one built small, and the choices against working them out the long way."""
+"""Cutting layers: the cut model against one built small, and the choices against a direct computation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chosen(model: Any, packed: bool = True, **config: Any) -> list[int]:
 
 
 def built_from(model: Any, keep: list[int]) -> Any:
-    """A model made with so few layers from the start, with the kept layers' weights."""
+    """A model with only these layers from the start, with the kept layers' weights."""
     small = tiny.llama(layers=len(keep), seed=99, packed=False)
     weights = {k: v for k, v in model.state_dict().items() if ".layers." not in k}
     for new, old in enumerate(keep):
@@ -47,18 +47,18 @@ def test_the_cut_model_is_the_model_of_those_layers(keep: list[int]):
     with torch.no_grad():
         assert torch.equal(model(TEXT).logits, expected(TEXT).logits)
     assert model.config.num_hidden_layers == len(keep)
-    # Caches go by the layers' numbers: writing on with a cache must say the same.
+    # Caches are indexed by the layers' numbers: generation with a cache must give the same tokens.
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     assert torch.equal(model.generate(TEXT, **options), expected.generate(TEXT, **options))
 
 
-def test_layers_are_numbered_anew():
+def test_layers_are_renumbered():
     model = tiny.llama(layers=4)
     prune_layers(model, [1, 3])
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1]
 
 
-def test_kinds_of_layers_go_with_the_layers():
+def test_layer_types_are_cut_with_the_layers():
     model = tiny.gemma2()
     assert model.config.layer_types == ["sliding_attention", "full_attention"]
     prune_layers(model, [1])
@@ -66,7 +66,7 @@ def test_kinds_of_layers_go_with_the_layers():
 
 
 @pytest.mark.parametrize("keep", [[], [0, 0], [0, 4], [4]])
-def test_layers_that_are_not_there_are_refused(keep: list[int]):
+def test_layers_that_do_not_exist_are_refused(keep: list[int]):
     model = tiny.llama(layers=4)
     with pytest.raises(TutelageError, match=r"`keep: \[.*must name layers from 0 to 3, each once") as error:
         prune_layers(model, keep)
@@ -79,7 +79,7 @@ def test_models_without_a_list_of_layers_are_refused():
         def get_decoder(self) -> Odd:
             return self
 
-    with pytest.raises(TutelageError, match="cannot find the layers of a Odd"):
+    with pytest.raises(TutelageError, match="cannot find the layers of Odd"):
         decoder_layers(Odd())
 
 
@@ -119,11 +119,11 @@ def test_listed_layers_come_in_order():
     assert chosen(tiny.llama(layers=4), keep=[3, 0, 2]) == [0, 2, 3]
 
 
-def turned(model: Any) -> list[float]:
-    """1 − cosine of each layer's input and output, token by token, from transformers' own hidden states."""
+def expected_influence(model: Any) -> list[float]:
+    """1 − cosine of each layer's input and output, averaged over tokens, from transformers' own hidden states."""
     plain = copy.deepcopy(model)
     plain.set_attn_implementation("eager")
-    plain.model.norm = torch.nn.Identity()  # the last hidden state is then the last layer's output as it is
+    plain.model.norm = torch.nn.Identity()  # makes the last hidden state the last layer's output
     values = [[] for _ in plain.model.layers]
     with torch.no_grad():
         for row in ROWS:
@@ -134,9 +134,9 @@ def turned(model: Any) -> list[float]:
     return [sum(v) / len(v) for v in values]
 
 
-def test_block_influence_is_how_much_a_layer_turns_its_input():
+def test_block_influence_is_one_minus_the_cosine_of_input_and_output():
     model = tiny.llama(layers=4)
-    expected = turned(model)
+    expected = expected_influence(model)
     batches = make_micro_batches(ROWS, [1.0] * len(ROWS), 20, padded=False)
     assert len(batches) > 1
     assert block_influence(model, batches) == pytest.approx(expected, rel=1e-4)
@@ -147,7 +147,7 @@ def test_block_influence_is_how_much_a_layer_turns_its_input():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_least_damage_takes_away_the_layer_that_is_missed_least(seed: int):
+def test_least_damage_removes_the_layer_whose_removal_raises_the_loss_least(seed: int):
     model = tiny.llama(layers=4, seed=seed)
 
     def damage(keep: list[int]) -> float:
@@ -163,7 +163,7 @@ def test_least_damage_takes_away_the_layer_that_is_missed_least(seed: int):
     config = PruneConfig(layers=2, method="least_damage", calibration="x")
     assert choose_layers(config, jobs.loaded(model), ROWS, CPU, steps.append) == keep
     assert steps == [1, 1]
-    after = model.state_dict()  # the model itself is as it was
+    after = model.state_dict()  # the model itself must not change
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert (len(model.model.layers), model.config.num_hidden_layers) == (4, 4)

@@ -1,4 +1,4 @@
-"""Fused norms compute what the model's own did, and are left alone where they are of another form."""
+"""Fused norms compute what the model's own do; other kinds of norms are not changed."""
 
 import copy
 
@@ -28,7 +28,7 @@ def test_the_model_computes_the_same_with_gradients():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_copy_stays_fused_and_other_forms_stay_as_they_are():
+def test_a_copy_stays_fused_and_other_norms_are_not_changed():
     model = llama()
     fuse_norms(model)
     clone = copy.deepcopy(model)
@@ -37,10 +37,10 @@ def test_a_copy_stays_fused_and_other_forms_stay_as_they_are():
     x = torch.randn(2, clone.config.hidden_size)
     torch.testing.assert_close(clone.model.norm(x), 2.0 * model.model.norm(x) / model.model.norm.weight)
     assert fuse_norms(gemma2()) == 0
-    assert fuse_norms(llama().to("meta")) == 5  # its form is known without its weights
+    assert fuse_norms(llama().to("meta")) == 5  # recognised without its weights
 
 
-def test_half_precision_is_within_its_rounding():
+def test_half_precision_agrees_within_rounding():
     model = llama().bfloat16()
     x = torch.randn(4, model.config.hidden_size).bfloat16()
     before = model.model.norm(x)
@@ -48,7 +48,7 @@ def test_half_precision_is_within_its_rounding():
     torch.testing.assert_close(model.model.norm(x), before, rtol=1e-2, atol=1e-2)
 
 
-def test_a_norm_with_a_gate_is_left_alone():
+def test_a_gated_norm_is_not_changed():
     from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
     x = torch.randn(2, 16)

@@ -1,4 +1,4 @@
-"""Two ranks that share student and teacher, against one that holds them: the same steps to 1e-5 (on GPUs 3e-5)."""
+"""Student and teacher sharded over two ranks against one rank: the same steps to 1e-5 (3e-5 on GPUs)."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from tutelage.teachers.local import Teacher
 from tutelage.training.job import Job
 from tutelage.training.trainer import Trainer
 
-# As in test_trainer_ranks: 3 examples on one rank, 2 on the other, in 2 micro-batches and 1. Clipping acts.
+# Batches of 5: 3 examples in 2 micro-batches on one rank, 2 in 1 on the other. Gradients are clipped.
 COMMON = {"max_steps": 4, "adam_eps": 1e-3, "batch_size": 5, "epochs": 4, "tokens_per_micro_batch": 72}
 COMMON |= {"max_grad_norm": 0.03, "evaluate_every": 1, "precision": "float32"}
 CASES: dict[str, dict[str, Any]] = {
     "tied": {"on_policy": 0.0, "tie": True},
     "untied, all student": {"on_policy": 1.0, "batch_size": 3, "gradient_checkpointing": True},
-    "one example": {"tie": True, "batch_size": 1, "epochs": 1},  # a rank without any
+    "one example": {"tie": True, "batch_size": 1, "epochs": 1},  # the other rank has none
     "padded": {"packed": False, "batch_size": 3},
     "bfloat16": {"on_policy": 0.0, "precision": "bfloat16"},
     "pure_bfloat16": {"on_policy": 0.0, "precision": "pure_bfloat16"},
 }
-LIMITS = {"bfloat16": 0.1, "pure_bfloat16": 1.0}  # of a part's way; norms in layers too have weights in bfloat16
+# Allowed error as a fraction of how far a weight moved; under bfloat16 the layers' norms have bfloat16 weights too.
+LIMITS = {"bfloat16": 0.1, "pure_bfloat16": 1.0}
 
 
 def make(folder: Path, sharded: bool, **options: Any) -> Job:
@@ -56,16 +57,17 @@ def make(folder: Path, sharded: bool, **options: Any) -> Job:
         from accelerate import PartialState
 
         PartialState(cpu=DEVICE == "cpu")
-        if torch.distributed.get_rank():  # its own weights count for nothing
+        if torch.distributed.get_rank():  # the other ranks' weights must not matter
             for parameter in [*student.parameters(), *teacher.parameters()]:
                 parameter.data.zero_()
         shard(student, DEVICE, torch.bfloat16 if half else None)
         shard(teacher, DEVICE)
-        assert not half or fuse_norms(student) == 5  # again, and of shards
+        assert not half or fuse_norms(student) == 5  # fusing again, on sharded weights
     job = jobs.gkd(folder, lengths=(9, 6, 60, 7, 30), model=student, **{**COMMON, "checkpoint_every": 100, **options})
-    read = Teacher(jobs.loaded(teacher, packed), student_end_id=20)  # two rows of its tables are exchanged
-    # one held-out example: the second rank has none
-    return dataclasses.replace(job, teacher=read, validation=tiny.sequences((20,), seed=5))
+    # The end id exchanges two rows of the teacher's embedding and head.
+    loaded_teacher = Teacher(jobs.loaded(teacher, packed), student_end_id=20)
+    # one held-out example, so the second rank has none
+    return dataclasses.replace(job, teacher=loaded_teacher, validation=tiny.sequences((20,), seed=5))
 
 
 def weights(job: Job) -> dict[str, torch.Tensor]:
@@ -81,13 +83,13 @@ def run_cases(folder: Path, sharded: bool) -> None:
         if trainer.rank == 0:
             torch.save(found, folder / name / "weights.pt")
             parameters = list(job.student.model.parameters())
-            whole_, held = (sum(map(torch.numel, tensors)) for tensors in (parameters, map(local_part, parameters)))
+            total, held = (sum(map(torch.numel, tensors)) for tensors in (parameters, map(local_part, parameters)))
             moments = sum(local_part(state["exp_avg"]).numel() for state in trainer.optimizer.state.values())
-            (folder / name / "sizes.json").write_text(json.dumps([whole_, held, moments]))
+            (folder / name / "sizes.json").write_text(json.dumps([total, held, moments]))
 
 
 def stop(folder: Path) -> None:
-    """A run that breaks in its fourth step; the last checkpoint is of the second."""
+    """A run that is interrupted in its fourth step; its last checkpoint is from the second."""
     trainer = Trainer(make(folder, True, **CASES["tied"], checkpoint_every=2))
     step = trainer.step
 
@@ -130,20 +132,20 @@ def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_shards_take_the_steps_of_the_whole(folders: tuple[Path, Path], name: str, tmp_path: Path):
+def test_sharded_steps_equal_unsharded_ones(folders: tuple[Path, Path], name: str, tmp_path: Path):
     one, two = (saved(folder / name / "weights.pt") for folder in folders)
     assert worst(one, two) <= (ROUNDING if name not in LIMITS else 2e-3)
-    # Adam's ε is so large here that a weight's way is as long as its gradients.
+    # Adam's ε is so large here that a weight moves in proportion to its gradients.
     start = weights(make(tmp_path / "start", False, **CASES[name]))
     for part in ("embed_tokens", "layers.0.mlp.up_proj", "layers.1.self_attn.q_proj", "lm_head", "model.norm."):
         (key,) = (key for key in start if part in key)
-        way = float((one[key] - start[key]).abs().max())
-        assert way > 1e-7 or (name == "pure_bfloat16" and "norm" in key)  # from 1 a small step leads nowhere
-        assert float((one[key] - two[key]).abs().max()) <= LIMITS.get(name, 0.02) * way, key
+        moved = float((one[key] - start[key]).abs().max())
+        assert moved > 1e-7 or (name == "pure_bfloat16" and "norm" in key)  # a small step from 1.0 rounds to 1.0
+        assert float((one[key] - two[key]).abs().max()) <= LIMITS.get(name, 0.02) * moved, key
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_shards_report_what_the_whole_does(folders: tuple[Path, Path], name: str):
+def test_sharded_metrics_equal_unsharded_ones(folders: tuple[Path, Path], name: str):
     one, two = (read_metrics(folder / name / "metrics.jsonl") for folder in folders)
     assert len(one) == len(two) == 4
     for a, b in zip(one, two, strict=True):
@@ -157,14 +159,14 @@ def test_shards_report_what_the_whole_does(folders: tuple[Path, Path], name: str
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_rank_holds_its_part_of_weights_and_moments(folders: tuple[Path, Path], name: str):
+def test_a_rank_holds_half_of_weights_and_moments(folders: tuple[Path, Path], name: str):
     whole, held, moments = json.loads((folders[1] / name / "sizes.json").read_text())
     assert moments == held
-    assert 0.5 * whole <= held <= 0.51 * whole  # 97 rows of the embedding are 49 and 48
+    assert 0.5 * whole <= held <= 0.51 * whole  # the embedding's 97 rows are split into 49 and 48
     assert json.loads((folders[0] / name / "sizes.json").read_text()) == [whole, whole, whole]
 
 
-def test_a_sharded_run_goes_on_bit_by_bit_and_on_one_rank_too(folders: tuple[Path, Path]):
+def test_a_sharded_run_resumes_bit_by_bit_and_on_one_rank_too(folders: tuple[Path, Path]):
     _, two = folders
     unbroken, resumed = (saved(two / name / "weights.pt") for name in ("tied", "stopped"))
     assert worst(unbroken, resumed) == 0.0
@@ -189,7 +191,7 @@ def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, monke
     assert after == pytest.approx(before, rel=1e-4)
 
 
-def test_alone_there_is_nothing_to_shard(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+def test_sharding_on_one_rank_does_nothing(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     training = GKD["training"] | {"max_steps": 1, "shard": True}
     assert attempt(planned(workshop, workshop.runs, stages=[GKD | {"training": training}], device=DEVICE)) is None
     assert "gkd: `shard: true` does nothing on one rank" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Vocabularies that two models share, and those that they do not."""
+"""Vocabularies that teacher and student share, and those that differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.models.vocabulary import check_vocabularies, head_notice
 
 
-def test_the_same_vocabulary_needs_no_word():
+def test_equal_vocabularies_give_no_notice():
     assert check_vocabularies(jobs.words(), jobs.words()) is None
     assert head_notice(tiny.llama(), tiny.gemma2()) is None
 

@@ -1,4 +1,4 @@
-"""Language models: loaded, checked, cut, given our attention, sharded."""
+"""Language models: loading, checking, cutting layers, packed attention, sharding."""
 
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import LoadedModel, load_model

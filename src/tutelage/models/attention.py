@@ -1,8 +1,8 @@
 """Attention without padding, registered with transformers under the name `tutelage`.
 
-Training and prefill run on packed sequences: [1, T] tokens of many conversations one after the other, each attending to
-itself alone. Decoding runs one query a row against a cache whose rows differ in length. Both get what they need as
-keyword arguments that transformers passes from the model's forward down to the attention function.
+Training and prefill run on packed sequences: [1, T] tokens of many conversations in a row, each attending only to
+itself. Decoding has one query per row and a cache whose rows differ in length. `Packing` and `Decoding` are keyword
+arguments that transformers passes from the model's forward down to the attention function.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ NAME = "tutelage"
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the sequences of a packed row begin: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host.
+    """Boundaries of the S sequences of a packed row: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host.
 
-    `keys`: the same of keys and values, where sequences have more of them than queries. The queries are the last ones.
+    `keys`: the boundaries of keys and values, if sequences have more keys than queries (the queries are their last
+    tokens).
     """
 
     cu_seqlens: Tensor
@@ -33,19 +34,20 @@ class Packing:
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device, keys: Packing | None = None) -> Packing:
+        """The packing of sequences with `lengths` tokens each, in this order."""
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         return Packing(ends.to(device), tuple(lengths), keys)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """One query a row; row b attends to its first `seen[b]` ≥ 1 cached positions. int64 [B]."""
+    """One query per row: row b attends to its first `seen[b]` ≥ 1 cached positions."""
 
-    seen: Tensor
+    seen: Tensor  # int64 [B]
 
 
 def register_attention() -> None:
-    """Make `attn_implementation="tutelage"` known to transformers. Safe to call often."""
+    """Make `attn_implementation="tutelage"` known to transformers; calling it again changes nothing."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
@@ -63,13 +65,13 @@ def packed_attention(
     decoding: Decoding | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """query [B, H, T, E], key and value [B, H_kv, S, E] → [B, T, H, E].
+    """Attention as transformers calls it: query [B, H, T, E], key and value [B, H_kv, S, E] → output [B, T, H, E].
 
-    `decoding` selects one query a row against a cache, `packing` packed sequences; neither: one ordinary causal row.
+    `decoding`: one query per row against a cache; `packing`: packed sequences (B = 1); neither: plain causal attention.
     """
-    kind = query.device.type
-    if torch.is_autocast_enabled(kind):  # the rotary embedding has made queries and keys float32 again
-        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    device_type = query.device.type
+    if torch.is_autocast_enabled(device_type):  # the rotary embedding has made queries and keys float32 again
+        query, key, value = (x.to(torch.get_autocast_dtype(device_type)) for x in (query, key, value))
     if decoding is not None:
         return _decode(query, key, value, decoding.seen, scaling), None
     if packing is None:
@@ -81,19 +83,19 @@ def packed_attention(
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
-    """One flash-attention call over all sequences. Its causal mask ends at the last query and the last key."""
+    """One flash-attention call over all sequences; its causal mask aligns the last query with the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     keys = packing.keys or packing
-    known = _varlen_options()
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    if "scale" in known:
+    accepted = _varlen_options()
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
+    if "scale" in accepted:
         options["scale"] = scaling
     if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in known:
+        if "enable_gqa" in accepted:
             options["enable_gqa"] = True
-        else:  # torch 2.11 wants as many key heads as query heads
+        else:  # torch 2.11 needs as many key heads as query heads
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     ends, longest = (packing.cu_seqlens, keys.cu_seqlens), (max(packing.lengths), max(keys.lengths))
     out = varlen_attn(q, k, v, *ends, *longest, **options)
@@ -103,14 +105,14 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
 
 @functools.cache
 def _varlen_options() -> frozenset[str]:
-    """The names of what this torch's flash attention takes: they differ from release to release."""
+    """The parameter names of this torch release's `varlen_attn`; they differ between releases."""
     from torch.nn.attention.varlen import varlen_attn
 
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
-    """A call a sequence: what CPUs and float32 have. Work grows with Σ L², not with (Σ L)²."""
+    """One attention call per sequence, for CPUs and float32: work grows with Σ L², not with (Σ L)²."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -118,17 +120,17 @@ def _segments(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scali
     parts = zip(query.split(packing.lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     out = []
     for q, k, v in parts:
-        new, all_ = q.shape[2], k.shape[2]
-        # `is_causal` would let the first query see the first key alone
-        seen = None if new == all_ else q.new_ones((new, all_), dtype=torch.bool).tril(all_ - new)
-        out.append(F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, scale=scaling))
+        queries, keys = q.shape[2], k.shape[2]
+        # The queries are the last tokens; `is_causal` would align the first query with the first key.
+        mask = None if queries == keys else q.new_ones((queries, keys), dtype=torch.bool).tril(keys - queries)
+        out.append(F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scaling))
     return torch.cat(out, dim=2).transpose(1, 2)
 
 
 def _decode(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
     """query [B, H, 1, E], key and value [B, H_kv, S, E] → [B, 1, H, E].
 
-    The query heads that share a key head are rows of one small product, so keys are read once.
+    The query heads that share a key head are the rows of one matrix product, so keys are read once.
     """
     rows, heads, _, size = query.shape
     scale = size**-0.5 if scaling is None else scaling

@@ -1,8 +1,8 @@
-"""Attention of one new token a row to its cached keys and values, as a Triton kernel.
+"""Attention of one new token per row to its cached keys and values, as a Triton kernel.
 
-Each program has one row and one key head: it walks over the row's own cached positions (never over the longest row's),
-and serves all query heads that share the key head, so that every key and value is read once. When there are too few
-rows and heads to fill the device, a row's positions are shared out among several programs.
+Each program handles one row and one key head: it loops over the row's own cached positions (not the longest row's) for
+all query heads that share the key head, so that every key and value is read once. If rows × key heads are too few to
+fill the device, a row's positions are split among several programs, whose results are then combined.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from torch import Tensor
 
 _BLOCK = 64
 _PROGRAMS = 512  # enough to fill the largest devices
-_MOST_PARTS = 16
+_MAX_SPLITS = 16
 
 
 def decode_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """query [B, H, E], key and value [B, H_kv, S, E], seen [B] ≥ 1 → softmax(scale · q·k over seen) · v, [B, H, E]."""
+    """softmax(scale · q·k over the first seen[b] positions) · v, [B, H, E] in the query's type.
+
+    query [B, H, E]; key and value [B, H_kv, S, E]; seen int64 [B], at least 1.
+    """
     rows, heads, size = query.shape
     kv_heads = key.shape[1]
-    parts = max(1, min(_MOST_PARTS, _PROGRAMS // (rows * kv_heads)))
+    splits = max(1, min(_MAX_SPLITS, _PROGRAMS // (rows * kv_heads)))
     query = query.contiguous()
-    out = torch.empty((rows, heads, parts, size), dtype=torch.float32, device=query.device)
-    norms = torch.empty((rows, heads, parts), dtype=torch.float32, device=query.device)
+    out = torch.empty((rows, heads, splits, size), dtype=torch.float32, device=query.device)
+    norms = torch.empty((rows, heads, splits), dtype=torch.float32, device=query.device)
     group = heads // kv_heads
-    _kernel[(rows, kv_heads, parts)](
+    _decode_kernel[(rows, kv_heads, splits)](
         query,
         key,
         value,
@@ -41,19 +44,19 @@ def decode_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sc
         GROUP=group,
         GROUP_PADDED=max(16, triton.next_power_of_2(group)),
         HEADS=heads,
-        PARTS=parts,
+        SPLITS=splits,
         BLOCK=_BLOCK,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         num_warps=4,
     )
-    if parts == 1:
+    if splits == 1:
         return out[:, :, 0].to(query.dtype)
-    shares = torch.softmax(norms, dim=-1)[..., None]
-    return (out * shares).sum(2).to(query.dtype)
+    split_weights = torch.softmax(norms, dim=-1)[..., None]
+    return (out * split_weights).sum(2).to(query.dtype)
 
 
 @triton.jit
-def _kernel(
+def _decode_kernel(
     query_ptr,
     key_ptr,
     value_ptr,
@@ -72,17 +75,17 @@ def _kernel(
     GROUP: tl.constexpr,
     GROUP_PADDED: tl.constexpr,
     HEADS: tl.constexpr,
-    PARTS: tl.constexpr,
+    SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1).to(tl.int64)
-    part = tl.program_id(2)
+    split = tl.program_id(2)
     seen = tl.load(seen_ptr + row).to(tl.int32)
-    share = tl.cdiv(tl.cdiv(seen, PARTS), BLOCK) * BLOCK
-    first = part * share
-    last = tl.minimum(first + share, seen)
+    split_length = tl.cdiv(tl.cdiv(seen, SPLITS), BLOCK) * BLOCK
+    begin = split * split_length
+    end = tl.minimum(begin + split_length, seen)
 
     e = tl.arange(0, SIZE_PADDED)
     g = tl.arange(0, GROUP_PADDED)
@@ -92,25 +95,25 @@ def _kernel(
     keys = key_ptr + row * key_row + kv_head * key_head
     values = value_ptr + row * value_row + kv_head * value_head
 
-    top = tl.full((GROUP_PADDED,), -1.0e30, tl.float32)
+    running_max = tl.full((GROUP_PADDED,), -1.0e30, tl.float32)
     total = tl.zeros((GROUP_PADDED,), tl.float32)
-    mixed = tl.zeros((GROUP_PADDED, SIZE_PADDED), tl.float32)
-    for start in range(first, last, BLOCK):
+    weighted_sum = tl.zeros((GROUP_PADDED, SIZE_PADDED), tl.float32)
+    for start in range(begin, end, BLOCK):
         s = start + tl.arange(0, BLOCK)
-        inside = s < last
-        there = inside[:, None] & (e[None, :] < SIZE)
-        key = tl.load(keys + s[:, None].to(tl.int64) * key_position + e[None, :], mask=there, other=0.0)
+        in_split = s < end
+        in_bounds = in_split[:, None] & (e[None, :] < SIZE)
+        key = tl.load(keys + s[:, None].to(tl.int64) * key_position + e[None, :], mask=in_bounds, other=0.0)
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-        scores = tl.where(inside[None, :], scores, -1.0e30)
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        p = tl.exp(scores - new_top[:, None])
-        p = tl.where(inside[None, :], p, 0.0)
-        shrink = tl.exp(top - new_top)
-        value = tl.load(values + s[:, None].to(tl.int64) * value_position + e[None, :], mask=there, other=0.0)
-        mixed = mixed * shrink[:, None] + tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
-        total = total * shrink + tl.sum(p, 1)
-        top = new_top
-    some = tl.where(total > 0.0, total, 1.0)
-    place = (row * HEADS + head) * PARTS + part
-    tl.store(norms_ptr + place, tl.where(total > 0.0, top + tl.log(some), -1.0e30), mask=g < GROUP)
-    tl.store(out_ptr + place[:, None] * SIZE + e[None, :], mixed / some[:, None], mask=in_query)
+        scores = tl.where(in_split[None, :], scores, -1.0e30)
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        p = tl.exp(scores - new_max[:, None])
+        p = tl.where(in_split[None, :], p, 0.0)
+        rescale = tl.exp(running_max - new_max)
+        value = tl.load(values + s[:, None].to(tl.int64) * value_position + e[None, :], mask=in_bounds, other=0.0)
+        weighted_sum = weighted_sum * rescale[:, None] + tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
+        total = total * rescale + tl.sum(p, 1)
+        running_max = new_max
+    denominator = tl.where(total > 0.0, total, 1.0)
+    index = (row * HEADS + head) * SPLITS + split
+    tl.store(norms_ptr + index, tl.where(total > 0.0, running_max + tl.log(denominator), -1.0e30), mask=g < GROUP)
+    tl.store(out_ptr + index[:, None] * SIZE + e[None, :], weighted_sum / denominator[:, None], mask=in_query)

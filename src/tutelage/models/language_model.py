@@ -15,9 +15,10 @@ from tutelage.models.sharding import gathered, with_whole_weights
 
 
 class LanguageModel(nn.Module):
-    """A causal language model taken apart into decoder and head, so that full logits are never made.
+    """A causal language model split into decoder and head, so that full logits are never made.
 
-    Everything that touches a parameter happens inside `forward`: where it is sharded, that is where it is whole.
+    `model` is a transformers model. Parameters are only used inside `forward`, where those of a sharded model are
+    gathered.
     """
 
     def __init__(self, model: Any) -> None:
@@ -26,6 +27,7 @@ class LanguageModel(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The transformers config."""
         return self.model.config
 
     def forward(
@@ -35,10 +37,15 @@ class LanguageModel(nn.Module):
         teacher: TeacherSignal | None = None,
         statistics: bool = True,
     ) -> Any:
-        """With an objective: (Σ weights · objective, TokenStats). Without: the hidden states [N, D] and the head."""
-        return with_whole_weights(self.model, self._apart, batch, objective, teacher, statistics)
+        """With an objective: the loss Σ weights · objective and TokenStats [N]. Without: TeacherSignal, the hidden
+        states [N, D] at the predicting positions and the head.
 
-    def _apart(
+        `teacher`: the teacher's signal for the same positions. `statistics`: also fill the fields of TokenStats beyond
+        the loss.
+        """
+        return with_whole_weights(self.model, self._run, batch, objective, teacher, statistics)
+
+    def _run(
         self, batch: MicroBatch, objective: Objective | None, teacher: TeacherSignal | None, statistics: bool
     ) -> Any:
         hidden = self._hidden(batch)
@@ -48,7 +55,7 @@ class LanguageModel(nn.Module):
         return self._loss(hidden, head, objective, teacher, batch, statistics)
 
     def _hidden(self, batch: MicroBatch) -> Tensor:
-        """Last hidden states at the predicting positions, [N, D], in the compute type."""
+        """Last hidden states [N, D] at the predicting positions, in the type of autocast."""
         extra: dict[str, Any] = {}
         if batch.cu_seqlens is not None:
             extra["packing"] = Packing(batch.cu_seqlens, batch.lengths)
@@ -73,7 +80,7 @@ class LanguageModel(nn.Module):
 
 
 def language_model_head(model: Any) -> Head:
-    """The model's last linear map with what its config does to the logits (Gemma 2, Cohere, Granite)."""
+    """The model's last linear map, with the scale and soft cap of its config (Gemma 2, Cohere, Granite)."""
     layer, config = model.get_output_embeddings(), model.config
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     if getattr(config, "logits_scaling", None):

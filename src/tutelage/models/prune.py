@@ -1,7 +1,7 @@
-"""Cutting layers out of a model, to make a student where no small sibling exists.
+"""Removing layers from a model, to make a student where no small model of its family exists.
 
-A bare cut is broken whichever layers go; a `distill` stage on general text heals it. Choosing the layers well leaves
-less to heal.
+A freshly cut model is broken whichever layers were removed; a `distill` stage on general text heals it, the faster the
+better the layers were chosen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from tutelage.recipe.sections import PruneConfig
 
 
 def prune_layers(model: Any, keep: Sequence[int]) -> None:
-    """Keep only the listed layers of `model`, in place, in ascending order, and renumber them."""
+    """Keep only the layers with the indices `keep`, in place and in ascending order, and renumber them.
+
+    Raises TutelageError for indices that do not exist or occur twice, and for a model without a list of layers.
+    """
     layers = decoder_layers(model)
     if not keep or len(set(keep)) != len(keep) or max(keep) >= len(layers):
         raise TutelageError(f"`keep: {list(keep)}` must name layers from 0 to {len(layers) - 1}, each once")
@@ -36,7 +39,7 @@ def prune_layers(model: Any, keep: Sequence[int]) -> None:
     for index, layer in enumerate(remaining):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index  # caches are addressed by it
+                module.layer_idx = index  # key-value caches are indexed by it
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept]
     config.num_hidden_layers = len(kept)
@@ -49,13 +52,17 @@ def choose_layers(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> list[int]:
-    """Which layers to keep. `progress` is called once for each layer that least_damage takes away."""
+    """The indices of the layers to keep, ascending, by the config's method.
+
+    `calibration`: sequences for the methods that measure. `progress`: called with 1 for each layer that `least_damage`
+    removes. Raises TutelageError if more layers are to be kept than the model has.
+    """
     total = len(decoder_layers(loaded.model))
     if config.keep is not None:
         return sorted(config.keep)
     assert config.layers is not None
     if config.layers > total:
-        raise TutelageError(f"`layers: {config.layers}` is more than the model's {total}")
+        raise TutelageError(f"`layers: {config.layers}` is more than the model's {total}: lower it")
     if config.method == "even":
         return [round(i * (total - 1) / max(1, config.layers - 1)) for i in range(config.layers)]
     batches = _batches(loaded, calibration, device)
@@ -67,16 +74,13 @@ def choose_layers(
 
 
 def perplexity(loaded: LoadedModel, sequences: Sequence[TokenSequence], device: torch.device) -> float:
-    """exp of the mean cross-entropy per response token."""
+    """exp(mean cross-entropy per response token in nats)."""
     return math.exp(_loss(loaded.model, _batches(loaded, sequences, device)))
 
 
 @torch.no_grad()
 def block_influence(model: Any, batches: Sequence[MicroBatch]) -> list[float]:
-    """1 − cosine between a layer's input and output, mean over tokens: how much the layer turns its input.
-
-    Men et al. 2024, "ShortGPT", equation 1. One number a layer.
-    """
+    """Per layer, 1 − cosine between its input and output, averaged over tokens (Men et al. 2024, "ShortGPT", eq. 1)."""
     sums = [0.0] * len(decoder_layers(model))
     tokens = 0
 
@@ -101,33 +105,33 @@ def block_influence(model: Any, batches: Sequence[MicroBatch]) -> list[float]:
 def _least_damage(
     model: Any, batches: Sequence[MicroBatch], target: int, progress: Callable[[int], None] | None
 ) -> list[int]:
-    """Take away one layer at a time, each time the one whose absence raises the loss least."""
+    """Remove one layer at a time, each time the one whose removal raises the loss least."""
     keep = list(range(len(decoder_layers(model))))
     while len(keep) > target:
-        trials = {layer: _loss(_view(model, [k for k in keep if k != layer]), batches) for layer in keep}
+        trials = {layer: _loss(_shallow_cut(model, [k for k in keep if k != layer]), batches) for layer in keep}
         keep.remove(min(trials, key=lambda layer: (trials[layer], layer)))
         if progress is not None:
             progress(1)
     return keep
 
 
-def _view(model: Any, keep: Sequence[int]) -> Any:
-    """The model with fewer layers, sharing all weights; the original is left as it was."""
-    view = copy.copy(model)
-    view._modules = dict(model._modules)
+def _shallow_cut(model: Any, keep: Sequence[int]) -> Any:
+    """A model with the layers `keep` that shares all weights with `model`, which is not changed."""
+    cut = copy.copy(model)
+    cut._modules = dict(model._modules)
     name = next(n for n, child in model._modules.items() if child is model.get_decoder())
     decoder = copy.copy(model.get_decoder())
     decoder._modules = dict(decoder._modules)
     decoder.config = copy.copy(decoder.config)
     decoder.config.num_hidden_layers = len(keep)
     decoder._modules["layers"] = nn.ModuleList([model.get_decoder().layers[i] for i in keep])
-    view._modules[name] = decoder
-    return view
+    cut._modules[name] = decoder
+    return cut
 
 
 @torch.no_grad()
 def _loss(model: Any, batches: Sequence[MicroBatch]) -> float:
-    """Cross-entropy per response token."""
+    """Mean cross-entropy per response token, in nats."""
     module = LanguageModel(model)
     return sum(float(module(batch, CrossEntropy(), None, False)[0]) for batch in batches)
 
