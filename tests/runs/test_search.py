@@ -10,10 +10,10 @@ from recipes_fixture import Workshop
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import load_recipe
-from tutelage.runs import scheduler as workers
+from tutelage.runs import scheduler
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
-from tutelage.runs.scheduler import Scheduler
+from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
 
 STAGES: list[dict[str, Any]] = [
@@ -65,7 +65,7 @@ def test_what_needs_no_search_does_not_wait(search: Search):
         finish(run)
     assert names(search.known()) - names(third) == {"gkd", "more", "more on test"}
     assert search.open == []
-    assert [(p["stage"], p["learning_rate"]) for p in search.points if p["chosen"]] == [
+    assert [(p.stage, p.settings["learning_rate"]) for p in search.points if p.chosen] == [
         ("teacher_sft", 0.1),  # of equal points the first
         ("sft", 0.2),
         ("gkd", 0.1),
@@ -87,9 +87,9 @@ def test_as_many_runs_as_expected(search: Search, monkeypatch: pytest.MonkeyPatc
         finish(run, value=len(done) % 3)
         done.append(run.fingerprint)
 
-    monkeypatch.setattr(workers, "attempt", attempt)
+    monkeypatch.setattr(scheduler, "attempt", attempt)
     expected = search.expected()
-    Scheduler(1, False).execute(search.known, expected)
+    Scheduler(Resources()).execute(search.known, expected)
     assert len(done) == len(set(done)) == expected == len(with_parents(search.known()))
     said = [line for line in capsys.readouterr().out.splitlines() if " runs done" in line]
     assert [line.split(" runs")[0] for line in said] == [f"{n} of {expected}" for n in range(1, expected + 1)]
@@ -105,9 +105,9 @@ def test_a_failed_trial_stops_only_what_waits_for_it(search: Search, monkeypatch
         done.append(run.stage)
         return None
 
-    monkeypatch.setattr(workers, "attempt", attempt)
+    monkeypatch.setattr(scheduler, "attempt", attempt)
     with pytest.raises(TutelageError, match="sft: loss is not finite"):
-        Scheduler(1, False).execute(search.known, search.expected())
+        Scheduler(Resources()).execute(search.known, search.expected())
     assert set(done) == {
         "teacher_sft",
         "teacher_sft on test",

@@ -21,7 +21,7 @@ from tiny_study import write_study
 from tutelage.cli.main import main as command
 from tutelage.common.errors import TutelageError
 from tutelage.runs.run import Run
-from tutelage.runs.scheduler import Scheduler
+from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.store import Store, open_runs
 
 stage = import_module("tutelage.runs.do_run")  # the package has a function of this name
@@ -70,7 +70,20 @@ def family(root: Path, bad: bool = False) -> list[Run]:
     """teacher → student → scores; a second student of the same teacher; perhaps one that fails."""
 
     def run(name: str, *parents: Run) -> Run:
-        return Run(name, "sft", 0, root / name, name, root, "cpu", None, None, {}, {}, parents)
+        return Run(
+            stage=name,
+            kind="sft",
+            seed=0,
+            folder=root / name,
+            fingerprint=name,
+            recipe_folder=root,
+            device="cpu",
+            config=None,
+            training=None,
+            data={},
+            models={},
+            parents=parents,
+        )
 
     teacher = run("teacher")
     student = run("student", teacher)
@@ -81,8 +94,8 @@ def work(store: Store, names: list[str], **options: Any) -> list[Run]:
     runs = family(store.local, "bad" in names)
     chosen = [run for run in runs if run.stage in names]
     store.settle(runs, push=True)
-    with Scheduler(1, False, patient=True, store=store, **options) as workers:
-        workers.execute(chosen)
+    with Scheduler(Resources(), patient=True, store=store, **options) as scheduler:
+        scheduler.execute(chosen)
     return runs
 
 
@@ -143,8 +156,8 @@ def test_a_run_that_another_machine_did_meanwhile(url: str, tmp_path: Path, star
     a, b = machine(url, "a", tmp_path), machine(url, "b", tmp_path)
     b.settle(family(b.local))
     work(a, ["teacher"])
-    with Scheduler(1, False, patient=True, store=b) as workers:  # it looked before
-        workers.execute(family(b.local)[1:2])
+    with Scheduler(Resources(), patient=True, store=b) as scheduler:  # it looked before
+        scheduler.execute(family(b.local)[1:2])
     assert started == ["teacher", "student"]
 
 

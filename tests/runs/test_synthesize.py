@@ -56,7 +56,7 @@ def test_benchmarks_to_avoid_count_as_evaluation_data(workshop: Workshop, monkey
     monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder / "data"))
     plan = planner(workshop, stages=[TEACHER, MADE | {"avoid": ["dialogsum"]}])
     run = plan.stage_run("new", 0)
-    texts = synthetic_stage._evaluation_texts(run, run.spec, synthetic_stage.Frame())
+    texts = synthetic_stage._evaluation_texts(run, run.config, synthetic_stage.Frame())
     assert {"A: Hello.", "They greet, 1.", "They greet, 2.", "They greet, 3."} <= set(texts)
     assert {row["prompt"] for row in ROWS} & set(texts)  # and the recipe's own task
 
@@ -77,7 +77,7 @@ def test_subsets_of_what_a_stage_makes_lie_within_one_another(long_context: Work
     do_run(plan.stage_run("new", 0))
     ids = {}
     for name in ("new_4", "new_7", "new"):
-        config, mark, run = plan._section(name, 0, True)
+        config, mark, run = plan.section(name, 0, True)
         assert run is plan.stage_run("new", 0)
         ids[name] = [c.id for c in load_dataset(name, config, workshop.folder).conversations], mark
     assert set(ids["new_4"][0]) < set(ids["new_7"][0]) < set(ids["new"][0])

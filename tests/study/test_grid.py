@@ -18,10 +18,11 @@ from tiny_study import TEMPLATE, write_study
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import load_recipe
+from tutelage.runs.kinds import label_of
 from tutelage.runs.planner import Planner
-from tutelage.runs.run import made_from
+from tutelage.runs.run import with_parents
 from tutelage.study.grid import load_study, plan_study
-from tutelage.study.plan import cells, kind_of
+from tutelage.study.plan import cells
 from tutelage.study.plan_text import counts, plan_json, plan_lines, served
 from tutelage.study.run_study import run_study
 
@@ -47,7 +48,7 @@ def test_every_run_once_and_every_cell(workshop: Workshop):
     places = {run.fingerprint: place for place, run in enumerate(plan.runs)}
     assert all(places[p.fingerprint] < places[run.fingerprint] for run in plan.runs for p in run.parents)
     sft = next(run for run in plan.runs if run.stage == "sft")
-    assert sft.spec.label == "SFT of small, 4 rows"
+    assert sft.config.label == "SFT of small, 4 rows"
     assert sft.data["train"].size == 4
 
 
@@ -140,13 +141,13 @@ def test_mistakes_are_one_line(workshop: Workshop, change: dict[str, Any], said:
 def test_a_placeholder_that_nothing_fills(workshop: Workshop):
     template = copy.deepcopy(TEMPLATE)
     template["stages"][1]["label"] = "with <rank>"
-    with pytest.raises(TutelageError, match="`<rank>` is filled by nothing"):
+    with pytest.raises(TutelageError, match="nothing fills `<rank>`"):
         plan_study(write_study(workshop, template=template), workshop.runs)
 
 
 def test_includes_do_not_go_in_circles(workshop: Workshop):
     file = write_study(workshop, include=["study.yaml"])
-    with pytest.raises(TutelageError, match="include goes in a circle"):
+    with pytest.raises(TutelageError, match="`include` goes in a circle"):
         plan_study(file, workshop.runs)
 
 
@@ -174,11 +175,11 @@ def test_table_3_and_figure_1():
     assert len(evaluated) == 54
     # The teacher of a size serves three students; an SFT student is an arm and a start.
     models = served(plan)
-    assert {len(models[r.fingerprint]) for r in plan.runs if kind_of(r) == "teacher SFT"} == {3}
-    assert {len(models[r.fingerprint]) for r in plan.runs if kind_of(r) == "student SFT"} == {2}
-    marks = {run.fingerprint for run in plan.runs}
-    new = [r for r in plan_study(PAPER / "figure1.yaml", Path("runs")).runs if r.fingerprint not in marks]
-    assert Counter(kind_of(run) for run in new) == {"distill": 9, "evaluation": 45}
+    assert {len(models[r.fingerprint]) for r in plan.runs if label_of(r) == "teacher SFT"} == {3}
+    assert {len(models[r.fingerprint]) for r in plan.runs if label_of(r) == "student SFT"} == {2}
+    known = {run.fingerprint for run in plan.runs}
+    new = [r for r in plan_study(PAPER / "figure1.yaml", Path("runs")).runs if r.fingerprint not in known]
+    assert Counter(label_of(run) for run in new) == {"distill": 9, "evaluation": 45}
     assert {run.stage for run in new if run.kind == "distill"} == {"gkd_base"}
 
 
@@ -211,15 +212,15 @@ def test_the_recipes_say_appendix_a2():
                 5e-6, 128, 2, "linear", 0.03, 4096
             )  # fmt: skip
         if run.kind == "distill":
-            assert (run.spec.on_policy, run.spec.beta, run.spec.divergence) == (0.5, 0.5, "jsd")
-            assert (run.spec.sampling.temperature, run.spec.sampling.top_p) == (1.0, 1.0)
+            assert (run.config.on_policy, run.config.beta, run.config.divergence) == (0.5, 0.5, "jsd")
+            assert (run.config.sampling.temperature, run.config.sampling.top_p) == (1.0, 1.0)
         if run.kind == "seqkd":
-            assert run.spec.samples_per_prompt == 5
+            assert run.config.samples_per_prompt == 5
         if run.kind == "synthesize":
-            assert (run.spec.rows, run.spec.demonstrations, run.spec.inputs.temperature) == (100_000, 10, 0.8)
-            assert (run.spec.answers.temperature, run.spec.inputs.max_new_tokens) == (0.6, 4096)
+            assert (run.config.rows, run.config.demonstrations, run.config.inputs.temperature) == (100_000, 10, 0.8)
+            assert (run.config.answers.temperature, run.config.inputs.max_new_tokens) == (0.6, 4096)
             # T_gen is the teacher after Tulu 3, T the one after the task's own rows.
-            assert {len(made_from(p)) for p in run.parents} == {1}
+            assert {len(with_parents([p])) for p in run.parents} == {1}
             assert run.models["generator"] != run.models["annotator"]
 
 
@@ -249,9 +250,9 @@ def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.Captur
     main(["study", "plan", str(file), "--runs", str(workshop.runs), "--json", "--machine", "2xA100"])
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads(json.dumps(plan_json(plan_study(file, workshop.runs), "2xA100")))
-    by_mark = {run["fingerprint"]: run for run in content["runs"]}
-    assert len(by_mark) == 12
-    assert all(cell["run"] in by_mark for cell in content["cells"])
+    by_fingerprint = {run["fingerprint"]: run for run in content["runs"]}
+    assert len(by_fingerprint) == 12
+    assert all(cell["run"] in by_fingerprint for cell in content["cells"])
     assert all(run["cost"]["extrapolated"] for run in content["runs"])
     with pytest.raises(SystemExit):
         main(["study", "plan", str(file), "--machine", "abacus"])

@@ -255,7 +255,7 @@ def test_a_teacher_of_another_family_teaches_by_text(workshop: Workshop, capsys:
     run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
     do_run(run.parents[0])
     assert do_run(run)["data"]["answers"]["samples"] == 24
-    assert "its answers are taken as text" in capsys.readouterr().out
+    assert "its answers are decoded to text" in capsys.readouterr().out
 
 
 def test_answers_go_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""One rank as a program: `python -m tutelage.runs.one_rank FOLDER`. `ranks.py` starts it and reads how it ended."""
+"""One rank as a program, `python -m tutelage.runs.one_rank FOLDER`: started by `ranks.py`, which reads its report."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tutelage.runs.ranks import die_with_parent
 
 
 def main(folder: Path) -> None:
-    """One rank."""
-    run, worker = pickle.loads((folder / "run.pickle").read_bytes())  # written by `do_apart`, for this process alone
+    """Do the run that `folder` holds as one rank, write `report-<rank>.json`, and exit: 1 after an error, else 0."""
+    run, worker = pickle.loads((folder / "run.pickle").read_bytes())  # written by `do_in_processes`
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     die_with_parent(worker, worker if world > 1 else None)
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
@@ -30,21 +30,23 @@ def main(folder: Path) -> None:
         if run.device == "cuda":
             import torch
 
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where "cuda" is, from now on
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if rank == 0 else nowhere):
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # the device that "cuda" means from here on
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(sys.stdout if rank == 0 else null):
             do_run(run, write=rank == 0)
     except Interrupted as error:
         kind, line = "Interrupted", str(error)
     except TutelageError as error:
         kind, line = "TutelageError", str(error)
-    except Exception as error:  # a mistake of ours: its traceback goes into the log, its first line to the worker
+    except Exception as error:  # a bug: the traceback goes into the log, its first line to the worker
         kind, line = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
         traceback.print_exc()
-    said = {"rank": rank, "kind": kind, "line": line, "time": time.time()}
-    write_atomically(folder / f"said-{rank}.json", json.dumps(said))
+    report = {"rank": rank, "kind": kind, "line": line, "time": time.time()}
+    write_atomically(folder / f"report-{rank}.json", json.dumps(report))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0 if kind in ("done", "Interrupted") else 1)  # not by way of a process group that a dead rank left hanging
+    os._exit(
+        0 if kind in ("done", "Interrupted") else 1
+    )  # a normal exit would wait for a process group in which a rank has died
 
 
 if __name__ == "__main__":

@@ -1,66 +1,81 @@
-"""A recipe file: read, checked, and turned into stage runs with fingerprints.
+"""From a recipe's stages to runs.
 
-A *stage* is what the file says; a *run* is a stage with its seed, its settings and its inputs settled. Runs are known
-by a fingerprint of everything that changes their result, so nothing is ever computed twice, in whatever recipe it
-turns up.
+A *stage* is what the recipe file says; a *run* is a stage with its seed, settings and inputs resolved. Equal runs have
+equal fingerprints (`fingerprints.py`), so nothing is computed twice, whichever recipe asks for it.
 """
 
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import fingerprint
-from tutelage.data.dataset import declared_fingerprint, load_dataset
+from tutelage.common.run_folder import MODEL
 from tutelage.evaluation.benchmarks import BENCHMARKS
-from tutelage.models.files import model_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import RecipeConfig
-from tutelage.recipe.sections import DataConfig, ModelConfig, TaskConfig, TrainingConfig
+from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
-from tutelage.runs.run import METHOD_VERSION, Run
+from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, stage_fingerprint
+from tutelage.runs.run import Run
 from tutelage.training.methods import METHODS, method_fingerprint
 
-# Keys of a stage that do not change its result, or whose content is in the fingerprint already (names of models and of
-# data sections stand for their content, training for the resolved section).
-_NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "student", "teacher", "model", "data"} | {
-    "gold",
-    "generator",
-    "annotator",
-    "min_acceptance",
-}
-# How often state is saved, and how memory is used, does not change what is computed.
-_COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
+
+@dataclass
+class _Inputs:
+    """What a run reads, resolved."""
+
+    models: dict[str, ModelConfig] = field(default_factory=dict)  # by role
+    model_fingerprints: dict[str, str] = field(default_factory=dict)
+    data: dict[str, DataConfig] = field(default_factory=dict)  # by name of the section
+    data_fingerprints: list[str] = field(default_factory=list)
+    parents: tuple[Run, ...] = ()  # the runs that make them
 
 
 class Planner:
-    """Turns stages into runs. `choices[stage]` are the settings that a search found.
+    """Turns the stages of a recipe into runs.
 
-    `known` are runs by fingerprint, shared by the planners of a study: whoever asks first names the folder. With
-    `declared` nothing beyond local files is looked at: hub names count as name@revision, and no device is asked for.
+    `recipe_folder`: where relative data paths start. `root`: the folder of all runs. `known`: runs by fingerprint,
+    shared by a study's planners so that equal runs are one. `inputs`: fingerprints of data and models, shared likewise.
+    `declared`: do not ask the hub, nor torch for a device that the recipe names. `auto_device`: what `device: auto`
+    means; by default, what this machine has. `choices[stage]`: the settings that a search has found.
     """
 
     def __init__(
         self,
         recipe: RecipeConfig,
-        base: Path,
+        recipe_folder: Path,
         root: Path,
-        known: dict[str, Run] | None = None,
-        marks: dict[str, str] | None = None,
+        *,
         declared: bool = False,
+        known: dict[str, Run] | None = None,
+        inputs: InputFingerprints | None = None,
+        auto_device: str | None = None,
     ) -> None:
-        self.recipe, self.base, self.root = recipe, base, root
+        self.recipe, self.recipe_folder, self.root = recipe, recipe_folder, root
+        self.declared, self.auto_device = declared, auto_device
         self.known = {} if known is None else known
-        self.marks, self.declared = {} if marks is None else marks, declared
+        self.inputs = InputFingerprints(declared) if inputs is None else inputs
         self.stages = {s.name: s for s in recipe.stages}
         self.choices: dict[str, dict[str, Any]] = {}
-        self._runs: dict[tuple[Any, ...], Run] = {}
+        self._stage_runs: dict[tuple[Any, ...], Run] = {}
         _check_names(recipe)
 
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`. Raises TutelageError when the recipe asks for CUDA and there is none."""
+        wanted = self.recipe.device
+        if wanted == "auto" and self.auto_device:
+            return self.auto_device
+        return wanted if self.declared and wanted != "auto" else resolve_device(wanted)
+
     def settings(self, name: str) -> dict[str, Any]:
-        """What the recipe leaves open for a stage: the searched keys, and `epochs_of` the named stages."""
+        """The training keys that the recipe leaves open for a stage: the searched ones, and epochs by `epochs_of`."""
         stage = self.stages[name]
         chosen = dict(self.choices.get(name, {}))
         if isinstance(stage, TrainStage) and stage.epochs_of:
@@ -68,6 +83,7 @@ class Planner:
         return chosen
 
     def training(self, name: str, overrides: dict[str, Any]) -> TrainingConfig:
+        """The training section of stage `name`, with `overrides` on top."""
         stage = self.stages[name]
         assert isinstance(stage, TrainStage)
         return self.recipe.training_of(stage, overrides)
@@ -79,157 +95,190 @@ class Planner:
             seed = self.recipe.seeds[0]
         settings = self.settings(name) if settings is None else settings
         key = (name, seed, fingerprint(settings))
-        if key not in self._runs:
-            self._runs[key] = self._make(stage, seed, settings)
-        return self._runs[key]
+        if key not in self._stage_runs:
+            self._stage_runs[key] = self._plan_stage(stage, seed, settings)
+        return self._stage_runs[key]
 
-    def _make(self, stage: Any, seed: int, settings: dict[str, Any]) -> Run:
-        if isinstance(stage, PruneStage):
-            names = [stage.prune.calibration] if stage.prune.calibration else []
-            return self._run(stage.name, stage, seed, {"model": stage.model}, names)
-        if isinstance(stage, SynthesizeStage):
-            roles = {"generator": stage.generator, "annotator": stage.annotator}
-            evaluated = sorted({task.data for task in self.recipe.tasks.values()} - {stage.gold})
-            return self._run(stage.name, stage, seed, roles, [stage.gold], prompts=evaluated)
-        training = self.recipe.training_of(stage, settings)
-        roles = {"student": stage.student or default_student(self.recipe, stage.name)}
-        names, extra, parents = data_names(stage, training), [], ()
-        if isinstance(stage, SeqkdStage):
-            # The teacher's answers do not depend on what a search tries, so they are a run of their own.
-            data = names[:-1] if training.validation else names  # a section may be both trained on and validation
-            answers = self._run(f"{stage.name}-answers", stage, seed, {"teacher": stage.teacher}, data, kind="answers")
-            parents, extra = (answers,), [answers.fingerprint]
-        elif not isinstance(stage, SftStage):
-            roles["teacher"] = stage.teacher
-            # Where both go back to one model their chat templates agree; else the teacher reads prompts in its own.
-            extra = [] if self._root(roles["student"]) == self._root(stage.teacher) else ["aligned"]
-        if isinstance(stage, MethodStage):
-            extra.append(method_fingerprint(stage.method))
-        return self._run(stage.name, stage, seed, roles, names, training, extra=extra, parents=parents)
+    def evaluation(self, subject: str, task: str, seed: int, settings: dict[str, Any] | None = None) -> Run:
+        """The run in which `subject` (a stage, base, teacher or lead_1) answers a task of the recipe."""
+        roles = {} if subject == "lead_1" else {"model": subject}
+        return self._plan_evaluation("evaluate", subject, task, self.recipe.tasks[task], roles, seed, settings)
 
-    def _run(
-        self,
-        name: str,
-        stage: Any,
-        seed: int,
-        roles: dict[str, str],
-        data: list[str],
-        training: TrainingConfig | None = None,
-        *,
-        kind: str = "",
-        prompts: list[str] | None = None,
-        extra: list[str] | None = None,
-        parents: tuple[Run, ...] = (),
-    ) -> Run:
-        """`data` are sections of whole rows, `prompts` sections of which the replies may be missing; `extra` is what
-        else changes the result."""
-        models, made, marks = self._models(roles, seed)
-        sections = {n: self._section(n, seed, True) for n in data}
-        sections |= {n: self._section(n, seed, False) for n in prompts or []}
-        made = (*parents, *made, *(run for _, _, run in sections.values() if run is not None))
-        resolved = None if training is None else training.model_dump(exclude=_COSMETIC)
-        spec, data_marks = stage.model_dump(exclude=_NOT_CONTENT), [mark for _, mark, _ in sections.values()]
-        kind = kind or stage.kind
-        extra = ([kind] if kind == "answers" else []) + (extra or [])
-        mark = fingerprint(METHOD_VERSION, spec, resolved, seed, marks, data_marks, self.device, *extra)
-        folder, configs = self.root / f"{name}-s{seed}-{mark}", {n: config for n, (config, _, _) in sections.items()}
-        run = Run(name, kind, seed, folder, mark, self.base, self.device, stage, training, configs, models, made)
-        return self.known.setdefault(mark, run)
+    def measurement(self, subject: str, task: str, kind: str, config: Any, roles: dict[str, str], seed: int) -> Run:
+        """The run of a task that only the study defines: `kind` is `benchmark` or `held_out`, `config` its config.
 
-    def _section(self, name: str, seed: int, require_response: bool) -> tuple[DataConfig, str, Run | None]:
-        """A data section, its fingerprint, and the run that makes it if a stage does."""
+        `roles`: the models it needs by role, `model` among them.
+        """
+        return self._plan_evaluation(kind, subject, task, config, roles, seed)
+
+    def section(self, name: str, seed: int, require_response: bool = True) -> tuple[DataConfig, str, Run | None]:
+        """Data section or synthesize stage `name`: its config, its fingerprint, and the run that makes its rows, if
+        one does."""
         config = self.recipe.data.get(name)
         stage = name if config is None else made_by(config.path)
         if stage is None:
             assert config is not None
-            return config, self._data_mark(name, require_response), None
+            return config, self.inputs.data(name, config, self.recipe_folder, require_response), None
         run = self.stage_run(stage, seed)
         files = f"{glob.escape(str(run.folder.resolve()))}/accepted/*.jsonl"
         own = {} if config is None else config.content("path")
         return DataConfig(path=files, **own), fingerprint(run.fingerprint, own), run
 
-    def _root(self, name: str) -> ModelConfig:
-        """The model that a name goes back to, through all stages that trained or cut it."""
-        source = {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
-        while isinstance(source, str):
-            stage: Any = self.stages[source]
-            cut = isinstance(stage, PruneStage)
-            name = stage.model if cut else stage.student or default_student(self.recipe, source)
-            source = {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
-        return source
+    # --- one kind of run each -----------------------------------------------------------------------------------------
 
-    def evaluation(self, subject: str, task_name: str, seed: int, settings: dict[str, Any] | None = None) -> Run:
-        """The run in which `subject` (a stage, base, teacher or lead_1) answers a task."""
-        task: TaskConfig = self.recipe.tasks[task_name]
-        models, parents, marks = {}, (), {"model": subject}
-        if subject != "lead_1":
-            models, parents, marks = self._models({"model": subject}, seed, settings)
-        seed = parents[0].seed if parents else self.recipe.seeds[0]  # what is made once is asked once
-        mark = fingerprint(METHOD_VERSION, task, seed, marks, self._data_mark(task.data, False), self.device)
-        folder = self.root / f"{subject}-on-{task_name}-s{seed}-{mark}"
-        data = {task.data: self.recipe.data[task.data]}
+    def _plan_stage(self, stage: Any, seed: int, settings: dict[str, Any]) -> Run:
+        if isinstance(stage, PruneStage):
+            calibration = [stage.prune.calibration] if stage.prune.calibration else []
+            return self._build_stage(stage, seed, self._resolve({"model": stage.model}, seed, calibration))
+        if isinstance(stage, SynthesizeStage):
+            roles = {"generator": stage.generator, "annotator": stage.annotator}
+            evaluated = sorted({task.data for task in self.recipe.tasks.values()} - {stage.gold})
+            return self._build_stage(stage, seed, self._resolve(roles, seed, [stage.gold], evaluated))
+        training = self.recipe.training_of(stage, settings)
+        roles = {"student": stage.student or default_student(self.recipe, stage.name)}
+        names, extra, answers = data_names(stage, training), [], ()
+        if isinstance(stage, SeqkdStage):
+            # The teacher's answers do not depend on what a search tries, so they are a run of their own.
+            data = names[:-1] if training.validation else names  # a section may be both trained on and validation
+            answers = (self._plan_answers(stage, seed, data),)
+            extra = [answers[0].fingerprint]
+        elif not isinstance(stage, SftStage):
+            roles["teacher"] = stage.teacher
+            # Where both go back to one model their chat templates agree; else the teacher reads prompts in its own.
+            extra = [] if self._origin(roles["student"]) == self._origin(stage.teacher) else ["aligned"]
+        if isinstance(stage, MethodStage):
+            extra.append(method_fingerprint(stage.method))
+        inputs = self._resolve(roles, seed, names)
+        inputs.parents = (*answers, *inputs.parents)
+        return self._build_stage(stage, seed, inputs, training, extra)
+
+    def _plan_answers(self, stage: SeqkdStage, seed: int, data: Sequence[str]) -> Run:
+        inputs = self._resolve({"teacher": stage.teacher}, seed, data)
+        return self._build_stage(stage, seed, inputs, extra=["answers"], name=f"{stage.name}-answers", kind="answers")
+
+    def _plan_evaluation(
+        self,
+        kind: str,
+        subject: str,
+        task: str,
+        config: Any,
+        roles: dict[str, str],
+        seed: int,
+        settings: dict[str, Any] | None = None,
+    ) -> Run:
+        inputs = self._resolve(roles, seed, settings=settings)
+        seed = inputs.parents[0].seed if inputs.parents else self.recipe.seeds[0]  # what is made once is asked once
+        if not isinstance(config, BenchmarkTask):
+            section = self.recipe.data[config.data]
+            inputs.data[config.data] = section
+            rows = self.inputs.data(config.data, section, self.recipe_folder, require_response=kind != "evaluate")
+            inputs.data_fingerprints.append(rows)
+        models = inputs.model_fingerprints or {"model": subject}
+        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device)
+        return self._build(
+            key,
+            f"{subject}-on-{task}",
+            inputs,
+            stage=f"{subject} on {task}",
+            kind=kind,
+            seed=seed,
+            config=config,
+            task=task,
+            subject=subject,
+        )
+
+    def _build_stage(
+        self,
+        stage: Any,
+        seed: int,
+        inputs: _Inputs,
+        training: TrainingConfig | None = None,
+        extra: Sequence[str] = (),
+        name: str = "",
+        kind: str = "",
+    ) -> Run:
+        name, kind = name or stage.name, kind or stage.kind
+        models, data = inputs.model_fingerprints, inputs.data_fingerprints
+        key = stage_fingerprint(stage, training, seed, models, data, self.device, extra)
+        return self._build(key, name, inputs, stage=name, kind=kind, seed=seed, config=stage, training=training)
+
+    def _build(
+        self,
+        key: str,
+        folder: str,
+        inputs: _Inputs,
+        *,
+        stage: str,
+        kind: str,
+        seed: int,
+        config: Any,
+        training: TrainingConfig | None = None,
+        task: str = "",
+        subject: str = "",
+    ) -> Run:
+        """The run with fingerprint `key`: a new one, unless an equal one is known, which then names the folder."""
         run = Run(
-            f"{subject} on {task_name}", "evaluate", seed, folder, mark, self.base, self.device, task, None, data,
-            models, parents, task_name, subject
-        )  # fmt: skip
-        return self.known.setdefault(mark, run)
+            stage=stage,
+            kind=kind,
+            seed=seed,
+            folder=self.root / f"{folder}-s{seed}-{key}",
+            fingerprint=key,
+            recipe_folder=self.recipe_folder,
+            device=self.device,
+            config=config,
+            training=training,
+            data=inputs.data,
+            models=inputs.models,
+            parents=inputs.parents,
+            task=task,
+            subject=subject,
+        )
+        return self.known.setdefault(key, run)
 
-    def measurement(self, subject: str, task_name: str, kind: str, spec: Any, roles: dict[str, str], seed: int) -> Run:
-        """The run of a study's task that is no task of the recipe: a benchmark, or loss on held-out rows.
+    # --- inputs -------------------------------------------------------------------------------------------------------
 
-        `roles` are the models it needs, `model` among them; `spec.data` may name a data section.
-        """
-        models, parents, marks = self._models(roles, seed)
-        seed = parents[0].seed if parents else self.recipe.seeds[0]
-        name = getattr(spec, "data", None)
-        data = {} if name is None else {name: self.recipe.data[name]}
-        data_marks = [self._data_mark(one, True) for one in data]
-        mark = fingerprint(METHOD_VERSION, kind, spec, seed, marks, data_marks, self.device)
-        folder = self.root / f"{subject}-on-{task_name}-s{seed}-{mark}"
-        run = Run(
-            f"{subject} on {task_name}", kind, seed, folder, mark, self.base, self.device, spec, None, data, models,
-            parents, task_name, subject
-        )  # fmt: skip
-        return self.known.setdefault(mark, run)
-
-    def _models(
-        self, roles: dict[str, str], seed: int, settings: dict[str, Any] | None = None
-    ) -> tuple[dict[str, ModelConfig], tuple[Run, ...], dict[str, str]]:
-        models: dict[str, ModelConfig] = {}
-        parents: list[Run] = []
-        marks: dict[str, str] = {}
+    def _resolve(
+        self,
+        roles: dict[str, str],
+        seed: int,
+        data: Sequence[str] = (),
+        prompts: Sequence[str] = (),
+        settings: dict[str, Any] | None = None,
+    ) -> _Inputs:
+        """Models by role and data by name. `data`: sections of whole rows; `prompts`: sections that may lack responses.
+        `settings`: of the stages that make the models."""
+        found = _Inputs()
         for role, name in roles.items():
-            source = {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
+            source = self._source(name)
             if isinstance(source, str):
                 run = self.stage_run(source, seed, settings)
-                parents.append(run)
-                attention = self.recipe.teacher.attention
-                models[role] = ModelConfig(path=str(run.folder / "model"), attention=attention)
-                marks[role] = run.fingerprint
+                found.parents += (run,)
+                path, attention = str(run.folder / MODEL), self.recipe.teacher.attention
+                found.models[role] = ModelConfig(path=path, attention=attention)
+                found.model_fingerprints[role] = run.fingerprint
             else:
-                models[role] = source
-                marks[role] = fingerprint(source, self._model_mark(source))
-        return models, tuple(parents), marks
+                found.models[role] = source
+                found.model_fingerprints[role] = fingerprint(source, self.inputs.model(source))
+        sections = {name: self.section(name, seed) for name in data}
+        sections |= {name: self.section(name, seed, require_response=False) for name in prompts}
+        for name, (config, key, maker) in sections.items():
+            found.data[name] = config
+            found.data_fingerprints.append(key)
+            found.parents += () if maker is None else (maker,)
+        return found
 
-    @property
-    def device(self) -> str:
-        wanted = self.recipe.device
-        return wanted if self.declared and wanted != "auto" else resolve_device(wanted)
+    def _source(self, name: str) -> str | ModelConfig:
+        """What a model's name in a recipe stands for: a stage, or a model that no stage makes."""
+        return {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
 
-    def _data_mark(self, name: str, require_response: bool) -> str:
-        config = self.recipe.data[name]
-        key = fingerprint(config, str(self.base), require_response)
-        if key not in self.marks and self.declared:
-            self.marks[key] = declared_fingerprint(name, config, self.base, require_response)
-        elif key not in self.marks:
-            self.marks[key] = load_dataset(name, config, self.base, require_response).fingerprint
-        return self.marks[key]
-
-    def _model_mark(self, source: ModelConfig) -> str:
-        key = fingerprint(source)
-        if key not in self.marks:
-            self.marks[key] = model_fingerprint(source, hub=not self.declared)
-        return self.marks[key]
+    def _origin(self, name: str) -> ModelConfig:
+        """The model that `name` was made from, through all stages that trained or pruned it."""
+        source = self._source(name)
+        while isinstance(source, str):
+            stage: Any = self.stages[source]
+            pruned = isinstance(stage, PruneStage)
+            source = self._source(stage.model if pruned else stage.student or default_student(self.recipe, source))
+        return source
 
 
 def _check_names(recipe: RecipeConfig) -> None:
@@ -238,16 +287,17 @@ def _check_names(recipe: RecipeConfig) -> None:
         where = f"{recipe.name}: stages.{stage.name}"
         for name in stage.avoid if isinstance(stage, SynthesizeStage) else ():
             if name not in BENCHMARKS:
-                there = ", ".join(BENCHMARKS)
-                raise TutelageError(f"{where}.avoid: no benchmark is called `{name}` (there are: {there})")
+                known = ", ".join(BENCHMARKS)
+                raise TutelageError(f"{where}.avoid: no benchmark is called `{name}` (there are: {known})")
         if isinstance(stage, MethodStage) and stage.method not in METHODS:
             hint = did_you_mean(stage.method, METHODS, f"there are: {', '.join(METHODS)}; docs/method.md adds one")
             raise TutelageError(f"{where}.method: no method is called `{stage.method}`: {hint}")
 
 
 def resolve_device(wanted: str) -> str:
+    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`. Raises TutelageError when CUDA is wanted and there is none."""
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise TutelageError("`device: cuda` was asked for, and torch sees no CUDA device: use `device: auto`")
+        raise TutelageError("`device: cuda` needs a CUDA device, and torch sees none: use `device: auto`")
     return "cuda" if wanted == "auto" and torch.cuda.is_available() else wanted if wanted != "auto" else "cpu"

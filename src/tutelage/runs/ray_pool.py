@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster, behind the part of an executor's interface that `scheduler.py` uses."""
+"""Runs as tasks of a Ray cluster, with the part of an executor's interface that `scheduler.py` uses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tutelage.runs.run import Run
 class RayPool:
     """Submits runs to the cluster that RAY_ADDRESS names, else to one started here.
 
-    A run of several ranks asks for `gpus` GPUs of one machine, any other for at most one (0: CPUs alone, one a rank).
-    Ray does not repeat a task by itself: a run whose worker died is submitted again by `Workers`, which counts.
+    A run of several ranks gets `gpus` GPUs of one machine, any other at most one; with 0 GPUs, one CPU per rank. Ray
+    does not repeat a task: the scheduler submits a run whose worker died again, and counts. Raises TutelageError when
+    Ray is not installed, or when no machine of the cluster has as many GPUs.
     """
 
     def __init__(self, gpus: float) -> None:
@@ -30,27 +31,29 @@ class RayPool:
             names = ("PYTHONPATH", "TUTELAGE_CACHE", "TUTELAGE_DATA", "OMP_NUM_THREADS")
             environment = {name: os.environ[name] for name in names if name in os.environ}
             ray.init(
-                address=os.environ.get("RAY_ADDRESS", "local"),  # not some cluster that happens to be here
+                address=os.environ.get("RAY_ADDRESS", "local"),  # not a cluster that happens to run here
                 runtime_env={"env_vars": environment},
                 log_to_driver=False,
                 include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
             )
-        there = ray.cluster_resources()
+        total = ray.cluster_resources()
         most = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         if most < gpus:
             raise TutelageError(
-                f"each run asks for {gpus:g} GPUs, no machine of the Ray cluster has more than {most:g}"
+                f"--gpus-per-run {gpus:g}: no machine of the Ray cluster has more than {most:g} GPUs; ask for fewer"
             )
         self.gpus = gpus
-        self.slots = max(1, int(there.get("GPU", 0) / min(gpus, 1) if gpus else there.get("CPU", 1)))
+        self.slots = max(1, int(total.get("GPU", 0) / min(gpus, 1) if gpus else total.get("CPU", 1)))
 
     def submit(
         self, function: Callable[..., Any], run: Run, debug: bool, log: bool, share: Share, *more: Any
     ) -> Future[Any]:
+        """Start a run as a task; the future gives what `function` returns."""
         gpus = self.gpus if share.ranks > 1 else min(self.gpus, 1.0)
         options = {"num_cpus": share.ranks, "num_gpus": gpus, "max_retries": 0}
         return self.ray.remote(function).options(**options).remote(run, debug, log, share, *more).future()
 
     def shutdown(self, cancel_futures: bool = True) -> None:
+        """End the cluster if it was started here."""
         if self.started_here:
             self.ray.shutdown()

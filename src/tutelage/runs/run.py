@@ -1,4 +1,4 @@
-"""One unit of work: a stage with its seed, settings and inputs resolved."""
+"""A run: one unit of work, which is a stage of a recipe with its seed, settings and inputs resolved."""
 
 from __future__ import annotations
 
@@ -10,36 +10,34 @@ from typing import Any
 from tutelage.common.run_folder import is_done
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 
-# Raised by hand whenever the code changes what a stage computes; results made before are then not reused.
-METHOD_VERSION = 5
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One unit of work: everything a worker needs, picklable."""
 
-    stage: str
-    kind: str  # a stage's kind, or `answers` (the teacher's samples for a seqkd stage)
+    stage: str  # the stage's name; for evaluations "<subject> on <task>"
+    kind: str  # a key of `kinds.KINDS`
     seed: int
-    folder: Path  # holds `result.json` once it is done
+    folder: Path  # holds `result.json` once the run is done
     fingerprint: str
-    base: Path  # folder that relative data paths start from
-    device: str
-    spec: Any  # the stage's config (TaskConfig for evaluate)
-    training: TrainingConfig | None
-    data: dict[str, DataConfig]  # every data section it reads
+    recipe_folder: Path  # relative data paths start here
+    device: str  # "cpu" or "cuda"
+    config: Any  # the stage's config; for evaluations the task's (TaskConfig, BenchmarkTask or HeldOutTask)
+    training: TrainingConfig | None  # None: the run does not train
+    data: dict[str, DataConfig]  # every data section it reads, by name
     models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
     parents: tuple[Run, ...] = ()
-    task: str = ""  # evaluate: the task's name
-    subject: str = ""  # evaluate: whose answers
+    task: str = ""  # evaluations: the task's name
+    subject: str = ""  # evaluations: the stage, or base, teacher, lead_1, whose answers are scored
 
     @property
     def done(self) -> bool:
+        """Whether its folder holds a result."""
         return is_done(self.folder)
 
 
 def with_parents(runs: Sequence[Run]) -> list[Run]:
-    """Each run once, parents before children."""
+    """Return `runs` and all that they build on, each run once, parents before children."""
     ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:
@@ -50,18 +48,4 @@ def with_parents(runs: Sequence[Run]) -> list[Run]:
 
     for run in runs:
         visit(run)
-    return list(ordered.values())
-
-
-def made_from(run: Run) -> list[Run]:
-    """The run and everything it builds on, parents first, each once."""
-    ordered: dict[str, Run] = {}
-
-    def visit(one: Run) -> None:
-        if one.fingerprint not in ordered:
-            for parent in one.parents:
-                visit(parent)
-            ordered[one.fingerprint] = one
-
-    visit(run)
     return list(ordered.values())

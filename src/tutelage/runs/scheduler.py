@@ -1,13 +1,14 @@
-"""Doing runs in the order of their dependencies, several side by side where asked, nothing twice."""
+"""Doing runs in the order of their dependencies, several at the same time if asked, nothing twice."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.common.errors import TutelageError
@@ -18,138 +19,259 @@ from tutelage.runs.run import Run, with_parents
 from tutelage.runs.store import Store
 from tutelage.runs.worker import Busy, attempt, begin_worker, work
 
-LOOK_AGAIN = 1.0  # seconds until a run that another driver works on is looked at again
-CRASHES = 2  # a run whose worker died so often is left alone
+BUSY_SECONDS = 1.0  # until a run that another process is working on is tried again
+CRASHES = 2  # a run is tried again after so many deaths of its worker, then it has failed
+
+
+class Resources:
+    """What runs at the same time share: how many there may be, and which GPUs each gets.
+
+    `ranks`: processes of a training run. `gpus`: ids of GPUs; each run on CUDA gets one per rank to itself (None: runs
+    share the GPUs that they see). `memory` and `budget`: the runs' GiB, by `memory`, may add up to `budget`.
+    """
+
+    def __init__(
+        self,
+        jobs: int = 1,
+        *,
+        ranks: int = 1,
+        gpus: Sequence[str] | None = None,
+        memory: Callable[[Run], float] | None = None,
+        budget: float | None = None,
+    ) -> None:
+        self.jobs, self.ranks, self.memory, self.budget = jobs, ranks, memory, budget
+        self.free_gpus = None if gpus is None else list(gpus)
+        self._shares: dict[str, Share] = {}  # by fingerprint, of the runs at work
+
+    def have_room(self, run: Run, running: Iterable[Run]) -> bool:
+        """Whether `run` may start beside those that are running."""
+        others = list(running)
+        if len(others) >= self.jobs:
+            return False
+        if self.free_gpus is not None and run.device == "cuda" and len(self.free_gpus) < self._ranks(run):
+            return False
+        if self.memory is None or self.budget is None or not others:
+            return True
+        return sum(map(self.memory, others)) + self.memory(run) <= self.budget
+
+    def take(self, run: Run) -> Share:
+        """Take the ranks and GPUs of a run that starts."""
+        ranks, gpus = self._ranks(run), []
+        if self.free_gpus is not None and run.device == "cuda":
+            gpus, self.free_gpus = self.free_gpus[:ranks], self.free_gpus[ranks:]
+        self._shares[run.fingerprint] = share = Share(ranks, tuple(gpus))
+        return share
+
+    def give_back(self, run: Run) -> None:
+        """Free the GPUs of a run that has ended."""
+        share = self._shares.pop(run.fingerprint)
+        if self.free_gpus is not None:
+            self.free_gpus += share.gpus
+
+    def _ranks(self, run: Run) -> int:
+        return self.ranks if takes_ranks(run) else 1
+
+
+@dataclass
+class State:
+    """Where the runs of one `execute` are: each is waiting, running, finished or failed."""
+
+    todo: list[Run]  # all that are known by now, parents before children
+    waiting: list[Run] = field(default_factory=list)  # in the order in which they should start
+    running: dict[Future[str | None], Run] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)  # fingerprints
+    failed: dict[str, str] = field(default_factory=dict)  # fingerprint → one line that says why
+    not_before: dict[str, float] = field(default_factory=dict)  # fingerprint of a busy run → when to try again
+
+    @property
+    def left(self) -> int:
+        """How many are waiting or running."""
+        return len(self.waiting) + len(self.running)
+
+    def may_start(self, run: Run) -> bool:
+        """Whether the run's parents are finished, and a busy run has been left alone for long enough."""
+        ready = all(parent.fingerprint in self.finished for parent in run.parents)
+        return ready and self.not_before.get(run.fingerprint, 0.0) <= time.monotonic()
 
 
 class Scheduler:
     """Does runs in the order of their dependencies, in this process or in several.
 
-    `patient`: a run that another driver works on is waited for, a worker that was killed costs only its own run, and a
-    run that failed in an earlier call (it has an error.txt) is left alone unless `retry`. Recipes stop at once instead.
-    `memory` and `budget`: no more runs at a time than their GiB fit. `hours`: how long a run may take; those that begin
-    the longest chain of work go first (without it, the chain of most runs). `pool`: whatever has `submit` and
-    `shutdown`. `ranks`: processes of a training run. `gpus`: ids, of which each run on CUDA has as many to itself as it
-    has ranks.
+    Without `patient` (recipes), anything that goes wrong with a run is its failure, and a killed worker stops all. With
+    `patient` (studies):
+
+    - a run that another process is working on is waited for;
+    - a run that failed in an earlier call (it has an error.txt) is left alone, unless `retry`;
+    - a killed worker costs only its own run, which is tried again, `CRASHES` times;
+    - a run in a worker process prints into its log.txt, not to the terminal;
+    - the error raised at the end counts all failures.
+
+    `hours`: how long a run may take; runs that begin the longest chain of work go first (by default, the chain of most
+    runs). `pool`: an executor with `submit` and `shutdown`; by default, processes if there are several jobs.
     """
 
     def __init__(
         self,
-        jobs: int,
-        debug: bool,
+        resources: Resources,
+        debug: bool = False,
         *,
         patient: bool = False,
         retry: bool = False,
-        memory: Callable[[Run], float] | None = None,
-        budget: float | None = None,
         hours: Callable[[Run], float] | None = None,
         pool: Any = None,
-        ranks: int = 1,
-        gpus: Sequence[str] | None = None,
         store: Store | None = None,
     ) -> None:
-        self.jobs, self.debug, self.patient, self.retry = jobs, debug, patient, retry
-        self.memory, self.budget, self.hours = memory, budget, hours
+        self.resources, self.debug, self.patient, self.retry = resources, debug, patient, retry
+        self.hours, self.store = hours, store
         self.pool: Any = pool
-        self.store = store
-        self.ranks, self.free = ranks, None if gpus is None else list(gpus)
-        self.shares: dict[str, Share] = {}  # what each run at work has
         self.crashes: Counter[str] = Counter()
 
     def __enter__(self) -> Scheduler:
-        if self.jobs > 1 and self.pool is None:
-            self.pool = _processes(self.jobs)
+        if self.resources.jobs > 1 and self.pool is None:
+            self.pool = _processes(self.resources.jobs)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             for process in list((getattr(self.pool, "_processes", None) or {}).values()):
-                process.terminate()  # training saves its state and stops; what else runs has its state on disk
+                process.terminate()  # training saves its state and stops; other runs keep theirs on disk
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
     def execute(self, plan: Sequence[Run] | Callable[[], Sequence[Run]], expected: int = 0) -> None:
-        """Do all runs and what they build on. A failing run stops only what depends on it; then raises for it.
+        """Do all runs of `plan` and those that they build on. A run that fails stops only the runs that depend on it;
+        at the end, TutelageError is raised for it.
 
-        A `plan` that is called says which runs are known by now; it is asked again after each run that is done, since
-        results may decide what comes next. `expected`: how many runs that will be in the end, for the progress line.
+        A callable `plan` returns the runs that are known by now; it is called again after each run that is done, since
+        results may decide what comes next. `expected`: how many runs there will be in the end, for the progress line.
         """
-        ask: Callable[[], Sequence[Run]] = plan if callable(plan) else lambda: plan
-        todo = with_parents(ask())
-        failed = self._failed_before(todo)
-        running: dict[Future[str | None], Run] = {}
-        finished = {r.fingerprint for r in todo if r.done}
-        waiting = self._in_order(todo, [r for r in todo if not r.done and r.fingerprint not in failed])
-        total, started = max(len(waiting), expected - len(finished)), time.monotonic()
-        done_now = 0
-        again: dict[str, float] = {}  # when to look at a busy run again
-        while waiting or running:
-            left = len(waiting) + len(running)
-            for run in list(waiting):
-                if run.done and self.patient:  # another driver has done it
-                    waiting.remove(run)
-                    finished.add(run.fingerprint)
-                elif any(p.fingerprint in failed for p in run.parents):
-                    failed[run.fingerprint] = f"{run.stage}: not done, since it builds on a stage that failed"
-                    waiting.remove(run)
-                elif self._may_start(run, running, finished) and again.get(run.fingerprint, 0.0) <= time.monotonic():
-                    waiting.remove(run)
-                    if self.pool is None:
-                        outcome = attempt(run, self.debug, False, self._take_share(run), self.store)
-                        self._record(run, outcome, failed, finished, waiting, again)
-                        break
-                    running[self._submit(run)] = run
-            if running:
-                done = wait(running, timeout=LOOK_AGAIN if again else None, return_when=FIRST_COMPLETED).done
-                for future in done:
-                    outcome = self._outcome(future, running[future])
-                    self._record(running.pop(future), outcome, failed, finished, waiting, again)
-            elif waiting and left == len(waiting):
-                time.sleep(LOOK_AGAIN / 5)  # all that is left is another driver's
+        known: Callable[[], Sequence[Run]] = plan if callable(plan) else lambda: plan
+        state = self._begin(with_parents(known()))
+        total, started = max(len(state.waiting), expected - len(state.finished)), time.monotonic()
+        ended = 0
+        while state.left:
+            before = state.left
+            self._start(state)
+            if state.running:
+                self._collect(state)
+            elif state.left == before:
+                time.sleep(BUSY_SECONDS / 5)  # other processes are working on all that is left
                 continue
-            came = left - len(waiting) - len(running)
-            if came and callable(plan):
-                new = [r for r in with_parents(ask()) if r.fingerprint not in {t.fingerprint for t in todo}]
-                todo += new
-                finished |= {r.fingerprint for r in new if r.done}
-                waiting = self._in_order(todo, [*waiting, *(r for r in new if not r.done)])
-            done_now += came
-            total = max(total, done_now + len(waiting) + len(running))
-            if came and total > 1:
-                rest = (time.monotonic() - started) / max(1, done_now) * (total - done_now)
-                print(f"{done_now} of {total} runs done, about {rest:.0f} s left", flush=True)
-        if failed:
-            raise TutelageError(_of_failures(failed) if self.patient else next(iter(failed.values())))
+            ended_now = before - state.left
+            if not ended_now:
+                continue
+            if callable(plan):
+                self._add(state, with_parents(known()))
+            ended += ended_now
+            total = max(total, ended + state.left)
+            if total > 1:
+                rest = (time.monotonic() - started) / ended * (total - ended)
+                print(f"{ended} of {total} runs done, about {rest:.0f} s left", flush=True)
+        if state.failed:
+            raise TutelageError(_failures(state.failed) if self.patient else next(iter(state.failed.values())))
+
+    def _begin(self, todo: list[Run]) -> State:
+        state = State(todo)
+        state.finished = {run.fingerprint for run in todo if run.done}
+        if self.patient and not self.retry:
+            errors = {run.fingerprint: run.folder / ERROR for run in todo if not run.done}
+            state.failed = {key: file.read_text().strip() for key, file in errors.items() if file.is_file()}
+        open_runs = [run for run in todo if not run.done and run.fingerprint not in state.failed]
+        state.waiting = self._in_order(todo, open_runs)
+        return state
+
+    def _add(self, state: State, known: Sequence[Run]) -> None:
+        """Add the runs that have become known."""
+        old = {run.fingerprint for run in state.todo}
+        new = [run for run in known if run.fingerprint not in old]
+        state.todo += new
+        state.finished |= {run.fingerprint for run in new if run.done}
+        state.waiting = self._in_order(state.todo, [*state.waiting, *(run for run in new if not run.done)])
+
+    def _start(self, state: State) -> None:
+        """Start the waiting runs that can; without a pool, do the first of them here."""
+        for run in list(state.waiting):
+            if run.done and self.patient:  # another process has done it
+                state.waiting.remove(run)
+                state.finished.add(run.fingerprint)
+            elif any(parent.fingerprint in state.failed for parent in run.parents):
+                state.waiting.remove(run)
+                state.failed[run.fingerprint] = f"{run.stage}: not done, since it builds on a stage that failed"
+            elif state.may_start(run) and self.resources.have_room(run, state.running.values()):
+                state.waiting.remove(run)
+                if self.pool is None:
+                    outcome = attempt(run, self.debug, False, self.resources.take(run), self.store)
+                    self._record(state, run, outcome)
+                    return
+                state.running[self._submit(run)] = run
+
+    def _collect(self, state: State) -> None:
+        """Wait until a run has ended, or until a busy run should be tried again."""
+        done = wait(state.running, BUSY_SECONDS if state.not_before else None, return_when=FIRST_COMPLETED).done
+        for future in done:
+            outcome = self._outcome(future, state.running[future])
+            self._record(state, state.running.pop(future), outcome)
+
+    def _record(self, state: State, run: Run, error: str | None) -> None:
+        state.not_before.pop(run.fingerprint, None)
+        self.resources.give_back(run)
+        if error is None:
+            state.finished.add(run.fingerprint)
+        elif isinstance(error, Busy) and self.patient:
+            state.waiting.append(run)
+            state.not_before[run.fingerprint] = time.monotonic() + BUSY_SECONDS
+        else:
+            state.failed[run.fingerprint] = error
+            print(f"failed: {error}", flush=True)
 
     def _submit(self, run: Run) -> Future[str | None]:
-        share = self._take_share(run)
+        share = self.resources.take(run)
         do: Callable[..., str | None] = work if isinstance(self.pool, ProcessPoolExecutor) else attempt
         try:
             return self.pool.submit(do, run, self.debug, self.patient, share, self.store)
-        except BrokenProcessPool:  # a worker died just now; its future will say so too
+        except BrokenProcessPool:  # a worker died just now; its future will report that too
             if not self.patient:
                 raise
-            self._renew()
+            self._renew_pool()
             return self.pool.submit(do, run, self.debug, self.patient, share, self.store)
 
-    def _renew(self) -> None:
+    def _renew_pool(self) -> None:
         self.pool.shutdown(cancel_futures=True)
-        self.pool = _processes(self.jobs)
+        self.pool = _processes(self.resources.jobs)
 
-    def _failed_before(self, todo: Sequence[Run]) -> dict[str, str]:
-        if not self.patient or self.retry:
-            return {}
-        files = {r.fingerprint: r.folder / ERROR for r in todo if not r.done}
-        return {mark: file.read_text().strip() for mark, file in files.items() if file.is_file()}
+    def _outcome(self, future: Future[str | None], run: Run) -> str | None:
+        """What `attempt` returned in a worker. A worker that was killed returns nothing, and breaks its pool."""
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            if not self.patient:
+                raise TutelageError(
+                    "a worker was killed from outside, perhaps out of memory: use fewer `--jobs` or a smaller "
+                    "`training.tokens_per_micro_batch`; the same command goes on from the last checkpoints"
+                ) from error
+            if getattr(self.pool, "_broken", False):
+                self._renew_pool()
+        except Exception as error:  # from another kind of executor, whose worker died
+            if not self.patient or not type(error).__module__.startswith("ray"):
+                raise
+        # All runs of a broken pool come here, including the one at fault: each goes on from its last checkpoint.
+        self.crashes[run.fingerprint] += 1
+        if self.crashes[run.fingerprint] <= CRASHES:
+            return Busy("its worker was killed")
+        line = f"{run.stage}: its worker was killed {CRASHES + 1} times, perhaps out of memory"
+        write_atomically(run.folder / ERROR, line + "\n")
+        if self.store is not None:
+            self.store.push_error(run)
+        return line
 
     def _in_order(self, todo: Sequence[Run], waiting: Sequence[Run]) -> list[Run]:
-        """Those that begin the longest chain first."""
+        """The waiting runs, those that begin the longest chain first."""
         chains = self._chains(todo)
         return sorted(waiting, key=lambda run: -chains[run.fingerprint])
 
     def _chains(self, todo: Sequence[Run]) -> dict[str, float]:
-        """Hours from a run's start to the end of the last run that waits for it, were there jobs for all."""
-        after: dict[str, float] = defaultdict(float)  # the longest chain of those that build on it
+        """Hours from a run's start to the end of the last run that waits for it, with unlimited jobs."""
+        after: dict[str, float] = defaultdict(float)  # the longest chain among the runs that build on it
         chains: dict[str, float] = {}
         for run in reversed(todo):  # children before parents
             hours = 0.0 if run.done else 1.0 if self.hours is None else self.hours(run)
@@ -158,77 +280,12 @@ class Scheduler:
                 after[parent.fingerprint] = max(after[parent.fingerprint], chain)
         return chains
 
-    def _ranks(self, run: Run) -> int:
-        return self.ranks if takes_ranks(run) else 1
 
-    def _take_share(self, run: Run) -> Share:
-        ranks, gpus = self._ranks(run), []
-        if self.free is not None and run.device == "cuda":
-            gpus, self.free = self.free[:ranks], self.free[ranks:]
-        self.shares[run.fingerprint] = share = Share(ranks, tuple(gpus))
-        return share
-
-    def _may_start(self, run: Run, running: dict[Future[str | None], Run], finished: set[str]) -> bool:
-        if len(running) >= self.jobs or not all(p.fingerprint in finished for p in run.parents):
-            return False
-        if self.free is not None and run.device == "cuda" and len(self.free) < self._ranks(run):
-            return False
-        if self.memory is None or self.budget is None or not running:
-            return True
-        return sum(map(self.memory, running.values())) + self.memory(run) <= self.budget
-
-    def _record(
-        self,
-        run: Run,
-        error: str | None,
-        failed: dict[str, str],
-        finished: set[str],
-        waiting: list[Run],
-        again: dict[str, float],
-    ) -> None:
-        again.pop(run.fingerprint, None)
-        share = self.shares.pop(run.fingerprint)
-        if self.free is not None:
-            self.free += share.gpus
-        if error is None:
-            finished.add(run.fingerprint)
-        elif isinstance(error, Busy) and self.patient:
-            waiting.append(run)
-            again[run.fingerprint] = time.monotonic() + LOOK_AGAIN
-        else:
-            failed[run.fingerprint] = error
-            print(f"failed: {error}", flush=True)
-
-    def _outcome(self, future: Future[str | None], run: Run) -> str | None:
-        """What a worker says of its run; a worker that was killed can say nothing, and takes the pool with it."""
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            if not self.patient:
-                raise TutelageError(
-                    "a worker was killed from outside, probably for want of memory: use fewer `--jobs` or a smaller "
-                    "`training.tokens_per_micro_batch`; the same command goes on from the last checkpoints"
-                ) from error
-            if getattr(self.pool, "_broken", False):
-                self._renew()
-        except Exception as error:  # of an executor of another kind, whose worker died
-            if not self.patient or not type(error).__module__.startswith("ray"):
-                raise
-        # All runs of a broken pool come here, the guilty one among them: each goes on from its last checkpoint.
-        self.crashes[run.fingerprint] += 1
-        if self.crashes[run.fingerprint] <= CRASHES:
-            return Busy("its worker was killed")
-        line = f"{run.stage}: its worker was killed {CRASHES + 1} times, probably for want of memory"
-        write_atomically(run.folder / ERROR, line + "\n")
-        if self.store is not None:
-            self.store.push_error(run)
-        return line
-
-
-def _of_failures(failed: dict[str, str]) -> str:
+def _failures(failed: dict[str, str]) -> str:
+    """One line for all failures: the first, and how many there are."""
     first = next(iter(failed.values()))
-    after = sum("builds on a stage that failed" in line for line in failed.values())
-    rest = f"; {len(failed) - after} runs failed, {after} wait for them" if len(failed) > 1 else ""
+    dependent = sum("builds on a stage that failed" in line for line in failed.values())
+    rest = f"; {len(failed) - dependent} runs failed, {dependent} wait for them" if len(failed) > 1 else ""
     return f"{first}{rest} (--retry tries failed runs again)"
 
 

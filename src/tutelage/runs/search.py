@@ -1,11 +1,12 @@
-"""A recipe's search: every stage that asks for it tries the grid with the first seed, on a task of development data.
+"""A recipe's search: each stage with `search` tries the grid with the first seed, scored by a task on development data.
 
-Nothing waits for a search that it does not need: while one stage's points are tried, all that is settled goes on.
+A run waits only for the searches that it depends on: while one stage tries its points, all other runs go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -16,48 +17,59 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
 
 
+@dataclass(frozen=True)
+class SearchPoint:
+    """Settings that a search tries for a stage."""
+
+    stage: str
+    settings: dict[str, Any]
+    value: float | None  # the task's score; None while it is not evaluated, or unscored
+    chosen: bool
+
+
 class Search:
-    """`open` are the stages whose best point is not known yet; it is noted in `planner.choices`."""
+    """The search of `planner.recipe`. `open`: the stages whose best point is not known yet; found points go into
+    `planner.choices`."""
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
-        asked = [] if planner.recipe.search is None else planner.recipe.stages
-        self.open = [s.name for s in asked if isinstance(s, TrainStage) and s.search]
+        stages = [] if planner.recipe.search is None else planner.recipe.stages
+        self.open = [s.name for s in stages if isinstance(s, TrainStage) and s.search]
         self.order = list(self.open)
         self.trials: dict[str, list[tuple[dict[str, Any], Run]]] = {}
-        self.waited_for: dict[str, int] = {}  # fingerprint of a trial: how many stages cannot be planned before it
+        self.waited_for: dict[str, int] = {}  # by a trial's fingerprint: stages that cannot be planned before it
         self._known: list[Run] | None = None
 
     def known(self) -> list[Run]:
-        """All runs whose settings are known by now, trials first. Asked again when more are done it may know more."""
+        """All runs whose settings are known by now, trials first. There may be more once more runs are done."""
         while self._plan_trials() or self._choose() or self._known is None:
             self._known = [run for points in self.trials.values() for _, run in points]
-            self._known += trained(self.planner, self._settled)
-            self._known += [run for subject, _, run in evaluations(self.planner, self._settled)]
+            self._known += trained(self.planner, self.settled)
+            self._known += [run for subject, _, run in evaluations(self.planner, self.settled)]
         return self._known
 
     def expected(self) -> int:
-        """How many runs there will be in the end: as many as if the first point were always the best."""
-        guess = Search(Planner(self.planner.recipe, self.planner.base, self.planner.root, marks=self.planner.marks))
+        """How many runs there will be in the end, counted as if the first point were always the best."""
+        real = self.planner
+        guess = Search(Planner(real.recipe, real.recipe_folder, real.root, inputs=real.inputs))
         while guess.open:
             guess._plan_trials()
             guess._choose(guessing=True)
         return len(with_parents(guess.known()))
 
     @property
-    def points(self) -> list[dict[str, Any]]:
-        """Each point that was tried: stage, settings, value, and whether it was chosen."""
-        points = []
-        for name in self.order:
-            for settings, run in self.trials[name]:
-                chosen = settings == self.planner.choices[name]
-                points.append(
-                    {"stage": name, **settings, "value": _headline(self.planner, name, run), "chosen": chosen}
-                )
-        return points
+    def points(self) -> list[SearchPoint]:
+        """The points of every stage whose trials are planned, tried or not."""
+        return [
+            SearchPoint(
+                name, settings, _headline(self.planner, name, run), chosen=settings == self.planner.choices.get(name)
+            )
+            for name in self.order
+            for settings, run in self.trials.get(name, [])
+        ]
 
-    def _settled(self, name: str) -> bool:
-        """Whether all that decides over a model is known: its stage's point, and those of what it builds on."""
+    def settled(self, name: str) -> bool:
+        """Whether all settings of a model are known: those of its stage and of all stages that it builds on."""
         source = self.planner.recipe.student if name == "base" else name
         names = {source} | ancestors(self.planner, source) if isinstance(source, str) else set()
         return not names & set(self.open)
@@ -72,7 +84,7 @@ class Search:
         return bool(new)
 
     def _choose(self, guessing: bool = False) -> bool:
-        """Note the best point of every stage whose trials are all done; of equal ones the first."""
+        """Choose the best point for every stage whose trials are all done; the first of equal ones."""
         tried = [n for n in self.open if n in self.trials and (guessing or all(run.done for _, run in self.trials[n]))]
         for name in tried:
             values = [0.0 if guessing else _headline(self.planner, name, run) for _, run in self.trials[name]]
@@ -83,7 +95,7 @@ class Search:
 
 
 def trained(planner: Planner, settled: Callable[[str], bool] = lambda _: True) -> list[Run]:
-    """The runs of all stages that make something, for every seed."""
+    """The runs of all stages that make a model or data, for every seed."""
     made = [s.name for s in planner.recipe.stages if not isinstance(s, EvaluateStage) and settled(s.name)]
     return [planner.stage_run(name, seed) for name in made for seed in planner.recipe.seeds]
 
@@ -103,15 +115,16 @@ def evaluations(planner: Planner, settled: Callable[[str], bool] = lambda _: Tru
 
 
 def search_task(planner: Planner, name: str) -> str:
-    """The task that decides over a stage's settings."""
+    """The task whose score chooses the settings of stage `name`."""
     stage = planner.stages[name]
     assert planner.recipe.search is not None
     assert isinstance(stage, TrainStage)
-    asked = stage.search
-    return asked if isinstance(asked, str) else planner.recipe.search.task
+    return stage.search if isinstance(stage.search, str) else planner.recipe.search.task
 
 
 def _headline(planner: Planner, name: str, run: Run) -> float | None:
+    if not run.done:
+        return None
     metric = planner.recipe.tasks[search_task(planner, name)].headline_metric
     return run_folder.read_json(run.folder, run_folder.RESULT)["metrics"][metric]["value"]
 
@@ -119,7 +132,7 @@ def _headline(planner: Planner, name: str, run: Run) -> float | None:
 def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
     assert planner.recipe.search is not None
     grid = dict(planner.recipe.search.grid)
-    fixed = planner.settings(name)  # `epochs_of` settles the epochs, and the grid then has no say in them
+    fixed = planner.settings(name)  # what `epochs_of` sets is not searched
     grid = {k: v for k, v in grid.items() if k not in fixed}
     return [fixed | dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 

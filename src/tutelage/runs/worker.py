@@ -1,10 +1,16 @@
-"""One run done by this process: its lock, its log, its errors; where it needs several processes, they are started."""
+"""One run done by this process: its lock, its log, its errors. A run that needs several processes gets them from here.
+
+The lock file lets one process at a time work on a run; a lock whose holder has died counts for nothing.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -15,13 +21,16 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.run_folder import ERROR, ERROR_LOG, LOG
-from tutelage.runs.ranks import Share, die_with_parent, do_apart, takes_ranks
+from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 
+LOCK = "lock"
+STALE_SECONDS = 120.0  # another machine's lock is stale when untouched for this long
+
 
 def make_runs_folder(root: Path) -> None:
-    """Raises TutelageError where that is not possible."""
+    """Make the folder of all runs. Raises TutelageError when that is not possible."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -29,37 +38,39 @@ def make_runs_folder(root: Path) -> None:
 
 
 class Busy(str):
-    """What `attempt` says of a run that another process is at work on."""
+    """Returned by `attempt` when another process holds the run."""
 
 
 def attempt(
     run: Run, debug: bool = False, log: bool = False, share: Share | None = None, store: Store | None = None
 ) -> str | None:
-    """Do one run. None when it stands, else one line of what went wrong, which is also in its error.txt; error.log
-    has the traceback. With `log` what the run prints goes into its log.txt; what ranks print goes there in any case.
-    With `store` its parents come from there, and it goes there when it is done."""
-    from tutelage.runs.do_run import do_run
-    from tutelage.runs.lock import lock
+    """Do one run. Returns None on success, else one line that says what failed; Interrupted is raised on.
 
-    held = lock(run)
-    if held is None:
-        return Busy(f"{run.stage}: another process is at work on {run.folder}; wait for it, or stop it")
+    The line goes into the run's error.txt too, and the traceback of an unexpected error into error.log (with `debug` it
+    is raised). `log`: what the run prints goes into its log.txt; the output of ranks always does. `share`: ranks and
+    GPUs of the run. `store`: the run's parents are fetched from there, and its folder is uploaded when it is done.
+    """
+    from tutelage.runs.do_run import do_run
+
+    lock_file = lock(run)
+    if lock_file is None:
+        return Busy(f"{run.stage}: another process is working on {run.folder}; wait for it, or stop it")
     error: str | None = None
-    took_part = takes_ranks(run) and not run.done  # in `stop_requests`
+    trains = takes_ranks(run) and not run.done  # then it waits for stop requests, to save first
     try:
-        with _heartbeat(held), _printing_to(run.folder / LOG) if log else nullcontext():
+        with _heartbeat(lock_file), _printing_to(run.folder / LOG) if log else nullcontext():
             if store is not None and not run.done:
                 _fetch(run, store)
-            if share is not None and share.apart and not run.done:
-                do_apart(run, share, run.folder / LOG)
+            if share is not None and share.needs_processes and not run.done:
+                do_in_processes(run, share, run.folder / LOG)
             else:
                 do_run(run)
             if store is not None and not store.is_done(run):
                 store.push(run)
-        if took_part and asked_to_stop():
+        if trains and asked_to_stop():
             raise Interrupted(f"stopped after {run.stage}; the same command goes on from there")
     except Interrupted:
-        raise  # somebody wants the whole recipe to stop, not to go on with the next stage
+        raise  # the user wants the whole recipe to stop, not to go on with the next run
     except TutelageError as problem:
         error = f"{run.stage}: {problem}"
     except Exception as problem:
@@ -67,39 +78,95 @@ def attempt(
         if debug:
             raise
         line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        error = f"{run.stage}: {type(problem).__name__}: {line} (the whole traceback: {run.folder / ERROR_LOG})"
+        error = f"{run.stage}: {type(problem).__name__}: {line} (traceback: {run.folder / ERROR_LOG})"
     finally:
         if error is None:
             (run.folder / ERROR).unlink(missing_ok=True)
         else:
             write_atomically(run.folder / ERROR, error + "\n")
             if store is not None:
-                with suppress(TutelageError):  # it is the storage that fails, maybe
+                with suppress(TutelageError):  # the store may be what failed
                     store.push_error(run)
-        held.unlink(missing_ok=True)
+        lock_file.unlink(missing_ok=True)
         _free_memory()
     return error
 
 
-def _fetch(run: Run, store: Store) -> None:
-    """The run itself, where another machine has done it by now, else what it builds on."""
-    if store.is_done(run):
-        store.settle([run])
-        return
-    for parent in run.parents:
-        if store.is_done(parent):
-            store.pull(parent)
+def begin_worker(parent: int) -> None:
+    """Initialise a worker process: it ends with `parent`, and stops only after saving."""
+    die_with_parent(parent)
+    become_worker()
+
+
+def work(*args: Any) -> str | None:
+    """`attempt` in a worker process; a worker that is asked to stop exits after saving."""
+    try:
+        return attempt(*args)
+    except Interrupted:
+        # The state is saved. Do not return: once other workers have ended, the pool waits for this one to end, while
+        # this one would wait for its next task.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+# --- the lock ---------------------------------------------------------------------------------------------------------
+
+
+def lock(run: Run) -> Path | None:
+    """Take the run's lock file and return its path; None when another living process holds it.
+
+    The check of an old lock and its replacement happen under the system's lock on the folder, so that only one of two
+    processes that find a dead holder takes it over.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = run.folder / LOCK
+    descriptor = os.open(run.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and is_held(path):
+            return None
+        path.write_text(f"{os.getpid()} {_start_time(os.getpid())} {platform.node()}")
+        return path
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether the holder of a lock file lives: checked by process id and start time on this machine; by the file's age
+    on another, where the holder touches it every few seconds."""
+    try:
+        content = path.read_text().split()
+        if len(content) == 3 and content[2] != platform.node():
+            return time.time() - path.stat().st_mtime < STALE_SECONDS
+        holder = int(content[0]) if content else 0
+        os.kill(holder, 0)
+    except PermissionError:  # it lives, and belongs to another user
+        return True
+    except (OSError, ValueError):
+        return False
+    if len(content) == 3 and content[1] not in ("0", _start_time(holder)):
+        return False  # a new process has the holder's id
+    return holder != os.getpid()
+
+
+def _start_time(process: int) -> str:
+    """When a process began, in the kernel's ticks; "0" where the system does not tell."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "0"
 
 
 @contextmanager
-def _heartbeat(lock: Path, every: float = 20.0) -> Iterator[None]:
-    """Touch the lock now and then: on shared storage that is how other machines see that its holder lives."""
+def _heartbeat(lock_file: Path, every: float = 20.0) -> Iterator[None]:
+    """Touch the lock file every `every` seconds: on shared storage other machines see by that that its holder lives."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(every):
             try:
-                os.utime(lock)
+                os.utime(lock_file)
             except OSError:
                 return
 
@@ -112,12 +179,25 @@ def _heartbeat(lock: Path, every: float = 20.0) -> Iterator[None]:
         thread.join()
 
 
+# --- around a run -----------------------------------------------------------------------------------------------------
+
+
+def _fetch(run: Run, store: Store) -> None:
+    """Fetch the run itself if another machine has done it meanwhile, else the runs that it builds on."""
+    if store.is_done(run):
+        store.settle([run])
+        return
+    for parent in run.parents:
+        if store.is_done(parent):
+            store.pull(parent)
+
+
 @contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """Standard output and error of this process, those of libraries below Python too, are added to a file."""
+    """Append this process's standard output and error to a file, including what libraries below Python print."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
+    saved = [os.dup(1), os.dup(2)]
     try:
         with path.open("ab") as handle:
             os.dup2(handle.fileno(), 1)
@@ -126,13 +206,13 @@ def _printing_to(path: Path) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for number, descriptor in enumerate(kept, 1):
+        for number, descriptor in enumerate(saved, 1):
             os.dup2(descriptor, number)
             os.close(descriptor)
 
 
 def _free_memory() -> None:
-    """Give this run's GPU memory back to the other workers."""
+    """Give this run's GPU memory back, for other workers."""
     import gc
 
     import torch
@@ -140,20 +220,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def begin_worker(parent: int) -> None:
-    die_with_parent(parent)
-    become_worker()
-
-
-def work(*args: Any) -> str | None:
-    """`attempt` in a worker."""
-    try:
-        return attempt(*args)
-    except Interrupted:
-        # The state is saved. An answer would not be heard: other workers have been ended, and a pool that has lost one
-        # waits for the others to end, while they wait for the next task.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)

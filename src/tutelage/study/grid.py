@@ -1,7 +1,7 @@
-"""A study file, read and turned into runs: every combination of its grids, every run once.
+"""From a study file to runs: every combination of its grids, every run once.
 
-A study is templates filled in: each combination of size, student and teacher makes a recipe, and the planner of recipes
-makes its runs. Runs are known by fingerprint, so that what two combinations have in common is one run.
+A template filled in with a size, a student and a teacher is a recipe, and the planner of recipes makes its runs. Equal
+runs of several combinations have equal fingerprints, so they are one run.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import SftStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, Grid, HeldOutTask, StudyConfig
 from tutelage.runs.cost.facts import facts
+from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner
-from tutelage.runs.run import Run, made_from
+from tutelage.runs.run import Run, with_parents
 from tutelage.study.plan import Cell, StudyPlan
 
-_WHOLE = re.compile(r"<([a-z_][\w.]*)>")
+_PLACEHOLDER = re.compile(r"<([a-z_][\w.]*)>")
 
 
 def load_study(path: Path) -> StudyConfig:
     """Read and check a study file. Raises TutelageError, one line with the key that is wrong."""
     content = read_yaml(path)
     if "stages" in content:
-        raise TutelageError(
-            f"{path}: this is a recipe, not a study: `tutelage run` it (its report takes the JSON file that makes)"
-        )
+        raise TutelageError(f"{path}: this is a recipe, not a study: use `tutelage run` and `tutelage report` on it")
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
@@ -47,26 +46,27 @@ def load_study(path: Path) -> StudyConfig:
 def plan_study(
     path: Path, root: Path, partial: bool = False, fetch: Callable[[Sequence[Run]], None] | None = None
 ) -> StudyPlan:
-    """The runs of a study, in the folder `root`. Reads templates and hashes local data; asks no network.
+    """Plan the runs of the study file `path`, in the folder `root`. Reads templates and hashes local data; asks no
+    network. Raises TutelageError, one line, for a file that is wrong or data that are missing.
 
-    `partial` is for those who only look: data that are not here are listed in `absent` instead of being an error, and
-    where nothing was begun on this machine's kind of device, the runs are those of the device where some were. `fetch`
-    brings what is known of runs into `root`.
+    `partial`, for commands that only look: data that are not on this machine are listed in the plan's `absent` instead;
+    and if this machine's device has begun no run, the plan is the one of the device that has. `fetch` brings what a
+    store knows of runs into `root`.
     """
     config = load_study(path)
-    marks: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
 
-    def planned(auto_device: str | None) -> StudyPlan:
-        planning = _Planning(root, partial, marks, auto_device)
-        for study, grid, base in _grids(config, path, ()):
-            planning.add(study, grid, base)
+    def planned_for(auto_device: str | None) -> StudyPlan:
+        planning = _Planning(root, partial, fingerprints, auto_device)
+        for study, grid, file in _grids(config, path, ()):
+            planning.add(study, grid, file)
         return planning.plan(config, path)
 
-    here = planned(None)
+    here = planned_for(None)
     if not partial:
         return here
     for device in ("", "cuda", "cpu"):
-        plan = replace(planned(device), elsewhere=device) if device else here
+        plan = replace(planned_for(device), elsewhere=device) if device else here
         if device and plan.runs == here.runs:
             continue
         if fetch is not None:
@@ -77,9 +77,10 @@ def plan_study(
 
 
 def _grids(config: StudyConfig, path: Path, outer: tuple[Path, ...]) -> Iterator[tuple[StudyConfig, Grid, Path]]:
+    """All grids of a study and of those that it includes, each with its study and that study's file."""
     path = path.resolve()
     if path in outer:
-        raise TutelageError(f"{path}: include goes in a circle")
+        raise TutelageError(f"{path}: `include` goes in a circle: a study cannot include itself")
     for name in config.include:
         file = path.parent / name
         yield from _grids(load_study(file), file, (*outer, path))
@@ -88,32 +89,34 @@ def _grids(config: StudyConfig, path: Path, outer: tuple[Path, ...]) -> Iterator
 
 
 class _Planning:
-    """Planners of all combinations, which share what they know."""
+    """The planners of all combinations, which share known runs and fingerprints, and the cells planned so far."""
 
-    def __init__(self, root: Path, partial: bool, marks: dict[str, str], auto_device: str | None) -> None:
-        self.root, self.partial, self.marks, self.auto_device = root, partial, marks, auto_device
-        self.known: dict[str, Run] = {}
-        self.planners: dict[tuple[Any, ...], _StudyPlanner] = {}
-        self.points: list[tuple[Cell, Run, str]] = []
+    def __init__(self, root: Path, partial: bool, fingerprints: dict[str, str], auto_device: str | None) -> None:
+        self.root, self.auto_device = root, auto_device
         self.absent: list[str] = []
+        self.inputs = InputFingerprints(True, fingerprints, self.absent if partial else None)
+        self.known: dict[str, Run] = {}
+        self.planners: dict[tuple[Any, ...], Planner] = {}
+        self.points: list[tuple[Cell, Run, str]] = []
 
     def add(self, study: StudyConfig, grid: Grid, path: Path) -> None:
+        """Plan all combinations of a grid of the study file `path`."""
         sizes: list[Any] = [*grid.sizes] or [None]
         seeds = grid.seeds or study.seeds
         for size, student, teacher in product(sizes, grid.students, grid.teachers):
-            planner: _StudyPlanner | None = None
+            planner: Planner | None = None
             for (method, stage), seed, task in product(grid.methods.items(), seeds, grid.tasks):
-                named = {"size": size, "student": student, "method": method, "teacher": teacher, "seed": seed}
-                if _excluded(grid, named | {"task": task}):
+                point = {"size": size, "student": student, "method": method, "teacher": teacher, "seed": seed}
+                if _excluded(grid, point | {"task": task}):
                     continue
                 planner = planner or self._planner(study, grid, path, size, student, teacher)
                 run = _measure(planner, study, path, stage, task, seed)
-                own = _owner(planner.recipe, stage)
+                trains_teacher = _descends_from_teacher(planner.recipe, stage)
                 cell = Cell(
-                    _rows_of(planner.recipe, size),
-                    teacher if own == "teacher" else student,
+                    _size_in_rows(planner.recipe, size),
+                    teacher if trains_teacher else student,
                     method,
-                    teacher if _taught(planner.recipe, stage) else None,
+                    teacher if _has_teacher(planner.recipe, stage) else None,
                     seed,
                     task,
                     run.folder,
@@ -121,20 +124,20 @@ class _Planning:
                 self.points.append((cell, run, teacher))
 
     def plan(self, config: StudyConfig, path: Path) -> StudyPlan:
+        """All that was added, as the plan of the study `config` in the file `path`."""
         points = _distinct(self.points)
         runs: dict[str, Run] = {}
         uses: Counter[str] = Counter()
         for _, run in points:
-            for one in made_from(run):
-                runs.setdefault(one.fingerprint, one)
-                uses[one.fingerprint] += 1
+            for needed in with_parents([run]):
+                runs.setdefault(needed.fingerprint, needed)
+                uses[needed.fingerprint] += 1
         return StudyPlan(
             config, path, self.root, tuple(points), tuple(runs.values()), dict(uses), tuple(dict.fromkeys(self.absent))
         )
 
-    def _planner(
-        self, study: StudyConfig, grid: Grid, path: Path, size: Any, student: str, teacher: str
-    ) -> _StudyPlanner:
+    def _planner(self, study: StudyConfig, grid: Grid, path: Path, size: Any, student: str, teacher: str) -> Planner:
+        """The planner of one filled template; combinations that fill it alike share one."""
         file = path.parent / grid.template
         values = dict(grid.values) | {"size": None if size == "all" else size}
         for role, name in (("student", student), ("teacher", teacher)):
@@ -146,64 +149,40 @@ class _Planning:
             content = _fill(read_yaml(file), values, names, file)
             recipe = recipe_from(content | {"seeds": study.seeds}, file)
             if recipe.search is not None:
-                raise TutelageError(f"{file}: a template has no `search`: find the settings by `tutelage run` first")
-            absent = self.absent if self.partial else None
-            self.planners[key] = _StudyPlanner(
-                recipe, file.parent, self.root, self.known, self.marks, absent, self.auto_device
+                raise TutelageError(
+                    f"{file}: a template cannot have `search`: find the settings with `tutelage run` first"
+                )
+            self.planners[key] = Planner(
+                recipe,
+                file.parent,
+                self.root,
+                declared=True,
+                known=self.known,
+                inputs=self.inputs,
+                auto_device=self.auto_device,
             )
         return self.planners[key]
 
 
-class _StudyPlanner(Planner):
-    """A planner that looks at nothing but local files, and may be told to do without those that are not here, and what
-    `device: auto` means."""
-
-    def __init__(
-        self,
-        recipe: RecipeConfig,
-        base: Path,
-        root: Path,
-        known: dict[str, Run],
-        marks: dict[str, str],
-        absent: list[str] | None,
-        auto_device: str | None,
-    ) -> None:
-        super().__init__(recipe, base, root, known, marks, declared=True)
-        self.absent, self.auto_device = absent, auto_device
-
-    @property
-    def device(self) -> str:
-        return self.auto_device if self.auto_device and self.recipe.device == "auto" else super().device
-
-    def _data_mark(self, name: str, require_response: bool) -> str:
-        try:
-            return super()._data_mark(name, require_response)
-        except TutelageError as error:
-            if self.absent is None:
-                raise
-            self.absent.append(str(error))
-            return f"absent:{self.recipe.data[name].model_dump_json()}"
-
-
-def _measure(planner: _StudyPlanner, study: StudyConfig, path: Path, stage: str, task: str, seed: int) -> Run:
-    """The run that measures what `stage` makes."""
+def _measure(planner: Planner, study: StudyConfig, path: Path, stage: str, task: str, seed: int) -> Run:
+    """The run that measures the model of `stage` on `task`: one of the template, of the study, or a benchmark."""
     if stage not in planner.stages and stage not in ("base", "teacher"):
         names = ", ".join(["base", "teacher", *planner.stages])
         raise TutelageError(f"{path}: methods: the template has no stage `{stage}` (there are: {names})")
     if task in planner.recipe.tasks:
         return planner.evaluation(stage, task, seed)
-    spec = study.tasks.get(task) or BenchmarkTask(benchmark=benchmark(task).name)
-    if isinstance(spec, HeldOutTask):
-        if spec.data not in planner.recipe.data:
-            raise TutelageError(f"{path}: tasks.{task}.data: the template has no data section `{spec.data}`")
-        roles = {"model": stage} | ({} if spec.teacher is None else {"teacher": spec.teacher})
-        return planner.measurement(stage, task, "held_out", spec, roles, seed)
-    benchmark(spec.benchmark)
-    return planner.measurement(stage, task, "benchmark", spec, {"model": stage}, seed)
+    config = study.tasks.get(task) or BenchmarkTask(benchmark=benchmark(task).name)
+    if isinstance(config, HeldOutTask):
+        if config.data not in planner.recipe.data:
+            raise TutelageError(f"{path}: tasks.{task}.data: the template has no data section `{config.data}`")
+        roles = {"model": stage} | ({} if config.teacher is None else {"teacher": config.teacher})
+        return planner.measurement(stage, task, "held_out", config, roles, seed)
+    benchmark(config.benchmark)  # raises for a name that does not exist
+    return planner.measurement(stage, task, "benchmark", config, {"model": stage}, seed)
 
 
 def _fill(node: Any, values: dict[str, Any], names: dict[str, str], file: Path) -> Any:
-    """`<size>` as a whole value becomes the value, whatever it is; within a text, its name or number."""
+    """Fill placeholders: `<size>` as a whole value becomes the value, of any type; in a text, its name or number."""
     if isinstance(node, dict):
         return {key: _fill(value, values, names, file) for key, value in node.items()}
     if isinstance(node, list):
@@ -213,15 +192,13 @@ def _fill(node: Any, values: dict[str, Any], names: dict[str, str], file: Path) 
 
     def value_of(match: re.Match[str]) -> Any:
         if match[1] not in values:
-            raise TutelageError(
-                f"{file}: `{match[0]}` is filled by nothing: give it in `models` or the grid's `values`"
-            )
+            raise TutelageError(f"{file}: nothing fills `{match[0]}`: give it in `models` or in the grid's `values`")
         return values[match[1]]
 
-    whole = _WHOLE.fullmatch(node)
+    whole = _PLACEHOLDER.fullmatch(node)
     if whole is not None:
         return value_of(whole)
-    return _WHOLE.sub(lambda m: str(names.get(m[1]) or value_of(m)), node)
+    return _PLACEHOLDER.sub(lambda m: str(names.get(m[1]) or value_of(m)), node)
 
 
 def _excluded(grid: Grid, point: dict[str, Any]) -> bool:
@@ -231,24 +208,25 @@ def _excluded(grid: Grid, point: dict[str, Any]) -> bool:
     return any(all(agrees(key, value) for key, value in entry.items()) for entry in grid.exclude)
 
 
-def _owner(recipe: RecipeConfig, stage: str) -> str:
-    """`teacher` where the stage's model is the teacher trained further, else `student`."""
+def _descends_from_teacher(recipe: RecipeConfig, stage: str) -> bool:
+    """Whether the stage's model is the teacher trained further, not a student."""
     stages = {s.name: s for s in recipe.stages}
     while stage in stages:
         found = stages[stage]
         if not isinstance(found, TrainStage):
-            return "student"
+            return False
         stage = found.student or default_student(recipe, stage)
-    return "teacher" if stage == "teacher" else "student"
+    return stage == "teacher"
 
 
-def _taught(recipe: RecipeConfig, stage: str) -> bool:
-    """Whether the stage itself is taught by a teacher's distribution or samples."""
+def _has_teacher(recipe: RecipeConfig, stage: str) -> bool:
+    """Whether the stage itself learns from a teacher's distribution or samples."""
     found = next((s for s in recipe.stages if s.name == stage), None)
     return isinstance(found, TrainStage) and not isinstance(found, SftStage)
 
 
-def _rows_of(recipe: RecipeConfig, size: Any) -> int | None:
+def _size_in_rows(recipe: RecipeConfig, size: Any) -> int | None:
+    """The size as a number; for `all`, the rows that are declared for the recipe's hub data."""
     if size != "all":
         return size
     for section in recipe.data.values():
@@ -258,8 +236,8 @@ def _rows_of(recipe: RecipeConfig, size: Any) -> int | None:
 
 
 def _distinct(points: list[tuple[Cell, Run, str]]) -> list[tuple[Cell, Run]]:
-    """Each cell once. Where a method without a teacher differs by teacher all the same (SFT on a teacher's synthetic
-    rows), its cells name the teacher."""
+    """Each cell once. When a method without a teacher depends on one all the same (SFT on a teacher's synthetic rows),
+    its cells name the teacher."""
     folders: dict[Any, set[Path]] = {}
     for cell, run, _ in points:
         folders.setdefault(replace(cell, folder=Path()), set()).add(run.folder)

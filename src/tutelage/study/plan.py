@@ -11,36 +11,31 @@ from tutelage.runs.run import Run
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the map: a model, made by a method, on a task."""
+    """One cell of the study's map: a model, made by a method, measured on a task."""
 
-    size: int | None  # what <size> was; for `all` the rows that are declared for the set; None: the grid has no sizes
-    student: str  # the teacher's name where the teacher itself is measured
+    size: int | None  # the value of <size>; for `all`, the rows declared for the data set; None: the grid has no sizes
+    student: str  # the teacher's name when the teacher itself is measured
     method: str
-    teacher: str | None  # None where the method has none (SFT, base), however many the grid has
+    teacher: str | None  # None when the method has none (SFT, base)
     seed: int
     task: str
-    folder: Path  # the evaluation's, with examples.jsonl and result.json once it is done
+    folder: Path  # the evaluation's; has examples.jsonl and result.json once it is done
 
 
 @dataclass(frozen=True)
 class StudyPlan:
+    """A study file as cells and runs."""
+
     config: StudyConfig
     file: Path
-    root: Path
+    root: Path  # folder of all runs
     points: tuple[tuple[Cell, Run], ...]
     runs: tuple[Run, ...]  # each once, parents before children
     uses: dict[str, int] = field(default_factory=dict)  # fingerprint → cells that need the run
-    absent: tuple[str, ...] = ()  # data that are not here: fingerprints of what uses them are provisional
-    elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
+    absent: tuple[str, ...] = ()  # one line per data section not here; its runs' fingerprints are provisional
+    elsewhere: str = ""  # the device on which the runs were made, if this machine would use another
 
 
 def cells(study: StudyPlan, runs: Path) -> list[Cell]:
-    """All cells in the order of the file, with their folders in `runs`."""
+    """All cells in the order of the file, with their folders under `runs`."""
     return [replace(cell, folder=runs / run.folder.name) for cell, run in study.points]
-
-
-def kind_of(run: Run) -> str:
-    """A run's kind for people: teacher SFT, student SFT, distill, evaluation, …"""
-    if run.kind == "sft":
-        return "teacher SFT" if run.spec.student == "teacher" else "student SFT"
-    return "evaluation" if run.kind in ("evaluate", "benchmark", "held_out") else run.kind

@@ -1,4 +1,4 @@
-"""A study's plan, for people and for programs."""
+"""A study's plan as text and as JSON."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from typing import Any
 
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.cost.facts import machine
-from tutelage.runs.run import Run, made_from
-from tutelage.study.plan import StudyPlan, kind_of
+from tutelage.runs.kinds import cost_of, label_of
+from tutelage.runs.run import Run, with_parents
+from tutelage.study.plan import StudyPlan
 
 
 def counts(plan: StudyPlan) -> dict[str, int]:
-    """Runs by kind."""
-    return dict(Counter(kind_of(run) for run in plan.runs))
+    """Number of runs per kind."""
+    return dict(Counter(label_of(run) for run in plan.runs))
 
 
 def costs(plan: StudyPlan, on: str) -> dict[str, Cost | None]:
-    """By fingerprint; None where a model's shape is not known."""
+    """Costs by fingerprint, on a machine such as `8xH100`; None when the shape of a model is not known.
+
+    Raises TutelageError for a machine that is not known.
+    """
     model = CostModel(machine(on))
-    return {run.fingerprint: model.cost(run) for run in plan.runs}
+    return {run.fingerprint: cost_of(run, model) for run in plan.runs}
 
 
 def plan_json(plan: StudyPlan, on: str) -> dict[str, Any]:
-    """The plan as one object: counts, every run with fingerprint, dependencies, use and cost, every cell."""
+    """The plan as one JSON object: counts, all cells, all runs with fingerprint, parents, use and cost on a machine."""
     cost = costs(plan, on)
     return {
         "study": plan.config.name,
@@ -41,9 +45,9 @@ def plan_json(plan: StudyPlan, on: str) -> dict[str, Any]:
 
 
 def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False) -> list[str]:
-    """The plan for people. Evaluations are summed up by task unless asked for."""
+    """The plan as lines of text, with costs on a machine. Evaluations are summed up per task unless `evaluations`."""
     cost = costs(plan, on)
-    made = [run for run in plan.runs if evaluations or kind_of(run) != "evaluation"]
+    made = [run for run in plan.runs if evaluations or label_of(run) != "evaluation"]
     models = served(plan)
     trained = {run.parents[0].fingerprint for _, run in plan.points if run.parents}
     out = [
@@ -59,17 +63,17 @@ def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False) -> list[str]
         out.append(line + (f"  ← {parents}" if parents else ""))
     if not evaluations:
         out += ["", *_by_task(plan, cost)]
-    by_kind = Counter(kind_of(run) for run in plan.runs if len(models[run.fingerprint]) > 1)
-    said = ", ".join(f"{n} {k}" for k, n in by_kind.items()) or "none"
-    out += ["", f"done once for several measured models: {said}"]
+    by_kind = Counter(label_of(run) for run in plan.runs if len(models[run.fingerprint]) > 1)
+    shared = ", ".join(f"{n} {k}" for k, n in by_kind.items()) or "none"
+    out += ["", f"done once for several measured models: {shared}"]
     return out + _closing(plan, on, cost)
 
 
 def served(plan: StudyPlan) -> dict[str, set[str]]:
-    """By fingerprint: the measured models (fingerprints of the runs that made them) that a run is needed for."""
+    """By fingerprint of a run: the measured models that need it, as fingerprints of the runs that made them."""
     found: dict[str, set[str]] = {run.fingerprint: set() for run in plan.runs}
     for model in {run.parents[0].fingerprint: run.parents[0] for _, run in plan.points if run.parents}.values():
-        for one in made_from(model):
+        for one in with_parents([model]):
             found[one.fingerprint].add(model.fingerprint)
     return found
 
@@ -105,15 +109,16 @@ def _closing(plan: StudyPlan, on: str, cost: dict[str, Cost | None]) -> list[str
 def _numbers(cost: Cost | None) -> str:
     if cost is None:
         return f"{'?':>4}  {'?':>7}  {'?':>8}  {'?':>8}  {'?':>9}  {'?':>7}"
-    mark = "~" if cost.extrapolated else " "
+    sign = "~" if cost.extrapolated else " "
     millions = (cost.tokens + cost.sampled) / 1e6
     return (
         f"{cost.gpus:>4}  {cost.memory_gib:>7.1f}  {cost.flops / 1e15:>8,.0f}  {millions:>8,.1f}  "
-        f"{mark}{duration(3600 * cost.hours):>8}  {cost.dollars:>7,.2f}"
+        f"{sign}{duration(3600 * cost.hours):>8}  {cost.dollars:>7,.2f}"
     )
 
 
 def duration(seconds: float) -> str:
+    """`90 s`, `12 min` or `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
@@ -135,7 +140,7 @@ def _run_json(plan: StudyPlan, run: Run, cost: Cost | None) -> dict[str, Any]:
         "fingerprint": run.fingerprint,
         "folder": run.folder.name,
         "stage": run.stage,
-        "kind": kind_of(run),
+        "kind": label_of(run),
         "seed": run.seed,
         "done": run.done,
         "parents": [parent.fingerprint for parent in run.parents],

@@ -1,19 +1,19 @@
-"""Running a study's plan, and saying how far it is."""
+"""Running a study's plan."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import resolve_device
 from tutelage.runs.ranks import gpu_ids
 from tutelage.runs.run import Run
-from tutelage.runs.scheduler import Scheduler
+from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.store import Store
 from tutelage.runs.worker import make_runs_folder
 from tutelage.study.plan import StudyPlan
@@ -30,12 +30,13 @@ def run_study(
     store: Store | None = None,
     debug: bool = False,
 ) -> None:
-    """Do what is not done yet. Raises TutelageError at the end when runs failed; the others are done all the same.
+    """Do the runs of the plan that are not done yet. When some fail, the others are done all the same, and then this
+    raises TutelageError.
 
-    `gpu_memory`: GiB that runs side by side may need together by the cost model. `gpus_per_run`: ranks of a training
-    run; no two runs share a GPU then (with Ray they may, by a number below 1). `executor: ray`: runs are tasks of the
-    Ray cluster that RAY_ADDRESS names, or of a local one; all its machines must see the runs folder, unless a `store`
-    keeps the runs.
+    `jobs`: runs at the same time. `executor`: `local`, or `ray`: runs are tasks of the Ray cluster that RAY_ADDRESS
+    names, else of a local one; its machines share the runs folder, unless a `store` keeps the runs. `retry`: try again
+    runs that failed in an earlier call. `gpu_memory`: GiB that runs at the same time may need together, by the cost
+    model. `gpus_per_run`: ranks of a training run; no two runs then share a GPU (with Ray, a number below 1 lets them).
     """
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":
@@ -48,7 +49,7 @@ def run_study(
     model = CostModel(machine("H100"))
 
     def memory(run: Run) -> float:
-        cost = model.cost(run)
+        cost = cost_of(run, model)
         return cost.memory_gib if cost is not None else gpu_memory or 0.0
 
     pool, gpus = None, None
@@ -63,28 +64,29 @@ def run_study(
         raise TutelageError(f"no executor is called `{executor}`: choose local or ray")
     elif cuda and gpus_per_run is not None:
         gpus = gpu_ids(ranks)
-    options: dict[str, Any] = {"patient": True, "retry": retry, "pool": pool, "ranks": ranks, "gpus": gpus}
-    options |= {"store": store, "hours": model.hours}
-    if gpu_memory is not None:
-        options |= {"memory": memory, "budget": gpu_memory}
-    with Scheduler(jobs, debug, **options) as workers:
-        workers.execute(plan.runs)
+    resources = Resources(jobs, ranks=ranks, gpus=gpus, memory=memory, budget=gpu_memory)
+
+    def hours(run: Run) -> float:
+        return hours_of(run, model)
+
+    with Scheduler(resources, debug, patient=True, retry=retry, hours=hours, pool=pool, store=store) as scheduler:
+        scheduler.execute(plan.runs)
 
 
 def _ranks(gpus_per_run: float | None, executor: str) -> int:
-    """A rank a GPU, one where none is asked for."""
+    """One rank per GPU; 1 by default."""
     asked = 1.0 if gpus_per_run is None else gpus_per_run
     if asked != int(asked) and asked > 1:
-        raise TutelageError(f"--gpus-per-run {asked:g}: a run has whole GPUs, or (with --executor ray) a part of one")
+        raise TutelageError(f"--gpus-per-run {asked:g}: give a whole number, or (with --executor ray) part of one GPU")
     if asked < 1 and executor != "ray":
         raise TutelageError(
-            f"--gpus-per-run {asked:g}: runs share a GPU only with --executor ray, or without this option"
+            f"--gpus-per-run {asked:g}: runs can share a GPU only with --executor ray, or without this option"
         )
     return max(1, int(asked))
 
 
 def write_plan(plan: StudyPlan) -> Path:
-    """`<runs>/<study>.study.json`: every cell with its folder, for programs and for reports of a copied runs folder."""
+    """Write `<runs>/<study>.study.json`, every cell with its folder, for other programs; returns its path."""
     content = {
         "study": plan.config.name,
         "cells": [

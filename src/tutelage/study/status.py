@@ -1,4 +1,4 @@
-"""How far a study is, in words and as JSON."""
+"""How far a study is, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from typing import Any
 
 from tutelage.common import run_folder
 from tutelage.common.metrics_log import read_metrics
+from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.kinds import cost_of, label_of
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
-from tutelage.study.plan import StudyPlan, kind_of
+from tutelage.study.plan import StudyPlan
 from tutelage.study.plan_text import duration
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where one run stands. `state`: done, running, failed, waiting (for a failed one) or todo."""
+    """The state of one run: done, running, failed, waiting (for a failed one) or todo."""
 
     run: Run
     state: str
     done: int = 0  # optimizer steps, while it runs
-    total: int = 0
-    eta: float | None = None  # seconds, from its own speed
-    error: str = ""
+    total: int = 0  # optimizer steps; 0: not known
+    eta: float | None = None  # seconds left at its own speed
+    error: str = ""  # one line
 
 
 def study_status(plan: StudyPlan) -> list[RunState]:
-    """Every run of the plan, parents before children. Looks at files only."""
-    from tutelage.runs.lock import is_held
+    """The state of every run of the plan, parents before children. Looks at files only."""
+    from tutelage.runs.worker import LOCK, is_held
 
     states: list[RunState] = []
     stopped: set[str] = set()
     for run in plan.runs:
-        lock, error = run.folder / "lock", run.folder / run_folder.ERROR
+        lock, error = run.folder / LOCK, run.folder / run_folder.ERROR
         if run.done:
             states.append(RunState(run, "done"))
         elif lock.is_file() and is_held(lock):
             states.append(_running(run, lock))
         elif error.is_file():
             stopped.add(run.fingerprint)
-            lines = error.read_text().strip().splitlines() or ["no reason is known"]
+            lines = error.read_text().strip().splitlines() or ["no reason given"]
             states.append(RunState(run, "failed", error=lines[-1]))
         elif any(parent.fingerprint in stopped for parent in run.parents):
             stopped.add(run.fingerprint)
@@ -55,13 +57,14 @@ def study_status(plan: StudyPlan) -> list[RunState]:
 
 
 def _running(run: Run, lock: Path) -> RunState:
-    """Steps done of all, and the time left by the speed since this process took the run."""
+    """The state of a run whose lock is held: steps done, steps in all, time left at the speed of the last 20 steps."""
     lines = read_metrics(run.folder / run_folder.METRICS)
     if run.training is None or not lines or not (run.folder / run_folder.DATA).is_file():
         return RunState(run, "running")
     reports = run_folder.read_json(run.folder, run_folder.DATA)
     names = [name for name in run.data if name != run.training.validation] or list(run.data)
-    rows = sum(reports.get(name, {}).get("rows", 0) for name in names) * getattr(run.spec, "samples_per_prompt", 1)
+    samples = run.config.samples_per_prompt if isinstance(run.config, SeqkdStage) else 1
+    rows = sum(reports.get(name, {}).get("rows", 0) for name in names) * samples
     steps = -(-rows // run.training.batch_size) * run.training.epochs
     total = run.training.max_steps or steps
     done = int(lines[-1]["step"])
@@ -71,7 +74,7 @@ def _running(run: Run, lock: Path) -> RunState:
 
 
 def status_lines(plan: StudyPlan, states: list[RunState]) -> list[str]:
-    """A status for people: totals, then what runs, what failed and why, what is left by kind."""
+    """The status as text: totals, then what runs, what failed and why, and what is left per kind."""
     count = Counter(state.state for state in states)
     out = [
         f"{plan.config.name}: {count['done']} of {len(states)} runs done, {count['running']} running, "
@@ -79,25 +82,26 @@ def status_lines(plan: StudyPlan, states: list[RunState]) -> list[str]:
     ]
     left = _time_left(states)
     if left is not None:
-        out.append(f"about {duration(left)} of work left, by what is done so far, one run at a time")
+        out.append(f"about {duration(left)} of work left at the speed so far, one run at a time")
     for state in states:
         if state.state == "running":
             steps = f" step {state.done} of {state.total}" if state.total else ""
             eta = f", about {duration(state.eta)} left" if state.eta is not None else ""
             out.append(f"  running  {state.run.folder.name}{steps}{eta}")
     out += [f"  failed   {s.run.folder.name}: {s.error}" for s in states if s.state == "failed"]
-    todo = Counter(kind_of(state.run) for state in states if state.state in ("todo", "waiting"))
+    todo = Counter(label_of(state.run) for state in states if state.state in ("todo", "waiting"))
     if todo:
         out.append("  to do    " + ", ".join(f"{number} {kind}" for kind, number in todo.items()))
     return out
 
 
 def status_json(plan: StudyPlan, states: list[RunState]) -> dict[str, Any]:
+    """The status as one JSON object: counts per state, and every run."""
     runs = [
         {
             "folder": s.run.folder.name,
             "stage": s.run.stage,
-            "kind": kind_of(s.run),
+            "kind": label_of(s.run),
             "state": s.state,
             "step": s.done or None,
             "steps": s.total or None,
@@ -110,7 +114,7 @@ def status_json(plan: StudyPlan, states: list[RunState]) -> dict[str, Any]:
 
 
 def watch(plan: StudyPlan, every: float = 5.0, store: Store | None = None) -> None:
-    """The status again and again, until nothing is left to do or somebody stops it."""
+    """Show the status and renew it every `every` seconds, until nothing is left to do or the user stops it."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -127,12 +131,12 @@ def watch(plan: StudyPlan, every: float = 5.0, store: Store | None = None) -> No
 
 
 def _time_left(states: list[RunState]) -> float | None:
-    """What is left, each kind of run at the mean of those done, scaled by the cost model where it knows better."""
+    """Seconds of work left: the cost model's, scaled by how long the finished runs took beside their costs."""
     model = CostModel(machine("H100"))
     spent, planned = 0.0, 0.0
     left = 0.0
     for state in states:
-        cost = model.cost(state.run)
+        cost = cost_of(state.run, model)
         hours = cost.hours if cost is not None else 0.0
         if state.state == "done":
             spent += run_folder.read_json(state.run.folder, run_folder.RESULT).get("seconds", 0.0)

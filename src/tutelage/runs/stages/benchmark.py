@@ -1,4 +1,4 @@
-"""The run that measures a model on one benchmark of a study."""
+"""The `benchmark` run of a study: a model's replies to one benchmark, scored."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from tutelage.runs.run import Run
 
 
 def measure_benchmark(run: Run) -> dict[str, Any]:
-    """Answer and score a benchmark in the run's folder; replies there are kept over a kill."""
-    spec: BenchmarkTask = run.spec
+    """Answer and score a benchmark in the run's folder, going on from the replies that are there already.
+
+    Raises TutelageError when the benchmark needs a judge and TUTELAGE_JUDGE_URL is not set.
+    """
+    task: BenchmarkTask = run.config
     judge = None
-    if spec.judge_model is not None:
-        from tutelage.evaluation.judges.judge import JudgeEndpoint
+    if task.judge_model is not None:
+        from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
         url = os.environ.get("TUTELAGE_JUDGE_URL")
         if url is None:
-            raise TutelageError(f"`{spec.judge_model}` is to judge {spec.benchmark}: export TUTELAGE_JUDGE_URL")
-        judge = JudgeEndpoint(url=url, model=spec.judge_model)
+            raise TutelageError(f"{task.benchmark} is judged by `{task.judge_model}`: export TUTELAGE_JUDGE_URL")
+        judge = JudgeEndpoint(url=url, model=task.judge_model)
     settings = Settings(
-        tasks=(benchmark(spec.benchmark).name,),
+        tasks=(benchmark(task.benchmark).name,),
         model=run.models["model"].path,
         out=run.folder / "benchmark",
         data_dir=data_folder(None),
-        limit=spec.limit,
-        seed=spec.draw,
-        batch_size=spec.batch_size,
-        chat=spec.chat,
+        limit=task.limit,
+        seed=task.draw,
+        batch_size=task.batch_size,
+        chat=task.chat,
         judge=judge,
     )
     (result,) = run_benchmarks(settings)
-    examples = settings.out / result["task"] / EXAMPLES  # beside it stay the replies, for another scoring
+    examples = settings.out / result["task"] / EXAMPLES  # the replies stay beside it, to be scored again
     write_bytes_atomically(run.folder / EXAMPLES, examples.read_bytes())
-    return {"kind": run.kind, "stage": run.stage, "limit": spec.limit, **result, "model": run.subject, "seed": run.seed}
+    return {"kind": run.kind, "stage": run.stage, "limit": task.limit, **result, "model": run.subject, "seed": run.seed}

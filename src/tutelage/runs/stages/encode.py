@@ -1,4 +1,4 @@
-"""Data sections of a run as token sequences."""
+"""A run's data sections as token sequences."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from tutelage.runs.run import Run
 class Encoded:
     """A data section as token sequences."""
 
-    sequences: list[TokenSequence]  # `index` is the place in `conversations`
+    sequences: list[TokenSequence]  # `index` is the position in `conversations`
     conversations: tuple[Conversation, ...]
-    report: dict[str, Any]  # what had to be cut or left out
+    report: dict[str, Any]  # rows read, cut and left out
 
 
 def encoded(run: Run, name: str, loaded: LoadedModel, max_length: int) -> Encoded:
-    """The data section `name` in the tokens of a model."""
+    """Read data section `name` and encode it with a model's template, at most `max_length` tokens per row.
+
+    Raises TutelageError when more rows are bad than the section allows.
+    """
     config = run.data[name]
-    data = load_dataset(name, config, run.base)
+    data = load_dataset(name, config, run.recipe_folder)
     sequences, report = encode_all(loaded.template, data, max_length, config.max_bad_rows, f"data.{name}")
-    listed = {
+    counts = {
         "rows": len(sequences),
         "cut": report.cut,
         "too_long": list(report.too_long),
         "bad_rows": [[bad.source, bad.reason] for bad in data.bad_rows],
     }
-    return Encoded(sequences, data.conversations, listed)
+    return Encoded(sequences, data.conversations, counts)

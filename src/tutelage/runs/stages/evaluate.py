@@ -17,8 +17,12 @@ from tutelage.sampling.make_sampler import make_sampler
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    task: TaskConfig = run.spec
-    data = load_dataset(task.data, run.data[task.data], run.base, require_response=False)
+    """Let the run's model answer the task's rows, and score its answers; returns the content of result.json.
+
+    Writes one record per example. The subject `lead_1` needs no model: its answer is the first utterance.
+    """
+    task: TaskConfig = run.config
+    data = load_dataset(task.data, run.data[task.data], run.recipe_folder, require_response=False)
     if run.subject == "lead_1":
         records = lead_1_records(run.task, task, data.conversations)
     else:

@@ -1,4 +1,4 @@
-"""Runs that only studies have: a benchmark answered by a model, and the loss on held-out rows."""
+"""The `held_out` run of a study: a model's loss on held-out rows, and its distance from a teacher."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from tutelage.teachers.local import Teacher
 
 
 def measure_held_out(run: Run) -> dict[str, Any]:
-    """`loss`, and with a teacher `kl` = KL(teacher ‖ model): nats a response token, lower is better.
+    """Measure `loss`, and with a teacher `kl` = KL(teacher ‖ model), in nats per response token; lower is better.
 
-    An example's score is its mean over tokens; the result is the mean over all tokens, as training sees it.
+    An example's score is its mean over tokens; the run's is the mean over all tokens, as in training. Returns the
+    content of result.json; writes one record per example.
     """
-    spec: HeldOutTask = run.spec
+    task: HeldOutTask = run.config
     kind = torch.bfloat16 if run.device == "cuda" else torch.float32
     loaded = load_model(run.models["model"], run.device, kind)
     teacher = load_model(run.models["teacher"], run.device, kind) if "teacher" in run.models else None
-    data = encoded(run, spec.data, loaded, spec.max_length)
+    data = encoded(run, task.data, loaded, task.max_length)
     sequences = data.sequences
     if teacher is not None:
         check_vocabularies(teacher.tokenizer, loaded.tokenizer)
         sequences = align(sequences, data.conversations, loaded.template, teacher.template)
-    sums = _losses(loaded, teacher, sequences, spec.tokens_per_micro_batch)
+    sums = _losses(loaded, teacher, sequences, task.tokens_per_micro_batch)
     names = ["loss"] if teacher is None else ["loss", "kl"]
     records = []
     for sequence in sequences:
         conversation, (tokens, *values) = data.conversations[sequence.index], sums[sequence.index]
         scores: dict[str, float | None] = {name: v / tokens for name, v in zip(names, values, strict=False)}
-        said = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        values_text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         records.append(
             ExampleRecord(
                 id=conversation.id,
@@ -50,7 +51,7 @@ def measure_held_out(run: Run) -> dict[str, Any]:
                 references=(),
                 scores=scores,
                 answer=None,
-                reason=f"{said} nats a token over {int(tokens)} tokens of the row's own response",
+                reason=f"{values_text} nats per token over {int(tokens)} tokens of the row's own response",
                 finished=True,
                 tokens=int(tokens),
             )
@@ -75,18 +76,18 @@ def measure_held_out(run: Run) -> dict[str, Any]:
 def _losses(
     loaded: LoadedModel, teacher: LoadedModel | None, sequences: list[TokenSequence], budget: int
 ) -> dict[int, list[float]]:
-    """By row: response tokens, summed cross-entropy, summed KL(teacher ‖ model)."""
+    """By row: [response tokens, summed cross-entropy, summed KL(teacher ‖ model) if there is a teacher], in nats."""
     from tutelage.models.language_model import LanguageModel
 
     module = LanguageModel(loaded.model).eval()
     device = next(loaded.model.parameters()).device
-    taught = None if teacher is None else Teacher(teacher, loaded.template.end_of_turn_id)
-    objective = CrossEntropy() if taught is None else Divergence(0.0)
+    signal_of = None if teacher is None else Teacher(teacher, loaded.template.end_of_turn_id)
+    objective = CrossEntropy() if signal_of is None else Divergence(0.0)
     pad = loaded.tokenizer.pad_token_id or 0
     out: dict[int, list[float]] = {}
     for made in make_micro_batches(sequences, [1.0] * len(sequences), budget, not loaded.packed, pad):
         batch: MicroBatch = made.to(device)
-        _, stats = module(batch, objective, None if taught is None else taught.signal(batch))
+        _, stats = module(batch, objective, None if signal_of is None else signal_of.signal(batch))
         values = [torch.ones_like(stats.cross_entropy), stats.cross_entropy]
         values += [] if stats.forward_kl is None else [stats.forward_kl]
         totals = torch.zeros(len(batch.indices), len(values), dtype=torch.float64, device=device)

@@ -17,7 +17,11 @@ from tutelage.runs.stages.encode import encoded
 
 
 def prune(run: Run) -> dict[str, Any]:
-    config, device = run.spec.prune, torch.device(run.device)
+    """Save the run's model with the layers that its config keeps or chooses; returns the content of result.json.
+
+    With calibration rows, the result has the model's perplexity on them before and after.
+    """
+    config, device = run.config.prune, torch.device(run.device)
     loaded = load_model(run.models["model"], device, torch.float32)
     total = len(decoder_layers(loaded.model))
     calibration: list[TokenSequence] = []

@@ -1,4 +1,4 @@
-"""A synthesize run: gold rows and evaluation texts in, models loaded, rows and their page out."""
+"""The `synthesize` run: from gold rows, evaluation texts and models to new rows and the page that shows them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ from tutelage.synthesis.synthesis import Synthesis, Writer
 
 
 def synthesize(run: Run) -> dict[str, Any]:
-    """Make the rows of a synthesize stage in the run's folder: `accepted/`, `rejected/`, `sample.html`."""
-    stage: SynthesizeStage = run.spec
+    """Make the rows of a synthesize stage in the run's folder: `accepted/`, `rejected/`, `sample.html`.
+
+    Goes on from the blocks that are there already. Returns the content of result.json.
+    """
+    stage: SynthesizeStage = run.config
     frame, gold = _gold(run, stage)
     texts = _evaluation_texts(run, stage, frame)
     if not texts:
         print(
-            f"{run.stage}: no evaluation data to keep new rows apart from: name them as `tasks`, or as `avoid` of this "
-            "stage",
+            f"{run.stage}: no evaluation data to check new rows against: name them under `tasks`, or as `avoid` in "
+            "this stage",
             file=sys.stderr,
             flush=True,
         )
@@ -61,12 +64,12 @@ def synthesize(run: Run) -> dict[str, Any]:
 
 
 def _gold(run: Run, stage: SynthesizeStage) -> tuple[Frame, list[Demonstration]]:
-    """The gold rows that can be shown, without the words they share."""
-    rows = single_turns(load_dataset(stage.gold, run.data[stage.gold], run.base).conversations)
+    """The frame (the words that all gold rows share), and the rows that can be shown, without it."""
+    rows = single_turns(load_dataset(stage.gold, run.data[stage.gold], run.recipe_folder).conversations)
     if len(rows) < stage.demonstrations:
         raise TutelageError(
-            f"stage `{run.stage}`: `demonstrations: {stage.demonstrations}` is more than data.{stage.gold} has rows of "
-            f"one question and one answer ({len(rows)}): lower it, or give more gold rows"
+            f"stage `{run.stage}`: `demonstrations: {stage.demonstrations}` is more than data.{stage.gold} has rows "
+            f"with one question and one answer ({len(rows)}): lower it, or give more gold rows"
         )
     frame = find_frame(rows)
     shown = [Demonstration(row.id, frame.content(row.prompt[-1].content), row.response or "") for row in rows]
@@ -74,13 +77,12 @@ def _gold(run: Run, stage: SynthesizeStage) -> tuple[Frame, list[Demonstration]]
 
 
 def _evaluation_texts(run: Run, stage: SynthesizeStage, frame: Frame) -> list[str]:
-    """Every text of the recipe's evaluation data and of the benchmarks to avoid: each turn, without the task's frame,
-    and each reference."""
+    """Each turn, without the frame, and each reference of the recipe's evaluation data and the benchmarks to avoid."""
     texts: list[str] = []
     for name, config in run.data.items():
         if name == stage.gold:
             continue
-        for row in load_dataset(name, config, run.base, require_response=False).conversations:
+        for row in load_dataset(name, config, run.recipe_folder, require_response=False).conversations:
             texts += [frame.content(message.content) for message in row.messages] + list(row.references)
     for name in stage.avoid:
         for item in benchmark(name).load(data_folder(None)):

@@ -17,9 +17,14 @@ from tutelage.training.teacher_answers import answer_summary, read_answers, writ
 
 
 def write_teacher_answers(run: Run) -> dict[str, Any]:
-    """The samples that a seqkd stage trains on (`training/teacher_answers.py`), in the run's folder."""
-    stage: SeqkdStage = run.spec
-    conversations = [c for name in run.data for c in load_dataset(name, run.data[name], run.base).conversations]
+    """Sample the answers that a seqkd stage trains on (`training/teacher_answers.py`) into the run's folder.
+
+    Goes on from the answers that are there already. Returns the content of result.json.
+    """
+    stage: SeqkdStage = run.config
+    conversations = [
+        c for name in run.data for c in load_dataset(name, run.data[name], run.recipe_folder).conversations
+    ]
     loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
     loaded.tokenizer.save_pretrained(run.folder / "tokenizer")
     sampler = make_sampler(loaded, stage.sampling)

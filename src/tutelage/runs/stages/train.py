@@ -1,4 +1,4 @@
-"""A training run: load, tokenise, put the job together, train, save. And the teacher's answers for SeqKD before it."""
+"""A training run: load the models, encode the data, assemble the job, train, save."""
 
 from __future__ import annotations
 
@@ -31,27 +31,34 @@ from tutelage.training.trainer import Trainer
 
 
 def train(run: Run) -> dict[str, Any]:
-    """Train the run's student to the end and save it."""
+    """Train the run's student to the end and save it; returns the content of result.json.
+
+    Goes on from the folder's last checkpoint. Raises TutelageError when student, teacher and data do not fit together,
+    and Interrupted when it was asked to stop and has saved its state.
+    """
     training = run.training
     assert training is not None
-    sharded = training.shard and _ranks_met(run)
+    sharded = training.shard and _join_ranks(run)
     compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
     teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
-    sections = {name: _aligned(encoded(run, name, student, training.max_length), student, teacher) for name in run.data}
+    sections = {
+        name: _with_teacher_prompts(encoded(run, name, student, training.max_length), student, teacher)
+        for name in run.data
+    }
     if teacher is not None:
         _check_tokens(sections, teacher)
     reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
     validation = sections[training.validation].sequences if training.validation else []
-    names = [run.spec.data] if isinstance(run.spec.data, str) else list(run.spec.data)
-    examples = _joined([sections[name] for name in names])
-    if isinstance(run.spec, SeqkdStage):
-        examples, reports["answers"] = _taught(run, student, examples, names, sections)
+    names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
+    examples = _concatenated([sections[name] for name in names])
+    if isinstance(run.config, SeqkdStage):
+        examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
     trainer = Trainer(_job(run, student, teacher, examples, validation))
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
     before = trainer.validate() if validation else None
-    with stop_requests():  # the last steps have no checkpoint: once they are done the model is saved, come what may
+    with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
         last = trainer.run()
         after = trainer.validate() if validation else None
         model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
@@ -64,10 +71,10 @@ def train(run: Run) -> dict[str, Any]:
     return result
 
 
-def _ranks_met(run: Run) -> bool:
-    """Whether there are ranks to shard over; they know each other from here on."""
+def _join_ranks(run: Run) -> bool:
+    """Whether there are several ranks to shard over; if so, joins their process group."""
     if not many_ranks():
-        print(f"{run.stage}: `shard: true` does nothing on one rank: --gpus-per-run sets their number", flush=True)
+        print(f"{run.stage}: `shard: true` does nothing on one rank: --gpus-per-run sets how many", flush=True)
         return False
     from accelerate import PartialState
 
@@ -75,17 +82,17 @@ def _ranks_met(run: Run) -> bool:
     return True
 
 
-def _joined(parts: list[Encoded]) -> list[TokenSequence]:
-    """Rows of several data sets stay apart: a row's number keys its chance to be on policy."""
+def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
+    """The sequences of all sections, with indices that differ: they key the draw of λ (`training/on_policy.py`)."""
     out: list[TokenSequence] = []
     offset = 0
     for part in parts:
         out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
-        offset += len(part.conversations)  # not of sequences: rows that are too long keep their number
+        offset += len(part.conversations)  # not len(sequences): rows that are too long keep their index
     return out
 
 
-def _aligned(section: Encoded, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
+def _with_teacher_prompts(section: Encoded, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
     if teacher is None:
         return section
     sequences = align(section.sequences, section.conversations, student.template, teacher.template)
@@ -93,7 +100,7 @@ def _aligned(section: Encoded, student: LoadedModel, teacher: LoadedModel | None
 
 
 def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:
-    """A student may have tokens that were added after the teacher's: the teacher must not meet them."""
+    """Refuse data with tokens that only the student's tokenizer has, since the teacher cannot read them."""
     known = teacher.model.get_input_embeddings().weight.shape[0]
     for name, section in sections.items():
         for sequence in section.sequences:
@@ -101,15 +108,15 @@ def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:
             if highest >= known:
                 raise TutelageError(
                     f"data.{name}: {section.conversations[sequence.index].source}: has token {highest} of the student, "
-                    f"and the teacher knows only {known}: choose a teacher with the same tokens, or another "
+                    f"and the teacher has only {known} tokens: choose a teacher with the same tokens, or another "
                     "`chat_template` for the student"
                 )
 
 
-def _taught(
+def _with_answers(
     run: Run, student: LoadedModel, examples: list[TokenSequence], names: list[str], sections: dict[str, Encoded]
 ) -> tuple[list[TokenSequence], dict[str, Any]]:
-    """The examples (of the sections `names`, in turn) with the teacher's answers, and what there was of them."""
+    """The examples (of the sections `names`, in turn) with the teacher's answers in place of their own, and counts."""
     from transformers import AutoTokenizer
 
     (parent,) = (p for p in run.parents if p.kind == "answers")
@@ -118,7 +125,7 @@ def _taught(
     ends = result["teacher_ends"]
     teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
     conversations: list[Conversation] = []
-    offsets: dict[str, int] = {}  # answers are numbered through the sections as they were written, each of them once
+    offsets: dict[str, int] = {}  # answers are numbered through the parent's sections, each section once
     for name in parent.data:
         offsets[name] = len(conversations)
         conversations += sections[name].conversations
@@ -126,7 +133,10 @@ def _taught(
     try:
         check_vocabularies(teacher, student.tokenizer)
     except TutelageError:
-        print(f"{run.stage}: the teacher's tokenizer is another: its answers are taken as text", flush=True)
+        print(
+            f"{run.stage}: the teacher has another tokenizer: its answers are decoded to text and encoded again",
+            flush=True,
+        )
         answers, ends = retokenised(answers, student.template, conversations), [student.template.end_of_turn_id]
     assert run.training is not None
     out = answered(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
@@ -140,7 +150,7 @@ def _job(
     examples: list[TokenSequence],
     validation: list[TokenSequence],
 ) -> Job:
-    stage, training = run.spec, run.training
+    stage, training = run.config, run.training
     assert training is not None
     objective: Objective = CrossEntropy()
     rollouts, sampler = None, None
@@ -174,12 +184,12 @@ def _job(
     except TypeError as error:
         if "argument" not in str(error):
             raise
-        # an option that the method does not have, or lacks
-        raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/extend.md") from error
+        # the method lacks this option, or needs one that is not given
+        raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/method.md") from error
 
 
 def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
-    """The teacher in the compute type: it is frozen, so nothing is gained by keeping it wider."""
+    """Load the teacher in the compute type (frozen, it needs no float32 copy) and check it against the student."""
     wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
     kind = torch.float32 if wide else torch.bfloat16
     loaded = load_model(run.models["teacher"], run.device, kind, sharded)

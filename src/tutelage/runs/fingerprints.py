@@ -1,0 +1,96 @@
+"""Fingerprints: twelve hex digits that change when anything that changes a run's result does.
+
+What counts: `METHOD_VERSION`, the config without its names and labels, seed, device, and the fingerprints of models,
+data and parents. What does not: names, labels, how often state is saved, how memory is used, the git commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import fingerprint
+from tutelage.data.dataset import declared_fingerprint, load_dataset
+from tutelage.models.files import model_fingerprint
+from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+
+# Raised by hand whenever the code changes what a run computes; results made before are then not reused.
+METHOD_VERSION = 5
+
+# Keys of a stage that do not change its result, or whose content is in the fingerprint already: names of models and of
+# data sections stand for their content, `training` for the resolved section.
+_NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "student", "teacher", "model", "data"} | {
+    "gold",
+    "generator",
+    "annotator",
+    "min_acceptance",
+}
+# How often state is saved, and how memory is used, does not change what is computed.
+_COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
+
+
+def stage_fingerprint(
+    stage: Any,
+    training: TrainingConfig | None,
+    seed: int,
+    models: dict[str, str],
+    data: Sequence[str],
+    device: str,
+    extra: Sequence[str] = (),
+) -> str:
+    """Fingerprint of a run that makes a model or data. `stage`: its config; `models` (by role) and `data`: fingerprints
+    of its inputs; `extra`: what else changes the result."""
+    content = stage.model_dump(exclude=_NOT_CONTENT)
+    resolved = None if training is None else training.model_dump(exclude=_COSMETIC)
+    return fingerprint(METHOD_VERSION, content, resolved, seed, models, list(data), device, *extra)
+
+
+def evaluation_fingerprint(
+    kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str
+) -> str:
+    """Fingerprint of a run that measures a model. `task`: the task's config; the others as in `stage_fingerprint`."""
+    if kind == "evaluate":  # a task of the recipe, which reads one data section
+        return fingerprint(METHOD_VERSION, task, seed, models, *data, device)
+    return fingerprint(METHOD_VERSION, kind, task, seed, models, list(data), device)
+
+
+class InputFingerprints:
+    """Fingerprints of data sections and models, each computed once.
+
+    With `declared`, data and models on the hub count as name@revision, and nothing but local files is read. `known` may
+    be shared by several instances. Where `absent` is a list, data that are not here do not raise: the error is added to
+    the list, and the fingerprint is a provisional one.
+    """
+
+    def __init__(
+        self, declared: bool = False, known: dict[str, str] | None = None, absent: list[str] | None = None
+    ) -> None:
+        self.declared, self.absent = declared, absent
+        self.known = {} if known is None else known
+
+    def data(self, name: str, config: DataConfig, recipe_folder: Path, require_response: bool) -> str:
+        """Fingerprint of the rows of data section `name`. Raises TutelageError when they cannot be read."""
+        key = fingerprint(config, str(recipe_folder), require_response)
+        if key in self.known:
+            return self.known[key]
+        try:
+            if self.declared:
+                found = declared_fingerprint(name, config, recipe_folder, require_response)
+            else:
+                found = load_dataset(name, config, recipe_folder, require_response).fingerprint
+        except TutelageError as error:
+            if self.absent is None:
+                raise
+            self.absent.append(str(error))
+            return f"absent:{config.model_dump_json()}"
+        self.known[key] = found
+        return found
+
+    def model(self, config: ModelConfig) -> str:
+        """Fingerprint of a model's files, or of its hub id and revision."""
+        key = fingerprint(config)
+        if key not in self.known:
+            self.known[key] = model_fingerprint(config, hub=not self.declared)
+        return self.known[key]
