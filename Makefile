@@ -55,11 +55,11 @@ $(VENV)/bench: $(STAMP)
 	touch $@
 
 bench: $(VENV)/bench
-	$(BIN)/python bench/step.py --rounds 2
+	$(BIN)/python -m bench.step.smollm2 --rounds 2
 
 # Without TRL (the `bench` extra) it measures Tutelage alone.
 bench-smoke: $(STAMP)
-	$(BIN)/python bench/step.py --small --steps 2 --new-tokens 8
+	$(BIN)/python -m bench.step.smollm2 --small --steps 2 --new-tokens 8
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

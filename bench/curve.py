@@ -1,7 +1,7 @@
 """The same seed on the fast path and on the reference path: do the training curves agree?
 
-    python bench/curve.py --device cuda --json docs/results/bench/curve.json --figure docs/results/bench/curve.png
-    python bench/curve.py --small --steps 3         # tiny models on a CPU, seconds
+    python -m bench.curve --device cuda --json docs/results/bench/curve.json --figure docs/results/bench/curve.png
+    python -m bench.curve --small --steps 3         # tiny models on a CPU, seconds
 
 GKD at λ = β = 0.5, SmolLM2-135M-Instruct teaching ten of its layers, random token ids. Three runs of the same steps:
 `fast` is what a recipe does on this device; `reference` is float32, padded, the loss in plain torch and norms as
@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from machine import write_results
-from step import prepare
+from bench.common import write_results
+from bench.step.smollm2 import prepare
 
 RUNS = ("fast", "reference, bf16", "reference")
 EXAMPLES, BATCH, NEW_TOKENS = 64, 16, 64

@@ -1,7 +1,7 @@
 """A finished evaluation beside the most that its sampler can do: how much of the time was every slot busy?
 
     tutelage evaluate --model M --tasks paper --batch-size 256 --out scores/M
-    python bench/evaluation.py scores/M --model M --batch-size 256 --json docs/results/bench/evaluation.json
+    python -m bench.evaluation scores/M --model M --batch-size 256 --json docs/results/bench/evaluation.json
 
 `tokens_per_s` are a benchmark's new tokens a second as its result.json has them: prompts read, the wait for its last
 replies, likelihoods and writing to disk are in it. The ceiling is the same sampler with prompts of that benchmark, two
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from machine import ceilings, write_results
+from bench.common import ceilings, write_results
 
 
 def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, Any]:

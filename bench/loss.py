@@ -1,8 +1,8 @@
 """The last linear map and the loss, forward and backward, side by side on the same tensors.
 
-    python bench/loss.py --device cuda --json docs/results/bench/loss.json
-    python bench/loss.py --device cuda --tune          # times sizes of the Triton path, and its kernels
-    python bench/loss.py --device cpu                  # a tiny version, seconds
+    python -m bench.loss --device cuda --json docs/results/bench/loss.json
+    python -m bench.loss --device cuda --tune          # times sizes of the Triton path, and its kernels
+    python -m bench.loss --device cpu                  # a tiny version, seconds
 
 Work: N = 16,384 tokens, student D = 2,048, teacher D = 4,096, V = 128,256, bf16, the mean over the tokens; gradients of
 the student's hidden states and head. The floor is the matrix products alone, 2·N·V·(3·D + D_teacher) FLOP at the rate
@@ -25,9 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loss_peers import IMPLEMENTATIONS, NEEDS, tutelage
-from loss_problem import PAIRS, Problem, exact, make_problem, relative, solve
-from machine import ceilings, seconds_of, write_results
+from bench.common import ceilings, seconds_of, write_results
+from bench.loss_peers import IMPLEMENTATIONS, NEEDS, tutelage
+from bench.loss_problem import PAIRS, Problem, exact, make_problem, relative, solve
 
 CASES = {"jsd 0.5": 0.5, "forward_kl": 0.0, "cross_entropy": None}  # β, or no teacher
 SHAPES = {"cuda": (16_384, 2_048, 4_096, 128_256, 256), "cpu": (16, 32, 48, 500, 6)}  # N, D, D_teacher, V, N of errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from loss_problem import Problem
+from bench.loss_problem import Problem
 
 NEEDS = {"liger": "liger_kernel", "liger-jsd": "liger_kernel", "trl": "trl"}
 

@@ -1,4 +1,4 @@
-"""The tensors that loss.py gives every implementation, and the exact answer."""
+"""The tensors that `loss.py` gives to every implementation, and the exact result."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A GKD step at the paper's shapes on one GPU and on several, with whole models and with sharded ones.
 
-    python bench/ranks.py --json docs/results/bench/ranks.json
-    python bench/ranks.py --device cpu --small              # tiny models on two CPU processes, seconds
+    python -m bench.ranks --json docs/results/bench/ranks.json
+    python -m bench.ranks --device cpu --small              # tiny models on two CPU processes, seconds
 
-Work: that of `step_paper.py`, 128 sequences a step in all, off-policy and on-policy. `speedup` is tokens/s beside one
+Work: that of `step/paper.py`, 128 sequences a step in all, off-policy and on-policy. `speedup` is tokens/s beside one
 rank of the same case; `first_loss` is of the first step, whose samples and sums do not depend on the number of ranks
 but for rounding. Peak memory is of the first rank.
 """
@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import ceilings, run_worker, write_results
-from step_paper import tutelage_worker
+from bench.common import ceilings, run_worker, write_results
+from bench.step.paper import tutelage_worker
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -43,7 +43,9 @@ def start(ranks: int, sharded: bool, case: str, options: argparse.Namespace) -> 
     flags += ["--small"] * options.small + ["--sharded"] * sharded
     here = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
     launcher = ["-m", "torch.distributed.run", *here, "--nproc-per-node", str(ranks)]
-    return run_worker(f"{ranks} ranks, {case}", [*launcher, __file__, "--worker", "tutelage", "--case", case, *flags])
+    return run_worker(
+        f"{ranks} ranks, {case}", [*launcher, "-m", "bench.ranks", "--worker", "tutelage", "--case", case, *flags]
+    )
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Sampling alone, side by side: the same prompts and the same number of new tokens in every implementation.
 
-    python bench/sampling.py --device cuda --json docs/results/bench/sampling.json
-    python bench/sampling.py --device cpu --small          # a tiny model, seconds
+    python -m bench.sampling --device cuda --json docs/results/bench/sampling.json
+    python -m bench.sampling --device cpu --small          # a tiny model, seconds
 
 Work: 128 prompts (lognormal lengths, mean about 195 tokens) and 512 new tokens each at temperature 1, by a model of
 Llama-3.2-1B's shape with random weights in bf16; no token ends a response. Every implementation runs in a process of
@@ -31,7 +31,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from machine import ceilings, run_worker, seconds_of, seconds_of_each, write_results
+from bench.common import ceilings, run_worker, seconds_of, seconds_of_each, write_results
 
 IMPLEMENTATIONS = (
     "tutelage",
@@ -249,7 +249,7 @@ def floor(options: argparse.Namespace, bytes_per_s: float) -> float:
 def start_worker(name: str, options: argparse.Namespace) -> dict[str, Any]:
     keys = ("device", "prompts", "new_tokens", "repeats", "threads")
     flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
-    return run_worker(name, [__file__, "--worker", name, *flags, *["--small"] * options.small])
+    return run_worker(name, ["-m", "bench.sampling", "--worker", name, *flags, *["--small"] * options.small])
 
 
 def installed(name: str) -> bool:

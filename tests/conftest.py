@@ -1,5 +1,6 @@
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import warm_python  # noqa: E402
 from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 from synthesize_recipe import long_context  # noqa: E402, F401
 
@@ -29,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread():
     """Fixed threads: sums come out bit for bit the same, and two cores can run two tests."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    """A Python for child processes that has imported torch, transformers and the project (helpers/warm_python.py)."""
+    with warm_python.started() as path:
+        yield path
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,17 @@ from tiny_benchmarks import write_data
 ROOT = Path(__file__).parents[2]
 
 
-def test_an_evaluation_beside_its_ceiling(tiny_models: Path, tmp_path: Path):
+def test_an_evaluation_beside_its_ceiling(python: str, tiny_models: Path, tmp_path: Path):
     write_data(tmp_path / "data")
     model = ["--model", str(tiny_models / "student"), "--data-dir", str(tmp_path / "data"), "--batch-size", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
     def run(*command: str) -> None:
-        subprocess.run([sys.executable, *command, *model], cwd=ROOT, env=environment, check=True, capture_output=True)
+        subprocess.run([python, *command, *model], cwd=ROOT, env=environment, check=True, capture_output=True)
 
     scores, out = tmp_path / "scores", tmp_path / "evaluation.json"
     run("-m", "tutelage", "evaluate", "--tasks", "bbh,arc_challenge", "--out", str(scores))
-    run("bench/evaluation.py", str(scores), "--json", str(out))
+    run("-m", "bench.evaluation", str(scores), "--json", str(out))
     arc, bbh = json.loads(out.read_text())["rows"]
     assert (arc["case"], bbh["case"]) == ("arc_challenge", "bbh")
     speed = json.loads((scores / "bbh" / "result.json").read_text())["speed"]

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_tiny_run_writes_rows_with_small_errors(tmp_path):
+def test_tiny_run_writes_rows_with_small_errors(python, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed (pip install 'tutelage[dev]' on Linux)")
     out = tmp_path / "loss.json"
-    command = [sys.executable, "bench/loss.py", "--device", "cpu", "--repeats", "1", "--json", str(out)]
+    command = [python, "-m", "bench.loss", "--device", "cpu", "--repeats", "1", "--json", str(out)]
     command += ["--impl", "tutelage", "tutelage-torch", "--case", "jsd 0.5", "cross_entropy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)

@@ -33,9 +33,15 @@ def describe(device: str) -> dict[str, Any]:
     return {
         "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "versions": versions,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _program() -> list[str]:
+    """The program that was started, as one types it after `python`."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name] if spec is not None else sys.argv[:1]
 
 
 def synchronize(device: str) -> None:

@@ -1,4 +1,4 @@
-"""TRL's trainers at step_paper.py's work: GKDTrainer, and DistillationTrainer sampling with vLLM."""
+"""TRL's trainers on the work of `paper.py`: GKDTrainer, and DistillationTrainer sampling with vLLM."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from step_paper_work import Measured, make_models, make_rows, summary
-from step_trl import clock
+from bench.step.paper_work import Measured, make_models, make_rows, summary
+from bench.step.smollm2_trl import clock
 
 
 @dataclass

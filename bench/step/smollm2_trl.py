@@ -1,4 +1,4 @@
-"""One GKD step in TRL's GKDTrainer, for step.py, and the clock that times steps of transformers' trainers."""
+"""One GKD step in TRL's GKDTrainer, for `smollm2.py`, and the clock that times steps of transformers' trainers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import synchronize
+from bench.common import synchronize
 
 
 def clock(ends: list[float], device: str) -> Any:
@@ -28,7 +28,7 @@ def clock(ends: list[float], device: str) -> Any:
 
 
 def trl_worker(folder: Path, on_policy: float, options: argparse.Namespace, checkpointing: bool) -> dict[str, Any]:
-    """Like `tutelage_worker` of step.py, for TRL's GKDTrainer."""
+    """Like `tutelage_worker` of `smollm2.py`, for TRL's GKDTrainer."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback

@@ -1,4 +1,4 @@
-"""What step_paper.py gives every implementation to do, and what it says of a measurement."""
+"""The models and sequences that `paper.py` gives to every implementation, and the summary of a measurement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import statistics
 from typing import Any
 
-from sampling import LLAMA_1B, TINY
+from bench.sampling import LLAMA_1B, TINY
 
 LLAMA_8B = LLAMA_1B | {
     "hidden_size": 4_096,

@@ -1,7 +1,7 @@
 """One GKD step, side by side: the same work in Tutelage and in TRL's GKDTrainer.
 
-    python bench/step.py                      # SmolLM2-135M teacher, 10-layer student, CPU, float32, two threads
-    python bench/step.py --small --steps 2    # tiny random models, seconds
+    python -m bench.step.smollm2              # SmolLM2-135M teacher, 10-layer student, CPU, float32, two threads
+    python -m bench.step.smollm2 --small --steps 2    # tiny random models, seconds
 
 Work: 8 examples of mixed lengths (prompts of 20 to 220 tokens, lognormal), one optimizer step each time over all 8.
 `data` (λ = 0) trains on the data's responses of 20 to 160 tokens, `on-policy` (λ = 1) on responses that the student
@@ -33,8 +33,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import run_worker, synchronize, write_results
-from step_trl import trl_worker
+from bench.common import run_worker, synchronize, write_results
+from bench.step.smollm2_trl import trl_worker
 
 IMPLEMENTATIONS = ("tutelage", "trl", "trl-nockpt")
 CASES = {"data": 0.0, "on-policy": 1.0}  # λ
@@ -193,7 +193,7 @@ def start_worker(implementation: str, case: str, folder: Path, options: argparse
     """Measure in a child process; its result without the warm-up steps."""
     passed = ["device", "steps", "warmup", "threads", "precision", "new_tokens"]
     flags = [part for name in passed for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
-    command = [__file__, "--worker", implementation, case, "--folder", str(folder), *flags]
+    command = ["-m", "bench.step.smollm2", "--worker", implementation, case, "--folder", str(folder), *flags]
     threads = str(options.threads)
     result = run_worker(f"{implementation}, {case}", command, {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads})
     if "error" in result:

@@ -1,7 +1,7 @@
 """A GKD step at the paper's shapes on one GPU, side by side with TRL.
 
-    python bench/step_paper.py --json docs/results/bench/step.json
-    python bench/step_paper.py --device cpu --small         # tiny models, seconds
+    python -m bench.step.paper --json docs/results/bench/step.json
+    python -m bench.step.paper --device cpu --small         # tiny models, seconds
 
 Student of Llama-3.2-1B's shape (tied head), teacher of Llama-3.1-8B's, random weights, bf16 compute with float32 master
 weights and Adam states in every implementation, β = 0.5, temperature 1. Prompts are lognormal with mean about 195
@@ -29,10 +29,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from machine import ceilings, run_worker, write_results
-from sampling import LLAMA_1B, TINY, prepare
-from step_paper_trl import trl_worker
-from step_paper_work import LLAMA_8B, make_models, make_rows, summary, weights
+from bench.common import ceilings, run_worker, write_results
+from bench.sampling import LLAMA_1B, TINY, prepare
+from bench.step.paper_trl import trl_worker
+from bench.step.paper_work import LLAMA_8B, make_models, make_rows, summary, weights
 
 IMPLEMENTATIONS = {
     "tutelage": ("off-policy", "on-policy"),
@@ -128,7 +128,8 @@ def start_worker(name: str, case: str, batch: int, options: argparse.Namespace) 
     if options.profile and name.startswith("tutelage"):
         flags += ["--profile", f"{options.profile}-{name}-{case}.txt"]
     steps = 1 if (name, case) == ("trl-gkd", "on-policy") else options.steps  # half a minute each
-    command = [__file__, "--worker", name, "--case", case, "--steps", str(steps), "--trl-batch", str(batch), *flags]
+    flags += ["--steps", str(steps), "--trl-batch", str(batch)]
+    command = ["-m", "bench.step.paper", "--worker", name, "--case", case, *flags]
     # Without it TRL's trainer at 64 sequences ends out of memory with 8 GiB reserved and not in use.
     roomier = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if name.startswith("trl") else {}
     return run_worker(f"{name}, {case}", command, roomier)

@@ -1,0 +1,159 @@
+"""A Python that begins with torch, transformers and the project imported: those imports take seconds per process.
+
+`started()` starts a server that has imported them once, and writes an executable which behaves like `python` for
+`-m MODULE`, `-c CODE` and `FILE`: the server forks, and the fork runs the program with the caller's arguments,
+environment, folder, and standard streams. It ends when its caller is killed. In the program `sys.executable` is this
+executable too, so that the processes which it starts are as quick. Nothing else is inherited: file descriptors beyond
+the standard streams, or who its parent is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+CLIENT = """#!{python} -IS
+import json, os, signal, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(asked)
+    answer = server.makefile().read()
+code = int(answer or -signal.SIGKILL)
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+@contextlib.contextmanager
+def started() -> Iterator[str]:
+    """The path of the executable; elsewhere than on Linux that of this Python."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))  # of a short name: a socket's address has at most 107 bytes
+    client, address = folder / "python", str(folder / "socket")
+    client.write_text(CLIENT.format(python=sys.executable, address=address))
+    client.chmod(0o700)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(64)
+            number = listener.fileno()
+            command = [sys.executable, __file__, str(number), str(client)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number]) as server:
+                yield str(client)
+                assert server.stdin is not None
+                server.stdin.close()  # as happens when this process is killed
+    finally:
+        shutil.rmtree(folder)
+
+
+def serve(listener: socket.socket, client: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
+    import tutelage.models.load
+    import tutelage.runs.do_run
+    import tutelage.sampling.torch_sampler
+    import tutelage.training.trainer  # noqa: F401
+
+    torch.set_num_threads(1)
+    supervisors: set[int] = set()
+    while True:
+        ready = select.select([listener, sys.stdin], [], [])[0]
+        supervisors -= {process for process in supervisors if os.waitpid(process, os.WNOHANG)[0]}
+        if sys.stdin in ready:
+            return
+        connection, _ = listener.accept()
+        process = os.fork()
+        if process == 0:
+            listener.close()
+            with connection:
+                supervise(connection, client)
+            os._exit(0)
+        supervisors.add(process)
+        connection.close()
+
+
+def supervise(connection: socket.socket, client: str) -> None:
+    """Run the program in a fork of this process, and answer with its exit code; kill it when its caller is gone."""
+    head, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    missing, data = int.from_bytes(head, "big"), b""
+    while len(data) < missing:
+        data += connection.recv(missing - len(data)) or sys.exit(1)
+    arguments, folder, environment = json.loads(data)
+    os.setsid()
+    process = os.fork()
+    if process == 0:
+        connection.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.executable = client
+        os._exit(run(arguments[1:]))
+    for stream in streams:
+        os.close(stream)
+    ended = os.pidfd_open(process)
+    if ended not in select.select([connection, ended], [], [])[0]:
+        os.killpg(os.getpid(), signal.SIGKILL)  # this process too
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(str(code).encode())
+
+
+def run(arguments: list[str]) -> int:
+    """What `python ARGUMENTS` does."""
+    import atexit
+    import runpy
+    import threading
+    import traceback
+
+    while arguments[0] == "-u":
+        arguments = arguments[1:]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    code = 0
+    try:
+        if arguments[0] == "-m":
+            sys.argv, sys.path[:0] = arguments[1:], [os.getcwd()]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        elif arguments[0] == "-c":
+            sys.argv, sys.path[:0] = ["-c", *arguments[2:]], [""]
+            exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv, sys.path[:0] = arguments, [str(Path(arguments[0]).parent)]
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as leave:
+        if isinstance(leave.code, str):
+            print(leave.code, file=sys.stderr)
+        code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
