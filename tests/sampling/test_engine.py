@@ -1,4 +1,4 @@
-"""Slots that empty, fill again and move give the same samples as one prompt at a time."""
+"""Slots that are freed, refilled and moved give the same samples as one prompt at a time."""
 
 import random
 
@@ -15,8 +15,8 @@ PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [1,
 SEEDS = [11, 12, 13, 14, 15, 16, 17]
 
 
-def engine(slots, ends=(), temperature=1.0, top_p=1.0, room=40):
-    return Engine(llama(), ends, slots=slots, size=64, max_new_tokens=room, temperature=temperature, top_p=top_p)
+def engine(slots, ends=(), temperature=1.0, top_p=1.0, new_tokens=40):
+    return Engine(llama(), ends, slots=slots, size=64, max_new_tokens=new_tokens, temperature=temperature, top_p=top_p)
 
 
 def one_at_a_time(limits, ends=()):
@@ -27,24 +27,24 @@ def one_at_a_time(limits, ends=()):
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 7, 16])
-def test_any_number_of_slots_writes_the_same(slots):
+def test_samples_do_not_depend_on_the_number_of_slots(slots):
     limits = [40, 3, 17, 1, 40, 9, 25]
     expected = one_at_a_time(limits)
-    told = []
-    out = engine(slots).generate(PROMPTS, limits, SEEDS, told.append)
+    calls = []
+    out = engine(slots).generate(PROMPTS, limits, SEEDS, calls.append)
     assert [s.tokens for s in out] == [s.tokens for s in expected]
     assert [len(s.tokens) for s in out] == limits
     for a, b in zip(out, expected, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
-    assert sorted(i for done in told for i in done) == list(range(len(PROMPTS)))
+    assert sorted(i for done in calls for i in done) == list(range(len(PROMPTS)))
 
 
-def test_an_engine_serves_again_after_end_tokens():
+def test_an_engine_can_be_reused_after_end_tokens():
     limits = [40] * 7
     free = one_at_a_time(limits)
     ends = (free[0].tokens[4], free[2].tokens[10], free[6].tokens[0])
-    used = engine(3, ends)
-    first, second = (used.generate(PROMPTS, limits, SEEDS) for _ in range(2))
+    reused = engine(3, ends)
+    first, second = (reused.generate(PROMPTS, limits, SEEDS) for _ in range(2))
     assert first == second
     for a, b in zip(first, free, strict=True):
         stop = next((i + 1 for i, t in enumerate(b.tokens) if t in ends), None)
@@ -58,33 +58,33 @@ def test_prompts_are_read_in_several_passes(monkeypatch):
     assert [s.tokens for s in engine(7).generate(PROMPTS, [12] * 7, SEEDS)] == [s.tokens for s in expected]
 
 
-def test_nothing_depends_on_what_a_slot_held_before():
-    used = engine(2)
-    used.generate(PROMPTS, [40] * 7, SEEDS)
-    again = used.generate(PROMPTS[3:], [20] * 4, SEEDS[3:])
+def test_samples_do_not_depend_on_a_slots_earlier_contents():
+    reused = engine(2)
+    reused.generate(PROMPTS, [40] * 7, SEEDS)
+    again = reused.generate(PROMPTS[3:], [20] * 4, SEEDS[3:])
     assert [s.tokens for s in again] == [s.tokens[:20] for s in one_at_a_time([40] * 7)[3:]]
 
 
-def test_off_cuda_the_cache_is_as_long_as_the_longest_row():
-    used = Engine(llama(), (), slots=3, size=5_000, max_new_tokens=4_900, temperature=1.0, top_p=1.0)
+def test_without_cuda_the_cache_is_as_long_as_the_longest_row():
+    decoder = Engine(llama(), (), slots=3, size=5_000, max_new_tokens=4_900, temperature=1.0, top_p=1.0)
     limits = [40, 1, 17, 1, 40, 9, 25]
-    out = used.generate(PROMPTS, limits, SEEDS)
+    out = decoder.generate(PROMPTS, limits, SEEDS)
     assert [s.tokens for s in out] == [s.tokens for s in one_at_a_time(limits)]
     longest = max(len(p) + n for p, n in zip(PROMPTS, limits, strict=True))
-    assert {layer.shape[2] for layer in used.cache.keys.values()} == {used.cache.room}
-    assert longest <= used.cache.room <= 2 * longest
+    assert {layer.shape[2] for layer in decoder.cache.keys.values()} == {decoder.cache.capacity}
+    assert longest <= decoder.cache.capacity <= 2 * longest
 
 
-# --- prompts that begin alike ----------------------------------------------------------------------------------------
+# --- shared prefixes -------------------------------------------------------------------------------------------------
 
 
 def words(count, seed):
     return [random.Random(f"{seed} {i}").randrange(3, 97) for i in range(count)]
 
 
-def few_shot():
-    """(prompts, tokens that need no reading with as many slots as prompts): two categories below one system message,
-    two that share the message alone, two without any, one prompt three times, one that is the beginning of others."""
+def few_shot_prompts():
+    """Prompts, and how many of their tokens need no reading: two categories with one system message, two prompts that
+    share only the message, two that share nothing, one prompt three times, and one that is a prefix of others."""
     system = words(66, "system")
     first, second, again = system + words(40, "first"), system + words(90, "second"), words(130, "again")
     prompts = [first + words(n, f"first {n}") for n in (3, 20, 7, 1, 12)]
@@ -93,12 +93,12 @@ def few_shot():
     prompts += [words(12, "alone"), words(200, "alone too")]
     prompts += [again, again, again, again[:70]]
     order = random.Random(5).sample(range(len(prompts)), len(prompts))
-    # `again` is cut for its beginning (3 · 69) or leaves it aside (2 · 129): the latter spares more
+    # The three `again` share 69 tokens with their prefix (saves 3 · 69), or 129 without it (saves 2 · 129, the better).
     return [prompts[i] for i in order], 4 * 106 + 2 * 156 + 66 + 2 * 129
 
 
-def both(prompts, slots, limits=None, model=None, **options):
-    """Samples without and with sharing, and the engine that shared."""
+def without_and_with_sharing(prompts, slots, limits=None, model=None, **options):
+    """Samples without sharing and with it, and the engine with it."""
     settings = {"size": 300, "max_new_tokens": 30, "temperature": 1.0, "top_p": 0.9} | options
     limits, seeds = limits or [30] * len(prompts), list(range(50, 50 + len(prompts)))
     sharing, plain = (
@@ -119,98 +119,100 @@ def assert_same(out, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 0.8)])
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 16])
-def test_sharing_writes_the_same(slots, temperature, top_p):
-    prompts, most = few_shot()
+def test_sharing_does_not_change_samples(slots, temperature, top_p):
+    prompts, expected_shared = few_shot_prompts()
     limits = [(7 * i) % 29 + 1 for i in range(len(prompts))]
-    expected, out, used = both(prompts, slots, limits, temperature=temperature, top_p=top_p)
+    expected, out, sharing = without_and_with_sharing(prompts, slots, limits, temperature=temperature, top_p=top_p)
     assert_same(out, expected)
-    assert used.shared_tokens == most  # however many slots: a prefix is kept until its last prompt has come
-    assert used.kept is None
+    # The number of slots does not matter: a prefix is kept until its last prompt is read.
+    assert sharing.shared_tokens == expected_shared
+    assert sharing.kept_prefix is None
 
 
 def test_sharing_over_several_passes(monkeypatch):
-    prompts, most = few_shot()
+    prompts, expected_shared = few_shot_prompts()
     monkeypatch.setattr("tutelage.sampling.engine._PREFILL_TOKENS", 210)
-    expected, out, used = both(prompts, 16)
+    expected, out, sharing = without_and_with_sharing(prompts, 16)
     assert_same(out, expected)
-    assert used.shared_tokens == most
+    assert sharing.shared_tokens == expected_shared
 
 
 def test_one_prompt_many_times_is_read_once_and_one_alone_in_full():
     prompt = words(150, "p")
-    expected, out, used = both([prompt] * 9, 4)
+    expected, out, sharing = without_and_with_sharing([prompt] * 9, 4)
     assert_same(out, expected)
     assert len({s.tokens for s in out}) == 9  # seeds differ
-    assert (used.read_tokens, used.shared_tokens) == (150 + 8, 8 * 149)
-    expected, out, used = both([prompt], 4)
+    assert (sharing.read_tokens, sharing.shared_tokens) == (150 + 8, 8 * 149)
+    expected, out, sharing = without_and_with_sharing([prompt], 4)
     assert_same(out, expected)
-    assert (used.read_tokens, used.shared_tokens) == (150, 0)
+    assert (sharing.read_tokens, sharing.shared_tokens) == (150, 0)
 
 
-def test_an_engine_that_shared_serves_other_prompts():
-    prompts, most = few_shot()
-    used = Engine(llama(), (), slots=3, size=300, max_new_tokens=20, temperature=1.0, top_p=1.0)
+def test_an_engine_that_shared_prefixes_can_be_reused():
+    prompts, expected_shared = few_shot_prompts()
+    reused = Engine(llama(), (), slots=3, size=300, max_new_tokens=20, temperature=1.0, top_p=1.0)
     for chosen in (prompts, PROMPTS, prompts):
         limits, seeds = [20] * len(chosen), list(range(len(chosen)))
         fresh = Engine(llama(), (), slots=5, size=300, max_new_tokens=20, temperature=1.0, top_p=1.0)
         fresh.share_prefixes = False
-        assert_same(used.generate(chosen, limits, seeds), fresh.generate(chosen, limits, seeds))
-        assert used.shared_tokens == (0 if chosen is PROMPTS else most)
+        assert_same(reused.generate(chosen, limits, seeds), fresh.generate(chosen, limits, seeds))
+        assert reused.shared_tokens == (0 if chosen is PROMPTS else expected_shared)
 
 
-def attended(device, dtype, lengths, whole):
-    """Attention of the last `lengths` of `whole` tokens, with two query heads a key head."""
+def attention_of_last_queries(device, dtype, lengths, key_lengths):
+    """Attention of the last `lengths` of `key_lengths` tokens, with two query heads per key head."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, 4, sum(lengths), 64), (1, 2, sum(whole), 64), (1, 2, sum(whole), 64)]
+    shapes = [(1, 4, sum(lengths), 64), (1, 2, sum(key_lengths), 64), (1, 2, sum(key_lengths), 64)]
     q, k, v = (torch.randn(shape, generator=generator).to(torch.bfloat16).to(device, dtype) for shape in shapes)
-    packing = Packing.of(lengths, torch.device(device), Packing.of(whole, torch.device(device)))
+    packing = Packing.of(lengths, torch.device(device), Packing.of(key_lengths, torch.device(device)))
     return packed_attention(torch.nn.Module(), q, k, v, None, packing=packing)[0].cpu().double()
 
 
-SHAPES = [([5, 200, 1, 33], [70, 200, 90, 300]), ([1, 1, 1], [40, 129, 300])]  # all queries alone is a case of its own
+SHAPES = [([5, 200, 1, 33], [70, 200, 90, 300]), ([1, 1, 1], [40, 129, 300])]  # the second: one query per sequence
 
 
-@pytest.mark.parametrize(("lengths", "whole"), SHAPES)
-def test_queries_are_the_last_of_their_sequences(lengths, whole):
-    full = attended("cpu", torch.float64, lengths, whole)
+@pytest.mark.parametrize(("lengths", "key_lengths"), SHAPES)
+def test_queries_are_the_last_of_their_sequences(lengths, key_lengths):
+    full = attention_of_last_queries("cpu", torch.float64, lengths, key_lengths)
     generator = torch.Generator().manual_seed(0)
-    shapes = [(4, sum(lengths), 64), (2, sum(whole), 64), (2, sum(whole), 64)]
+    shapes = [(4, sum(lengths), 64), (2, sum(key_lengths), 64), (2, sum(key_lengths), 64)]
     q, k, v = (torch.randn((1, *s), generator=generator).to(torch.bfloat16).double()[0] for s in shapes)
     at = first = 0
-    for new, every in zip(lengths, whole, strict=True):
+    for new, total in zip(lengths, key_lengths, strict=True):
         for i in range(new):
-            seen = slice(first, first + every - new + i + 1)
+            seen = slice(first, first + total - new + i + 1)
             for head in range(4):
                 weights = torch.softmax(k[head // 2, seen] @ q[head, at + i] / 8, 0)
                 torch.testing.assert_close(full[0, at + i, head], weights @ v[head // 2, seen])
-        at, first = at + new, first + every
+        at, first = at + new, first + total
 
 
 @NEEDS_GPU
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("lengths", "whole"), SHAPES)
-def test_the_device_masks_as_the_cpu_does(dtype, lengths, whole):
-    out, expected = (attended(*where, lengths, whole) for where in (("cuda", dtype), ("cpu", torch.float64)))
+@pytest.mark.parametrize(("lengths", "key_lengths"), SHAPES)
+def test_attention_on_the_gpu_equals_the_cpu(dtype, lengths, key_lengths):
+    places = (("cuda", dtype), ("cpu", torch.float64))
+    out, expected = (attention_of_last_queries(*place, lengths, key_lengths) for place in places)
     torch.testing.assert_close(out, expected, rtol=2e-2, atol=2e-2)
 
 
 @NEEDS_GPU
 @pytest.mark.parametrize("slots", [3, 16])
-def test_sharing_on_the_device_writes_what_the_cpu_writes_without(slots):
-    prompts, most = few_shot()
+def test_sharing_on_the_gpu_equals_the_cpu_without_sharing(slots):
+    prompts, expected_shared = few_shot_prompts()
     settings = {"slots": slots, "size": 300, "max_new_tokens": 30, "temperature": 1.0, "top_p": 0.9}
     rest = ([30] * len(prompts), list(range(len(prompts))))
-    used = Engine(llama().cuda(), (), **settings)
+    decoder = Engine(llama().cuda(), (), **settings)
     expected = Engine(llama(), (), share_prefixes=False, **settings).generate(prompts, *rest)
-    assert_same(used.generate(prompts, *rest), expected, 1e-3)
-    assert used.shared_tokens == most
+    assert_same(decoder.generate(prompts, *rest), expected, 1e-3)
+    assert decoder.shared_tokens == expected_shared
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 def test_sharing_in_half_precision(device):
-    """On a GPU this is another attention kernel. The first token's log-probability sees all of a prompt, and the
-    largest one hardly changes where another token becomes the likeliest."""
-    prompts, _ = few_shot()
+    """On a GPU this is another attention kernel. The first token's log-probability depends on the whole prompt, and the
+    largest one hardly changes if another token becomes the most likely."""
+    prompts, _ = few_shot_prompts()
     settings = {"slots": 5, "size": 300, "max_new_tokens": 1, "temperature": 0.0, "top_p": 1.0}
     model, rest = llama().to(device, torch.bfloat16), ([1] * len(prompts), [0] * len(prompts))
     out = Engine(model, (), **settings).generate(prompts, *rest)
@@ -220,7 +222,7 @@ def test_sharing_in_half_precision(device):
 
 @NEEDS_GPU
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_recorded_graph_writes_what_the_step_writes(dtype, monkeypatch):
+def test_the_recorded_graph_equals_the_plain_step(dtype, monkeypatch):
     monkeypatch.setattr(Engine, "_compact", lambda self, owner: owner)  # the graph always runs over all slots
     model = llama().to("cuda", dtype)
     settings = {"slots": 7, "size": 64, "max_new_tokens": 40, "temperature": 1.0, "top_p": 1.0}
@@ -232,8 +234,8 @@ def test_the_recorded_graph_writes_what_the_step_writes(dtype, monkeypatch):
 
 
 @NEEDS_GPU
-def test_the_device_writes_what_the_cpu_writes():
+def test_samples_on_the_gpu_equal_those_on_the_cpu():
     settings = {"max_new_tokens": 30, "temperature": 1.0, "top_p": 1.0, "seeds": SEEDS}
-    ours = TorchSampler(llama().cuda(), (), True, batch_size=3).sample(PROMPTS, **settings)
+    out = TorchSampler(llama().cuda(), (), True, batch_size=3).sample(PROMPTS, **settings)
     expected = TorchSampler(llama(), (), True).sample(PROMPTS, **settings)
-    assert [s.tokens for s in ours] == [s.tokens for s in expected]
+    assert [s.tokens for s in out] == [s.tokens for s in expected]

@@ -1,26 +1,26 @@
-"""Groups of prompts that begin alike, and the order in which they are read."""
+"""Groups of prompts with a common prefix, and the order in which they are read."""
 
 import random
 
 import pytest
 
-from tutelage.sampling.shared_prefix import Reading, find_groups, passes, reading_order
+from tutelage.sampling.shared_prefix import Prefill, find_groups, passes, reading_order
 
 
 def words(count, seed):
     return [random.Random(f"{seed} {i}").randrange(100_000) for i in range(count)]
 
 
-def groups_of(prompts, shortest=64, fewest=2):
-    """Sorted groups of at least two."""
-    return sorted((sorted(rows), shared) for rows, shared in find_groups(prompts, shortest, fewest))
+def groups_of(prompts, min_tokens=64, min_prompts=2):
+    """The groups, sorted."""
+    return sorted((sorted(rows), shared) for rows, shared in find_groups(prompts, min_tokens, min_prompts))
 
 
-def category(start, examples, seed, questions, own=50):
-    return [start + words(examples, seed) + words(own, f"{seed} q{i}") for i in range(questions)]
+def category(start, examples, seed, questions, length=50):
+    return [start + words(examples, seed) + words(length, f"{seed} q{i}") for i in range(questions)]
 
 
-def test_the_long_prefixes_of_categories_win_over_the_short_one_of_all():
+def test_long_prefixes_of_categories_are_preferred_to_a_short_one_of_all():
     system = words(70, "system")
     prompts = [p for c in "abcd" for p in category(system, 930, c, 6)]
     random.Random(0).shuffle(prompts)
@@ -30,60 +30,60 @@ def test_the_long_prefixes_of_categories_win_over_the_short_one_of_all():
     assert groups_of(prompts) == sorted((rows, 1000) for rows in by_start.values())
 
 
-def test_what_categories_leave_over_shares_the_short_prefix():
+def test_prompts_outside_the_categories_share_the_short_prefix():
     system = words(70, "system")
     prompts = category(system, 930, "a", 6) + [system + words(20, f"alone {i}") for i in range(3)]
     assert groups_of(prompts) == [([0, 1, 2, 3, 4, 5], 1000), ([6, 7, 8], 70)]
 
 
-def test_many_prompts_with_a_middling_prefix_win_over_two_with_a_long_one():
+def test_a_medium_prefix_of_many_prompts_is_preferred_to_a_long_one_of_two():
     start = words(500, "start")
     prompts = category(start, 0, "a", 20) + [start + words(100, "pair") + [i] for i in range(2)]
     assert groups_of(prompts) == [(list(range(22)), 500)]
 
 
-def test_a_prompt_keeps_its_last_token_to_itself():
+def test_a_prompts_last_token_is_never_shared():
     prompt = words(100, "p")
     assert groups_of([prompt] * 5) == [([0, 1, 2, 3, 4], 99)]
     assert groups_of([prompt, [*prompt, 1, 2], [*prompt, 1, 3]]) == [([0, 1, 2], 99)]
-    assert groups_of([prompt[:64], prompt[:64]], shortest=64) == []
-    assert groups_of([prompt[:65], prompt[:65]], shortest=64) == [([0, 1], 64)]
+    assert groups_of([prompt[:64], prompt[:64]], min_tokens=64) == []
+    assert groups_of([prompt[:65], prompt[:65]], min_tokens=64) == [([0, 1], 64)]
 
 
-def test_too_few_or_too_short_is_no_group():
+def test_too_few_prompts_or_too_short_a_prefix_make_no_group():
     prompts = category([], 200, "a", 3)
-    assert groups_of(prompts, fewest=3) == [([0, 1, 2], 200)]
-    assert groups_of(prompts, fewest=4) == []
-    assert groups_of(prompts, shortest=201) == []
-    assert groups_of([[1], [1], [], [2]], shortest=1) == []
+    assert groups_of(prompts, min_prompts=3) == [([0, 1, 2], 200)]
+    assert groups_of(prompts, min_prompts=4) == []
+    assert groups_of(prompts, min_tokens=201) == []
+    assert groups_of([[1], [1], [], [2]], min_tokens=1) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_groups_are_right_and_never_save_less_than_one_length_for_all(seed):
-    """Random trees of prompts: what is shared is shared, no prompt is in two groups, and the grouping saves at least
-    as much as cutting every prompt at any one length does."""
+    """Random trees of prompts: groups have a common prefix, no prompt is in two groups, and the grouping saves at least
+    as much as grouping all prompts by prefixes of any one length."""
     draw = random.Random(seed)
     prompts = [[]]
     for _ in range(60):
-        base = draw.choice(prompts)
-        prompts.append(base[: draw.randint(0, len(base))] + [draw.randrange(3) for _ in range(draw.randint(1, 12))])
-    shortest, fewest = 4, draw.choice([2, 4])
-    groups = find_groups(prompts, shortest, fewest)
+        parent = draw.choice(prompts)
+        prompts.append(parent[: draw.randint(0, len(parent))] + [draw.randrange(3) for _ in range(draw.randint(1, 12))])
+    min_tokens, min_prompts = 4, draw.choice([2, 4])
+    groups = find_groups(prompts, min_tokens, min_prompts)
     grouped = [i for rows, _ in groups for i in rows]
     assert len(grouped) == len(set(grouped))
     for rows, shared in groups:
-        assert len(rows) >= fewest
-        assert shared >= shortest
+        assert len(rows) >= min_prompts
+        assert shared >= min_tokens
         assert len({tuple(prompts[i][:shared]) for i in rows}) == 1
         assert all(len(prompts[i]) > shared for i in rows)
     saved = sum((len(rows) - 1) * shared for rows, shared in groups)
     assert saved > 0
-    for length in range(shortest, max(map(len, prompts))):
+    for length in range(min_tokens, max(map(len, prompts))):
         alike = {}
         for prompt in prompts:
             if len(prompt) > length:
                 alike[tuple(prompt[:length])] = alike.get(tuple(prompt[:length]), 0) + 1
-        assert saved >= sum((n - 1) * length for n in alike.values() if n >= fewest)
+        assert saved >= sum((n - 1) * length for n in alike.values() if n >= min_prompts)
 
 
 def test_reading_order_is_group_by_group_and_longest_first():
@@ -101,10 +101,11 @@ def test_reading_order_is_group_by_group_and_longest_first():
 
 
 def test_passes_keep_the_order_and_both_budgets():
-    rows = [Reading(range(n), i, start, 0) for i, (n, start) in enumerate([(90, 0), (90, 80), (90, 80), (90, 80)])]
-    rows += [Reading(range(300), 4, 0, 4), Reading(range(5), 5, 0, 5)]
-    slots = [[r.slot for r in part] for part in passes(rows, tokens=120, keys_a_token=100)]
+    rows = [Prefill(range(n), i, start, 0) for i, (n, start) in enumerate([(90, 0), (90, 80), (90, 80), (90, 80)])]
+    rows += [Prefill(range(300), 4, 0, 4), Prefill(range(5), 5, 0, 5)]
+    slots = [[r.slot for r in part] for part in passes(rows, tokens=120, keys_per_token=100)]
     assert slots == [[0, 1, 2, 3], [4], [5]]
-    slots = [[r.slot for r in part] for part in passes(rows, tokens=120, keys_a_token=4)]  # 22 for each of 90 keys
+    # 90 keys cost as much as 22 tokens.
+    slots = [[r.slot for r in part] for part in passes(rows, tokens=120, keys_per_token=4)]
     assert slots == [[0, 1], [2, 3], [4], [5]]
     assert list(passes([], 10, 4)) == []

@@ -1,4 +1,4 @@
-"""The decoder against transformers' generate, against the trainer's forward, and against the distribution itself."""
+"""The sampler against transformers' generate, the training forward pass, and the distribution itself."""
 
 import pytest
 import torch
@@ -22,9 +22,9 @@ def sampler_for(kind, ends=(), **options):
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_greedy_equals_generate(kind, batch_size):
     sampler = sampler_for(kind, batch_size=batch_size)
-    ours = sampler.sample(PROMPTS, max_new_tokens=12, temperature=0.0, top_p=1.0, seeds=[0] * 4)
+    samples = sampler.sample(PROMPTS, max_new_tokens=12, temperature=0.0, top_p=1.0, seeds=[0] * 4)
     reference = llama(packed=False) if kind == "packed" else gemma2()
-    for prompt, sample in zip(PROMPTS, ours, strict=True):
+    for prompt, sample in zip(PROMPTS, samples, strict=True):
         out = reference.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
         )
@@ -32,7 +32,7 @@ def test_greedy_equals_generate(kind, batch_size):
         assert not sample.finished
 
 
-def test_rows_that_end_early_leave_a_cache_with_linear_attention():
+def test_rows_that_end_early_are_dropped_from_a_linear_attention_cache():
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_a_model_whose_state_is_not_in_the_cache_is_refused():
         sampler.sample(PROMPTS, max_new_tokens=3, temperature=0.0, top_p=1.0, seeds=[0] * 4)
 
 
-def test_greedy_equals_generate_where_the_cache_is_asked_for_its_length():
+def test_greedy_equals_generate_for_a_model_that_asks_the_cache_for_its_length():
     from transformers import OPTConfig, OPTForCausalLM
 
     torch.manual_seed(0)
@@ -76,8 +76,10 @@ def test_greedy_equals_generate_where_the_cache_is_asked_for_its_length():
     expected = [model.generate(torch.tensor([p]), **options)[0, len(p) :].tolist() for p in PROMPTS]
     register_attention()
     model.set_attn_implementation(NAME)
-    ours = TorchSampler(model, (), True).sample(PROMPTS, max_new_tokens=12, temperature=0.0, top_p=1.0, seeds=[0] * 4)
-    assert [list(s.tokens) for s in ours] == expected
+    samples = TorchSampler(model, (), True).sample(
+        PROMPTS, max_new_tokens=12, temperature=0.0, top_p=1.0, seeds=[0] * 4
+    )
+    assert [list(s.tokens) for s in samples] == expected
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -130,11 +132,11 @@ def test_samples_follow_the_distribution(temperature, top_p):
     seen = torch.bincount(torch.tensor([s.tokens[0] for s in samples]), minlength=len(p)) / count
     assert torch.all(seen[p == 0] == 0)
     assert torch.all((seen - p).abs() <= 4.5 * (p * (1 - p) / count).sqrt() + 1e-12)
-    for sample in samples[:20]:  # raw distribution at the temperature, before top-p
+    for sample in samples[:20]:  # of the distribution at the temperature, before top-p
         assert sample.logprobs[0] == pytest.approx(raw[sample.tokens[0]].log().item(), abs=1e-4)
 
 
-def test_scores_are_without_dropout_in_the_midst_of_training():
+def test_scores_have_no_dropout_during_training():
     model = gemma2()
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5

@@ -1,5 +1,5 @@
-"""The vLLM backend against a stand-in for vLLM that decodes with transformers: what is asked for, in which order, and
-what becomes of the answers. A GPU with vLLM runs the real thing in `bench/sampling.py`."""
+"""The vLLM backend against a fake vLLM that decodes with transformers: the calls, their order, and the samples made of
+the outputs. `bench/sampling.py` runs the real vLLM on a GPU."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ SETTINGS = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0}
 
 
 class FakeLLM:
-    """One engine in this process: a model of its own, weights that sleep throws away."""
+    """One engine in this process, with a model of its own, whose weights are discarded by sleep."""
 
     made: ClassVar["list[FakeLLM]"] = []
 
@@ -31,7 +31,7 @@ class FakeLLM:
         self.llm_engine = types.SimpleNamespace(vllm_config=types.SimpleNamespace(use_v2_model_runner=False))
         self.shape = json.loads((Path(model) / "config.json").read_text())
         self.files = sorted(p.name for p in Path(model).iterdir())
-        self.weights = llama(seed=99)  # load_format dummy: not the student's
+        self.weights = llama(seed=99)  # load_format dummy: not the student's weights
         self.weights.load_weights = self.load
         FakeLLM.made.append(self)
 
@@ -69,7 +69,7 @@ class FakeLLM:
                 top_p=s.top_p,
                 seeds=[seed],
             )
-            # at each position the sampled token, then one that was likelier
+            # per position: the sampled token, then a more likely one
             pairs = [x for p in sample.logprobs for x in (p, 0.0)]
             logprobs = types.SimpleNamespace(logprobs=pairs, start_indices=list(range(0, len(pairs), 2)))
             logprobs = None if s.logprobs is None else logprobs
@@ -117,7 +117,7 @@ def test_new_weights_reach_it_and_sleep_gives_memory_back(vllm):
     sampler = VllmSampler(llama(), (), True, max_length=64)
     (engine,) = FakeLLM.made
     before = sampler.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)
-    same = sampler.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)  # awake again with the same weights
+    same = sampler.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)  # woken up with the same weights
     sampler.update_weights(llama(seed=5))
     after = sampler.sample(PROMPTS, seeds=[1, 2, 3], **SETTINGS)
     assert before == same != after
@@ -125,24 +125,24 @@ def test_new_weights_reach_it_and_sleep_gives_memory_back(vllm):
     assert engine.log == ["load", "reset", "generate", "sleep 2", *again, *again]
 
 
-def test_seeds_decide_together_or_one_by_one(vllm):
+def test_samples_depend_on_all_seeds_or_each_on_its_own(vllm):
     sampler = VllmSampler(llama(), (), True, max_length=64)
     state = torch.get_rng_state()
     a, b = (sampler.sample(PROMPTS, seeds=seeds, **SETTINGS) for seeds in ([1, 2, 3], [1, 2, 4]))
     assert a[0] != b[0]
-    assert torch.equal(state, torch.get_rng_state())  # nobody else's random numbers are used up
+    assert torch.equal(state, torch.get_rng_state())  # torch's global generator is not advanced
     single = VllmSampler(llama(), (), True, max_length=64, seeded=True)
     a, b = (single.sample(PROMPTS, seeds=seeds, **SETTINGS) for seeds in ([1, 2, 3], [1, 2, 4]))
     assert a[:2] == b[:2]
     assert a[2] != b[2]
 
 
-def test_the_second_model_runner_has_a_generator_a_row(vllm, monkeypatch):
-    """It takes no notice of torch's, so that the samples would be others each time."""
-    made = FakeLLM.__init__
+def test_the_second_model_runner_gets_one_seed_per_row(vllm, monkeypatch):
+    """It ignores torch's generator, so samples without seeds per row would differ from call to call."""
+    original_init = FakeLLM.__init__
 
     def second(self, model, **options):
-        made(self, model, **options)
+        original_init(self, model, **options)
         self.llm_engine.vllm_config.use_v2_model_runner = True
 
     monkeypatch.setattr(FakeLLM, "__init__", second)
@@ -151,13 +151,13 @@ def test_the_second_model_runner_has_a_generator_a_row(vllm, monkeypatch):
     assert [s.seed for s in FakeLLM.made[0].asked] == [1, 2, 3]
 
 
-def test_without_vllm_it_says_what_to_do(monkeypatch):
+def test_without_vllm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(TutelageError, match=r"pip install 'tutelage\[vllm\]'"):
         VllmSampler(llama(), (), True, max_length=64)
 
 
-def test_a_recipe_chooses_it_and_a_cpu_refuses():
+def test_the_config_chooses_the_backend_and_vllm_needs_cuda():
     loaded = types.SimpleNamespace(model=llama(), template=types.SimpleNamespace(end_of_turn_ids=(2,)), packed=True)
     sampler = make_sampler(loaded, SamplingConfig(batch_size=7), more_ends=(3,))
     assert (sampler.end_ids, sampler.batch_size) == ((2, 3), 7)

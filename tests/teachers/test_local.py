@@ -1,4 +1,4 @@
-"""The teacher's end of turn becomes the student's."""
+"""The teacher's signal, and the exchange of its end of turn with the student's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def swapped(ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", MAKERS)
 @torch.no_grad()
-def test_exchanged_logits_are_the_originals_with_both_ids_swapped(kind: str):
+def test_exchanged_logits_are_the_original_ones_with_both_ids_swapped(kind: str):
     original, changed = MAKERS[kind](), MAKERS[kind]()
     exchange_tokens(changed, A, B)
     ids = torch.tensor([[5, A, 9, B, B, 30, A, 11]])
@@ -38,7 +38,7 @@ def test_exchanged_logits_are_the_originals_with_both_ids_swapped(kind: str):
 
 
 @torch.no_grad()
-def test_a_bias_of_the_head_goes_along():
+def test_the_heads_bias_is_exchanged_too():
     model = tiny.llama(tie=False, packed=False)
     model.lm_head.bias = torch.nn.Parameter(torch.arange(97.0))
     before = model(torch.tensor([[5, 9]])).logits
@@ -49,10 +49,10 @@ def test_a_bias_of_the_head_goes_along():
 
 @pytest.mark.parametrize("tie", [True, False])
 @torch.no_grad()
-def test_the_students_end_gets_the_chance_of_the_teachers(tie: bool):
+def test_the_students_end_gets_the_probability_of_the_teachers(tie: bool):
     """The teacher ends turns with `</s>` (2), the student with `w7` (7)."""
     sequence = tiny.sequences((20,))[0]
-    sequence.ids[[6, 19]] = B  # the student's end, as the student's tokenizer writes it
+    sequence.ids[[6, 19]] = B  # the student's end token
     original = tiny.llama(tie=tie, packed=False)
     expected = original(swapped(sequence.ids)[None]).logits[0, 3:-1].softmax(-1)
 
@@ -69,7 +69,7 @@ def test_the_students_end_gets_the_chance_of_the_teachers(tie: bool):
 
 
 @pytest.mark.parametrize("end", [None, A])
-def test_the_same_end_leaves_the_teacher_alone_and_frozen(end: int | None):
+def test_an_equal_end_leaves_the_teacher_unchanged_and_frozen(end: int | None):
     reference, model = tiny.llama(), tiny.llama().train()
     teacher = Teacher(jobs.loaded(model), student_end_id=end)
     for a, b in zip(reference.parameters(), model.parameters(), strict=True):
@@ -80,7 +80,7 @@ def test_the_same_end_leaves_the_teacher_alone_and_frozen(end: int | None):
     assert (tuple(signal.hidden.shape), signal.hidden.requires_grad) == ((7, 32), False)
 
 
-def test_autocast_of_the_student_does_not_reach_the_teacher():
+def test_the_students_autocast_does_not_affect_the_teacher():
     batch = make_micro_batch(tiny.sequences((9, 6)), [1.0, 1.0], False)
     teacher = Teacher(jobs.loaded(tiny.llama()))
     plain = teacher.signal(batch).hidden

@@ -1,4 +1,4 @@
-"""The sampler that a `sampling` section asks for."""
+"""Making the sampler that a `sampling` section of a recipe names."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ def make_sampler(
     dtype: torch.dtype | None = None,
     longest: int | None = None,
     training: bool = False,
+    cache_share: float = 0.5,
 ) -> Sampler:
     """A sampler of `loaded` in `dtype` (default: the model's own) that also stops at the ids `more_ends`.
 
-    `longest`: tokens of the longest prompt and response together, where known; vLLM plans its memory with it.
-    `training`: the model is being trained in the same process, so the sampler gives memory back between two calls.
-    Raises TutelageError where vLLM is asked for and there is no CUDA device, or it is not installed.
+    longest: tokens of the longest prompt and response together, if known; vLLM plans its memory with it.
+    training: the model is trained in the same process, so that vLLM gives memory back between two calls.
+    cache_share: the share of free device memory that the engine's keys and values may use.
+
+    Raises TutelageError if vLLM is requested without a CUDA device, or is not installed.
     """
     ends = (*loaded.template.end_of_turn_ids, *more_ends)
     if sampling.backend == "torch":
-        return TorchSampler(loaded.model, ends, loaded.packed, sampling.batch_size, dtype)
+        return TorchSampler(loaded.model, ends, loaded.packed, sampling.batch_size, dtype, cache_share=cache_share)
     if next(loaded.model.parameters()).device.type != "cuda":
         raise TutelageError("sampling.backend: vllm needs a CUDA device; set it to torch")
     from tutelage.sampling.vllm_sampler import VllmSampler

@@ -1,8 +1,8 @@
-"""Decoding for architectures that need transformers' own masks and caches: padded on the left, batch by batch."""
+"""Decoding for architectures that need transformers' own masks and caches: left-padded, one batch after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import Sample
 from tutelage.models.language_model import language_model_head
 from tutelage.sampling.draw_token import choose, uniform_table
+from tutelage.sampling.sampler import Ended
 
 
 @torch.no_grad()
@@ -25,9 +26,14 @@ def decode_padded(
     temperature: float,
     top_p: float,
     batch_size: int,
-    ended: Callable[[Mapping[int, Sample]], None] | None = None,
+    ended: Ended | None = None,
 ) -> list[Sample]:
-    """One sample a prompt. Batches hold prompts of like length, the longest first."""
+    """One sample per prompt; arguments as in `Sampler.sample`, `ends` are the token ids that end a response.
+
+    Batches contain prompts of similar length, the longest first.
+
+    Raises TutelageError for a model that does not keep its state in transformers' cache.
+    """
     out: dict[int, Sample] = {}
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     for start in range(0, len(order), batch_size):
@@ -42,6 +48,8 @@ def decode_padded(
 
 
 class _Batch:
+    """Left-padded prompts with their cache."""
+
     def __init__(self, model: Any, prompts: list[list[int]]) -> None:
         from transformers import DynamicCache
 
@@ -56,21 +64,22 @@ class _Batch:
     def decode(
         self, ends: Sequence[int], seeds: Sequence[int], limit: int, temperature: float, top_p: float
     ) -> list[Sample]:
+        """One sample of at most `limit` tokens per prompt, in their order."""
         end_ids = torch.tensor(tuple(ends) or (-1,), device=self.device)
         uniforms = uniform_table(seeds, limit).to(self.device)
-        rows = torch.arange(len(seeds), device=self.device)  # the rows that are still computed
+        rows = torch.arange(len(seeds), device=self.device)  # the rows still in the batch
         finished = torch.zeros(len(seeds), dtype=torch.bool, device=self.device)
         written = torch.full((len(seeds),), limit, device=self.device)
         tokens = torch.zeros((len(seeds), limit), dtype=torch.int64, device=self.device)
         logprobs = torch.zeros((len(seeds), limit), dtype=torch.float32, device=self.device)
-        hidden = self._run(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        hidden = self._forward(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
         self._check_cache()
         for step in range(limit):
             chosen, logprob = choose(hidden, self.head, uniforms[rows, step], temperature, top_p)
             tokens[rows, step], logprobs[rows, step] = chosen, logprob
-            done = torch.isin(chosen, end_ids) & ~finished[rows]
-            written[rows] = torch.where(done, step + 1, written[rows])
-            finished[rows] |= done
+            at_end = torch.isin(chosen, end_ids) & ~finished[rows]
+            written[rows] = torch.where(at_end, step + 1, written[rows])
+            finished[rows] |= at_end
             live = ~finished[rows]
             if step + 1 == limit or not bool(live.any()):
                 break
@@ -78,24 +87,27 @@ class _Batch:
                 keep = live.nonzero().squeeze(-1)
                 rows, chosen = rows[keep], chosen[keep]
                 self.mask, self.lengths = self.mask[keep], self.lengths[keep]
-                self.cache.reorder_cache(keep)  # the one selection that linear attention has too (Qwen 3.5, LFM 2)
+                self.cache.reorder_cache(
+                    keep
+                )  # the only selection that linear attention supports too (Qwen 3.5, LFM 2)
             self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-            hidden = self._run(chosen[:, None], self.lengths[:, None])
+            hidden = self._forward(chosen[:, None], self.lengths[:, None])
             self.lengths = self.lengths + 1
         columns = (x.tolist() for x in (tokens, logprobs, written, finished))
-        return [Sample(tuple(t[:n]), tuple(p[:n]), done) for t, p, n, done in zip(*columns, strict=True)]
+        return [Sample(tuple(t[:n]), tuple(p[:n]), at_end) for t, p, n, at_end in zip(*columns, strict=True)]
 
     def _check_cache(self) -> None:
-        """Some keep their state elsewhere, and without it every token would be drawn from the last one alone."""
-        held = [x for layer in self.cache.layers for x in vars(layer).values()]
-        tensors = [x for group in held for x in (group.values() if isinstance(group, dict) else (group,))]
+        """Raise TutelageError if the cache is empty: each token would depend only on the one before it."""
+        fields = [x for layer in self.cache.layers for x in vars(layer).values()]
+        tensors = [x for group in fields for x in (group.values() if isinstance(group, dict) else (group,))]
         if not any(isinstance(x, Tensor) for x in tensors):
             raise TutelageError(
                 f"{type(self.model).__name__} does not keep its state in transformers' cache, so it cannot be "
                 "sampled from: use a model of another architecture, or `on_policy: 0`"
             )
 
-    def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states [B, D] after feeding ids [B, L]."""
         out = self.decoder(
             input_ids=ids,
             attention_mask=self.mask,

@@ -1,11 +1,11 @@
-"""Writing responses: token ids in, token ids and their log-probabilities out.
+"""The sampler's protocol: prompts as token ids in, responses as token ids with log-probabilities out.
 
-`TorchSampler` decodes with any transformers model, in one of two ways: models that run packed (`models/attention.py`)
-through `engine.py`, the others left-padded through `padded_decoding.py`.
+`TorchSampler` runs with any transformers model, `VllmSampler` runs vLLM on the GPU that trains.
 
-Every sample has its own seed, and token n of a sample is drawn with the n-th number of that seed's generator, so a
-sample does not depend on which others are decoded beside it. Log-probabilities are of softmax(logits / temperature)
-before top-p (at temperature 0: of softmax(logits)), under the weights of the last `update_weights`.
+Each sample has its own seed, and token n of a sample is drawn with the n-th number of that seed's generator, so a
+sample does not depend on the other samples of the call. Log-probabilities are those of softmax(logits / temperature)
+before top-p (at temperature 0: of softmax(logits)), under the weights of the last `update_weights`. vLLM differs where
+`vllm_sampler.py` says so.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from tutelage.common.types import Sample
 
+# Called with the samples that have ended since the last call, by index of the prompt.
 Ended = Callable[[Mapping[int, Sample]], None]
 
 
 class Sampler(Protocol):
-    """What rollouts, evaluation and synthesis ask of a backend."""
+    """What rollouts, evaluation and synthesis need from a sampling backend."""
 
     def sample(
         self,
@@ -34,25 +35,26 @@ class Sampler(Protocol):
         seeds: Sequence[int],
         ended: Ended | None = None,
     ) -> list[Sample]:
-        """One response a prompt; prompts may differ in length; stops at every end-of-turn id. `ended` is given the
-        samples that have ended since its last call, by prompt."""
+        """One response per prompt, of at most `max_new_tokens` tokens; it stops at every end-of-turn id.
+
+        prompts: token ids, of any lengths. seeds: one per prompt. ended: called during the work, see `Ended`.
+        """
         ...
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
-        """log p(continuation token | everything before), float32, one tensor per pair; temperature 1."""
+        """log p(continuation token | all tokens before it) in nats at temperature 1, one float32 tensor per pair."""
         ...
 
     def update_weights(self, student: Any) -> None:
-        """Sample from these weights from now on."""
+        """Use the weights of `student` (a transformers model) for all later calls."""
         ...
 
 
 @dataclass
 class Tally:
-    """What `sample` has done so far: prompt tokens that went through the model and those that did not because other
-    prompts of the call began with them, tokens drawn, and the seconds it took."""
+    """Totals over the calls of `sample`."""
 
-    read: int = 0
-    shared: int = 0
-    drawn: int = 0
+    read: int = 0  # prompt tokens that went through the model
+    shared: int = 0  # prompt tokens copied from another prompt of the call with the same prefix
+    drawn: int = 0  # tokens written
     seconds: float = 0.0

@@ -1,8 +1,12 @@
-"""Which prompts begin alike, so that what they share is read once: few-shot examples, or one prompt many times.
+"""Finding prompts with a common prefix, which is then read once (few-shot examples, several samples per prompt).
 
-Sorted prompts form a tree: two neighbours part at some length, and all between two earlier partings is one
-branch. Each branch of at least `fewest` prompts is either one group (all of it shares what the branch shares), or its
-own branches' groups and what they left over, whichever saves more tokens.
+In sorted order, prompts with a common prefix are neighbours, and the prefixes form a tree: a branch is a run of
+neighbours that share a prefix, and branches with longer prefixes lie inside it. For each branch the cheaper choice is
+taken: one group of all its prompts, or the groups of its inner branches and one group of the prompts left over.
+
+Example: prompts A and B share 1,000 tokens (a system message and few-shot examples), C shares only the 70 tokens of the
+system message with them. The branch {A, B, C} as one group saves 2 × 70 = 140 tokens; the inner branch {A, B} as a
+group saves 1,000. So A and B form a group that shares 1,000 tokens, and C is read alone.
 """
 
 from __future__ import annotations
@@ -12,22 +16,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SHORTEST = 64  # tokens that a shared prefix must have
-FEWEST = 2  # prompts that must share it
+MIN_SHARED_TOKENS = 64  # shorter prefixes are not shared
+MIN_PROMPTS = 2  # in a group
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Prompt `index` begins with the `shared` tokens that all of its group begin with; 0: it is alone in its group."""
+class GroupedPrompt:
+    """A prompt's place in the prefill order."""
 
-    index: int
+    index: int  # in the caller's list
     group: int
-    shared: int
+    shared: int  # length of the group's common prefix; 0: the prompt is alone in its group
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A prompt for `slot`. Its first `start` tokens are in slot `holder`, since long or from the same pass."""
+class Prefill:
+    """A prompt to be read into `slot`. Its first `start` tokens are already cached in slot `holder`, or will be by this
+    very pass."""
 
     ids: Sequence[int]
     slot: int
@@ -36,45 +41,62 @@ class Reading:
 
 
 def reading_order(
-    prompts: Sequence[Sequence[int]], *, shortest: int = SHORTEST, fewest: int = FEWEST, share: bool = True
-) -> list[Turn]:
-    """All prompts, group by group and the longest first: prompts of a group, and groups by their longest prompt."""
-    groups = find_groups(prompts, shortest, fewest) if share else []
-    together = {i for rows, _ in groups for i in rows}
-    groups += [([i], 0) for i in range(len(prompts)) if i not in together]
+    prompts: Sequence[Sequence[int]],
+    *,
+    min_tokens: int = MIN_SHARED_TOKENS,
+    min_prompts: int = MIN_PROMPTS,
+    share: bool = True,
+) -> list[GroupedPrompt]:
+    """All prompts, one group after the other; the longest first within a group, and the groups by their longest prompt.
+
+    min_tokens: shortest prefix that is shared; min_prompts: smallest group; share=False: every prompt is alone.
+    """
+    groups = find_groups(prompts, min_tokens, min_prompts) if share else []
+    as_one_group = {i for rows, _ in groups for i in rows}
+    groups += [([i], 0) for i in range(len(prompts)) if i not in as_one_group]
     ordered = [(sorted(rows, key=lambda i: (-len(prompts[i]), i)), shared) for rows, shared in groups]
     ordered.sort(key=lambda group: (-len(prompts[group[0][0]]), group[0][0]))
-    return [Turn(i, number, shared) for number, (rows, shared) in enumerate(ordered) for i in rows]
+    return [GroupedPrompt(i, number, shared) for number, (rows, shared) in enumerate(ordered) for i in rows]
 
 
-def find_groups(prompts: Sequence[Sequence[int]], shortest: int, fewest: int) -> list[tuple[list[int], int]]:
-    """(prompts, tokens they share) of every group worth forming. A prompt never shares its last token: reading that
-    one gives its first new token."""
-    heads = [np.asarray(prompt[:-1], dtype=">u4") for prompt in prompts]
-    keys = [head.tobytes() for head in heads]  # big-endian, so that bytes sort as numbers do
+def find_groups(prompts: Sequence[Sequence[int]], min_tokens: int, min_prompts: int) -> list[tuple[list[int], int]]:
+    """(indices of the prompts, length of their common prefix) for every group that saves tokens.
+
+    A prompt's last token is never part of a shared prefix: it must be read to get the first new token.
+    """
+    shareable = [np.asarray(prompt[:-1], dtype=">u4") for prompt in prompts]
+    keys = [head.tobytes() for head in shareable]  # big-endian, so that bytes sort like the token ids
     order = sorted(range(len(prompts)), key=lambda i: keys[i])
     path = [_Branch(0, 0)]  # from the root to the last prompt
     for place, i in enumerate(order):
-        _close(path, _common(heads[order[place - 1]], heads[i]) if place else 0, order, shortest, fewest)
-        if len(heads[i]) > path[-1].length:
-            path.append(_Branch(len(heads[i]), place))
+        _close_branches(
+            path,
+            _common_prefix(shareable[order[place - 1]], shareable[i]) if place else 0,
+            order,
+            min_tokens,
+            min_prompts,
+        )
+        if len(shareable[i]) > path[-1].length:
+            path.append(_Branch(len(shareable[i]), place))
         path[-1].count += 1
-        path[-1].loose.append(i)
-    _close(path, 0, order, shortest, fewest)
+        path[-1].ungrouped.append(i)
+    _close_branches(path, 0, order, min_tokens, min_prompts)
     return path[0].groups
 
 
-def passes(readings: Sequence[Reading], tokens: int, keys_a_token: int) -> Iterator[list[Reading]]:
-    """Parts of at most so many tokens to read, and that many keys for each, in the order given: no prompt comes before
-    the one that begins like it. A longer prompt gets a part of its own."""
-    part: list[Reading] = []
+def passes(prefills: Sequence[Prefill], tokens: int, keys_per_token: int) -> Iterator[list[Prefill]]:
+    """Split into packed passes of at most `tokens` tokens to read and `keys_per_token` × `tokens` keys to attend to.
+
+    The order is kept, so that no prompt comes before the holder of its prefix. A longer prompt gets a pass of its own.
+    """
+    part: list[Prefill] = []
     used = 0
-    for reading in readings:
-        cost = max(len(reading.ids) - reading.start, len(reading.ids) // keys_a_token)
+    for prefill in prefills:
+        cost = max(len(prefill.ids) - prefill.start, len(prefill.ids) // keys_per_token)
         if part and used + cost > tokens:
             yield part
             part, used = [], 0
-        part.append(reading)
+        part.append(prefill)
         used += cost
     if part:
         yield part
@@ -82,44 +104,45 @@ def passes(readings: Sequence[Reading], tokens: int, keys_a_token: int) -> Itera
 
 @dataclass
 class _Branch:
-    """Prompts that share `length` tokens: `count` of them in sorted order from `start`."""
+    """Prompts that share `length` tokens: the `count` prompts from position `start` of the sorted order."""
 
     length: int
     start: int
     count: int = 0
-    saved: int = 0
+    saved: int = 0  # tokens, by `groups`
     groups: list[tuple[list[int], int]] = field(default_factory=list)
-    loose: list[int] = field(default_factory=list)  # in none of the groups
+    ungrouped: list[int] = field(default_factory=list)  # in none of the groups
 
 
-def _close(path: list[_Branch], length: int, order: list[int], shortest: int, fewest: int) -> None:
-    """The next prompt shares `length` tokens with the last: branches longer than that are complete."""
+def _close_branches(path: list[_Branch], length: int, order: list[int], min_tokens: int, min_prompts: int) -> None:
+    """Close the branches of more than `length` tokens, which is what the next prompt shares with the last one."""
     while path[-1].length > length:
         branch = path.pop()
-        if branch.length >= shortest:
-            _form_groups(branch, order, fewest)
+        if branch.length >= min_tokens:
+            _form_groups(branch, order, min_prompts)
         if path[-1].length < length:
             path.append(_Branch(length, branch.start))
         parent = path[-1]
         parent.count += branch.count
         parent.saved += branch.saved
         parent.groups += branch.groups
-        parent.loose += branch.loose
+        parent.ungrouped += branch.ungrouped
 
 
-def _form_groups(branch: _Branch, order: list[int], fewest: int) -> None:
-    together = (branch.count - 1) * branch.length
-    left_over = (len(branch.loose) - 1) * branch.length if len(branch.loose) >= fewest else 0
-    if branch.count >= fewest and together >= branch.saved + left_over:
+def _form_groups(branch: _Branch, order: list[int], min_prompts: int) -> None:
+    """Decide between one group for the whole branch, and the inner groups plus one of the prompts left over."""
+    as_one_group = (branch.count - 1) * branch.length
+    left_over = (len(branch.ungrouped) - 1) * branch.length if len(branch.ungrouped) >= min_prompts else 0
+    if branch.count >= min_prompts and as_one_group >= branch.saved + left_over:
         branch.groups = [(order[branch.start : branch.start + branch.count], branch.length)]
-        branch.loose, branch.saved = [], together
+        branch.ungrouped, branch.saved = [], as_one_group
     elif left_over:
-        branch.groups.append((branch.loose, branch.length))
-        branch.loose, branch.saved = [], branch.saved + left_over
+        branch.groups.append((branch.ungrouped, branch.length))
+        branch.ungrouped, branch.saved = [], branch.saved + left_over
 
 
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two prompts begin with alike."""
+def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """The number of tokens that two prompts have in common at their start."""
     length = min(len(a), len(b))
     different = a[:length] != b[:length]
     return int(different.argmax()) if different.any() else length

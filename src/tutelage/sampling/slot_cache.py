@@ -1,4 +1,4 @@
-"""The keys and values of the rows that an engine decodes: each row has a slot of its own."""
+"""The key-value cache of the engine: each row has a slot of its own."""
 
 from __future__ import annotations
 
@@ -11,91 +11,94 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a packed pass finds all K keys that it attends to: key k lies in slot `held[k]` at `positions[k]`, and
-    belongs to the row in slot `rows[k]`. int64 [K] each."""
+    """Where a packed pass finds the K keys that it attends to, int64 [K] each.
 
-    held: Tensor
+    Key k is in slot `holders[k]` at `positions[k]`, and belongs to the row in slot `rows[k]`.
+    """
+
+    holders: Tensor
     rows: Tensor
     positions: Tensor
 
 
 class SlotCache:
-    """Keys and values [slots, H_kv, room, E] a layer. Looks like transformers' cache to the attention layers.
+    """Keys and values per layer, [slots, H_kv, capacity, E], with the interface of transformers' cache.
 
-    The room grows with the longest row, up to `size`: most rows end long before their limit. On CUDA the recorded step
-    needs it whole, and gets it by looking at all of it.
+    The capacity grows with the longest row, up to `size` positions, because most rows end long before their limit. On
+    CUDA the recorded graph needs a fixed shape, so the cache is allocated in full at once.
     """
 
     def __init__(self, slots: int, size: int) -> None:
-        self.slots, self.size, self.room = slots, size, 0
+        self.slots, self.size, self.capacity = slots, size, 0
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self._places: tuple[Tensor, Tensor] | None = None
+        self._destination: tuple[Tensor, Tensor] | None = None
         self._sources: Sources | None = None
-        self._used = 0  # 0: reading prompts
+        self._used = 0  # positions that a decoding step attends to; 0 during prefill
 
-    def write_to(self, slots: Tensor, positions: Tensor, longest: int, sources: Sources | None = None) -> None:
-        """The next pass is packed: its token t goes to (slots[t], positions[t]); the longest row has `longest`.
+    def begin_prefill(self, slots: Tensor, positions: Tensor, longest: int, sources: Sources | None = None) -> None:
+        """Announce a packed pass: its token t goes to (slots[t], positions[t]); the longest row has `longest` tokens.
 
-        With `sources`, rows take over what other slots hold, or get in this very pass.
+        With `sources`, rows copy prefixes that other slots have, or get by this very pass.
         """
-        self._places, self._sources, self._used = (slots, positions), sources, 0
-        self._make_room(longest)
+        self._destination, self._sources, self._used = (slots, positions), sources, 0
+        self._grow(longest)
 
-    def write_at(self, rows: Tensor, positions: Tensor, used: int) -> None:
-        """The next pass has one token a row; attention looks at the first `used` positions."""
-        self._places, self._used = (rows, positions), used
-        self._make_room(used)
+    def begin_decode(self, rows: Tensor, positions: Tensor, used: int) -> None:
+        """Announce a pass of one token per row; attention covers the first `used` positions."""
+        self._destination, self._used = (rows, positions), used
+        self._grow(used)
 
-    def _make_room(self, needed: int) -> None:
-        needed = min(needed + 1, self.size)  # a row that has ended goes on writing behind its last token
-        if needed <= self.room:
+    def _grow(self, needed: int) -> None:
+        """Enlarge the cache to at least `needed` positions per slot."""
+        needed = min(needed + 1, self.size)  # an ended row goes on writing after its last token
+        if needed <= self.capacity:
             return
-        self.room = min(max(needed, self.room * 3 // 2), self.size)
+        self.capacity = min(max(needed, self.capacity * 3 // 2), self.size)
         for store in (self.keys, self.values):
             for layer, old in store.items():
-                store[layer] = F.pad(old, (0, 0, 0, self.room - old.shape[2]))
+                store[layer] = F.pad(old, (0, 0, 0, self.capacity - old.shape[2]))
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer: store the new keys and values, give back what to attend to."""
-        assert self._places is not None
-        rows, positions = self._places
-        reading = self._used == 0
+        """Called by each attention layer: store the new keys and values, return all that the pass attends to."""
+        assert self._destination is not None
+        rows, positions = self._destination
+        prefill = self._used == 0
         for store, new in ((self.keys, key), (self.values, value)):
             if layer_idx not in store:
-                store[layer_idx] = new.new_zeros((self.slots, new.shape[1], self.room, new.shape[3]))
-            store[layer_idx][rows, :, positions] = new[0].transpose(0, 1) if reading else new[:, :, 0]
-        if reading and self._sources is None:
+                store[layer_idx] = new.new_zeros((self.slots, new.shape[1], self.capacity, new.shape[3]))
+            store[layer_idx][rows, :, positions] = new[0].transpose(0, 1) if prefill else new[:, :, 0]
+        if prefill and self._sources is None:
             return key, value
         keys, values = self.keys[layer_idx], self.values[layer_idx]
-        if reading:
-            return self._take_over(keys), self._take_over(values)
+        if prefill:
+            return self._copy_from_holders(keys), self._copy_from_holders(values)
         return keys[: len(rows), :, : self._used], values[: len(rows), :, : self._used]
 
-    def _take_over(self, layer: Tensor) -> Tensor:
-        """Copy to each row what it has in another slot; all that the pass attends to, [1, H_kv, K, E]."""
+    def _copy_from_holders(self, layer: Tensor) -> Tensor:
+        """Copy shared prefixes to each row's slot; returns all that the pass attends to, [1, H_kv, K, E]."""
         assert self._sources is not None
-        held, rows, positions = self._sources.held, self._sources.rows, self._sources.positions
-        found = layer[held, :, positions]
+        holders, rows, positions = self._sources.holders, self._sources.rows, self._sources.positions
+        found = layer[holders, :, positions]
         layer[rows, :, positions] = found
         return found.transpose(0, 1)[None]
 
     def get_seq_length(self, *_: Any) -> int:
-        """Asked by models that could work positions out from it (OPT); they are given."""
+        """0: some models (OPT) ask for it to compute positions, which the engine passes anyway."""
         return 0
 
-    def move(self, keep: Tensor) -> None:
-        """Slot keep[i] becomes slot i."""
+    def compact(self, keep: Tensor) -> None:
+        """Move slot keep[i] to slot i."""
         for store in (self.keys, self.values):
             for layer in store.values():
                 layer[: len(keep)] = layer[keep]
 
-    def copy_of(self, slot: int, length: int) -> list[Tensor]:
-        """The first `length` positions of a slot, for `put`; the slot may then serve another row."""
+    def copy_prefix(self, slot: int, length: int) -> list[Tensor]:
+        """A copy of the first `length` positions of a slot, for `restore`."""
         return [layer[slot, :, :length].clone() for store in (self.keys, self.values) for layer in store.values()]
 
-    def put(self, slot: int, copy: list[Tensor]) -> None:
-        """Write what `copy_of` gave to the beginning of a slot."""
+    def restore(self, slot: int, copy: list[Tensor]) -> None:
+        """Write a copy made by `copy_prefix` to the beginning of a slot."""
         layers = [layer for store in (self.keys, self.values) for layer in store.values()]
         for layer, part in zip(layers, copy, strict=True):
             layer[slot, :, : part.shape[1]] = part

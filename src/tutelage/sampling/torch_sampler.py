@@ -1,4 +1,4 @@
-"""The sampler that runs everywhere: our engine on packed models, transformers' cache elsewhere."""
+"""The sampler for any transformers model: `engine.py` for packed models, `padded_decoding.py` for the others."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from tutelage.sampling.engine import Engine
 from tutelage.sampling.padded_decoding import decode_padded
 from tutelage.sampling.sampler import Ended, Tally
 
-_SIZE_STEP = 256  # on CUDA, engines are made for lengths rounded up to this, so that few have to be made
+_SIZE_STEP = 256  # on CUDA an engine's row length is rounded up to a multiple of this, so that few engines are made
 
 
 class TorchSampler:
-    """Decoding with a transformers model. Where `dtype` is not its own, or it is sharded (then all ranks call this and
-    `update_weights` together), with a copy that `update_weights` refreshes.
+    """Samples from a transformers model, or from a copy of it that `update_weights` refreshes.
 
-    `tally` counts from the start; a `Tally()` put in its place counts from then on. `cache_share`: of the device memory
-    that is free when an engine is made, at most, for keys and values; training beside it needs the rest.
+    There is a copy if `dtype` is not the model's own, or if the model is sharded; then all ranks must construct the
+    sampler and call `update_weights` together. end_ids: token ids that end a response. packed: whether the model takes
+    packed sequences. batch_size: rows decoded at a time. cache_share: the share of the device memory free when an
+    engine is made that keys and values may use; training in the same process needs the rest.
+
+    `tally` counts all calls; assign a new `Tally()` to start again.
     """
 
     def __init__(
@@ -42,14 +45,14 @@ class TorchSampler:
     ) -> None:
         self.share_prefixes, self.cache_share, self.tally = share_prefixes, cache_share, Tally()
         self.end_ids, self.packed, self.batch_size = tuple(end_ids), packed, batch_size
-        # A sharded model serves no sampler: its ranks do not decode in step.
+        # A sharded model cannot be sampled from directly: its ranks do not decode in step.
         self._own_copy = is_sharded(model) or (dtype is not None and dtype != next(model.parameters()).dtype)
         self.model = plain_copy(model, dtype) if self._own_copy else model
         self.device = next(self.model.parameters()).device
         self._engine: Engine | None = None
 
     def update_weights(self, student: Any) -> None:
-        """Copy `student`'s weights when this sampler holds a copy; a sampler over the live model sees them anyway."""
+        """Copy the weights of `student` if this sampler has a copy; without one it uses the live weights anyway."""
         if not self._own_copy:
             return
         copy_weights(student, self.model)
@@ -65,7 +68,7 @@ class TorchSampler:
         seeds: Sequence[int],
         ended: Ended | None = None,
     ) -> list[Sample]:
-        """See `Sampler`."""
+        """See `Sampler`. Raises ValueError if prompts and seeds differ in number."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if not prompts:
@@ -90,20 +93,20 @@ class TorchSampler:
     def _engine_for(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float
     ) -> Engine:
-        """The engine of the last call where it serves again: on CUDA it has recorded its step and keeps its cache."""
+        """An engine for these prompts: on CUDA the last call's if it fits, with its recorded graph and its cache."""
         slots, size = min(self.batch_size, len(prompts)), max(len(p) for p in prompts) + max_new_tokens
         if self.device.type == "cuda":
             slots, size = self.batch_size, -(-size // _SIZE_STEP) * _SIZE_STEP
-        old = self._engine
+        previous = self._engine
         if (
-            old is not None
+            previous is not None
             and self.device.type == "cuda"
-            and (old.temperature, old.top_p) == (temperature, top_p)
-            and old.size >= size
-            and old.room >= max_new_tokens
+            and (previous.temperature, previous.top_p) == (temperature, top_p)
+            and previous.size >= size
+            and previous.new_tokens >= max_new_tokens
         ):
-            return old
-        self._engine = old = None  # frees its cache before the next one is made
+            return previous
+        self._engine = previous = None  # frees its cache before the next engine is made
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         options |= {"share_prefixes": self.share_prefixes, "cache_share": self.cache_share}
         engine = Engine(self.model, self.end_ids, slots=slots, size=size, **options)
@@ -115,7 +118,7 @@ class TorchSampler:
     def score(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], token_budget: int = 16_384
     ) -> list[Tensor]:
-        """See `Sampler`."""
+        """See `Sampler`; `token_budget` is the number of tokens per forward pass."""
         sequences = []
         for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
             ids = torch.tensor([*prompt, *continuation])
@@ -136,7 +139,7 @@ class TorchSampler:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Without dropout; the model may be in the middle of its training."""
+    """Switch dropout off for the block; the model may be in training."""
     training = model.training
     model.eval()
     try:

@@ -1,20 +1,21 @@
-"""Sampling through vLLM on the GPU that trains, in this very process.
+"""Sampling through vLLM on the GPU that trains, in the same process.
 
-The engine is built from the model's config alone and gets its weights from the live model, in place, before it samples.
-Between two calls it sleeps: weights and cache are given back to training.
+vLLM's engine is built from the model's config alone and gets its weights from the live model, in place, before it
+samples. Between two calls it sleeps: it gives the memory of its weights and cache back to training.
 
-Differences from `TorchSampler`, the price of speed: log-probabilities only where `logprobs` asks for them (training
-does not look at them, and each step would pass over all logits twice more), and below temperature 1 with top_p < 1 they
-are those after top-p. vLLM's first model runner, which it uses for architectures that its second one does not know, has
-a generator a row only at the cost of a kernel each: there a call's samples depend on all of its seeds together and on
-which prompts it holds, unless `seeded`.
+Differences from `TorchSampler`, for speed:
+- Log-probabilities only with `logprobs=True`: training does not use them, and each step would read all logits twice
+  more. Below temperature 1 with top_p < 1 they are those after top-p.
+- vLLM's first model runner (for architectures that its second one does not support) can give each row its own generator
+  only at the cost of one kernel per row. Unless `seeded=True`, a call's samples then depend on all of its seeds
+  together and on the prompts of the call.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,11 +25,19 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Sample
 from tutelage.models.sharding import gathered
+from tutelage.sampling.sampler import Ended
 from tutelage.sampling.torch_sampler import TorchSampler
 
 
 class VllmSampler:
-    """`memory`: the share of the GPU's memory that weights, cache and activations of sampling may take."""
+    """Samples from a transformers model through vLLM.
+
+    max_length: tokens of the longest prompt and response together. batch_size: rows decoded at a time. memory: the
+    share of the GPU's memory for the weights, cache and activations of sampling. temperature: the one that all calls
+    use, besides 0. seeded, logprobs: see the module. sleep: give memory back between two calls.
+
+    Raises TutelageError if vLLM is not installed.
+    """
 
     def __init__(
         self,
@@ -49,11 +58,11 @@ class VllmSampler:
             from vllm import LLM
         except ImportError as error:
             raise TutelageError(
-                "sampling.backend: vllm is not installed (pip install 'tutelage[vllm]'); or set it to torch"
+                "sampling.backend: vllm is not installed: pip install 'tutelage[vllm]', or set it to torch"
             ) from error
         self.model, self.end_ids, self.temperature = model, tuple(end_ids), temperature
         self.logprobs, self._sleeps = logprobs, sleep
-        self._plain = TorchSampler(model, end_ids, packed)
+        self._scorer = TorchSampler(model, end_ids, packed)
         with tempfile.TemporaryDirectory() as folder:
             config = model.config.__class__.from_dict(model.config.to_dict())
             config.architectures, config.dtype = [type(model).__name__], torch.bfloat16
@@ -69,14 +78,14 @@ class VllmSampler:
                 enable_sleep_mode=sleep,
                 logprobs_mode="raw_logprobs" if temperature in (0.0, 1.0) else "processed_logprobs",
                 disable_log_stats=True,
-                async_scheduling=True,  # vLLM prepares the next step while the GPU is at work
+                async_scheduling=True,  # vLLM prepares the next step while the GPU runs this one
             )
         second_runner = getattr(self.llm.llm_engine.vllm_config, "use_v2_model_runner", False)
-        self.seeded = seeded or second_runner  # its kernel makes each row's random numbers from the row's own seed
+        self.seeded = seeded or second_runner  # its kernel draws each row's numbers from the row's seed
         self._stale, self._asleep = True, False
 
     def update_weights(self, student: Any) -> None:
-        """Sample from `student` from now on; its weights are copied when the next call needs them."""
+        """Use the weights of `student` for all later calls; they are copied by the next call."""
         self.model, self._stale = student, True
 
     @torch.no_grad()
@@ -88,9 +97,13 @@ class VllmSampler:
         temperature: float = 1.0,
         top_p: float = 1.0,
         seeds: Sequence[int],
-        ended: Callable[[Mapping[int, Sample]], None] | None = None,
+        ended: Ended | None = None,
     ) -> list[Sample]:
-        """See `Sampler`; `ended` is called once, with all of them."""
+        """See `Sampler`; `ended` is called once, with all samples.
+
+        Raises ValueError if prompts and seeds differ in number, or for a temperature other than 0 and the sampler's
+        own.
+        """
         from vllm import SamplingParams
 
         if len(seeds) != len(prompts):
@@ -99,22 +112,22 @@ class VllmSampler:
             return []
         if temperature not in (0.0, self.temperature):
             raise ValueError(f"this sampler was made for temperature {self.temperature}, not {temperature}")
-        self._ready()
+        self._wake()
         common = {
             "temperature": temperature,
             "top_p": top_p,
             "max_tokens": max_new_tokens,
             "stop_token_ids": list(self.end_ids),
-            "ignore_eos": True,  # the model's own idea of an end is already among `end_ids`
-            "logprobs": 0 if self.logprobs else None,  # 0: of the sampled token alone
-            "flat_logprobs": True,  # lists of numbers instead of an object a token
+            "ignore_eos": True,  # `end_ids` already contains the model's own end ids
+            "logprobs": 0 if self.logprobs else None,  # 0: only of the sampled token
+            "flat_logprobs": True,  # lists of numbers instead of one object per token
             "detokenize": False,
         }
         settings = [SamplingParams(**common, seed=seed % 2**63 if self.seeded else None) for seed in seeds]
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(keyed_integer(*seeds))
-            asked = [{"prompt_token_ids": list(p)} for p in prompts]
-            outputs = self.llm.generate(asked, settings, use_tqdm=False)
+            requests = [{"prompt_token_ids": list(p)} for p in prompts]
+            outputs = self.llm.generate(requests, settings, use_tqdm=False)
         if self._sleeps:
             self.llm.sleep(level=2)
             self._asleep = True
@@ -125,14 +138,14 @@ class VllmSampler:
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
         """See `Sampler`: one packed forward pass of the live model, not vLLM's."""
-        self._plain.model = self.model
-        return self._plain.score(prompts, continuations)
+        self._scorer.model = self.model
+        return self._scorer.score(prompts, continuations)
 
-    def _ready(self) -> None:
-        """Awake, with the newest weights."""
+    def _wake(self) -> None:
+        """Wake vLLM up and load the newest weights if its own are old or were discarded."""
         if self._asleep:
             self.llm.wake_up(["weights"])
-        if self._stale or self._asleep:  # sleep has thrown the weights away
+        if self._stale or self._asleep:  # sleeping discards the weights
             self.llm.apply_model(self._load)
             self.llm.reset_prefix_cache()
         if self._asleep:
@@ -140,11 +153,13 @@ class VllmSampler:
         self._stale = self._asleep = False
 
     def _load(self, engine_model: Any) -> bool:
+        """Copy the live weights into vLLM's model, one parameter at a time."""
         engine_model.load_weights((name, gathered(p).detach()) for name, p in self.model.named_parameters())
         return True
 
 
 def _sample(output: Any) -> Sample:
+    """vLLM's output of one prompt as a Sample."""
     tokens = tuple(int(t) for t in output.token_ids)
     flat = output.logprobs  # the sampled token comes first at each position
     logprobs = () if flat is None else tuple(float(flat.logprobs[start]) for start in flat.start_indices)

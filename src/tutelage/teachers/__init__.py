@@ -1,4 +1,4 @@
-"""Where the teacher's signal comes from."""
+"""Teachers: sources of the signal (hidden states and head) that a student is distilled from."""
 
 from tutelage.teachers.local import Teacher
 

@@ -1,4 +1,4 @@
-"""The teacher: frozen, in evaluation mode, asked for hidden states only where a response token is predicted."""
+"""A teacher in the training process: a frozen model that gives hidden states where response tokens are predicted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from tutelage.models.sharding import assign, gathered
 
 
 class Teacher:
+    """A loaded model as the teacher, frozen and in evaluation mode.
+
+    `student_end_id`: the token that ends the student's turns. If the teacher ends its turns with another token, the two
+    are exchanged in the teacher's weights (see `exchange_tokens`).
+    """
+
     def __init__(self, loaded: LoadedModel, student_end_id: int | None = None) -> None:
-        """`student_end_id`: the token that ends the student's turns. Where the teacher ends its own with another one,
-        the two are exchanged (see `exchange_tokens`)."""
         self.loaded = loaded
         self.module = LanguageModel(loaded.model).eval().requires_grad_(False)
         own_end = loaded.template.end_of_turn_id
@@ -25,10 +29,10 @@ class Teacher:
 
     @torch.no_grad()
     def signal(self, batch: MicroBatch) -> TeacherSignal:
-        """Hidden states [N, D_teacher] at the batch's predicting positions, and the head.
+        """Hidden states [N, D_teacher] at the batch's predicting positions, and the teacher's head.
 
-        Where the batch carries the teacher's own rendering of the prompts, they are those of the same response tokens
-        there.
+        If the batch has the teacher's own rendering of the prompts (`batch.teacher`), the states of the same response
+        tokens in that rendering.
         """
         with torch.autocast(batch.input_ids.device.type, enabled=False):
             return self.module(batch if batch.teacher is None else batch.teacher)
@@ -36,15 +40,15 @@ class Teacher:
 
 @torch.no_grad()
 def exchange_tokens(model: Any, a: int, b: int) -> None:
-    """Make the model read and write token `b` wherever it knew `a`, and the other way round.
+    """Exchange the meanings of token ids `a` and `b`, in place: the model reads and writes each as it did the other.
 
-    Base and instruct models of one family end turns differently (`<|end_of_text|>` and `<|eot_id|>`): unmapped, the
-    teacher gives the student's end token no chance and so teaches it not to stop. Exchanging the two rows of the
-    embedding and of the head maps what the teacher reads and what it predicts at once.
+    Base and instruct models of one family end turns differently (`<|end_of_text|>` and `<|eot_id|>`). Without the
+    exchange the teacher gives the student's end token almost no probability, and so teaches it not to stop. Exchanging
+    two rows of the embedding and of the head changes both what the teacher reads and what it predicts.
     """
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
     tables: list[Tensor] = [embedding.weight]
-    if output.weight is not embedding.weight:  # tied: one table is both
+    if output.weight is not embedding.weight:  # a tied table is exchanged once
         tables.append(output.weight)
     if getattr(output, "bias", None) is not None:
         tables.append(output.bias)
