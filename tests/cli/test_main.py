@@ -78,7 +78,7 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
 def test_evaluate_any_model(workshop: Workshop, capsys: pytest.CaptureFixture[str], rows: int):
     workshop.rows("test", ROWS[:rows])
     model = workshop.models / "student"
-    arguments = ["evaluate", str(workshop.write()), "--model", str(model), "--task", "test", "--runs"]
+    arguments = ["evaluate", str(workshop.write()), "--model", str(model), "--tasks", "test", "--runs"]
     main([*arguments, str(workshop.runs)])
     scores, examples = capsys.readouterr().out.splitlines()
     assert scores.startswith("test rouge_l: ")

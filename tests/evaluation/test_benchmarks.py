@@ -28,14 +28,14 @@ def test_ids(data: Path) -> None:
 
 
 def test_names() -> None:
-    assert chosen("paper") == list(PAPER)
+    assert chosen(["paper"]) == list(PAPER)
     assert len(PAPER) == 8
-    assert chosen(" bbh, paper ")[0] == "bbh"
-    assert len(chosen("bbh,paper")) == 8
+    assert chosen(["bbh", "paper"])[0] == "bbh"
+    assert len(chosen(["bbh", "paper"])) == 8
     with pytest.raises(TutelageError, match="no benchmark is called `mmlu` "):
-        chosen("ifeval,mmlu")
+        chosen(["ifeval", "mmlu"])
     with pytest.raises(TutelageError, match="names none"):
-        chosen(",")
+        chosen([])
 
 
 def test_limit_takes_evenly_from_the_groups_and_keeps_the_order(data: Path) -> None:

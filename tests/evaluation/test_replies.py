@@ -206,7 +206,7 @@ def test_the_command_prints_one_object_and_writes_evidence(
     main(
         [
             "evaluate",
-            "--task",
+            "--tasks",
             "dialogsum",
             "--responses",
             str(file),
@@ -236,24 +236,28 @@ def test_the_command_ends_with_1_for_unknown_ids_but_prints(
 ) -> None:
     file = write(tmp_path / "r.jsonl", reply("test_0", "They greet."), reply("test_7"))
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "--task", "dialogsum", "--responses", str(file), "--data-dir", str(data), "--json"])
+        main(["evaluate", "--tasks", "dialogsum", "--responses", str(file), "--data-dir", str(data), "--json"])
     said = capsys.readouterr()
     assert stopped.value.code == 1
     assert json.loads(said.out)["unknown"] == ["test_7"]
     last = said.err.splitlines()[-1]
-    assert last.startswith(f"tutelage: {file}: 1 id is not of this benchmark: test_7; mend the file")
+    assert last.startswith(f"tutelage: {file}: 1 id is not of this benchmark: test_7; correct the file")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--responses", "r.jsonl"], "--responses goes with one --task"),
-        (["--responses", "r.jsonl", "--task", "bbh", "--model", "m"], "--responses goes with one --task"),
-        (["--responses", "r.jsonl", "--task", "rhymes"], "no benchmark is called `rhymes`"),
+        (["--responses", "r.jsonl"], "--responses needs one name in --tasks"),
+        (["--responses", "r.jsonl", "--tasks", "bbh,gpqa"], "--responses needs one name in --tasks"),
+        (
+            ["--responses", "r.jsonl", "--tasks", "bbh", "--model", "m"],
+            "--responses needs one name in --tasks, and neither",
+        ),
+        (["--responses", "r.jsonl", "--tasks", "rhymes"], "no benchmark is called `rhymes`"),
         (["--tasks", "bbh"], "give --model and --tasks"),
         (["--model", "m"], "give --model and --tasks"),
         (["--model", "m", "--tasks", "rhymes"], "no benchmark is called `rhymes`"),
-        (["--task", "infobench", "--responses", "r", "--judge-url", "u"], "--judge-url and --judge-model go together"),
+        (["--tasks", "infobench", "--responses", "r", "--judge-url", "u"], "--judge-url and --judge-model go together"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -271,7 +275,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(
     file = write(tmp_path / "r.jsonl", reply("test_0", "They greet."))
     options = ["--responses", str(file), "--data-dir", str(data), "--out", str(file)]
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "--task", "dialogsum", *options])
+        main(["evaluate", "--tasks", "dialogsum", *options])
     assert stopped.value.code == 1
     assert f"tutelage: {file}/examples.jsonl cannot be written: File exists" in capsys.readouterr().err
 
@@ -279,7 +283,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(
 def test_gpqa_leaves_no_text_on_disk(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", reply("rec1", "Which one is rec1? The answer is right rec1."))
     out = tmp_path / "out"
-    main(["evaluate", "--task", "gpqa", "--responses", str(file), "--data-dir", str(data), "--out", str(out)])
+    main(["evaluate", "--tasks", "gpqa", "--responses", str(file), "--data-dir", str(data), "--out", str(out)])
     assert not any(b"Which one" in path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert "rec1" in (out / "examples.html").read_text()
     record = read_records(out)[0]
@@ -297,7 +301,7 @@ def test_no_model_is_loaded(data: Path, tmp_path: Path) -> None:
     )
     source = Path(tutelage.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", code, "evaluate", "--task", "infobench", "--responses", str(file), *options],
+        [sys.executable, "-c", code, "evaluate", "--tasks", "infobench", "--responses", str(file), *options],
         env={**os.environ, "PYTHONPATH": str(source)},
         capture_output=True,
         text=True,

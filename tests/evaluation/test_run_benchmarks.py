@@ -1,4 +1,4 @@
-"""All eight benchmarks end to end with a tiny model; going on after a kill; lm-eval over our samplers."""
+"""All eight benchmarks end to end with a tiny model, and going on after a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tutelage.evaluation.answer_items import Answerer, answer, prompt_notices, r
 from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER
 from tutelage.evaluation.benchmarks.base import Item
 from tutelage.evaluation.benchmarks.ifeval import find_punkt
-from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at, encode, encode_pair, sampler_lm
+from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.judges import comet
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.run_benchmarks import Settings, lines, load_answerer, run_benchmarks, table_3, table_lines
@@ -236,6 +236,14 @@ def test_replies_of_other_settings_are_not_mixed_in(settings: Settings) -> None:
         run_benchmarks(replace(settings, seed=1))
     with pytest.raises(TutelageError, match="another `chat`"):
         run_benchmarks(replace(settings, chat=False))
+    with pytest.raises(TutelageError, match=r"another `sampler` \(None, now vllm\)"):
+        run_benchmarks(replace(settings, sampler="vllm"), load_answerer(settings))
+
+
+def test_vllm_needs_a_gpu(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(TutelageError, match="--sampler vllm needs a CUDA device"):
+        run_benchmarks(replace(settings, sampler="vllm", model="no/such-model"))
 
 
 def test_data_are_read_before_the_model(settings: Settings, tmp_path: Path) -> None:
@@ -306,28 +314,3 @@ def test_likelihoods_choose_the_shortest_option_when_every_token_costs_the_same(
     assert replies["Q_2"].likelihoods == (-5.0, -6.0, -5.0, -5.0, -4.0)  # " Sand", " Light", " Salt", " Iron", " Oil"
     record = bench.score(items, replies)[1]
     assert (record.scores["accuracy"], record.scores["accuracy_likelihood"]) == (1, 0)
-
-
-def test_lm_eval_runs_on_our_sampler(settings: Settings, data: Path) -> None:
-    """lm-eval's own evaluator over `sampler_lm` gives the replies and scores that ours gives."""
-    from lm_eval.evaluator import evaluate
-
-    answerer = load_answerer(settings)
-    result = run_benchmarks(settings, answerer)[0]
-    items = BENCHMARKS["arc_challenge"].load(data)
-    lm = sampler_lm(answerer.template, answerer.sampler)
-    tasks = {}
-    for name in ("arc_challenge_chat", "arc_challenge"):
-        overrides = {"fewshot_split": None, "num_fewshot": 0, "doc_to_target": "{{answerKey}}"}
-        ours = BENCHMARKS["arc_challenge"]._memory[name].task.config
-        overrides |= {"doc_to_text": ours.doc_to_text, "gen_prefix": ours.gen_prefix}
-        if name == "arc_challenge":
-            overrides["doc_to_target"] = ours.doc_to_target
-        tasks[name] = HarnessTask(f"arc/{name}.yaml", [item.row for item in items], **overrides).task
-    chat = evaluate(lm, {"chat": tasks["arc_challenge_chat"]}, apply_chat_template=True, bootstrap_iters=0)
-    records = read_records(settings.out / "arc_challenge")
-    theirs = [cut_at(sample["resps"][0][0], ()) for sample in chat["samples"]["chat"]]
-    assert theirs == [cut_at(record.response, ("\n\n", ".")) for record in records]
-    likely = evaluate(lm, {"likely": tasks["arc_challenge"]}, bootstrap_iters=0)["results"]["likely"]
-    assert 100 * likely["acc,none"] == pytest.approx(result["metrics"]["accuracy_likelihood"]["value"])
-    assert 100 * likely["acc_norm,none"] == pytest.approx(result["metrics"]["accuracy_likelihood_norm"]["value"])

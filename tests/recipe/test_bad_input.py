@@ -285,12 +285,12 @@ CASES = [
     Case(
         "evaluate: unknown task",
         ("`tst`", "test"),
-        arguments=("evaluate", "{recipe}", "--model", "/gone", "--task", "tst"),
+        arguments=("evaluate", "{recipe}", "--model", "/gone", "--tasks", "tst"),
     ),
     Case(
         "evaluate: no such model",
         ("/gone", "does not exist"),
-        arguments=("evaluate", "{recipe}", "--model", "/gone", "--task", "test"),
+        arguments=("evaluate", "{recipe}", "--model", "/gone", "--tasks", "test"),
     ),
     Case("report: no manifest", ("gone.json", "does not exist", "tutelage run"), arguments=("report", "gone.json")),
     Case(

@@ -1,41 +1,49 @@
-"""`tutelage evaluate`. Heavy imports stay inside."""
+"""`tutelage evaluate`: benchmarks, a recipe's tasks, or replies made elsewhere. Heavy imports stay inside functions."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tutelage.cli.options import AsJson, Debug, RunsFolder
-from tutelage.common.run_folder import RESULT, read_json
+from tutelage.common.run_folder import EXAMPLES, RESULT, read_json
 
 if TYPE_CHECKING:
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+    from tutelage.evaluation.replies import Scored
     from tutelage.evaluation.run_benchmarks import Settings
+
+TASKS_HELP = (
+    "Names separated by commas; may be repeated. Benchmarks (`paper`: all eight), lm-eval:NAME (any task of lm-eval), "
+    "or, with a recipe, its tasks."
+)
 
 
 def evaluate(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the task.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the tasks.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="A task of the recipe, or a benchmark; may be repeated.")
-    ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Benchmarks, with commas; `paper` is all eight.")] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help=TASKS_HELP)] = None,
     responses: Annotated[
         Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of replies, scores and evidence.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Examples a benchmark, drawn evenly from its groups.")
+        int | None, typer.Option(min=1, help="Examples per benchmark, drawn evenly from its groups.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the --limit and shuffles GPQA's options.")] = 0,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Prompts and room for replies of one call of the sampler; default: all in one."),
+        typer.Option(min=1, help="Tokens per call of the sampler, prompts and new ones; default: all in one call."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
+    sampler: Annotated[
+        Literal["engine", "vllm"], typer.Option(help="vllm: on a GPU, with pip install 'tutelage\\[vllm]'.")
+    ] = "engine",
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
@@ -50,43 +58,52 @@ def evaluate(
     runs: RunsFolder = Path("runs"),
     debug: Debug = False,
 ) -> None:
-    """Measure a model on benchmarks (--tasks) or on a recipe's tasks, or score replies made elsewhere (--responses).
+    """Measure a model on benchmarks or on a recipe's tasks, or score replies made elsewhere (--responses).
 
     tutelage evaluate --model M --tasks paper --out scores/M
 
-    tutelage evaluate --task ifeval --responses replies.jsonl --json
+    tutelage evaluate --model M --tasks ifeval,lm-eval:hellaswag
 
-    tutelage evaluate recipe.yaml --model M --task test
+    tutelage evaluate --tasks ifeval --responses replies.jsonl --json
+
+    tutelage evaluate recipe.yaml --model M --tasks test
     """
     from tutelage.common.errors import TutelageError
+    from tutelage.evaluation.benchmarks import chosen
+    from tutelage.evaluation.run_benchmarks import Settings
 
-    named = [*(task or []), *([tasks] if tasks else [])]
+    names = task_names(tasks or ())
     judge = _judge(judge_url, judge_model, judge_requests, judge_max_tokens)
     if responses is not None:
-        if recipe or model or len(named) != 1:
-            raise TutelageError("--responses goes with one --task and with neither a recipe nor a --model")
-        _score_file(named[0], responses, out, data_dir, limit, seed, judge, as_json)
-    elif not named or model is None:
-        raise TutelageError("give --model and --tasks (or a recipe and --task), or --task and --responses")
+        if recipe or model or len(names) != 1:
+            raise TutelageError("--responses needs one name in --tasks, and neither a recipe nor a --model")
+        _score_replies(names[0], responses, out, data_dir, limit, seed, judge, as_json)
+    elif tasks is None or model is None:
+        raise TutelageError(
+            "give --model and --tasks (for a recipe's tasks, the recipe too), or --tasks and --responses"
+        )
     elif recipe is not None:
-        _evaluate_recipe(recipe, model, named, runs, debug)
+        _evaluate_recipe(recipe, model, names, runs, debug)
     else:
-        from tutelage.evaluation.benchmarks import chosen
-        from tutelage.evaluation.run_benchmarks import Settings
-
         settings = Settings(
-            tasks=tuple(chosen(",".join(named))),
+            tasks=tuple(chosen(names)),
             model=model,
-            out=out or runs / f"evaluate-{_file_name(model)}",
+            out=out or runs / _default_folder(model),
             data_dir=data_dir,
             limit=limit,
             seed=seed,
             batch_tokens=batch_tokens,
             batch_size=batch_size,
+            sampler=sampler,
             chat=chat,
             judge=judge,
         )
         _run_benchmarks(settings, as_json)
+
+
+def task_names(options: Sequence[str]) -> list[str]:
+    """The names of all `--tasks` options, each of which may hold several, separated by commas."""
+    return [name.strip() for option in options for name in option.split(",") if name.strip()]
 
 
 def _run_benchmarks(settings: Settings, as_json: bool) -> None:
@@ -98,37 +115,42 @@ def _run_benchmarks(settings: Settings, as_json: bool) -> None:
     print(f"evidence: {settings.out}", file=sys.stderr if as_json else sys.stdout)
 
 
-def _score_file(
+def _score_replies(
     task: str,
     responses: Path,
     out: Path | None,
     data_dir: Path | None,
     limit: int | None,
     seed: int,
-    judge: Any,
+    judge: JudgeEndpoint | None,
     as_json: bool,
 ) -> None:
-    """Score a file of replies and print; unknown and doubled ids end the command with exit code 1 all the same."""
+    """Score a file of replies and print the result. Unknown and doubled ids are an error, raised after printing."""
     from tutelage.common.errors import TutelageError
     from tutelage.evaluation.benchmarks import benchmark
     from tutelage.evaluation.replies import problem, score_file, write_scored
-    from tutelage.evaluation.run_benchmarks import lines
 
     scored = score_file(task, responses, data_dir, limit, seed, judge)
     if out is not None:
         write_scored(out, benchmark(task), scored)
-    wrong = problem(scored.result)
-    if as_json:
-        print(json.dumps(scored.result, ensure_ascii=False))
-        for notice in scored.result["notices"]:
-            print(f"note: {notice}", file=sys.stderr)
-    else:
+    _print_scored(scored, as_json)
+    if wrong := problem(scored.result):
+        raise TutelageError(f"{responses}: {wrong}; correct the file (the scores above leave those replies out)")
+
+
+def _print_scored(scored: Scored, as_json: bool) -> None:
+    from tutelage.evaluation.run_benchmarks import lines
+
+    if not as_json:
         print("\n".join(lines([scored.result])))
-    if wrong:
-        raise TutelageError(f"{responses}: {wrong}; mend the file (the scores above leave those replies out)")
+        return
+    print(json.dumps(scored.result, ensure_ascii=False))
+    for notice in scored.result["notices"]:
+        print(f"note: {notice}", file=sys.stderr)
 
 
-def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, debug: bool) -> None:
+def _evaluate_recipe(recipe: Path, model: str, names: Sequence[str], runs: Path, debug: bool) -> None:
+    """Evaluate the model, in the teacher's place, on tasks of the recipe; finished evaluations are only printed."""
     from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.sections import ModelConfig
@@ -137,10 +159,12 @@ def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, deb
     from tutelage.runs.worker import attempt
 
     config = load_recipe(recipe)
+    if not names:
+        raise TutelageError(f"--tasks names none (there are: {', '.join(config.tasks)})")
     for name in names:
         if name not in config.tasks:
             raise TutelageError(f"{recipe}: no task is called `{name}` (there are: {', '.join(config.tasks)})")
-    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=names)
+    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(names))
     config = config.model_copy(update={"teacher": ModelConfig(path=model), "stages": [stage]})
     planner = Planner(config, recipe.resolve().parent, runs)
     for name in names:
@@ -152,10 +176,10 @@ def _evaluate_recipe(recipe: Path, model: str, names: list[str], runs: Path, deb
         for metric, score in result["metrics"].items():
             value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
             print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")
-        print(f"examples: {planned.folder / 'examples.jsonl'}")
+        print(f"examples: {planned.folder / EXAMPLES}")
 
 
-def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | None) -> Any:
+def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | None) -> JudgeEndpoint | None:
     from tutelage.common.errors import TutelageError
 
     if (url is None) != (model is None):
@@ -167,6 +191,7 @@ def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | 
     return JudgeEndpoint(url=url, model=model, concurrency=requests, max_tokens=max_tokens)
 
 
-def _file_name(model: str) -> str:
-    """A model's name as a folder's."""
-    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model).strip("-.") or "model"
+def _default_folder(model: str) -> str:
+    from tutelage.evaluation.records import folder_name
+
+    return f"evaluate-{folder_name(model)}"

@@ -67,6 +67,11 @@ def read_records(folder: Path) -> list[ExampleRecord]:
     return records
 
 
+def folder_name(name: str) -> str:
+    """A model's or task's name as the name of a folder: everything but letters, digits, - and . becomes -."""
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name).strip("-.") or "model"
+
+
 def aligned(
     records: Sequence[ExampleRecord], order: Sequence[ExampleRecord], folder: Path, order_folder: Path
 ) -> list[ExampleRecord]:

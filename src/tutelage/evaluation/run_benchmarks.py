@@ -12,14 +12,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.evaluation.answer_items import Answerer, answer, prompt_notices, resume, room
-from tutelage.evaluation.benchmarks import TABLE_3, benchmark
+from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
 from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
 from tutelage.evaluation.replies import Scored, score, with_chance, write_scored
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Settings:
     batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
     batch_size: int = 128  # replies written at the same time
     chat: bool | None = None  # None: where the tokenizer has a chat template
+    sampler: Literal["engine", "vllm"] = "engine"
     judge: JudgeEndpoint | None = None
 
 
@@ -52,11 +54,20 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     All data are read before the model is loaded. Raises TutelageError for what the user can mend.
     """
     folder = data_folder(settings.data_dir)
-    loaded = {name: benchmark(name).load(folder, settings.limit, settings.seed) for name in settings.tasks}
+    loaded = {
+        name: load_lm_eval_task(name)
+        if name.startswith(LM_EVAL)
+        else benchmark(name).load(folder, settings.limit, settings.seed)
+        for name in settings.tasks
+    }
     answerer = answerer or load_answerer(settings)
+    about = {"model": settings.model, "seed": settings.seed, "limit": settings.limit, "chat": answerer.chat}
     results = []
     for name, items in loaded.items():
-        results.append(run_one(settings, benchmark(name), items, answerer))
+        if name.startswith(LM_EVAL):
+            results += run_lm_eval_task(name, items, answerer, settings.out, settings.limit, about)
+        else:
+            results.append(run_one(settings, benchmark(name), items, answerer))
     content = json.dumps(summary(settings, results), indent=2, ensure_ascii=False)
     write_atomically(settings.out / SUMMARY_FILE, content + "\n")
     return results
@@ -73,14 +84,17 @@ def load_answerer(settings: Settings) -> Answerer:
     import torch
 
     from tutelage.models.load import load_model
-    from tutelage.recipe.sections import ModelConfig
-    from tutelage.sampling.torch_sampler import TorchSampler
+    from tutelage.recipe.sections import ModelConfig, SamplingConfig
+    from tutelage.sampling.make_sampler import make_sampler
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = torch.bfloat16 if device == "cuda" else torch.float32
-    model = load_model(ModelConfig(path=settings.model), device, kind)
-    ends = model.template.end_of_turn_ids
-    sampler = TorchSampler(model.model, ends, model.packed, settings.batch_size, cache_share=0.8)
+    if settings.sampler == "vllm" and device == "cpu":
+        raise TutelageError("--sampler vllm needs a CUDA device; leave it out")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = load_model(ModelConfig(path=settings.model), device, dtype)
+    backend = "torch" if settings.sampler == "engine" else "vllm"
+    sampling = SamplingConfig(backend=backend, batch_size=settings.batch_size, memory=0.7)
+    sampler = make_sampler(model, sampling, cache_share=0.8)
     chat = settings.chat if settings.chat is not None else model.tokenizer.chat_template is not None
     context = getattr(model.model.config, "max_position_embeddings", None)
     return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, settings.batch_tokens)
@@ -157,7 +171,7 @@ def table_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer: Answerer) -> None:
     """Write down what the replies depend on, or see that it is what the folder's replies were made with."""
-    current = {
+    current: dict[str, Any] = {
         "method_version": REPLIES_VERSION,
         "model": settings.model,
         "model_fingerprint": answerer.fingerprint,
@@ -165,17 +179,20 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
         "chat": answerer.chat,
         "max_new_tokens": room(bench, answerer),
     }
+    if settings.sampler != "engine":
+        current["sampler"] = settings.sampler
     file = folder / SETTINGS_FILE
     if file.is_file():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        changed = [key for key in current if before.get(key) != current[key] and key != "model"]
+        keys = [*current, *(["sampler"] if "sampler" in before else [])]
+        changed = [key for key in keys if before.get(key) != current.get(key) and key != "model"]
         if changed:
             key = changed[0]
             raise TutelageError(
-                f"{folder} holds replies made with another `{key}` ({before.get(key)}, now {current[key]}): "
+                f"{folder} holds replies made with another `{key}` ({before.get(key)}, now {current.get(key)}): "
                 "give another --out, or remove the folder"
             )
     write_atomically(file, json.dumps(current, indent=2) + "\n")

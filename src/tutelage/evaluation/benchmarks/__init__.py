@@ -1,8 +1,8 @@
-"""The eight benchmarks. `BENCHMARKS` names every one of them; docs/benchmarks.md says where each comes from."""
+"""The eight benchmarks. `BENCHMARKS` names every one of them; docs/evaluation.md says where each comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.arc import ARC
@@ -30,26 +30,28 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 }
 PAPER = ("bbh", "gpqa", "ifeval", "infobench", "mmlu_pro", "flores", "dialogsum", "arc_challenge")
 TABLE_3 = {"bbh": "BBH", "gpqa": "GPQA", "ifeval": "IF-Eval", "infobench": "InfoBench", "mmlu_pro": "MMLU-Pro"}
+_KNOWN = f"{', '.join(BENCHMARKS)}; paper: the first eight; lm-eval:NAME: any task of lm-eval"
+LM_EVAL = "lm-eval:"  # before the name of a task of lm-evaluation-harness
 
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark of that name. Raises TutelageError that lists the names."""
     if name not in BENCHMARKS:
-        raise TutelageError(
-            f"no benchmark is called `{name}` (there are: {', '.join(BENCHMARKS)}; paper: eight of them)"
-        )
+        raise TutelageError(f"no benchmark is called `{name}` (there are: {_KNOWN})")
     return BENCHMARKS[name]
 
 
-def chosen(names: str) -> list[str]:
-    """Names written with commas; `paper` stands for all eight. Raises TutelageError for an unknown or no name."""
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    wanted = [one for name in listed for one in (PAPER if name == "paper" else (name,))]
+def chosen(names: Sequence[str]) -> list[str]:
+    """The benchmarks named, each once; `paper` means all eight, and tasks of lm-eval pass.
+
+    Raises TutelageError for an unknown name, and for none.
+    """
+    wanted = [one for name in names for one in (PAPER if name == "paper" else (name,))]
     if not wanted:
-        raise TutelageError(f"--tasks names none (there are: {', '.join(BENCHMARKS)}; paper: eight of them)")
-    return [benchmark(name).name for name in dict.fromkeys(wanted)]
+        raise TutelageError(f"--tasks names none (there are: {_KNOWN})")
+    return [name if name.startswith(LM_EVAL) else benchmark(name).name for name in dict.fromkeys(wanted)]
 
 
 def benchmark_metrics(task: str) -> Mapping[str, Metric]:
-    """How a benchmark's metrics are averaged and what is drawn together in them; {} for other tasks."""
+    """How a benchmark's metrics are averaged, and what their clusters are; {} for other tasks."""
     return BENCHMARKS[task].metrics if task in BENCHMARKS else {}

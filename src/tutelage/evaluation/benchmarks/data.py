@@ -42,7 +42,7 @@ def find(data_dir: Path, relative: str) -> Path:
         if path.is_file():
             return path
     raise TutelageError(
-        f"{data_dir / relative} is missing: put the file there (docs/benchmarks.md says where it comes from), "
+        f"{data_dir / relative} is missing: put the file there (docs/evaluation.md says where it comes from), "
         f"or leave out --data-dir and {VARIABLE} to read from the hub"
     )
 

@@ -1,8 +1,8 @@
-"""lm-evaluation-harness underneath: its task files over our data, and our samplers behind its `LM` interface.
+"""Prompts and scores of lm-evaluation-harness's task files over rows that this project reads, and prompts as token ids.
 
-`HarnessTask` takes one of lm-eval's task files, puts our rows in the place of its data set, and is asked for prompts
-and for lm-eval's own score of a reply. `sampler_lm` makes an `lm_eval.api.model.LM`, so that any of lm-eval's tasks
-runs on any of our backends. lm-eval is only imported when one of the two is made.
+`HarnessTask` reads one of lm-eval's task files, replaces its data set by the given rows, and gives the prompts and
+lm-eval's own score of a reply. lm-eval is imported only when one is made. Whole tasks of lm-eval, by name:
+`evaluation/lm_eval_tasks.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tutelage.common.errors import TutelageError
 from tutelage.common.types import Message
 from tutelage.evaluation.benchmarks.base import Prompt
 
+if TYPE_CHECKING:
+    from tutelage.data.chat_template import ChatTemplate
+
 
 class HarnessTask:
-    """One of lm-eval's tasks over rows of ours. `file` is relative to lm-eval's tasks folder."""
+    """One of lm-eval's task files over given rows.
+
+    `file` is relative to lm-eval's tasks folder, `shots` are the rows of the solved examples, and `overrides` replace
+    keys of the task file.
+    """
 
     def __init__(
         self,
@@ -45,8 +51,11 @@ class HarnessTask:
             self.task: Any = ConfigurableTask(config=config)
 
     def prompt(self, row: Mapping[str, Any], chat: bool, shots: int) -> Prompt:
-        """The prompt as the task file makes it. In a chat the solved examples are turns, and the description opens the
-        first turn instead of being a system message, which some templates refuse."""
+        """The prompt that the task file makes, with `shots` solved examples.
+
+        In a chat the solved examples are turns, and the description opens the first turn instead of being a system
+        message, which some templates refuse.
+        """
         prefix = self.task.doc_to_prefix(row) or ""
         if not chat:
             text = self.task.fewshot_context(dict(row), shots, gen_prefix=prefix or None)
@@ -65,7 +74,7 @@ class HarnessTask:
         return self.scores_of([row], [reply])[0]
 
     def scores_of(self, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> list[dict[str, float]]:
-        """`scores` of many, which some of lm-eval's filters (GPQA's takes 0.1 s to start) need to be quick."""
+        """`scores` of many replies in one call: some of lm-eval's filters take 0.1 s to start (GPQA's)."""
         from lm_eval.api.instance import Instance
 
         pairs = zip(rows, replies, strict=True)
@@ -79,7 +88,7 @@ class HarnessTask:
         return out
 
     def pairs(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(context, continuation) of every option of a multiple choice."""
+        """(context, continuation) per option of a multiple choice."""
         context = self.task.fewshot_context(dict(row), 0)
         requests = self.task.construct_requests(dict(row), context, metadata=(None, None, None))
         return [request.args for request in requests]
@@ -99,7 +108,7 @@ def _merged(turns: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
 
 
 class quiet:
-    """Keeps lm-eval's notes about settings (it logs several a task) to itself."""
+    """A context in which lm-eval logs errors alone; it logs several notes about settings per task."""
 
     def __enter__(self) -> None:
         self.logger = logging.getLogger("lm_eval")
@@ -110,8 +119,8 @@ class quiet:
         self.logger.setLevel(self.level)
 
 
-def encode(template: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Prompts' token ids: chat messages through the template, plain text as the tokenizer does by itself."""
+def encode(template: ChatTemplate, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids per prompt: chat messages through the template, plain text as the tokenizer encodes it by default."""
     chats = [place for place, prompt in enumerate(prompts) if prompt.messages]
     texts = [place for place, prompt in enumerate(prompts) if not prompt.messages]
     out: dict[int, list[int]] = dict(
@@ -122,16 +131,20 @@ def encode(template: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         out |= dict(zip(texts, map(list, encoded), strict=True))
     for place in chats:
         if prompts[place].prefix:
-            out[place] += _continue(template, prompts[place].prefix)
+            out[place] += continuation_ids(template, prompts[place].prefix)
     return [out[place] for place in range(len(prompts))]
 
 
-def _continue(template: Any, text: str) -> list[int]:
+def continuation_ids(template: ChatTemplate, text: str) -> list[int]:
+    """Token ids of a text that continues a prompt: without the tokenizer's own beginning."""
     return template.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def encode_pair(template: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Token ids of a context and what follows it, tokenised as one text and parted where the context's tokens end."""
+def encode_pair(template: ChatTemplate, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of a context and of its continuation, tokenised as one text and split where the context's tokens end.
+
+    Spaces at the end of the context belong to the continuation, as in lm-eval.
+    """
     stripped = context.rstrip()
     context, continuation = stripped, context[len(stripped) :] + continuation
     whole = list(template.tokenizer(context + continuation, verbose=False)["input_ids"])
@@ -143,86 +156,3 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
     """The text before the first of the stops; a stop at the very beginning counts too."""
     places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
-
-
-class _Rendered(str):
-    """A rendered chat that remembers what it was made of: lm-eval passes texts, but a prompt's tokens end where the
-    assistant's turn begins, as in training, and no token may reach over that border."""
-
-    prompt: Prompt
-
-    def __new__(cls, text: str, prompt: Prompt) -> _Rendered:
-        made = super().__new__(cls, text)
-        made.prompt = prompt
-        return made
-
-
-def sampler_lm(template: Any, sampler: Any, *, seed: int = 0, max_new_tokens: int = 1024) -> Any:
-    """An `lm_eval.api.model.LM` over a sampler and a chat template, for `lm_eval.simple_evaluate(model=…)`.
-
-    Greedy unless a task asks for sampling. Stop texts are cut off afterwards. Rolling log-likelihoods take the whole
-    text behind the tokenizer's own beginning, so a text longer than the model's context is an error.
-    """
-    from lm_eval.api.model import LM
-
-    class SamplerLM(LM):
-        @property
-        def tokenizer_name(self) -> str:
-            return template.fingerprint
-
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
-            prefix = "" if add_generation_prompt else messages[-1].content
-            prompt = Prompt(messages if add_generation_prompt else messages[:-1], prefix=prefix)
-            return _Rendered(template.render(prompt.messages, True) + prefix, prompt)
-
-        def chat_template(self, chat_template: bool | str = False) -> str:
-            return template.text if chat_template else ""
-
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            out: dict[int, str] = {}
-            for settings, places in _by_settings(requests, max_new_tokens).items():
-                limit, temperature, top_p, stops = settings
-                contexts = [requests[place].args[0] for place in places]
-                prompts = encode(template, [getattr(text, "prompt", Prompt(text=text)) for text in contexts])
-                samples = sampler.sample(
-                    prompts,
-                    max_new_tokens=limit,
-                    temperature=temperature,
-                    top_p=top_p,
-                    seeds=[seed + place for place in places],
-                )
-                for place, sample in zip(places, samples, strict=True):
-                    out[place] = cut_at(template.decode(sample.tokens), stops)
-            return [out[place] for place in range(len(requests))]
-
-        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-            pairs = [encode_pair(template, *request.args) for request in requests]
-            values = sampler.score([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-            # Whether greedy decoding would write it cannot be told from likelihoods; no task of ours asks.
-            return [(float(value.sum()), False) for value in values]
-
-        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-            ids = [list(template.tokenizer(request.args[0], verbose=False)["input_ids"]) for request in requests]
-            if any(len(one) < 2 for one in ids):
-                raise TutelageError("a rolling likelihood needs texts of at least two tokens; drop the empty ones")
-            return [float(v.sum()) for v in sampler.score([one[:1] for one in ids], [one[1:] for one in ids])]
-
-    return SamplerLM()
-
-
-def _by_settings(requests: Sequence[Any], max_new_tokens: int) -> dict[tuple[Any, ...], list[int]]:
-    """Positions of requests that can be sampled together: same limit, temperature, top-p and stop texts."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, request in enumerate(requests):
-        wanted = request.args[1]
-        stops = wanted.get("until") or ()
-        greedy = not wanted.get("do_sample", False)
-        key = (
-            int(wanted.get("max_gen_toks", max_new_tokens)),
-            0.0 if greedy else float(wanted.get("temperature", 1.0)),
-            float(wanted.get("top_p", 1.0)),
-            (stops,) if isinstance(stops, str) else tuple(stops),
-        )
-        groups.setdefault(key, []).append(place)
-    return groups
