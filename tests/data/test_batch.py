@@ -1,4 +1,4 @@
-"""Packing, the label shift, and that a packed forward equals one sequence at a time."""
+"""Packing, the label shift, and a packed forward pass against one sequence at a time."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from tutelage.loss.objective import CrossEntropy
 from tutelage.models.language_model import LanguageModel
 
 
-def test_groups_keep_the_budget_and_lose_nothing():
+def test_groups_keep_the_budget_and_every_sequence():
     lengths = [7, 3, 9, 30, 1, 5, 5, 12]
     packed = group_by_budget(lengths, 14, padded=False)
     assert sorted(i for g in packed for i in g) == list(range(8))
     assert all(sum(lengths[i] for i in g) <= 14 or len(g) == 1 for g in packed)
-    assert packed == [[3], [7, 4], [2, 5], [0, 6], [1]]  # longest first, each into the fullest group with room
+    assert packed == [[3], [7, 4], [2, 5], [0, 6], [1]]  # longest first, each into the fullest group with space
     padded = group_by_budget(lengths, 14, padded=True)
     assert sorted(i for g in padded for i in g) == list(range(8))
     assert all(len(g) * max(lengths[i] for i in g) <= 14 or len(g) == 1 for g in padded)
@@ -30,7 +30,7 @@ def test_ranks_share_sequences_and_tokens_evenly(ranks: int):
     assert max(counts) - min(counts) <= 1
     assert max(tokens) - min(tokens) <= max(lengths)
     if ranks == 1:
-        assert [s.index for s in shares[0]] == list(range(29))  # in the order they came
+        assert [s.index for s in shares[0]] == list(range(29))  # in the given order
 
 
 def test_labels_are_shifted_once():
@@ -63,7 +63,7 @@ def test_packed_and_padded_equal_one_sequence_at_a_time(make):
     torch.testing.assert_close(stats.loss, torch.cat(expected).float().detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_does_not_depend_on_the_cut_into_micro_batches():
+def test_gradient_does_not_depend_on_the_split_into_micro_batches():
     rows = sequences([40, 7, 90, 12, 5, 33])
     gradients = []
     for budget in (1000, 50, 1):

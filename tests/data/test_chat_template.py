@@ -1,4 +1,4 @@
-"""Tokens and loss masks on tiny tokenizers trained on the spot, with the template forms of the usual model families."""
+"""Tokens and loss masks with tiny tokenizers trained here, and the templates of the usual model families."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tutelage.common.types import Conversation, Message
 from tutelage.data.chat_template import ChatTemplate, PromptTooLongError, encode_all
 from tutelage.data.dataset import LoadedData
 
-PLAIN = (  # ends no turn at all
+PLAIN = (  # does not end turns
     "{% for m in messages %}{{ '### ' + m.role + '\n' + m.content + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}### assistant\n{% endif %}"
 )
-THINKING = (  # like Qwen3: an empty thought before the last assistant turn, gone once another turn follows
+THINKING = (  # like Qwen3: an empty thought before the last assistant turn, removed when another turn follows
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and m.role == 'assistant' %}[thought]\n"
     "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
-def learned(template: ChatTemplate, conversation: Conversation, max_length: int = 10_000) -> str:
-    """The text under the loss mask."""
+def text_with_loss(template: ChatTemplate, conversation: Conversation, max_length: int = 10_000) -> str:
+    """The text of the tokens that carry loss."""
     sequence = template.encode(conversation, 0, max_length)
     return template.tokenizer.decode(sequence.ids[sequence.loss_mask])
 
 
-# --- forms ---------------------------------------------------------------------------------------------------------
+# --- templates -----------------------------------------------------------------------------------------------------
 
 
-def test_tulu_form_is_the_fallback() -> None:
+def test_tulus_template_is_the_fallback() -> None:
     template = ChatTemplate(tokenizer(eos="</s>"))
     messages = chat("a", "b", "c", system="s").messages
     assert template.render(messages, True) == (
@@ -47,7 +47,7 @@ def test_tulu_form_is_the_fallback() -> None:
     assert named.render(messages, True) == template.render(messages, True)
 
 
-def test_tulu_form_begins_with_bos_only_where_the_tokenizer_does() -> None:
+def test_tulus_template_begins_with_bos_only_if_the_tokenizer_does() -> None:
     plain = tokenizer(eos="</s>", bos="<|begin|>")
     assert ChatTemplate(plain).render(chat("a").messages, False) == "<|user|>\na\n"
     begin = plain.convert_tokens_to_ids("<|begin|>")
@@ -58,7 +58,7 @@ def test_tulu_form_begins_with_bos_only_where_the_tokenizer_does() -> None:
     assert ChatTemplate(plain).encode_prompt(chat("a").messages).count(begin) == 1
 
 
-def test_own_template_comes_before_tulu_and_a_file_before_both(tmp_path: Path) -> None:
+def test_a_file_precedes_the_tokenizers_template_and_that_precedes_tulu(tmp_path: Path) -> None:
     assert ChatTemplate(tokenizer(CHATML)).render(chat("a").messages, False) == "<|im_start|>user\na<|im_end|>\n"
     file = tmp_path / "mine.jinja"
     file.write_text(PLAIN)
@@ -67,7 +67,7 @@ def test_own_template_comes_before_tulu_and_a_file_before_both(tmp_path: Path) -
         ChatTemplate(tokenizer(CHATML), "nowhere.jinja")
 
 
-def test_dates_in_templates_stand_still() -> None:
+def test_dates_in_templates_are_fixed() -> None:
     dated = "{{ strftime_now('%Y-%m-%d') }} {{ date_string }}" + CHATML
     assert (
         ChatTemplate(tokenizer(dated))
@@ -76,7 +76,7 @@ def test_dates_in_templates_stand_still() -> None:
     )
 
 
-def test_a_template_that_refuses_is_one_line() -> None:
+def test_a_template_that_raises_gives_a_one_line_error() -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system\nturn') }}{% endif %}" + CHATML
     template = ChatTemplate(tokenizer(refusing))
     with pytest.raises(
@@ -93,14 +93,14 @@ def test_a_template_that_refuses_is_one_line() -> None:
     [
         (CHATML, "<|im_end|>", "\n\nThe dog ran.<|im_end|>3\n<|im_end|>Fine, thank you.<|im_end|>"),
         (None, "</s>", "\n\nThe dog ran.</s>3\n</s>Fine, thank you.</s>"),
-        (LLAMA3, "<|eot|>", "The dog ran.<|eot|>3<|eot|>Fine, thank you.<|eot|>"),  # this form trims
+        (LLAMA3, "<|eot|>", "The dog ran.<|eot|>3<|eot|>Fine, thank you.<|eot|>"),  # this template trims
         (PLAIN, "</s>", "\n\nThe dog ran.</s>3\n</s>Fine, thank you.</s>"),
     ],
     ids=["chatml", "tulu", "llama3", "plain"],
 )
-def test_every_assistant_turn_is_learned_up_to_its_end(form: str | None, end: str, expected: str) -> None:
+def test_every_assistant_turn_carries_loss_up_to_its_end(form: str | None, end: str, expected: str) -> None:
     template = ChatTemplate(tokenizer(form, eos="</s>"))
-    assert learned(template, MULTI) == expected
+    assert text_with_loss(template, MULTI) == expected
     sequence = template.encode(MULTI, 7, 10_000)
     end_id = template.tokenizer.convert_tokens_to_ids(end)
     assert template.end_of_turn_id == end_id
@@ -109,7 +109,7 @@ def test_every_assistant_turn_is_learned_up_to_its_end(form: str | None, end: st
     assert sequence.ids[-1] == end_id
     assert sequence.loss_mask[-1]
     assert sequence.response_tokens == int(sequence.loss_mask.sum())
-    # the whole text is there, once
+    # the whole text occurs once
     text = template.render(MULTI.messages, False)
     whole = template.tokenizer.decode(sequence.ids)
     if form == PLAIN:
@@ -118,7 +118,7 @@ def test_every_assistant_turn_is_learned_up_to_its_end(form: str | None, end: st
 
 
 @pytest.mark.parametrize(("form", "eos"), [(CHATML, "<|im_end|>"), (CHATML, "</s>"), (PLAIN, "</s>")])
-def test_plain_text_is_learned_whole_without_the_chat(form: str, eos: str) -> None:
+def test_plain_text_carries_loss_and_gets_no_template(form: str, eos: str) -> None:
     text = Conversation("x", (Message("assistant", "The cat sat on the mat."),), source="x")
     template = ChatTemplate(tokenizer(form, eos=eos))
     row = template.encode(text, 0, 10_000)
@@ -145,17 +145,17 @@ def test_a_sampled_response_continues_the_prompt_of_training(form: str | None) -
         assert sequence.ids[: sequence.prompt_length].tolist() == template.encode_prompt(part.prompt)
         assert sequence.loss_mask[sequence.prompt_length :].all()
         assert not sequence.loss_mask[sequence.prompt_length - 1]
-    # the longer conversation goes on from the shorter one, token by token
+    # the longer conversation begins with the tokens of the shorter one
     short, long = (template.encode(Conversation("x", MULTI.messages[:n]), 0, 10_000).ids for n in (3, 5))
     assert long[: len(short)].tolist() == short.tolist()
 
 
-def test_tokens_do_not_merge_over_the_border_of_prompt_and_response() -> None:
+def test_tokens_do_not_merge_across_prompt_and_response() -> None:
     template = ChatTemplate(tokenizer(None, eos="</s>"))
     row = chat("The cat?", "\n\nThe dog ran.")
     merged = template.tokenizer(template.render(row.messages, False), add_special_tokens=False)["input_ids"]
     sequence = template.encode(row, 0, 10_000)
-    # tokenised as one text, the prompt's last line break and the response's first are one token
+    # tokenised as one text, the prompt's last line break and the response's first become one token
     assert merged != sequence.ids.tolist()
     assert template.tokenizer.decode(merged) == template.tokenizer.decode(sequence.ids)
     assert merged[: sequence.prompt_length] != template.encode_prompt(row.prompt)
@@ -167,20 +167,20 @@ def test_no_loss_on_what_follows_the_end_token() -> None:
     sequence = template.encode(chat("a", "b", "c", "d"), 0, 10_000)
     end = (sequence.ids == template.end_of_turn_id).nonzero().flatten().tolist()
     assert len(end) == 4
-    assert sequence.loss_mask[end].tolist() == [False, True, False, True]  # the user's turns end without loss
+    assert sequence.loss_mask[end].tolist() == [False, True, False, True]  # the ends of user turns carry no loss
     assert not sequence.loss_mask[end[1] + 1]  # ChatML's line break
-    assert end[3] == len(sequence.ids) - 1  # nothing that could be predicted comes after the last one
+    assert end[3] == len(sequence.ids) - 1  # nothing follows the last end token
 
 
 def test_tokenizers_that_put_a_space_before_every_text() -> None:
-    """The older Llama kind: a response must not begin with a space that the data does not have."""
+    """As in Llama 2: a response must not begin with a space that the data does not have."""
     inner = Tokenizer(models.BPE(byte_fallback=True))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=200,
         initial_alphabet=list(map(chr, range(33, 127))),
-        special_tokens=["</s>", "<0x0A>"],  # a line break is a byte of its own, as in Llama 2
+        special_tokens=["</s>", "<0x0A>"],  # a line break is a byte token, as in Llama 2
         show_progress=False,
     )
     inner.train_from_iterator([text.replace("\n", " ") for text in TEXTS], trainer)
@@ -194,7 +194,7 @@ def test_tokenizers_that_put_a_space_before_every_text() -> None:
 
 
 def test_generation_prompt_that_differs_from_the_rendered_turn() -> None:
-    """A template that opens a thought for the sampler only: the response still follows the sampler's prompt."""
+    """A template that begins a thought only in the generation prompt: the response still follows that prompt."""
     template = ChatTemplate(tokenizer(OPEN_THOUGHT))
     row = chat("a", "b[/think]c")
     sequence = template.encode(row, 0, 1000)
@@ -202,12 +202,12 @@ def test_generation_prompt_that_differs_from_the_rendered_turn() -> None:
         template.tokenizer.decode(sequence.ids)
         == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[think]b[/think]c<|im_end|>"
     )
-    assert learned(template, row) == "b[/think]c<|im_end|>"
+    assert text_with_loss(template, row) == "b[/think]c<|im_end|>"
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_many_turns_only() -> None:
     template = ChatTemplate(tokenizer(THINKING))
-    assert learned(template, chat("a", "b")) == "[thought]\nb<|im_end|>"
+    assert text_with_loss(template, chat("a", "b")) == "[thought]\nb<|im_end|>"
     with pytest.raises(
         TutelageError, match=r"^x\.jsonl:1: .*turns before turn 4 differently.*`chat_template`"
     ) as caught:
@@ -217,7 +217,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_many_turns_only()
         template.encode_prompt(chat("a", "b", "c").messages)
 
 
-def test_bare_prompts_are_no_training_rows_and_replies_no_prompts() -> None:
+def test_bare_prompts_cannot_be_encoded_and_replies_are_not_prompts() -> None:
     template = ChatTemplate(tokenizer(CHATML))
     with pytest.raises(TutelageError, match=r"x\.jsonl:1: no reply"):
         template.encode(chat("a"), 0, 100)
@@ -228,7 +228,7 @@ def test_bare_prompts_are_no_training_rows_and_replies_no_prompts() -> None:
 # --- the length limit ----------------------------------------------------------------------------------------------
 
 
-def test_many_prompts_at_once_are_each_by_itself() -> None:
+def test_many_prompts_at_once_equal_one_at_a_time() -> None:
     template = ChatTemplate(tokenizer(CHATML))
     prompts = [chat("a").messages, MULTI.prompt, chat("\n\n", system="s").messages]
     assert template.encode_prompts(prompts) == [template.encode_prompt(prompt) for prompt in prompts]
@@ -280,14 +280,14 @@ def ids_of(template: ChatTemplate, *tokens: str) -> tuple[int, ...]:
     return tuple(template.tokenizer.convert_tokens_to_ids(list(tokens)))
 
 
-def test_ends_are_the_templates_own_then_eos_then_the_generation_configs() -> None:
+def test_end_ids_are_the_templates_then_eos_then_the_generation_configs() -> None:
     tok = tokenizer(LLAMA3, eos="</s>")
     extra = tok.convert_tokens_to_ids(["</s>", "<|eot|>", "<|im_end|>"])
     template = ChatTemplate(tok, generation_eos=extra)
     assert template.end_of_turn_ids == ids_of(template, "<|eot|>", "</s>", "<|im_end|>")
 
 
-def test_an_eos_that_starts_turns_is_no_end() -> None:
+def test_an_eos_that_starts_turns_is_not_an_end() -> None:
     start = tokenizer().convert_tokens_to_ids("<|im_start|>")
     template = ChatTemplate(tokenizer(CHATML, eos="<|im_start|>"), generation_eos=[start])
     assert template.end_of_turn_ids == ids_of(template, "<|im_end|>")
@@ -301,17 +301,17 @@ def test_a_default_system_turn_does_not_hide_the_end() -> None:
     assert template.end_of_turn_ids == ids_of(template, "<|im_end|>")
 
 
-def test_an_end_of_text_that_only_closed_chats_carry_is_not_learned() -> None:
-    """The first Llama 3 template wrote `<|end_of_text|>` after a chat that is not to be continued."""
+def test_an_end_of_text_after_closed_chats_carries_no_loss() -> None:
+    """The first Llama 3 template wrote `<|end_of_text|>` after a chat without a generation prompt."""
     closing = LLAMA3.replace("{% endif %}", "{% else %}</s>{% endif %}")
     template = ChatTemplate(tokenizer(closing, eos="</s>"))
     assert template.end_of_turn_ids == ids_of(template, "<|eot|>", "</s>")
-    assert learned(template, chat("a", "b", "c", "d")) == "b<|eot|>d<|eot|>"
+    assert text_with_loss(template, chat("a", "b", "c", "d")) == "b<|eot|>d<|eot|>"
 
 
 def test_decode_drops_ends_and_special_tokens_and_keeps_the_text() -> None:
     template = ChatTemplate(tokenizer(LLAMA3, eos="</s>"))
-    text = " Fine , thank you .\n"  # spaces before marks must survive
+    text = " Fine , thank you .\n"  # spaces before punctuation must be kept
     ids = template.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert template.decode([*ids, *ids_of(template, "<|eot|>", "</s>", "<|begin|>")]) == text
     assert template.decode(torch.tensor(ids)) == text
@@ -337,7 +337,7 @@ def loaded(*rows: Conversation) -> LoadedData:
     return LoadedData(rows, (), len(rows), "f")
 
 
-def test_encode_all_is_encode_row_by_row_and_counts() -> None:
+def test_encode_all_equals_encode_per_row_and_counts() -> None:
     template = ChatTemplate(tokenizer(CHATML))
     rows = [chat("a", "b " * n, source=f"x.jsonl:{n}") for n in range(1, 60)]
     sequences, report = encode_all(template, loaded(*rows), 60)

@@ -1,4 +1,4 @@
-"""Files of every kind, bad rows counted and listed, ids, and subsets that are nested."""
+"""File formats, bad rows counted and listed, ids, and nested subsets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_broken_text_encoding_is_a_bad_row(tmp_path: Path) -> None:
     assert "can't decode byte 0xff" in data.bad_rows[0].reason
 
 
-def test_too_many_bad_rows_name_the_first_three_and_the_threshold(tmp_path: Path) -> None:
+def test_too_many_bad_rows_are_an_error_with_the_first_three_and_the_threshold(tmp_path: Path) -> None:
     write(tmp_path / "x.jsonl", *[row(n) for n in range(16)], "{", "[]", {"messages": []}, {"messages": []})
     with pytest.raises(TutelageError) as caught:
         load(tmp_path, max_bad_rows=0.19)
     message = str(caught.value)
     assert message.startswith("data.gold: 4 of 20 rows are bad (20.0%, allowed 19.0%): x.jsonl:17: broken JSON")
-    assert "x.jsonl:18: not an object but a list; x.jsonl:19: empty conversation; mend them" in message
+    assert "x.jsonl:18: not an object but a list; x.jsonl:19: empty conversation; fix them" in message
     assert message.endswith("raise `data.gold.max_bad_rows` to 0.2")
     assert "x.jsonl:20" not in message
     assert len(load(tmp_path, max_bad_rows=0.2).bad_rows) == 4
@@ -127,8 +127,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, path: str | list[str], messag
 # --- the hub -------------------------------------------------------------------------------------------------------
 
 
-def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network is replaced, nothing else: a Dataset comes back as `datasets.load_dataset` gives it."""
+def test_hub_names_are_loaded_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the network is replaced: a Dataset is returned as by `datasets.load_dataset`."""
     import datasets
 
     asked: list[tuple[Any, ...]] = []
@@ -145,9 +145,9 @@ def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
-    """conftest puts the hub client offline, so this is its own error."""
+    """conftest sets the hub client offline, so this is the client's own error."""
     with pytest.raises(
-        TutelageError, match=r"^data\.gold\.path: `some/chats` is no local file and cannot be loaded from the hub: "
+        TutelageError, match=r"^data\.gold\.path: `some/chats` is not a local file and cannot be loaded from the hub: "
     ) as caught:
         load(tmp_path, "some/chats")
     assert "\n" not in str(caught.value)
@@ -167,7 +167,7 @@ def test_ids(tmp_path: Path) -> None:
         TutelageError, match=r"no column `nane`, did you mean `name`\? \(columns: messages, id, fname, name\)"
     ):
         load(tmp_path, id="nane")
-    write(tmp_path / "y.jsonl", row(0, id="a"), row(1))  # a column that some rows lack names none
+    write(tmp_path / "y.jsonl", row(0, id="a"), row(1))  # a column that some rows lack gives no ids
     assert [c.id for c in load(tmp_path, "y.jsonl").conversations] == ["y.jsonl:1", "y.jsonl:2"]
     write(tmp_path / "z.jsonl", row(0, id=None), row(1, id=""))
     assert [c.id for c in load(tmp_path, "z.jsonl").conversations] == ["z.jsonl:1", "z.jsonl:2"]
@@ -179,7 +179,7 @@ def test_ids(tmp_path: Path) -> None:
 def test_subsets_are_nested_seeded_and_disjoint_under_skip(tmp_path: Path) -> None:
     write(tmp_path / "x.jsonl", *[row(n) for n in range(200)])
     everything = replies(load(tmp_path))
-    assert everything == [f"a{n}" for n in range(200)]  # the file's order without size and skip
+    assert everything == [f"a{n}" for n in range(200)]  # file order without size and skip
     small, large = replies(load(tmp_path, size=20)), replies(load(tmp_path, size=100))
     assert large[:20] == small
     assert len(set(large)) == 100
@@ -190,16 +190,16 @@ def test_subsets_are_nested_seeded_and_disjoint_under_skip(tmp_path: Path) -> No
     assert set(rest) | set(large) == set(everything)
     assert replies(load(tmp_path, size=10, skip=15)) == large[15:25]
     other = replies(load(tmp_path, size=100, seed=1))
-    assert 30 < len(set(other) & set(large)) < 70  # of independent halves of 200, 50 in common
+    assert 30 < len(set(other) & set(large)) < 70  # two independent halves of 200 have about 50 rows in common
 
 
-def test_the_seeded_order_stays_the_same_for_ever(tmp_path: Path) -> None:
-    """Finished runs were made on it."""
+def test_the_seeded_order_does_not_change_between_releases(tmp_path: Path) -> None:
+    """Finished runs depend on it."""
     write(tmp_path / "x.jsonl", *[row(n) for n in range(10)])
     assert replies(load(tmp_path, size=10)) == [f"a{n}" for n in (3, 8, 5, 7, 1, 9, 2, 6, 0, 4)]
 
 
-def test_bad_rows_go_first_and_mending_one_does_not_reshuffle(tmp_path: Path) -> None:
+def test_fixing_a_bad_row_does_not_reshuffle_the_others(tmp_path: Path) -> None:
     rows: list[Any] = [row(n) for n in range(40)]
     write(tmp_path / "whole.jsonl", *rows)
     whole = replies(load(tmp_path, "whole.jsonl", size=40))
@@ -227,7 +227,7 @@ def test_fingerprint_follows_content_and_config_not_the_threshold(tmp_path: Path
     assert load(tmp_path, size=2, seed=1).fingerprint != load(tmp_path, size=2).fingerprint
     elsewhere = tmp_path / "elsewhere"
     write(elsewhere / "x.jsonl", *[row(n) for n in range(4)])
-    assert load(elsewhere).fingerprint == base  # the folder does not matter, the bytes do
+    assert load(elsewhere).fingerprint == base  # only the bytes matter, not the folder
     write(file, *[row(n) for n in (0, 1, 2, 4)])
     assert load(tmp_path).fingerprint != base
 

@@ -1,4 +1,4 @@
-"""Rows of every form, and what is wrong with bad ones."""
+"""Rows in every accepted form, and the reasons for bad rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_forms_of_rows(tmp_path: Path) -> None:
     assert (data.total, data.bad_rows) == (3, ())
 
 
-def test_plain_text_is_one_turn_without_a_question(tmp_path: Path) -> None:
+def test_plain_text_is_one_assistant_turn(tmp_path: Path) -> None:
     write(
         tmp_path / "x.jsonl",
         {"messages": [user("q"), assistant("a {b}")]},
@@ -61,7 +61,7 @@ def test_plain_text_is_one_turn_without_a_question(tmp_path: Path) -> None:
     assert (paper.id, paper.references) == ("7", ())
 
 
-def test_choices_become_a_line_each(tmp_path: Path) -> None:
+def test_choices_become_one_line_each(tmp_path: Path) -> None:
     choices = {"text": ["iron", "a 2nd {x}"], "label": ["A", "B"]}
     write(tmp_path / "x.jsonl", {"question": "Which?", "choices": choices, "answerKey": "B"})
     data = load(tmp_path, prompt="{question}\n{choices}\nLetter:", completion="{answerKey}")
@@ -72,7 +72,7 @@ def test_choices_become_a_line_each(tmp_path: Path) -> None:
         load(tmp_path, "y.jsonl", prompt="{choices}", completion="{answerKey}")
 
 
-def test_templates_win_over_other_forms_and_leave_braces_of_the_data_alone(tmp_path: Path) -> None:
+def test_templates_precede_other_forms_and_keep_braces_in_the_data(tmp_path: Path) -> None:
     write(
         tmp_path / "x.jsonl",
         {"prompt": "old", "completion": "old", "text": "{n} {", "n": 3, "Best Answer": "B", "s": "{text}"},
@@ -103,7 +103,7 @@ def test_system_and_references_apply_to_message_rows(tmp_path: Path) -> None:
     assert len(second.messages) == 3
 
 
-def test_a_column_of_references_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_references_column_is_used_unchanged(tmp_path: Path) -> None:
     row = {"prompt": "q", "completion": "a", "references": ["a", "b"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "references": "a"}) + "\n")
     loaded = load(tmp_path, "own.jsonl", max_bad_rows=0.5)
@@ -168,7 +168,7 @@ def test_bad_rows_are_listed_with_place_and_reason(tmp_path: Path, bad: Any, rea
     data = load(tmp_path, max_bad_rows=0.5)
     assert replies(data) == ["a1", "a4"]
     assert [c.source for c in data.conversations] == ["x.jsonl:1", "x.jsonl:4"]
-    assert data.total == 3  # the blank line is none
+    assert data.total == 3  # the blank line is not a row
     assert [b.source for b in data.bad_rows] == ["x.jsonl:3"]
     assert data.bad_rows[0].reason.startswith(reason)
     assert "\n" not in data.bad_rows[0].reason

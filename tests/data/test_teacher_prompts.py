@@ -1,4 +1,4 @@
-"""A teacher with a template of its own: it reads its own prompts, and predicts the student's very tokens."""
+"""A teacher with another template: it reads its own prompts and predicts the student's response tokens."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tutelage.training.on_policy import RolloutPlan, continued, write_responses
 from tutelage.training.trainer import Trainer
 
 STUDENT = ChatTemplate(tokenizer(CHATML))
-# another form and another end; the same form and another end than the tokenizer's usual one; the same end, another form
+# Another template and another end token; the same template with another end token; another template, the same end.
 TEACHERS = {"llama3": (LLAMA3, "<|eot|>"), "chatml-eot": (CHATML.replace("<|im_end|>", "<|eot|>"), "<|eot|>")}
 TEACHERS["open thought"] = (OPEN_THOUGHT, "<|im_end|>")
 SIZE = len(STUDENT.tokenizer)
 
 
 def ending_in(text: str, eos: str) -> Any:
-    """One and the same vocabulary, another template and another eos."""
+    """The same vocabulary with another template and another eos."""
     tokens = tokenizer(text)
     tokens.eos_token = eos
     return tokens
@@ -55,15 +55,15 @@ def encode(conversations: list[Conversation], max_length: int = 10_000) -> list[
 
 
 def texts_between(template: ChatTemplate, conversation: Conversation) -> list[str]:
-    """What stands before each assistant turn, found by rendering marks in place of the answers."""
-    marked, count = [], 0
+    """The text before each assistant turn, found by rendering markers in place of the answers."""
+    with_markers, count = [], 0
     for message in conversation.messages:
         if message.role == "assistant":
-            marked.append(Message("assistant", f"MARK{count}"))
+            with_markers.append(Message("assistant", f"MARK{count}"))
             count += 1
         else:
-            marked.append(message)
-    rest, out = template.render(marked, False), []
+            with_markers.append(message)
+    rest, out = template.render(with_markers, False), []
     end = template.tokenizer.convert_ids_to_tokens(template.end_of_turn_id)
     for n in range(count):
         before, _, rest = rest.partition(f"MARK{n}{end}")
@@ -74,22 +74,22 @@ def texts_between(template: ChatTemplate, conversation: Conversation) -> list[st
 def by_hand(
     template: ChatTemplate, conversation: Conversation, student: TokenSequence
 ) -> tuple[torch.Tensor, list[int]]:
-    """The teacher's own tokens [L] around the student's responses (ended its own way), and where those stand."""
+    """The teacher's own tokens [L] around the student's responses, with its own ends, and the responses' positions."""
     responses, run = [], []
     for token, response in zip(student.ids.tolist(), student.loss_mask.tolist(), strict=True):
         run = [*run, token] if response else run
         if response and token == STUDENT.end_of_turn_id:
             responses, run = [*responses, run], []
     responses = [*responses, run] if run else responses
-    ids, places = [], []
+    ids, positions = [], []
     opened = "[think]" if "[think]" in template.text else ""
     for text, response in zip(texts_between(template, conversation), responses, strict=False):
         if opened and not text.endswith(opened):
-            text += opened  # a generation prompt that opens more than a rendered turn has
+            text += opened  # the generation prompt is longer than the start of a rendered turn
         ids += template.tokenizer(text, add_special_tokens=False)["input_ids"]
-        places += range(len(ids), len(ids) + len(response))
+        positions += range(len(ids), len(ids) + len(response))
         ids += [template.end_of_turn_id if t == STUDENT.end_of_turn_id else t for t in response]
-    return torch.tensor(ids), places
+    return torch.tensor(ids), positions
 
 
 def swapped(template: ChatTemplate) -> torch.Tensor:
@@ -107,7 +107,7 @@ def logits_of(
     return signal.hidden @ signal.head.weight.t(), batch.labels
 
 
-ROWS_OF = [
+CONVERSATIONS = [
     chat("The cat?", "The dog ran."),
     MULTI,
     chat("Hello", "1 2", "3", "\n\nThe dog"),
@@ -115,9 +115,9 @@ ROWS_OF = [
 ]
 
 
-def test_plain_text_is_the_same_to_both():
+def test_plain_text_is_the_same_for_student_and_teacher():
     text = Conversation("x", (Message("assistant", "The cat sat."),), source="x")
-    teacher, rows = teacher_template("llama3"), [text, ROWS_OF[0]]
+    teacher, rows = teacher_template("llama3"), [text, CONVERSATIONS[0]]
     sequences = align(encode(rows), rows, STUDENT, teacher)
     assert torch.equal(teacher_view(sequences[0]).ids, sequences[0].ids)
     alone = align(encode(rows[1:]), rows[1:], STUDENT, teacher)[0]
@@ -125,31 +125,34 @@ def test_plain_text_is_the_same_to_both():
 
 
 @pytest.mark.parametrize("kind", ["llama3", "chatml-eot"])
-def test_data_responses_are_scored_as_by_a_forward_pass_by_hand(kind: str):
+def test_data_responses_are_scored_as_in_a_direct_forward_pass(kind: str):
     template = teacher_template(kind)
     original = tiny.llama(layers=3, vocab=SIZE, packed=False)
-    sequences = align(encode(ROWS_OF), ROWS_OF, STUDENT, template)
+    sequences = align(encode(CONVERSATIONS), CONVERSATIONS, STUDENT, template)
     loaded = LoadedModel(tiny.llama(layers=3, vocab=SIZE), template.tokenizer, template, True, "")
     got, labels = logits_of(Teacher(loaded, STUDENT.end_of_turn_id), sequences)
     expected, tokens = [], []
-    for sequence, conversation in zip(sequences, ROWS_OF, strict=True):
-        ids, places = by_hand(template, conversation, sequence)
+    for sequence, conversation in zip(sequences, CONVERSATIONS, strict=True):
+        ids, positions = by_hand(template, conversation, sequence)
         with torch.no_grad():
-            expected.append(original(ids[None]).logits[0, [p - 1 for p in places]][:, swapped(template)])
+            expected.append(original(ids[None]).logits[0, [p - 1 for p in positions]][:, swapped(template)])
         tokens += sequence.ids[sequence.loss_mask].tolist()
-    assert labels.tolist() == tokens  # one to one with the student's
+    assert labels.tolist() == tokens  # the student's tokens, one to one
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-4)
-    # the end of a turn has the chance that the teacher gives its own
+    # every turn has the student's end token
     ends = labels == STUDENT.end_of_turn_id
-    assert int(ends.sum()) == sum(m.role == "assistant" for c in ROWS_OF for m in c.messages)
+    assert int(ends.sum()) == sum(m.role == "assistant" for c in CONVERSATIONS for m in c.messages)
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_sampled_responses_are_scored_as_by_hand(kind: str):
+def test_sampled_responses_are_scored_as_in_a_direct_forward_pass(kind: str):
     template = teacher_template(kind)
     end = STUDENT.end_of_turn_id
-    # a template that opens thoughts renders earlier turns differently, so it takes single turns alone
-    student, conversations = tiny.llama(vocab=SIZE), [ROWS_OF[0], ROWS_OF[3 if kind == "open thought" else 2]]
+    # a template that begins thoughts renders earlier turns differently, so it only takes single turns
+    student, conversations = (
+        tiny.llama(vocab=SIZE),
+        [CONVERSATIONS[0], CONVERSATIONS[3 if kind == "open thought" else 2]],
+    )
     examples = align(encode(conversations), conversations, STUDENT, template)
     plan = RolloutPlan(1.0, SamplingConfig(max_new_tokens=9), 0, 10_000)
     sampler = TorchSampler(student, [end, *range(300, 340)], True)
@@ -161,9 +164,9 @@ def test_sampled_responses_are_scored_as_by_hand(kind: str):
     for sequence in sampled:
         conversation = conversations[sequence.index]
         answer = sequence.ids[sequence.prompt_length :].tolist()
-        # all turns before the last are the data's; the sample follows the teacher's prompt
-        ids, places = by_hand(template, conversation, encode(conversations)[sequence.index])
-        last = [p for p in places if p - 1 not in places][-1]
+        # all turns before the last are from the data; the sample follows the teacher's prompt
+        ids, positions = by_hand(template, conversation, encode(conversations)[sequence.index])
+        last = [p for p in positions if p - 1 not in positions][-1]
         ids = torch.cat([ids[:last], torch.tensor([template.end_of_turn_id if t == end else t for t in answer])])
         with torch.no_grad():
             logits = original(ids[None]).logits[0, last - 1 : -1]
@@ -172,11 +175,11 @@ def test_sampled_responses_are_scored_as_by_hand(kind: str):
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_where_templates_agree_one_batch_serves_both():
-    sequences = encode(ROWS_OF)
+def test_equal_templates_need_one_batch():
+    sequences = encode(CONVERSATIONS)
     same = ChatTemplate(tokenizer(CHATML))
     assert same_rendering(STUDENT, same)
-    assert align(sequences, ROWS_OF, STUDENT, same) == sequences
+    assert align(sequences, CONVERSATIONS, STUDENT, same) == sequences
     assert make_micro_batch(sequences, [1.0] * 4, False).teacher is None
     assert not same_rendering(STUDENT, teacher_template("llama3"))
 
@@ -184,7 +187,7 @@ def test_where_templates_agree_one_batch_serves_both():
 @pytest.mark.parametrize("padded", [False, True])
 def test_cuts_budgets_and_padding_keep_the_alignment(padded: bool):
     template = teacher_template("llama3")
-    sequences = align(encode(ROWS_OF, max_length=35), ROWS_OF, STUDENT, template)
+    sequences = align(encode(CONVERSATIONS, max_length=35), CONVERSATIONS, STUDENT, template)
     assert any(s.cut for s in sequences)
     batches = make_micro_batches(sequences, [0.25] * 4, 60, padded)
     assert len(batches) > 1
@@ -202,10 +205,10 @@ def test_cuts_budgets_and_padding_keep_the_alignment(padded: bool):
     assert bool(view.loss_mask[start])
 
 
-def test_a_step_is_the_divergence_by_hand(tmp_path: Path):
+def test_a_steps_loss_is_the_divergence_of_direct_forward_passes(tmp_path: Path):
     """Loss of a whole step, half of it on policy, from plain forward passes."""
     template = teacher_template("llama3")
-    examples = align(encode(ROWS_OF), ROWS_OF, STUDENT, template)
+    examples = align(encode(CONVERSATIONS), CONVERSATIONS, STUDENT, template)
     job = jobs.sft(tmp_path, model=tiny.llama(vocab=SIZE), batch_size=4, max_length=10_000)
     student = LoadedModel(job.student.model, STUDENT.tokenizer, STUDENT, True, "")
     loaded = LoadedModel(tiny.llama(layers=3, vocab=SIZE, seed=1), template.tokenizer, template, True, "")
@@ -226,10 +229,10 @@ def test_a_step_is_the_divergence_by_hand(tmp_path: Path):
     with torch.no_grad():
         for sequence in sequences:
             view = teacher_view(sequence)
-            target = loaded.model(view.ids[None]).logits[0, :-1][view.loss_mask[1:]]
-            mine = plain(sequence.ids[None]).logits[0, :-1][sequence.loss_mask[1:]]
-            total += float(generalized_jsd(mine, target, 0.5).sum())
-            tokens += len(mine)
+            teacher_logits = loaded.model(view.ids[None]).logits[0, :-1][view.loss_mask[1:]]
+            student_logits = plain(sequence.ids[None]).logits[0, :-1][sequence.loss_mask[1:]]
+            total += float(generalized_jsd(student_logits, teacher_logits, 0.5).sum())
+            tokens += len(student_logits)
     assert teacher.loaded.template is template
     assert Trainer(job).step(0)["loss"] == pytest.approx(total / tokens, rel=1e-4)
 
@@ -242,7 +245,9 @@ def recipe_with(workshop: Workshop, text: str, eos: str, **keys: Any) -> Path:
     )
 
 
-def test_a_recipe_with_a_foreign_template_runs_and_says_so(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+def test_a_recipe_with_another_teacher_template_runs_and_reports_it(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+):
     workshop.rows("train", ROWS)
     file = recipe_with(workshop, LLAMA3, "<|eot|>")
     run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("gkd", 0)

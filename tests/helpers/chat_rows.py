@@ -1,4 +1,4 @@
-"""Rows of conversations, written to files and loaded from them."""
+"""Rows of conversations, and files of them, for tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def row(n: int, **more: Any) -> dict[str, Any]:
 
 
 def write(path: Path, *rows: Any) -> Path:
-    """JSON lines; a text is written as it stands."""
+    """Write rows as JSON lines; a text is written unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows)
     if path.suffix == ".gz":
@@ -38,8 +38,8 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def load(base: Path, path: str | list[str] = "x.jsonl", require_response: bool = True, **config: Any) -> LoadedData:
-    return load_dataset("gold", DataConfig(path=path, **config), base, require_response)
+def load(folder: Path, path: str | list[str] = "x.jsonl", require_response: bool = True, **config: Any) -> LoadedData:
+    return load_dataset("gold", DataConfig(path=path, **config), folder, require_response)
 
 
 def replies(data: LoadedData) -> list[str | None]:

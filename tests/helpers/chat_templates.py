@@ -29,7 +29,7 @@ OPEN_THOUGHT = CHATML.replace("assistant\n{% endif %}", "assistant\n[think]{% en
 
 
 def tokenizer(chat_template: str | None = None, eos: str | None = "<|im_end|>", bos: str | None = None):
-    """Byte-level BPE in which line breaks merge, so that a border inside them shows."""
+    """Byte-level BPE in which line breaks merge, so that a split between two of them changes the tokens."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
@@ -44,7 +44,7 @@ def tokenizer(chat_template: str | None = None, eos: str | None = "<|im_end|>", 
 
 
 def chat(*contents: str, system: str | None = None, source: str = "x.jsonl:1") -> Conversation:
-    """User and assistant in turn."""
+    """A conversation of user and assistant turns, alternating."""
     turns = [Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(contents)]
     if system is not None:
         turns.insert(0, Message("system", system))

@@ -1,4 +1,4 @@
-"""Tiny real models, made on the spot in milliseconds."""
+"""Tiny real models, made in milliseconds."""
 
 from __future__ import annotations
 

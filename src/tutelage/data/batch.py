@@ -1,4 +1,4 @@
-"""Sequences → micro-batches, by a token budget, without padding where the attention allows. The only label shift."""
+"""Token sequences → micro-batches of a token budget, packed if the model allows it; labels are shifted only here."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from tutelage.data.teacher_prompts import teacher_view
 def take_copies(
     examples: Sequence[TokenSequence], weights: Tensor, order: Tensor, first: int, last: int
 ) -> list[TokenSequence]:
-    """Copies `first` to `last` (exclusive) of the examples in this order, example i counting as `weights[i]` copies.
+    """Copies `first` to `last` (exclusive) of the examples in the order `order` [n]; example i is weights[i] copies.
 
-    An example that crosses an end is taken with as much weight as lies inside. So batches hold the same number of
-    copies whether copies are kept apart or once with a weight, and an epoch has the same number of steps.
+    An example that crosses an end is taken with the part of its weight inside. So a batch has the same number of
+    copies, and an epoch the same number of steps, whether copies are stored separately or once with a weight.
     """
     ends = weights[order].cumsum(0)
-    inside = ends.clamp(max=last) - (ends - weights[order]).clamp(min=first)
+    taken = ends.clamp(max=last) - (ends - weights[order]).clamp(min=first)
     out = []
-    for place in (inside > 0).nonzero().squeeze(-1).tolist():
-        example, weight = examples[int(order[place])], float(inside[place])
+    for position in (taken > 0).nonzero().squeeze(-1).tolist():
+        example, weight = examples[int(order[position])], float(taken[position])
         out.append(example if weight == example.weight else replace(example, weight=weight))
     return out
 
 
 def rank_share(sequences: Sequence[TokenSequence], rank: int, ranks: int) -> list[TokenSequence]:
-    """What falls to a rank: as many sequences as to others, one more or less, and nearly as many tokens.
+    """A rank's share of the batch: equally many sequences (±1) and nearly equally many tokens.
 
-    They are dealt out from the longest to the shortest, each second round from the last rank to the first.
+    Sequences are dealt out from the longest to the shortest, in alternating directions over the ranks.
     """
     if ranks == 1:
         return list(sequences)
@@ -42,19 +42,19 @@ def rank_share(sequences: Sequence[TokenSequence], rank: int, ranks: int) -> lis
 
 
 def group_by_budget(lengths: Sequence[int], budget: int, padded: bool) -> list[list[int]]:
-    """Positions grouped so that each group holds at most `budget` tokens (padding counted when `padded`).
+    """Indices of `lengths` in groups of at most `budget` tokens each; with `padded`, padding counts too.
 
-    Packed: longest first, each into the fullest group that still has room. Padded: neighbours in length together.
+    Packed: longest first, each into the fullest group with enough space. Padded: sequences of similar length together.
     A sequence longer than the budget gets a group of its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: list[list[int]] = []
-    free: list[int] = []  # tokens of room left, or for padded groups: rows
+    free: list[int] = []  # space left per group, in tokens, or in rows if padded
     for i in order:
         if padded:
             fits = [len(groups) - 1] if groups and free[-1] > 0 else []
         else:
-            fits = [g for g, room in enumerate(free) if room >= lengths[i]]
+            fits = [g for g, space in enumerate(free) if space >= lengths[i]]
         if fits:
             best = min(fits, key=lambda g: free[g])
             groups[best].append(i)
@@ -68,9 +68,10 @@ def group_by_budget(lengths: Sequence[int], budget: int, padded: bool) -> list[l
 def make_micro_batch(
     sequences: Sequence[TokenSequence], token_weights: Sequence[float], padded: bool, pad_id: int = 0
 ) -> MicroBatch:
-    """Lay sequences out for one forward pass. `token_weights[i]` is the weight of each response token of sequence i.
+    """Lay sequences out for one forward pass; token_weights[i] is the loss weight of each response token of sequence i.
 
-    Where the teacher reads prompts in its own rendering, `.teacher` is the same batch as it sees it.
+    `padded`: rows [B, L] padded with `pad_id`, else one packed row [1, T]. If the sequences have `teacher_prompts`,
+    `.teacher` is the same batch with the teacher's rendering of the prompts.
     """
     lengths = [len(s.ids) for s in sequences]
     teacher = None
@@ -117,7 +118,10 @@ def make_micro_batch(
 def make_micro_batches(
     sequences: Sequence[TokenSequence], token_weights: Sequence[float], budget: int, padded: bool, pad_id: int = 0
 ) -> list[MicroBatch]:
-    """All sequences of a rank's share of an optimizer batch, in micro-batches of at most `budget` tokens."""
+    """A rank's sequences of an optimizer batch in micro-batches of at most `budget` tokens; see `make_micro_batch`.
+
+    A sequence counts as long as the longer of its two renderings, the student's and the teacher's.
+    """
     lengths = [max(len(s.ids), len(teacher_view(s).ids)) for s in sequences]
     groups = group_by_budget(lengths, budget, padded)
     return [

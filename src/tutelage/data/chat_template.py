@@ -1,11 +1,11 @@
-"""The only place that turns conversations into tokens, and says which of them carry loss.
+"""The only place that turns conversations into tokens and decides which tokens carry loss.
 
-A conversation is rendered to text by the chat template, the text is parted where assistant turns begin and end, and
-each part is tokenised on its own. So the tokens of a prompt are the same whether a response follows or not: what a
-sampler is given is what training saw, and no token merges across the border of prompt and response.
+The chat template renders a conversation to text, the text is split where assistant turns begin and end, and each part
+is tokenised separately. So a prompt has the same tokens whether a response follows or not (a sampler gets the prompts
+of training), and no token merges across the boundary of prompt and response.
 
-Text that looks like a special token (`<|im_end|>` typed by a user) becomes that token, as it does wherever a chat
-template is tokenised as one text; clean such rows if the data is not trusted.
+Text that looks like a special token (`<|im_end|>` typed by a user) becomes that token, as it does if a rendered chat is
+tokenised as one text. Clean such rows if the data is not trusted.
 """
 
 from __future__ import annotations
@@ -36,37 +36,40 @@ TULU = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif -%}
 """
-# Some templates (Llama 3.2) write today's date into the system turn; a run must not depend on the day it is started.
+# Some templates (Llama 3.2) write today's date into the system turn; a run must not depend on the day it starts.
 _TODAY = datetime.datetime(2024, 7, 26)
 
 
 class PromptTooLongError(TutelageError):
-    """A prompt leaves no room for a single response token."""
+    """A prompt is so long that no response token fits into the length limit."""
 
 
 @dataclass(frozen=True)
 class EncodingReport:
+    """What `encode_all` cut or left out."""
+
     cut: int  # sequences whose response was cut at the length limit
-    too_long: tuple[str, ...]  # sources of the rows left out because their prompt fills the limit
+    too_long: tuple[str, ...]  # sources of the rows left out because no response token fits
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A stretch of text that is tokenised on its own; `response`: it carries loss."""
+    """A part of the text that is tokenised separately; `response`: it carries loss."""
 
     text: str
     response: bool
 
 
 class ChatTemplate:
-    """A tokenizer with its chat template."""
+    """A tokenizer with a chat template.
+
+    `template`: "auto" (the tokenizer's own, or else Tulu's), "tulu", or the path of a Jinja file. `generation_eos`: the
+    ids at which the model's generation config stops.
+
+    Raises TutelageError for an unreadable template, and if nothing can end an assistant turn.
+    """
 
     def __init__(self, tokenizer: Any, template: str = "auto", generation_eos: Sequence[int] = ()) -> None:
-        """`template`: auto (the tokenizer's own, else Tulu's), tulu, or a path of a Jinja file.
-        `generation_eos`: ids that the model's generation config stops at.
-
-        Raises TutelageError for an unreadable template, and when nothing can end an assistant turn.
-        """
         self.tokenizer = tokenizer
         self.text = _template_text(tokenizer, template)
         self._probe(generation_eos)
@@ -74,7 +77,10 @@ class ChatTemplate:
     # --- rendering ---------------------------------------------------------------------------------------------------
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The conversation as the model reads it; with the generation prompt an assistant turn is opened at the end."""
+        """The text of the conversation; with the generation prompt, it ends with the beginning of an assistant turn.
+
+        Raises TutelageError if the template cannot render these messages.
+        """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self.tokenizer.apply_chat_template(
@@ -85,36 +91,37 @@ class ChatTemplate:
                 date_string=_TODAY.strftime("%d %b %Y"),
                 strftime_now=_TODAY.strftime,
             )
-        except Exception as error:  # templates refuse roles by raising, and a user's file may hold any mistake
+        except Exception as error:  # templates raise for roles they refuse, and a user's file may have any error
             raise TutelageError(
                 f"the chat template cannot render {len(turns)} turns ({', '.join(t['role'] for t in turns)}): "
                 f"{' '.join(str(error).split())}; change the data or set `chat_template`"
             ) from error
 
     def _parts(self, messages: Sequence[Message], source: str) -> list[_Part]:
-        """Prompt and response texts in turn; ends in a prompt when the last turn is the user's, else in a response."""
+        """Prompts and responses, alternating; the last part is a prompt if the last message is the user's."""
         parts: list[_Part] = []
-        done = ""  # what the parts so far render to
+        rendered = ""  # the text of the parts so far
         for k, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            opened = self.render(messages[:k], True)
-            self._check_stable(opened, done, k, source)
+            prompt = self.render(messages[:k], True)
+            self._check_stable(prompt, rendered, k, source)
             turn = self.render(messages[: k + 1], False)
-            if turn.startswith(opened) and turn.endswith(self._tail) and len(turn) >= len(opened) + len(self._tail):
-                response = turn[len(opened) : len(turn) - len(self._rest)]
-            else:  # a template whose generation prompt is not how it renders a turn: write the turn as a sampler would
-                response = message.content + self._tail[: len(self._tail) - len(self._rest)]
-            parts += [_Part(opened[len(done) :], False), _Part(response, True)]
-            done = opened + response
+            if turn.startswith(prompt) and turn.endswith(self._tail) and len(turn) >= len(prompt) + len(self._tail):
+                response = turn[len(prompt) : len(turn) - len(self._after_end)]
+            else:  # the template renders a turn differently from its generation prompt: render it as a sampler would
+                response = message.content + self._tail[: len(self._tail) - len(self._after_end)]
+            parts += [_Part(prompt[len(rendered) :], False), _Part(response, True)]
+            rendered = prompt + response
         if messages[-1].role != "assistant":
-            opened = self.render(messages, True)
-            self._check_stable(opened, done, len(messages), source)
-            parts.append(_Part(opened[len(done) :], False))
+            prompt = self.render(messages, True)
+            self._check_stable(prompt, rendered, len(messages), source)
+            parts.append(_Part(prompt[len(rendered) :], False))
         return parts
 
-    def _check_stable(self, opened: str, done: str, turn: int, source: str) -> None:
-        if not opened.startswith(done):
+    def _check_stable(self, prompt: str, rendered: str, turn: int, source: str) -> None:
+        """Raise TutelageError if the template changes earlier turns when more turns follow."""
+        if not prompt.startswith(rendered):
             raise TutelageError(
                 f"{source or 'prompt'}: the chat template renders the turns before turn {turn + 1} differently in "
                 "longer chats (some strip earlier thinking); set `chat_template` to another, or use single-turn rows"
@@ -123,23 +130,23 @@ class ChatTemplate:
     # --- tokens ------------------------------------------------------------------------------------------------------
 
     def encode(self, conversation: Conversation, index: int, max_length: int) -> TokenSequence:
-        """Tokens of the whole conversation, with loss on every assistant turn up to its end-of-turn token.
+        """Tokens of the whole conversation, with loss on every assistant turn including its end-of-turn token.
 
-        The sequence ends with the last token that carries loss. Over-long rows lose their end (`cut=True`): tokens of
-        the response, or whole later turns, so that `prompt_length` is that of the last assistant turn still there.
-        `ids[:prompt_length]` are the ids of `encode_prompt`.
+        The sequence ends with the last token that carries loss. A conversation of more than `max_length` tokens is cut
+        (`cut=True`): it loses tokens of a response, and later turns. `prompt_length` belongs to the last assistant turn
+        that is left, and `ids[:prompt_length]` are the ids of `encode_prompt`.
 
-        Raises PromptTooLongError when the prompt leaves no room for a response token, TutelageError for a bare prompt
-        and for a template that renders earlier turns differently later.
+        Raises PromptTooLongError if no response token fits, and TutelageError for a conversation without a response and
+        for a template that changes earlier turns when more follow.
         """
         return self._encode_many([conversation], [index], max_length)[0]
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens of a conversation that ends in a user turn, with the assistant turn opened: a sampler's input."""
+        """A sampler's input: token ids of messages that end in a user turn, up to the start of the assistant turn."""
         return self.encode_prompts([messages])[0]
 
     def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """`encode_prompt` for many at once: one call of the tokenizer, which uses all cores."""
+        """`encode_prompt` for many prompts in one call of the tokenizer, which uses all cores."""
         if not prompts:
             return []
         rows = [self._parts(messages, "") for messages in prompts]
@@ -149,30 +156,30 @@ class ChatTemplate:
         return [[token for _ in parts for token in next(tokens)] for parts in rows]
 
     def prompt_parts(self, conversations: Sequence[Conversation]) -> list[list[list[int]]]:
-        """For each conversation the tokens of what stands before each of its assistant turns, in turn."""
+        """Per conversation, the token ids of the text before each of its assistant turns, in order."""
         rows = [[p for p in self._parts(c.messages, c.source) if not p.response] for c in conversations]
         tokens = iter(self._tokens([part for parts in rows for part in parts]))
         return [[next(tokens) for _ in parts] for parts in rows]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a response, without special tokens and without the ids that end a turn."""
+        """The text of a response, without special tokens and end-of-turn ids."""
         kept = [int(token) for token in ids if int(token) not in self.end_of_turn_ids]
         return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @property
     def end_of_turn_id(self) -> int:
-        """The token that the template ends an assistant turn with; the tokenizer's eos where it has none."""
+        """The token with which the template ends an assistant turn, or the tokenizer's eos if it has none."""
         return self.end_of_turn_ids[0]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the template, the tokenizer's vocabulary and rules, and the ids that end a turn."""
+        """A hash of the template, the tokenizer's vocabulary and rules, and the end-of-turn ids."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             rules = {"vocabulary": self.tokenizer.get_vocab(), "kind": type(self.tokenizer).__name__}
         else:
             rules = json.loads(backend.to_str())
-            for state in ("truncation", "padding"):  # left behind by the latest call
+            for state in ("truncation", "padding"):  # state of the tokenizer's latest call
                 rules.pop(state, None)
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
         return fingerprint(self.text, digest, self.tokenizer.special_tokens_map, self.end_of_turn_ids)
@@ -184,11 +191,11 @@ class ChatTemplate:
         max_length: int,
         too_long: list[BadRow] | None = None,
     ) -> list[TokenSequence]:
-        """`encode` for many at once: one call of the tokenizer. Too long ones go to `too_long` where it is given."""
+        """`encode` for many conversations in one call of the tokenizer; too long ones go to `too_long` if given."""
         rows = []
         for conversation in conversations:
             if conversation.response is None:
-                raise TutelageError(f"{conversation.source}: no reply to learn from; give the row an assistant turn")
+                raise TutelageError(f"{conversation.source}: no reply to train on; give the row an assistant turn")
             if conversation.plain:
                 rows.append([_Part(conversation.messages[0].content, True)])
             else:
@@ -208,22 +215,23 @@ class ChatTemplate:
         return out
 
     def _text_pieces(self, ids: list[int]) -> list[tuple[bool, list[int]]]:
-        """A text's first token, which nothing predicts, then all others with the end."""
+        """Plain text: its first token, which nothing predicts, then all later ones and the end token, with loss."""
         ended = ids if self._append_end else [*ids, self._text_end]
         start = [self.tokenizer.bos_token_id] if self._begins else ended[:1]
         return [(False, start), (True, ended if self._begins else ended[1:])]
 
     def _tokens(self, parts: Sequence[_Part]) -> list[list[int]]:
-        # Tokenizers of the older Llama kind put a space before every text; a response that goes on after a prompt has
-        # none, so it is tokenised behind a line break that is taken away again.
-        anchor = [self._anchor if part.response else () for part in parts]
-        texts = ["\n" + part.text if mark else part.text for part, mark in zip(parts, anchor, strict=True)]
+        """Token ids of each part; a response gets its end token if the template has none."""
+        # Llama 2's kind of tokenizer puts a space before every text, but a response after a prompt must not have one:
+        # it is tokenised after a line break, whose tokens are then removed.
+        anchors = [self._anchor if part.response else () for part in parts]
+        texts = ["\n" + part.text if anchor else part.text for part, anchor in zip(parts, anchors, strict=True)]
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         out = []
-        for part, mark, ids in zip(parts, anchor, encoded, strict=True):
-            if mark and tuple(ids[: len(mark)]) != mark:  # merged with the line break
-                ids, mark = self._ids(part.text), ()
-            ids = list(ids[len(mark) :])
+        for part, anchor, ids in zip(parts, anchors, encoded, strict=True):
+            if anchor and tuple(ids[: len(anchor)]) != anchor:  # merged with the line break
+                ids, anchor = self._ids(part.text), ()
+            ids = list(ids[len(anchor) :])
             out.append([*ids, self.end_of_turn_id] if part.response and self._append_end else ids)
         return out
 
@@ -231,26 +239,26 @@ class ChatTemplate:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _new_ids(self, longer: str, shorter: str) -> list[int]:
-        """Tokens of `longer` after those it begins with in common with `shorter`."""
+        """The tokens of `longer` after its common prefix with `shorter`."""
         ids = self._ids(longer)
         common = takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._ids(shorter), strict=False))
         return ids[len(list(common)) :]
 
-    # --- what the template does, found out with a probe --------------------------------------------------------------
+    # --- properties of the template, found with a probe ---------------------------------------------------------------
 
     def _probe(self, generation_eos: Sequence[int]) -> None:
-        """Find what follows an assistant turn's content (`_tail`, of which `_rest` comes after the end token), and the
-        ids that end a turn."""
+        """Find the text after an assistant turn's content (`_tail`; `_after_end` is its part after the end token) and
+        the end-of-turn ids."""
         ask, reply, again = Message("user", "ProbeOne"), Message("assistant", "ProbeTwo"), Message("user", "ProbeThree")
         closed, continued = self.render([ask, reply], False), self.render([ask, reply, again], False)
         self._tail = closed.partition(reply.content)[2]
         special = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
         end = next((token for token in self._ids(self._tail) if token in special), None)
-        # Special tokens that come with a new turn of the user or of the assistant start turns.
+        # Special tokens that a new turn of user or assistant brings start turns.
         user_turn = self._new_ids(continued.partition(again.content)[0], closed)
         assistant_turn = self._new_ids(self.render([ask], True), self.render([ask], False))
         starts = {*user_turn, *assistant_turn} & special - {end}
-        # A tokenizer may wrongly call the start of a turn its eos (SmolLM2 as GGUF): sampling would never get going.
+        # A tokenizer may declare the start of a turn as its eos (SmolLM2 as GGUF): sampling would stop at once.
         eos = [t for t in (self.tokenizer.eos_token_id, *generation_eos) if t is not None and t not in starts]
         if end is None and not eos:
             raise TutelageError(
@@ -264,7 +272,7 @@ class ChatTemplate:
         self._text_end = eos[0] if eos else end
         self.end_of_turn_ids = tuple(dict.fromkeys(eos if end is None else [end, *eos]))
         written = "" if end is None else self.tokenizer.convert_ids_to_tokens(end)
-        self._rest = self._tail.partition(written)[2] if written else self._tail
+        self._after_end = self._tail.partition(written)[2] if written else self._tail
 
 
 def encode_all(
@@ -272,17 +280,18 @@ def encode_all(
 ) -> tuple[list[TokenSequence], EncodingReport]:
     """Encode every conversation; `index` is its position in `data.conversations`.
 
-    Rows whose prompt fills `max_length` are left out and listed. Raises TutelageError when their share exceeds
-    `max_bad_rows` (`key` names the data section then), or when no row is left.
+    Rows whose prompt leaves no room for a response within `max_length` tokens are left out and listed. Raises
+    TutelageError if their share exceeds `max_bad_rows` (`key` names the data section in the message), or if no row is
+    left.
     """
     from rich.console import Console
     from rich.progress import track
 
-    rows, size = data.conversations, 500  # rows a tokenizer call
+    rows, size = data.conversations, 500  # rows per tokenizer call
     starts = range(0, len(rows), size)
     out: list[TokenSequence] = []
     bad: list[BadRow] = []
-    quiet = len(rows) < 5000  # a second or two
+    quiet = len(rows) < 5000  # takes a second or two
     for start in track(starts, "tokenising", console=Console(stderr=True), transient=True, disable=quiet):
         chunk = rows[start : start + size]
         out += template._encode_many(chunk, range(start, start + len(chunk)), max_length, bad)
@@ -293,7 +302,7 @@ def encode_all(
 
 
 def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int, source: str) -> TokenSequence:
-    """Join tokenised parts; keep whole turns and then tokens from the front while they fit."""
+    """Join tokenised parts into a sequence of at most `max_length` tokens, cut at the end."""
     ids: list[int] = []
     mask: list[bool] = []
     prompt_length, kept = 0, 0  # up to the last assistant turn that has a token within the limit
@@ -317,6 +326,7 @@ def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int,
 
 
 def _template_text(tokenizer: Any, template: str) -> str:
+    """The Jinja text of the template that `template` names."""
     if template == "auto" and tokenizer.chat_template is not None:
         return tokenizer.get_chat_template()  # of several named ones, the default
     if template in ("auto", "tulu"):
@@ -330,5 +340,5 @@ def _template_text(tokenizer: Any, template: str) -> str:
 
 
 def _begins(tokenizer: Any) -> bool:
-    """Base models that start every text with a begin token (Llama, Gemma) were never trained without it."""
+    """Whether the tokenizer starts every text with its bos token (Llama, Gemma): the model then always needs it."""
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id

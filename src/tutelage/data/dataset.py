@@ -1,6 +1,6 @@
-"""Hub names and local files become conversations: read, check, name, cut a seeded subset.
+"""Loading a data section: read rows from files or the hub, check them, name them, and take a seeded subset.
 
-A bad row is never silently dropped: it is kept as (source, reason), and too many of them stop the run.
+A bad row is never silently dropped: it is listed as (source, reason), and too many of them stop the run.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from tutelage.recipe.sections import DataConfig
 
 @dataclass(frozen=True)
 class LoadedData:
-    conversations: tuple[Conversation, ...]  # file order; the seeded order where `size` or `skip` is given
-    bad_rows: tuple[BadRow, ...]  # over everything read, not only the subset
-    total: int  # rows read, the bad ones included, before the subset is cut
+    """The conversations of a data section, and what was left out."""
+
+    conversations: tuple[Conversation, ...]  # in file order, or in the seeded order with `size` or `skip`
+    bad_rows: tuple[BadRow, ...]  # of everything read, not only of the subset
+    total: int  # rows read, with the bad ones, before the subset is taken
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    position: int  # of the row among all rows read, so that mending a bad row does not reshuffle the others
+    position: int  # among all rows read, so that fixing a bad row does not reshuffle the others
     conversation: Conversation
     names: Mapping[str, str]  # id column → value
 
 
-def load_dataset(name: str, config: DataConfig, base: Path, require_response: bool = True) -> LoadedData:
-    """Read the data section `name` of a recipe; relative paths start at `base`, the recipe file's folder.
+def load_dataset(name: str, config: DataConfig, folder: Path, require_response: bool = True) -> LoadedData:
+    """Load the data section `name` of a recipe; relative paths start at `folder`, the recipe file's folder.
 
-    `require_response=False` also takes rows that end in a user turn (bare prompts for evaluation).
-    A hub name may carry its configuration after a colon (`openai/gsm8k:main`).
+    `require_response=False` also accepts rows that end in a user turn (bare prompts for evaluation). A hub name may
+    have its configuration after a colon (`openai/gsm8k:main`).
 
-    Raises TutelageError for missing files, an unreachable hub, doubled ids, more bad rows than `max_bad_rows`, and
-    subsets that are larger than the data.
+    Raises TutelageError for missing files, an unreachable hub, duplicate ids, more bad rows than `max_bad_rows`, and a
+    subset larger than the data.
     """
     key = name if name.startswith("data.") else f"data.{name}"
     if config.completion is not None and config.prompt is None:
@@ -52,7 +54,7 @@ def load_dataset(name: str, config: DataConfig, base: Path, require_response: bo
     bad: list[BadRow] = []
     total = 0
     versions: list[str] = []
-    for position, (source, row) in enumerate(read_rows(key, config, base, versions)):
+    for position, (source, row) in enumerate(read_rows(key, config, folder, versions)):
         total = position + 1
         try:
             if isinstance(row, BadRow):
@@ -64,7 +66,7 @@ def load_dataset(name: str, config: DataConfig, base: Path, require_response: bo
         first = f"; the first, {bad[0].source}: {bad[0].reason}" if bad else ""
         raise TutelageError(f"{key}: no usable row among the {total} of `{config.path}`{first}")
     check_bad_rows(key, bad, total, config.max_bad_rows)
-    named = _name(key, good, config.id)
+    named = _with_ids(key, good, config.id)
     return LoadedData(
         conversations=tuple(_subset(key, named, config)),
         bad_rows=tuple(bad),
@@ -73,15 +75,15 @@ def load_dataset(name: str, config: DataConfig, base: Path, require_response: bo
     )
 
 
-def declared_fingerprint(name: str, config: DataConfig, base: Path, require_response: bool = True) -> str:
-    """The fingerprint of a data section without reading rows: local files are hashed, hub sets count as name@revision.
+def declared_fingerprint(name: str, config: DataConfig, folder: Path, require_response: bool = True) -> str:
+    """The fingerprint of a data section without reading its rows: files are hashed, a hub set counts as name@revision.
 
-    For local files it is the one that `load_dataset` gives; a hub set is not reached for.
+    For local files it equals that of `load_dataset`. The hub is not asked. Raises TutelageError for missing files.
     """
     key = name if name.startswith("data.") else f"data.{name}"
     versions: list[str] = []
     for path in [config.path] if isinstance(config.path, str) else config.path:
-        found = resolve_sources(key, path, base)
+        found = resolve_sources(key, path, folder)
         if isinstance(found, str):
             versions.append(f"hub:{found}@{config.revision or 'main'}")
         else:
@@ -94,19 +96,19 @@ def _data_fingerprint(config: DataConfig, versions: list[str], require_response:
 
 
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:
-    """Raise TutelageError when more than the share `allowed` of `total` rows is bad."""
+    """Raise TutelageError if more than the share `allowed` of `total` rows is bad; `key` names the data section."""
     share = len(bad) / total
     if share <= allowed:
         return
     first = "; ".join(f"{row.source}: {row.reason}" for row in bad[:3])
     raise TutelageError(
         f"{key}: {len(bad)} of {total} rows are bad ({share:.1%}, allowed {allowed:.1%}): {first}; "
-        f"mend them or raise `{key}.max_bad_rows` to {math.ceil(share * 1000) / 1000}"
+        f"fix them or raise `{key}.max_bad_rows` to {math.ceil(share * 1000) / 1000}"
     )
 
 
-def _name(key: str, good: list[_Candidate], column: str | None) -> list[_Candidate]:
-    """Give every conversation its id: the column asked for, else the first usual column that is unique, else source."""
+def _with_ids(key: str, good: list[_Candidate], column: str | None) -> list[_Candidate]:
+    """Give every conversation its id: from `column`, or the first usual column with unique values, or its source."""
     if column is None:
         for usual in ID_COLUMNS:
             values = {row.names[usual] for row in good if usual in row.names}
@@ -118,11 +120,11 @@ def _name(key: str, good: list[_Candidate], column: str | None) -> list[_Candida
             )
         return [_with_id(row, row.conversation.source) for row in good]
     counts = Counter(row.names[column] for row in good)
-    doubled = [value for value, count in counts.items() if count > 1]
-    if doubled:
+    duplicates = [value for value, count in counts.items() if count > 1]
+    if duplicates:
         raise TutelageError(
-            f"{key}.id: {len(doubled)} values of column `{column}` name more than one row: {', '.join(doubled[:3])}; "
-            "make them unique, or leave the key out to name rows by file and line"
+            f"{key}.id: {len(duplicates)} values of column `{column}` name more than one row: "
+            f"{', '.join(duplicates[:3])}; make them unique, or leave the key out to name rows by file and line"
         )
     return [_with_id(row, row.names[column]) for row in good]
 
@@ -132,7 +134,10 @@ def _with_id(row: _Candidate, id: str) -> _Candidate:
 
 
 def _subset(key: str, good: list[_Candidate], config: DataConfig) -> list[Conversation]:
-    """`size` rows after `skip` of an order that depends on the seed and each row's position alone, hence nested."""
+    """`size` rows after `skip` rows, in an order that depends only on the seed and each row's position.
+
+    So subsets of one seed are nested.
+    """
     if config.size is None and config.skip == 0:
         return [row.conversation for row in good]
     left = len(good) - config.skip
@@ -142,5 +147,6 @@ def _subset(key: str, good: list[_Candidate], config: DataConfig) -> list[Conver
             f"{key}.size: {config.size or 'the rest'} after `skip: {config.skip}` is more than there is: "
             f"{len(good)} usable rows; lower `size` or `skip`"
         )
+    # Not `keyed_integer`: finished runs depend on this order.
     ordered = sorted(good, key=lambda row: hashlib.blake2b(f"{config.seed}:{row.position}".encode()).digest())
     return [row.conversation for row in ordered[config.skip : config.skip + wanted]]

@@ -1,4 +1,4 @@
-"""One row of data, in any of its forms, becomes a checked conversation."""
+"""One row of data, in any accepted form, to a checked conversation."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
 
 
 class BadRowError(ValueError):
-    """Why one row cannot be used."""
+    """A row that cannot be used; the message is the reason."""
 
 
 def convert(row: Any, source: str, config: DataConfig, require_response: bool) -> tuple[Conversation, dict[str, str]]:
-    """The conversation of one row, still without its id, and the row's possible ids (column → value).
+    """The conversation of one row, without its id yet, and the row's candidate ids (column → value).
 
-    Raises BadRowError with the reason why the row cannot be used.
+    `source` is the row's "file:line". Raises BadRowError with the reason if the row cannot be used.
     """
     if not isinstance(row, dict):
-        raise BadRowError(f"not an object but {_kind(row)}")
+        raise BadRowError(f"not an object but {_json_type(row)}")
     if config.text is not None:
-        return _conversation(_plain(_fill(config.text, row), require_response), (), row, source, config)
-    messages = _check(_asked(row, config), require_response)
+        return _conversation(_plain_text(_fill_template(config.text, row), require_response), (), row, source, config)
+    messages = _checked_messages(_turns_of_row(row, config), require_response)
     if config.system is not None and messages[0].role != "system":
-        messages.insert(0, Message("system", _fill(config.system, row)))
-    references = tuple(_fill(template, row) for template in config.references) or _own_references(row)
+        messages.insert(0, Message("system", _fill_template(config.system, row)))
+    references = tuple(_fill_template(template, row) for template in config.references) or _own_references(row)
     for number, reference in enumerate(references, start=1):
         if not reference.strip():
             raise BadRowError(f"reference {number} is empty")
@@ -41,35 +41,37 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
 def _conversation(
     messages: list[Message], references: tuple[str, ...], row: dict[str, Any], source: str, config: DataConfig
 ) -> tuple[Conversation, dict[str, str]]:
+    """The conversation, and the values of the columns that can be its id."""
     columns = ID_COLUMNS if config.id is None else (config.id,)
     names = {c: str(row[c]) for c in columns if isinstance(row.get(c), str | int) and str(row[c]).strip()}
     if config.id is not None and not names:
-        raise BadRowError(_missing(config.id, row) if config.id not in row else f"column `{config.id}` names nothing")
+        raise BadRowError(_missing(config.id, row) if config.id not in row else f"column `{config.id}` is empty")
     return Conversation("", tuple(messages), references, source), names
 
 
-def _asked(row: dict[str, Any], config: DataConfig) -> list[Any]:
-    """The row's turns, by the templates where there are some."""
+def _turns_of_row(row: dict[str, Any], config: DataConfig) -> list[Any]:
+    """The row's turns, unchecked: from the config's templates if it has any, else from the row's own columns."""
     if config.prompt is None:
-        return _turns(row)
-    turns = [{"role": "user", "content": _fill(config.prompt, row)}]
+        return _own_turns(row)
+    turns = [{"role": "user", "content": _fill_template(config.prompt, row)}]
     if config.completion is not None:
-        turns.append({"role": "assistant", "content": _fill(config.completion, row)})
+        turns.append({"role": "assistant", "content": _fill_template(config.completion, row)})
     return turns
 
 
-def _plain(text: str, require_response: bool) -> list[Message]:
+def _plain_text(text: str, require_response: bool) -> list[Message]:
+    """Plain text as one assistant turn."""
     if not require_response:
-        raise BadRowError("plain text (`text`) asks for nothing, so there is nothing to answer")
+        raise BadRowError("plain text (`text`) has no prompt to answer; give templates with the key `prompt`")
     if not text.strip():
         raise BadRowError("the text is empty")
-    if not _whole(text):
+    if not _has_no_lone_surrogate(text):
         raise BadRowError("the text holds half a character (a lone surrogate)")
     return [Message("assistant", text)]
 
 
 def _own_references(row: dict[str, Any]) -> tuple[str, ...]:
-    """The row's own `references`, a list of texts; templates come first."""
+    """The row's own `references`, a list of texts, used without templates for them."""
     own = row.get("references")
     if own is None:
         return ()
@@ -78,11 +80,11 @@ def _own_references(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(own)
 
 
-def _turns(row: dict[str, Any]) -> list[Any]:
-    """The turns of `messages` or of `prompt` and `completion`."""
+def _own_turns(row: dict[str, Any]) -> list[Any]:
+    """The turns of the columns `messages`, or `prompt` and `completion`."""
     if row.get("messages") is not None:
         if not isinstance(row["messages"], list):
-            raise BadRowError(f"`messages` is not a list but {_kind(row['messages'])}")
+            raise BadRowError(f"`messages` is not a list but {_json_type(row['messages'])}")
         return row["messages"]
     prompt, completion = row.get("prompt"), row.get("completion")
     if prompt is None:
@@ -96,12 +98,12 @@ def _turns(row: dict[str, Any]) -> list[Any]:
         reply = [] if completion is None else [{"role": "assistant", "content": completion}]
         return [{"role": "user", "content": prompt}, *reply]
     raise BadRowError(
-        f"`prompt` ({_kind(prompt)}) and `completion` ({_kind(completion)}) must be two texts or two lists"
+        f"`prompt` ({_json_type(prompt)}) and `completion` ({_json_type(completion)}) must be two texts or two lists"
     )
 
 
-def _check(turns: list[Any], require_response: bool) -> list[Message]:
-    """Turns as messages: an optional system turn, then user and assistant in turn. Raises BadRowError."""
+def _checked_messages(turns: list[Any], require_response: bool) -> list[Message]:
+    """Turns as messages: an optional system turn, then user and assistant alternating. Otherwise BadRowError."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
@@ -112,8 +114,8 @@ def _check(turns: list[Any], require_response: bool) -> list[Message]:
         if role not in ROLES:
             raise BadRowError(f"turn {number} has the unknown role `{role}`; the roles are {', '.join(ROLES)}")
         if not isinstance(content, str):
-            raise BadRowError(f"the content of turn {number} ({role}) is not a text but {_kind(content)}")
-        if not _whole(content):
+            raise BadRowError(f"the content of turn {number} ({role}) is not a text but {_json_type(content)}")
+        if not _has_no_lone_surrogate(content):
             raise BadRowError(f"turn {number} ({role}) holds half a character (a lone surrogate)")
         before = messages[-1].role if messages else "start"
         if role == "system" and messages:
@@ -132,8 +134,8 @@ def _check(turns: list[Any], require_response: bool) -> list[Message]:
     return messages
 
 
-def _whole(text: str) -> bool:
-    """Whether no character is half of a pair of surrogates, which no tokenizer takes."""
+def _has_no_lone_surrogate(text: str) -> bool:
+    """Whether the text has no lone surrogate (half of a pair), which no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -141,28 +143,28 @@ def _whole(text: str) -> bool:
     return True
 
 
-def _fill(template: str, row: dict[str, Any]) -> str:
-    """Put columns in for `{column}`; `{{column}}` stands for itself in single braces, other braces are left alone."""
+def _fill_template(template: str, row: dict[str, Any]) -> str:
+    """Replace `{column}` by the row's value; `{{column}}` becomes a literal `{column}`, other braces are unchanged."""
 
     def value_of(match: re.Match[str]) -> str:
         if match[1] is not None:
             return f"{{{match[1]}}}"
         column = match[2]
         value = _value(column, row)
-        if isinstance(value, dict) and set(value) == {"label", "text"}:  # choices, as ARC has them
+        if isinstance(value, dict) and set(value) == {"label", "text"}:  # choices in the form of ARC
             labels, texts = value["label"], value["text"]
             if len(labels) != len(texts):
                 raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
             return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
         if not isinstance(value, str | int | float):
-            raise BadRowError(f"column `{column}` holds {_kind(value)}, not a text or a number")
+            raise BadRowError(f"column `{column}` holds {_json_type(value)}, not a text or a number")
         return str(value)
 
     return _FIELD.sub(value_of, template)
 
 
 def _value(column: str, row: dict[str, Any]) -> Any:
-    """What stands in a column; `messages.0.content` is the content of the first of the messages."""
+    """The value of a column; `messages.0.content` is the content of the first message."""
     if column in row:
         return row[column]
     value: Any = row
@@ -174,7 +176,7 @@ def _value(column: str, row: dict[str, Any]) -> Any:
         elif value is row:
             raise BadRowError(_missing(column, row))
         else:
-            raise BadRowError(f"column `{column}`: {_kind(value)} there has no `{key}`")
+            raise BadRowError(f"column `{column}`: {_json_type(value)} there has no `{key}`")
     return value
 
 
@@ -185,12 +187,14 @@ def _missing(column: str, row: dict[str, Any]) -> str:
     return f"no column `{column}`{guess} (columns: {', '.join(columns)})"
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "true/false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 @dataclass(frozen=True)
 class BadRow:
+    """A row that was left out, and why."""
+
     source: str  # "file.jsonl:17" or "hub-name:16"
     reason: str

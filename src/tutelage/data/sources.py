@@ -1,4 +1,4 @@
-"""Where rows come from: local files, globs and hub data sets."""
+"""Reading rows from local files, globs and hub data sets."""
 
 from __future__ import annotations
 
@@ -21,39 +21,46 @@ SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
-def local_files(name: str, config: DataConfig, base: Path) -> list[Path] | None:
-    """The files of a data section, or None where it names a hub set."""
+def local_files(name: str, config: DataConfig, folder: Path) -> list[Path] | None:
+    """The files of a data section, or None if it names a hub set; relative paths start at `folder`."""
     paths = [config.path] if isinstance(config.path, str) else config.path
     files: list[Path] = []
     for path in paths:
-        found = resolve_sources(f"data.{name}", path, base)
+        found = resolve_sources(f"data.{name}", path, folder)
         if isinstance(found, str):
             return None
         files += found
     return files
 
 
-def read_rows(key: str, config: DataConfig, base: Path, versions: list[str]) -> Iterator[tuple[str, Any]]:
-    """(source, row) of every path in order; adds a hash of each file or hub set to `versions`."""
+def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -> Iterator[tuple[str, Any]]:
+    """(source, row) of every path in order; a row that cannot be parsed is a BadRow.
+
+    Appends a hash of each file or hub set to `versions`. Raises TutelageError, with `key` as the place, for sources
+    that cannot be read.
+    """
     paths = [config.path] if isinstance(config.path, str) else config.path
     if not paths:
         raise TutelageError(f"{key}.path: the list is empty; name at least one file or hub data set")
-    resolved = [resolve_sources(key, path, base) for path in paths]
-    files = [file for item in resolved if not isinstance(item, str) for file in item]
+    sources = [resolve_sources(key, path, folder) for path in paths]
+    files = [file for source in sources if not isinstance(source, str) for file in source]
     labels = {file: file.name for file in files}
-    if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: keep as much as tells them apart
+    if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: labels that differ
         labels = {file: os.path.relpath(file, os.path.commonpath(files)) for file in files}
-    for item in resolved:
-        if isinstance(item, str):
-            yield from _read_hub(key, item, config, versions)
+    for source in sources:
+        if isinstance(source, str):
+            yield from _read_hub(key, source, config, versions)
             continue
-        for file in item:
+        for file in source:
             versions.append(hash_file(file))
             yield from _read_file(key, file, labels[file])
 
 
-def resolve_sources(key: str, written: str, base: Path) -> list[Path] | str:
-    """The files that a path stands for, or the hub name as it is."""
+def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
+    """The files that the path of a data section means, or its text if it is a hub name.
+
+    Raises TutelageError for variables that are not set, missing files, folders, and unknown formats.
+    """
 
     def value_of(match: re.Match[str]) -> str:
         variable = match[1] or match[2]
@@ -62,17 +69,18 @@ def resolve_sources(key: str, written: str, base: Path) -> list[Path] | str:
         return os.environ[variable]
 
     text = os.path.expanduser(_VARIABLE.sub(value_of, written))
-    path = Path(os.path.abspath(base / text))  # an absolute path wins over base
+    path = Path(os.path.abspath(folder / text))  # an absolute path ignores the folder
     if glob.has_magic(text) and not path.exists():
-        found = sorted(Path(os.path.abspath(base / file)) for file in glob.glob(text, root_dir=base, recursive=True))
+        matches = glob.glob(text, root_dir=folder, recursive=True)
+        found = sorted(Path(os.path.abspath(folder / file)) for file in matches)
         if not found:
-            raise TutelageError(f"{key}.path: no file matches `{written}` (looked for {path})")
+            raise TutelageError(f"{key}.path: no file matches `{written}` (looked for {path}); correct the path")
     elif path.exists() or text.endswith(SUFFIXES) or text.startswith((".", "/")):
         found = [path]
         if path.is_dir():
             raise TutelageError(f"{key}.path: `{written}` is a folder; name its files, for example {written}/*.jsonl")
         if not path.exists():
-            raise TutelageError(f"{key}.path: no file `{written}` (looked for {path}); mend the path")
+            raise TutelageError(f"{key}.path: no file `{written}` (looked for {path}); correct the path")
     else:
         return text
     for file in found:
@@ -106,12 +114,12 @@ def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, An
 
 
 def _read_json(key: str, file: Path) -> list[Any]:
-    """The rows of a file that is one list, or one object with one list among its values."""
+    """The rows of a file that is one list, or one object with exactly one list among its values."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
             value = json.loads(handle.read())
     except json.JSONDecodeError as error:
-        hint = "; a file of one object a line should be called .jsonl" if error.msg == "Extra data" else "; mend it"
+        hint = "; a file of one object per line should be called .jsonl" if error.msg == "Extra data" else "; fix it"
         raise TutelageError(f"{key}.path: broken JSON at {file}:{error.lineno}: {error.msg}{hint}") from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
@@ -140,13 +148,14 @@ def _read_hub(key: str, written: str, config: DataConfig, versions: list[str]) -
     path, _, configuration = written.partition(":")
     try:
         loaded = datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
-    except Exception as error:  # the hub client raises its own, HTTP's, the system's and plain ValueErrors
+    except Exception as error:  # the client raises its own errors, HTTP and system errors, and ValueError
         if isinstance(error, ConnectionError) or "offline" in str(error).lower():
             advice = "check the network, load it once while online, or name local files"
         else:
-            advice = f"check the name, `{key}.split`, `{key}.revision` and that you may read it, or name local files"
+            advice = f"check the name, `{key}.split`, `{key}.revision` and your access rights, or name local files"
         raise TutelageError(
-            f"{key}.path: `{written}` is no local file and cannot be loaded from the hub: {_one_line(error)}; {advice}"
+            f"{key}.path: `{written}` is not a local file and cannot be loaded from the hub: {_one_line(error)}; "
+            f"{advice}"
         ) from error
     loaded = cast(datasets.Dataset, loaded)
     versions.append(loaded._fingerprint)

@@ -22,7 +22,7 @@ MIN_PROMPTS = 2  # in a group
 
 @dataclass(frozen=True)
 class GroupedPrompt:
-    """A prompt's place in the prefill order."""
+    """A prompt's group and its place in the reading order."""
 
     index: int  # in the caller's list
     group: int
@@ -52,8 +52,8 @@ def reading_order(
     min_tokens: shortest prefix that is shared; min_prompts: smallest group; share=False: every prompt is alone.
     """
     groups = find_groups(prompts, min_tokens, min_prompts) if share else []
-    as_one_group = {i for rows, _ in groups for i in rows}
-    groups += [([i], 0) for i in range(len(prompts)) if i not in as_one_group]
+    grouped = {i for rows, _ in groups for i in rows}
+    groups += [([i], 0) for i in range(len(prompts)) if i not in grouped]
     ordered = [(sorted(rows, key=lambda i: (-len(prompts[i]), i)), shared) for rows, shared in groups]
     ordered.sort(key=lambda group: (-len(prompts[group[0][0]]), group[0][0]))
     return [GroupedPrompt(i, number, shared) for number, (rows, shared) in enumerate(ordered) for i in rows]
@@ -65,17 +65,12 @@ def find_groups(prompts: Sequence[Sequence[int]], min_tokens: int, min_prompts: 
     A prompt's last token is never part of a shared prefix: it must be read to get the first new token.
     """
     shareable = [np.asarray(prompt[:-1], dtype=">u4") for prompt in prompts]
-    keys = [head.tobytes() for head in shareable]  # big-endian, so that bytes sort like the token ids
-    order = sorted(range(len(prompts)), key=lambda i: keys[i])
+    sort_keys = [prefix.tobytes() for prefix in shareable]  # big-endian, so that bytes sort like the token ids
+    order = sorted(range(len(prompts)), key=lambda i: sort_keys[i])
     path = [_Branch(0, 0)]  # from the root to the last prompt
     for place, i in enumerate(order):
-        _close_branches(
-            path,
-            _common_prefix(shareable[order[place - 1]], shareable[i]) if place else 0,
-            order,
-            min_tokens,
-            min_prompts,
-        )
+        shared = _common_prefix(shareable[order[place - 1]], shareable[i]) if place else 0
+        _close_branches(path, shared, order, min_tokens, min_prompts)
         if len(shareable[i]) > path[-1].length:
             path.append(_Branch(len(shareable[i]), place))
         path[-1].count += 1
