@@ -50,7 +50,7 @@ def test_plain_text_is_one_assistant_turn(tmp_path: Path) -> None:
     assert [bad.reason.partition(" (")[0] for bad in data.bad_rows] == [
         "the text is empty",
         "column `messages.1.content`: a list there has no `1`",
-        "the text holds half a character",
+        "the text has half a character",
     ]
     assert not load(tmp_path, max_bad_rows=0.8).conversations[0].plain
     for key, value in {"system": "", "prompt": "{x}", "completion": "{x}", "references": ["{x}"]}.items():
@@ -153,7 +153,7 @@ BAD = [
     ({"messages": [user("q"), system("s"), assistant("a")]}, "turn 2 is a system turn, which may only come first"),
     ({"messages": [user("q"), assistant(" \n")]}, "turn 2 is an empty assistant turn"),
     ({"messages": [user("q"), assistant("")]}, "turn 2 is an empty assistant turn"),
-    ({"messages": [user("q"), assistant("a\ud83d")]}, "turn 2 (assistant) holds half a character"),
+    ({"messages": [user("q"), assistant("a\ud83d")]}, "turn 2 (assistant) has half a character"),
     ({"messages": [user("q"), assistant(None)]}, "the content of turn 2 (assistant) is not a text but null"),
     ({"messages": [user([{"type": "text"}]), assistant("a")]}, "the content of turn 1 (user) is not a text but a list"),
     ({"prompt": "q", "completion": [assistant("a")]}, "`prompt` (a text) and `completion` (a list) must be two texts"),
@@ -176,8 +176,8 @@ def test_bad_rows_are_listed_with_place_and_reason(tmp_path: Path, bad: Any, rea
 
 TEMPLATED = [
     ({"dialog": "d", "summary": "s"}, "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary)"),
-    ({"dialogue": None, "summary": "s"}, "column `dialogue` holds null, not a text or a number"),
-    ({"dialogue": ["d"], "summary": "s"}, "column `dialogue` holds a list, not a text or a number"),
+    ({"dialogue": None, "summary": "s"}, "column `dialogue` is null, not a text or a number"),
+    ({"dialogue": ["d"], "summary": "s"}, "column `dialogue` is a list, not a text or a number"),
     ({"dialogue": "d", "summary": " "}, "turn 2 is an empty assistant turn"),
     ({"dialogue": "d", "summary": "s", "other": ""}, "reference 2 is empty"),
     ({"dialogue": "d", "summary": "s"}, "no column `other` (columns: dialogue, summary)"),

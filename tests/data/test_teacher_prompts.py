@@ -149,10 +149,8 @@ def test_sampled_responses_are_scored_as_in_a_direct_forward_pass(kind: str):
     template = teacher_template(kind)
     end = STUDENT.end_of_turn_id
     # a template that begins thoughts renders earlier turns differently, so it only takes single turns
-    student, conversations = (
-        tiny.llama(vocab=SIZE),
-        [CONVERSATIONS[0], CONVERSATIONS[3 if kind == "open thought" else 2]],
-    )
+    student = tiny.llama(vocab=SIZE)
+    conversations = [CONVERSATIONS[0], CONVERSATIONS[3 if kind == "open thought" else 2]]
     examples = align(encode(conversations), conversations, STUDENT, template)
     plan = RolloutPlan(1.0, SamplingConfig(max_new_tokens=9), 0, 10_000)
     sampler = TorchSampler(student, [end, *range(300, 340)], True)

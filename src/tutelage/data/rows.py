@@ -66,7 +66,7 @@ def _plain_text(text: str, require_response: bool) -> list[Message]:
     if not text.strip():
         raise BadRowError("the text is empty")
     if not _has_no_lone_surrogate(text):
-        raise BadRowError("the text holds half a character (a lone surrogate)")
+        raise BadRowError("the text has half a character (a lone surrogate)")
     return [Message("assistant", text)]
 
 
@@ -116,7 +116,7 @@ def _checked_messages(turns: list[Any], require_response: bool) -> list[Message]
         if not isinstance(content, str):
             raise BadRowError(f"the content of turn {number} ({role}) is not a text but {_json_type(content)}")
         if not _has_no_lone_surrogate(content):
-            raise BadRowError(f"turn {number} ({role}) holds half a character (a lone surrogate)")
+            raise BadRowError(f"turn {number} ({role}) has half a character (a lone surrogate)")
         before = messages[-1].role if messages else "start"
         if role == "system" and messages:
             raise BadRowError(f"turn {number} is a system turn, which may only come first")
@@ -157,7 +157,7 @@ def _fill_template(template: str, row: dict[str, Any]) -> str:
                 raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
             return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
         if not isinstance(value, str | int | float):
-            raise BadRowError(f"column `{column}` holds {_json_type(value)}, not a text or a number")
+            raise BadRowError(f"column `{column}` is {_json_type(value)}, not a text or a number")
         return str(value)
 
     return _FIELD.sub(value_of, template)

@@ -89,11 +89,11 @@ class TorchChunks:
         self, student: Tensor, teacher: Tensor | None, labels: Tensor, weights: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Values and statistics; overwrites the student's logits with the weighted gradient of their products."""
-        known = divergence.distributions(student, teacher) if self.arguments.statistics else None
+        distributions = divergence.distributions(student, teacher) if self.arguments.statistics else None
         statistics: list[Tensor | None] = [None] * 6
-        if known is not None:
-            statistics = _token_statistics(student, teacher, labels, known)
-        values, gradient = self.arguments.objective.value_and_gradient(student, teacher, labels, known)
+        if distributions is not None:
+            statistics = _token_statistics(student, teacher, labels, distributions)
+        values, gradient = self.arguments.objective.value_and_gradient(student, teacher, labels, distributions)
         if self.head.softcap is not None:  # d softcap(z) / d z = 1 − (softcap(z) / cap)²
             gradient *= 1.0 - (student / self.head.softcap) ** 2
         torch.mul(gradient, (weights.to(gradient.dtype) * self.head.scale)[:, None], out=student)
@@ -157,21 +157,28 @@ def buffer_sizes(budget: int, width: int, models: int, gradient_bytes: int) -> t
 
 
 def _token_statistics(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, known: Distributions
+    student: Tensor, teacher: Tensor | None, labels: Tensor, distributions: Distributions
 ) -> list[Tensor | None]:
     """Cross-entropy, KL(T‖S), KL(S‖T), both entropies and top-1 agreement, in the order of TokenStats."""
-    norm = known.student_norm.squeeze(-1)
+    norm = distributions.student_norm.squeeze(-1)
     cross_entropy = norm - student.gather(-1, labels[:, None]).squeeze(-1)
-    student_entropy = norm - torch.linalg.vecdot(known.student, student)
-    if teacher is None or known.teacher is None or known.delta is None or known.teacher_norm is None:
+    student_entropy = norm - torch.linalg.vecdot(distributions.student, student)
+    if (
+        teacher is None
+        or distributions.teacher is None
+        or distributions.delta is None
+        or distributions.teacher_norm is None
+    ):
         return [cross_entropy.float(), None, None, student_entropy.float(), None, None]
-    gap = known.teacher.sum(-1) - known.student.sum(-1)  # 0 except for rounding, which it removes from both divergences
+    gap = distributions.teacher.sum(-1) - distributions.student.sum(
+        -1
+    )  # 0 except for rounding, which it removes from both divergences
     statistics = (
         cross_entropy,
-        -torch.linalg.vecdot(known.teacher, known.delta) - gap,
-        torch.linalg.vecdot(known.student, known.delta) + gap,
+        -torch.linalg.vecdot(distributions.teacher, distributions.delta) - gap,
+        torch.linalg.vecdot(distributions.student, distributions.delta) + gap,
         student_entropy,
-        known.teacher_norm.squeeze(-1) - torch.linalg.vecdot(known.teacher, teacher),
+        distributions.teacher_norm.squeeze(-1) - torch.linalg.vecdot(distributions.teacher, teacher),
         student.argmax(-1) == teacher.argmax(-1),
     )
     return [statistic.float() for statistic in statistics]

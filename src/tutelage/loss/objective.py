@@ -35,11 +35,11 @@ class Objective:
         student_logits: Tensor,
         teacher_logits: Tensor | None,
         labels: Tensor,
-        known: Distributions | None = None,
+        distributions: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Values [n], detached, and the gradients d value[i] / d student_logits[i], [n, V].
 
-        `known`: the distributions at temperature 1 if the caller has them; they are only read.
+        `distributions`: the distributions at temperature 1 if the caller has them; they are only read.
         """
         with torch.enable_grad():
             leaf = student_logits.detach().requires_grad_()
@@ -60,9 +60,9 @@ class CrossEntropy(Objective):
         student_logits: Tensor,
         teacher_logits: Tensor | None,
         labels: Tensor,
-        known: Distributions | None = None,
+        distributions: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        fresh = divergence.distributions(student_logits, None) if known is None else known
+        fresh = divergence.distributions(student_logits, None) if distributions is None else distributions
         values = fresh.student_norm - student_logits.gather(-1, labels[:, None])
         gradient = fresh.student.scatter_add(-1, labels[:, None], torch.full_like(values, -1.0))
         return values.squeeze(-1), gradient
@@ -87,19 +87,19 @@ class Divergence(Objective):
         student_logits: Tensor,
         teacher_logits: Tensor | None,
         labels: Tensor,
-        known: Distributions | None = None,
+        distributions: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """d JSD_β / d z = (1−β)·S·(r − Σ S·r) with r = log(S / M); the terms of d M cancel.
 
         For β = 0 it is S − T, for β = 1 it is S·(r − Σ S·r) with r = log(S / T).
         """
-        if known is None or self.temperature != 1.0:
-            known = divergence.distributions(student_logits, _given(teacher_logits), self.temperature)
-        values, ratio = divergence.jsd_and_ratio(known, self.beta)
+        if distributions is None or self.temperature != 1.0:
+            distributions = divergence.distributions(student_logits, _given(teacher_logits), self.temperature)
+        values, ratio = divergence.jsd_and_ratio(distributions, self.beta)
         if self.beta == 0.0:
-            gradient = known.student - _given(known.teacher)
+            gradient = distributions.student - _given(distributions.teacher)
         else:
-            gradient = known.student * (ratio - torch.linalg.vecdot(known.student, ratio)[..., None])
+            gradient = distributions.student * (ratio - torch.linalg.vecdot(distributions.student, ratio)[..., None])
         factor = 1.0 if self.beta in (0.0, 1.0) else 1.0 - self.beta
         if factor != self.temperature:
             gradient.mul_(factor / self.temperature)
@@ -125,12 +125,12 @@ class WeightedSum(Objective):
         student_logits: Tensor,
         teacher_logits: Tensor | None,
         labels: Tensor,
-        known: Distributions | None = None,
+        distributions: Distributions | None = None,
     ) -> tuple[Tensor, Tensor]:
         values = torch.zeros_like(student_logits[:, 0])
         gradient = torch.zeros_like(student_logits)
         for weight, part in self.parts:
-            part_values, part_gradient = part.value_and_gradient(student_logits, teacher_logits, labels, known)
+            part_values, part_gradient = part.value_and_gradient(student_logits, teacher_logits, labels, distributions)
             values.add_(part_values, alpha=weight)
             gradient.add_(part_gradient, alpha=weight)
         return values, gradient

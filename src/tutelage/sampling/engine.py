@@ -37,9 +37,9 @@ _STEPS_PER_CHECK = 8  # on CUDA, steps between two checks for ended rows; each c
 class Engine:
     """Decodes up to `slots` rows at a time, of at most `size` tokens each, at most `max_new_tokens` of them new.
 
-    ends: token ids that end a row. slots: lowered to what `cache_share` of a CUDA device's free memory holds. After
-    `generate`, `read_tokens` is the number of prompt tokens that went through the model, and `shared_tokens` the number
-    copied from a prompt with the same prefix (0 without `share_prefixes`).
+    ends: token ids that end a row. slots: fewer if `cache_share` of a CUDA device's free memory has no room for all.
+    After `generate`, `read_tokens` is the number of prompt tokens that went through the model, and `shared_tokens` the
+    number copied from a prompt with the same prefix (0 without `share_prefixes`).
     """
 
     def __init__(
