@@ -20,5 +20,5 @@ def test_sizes_of_the_models_in_the_table():
 
 @pytest.mark.parametrize("name", ["0xH100", "8xabacus", "H100x8", ""])
 def test_unknown_machines(name: str):
-    with pytest.raises(TutelageError, match="write 8xH100"):
+    with pytest.raises(TutelageError, match="write for example 8xH100"):
         machine(name)

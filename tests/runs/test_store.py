@@ -187,7 +187,7 @@ def test_mistakes_are_one_line(tmp_path: Path):
 def test_recipes_want_a_folder(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         command(["run", str(workshop.write()), "--runs", "s3://bucket/runs"])
-    assert "a URL is for studies" in capsys.readouterr().err
+    assert "a URL works for studies only" in capsys.readouterr().err
 
 
 def test_the_commands(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

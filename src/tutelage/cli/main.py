@@ -1,97 +1,112 @@
-"""The command line. Heavy imports stay inside the verbs, so that `--help` answers at once."""
+"""The command line. Heavy imports stay inside the commands, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tutelage.cli.evaluate import evaluate
-from tutelage.cli.options import AsJson, Debug, RunsFolder
+from tutelage.cli.options import AsJson, Debug, RunsFolder, no_url
 from tutelage.cli.study import note_elsewhere, study
 
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
-    "Start with `tutelage demo`: a teacher, a cut student, SFT against GKD, and a report, on any machine. "
-    "Then write a recipe for your own data (docs/recipe.md) and `tutelage run` it.",
+    "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
+    "Then write a recipe for your own data (docs/recipe.md) and `tutelage run` it.\n\n"
+    "tutelage demo\n\ntutelage run recipe.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Keys of the recipe, as key=value with dots: training.epochs=3 stages.gkd.beta=0.1"),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Of a recipe: this evaluate stage and what it builds on; may be repeated.")
+]
+Text = Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")]
 
 
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe file (YAML).")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value with dots: training.epochs=3 stages.gkd.beta=0.1")
-    ] = None,
+    overrides: Overrides = None,
     runs: RunsFolder = Path("runs"),
-    report_to: Annotated[Path | None, typer.Option("--report", help="Folder of the report.")] = None,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", help="Folder of the report; default: RUNS/<name>-report.")
+    ] = None,
     jobs: Jobs = 1,
     gpus_per_run: Annotated[
-        int | None, typer.Option(min=1, help="Ranks of a training stage; no two runs share a GPU then.")
+        int | None, typer.Option(min=1, help="Ranks of a training run, one GPU each; no two runs share a GPU then.")
     ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="This evaluate stage and what it builds on; may be repeated.")
-    ] = None,
-    text: Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")] = True,
+    only: Only = None,
+    text: Text = True,
     debug: Debug = False,
 ) -> None:
-    """Run a recipe: all its stages, then a report. Run it again to go on where it stopped."""
+    """Run a recipe: all its stages, then a report. The same command continues where it stopped.
+
+    tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
+    """
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
 
     config = load_recipe(recipe, overrides)
-    manifest = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
-    page = build_report(manifest, report_to or runs / f"{config.name}-report", include_text=text)
-    _show(page.parent / "table.md")
-    print(f"\nReport: {page}")
+    results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
+    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text))
 
 
 @app.command()
 def report(
-    manifest: Annotated[
-        Path,
-        typer.Argument(help="What `tutelage run` wrote: runs/<recipe>.json; or a study file (YAML)."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
-    text: Annotated[bool, typer.Option(help="Show the data's and the models' texts.")] = True,
-    runs: Annotated[str, typer.Option("--runs", help="Of a study: where its results are, a folder or a URL.")] = "runs",
+    file: Annotated[Path, typer.Argument(help="A recipe file or a study file (YAML).")],
+    overrides: Overrides = None,
+    runs: Annotated[str, typer.Option("--runs", help="Folder of all runs; of a study also a URL (s3://…).")] = "runs",
+    out: Annotated[Path, typer.Option("--out", "--report", help="Folder of the report.")] = Path("report"),
+    only: Only = None,
+    text: Text = True,
     debug: Debug = False,
 ) -> None:
-    """Build the report of a recipe again, or of a study as far as it is done: one HTML page, tables, figures."""
-    if manifest.suffix in (".yaml", ".yml"):
-        _report_study(manifest, runs, out, text)
-        return
-    from tutelage.common.errors import TutelageError
-    from tutelage.report.recipe.page import build_report
+    """Build the report of a recipe or a study from its runs, as far as they are done. Runs and changes nothing.
 
-    if not manifest.is_file():
-        raise TutelageError(f"{manifest} does not exist: give the JSON file that `tutelage run` wrote into its folder")
-    try:
-        content = json.loads(manifest.read_text())
-    except json.JSONDecodeError as error:
-        raise TutelageError(f"{manifest}:{error.lineno}: not valid JSON: {error.msg}") from error
-    if not isinstance(content, dict) or not {"recipe", "root", "tasks", "rows"} <= content.keys():
-        raise TutelageError(f"{manifest} is not what `tutelage run` writes: give runs/<recipe name>.json")
-    beside = manifest.resolve().parent
-    runs_of_rows = (run for row in content["rows"] for run in row["runs"])
-    if any((beside / name).is_dir() for run in runs_of_rows for name in (run.get("evaluations") or {}).values()):
-        content["root"] = str(beside)  # where they were made, unless they came from elsewhere or have been moved
-    page = build_report(content, out, include_text=text)
-    _show(page.parent / "table.md")
-    print(f"\nReport: {page}")
+    tutelage report recipe.yaml --runs runs --out report
+    """
+    from tutelage.common.errors import TutelageError
+    from tutelage.recipe.load import read_yaml
+
+    if file.suffix == ".json":
+        raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
+    if "stages" in read_yaml(file):
+        _report_recipe(file, overrides or [], runs, out, only or [], text)
+    elif overrides or only:
+        raise TutelageError(f"{file} is a study: `{[*(overrides or []), '--only'][0]}` works for recipes only")
+    else:
+        _report_study(file, runs, out, text)
+
+
+def _report_recipe(
+    file: Path, overrides: Sequence[str], place: str, out: Path, only: Sequence[str], text: bool
+) -> None:
+    """Report the recipe's runs in the folder `place`."""
+    from tutelage.recipe.load import load_recipe
+    from tutelage.report.recipe.page import build_report
+    from tutelage.runs.recipe_results import recipe_results
+
+    runs = no_url(Path(place))
+    results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
+    note_elsewhere(results.elsewhere)
+    _show(build_report(results, out, include_text=text))
 
 
 def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
-    """The study's cells are looked for in `place`; what is not there is shown as missing."""
+    """Report the study's cells in `place`, a folder or URL."""
     from tutelage.report.study.losses import training_logs
     from tutelage.report.study.page import write_study_report
     from tutelage.runs.store import open_runs
@@ -116,7 +131,12 @@ def demo(
     runs: RunsFolder = Path("runs/demo"),
     debug: Debug = False,
 ) -> None:
-    """The whole job on a small task of the project's own: teacher SFT, student SFT, GKD, scores, report."""
+    """Run a recipe on a small task with the project's own data: teacher SFT, student SFT, GKD, scores, report.
+
+    It takes about 12 minutes on two CPU cores.
+
+    tutelage demo
+    """
     from importlib.resources import as_file, files
 
     from tutelage.cli.demo.data import write_demo_data
@@ -127,20 +147,23 @@ def demo(
     write_demo_data(runs / "data", train=240, test=160, heal=800)
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
-    manifest = run_recipe(config, runs, runs, debug=debug)
-    page = build_report(manifest, runs / "report")
-    _show(page.parent / "table.md")
-    print(f"\nReport: {page}")
+    results = run_recipe(config, runs, runs, debug=debug)
+    _show(build_report(results, runs / "report"))
 
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="A folder that `tutelage evaluate` wrote, or an evaluation of a run.")],
-    b: Annotated[Path, typer.Argument(help="Another one, of the same examples.")],
+    a: Annotated[
+        Path, typer.Argument(help="A folder that `tutelage evaluate` wrote, or the folder of an evaluation run.")
+    ],
+    b: Annotated[Path, typer.Argument(help="Another such folder, with the same examples.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say by how much two evaluations differ, a − b: 95 % interval and p by paired bootstrap on the same examples."""
+    """Show by how much two evaluations differ, a − b: 95 % interval and p by paired bootstrap on the same examples.
+
+    tutelage compare runs/gkd-on-test-s0-3f… runs/sft-on-test-s0-9a…
+    """
     from tutelage.evaluation.compare import compare_folders as compared
     from tutelage.evaluation.compare import table
 
@@ -151,7 +174,7 @@ def compare(
 app.add_typer(study, name="study")
 
 
-setup = typer.Typer(help="Set up what runs in an environment of its own.", no_args_is_help=True)
+setup = typer.Typer(help="Set up tools that need a Python environment of their own.", no_args_is_help=True)
 
 
 app.add_typer(setup, name="setup")
@@ -159,11 +182,14 @@ app.add_typer(setup, name="setup")
 
 @setup.command()
 def comet(
-    python: Annotated[str | None, typer.Option(help="The interpreter to use, 3.12 at most; default: this one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Also fetch this model, such as Unbabel/wmt22-comet-da.")] = None,
+    python: Annotated[str | None, typer.Option(help="Python interpreter, 3.12 at most; default: this one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Also download this model, such as Unbabel/wmt22-comet-da.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Make the environment that COMET runs in: some minutes, some gigabytes, once."""
+    """Make the environment in which COMET runs, once: it takes minutes and gigabytes.
+
+    tutelage setup comet --model Unbabel/wmt22-comet-da
+    """
     from tutelage.evaluation.judges.comet import setup_comet
 
     print(f"COMET is ready in {setup_comet(python, model, say=print)}")
@@ -171,44 +197,52 @@ def comet(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of recipes, for editors (save it and point your YAML plugin at it)."""
+    """Print the JSON schema of recipes: an editor's YAML plugin completes and checks keys with it.
+
+    tutelage schema > recipe.schema.json
+    """
     from tutelage.recipe.recipe import RecipeConfig
 
     print(json.dumps(RecipeConfig.model_json_schema(), indent=2))
 
 
-def _show(table: Path) -> None:
-    print()
-    print(table.read_text().strip())
+def _show(page: Path) -> None:
+    """Print the table beside a recipe's page, and where the page is."""
+    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\nReport: {page}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. A user's mistake is one line on standard error and exit code 1; `--debug` shows tracebacks."""
+    """Entry point; `arguments`: the words after the program's name, by default those of this process.
+
+    A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C); with
+    `--debug` a TutelageError is raised on, as all other errors always are.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, standalone_mode=False)
-        if code == 130:  # what typer makes of a KeyboardInterrupt
+        if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:
-        code = _known(error)
+        code = _exit_code(error)
         if code is None or "--debug" in arguments:
             raise
         usage = getattr(error, "format_message", str)
         _fail(str(error) if usage is str else f"{usage()} (tutelage --help)" if usage() else "", code)
 
 
-def _known(error: Exception) -> int | None:
-    """The exit code of an error that the user can mend, else None."""
+def _exit_code(error: Exception) -> int | None:
+    """The exit code for an error that the user can correct, else None."""
     module: Any = sys.modules.get("tutelage.common.errors")
     if module is not None and isinstance(error, module.TutelageError):
         return 1
-    # Usage errors are click's, known by what they have: newer typers carry a click of their own.
+    # Usage errors are click's. They are told by their method, since newer versions of typer bring a click of their own.
     return int(getattr(error, "exit_code", 2)) if hasattr(error, "format_message") else None
 
 
 def _fail(message: str, code: int) -> None:
+    """Print one line and exit."""
     if message and code:
         print(f"tutelage: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""Options that several verbs have."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 
 
-def _no_url(place: Path) -> Path:
-    """A path swallows one of the two slashes, and would then be a folder of a strange name."""
+def no_url(place: Path) -> Path:
+    """Refuse URLs: `Path` turns `s3://x` into `s3:/x`, which would become a local folder."""
     if re.match(r"\w+:/", str(place)):
-        raise typer.BadParameter("a URL is for studies (tutelage study run); here it is a folder")
+        raise typer.BadParameter("a URL works for studies only (tutelage study run): give a folder")
     return place
 
 
 RunsFolder = Annotated[
     Path,
-    typer.Option("--runs", callback=_no_url, help="Where results are kept; finished stages there are reused."),
+    typer.Option("--runs", callback=no_url, help="Folder of all runs; finished stages there are reused."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -1,4 +1,4 @@
-"""`tutelage study plan | run | status`. Heavy imports stay inside the verbs."""
+"""`tutelage study plan | run | status`. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -11,29 +11,38 @@ import typer
 
 from tutelage.cli.options import AsJson, Debug
 
-study = typer.Typer(help="Plan, run and watch a study: sizes × students × methods.", no_args_is_help=True)
+study = typer.Typer(
+    help="Plan, run and watch a study: data sizes × students × methods.\n\n"
+    "tutelage study plan recipes/mini/study.yaml\n\ntutelage study run recipes/mini/study.yaml\n\n"
+    "tutelage study status recipes/mini/study.yaml --watch",
+    no_args_is_help=True,
+)
 
-File = Annotated[Path, typer.Argument(help="A study file (YAML), docs/study.md.")]
+File = Annotated[Path, typer.Argument(help="A study file (YAML); docs/study.md has its keys.")]
 RunsFolder = Annotated[
-    str, typer.Option("--runs", help="Where results are kept, a folder or a URL (s3://…); what is done is reused.")
+    str, typer.Option("--runs", help="Where all runs are kept, a folder or a URL (s3://…); finished ones are reused.")
 ]
 
 
 def note_elsewhere(device: str) -> None:
+    """Print a note when the runs shown were made on another kind of device than this machine's."""
     if device:
-        print(f"note: nothing was done here on this machine's device; these are runs made on {device}", file=sys.stderr)
+        print(f"note: no run was made on this machine's kind of device; these were made on {device}", file=sys.stderr)
 
 
 @study.command()
 def plan(
     file: File,
-    machine: Annotated[str, typer.Option(help="What it would run on: H100, 8xH100, …")] = "1xH100",
+    machine: Annotated[str, typer.Option(help="Machine that costs are for: H100, 8xH100, 4xA100, …")] = "1xH100",
     runs: RunsFolder = "runs",
     as_json: AsJson = False,
-    evaluations: Annotated[bool, typer.Option(help="List every evaluation too.")] = False,
+    evaluations: Annotated[bool, typer.Option(help="List every evaluation, not only totals per task.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Every run once, what is shared, and what it costs in memory, time and money. Asks no network."""
+    """Show every run once, which runs are shared, and costs in memory, time and money. Asks no network.
+
+    tutelage study plan recipes/paper/table3.yaml --machine 8xH100
+    """
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.plan_text import plan_json, plan_lines
@@ -53,16 +62,22 @@ def run(
     runs: RunsFolder = "runs",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")] = 1,
     gpu_memory: Annotated[
-        float | None, typer.Option(min=1.0, help="GiB that runs at the same time may need together.")
+        float | None, typer.Option(min=1.0, help="GiB that runs at the same time may need together, by the cost model.")
     ] = None,
-    executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are done.")] = "local",
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="In processes of this machine, or as tasks of a Ray cluster.")
+    ] = "local",
     gpus_per_run: Annotated[
-        float | None, typer.Option(min=0.0, help="Ranks of a training run, a GPU each; with ray also a part of one.")
+        float | None,
+        typer.Option(min=0.0, help="Ranks per training run, one GPU each; with ray also part of a GPU: 0.5."),
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Try runs again that failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Also do runs that failed in an earlier call.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Do what is not done yet. Run it again to go on where it stopped."""
+    """Do all runs that are not done yet. Run it again to go on where it stopped.
+
+    tutelage study run recipes/mini/study.yaml --jobs 2
+    """
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.run_study import run_study
@@ -83,11 +98,14 @@ def run(
 def status(
     file: File,
     runs: RunsFolder = "runs",
-    watch: Annotated[bool, typer.Option("--watch", help="Keep looking until all is done.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Renew the status until nothing is left to do.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """What is done, what runs and for how long yet, what failed and why, what is left."""
+    """Show what is done, what runs and for how long yet, what failed and why, and what is left.
+
+    tutelage study status recipes/mini/study.yaml --watch
+    """
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.status import status_json, status_lines, study_status

@@ -44,9 +44,8 @@ def main(folder: Path) -> None:
     write_atomically(folder / f"report-{rank}.json", json.dumps(report))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        0 if kind in ("done", "Interrupted") else 1
-    )  # a normal exit would wait for a process group in which a rank has died
+    # A normal exit would wait for the process group, in which another rank may have died.
+    os._exit(0 if kind in ("done", "Interrupted") else 1)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The demo: a small task of the project's own, and its recipe."""
+"""The demo: a small task whose data the project makes itself, and its recipe."""

@@ -1,9 +1,9 @@
-"""The demo's own data: notes between colleagues, each to be turned into one line of minutes.
+"""The demo's data: notes between colleagues, each to be turned into one line of minutes.
 
-Everything is put together from small lists of words and turns of phrase (`notes.py`); nothing comes from any data
-set, so the files can be used and passed on without a licence to mind. Development and test rows carry two rephrasings
-beside the line of minutes, for ROUGE-L. `heal` is another mixture of little text jobs (`exercises.py`), with other
-names and other things, for a student whose layers were cut.
+All rows are put together from small lists of words and phrases (`notes.py`); nothing comes from a data set, so the
+files are free to use and pass on. Development and test rows have two rephrasings beside the line of minutes, for
+ROUGE-L. `heal` is a mixture of short text exercises (`exercises.py`) about other people and things, for a student some
+of whose layers were removed.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def _row(row_id: str, system: str, user: str, answer: str, references: tuple[str
 def write_demo_data(
     folder: Path, seed: int = 0, train: int = 320, dev: int = 60, test: int = 120, heal: int = 600
 ) -> dict[str, Path]:
-    """Makes the four JSONL files and a README in `folder` (made where missing); the same seed gives the same bytes.
+    """Write four JSONL files and a README into `folder`; the same seed gives the same bytes.
 
-    Returns the paths by split name: train, dev, test, heal. No two notes of any split have the same line of minutes.
-    Half of the test rows are in phrasings that no other split has; their ids end in `-new`. Development and test rows
-    have a `references` list of three. The order of drawing keeps the test set the same whatever the other sizes are.
+    `train`, `dev`, `test`, `heal`: rows of each file. Returns the paths by these names. No two notes have the same line
+    of minutes. Half of the test rows are in phrasings that no other file has; their ids end in `-new`. Development and
+    test rows have three `references`. The test set is drawn first, so it does not depend on the other sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()

@@ -1,7 +1,7 @@
-"""Little text exercises for the demo: what a student whose layers were cut relearns before it meets the task.
+"""Short text exercises for the demo: a student some of whose layers were removed relearns from them before the task.
 
-Made here from word lists, like the notes in `data.py`, but with other people, other things and other jobs to do, so
-that healing teaches reading, copying and answering and nothing of the task itself.
+Made from word lists like the notes in `notes.py`, but with other people, things and instructions, so that healing
+teaches reading, copying and answering, and nothing of the task itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PEOPLE = items(
     """Agnes, Boris, Celia, Dario, Edith, Frank, Gita, Henry, Ida, Jakob, Kira, Lukas, Mona, Norman, Otto, Petra,
     Ravi, Selma, Theo, Uma, Vera, Walter, Yara, Zeno"""
 )
-# present, base form, past, what it is done to
+# present, base form, past, objects
 DEEDS = [
     ("paints", "paint", "painted", ["the fence", "a wooden boat", "the kitchen wall", "the garden gate"]),
     ("carries", "carry", "carried", ["a heavy basket", "the ladder", "two buckets", "a sack of flour"]),
@@ -52,6 +52,8 @@ COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 @dataclass(frozen=True)
 class Exercise:
+    """An exercise and its answer."""
+
     kind: str
     instruction: str
     text: str
@@ -60,7 +62,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Deed:
-    """Who does what, where and when; the sentences below are made of it."""
+    """Who does what, where and when; the exercises' sentences are made from it."""
 
     who: str
     present: str
@@ -72,6 +74,7 @@ class Deed:
 
     @property
     def now(self) -> str:
+        """The deed as a sentence in the present tense."""
         return f"{self.who} {self.present} {self.what} {self.where} {self.when}."
 
 
@@ -168,7 +171,7 @@ KINDS: tuple[Callable[[Random], Exercise], ...] = (
 
 
 def draw_exercises(count: int, rng: Random) -> list[Exercise]:
-    """`count` exercises, the kinds in turn, no instruction and text twice."""
+    """Draw `count` exercises, the kinds in turn, each instruction and text at most once, in random order."""
     seen: set[tuple[str, str]] = set()
     drawn: list[Exercise] = []
     while len(drawn) < count:

@@ -1,8 +1,8 @@
-"""The notes of the demo's task, with the line of minutes that each of them comes to.
+"""The notes of the demo's task, each with its line of minutes.
 
-A note names who writes to whom, what is to happen and when, in one of several dozen phrasings, often with small talk
-that has to be left out and sometimes with a slip of the pen that the writer mends ("Thursday, sorry, Friday"). The line
-of minutes follows from the note alone and always has the same form, so that exact match means something.
+A note tells who writes to whom, what is to happen and when, in one of several dozen phrasings, often with small talk
+that has to be left out, sometimes with a slip that the writer corrects ("Thursday, sorry, Friday"). The line of minutes
+follows from the note alone and always has the same form, so that exact match is meaningful.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ VERBS = [
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of note. The first `answers` form is the line of minutes, the others are rephrasings of it.
+    """One kind of note. The first form of `answers` is the line of minutes; the others are rephrasings of it.
 
-    `bodies` are phrasings of the note; the last two are kept for the test split. `mended` is the slot that a slip of
-    the pen may hit.
+    `bodies` are phrasings of the note; the last two are for the test split alone. `mended` is the slot in which a slip
+    may occur.
     """
 
     answers: tuple[str, str, str]
@@ -209,7 +209,7 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# how a note starts and ends, {note} in between; the last two are kept for the test split
+# start and end of a note, with {note} in between; the last two are for the test split alone
 FRAMES = (
     "Hi {recipient}. {note} Thanks, {sender}",
     "Dear {recipient}, {note} Best wishes, {sender}",
@@ -245,34 +245,35 @@ SMALL_TALK = (
     "I am in a bit of a hurry.",
     "Did you see the match with {other}?",
 )
-HELD_OUT = 2  # bodies of a kind and frames that only the test split sees
+HELD_OUT = 2  # number of bodies per kind, and of frames, that only the test split has
 
 
 @dataclass(frozen=True)
 class Note:
-    """A note with its line of minutes and the facts it was made from."""
+    """A note with its line of minutes and the facts that it was made from."""
 
     kind: str
     text: str
     answer: str
     references: tuple[str, ...]  # the answer first
-    slots: tuple[str, ...]  # every fact that the answer states, as it stands in the note and the answer
+    slots: tuple[str, ...]  # every fact that the answer states, as written in the note and the answer
     phrasing: tuple[str, str]  # the body and the frame
 
     @property
     def held_out(self) -> bool:
-        """Phrased as no training note is."""
+        """Whether it is phrased as no training note is."""
         return self.phrasing[1] in FRAMES[-HELD_OUT:]
 
 
 def draw_date(rng: Random) -> str:
+    """Draw a day and month, or a weekday, perhaps with a part of the day."""
     if rng.random() < 0.5:
         return f"{rng.randint(1, 28)} {rng.choice(MONTHS)}"
     return rng.choice(DAYS) + rng.choice(["", *(f" {part}" for part in PARTS)])
 
 
 def _draw_slots(rng: Random) -> dict[str, str]:
-    """Values for every slot that a kind may ask for; people are all different."""
+    """Values for all slots that kinds use; no person twice."""
     sender, recipient, person, other = rng.sample(PEOPLE, 4)
     draw = {"paper": PAPERS, "place": PLACES, "event": EVENTS, "duty": DUTIES, "things": THINGS, "broken": BROKEN}
     slots = {name: rng.choice(values) for name, values in draw.items()} | {
@@ -294,7 +295,7 @@ def _draw_slots(rng: Random) -> dict[str, str]:
 
 
 def _other_value(slot: str, slots: dict[str, str], rng: Random) -> str:
-    """A wrong value for a slot: what the writer puts down first and then mends."""
+    """A wrong value for a slot, which the writer corrects."""
     draw: dict[str, Callable[[], str]] = {
         "by": lambda: draw_date(rng),
         "day": lambda: draw_date(rng),
@@ -309,7 +310,7 @@ def _other_value(slot: str, slots: dict[str, str], rng: Random) -> str:
 
 
 def draw_note(kind_name: str, rng: Random, held_out: bool = False) -> Note:
-    """One note of a kind. `held_out` takes a body and a frame that no training note uses."""
+    """Draw one note of a kind; with `held_out`, with a body and a frame that no training note has."""
     kind = KINDS[kind_name]
     slots = _draw_slots(rng)
     base, participle, gerund, tail = rng.choice(VERBS)
@@ -340,7 +341,7 @@ def draw_note(kind_name: str, rng: Random, held_out: bool = False) -> Note:
 
 
 def draw_notes(count: int, rng: Random, seen: set[str], held_out_share: float = 0.0) -> list[Note]:
-    """`count` notes, the kinds in turn, none with an answer that is in `seen` (which grows)."""
+    """Draw `count` notes, the kinds in turn, in random order. No answer is in `seen`, to which theirs are added."""
     names, notes = list(KINDS), []
     while len(notes) < count:
         held_out = len(notes) < round(count * held_out_share)

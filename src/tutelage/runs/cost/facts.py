@@ -1,6 +1,7 @@
-"""What the cost model takes as given: machines, shapes of models, rows of data and their lengths.
+"""The cost model's inputs: machines, shapes of models, rows of data and their lengths.
 
-Most of it is declared in `facts.yaml`; a local model's shape is in its config.json, and local rows are looked at.
+Most of them are declared in `facts.yaml`; a local model's shape is read from its config.json, and local rows are
+measured.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from tutelage.common.errors import TutelageError
 from tutelage.data.rows import BadRowError, convert
 from tutelage.recipe.sections import DataConfig
 
-ROWS_LOOKED_AT = 200
+MEASURED_ROWS = 200  # per file
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-like model."""
+    """Sizes of a Llama-like model."""
 
     layers: int
     hidden: int
@@ -34,61 +35,65 @@ class Shape:
     kv_heads: int
     head_dim: int
     vocab: int
-    tied: bool
+    tied: bool  # one matrix for the input embedding and the head
 
     @property
     def matrix_weights(self) -> int:
-        """Weights that every token is multiplied with: all but the input embedding."""
+        """Number of weights that every token is multiplied with: all but the input embedding and the norms."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.feed_forward) + self.vocab * self.hidden
 
     @property
     def weights(self) -> int:
+        """Number of all weights."""
         norms = (2 * self.layers + 1) * self.hidden
         return self.matrix_weights + norms + (0 if self.tied else self.vocab * self.hidden)
 
     @property
     def cache_bytes(self) -> int:
-        """Keys and values of one token, bf16."""
+        """Bytes of the keys and values of one token, in bf16."""
         return 4 * self.layers * self.kv_heads * self.head_dim
 
 
 @dataclass(frozen=True)
 class Machine:
+    """A machine with GPUs of one kind."""
+
     name: str
     gpus: int
-    tflops: float
-    bandwidth: float  # TB/s
-    memory: float  # GiB a GPU
-    price: float  # dollars a GPU and hour
-    measured: bool
+    tflops: float  # TFLOP/s of bf16 matrix products, per GPU
+    bandwidth: float  # TB/s per GPU
+    memory: float  # GiB per GPU
+    price: float  # dollars per GPU and hour
+    measured: bool  # whether the cost model's constants were fitted on it
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a data section and their mean tokens."""
+    """Number of rows of a data section and their mean lengths in tokens."""
 
     rows: int
-    tokens: float
-    response: float
+    tokens: float  # of a whole row
+    response: float  # of its response
 
 
 @cache
 def facts() -> dict[str, Any]:
+    """The content of `facts.yaml`."""
     return yaml.safe_load(files("tutelage.runs.cost").joinpath("facts.yaml").read_text(encoding="utf-8"))
 
 
 def machine(text: str) -> Machine:
-    """`H100`, `1xH100`, `8xH100`. Raises TutelageError for what is not known."""
+    """The machine `H100`, `1xH100` or `8xH100`. Raises TutelageError for a name that is not known."""
     found = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9]+)", text)
     known = facts()["machines"]
     if found is None or found[2] not in known or int(found[1] or 1) < 1:
-        raise TutelageError(f"no machine `{text}`: write 8xH100 (known: {', '.join(known)})")
+        raise TutelageError(f"no machine `{text}`: write for example 8xH100 (known: {', '.join(known)})")
     return Machine(text, int(found[1] or 1), **known[found[2]])
 
 
 def shape_of(config: dict[str, Any]) -> Shape | None:
-    """The shape that a config.json tells of; None where a size is missing."""
+    """The shape in the content of a model's config.json; None when a size is missing."""
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return Shape(
@@ -106,7 +111,8 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
 
 
 def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
-    """Lines counted (where the size is not given) and the first rows of each file looked at, 4 characters a token."""
+    """Rows in the files `local`: all lines are counted unless the section has a size; lengths are means over the first
+    rows of each file, at 4 characters per token."""
     characters, answers, seen, total = 0, 0, 0, 0
     for file in local:
         if not file.name.endswith((".jsonl", ".jsonl.gz")):
@@ -114,7 +120,7 @@ def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -
         with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as handle:
             for number, line in enumerate(handle):
                 total += 1
-                if number >= ROWS_LOOKED_AT:
+                if number >= MEASURED_ROWS:
                     if config.size is not None:
                         break
                     continue
