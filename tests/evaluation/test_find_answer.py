@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tutelage.evaluation.benchmarks.find_answer import find_letter, find_number, find_phrase, find_word, trim
+from tutelage.evaluation.benchmarks.find_answer import find_number, find_phrase, find_word, trim
+from tutelage.evaluation.benchmarks.find_letter import find_letter
 
 OPTIONS = ["Paris", "Rome", "Oslo", "Rome in Georgia"]
 

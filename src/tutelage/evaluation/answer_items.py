@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
@@ -19,6 +19,10 @@ from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.replies import read_replies
 
+if TYPE_CHECKING:
+    from tutelage.data.chat_template import ChatTemplate
+    from tutelage.sampling.sampler import Sampler
+
 ENCODED_AT_ONCE = 256  # prompts a call of the tokenizer
 
 
@@ -26,8 +30,8 @@ ENCODED_AT_ONCE = 256  # prompts a call of the tokenizer
 class Answerer:
     """A loaded model, as the run needs it."""
 
-    template: Any  # ChatTemplate
-    sampler: Any  # Sampler
+    template: ChatTemplate
+    sampler: Sampler
     fingerprint: str
     chat: bool
     context: int | None = None  # the most tokens the model takes; None: unknown
@@ -207,7 +211,7 @@ def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) ->
     return out
 
 
-def _append(handle: Any, bench: Benchmark, item: Item, reply: Reply) -> None:
+def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply) -> None:
     row: dict[str, Any] = {"id": item.id, "response": bench.conceal(reply.text), "finished": reply.finished}
     row |= {"tokens": reply.tokens, "shots": reply.shots}
     if reply.likelihoods is not None:

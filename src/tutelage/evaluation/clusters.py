@@ -101,7 +101,8 @@ def cluster_scores(records: Sequence[ExampleRecord], name: str, metric: Metric) 
     if by_tokens:
         weights_U = weights_U * [unit.tokens for unit in scored]
     clusters = [unit.cluster for unit in scored]
-    _, values = cluster_values([unit.score for unit in scored], weights_U, clusters)
+    scores_U = np.array([unit.score for unit in scored], dtype=np.float64)
+    _, values = cluster_values(scores_U, weights_U, clusters)
     values_C[[numbers[cluster] for cluster in dict.fromkeys(clusters)]] = values
     return values_C
 

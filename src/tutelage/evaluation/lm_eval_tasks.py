@@ -66,7 +66,9 @@ def run_lm_eval_task(
     from lm_eval.evaluator import evaluate
 
     tasks: dict[str, Any] = loaded["tasks"]
-    drawn = limit and {task: _drawn(len(one.eval_docs), limit, answerer.seed) for task, one in tasks.items()}
+    drawn = None
+    if limit is not None:
+        drawn = {task: _drawn(len(one.eval_docs), limit, answerer.seed) for task, one in tasks.items()}
     lm = sampler_lm(
         answerer.template,
         answerer.sampler,

@@ -21,7 +21,6 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
 from tutelage.evaluation.benchmarks.find_answer import (
     Found,
-    find_letter,
     find_number,
     find_passage,
     find_phrase,
@@ -29,6 +28,7 @@ from tutelage.evaluation.benchmarks.find_answer import (
     plain,
     trim,
 )
+from tutelage.evaluation.benchmarks.find_letter import find_letter
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
 
