@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench bench-smoke clean
+.PHONY: help venv demo test lint format bench bench-smoke docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make format       let ruff lay the code out and mend what it can"
 	@echo "make bench        one GKD step in Tutelage and in TRL, with real models (20 minutes on two cores)"
 	@echo "make bench-smoke  the same with tiny models, to see that it runs"
+	@echo "make docs         write the tables of recipe keys in docs/ from the schema"
 	@echo "make venv         set up alone: $(VENV), from constraints.txt"
 	@echo "make clean        remove $(VENV) and the tools' caches; runs/ stays"
 	@echo
@@ -49,6 +50,9 @@ test: lint
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python scripts/recipe_keys.py
 
 $(VENV)/bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'

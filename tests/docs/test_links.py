@@ -53,6 +53,17 @@ def test_code_that_a_page_names_exists(page: Path) -> None:
     assert [path for path in named if not (SOURCE / path).exists() and not (ROOT / path).exists()] == []
 
 
+def test_functions_and_tables_that_contributing_names_exist() -> None:
+    """`training/trainer.py:Trainer.step` is `def step` in that file; tables are assigned."""
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    for path, name in named:
+        last = re.escape(name.rsplit(".", 1)[-1])
+        assert re.search(rf"^ *(def|class) {last}\b|^{last}\b.*=", (SOURCE / path).read_text("utf-8"), re.MULTILINE), (
+            name
+        )
+
+
 def test_documents_that_code_names_exist() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {why}"
