@@ -26,7 +26,7 @@ ALLOWED: dict[str, str] = {
     "training": "common recipe data loss models sampling teachers",
     "runs": "common recipe data loss models sampling synthesis evaluation teachers training",
     "study": "common recipe evaluation runs",
-    "report": "common evaluation study",
+    "report": "common evaluation runs study",
     "cli": "common recipe evaluation runs study report",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)

@@ -1,4 +1,4 @@
-"""The command line: quick help, and each verb on a tiny recipe."""
+"""The command line: quick help, and each command on a tiny recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes_fixture import ROWS, Workshop
 import tutelage
 from tutelage.cli.main import main
 
-VERBS = ["run", "report", "evaluate", "compare", "setup", "demo", "schema"]
+COMMANDS = ["run", "report", "evaluate", "compare", "setup", "demo", "schema"]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys
@@ -21,12 +21,12 @@ from tutelage.cli import main
 try:
     main(sys.argv[1:])
 except SystemExit as stop:
-    assert stop.code in (0, None) or not sys.argv[1:], stop.code  # without a verb: help, and 2
+    assert stop.code in (0, None) or not sys.argv[1:], stop.code  # no command: help, and 2
 print("heavy:", *[name for name in {heavy} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
 def test_help_answers_without_heavy_imports(arguments: list[str]):
     source = Path(tutelage.__file__).parent.parent
     done = subprocess.run(
@@ -41,7 +41,7 @@ def test_help_answers_without_heavy_imports(arguments: list[str]):
     assert "Usage:" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy:"
     if len(arguments) < 2:
-        assert all(verb in done.stdout for verb in VERBS)
+        assert all(command in done.stdout for command in COMMANDS)
 
 
 def test_the_module_is_the_program():
@@ -55,14 +55,14 @@ def test_the_module_is_the_program():
 
 
 def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
-    file = workshop.write(stages__2__models=["lead_1", "sft"])
-    main(["run", str(file), "name=other", "--runs", str(workshop.runs), "--report", str(workshop.folder / "page")])
+    file = str(workshop.write(stages__2__models=["lead_1", "sft"]))
+    main(["run", file, "name=other", "--runs", str(workshop.runs), "--report", str(workshop.folder / "page")])
     first = capsys.readouterr().out
     assert "| lead-1 (first utterance) |" in first
     assert (workshop.folder / "page" / "report.html").is_file()
-    manifest = workshop.runs / "other.json"
-    assert json.loads(manifest.read_text())["recipe"] == "other"
-    main(["report", str(manifest), "--out", str(workshop.folder / "again"), "--no-text"])
+    assert not list(workshop.runs.glob("*.json"))
+    again = ["name=other", "--out", str(workshop.folder / "again"), "--runs"]
+    main(["report", file, *again, str(workshop.runs), "--no-text"])
     second = capsys.readouterr().out
     rows = [line for line in first.splitlines() if line.startswith("|")]
     assert [line for line in second.splitlines() if line.startswith("|")] == rows
@@ -70,8 +70,22 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
     assert ROWS[0]["completion"] in (workshop.folder / "page" / "report.html").read_text()
     assert ROWS[0]["completion"] not in page
     moved = workshop.runs.rename(workshop.folder / "moved")
-    main(["report", str(moved / "other.json"), "--out", str(workshop.folder / "again")])
+    main(["report", file, *again, str(moved)])
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == rows
+
+
+def test_report_takes_what_run_takes(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    more = {"name": "more", "kind": "evaluate", "models": ["base"], "tasks": ["test"]}
+    file = str(workshop.write(stages__2__models=["lead_1"], stages__1=more))
+    main(["run", file, "--only", "more", "--runs", str(workshop.runs)])
+    output = capsys.readouterr().out
+    assert "| Base student |" in output
+    assert "lead-1" not in output
+    main(["report", file, "--only", "more", "--runs", str(workshop.runs), "--report", str(workshop.folder / "again")])
+    table = (workshop.folder / "again" / "table.md").read_text()
+    assert table == (workshop.runs / "tiny-report" / "table.md").read_text()
+    main(["report", file, "--runs", str(workshop.runs), "--out", str(workshop.folder / "again")])
+    assert "1 of 3 runs are done" in capsys.readouterr().out  # sft and lead-1 are not
 
 
 @pytest.mark.parametrize("rows", [1, 4])

@@ -1,8 +1,9 @@
-"""A small recipe run made on the spot: folders as an evaluation and a training leave them, and their manifest."""
+"""Results of a small recipe made by code: folders as evaluations and trainings leave them, and their value."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.records import ExampleRecord, summarise, write_records, write_result
 from tutelage.evaluation.tasks import score_response
+from tutelage.runs.recipe_results import RecipeResults, ResultRow, ResultTask, RowRun, SearchResults
+from tutelage.runs.search import SearchPoint
 
 NAMES = ("Anna", "Bo", "Carla", "Dev", "Eli", "Fatima", "Greta", "Hugo", "Ivy", "Jonas")
 PLANS = (
@@ -100,8 +103,8 @@ def training_log(kind: str, right: float, rng: np.random.Generator, steps: int =
     return lines
 
 
-def make_run(root: Path, count: int = 60, change: Any = None) -> dict[str, Any]:
-    """Write the folders of ROWS under `root` and return the manifest. `change(stage, records)` may rewrite records."""
+def make_run(root: Path, count: int = 60, change: Any = None) -> RecipeResults:
+    """Write the folders of ROWS under `root` and return the results. `change(stage, records)` may rewrite records."""
     rng = np.random.default_rng(0)
     data = {"dev": conversations(count), "test": conversations(count)[::-1]}
     rows = []
@@ -110,40 +113,49 @@ def make_run(root: Path, count: int = 60, change: Any = None) -> dict[str, Any]:
         for seed in seeds:
             folders = {}
             for task, conversation_rows in data.items():
-                folder = f"{stage}-{seed}-{task}"
+                folder = root / f"{stage}-{seed}-{task}"
                 records = answers(conversation_rows, right + rng.normal(0, 0.01), rng)
                 records = change(stage, records) if change else records
-                write_records(root / folder, records)
-                write_result(root / folder, summarise(records, METRICS, METRICS[0], task=task, model=stage, seed=seed))
+                write_records(folder, records)
+                write_result(folder, summarise(records, METRICS, METRICS[0], task=task, model=stage, seed=seed))
                 folders[task] = folder
-            train = None
+            trained = None
             if kind in ("sft", "distill"):
-                train = f"{stage}-{seed}"
-                (root / train).mkdir()
+                trained = root / f"{stage}-{seed}"
+                trained.mkdir()
                 lines = [json.dumps(line) + "\n" for line in training_log(kind, right, rng)]
-                (root / train / "metrics.jsonl").write_text("".join(lines))
-            runs.append({"seed": seed, "train": train, "evaluations": folders})
+                (trained / "metrics.jsonl").write_text("".join(lines))
+            runs.append(RowRun(seed, trained, folders))
         chosen = {"learning_rate": 1e-4, "epochs": 6} if kind == "distill" or stage == "sft" else {}
-        rows.append({"stage": stage, "label": label, "kind": kind, "chosen": chosen, "note": "", "runs": runs})
-    rows[0]["note"] = "no model: the dialogue's first line"
+        rows.append(ResultRow(stage, label, kind, tuple(runs), chosen))
     points = [
-        {"stage": stage, "learning_rate": rate, "epochs": epochs, "value": 20 + 10000 * rate + epochs,
-         "chosen": (rate, epochs) == (1e-4, 6)}
+        SearchPoint(stage, {"learning_rate": rate, "epochs": epochs}, 20 + 10000 * rate + epochs,
+                    chosen=(rate, epochs) == (1e-4, 6))
         for stage in ("sft", "gkd") for rate in (3e-5, 1e-4) for epochs in (2, 4, 6)
     ]  # fmt: skip
-    return {
-        "recipe": "mini",
-        "description": "A 64M student from a 135M teacher on 1,000 dialogues, three seeds.",
-        "root": str(root),
-        "seeds": [0, 1, 2],
-        "tasks": {task: {"headline": METRICS[0], "metrics": METRICS} for task in data},
-        "reference": "sft",
-        "rows": rows,
-        "search": {"task": "dev", "grid": {"learning_rate": [3e-5, 1e-4], "epochs": [2, 4, 6]}, "points": points},
-        "facts": [
-            {"label": "Perplexity after the cut", "value": 14300.0},
-            {"label": "Perplexity after healing", "value": 18.4},
-            {"label": "Wall time", "value": "1 h 52 min"},
-            {"label": "Machine", "value": "2 CPU cores"},
-        ],
-    }
+    return RecipeResults(
+        name="mini",
+        description="A 64M student from a 135M teacher on 1,000 dialogues, three seeds.",
+        seeds=(0, 1, 2),
+        tasks={task: ResultTask(METRICS[0], tuple(METRICS)) for task in data},
+        reference="sft",
+        rows=tuple(rows),
+        search=SearchResults("dev", {"learning_rate": [3e-5, 1e-4], "epochs": [2, 4, 6]}, tuple(points)),
+        facts={
+            "Perplexity after the cut": 14300.0,
+            "Perplexity after healing": 18.4,
+            "Wall time": "1 h 52 min",
+            "Machine": "2 CPU cores",
+        },
+        done=50,
+        planned=50,
+    )
+
+
+def with_row(results: RecipeResults, stage: str, **changes: Any) -> RecipeResults:
+    """The results with fields of one row replaced."""
+    return replace(results, rows=tuple(replace(r, **changes) if r.stage == stage else r for r in results.rows))
+
+
+def row_of(results: RecipeResults, stage: str) -> ResultRow:
+    return next(row for row in results.rows if row.stage == stage)

@@ -292,22 +292,13 @@ CASES = [
         ("/gone", "does not exist"),
         arguments=("evaluate", "{recipe}", "--model", "/gone", "--tasks", "test"),
     ),
-    Case("report: no manifest", ("gone.json", "does not exist", "tutelage run"), arguments=("report", "gone.json")),
-    Case(
-        "report: broken manifest",
-        ("broken.json:1", "JSON"),
-        prepare=lambda w, _: (w.folder / "broken.json").write_text("{'"),
-        arguments=("report", "{folder}/broken.json"),
-    ),
-    Case("report: a recipe", ("recipe.yaml", "a recipe, not a study", "JSON"), arguments=("report", "{recipe}")),
+    Case("report: no file", ("gone.yaml", "does not exist"), arguments=("report", "gone.yaml")),
+    Case("report: a JSON file", ("tiny.json", "YAML file", "--runs"), arguments=("report", "{folder}/tiny.json")),
+    Case("report: a URL", ("a URL works for studies only",), arguments=("report", "{recipe}", "--runs", "s3://b/runs")),
+    Case("report: no data", ("data.train", "gone.jsonl"), {"data__train__path": "gone.jsonl"}, arguments=("report", "{recipe}")),
+    Case("report: not --only", ("--only tst", "scores"), arguments=("report", "{recipe}", "--only", "tst")),
     Case("study: a recipe", ("recipe.yaml", "a recipe, not a study"), arguments=("study", "plan", "{recipe}")),
     Case("study: no file", ("gone.yaml", "does not exist"), arguments=("study", "status", "gone.yaml")),
-    Case(
-        "report: not a manifest",
-        ("rows.json", "tutelage run"),
-        prepare=lambda w, _: (w.folder / "rows.json").write_text('{"a": 1}'),
-        arguments=("report", "{folder}/rows.json"),
-    ),
 ]
 
 

@@ -105,27 +105,28 @@ def test_table_2_from_end_to_end(long_context: Workshop, data: Path):
     recipe, made = small(long_context, "table2")
     assert made == [f"new_{task}" for task in TASKS]
     part = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs, only=["scores_arc"])
-    assert list(part["tasks"]) == ["test_arc"]
+    assert list(part.tasks) == ["test_arc"]
     made_for_arc = {folder.name for folder in long_context.runs.iterdir() if folder.is_dir()}
     assert not any("dialogsum" in name or "flores" in name for name in made_for_arc)
-    manifest = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs)
-    of_arc = {row["stage"]: row["runs"] for row in manifest["rows"] if row["stage"].endswith("_arc")}
-    assert {row["stage"]: row["runs"] for row in part["rows"] if row["stage"] in of_arc} == of_arc
+    results = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs)
+    of_arc = {row.stage: row.runs for row in results.rows if row.stage.endswith("_arc")}
+    assert {row.stage: row.runs for row in part.rows if row.stage in of_arc} == of_arc
+    assert results.search is not None
     for task in TASKS:
         (folder,) = long_context.runs.glob(f"new_{task}-s0-*")
         assert json.loads((folder / "result.json").read_text())["rows"] == 8
-        points = [p for p in manifest["search"]["points"] if p["stage"].endswith(f"_{task}")]
-        searched = {p["stage"].removesuffix(f"_{task}") for p in points}
+        points = [p for p in results.search.points if p.stage.endswith(f"_{task}")]
+        searched = {p.stage.removesuffix(f"_{task}") for p in points}
         control = ["gkd_long"] if task == "dialogsum" else []
         assert searched == {"teacher", "sft", "warm", "gkd", "mix", "two_stage", *control}
-        assert all(list(long_context.runs.glob(f"{p['stage']}-on-dev_{task}-s0-*")) for p in points)
-        spec = manifest["tasks"][f"test_{task}"]
-        assert spec["reference"] == f"sft_{task}"
-        assert [row.removesuffix(f"_{task}") for row in spec["rows"]] == [
+        assert all(list(long_context.runs.glob(f"{p.stage}-on-dev_{task}-s0-*")) for p in points)
+        measured = results.tasks[f"test_{task}"]
+        assert measured.reference == f"sft_{task}"
+        assert [row.removesuffix(f"_{task}") for row in measured.rows or ()] == [
             "teacher", "teacher", "general", "sft", "gkd", "mix", "warm", "two_stage", *control
         ]  # fmt: skip
-    assert "synthetic" in {fact["label"].partition(": ")[2].partition(" ")[0] for fact in manifest["facts"]}
-    build_report(manifest, long_context.folder / "report")
+    assert "synthetic" in {label.partition(": ")[2].partition(" ")[0] for label in results.facts}
+    build_report(results, long_context.folder / "report")
     table = (long_context.folder / "report" / "table.md").read_text()
     assert table.count("| Two-stage |") == table.count("| Mix |") == 3
     assert "missing" not in table
@@ -133,7 +134,7 @@ def test_table_2_from_end_to_end(long_context: Workshop, data: Path):
 
 def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):
     recipe, _ = small(long_context, "figure5")
-    manifest = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs)
+    results = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs)
     rows = {}
     for size in ("500", "1000", "2500", "dialogsum"):
         folders = list(long_context.runs.glob(f"warm_{size}-s*-*/result.json"))
@@ -141,9 +142,9 @@ def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):
         rows[size] = next(iter(json.loads(folders[0].read_text())["data"].values()))["rows"]
     assert rows == {"500": 2, "1000": 3, "2500": 4, "dialogsum": 8}
     assert len(list(long_context.runs.glob("new_dialogsum-s*"))) == 1
-    stages = [row["stage"] for row in manifest["rows"]]
+    stages = [row.stage for row in results.rows]
     assert stages[-5:] == ["gkd_dialogsum", *(f"two_stage_{size}" for size in rows)]
-    (curve,) = size_curves(manifest, build_tables(manifest))
+    (curve,) = size_curves(results, build_tables(results))
     assert [(point.rows, point.row.stage) for point in curve.points] == list(
         zip((0, *rows.values()), stages[-5:], strict=True)
     )

@@ -16,12 +16,12 @@ from recipes_fixture import ROWS, Workshop
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted
 from tutelage.recipe.load import load_recipe
-from tutelage.runs.lock import lock
 from tutelage.runs.planner import Planner
+from tutelage.runs.recipe_results import RecipeResults, ResultTask
 from tutelage.runs.run import Run
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import train as train_stage
-from tutelage.runs.worker import attempt
+from tutelage.runs.worker import attempt, lock
 
 STAGES: list[dict[str, Any]] = [
     {"name": "cut", "kind": "prune", "prune": {"keep": [0, 3], "calibration": "test"}},
@@ -42,7 +42,7 @@ STAGES: list[dict[str, Any]] = [
 WHOLE = {"student": "heal", "stages": STAGES}
 
 
-def do(workshop: Workshop, jobs: int = 1, runs: Path | None = None, **changes: Any) -> dict[str, Any]:
+def do(workshop: Workshop, jobs: int = 1, runs: Path | None = None, **changes: Any) -> RecipeResults:
     return run_recipe(load_recipe(workshop.write(**changes)), workshop.folder, runs or workshop.runs, jobs)
 
 
@@ -59,7 +59,7 @@ def numbers(runs: Path) -> dict[str, Any]:
 
 
 def test_a_whole_recipe(workshop: Workshop, done: list[str]):
-    manifest = do(workshop, seeds=[0, 1], **WHOLE)
+    results = do(workshop, seeds=[0, 1], **WHOLE)
     # Each run once: those for all seeds a single time, parents before children.
     assert sorted(done) == sorted(
         ["cut", "heal", "lead_1 on test", "base on test", "teacher on test"]
@@ -86,20 +86,18 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
         "bad_rows": [],
     }
 
-    assert manifest == json.loads((workshop.runs / "tiny.json").read_text())
-    assert (manifest["recipe"], manifest["seeds"], manifest["reference"]) == ("tiny", [0, 1], "sft")
-    assert manifest["tasks"] == {"test": {"headline": "rouge_l", "metrics": ["rouge_l"]}}
-    rows = {row["stage"]: row for row in manifest["rows"]}
+    assert (results.name, results.seeds, results.reference) == ("tiny", (0, 1), "sft")
+    assert results.tasks == {"test": ResultTask("rouge_l", ("rouge_l",))}
+    rows = {row.stage: row for row in results.rows}
     assert list(rows) == ["lead_1", "base", "teacher", "sft", "gkd"]
-    assert [run["seed"] for run in rows["gkd"]["runs"]] == [0, 1]
-    assert [run["seed"] for name in ("lead_1", "base", "teacher") for run in rows[name]["runs"]] == [None] * 3
-    for row in manifest["rows"]:
-        for run in row["runs"]:
-            folder = Path(manifest["root"]) / run["evaluations"]["test"]
-            assert len((folder / "examples.jsonl").read_text().splitlines()) == 4
-            assert run["train"] is None or (Path(manifest["root"]) / run["train"] / "model" / "config.json").is_file()
-    facts = {fact["label"]: fact["value"] for fact in manifest["facts"]}
-    assert facts["cut: layers kept"] == "0, 3 (of 4)"
+    assert [run.seed for run in rows["gkd"].runs] == [0, 1]
+    assert [run.seed for name in ("lead_1", "base", "teacher") for run in rows[name].runs] == [None] * 3
+    for row in results.rows:
+        for run in row.runs:
+            assert len((run.evaluations["test"] / "examples.jsonl").read_text().splitlines()) == 4
+            assert run.trained is None or (run.trained / "model" / "config.json").is_file()
+    assert results.facts["cut: layers kept"] == "0, 3 (of 4)"
+    assert (results.done, results.planned) == (len(done), len(done))
 
 
 def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str]):
@@ -109,7 +107,7 @@ def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str]):
     second = do(workshop, **WHOLE)
     assert done == []
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert second["rows"] == first["rows"]
+    assert second.rows == first.rows
     # A change does again only what hangs on it, under whatever name the recipe has.
     changed = [*STAGES[:4], STAGES[4] | {"beta": 0.1}, STAGES[5]]
     do(workshop, **WHOLE | {"name": "other", "stages": changed})
@@ -136,8 +134,8 @@ def test_what_a_shared_stage_made_is_one_model_whatever_it_builds_on(workshop: W
         {"name": "shared", "kind": "sft", "student": "one", "data": "train", "shared": True},
         {"name": "scores", "kind": "evaluate", "models": ["base", "shared"], "tasks": ["test"]},
     ]
-    manifest = do(workshop, stages=stages, seeds=[1, 2], student="one", stages__0__student="teacher")
-    seeds = {row["stage"]: [run["seed"] for run in row["runs"]] for row in manifest["rows"]}
+    results = do(workshop, stages=stages, seeds=[1, 2], student="one", stages__0__student="teacher")
+    seeds = {row.stage: [run.seed for run in row.runs] for row in results.rows}
     assert seeds == {"base": [1, 2], "shared": [None]}
     assert (done.count("shared"), done.count("shared on test"), done.count("base on test")) == (1, 1, 2)
 
@@ -151,39 +149,43 @@ def test_the_search_takes_the_best_point_for_all_seeds(workshop: Workshop, done:
         {"name": "more", "kind": "sft", "student": "sft", "data": "train", "epochs_of": ["sft"]},
         {"name": "scores", "kind": "evaluate", "models": ["sft", "more"], "tasks": ["test"]},
     ]
-    manifest = do(
+    results = do(
         workshop,
         stages=stages,
         seeds=[3, 4],
         tasks__test__sampling__max_new_tokens=20,
         search={"task": "test", "grid": {"learning_rate": [1e-9, 1e-2], "epochs": [1, 40]}},
     )
-    points = manifest["search"]["points"]
-    tried = [(p["learning_rate"], p["epochs"]) for p in points]
+    assert results.search is not None
+    points = results.search.points
+    tried = [(p.settings["learning_rate"], p.settings["epochs"]) for p in points]
     assert tried == [(1e-9, 1), (1e-9, 40), (1e-2, 1), (1e-2, 40)]
-    assert points[3]["value"] == 100.0 > max(p["value"] for p in points[:3])
-    assert [p["chosen"] for p in points] == [False, False, False, True]
-    rows = {row["stage"]: row for row in manifest["rows"]}
-    assert rows["sft"]["chosen"] == {"learning_rate": 1e-2, "epochs": 40}
-    assert rows["more"]["chosen"] == {"epochs": 40}
+    values = [p.value for p in points if p.value is not None]
+    assert values[3] == 100.0 > max(values[:3])
+    assert [p.chosen for p in points] == [False, False, False, True]
+    rows = {row.stage: row for row in results.rows}
+    assert rows["sft"].chosen == {"learning_rate": 1e-2, "epochs": 40}
+    assert rows["more"].chosen == {"epochs": 40}
     # Four trials with the first seed, of which the best is that seed's run; then the other seed.
     assert done.count("sft") == 5
-    for run in rows["sft"]["runs"]:
-        config = json.loads((workshop.runs / run["train"] / "config.json").read_text())
+    for run in rows["sft"].runs:
+        assert run.trained is not None
+        config = json.loads((run.trained / "config.json").read_text())
         assert (config["training"]["learning_rate"], config["training"]["epochs"]) == (1e-2, 40)
 
 
 def test_of_equal_points_the_first_is_taken(workshop: Workshop):
-    manifest = do(
+    results = do(
         workshop,
         stages__0__search=True,
         stages__2__models=["sft"],
         stages__1={"name": "none", "kind": "prune", "prune": {"keep": [0]}},
         search={"task": "test", "grid": {"learning_rate": [1e-9, 1e-10]}},
     )
-    points = manifest["search"]["points"]
-    assert points[0]["value"] == points[1]["value"]
-    assert [p["chosen"] for p in points] == [True, False]
+    assert results.search is not None
+    points = results.search.points
+    assert points[0].value == points[1].value
+    assert [p.chosen for p in points] == [True, False]
 
 
 def test_a_failure_stops_only_what_builds_on_it(workshop: Workshop, capfd: pytest.CaptureFixture[str]):
@@ -203,12 +205,12 @@ def test_a_failure_stops_only_what_builds_on_it(workshop: Workshop, capfd: pytes
 
 
 def test_recipes_without_scores_or_without_training(workshop: Workshop):
-    assert do(workshop, stages=[STAGES[3]])["rows"] == []
+    assert do(workshop, stages=[STAGES[3]]).rows == ()
     assert workshop.result("sft")["last"]["step"] == 3
     only = {"name": "scores", "kind": "evaluate", "models": ["base", "lead_1"], "tasks": ["test"]}
-    manifest = do(workshop, stages=[only])
-    assert [row["stage"] for row in manifest["rows"]] == ["base", "lead_1"]
-    assert "machine" in {fact["label"] for fact in manifest["facts"]}
+    results = do(workshop, stages=[only])
+    assert [row.stage for row in results.rows] == ["base", "lead_1"]
+    assert "machine" in results.facts
 
 
 # --- locks ----------------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_a_folder_that_a_living_process_holds_is_left_alone(workshop: Workshop, 
         (run.folder / "lock").write_text(str(holder.pid))
         said = attempt(run)
         assert said is not None
-        assert said.startswith("sft: another process is at work on ")
+        assert said.startswith("sft: another process is working on ")
         assert (done, [p.name for p in run.folder.iterdir()]) == ([], ["lock"])
         assert (run.folder / "lock").read_text() == str(holder.pid)
         holder.communicate(b"\n")
@@ -265,7 +267,7 @@ def test_an_unforeseen_error_is_one_line_and_a_log(workshop: Workshop, monkeypat
     monkeypatch.setattr(train_stage, "save_model", broken)
     run = planned(workshop)
     said = attempt(run)
-    assert said == f"sft: RuntimeError: out of luck (the whole traceback: {run.folder / 'error.log'})"
+    assert said == f"sft: RuntimeError: out of luck (traceback: {run.folder / 'error.log'})"
     assert "in broken" in (run.folder / "error.log").read_text()
     assert not (run.folder / "lock").exists()
     with pytest.raises(RuntimeError, match="out of luck"):

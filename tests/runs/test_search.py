@@ -1,4 +1,4 @@
-"""A search is made of runs that are done by hand here: what is known when, what is chosen, and what is expected."""
+"""A search whose runs are done by hand: which runs are known when, which point is chosen, how many are expected."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_needs_no_search_does_not_wait(search: Search):
 def test_trials_that_hold_up_more_go_first(search: Search):
     search.known()
     waited = {search.trials[name][0][1].fingerprint: name for name in ("teacher_sft", "sft")}
-    counts = {waited[mark]: count for mark, count in search.waited_for.items() if mark in waited}
+    counts = {waited[key]: count for key, count in search.waited_for.items() if key in waited}
     assert counts == {"teacher_sft": 2, "sft": 2}  # gkd and more
 
 
@@ -91,8 +91,8 @@ def test_as_many_runs_as_expected(search: Search, monkeypatch: pytest.MonkeyPatc
     expected = search.expected()
     Scheduler(Resources()).execute(search.known, expected)
     assert len(done) == len(set(done)) == expected == len(with_parents(search.known()))
-    said = [line for line in capsys.readouterr().out.splitlines() if " runs done" in line]
-    assert [line.split(" runs")[0] for line in said] == [f"{n} of {expected}" for n in range(1, expected + 1)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if " runs done" in line]
+    assert [line.split(" runs")[0] for line in lines] == [f"{n} of {expected}" for n in range(1, expected + 1)]
 
 
 def test_a_failed_trial_stops_only_what_waits_for_it(search: Search, monkeypatch: pytest.MonkeyPatch):

@@ -25,7 +25,7 @@ def planner(workshop: Workshop, *overrides: str, **changes: Any) -> Planner:
 
 def test_mix_and_two_stages_learn_from_what_was_made(long_context: Workshop):
     workshop = long_context
-    manifest = run_recipe(load_recipe(workshop.write(seeds=[0, 1])), workshop.folder, workshop.runs)
+    results = run_recipe(load_recipe(workshop.write(seeds=[0, 1])), workshop.folder, workshop.runs)
     (folder,) = workshop.runs.glob("new-s0-*")  # once for both seeds
     result = json.loads((folder / "result.json").read_text())
     assert (result["kind"], result["rows"]) == ("synthesize", 10)
@@ -43,8 +43,8 @@ def test_mix_and_two_stages_learn_from_what_was_made(long_context: Workshop):
         assert len(trained) == 2
         counts[name] = {section: report["rows"] for section, report in trained[0]["data"].items()}
     assert counts == {"mix": {"train": 12, "new": 10}, "warm": {"new": 10}, "two": {"train": 12}, "few": {"new_4": 4}}
-    assert [row["stage"] for row in manifest["rows"]] == ["mix", "two", "few"]
-    facts = {fact["label"]: fact["value"] for fact in manifest["facts"]}
+    assert [row.stage for row in results.rows] == ["mix", "two", "few"]
+    facts = results.facts
     assert facts["new: synthetic rows"].startswith("10 of ")
 
 
@@ -62,9 +62,9 @@ def test_benchmarks_to_avoid_count_as_evaluation_data(workshop: Workshop, monkey
 
 
 def test_what_gives_up_may_be_changed_without_losing_rows(workshop: Workshop):
-    marks = {planner(workshop, stages=[TEACHER, MADE | {"min_acceptance": a}]).stage_run("new", 0).fingerprint
+    fingerprints = {planner(workshop, stages=[TEACHER, MADE | {"min_acceptance": a}]).stage_run("new", 0).fingerprint
              for a in (0.02, 0.5)}  # fmt: skip
-    assert len(marks) == 1
+    assert len(fingerprints) == 1
 
 
 def test_subsets_of_what_a_stage_makes_lie_within_one_another(long_context: Workshop):
@@ -77,11 +77,11 @@ def test_subsets_of_what_a_stage_makes_lie_within_one_another(long_context: Work
     do_run(plan.stage_run("new", 0))
     ids = {}
     for name in ("new_4", "new_7", "new"):
-        config, mark, run = plan.section(name, 0, True)
+        config, key, run = plan.section(name, 0, True)
         assert run is plan.stage_run("new", 0)
-        ids[name] = [c.id for c in load_dataset(name, config, workshop.folder).conversations], mark
+        ids[name] = [c.id for c in load_dataset(name, config, workshop.folder).conversations], key
     assert set(ids["new_4"][0]) < set(ids["new_7"][0]) < set(ids["new"][0])
-    assert len({mark for _, mark in ids.values()}) == 3
+    assert len({key for _, key in ids.values()}) == 3
 
 
 @pytest.mark.parametrize(

@@ -218,14 +218,14 @@ def test_a_search_has_the_answers_written_once(workshop: Workshop):
         search={"task": "test", "grid": {"learning_rate": [1e-3, 1e-2]}},
         training__validation="test",
     )
-    manifest = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+    results = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
     assert len(list(workshop.runs.glob("kd-s0-*"))) == 2
     (folder,) = workshop.runs.glob("kd-answers-s0-*")
     result = json.loads((folder / "result.json").read_text())
     assert (result["prompts"], result["samples"]) == (12, 60)
     answers = read_answers(folder)
     assert result["distinct"] == len({(a.row, a.tokens) for a in answers}) <= 60
-    trained = json.loads((workshop.runs / manifest["rows"][0]["runs"][0]["train"] / "result.json").read_text())
+    trained = json.loads((results.rows[0].runs[0].trained / "result.json").read_text())
     assert trained["data"]["answers"]["samples"] == 60
     assert trained["data"]["answers"]["distinct"] == result["distinct"]
     assert trained["last"]["step"] == 15  # 60 copies in batches of 4

@@ -1,4 +1,4 @@
-"""How stages, methods, tasks and metrics are called in tables and figures."""
+"""Names of methods, tasks, metrics and kinds of stages in tables and figures."""
 
 from __future__ import annotations
 
@@ -27,18 +27,16 @@ TASK_LABELS = {
     "arc": "ARC-Challenge",
     AVERAGE: "Average",
 }
-STUDY_METRIC_LABELS = {
-    "comet": "COMET",
-    "prompt_loose": "prompt-level loose accuracy",
-    "drfr": "DRFR",
-    "loss": "loss, nats a token",
-    "kl": "KL to the teacher, nats",
-}
 METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "rouge_l_best": "ROUGE-L, best reference",
     "exact_match": "exact match",
     "chrf": "chrF2",
+    "comet": "COMET",
+    "prompt_loose": "prompt-level loose accuracy",
+    "drfr": "DRFR",
+    "loss": "loss, nats per token",
+    "kl": "KL to the teacher, nats",
 }
 TRAINED = ("distill", "method", "sft", "seqkd")
 KIND_NAMES = {
@@ -50,7 +48,7 @@ KIND_NAMES = {
 
 
 def short(name: str) -> str:
-    """A model's name without the account or folders before it."""
+    """A model's name without the account or the folders before it."""
     return name.rstrip("/").rsplit("/", 1)[-1] or name
 
 
@@ -62,8 +60,8 @@ def task_label(task: str) -> str:
     return TASK_LABELS.get(task, task.replace("_", " "))
 
 
-def study_metric_label(metric: str) -> str:
-    return STUDY_METRIC_LABELS.get(metric, metric_label(metric).replace("_", " "))
+def metric_label(metric: str) -> str:
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
 
 
 def size_text(size: int | None) -> str:
@@ -74,7 +72,3 @@ def size_text(size: int | None) -> str:
         return str(size)
     thousands = size / 1000
     return f"{thousands:.0f}k" if thousands >= 100 or thousands == int(thousands) else f"{thousands:.3g}k"
-
-
-def metric_label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)

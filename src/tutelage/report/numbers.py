@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.statistics import Paired
+from tutelage.report.scores import MetricValue
 
 Tone = Literal["better", "worse", "unclear"]
 MINUS = "−"
-
-NARROW = "\u202f"  # a space at which no line breaks
+NARROW = "\u202f"  # a narrow space at which no line breaks
 
 
 def decimals(values: Iterable[float]) -> int:
-    """One decimal; two where one would round something to zero; three where all are so small; and as many of these as
-    set the ends of an interval apart."""
+    """How many decimals to show: 1, or as many (up to 3) as keep small values from rounding to 0 and the ends of an
+    interval apart."""
     values = list(values)
     sizes = [abs(value) for value in values]
     digits = 3 if 0 < max(sizes) < 0.1 else 2 if any(0 < size < 0.1 for size in sizes) else 1
     while digits < 3 and 0 < max(values) - min(values) < 2 * 10.0**-digits:
         digits += 1
     return digits
+
+
+def score_text(value: MetricValue | None) -> str:
+    """ "43.4 ± 0.5", the second number a standard error, left out where it is undefined; or "missing", "unscored"."""
+    if value is None or value.is_missing:
+        return "missing"
+    if math.isnan(value.value):
+        return "unscored"
+    error = "" if math.isnan(value.stderr) else f" ± {number_text(value.stderr, value.metric)}"
+    return f"{number_text(value.value, value.metric)}{error}"
+
+
+def number_text(value: float, metric: str) -> str:
+    """One decimal of a score, three of a loss."""
+    return f"{value:.{3 if lower_is_better(metric) else 1}f}"
 
 
 def signed(value: float, digits: int) -> str:
@@ -38,8 +55,14 @@ def difference_text(versus: Paired) -> str:
 
 
 def interval_text(versus: Paired) -> str:
+    """ "−0.3 to 1.1", the ends of the 95 % interval."""
     digits = decimals((versus.difference, versus.low, versus.high))
     return f"{signed(versus.low, digits)} to {signed(versus.high, digits)}"
+
+
+def difference_and_interval(versus: Paired) -> str:
+    """ "+0.8 (0.2 to 1.4)"."""
+    return f"{difference_text(versus)} ({interval_text(versus)})"
 
 
 def p_text(p_value: float) -> str:

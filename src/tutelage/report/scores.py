@@ -1,74 +1,64 @@
-"""Evaluation folders read, aligned by example and compared."""
+"""The results that both reports are made of: one metric of one model on one task, over its seeds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tutelage.common.run_folder import EXAMPLES
-from tutelage.evaluation.records import ExampleRecord, aligned, read_records, score_array
-from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
+from tutelage.common.run_folder import EXAMPLES, RESULT
+from tutelage.evaluation.records import ExampleRecord, aligned, read_records
+from tutelage.evaluation.statistics import Scores
 
 
 @dataclass(frozen=True)
 class SeedScores:
-    """One seed's answers; seed None: one run stands for all seeds."""
+    """One seed's evaluation."""
 
-    seed: int | None
+    seed: int | None  # None: one run serves all seeds
     folder: Path
     records: tuple[ExampleRecord, ...]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A row's runs on one task, their records in the same order."""
+@dataclass(frozen=True, kw_only=True)
+class MetricValue:
+    """One metric of a model on a task. Numbers are 0..100, or as stored where lower is better."""
 
-    runs: tuple[SeedScores, ...]
-    missing: tuple[int | None, ...]  # seeds whose evaluation is not there
+    metric: str
+    value: float  # mean over seeds; nan where missing or unscored
+    stderr: float
+    by_seed: tuple[float, ...]
+    scores: Scores  # [S, C]: values of C independent draws (examples or clusters) per seed; [0, 0] where missing
+    seeds: tuple[int | None, ...]  # with an evaluation, row by row of `scores`
+    examples: int
 
     @property
-    def seeds(self) -> tuple[int | None, ...]:
-        return tuple(run.seed for run in self.runs)
-
-    def scores(self, metric: str) -> Scores:
-        """[S, N] in 0..100, nan where unscored; [0, 0] without runs."""
-        if not self.runs:
-            return np.zeros((0, 0))
-        return 100 * np.stack([score_array(run.records, metric) for run in self.runs])
+    def is_missing(self) -> bool:
+        return not self.seeds
 
 
-def load_scores(manifest: dict[str, Any], row: dict[str, Any], task: str, metric: str) -> Scores:
-    """A manifest row's scores on a task, [S, N] in 0..1, aligned by example id; nan where unscored.
+def is_there(folder: Path) -> bool:
+    """Whether the folder holds a finished evaluation."""
+    return (folder / EXAMPLES).is_file() and (folder / RESULT).is_file()
 
-    S counts the runs whose evaluation is there ([0, 0] if none is). Raises TutelageError when two folders were not
-    made from the same examples, or a folder cannot be read.
+
+def read_seeds(folders: Iterable[tuple[int | None, Path]], order: SeedScores | None = None) -> tuple[SeedScores, ...]:
+    """The evaluations that are there, of (seed, folder) pairs, all in the example order of `order` or of the first.
+
+    Raises TutelageError when a folder cannot be read, or two are not of the same examples.
     """
-    return load_cell(manifest, row, task).scores(metric) / 100
+    found: list[SeedScores] = []
+    for seed, folder in folders:
+        if is_there(folder):
+            read = SeedScores(seed, folder, tuple(read_records(folder)))
+            first = order or next(iter(found), read)
+            records = aligned(read.records, first.records, folder, first.folder)
+            found.append(SeedScores(seed, folder, tuple(records)))
+    return tuple(found)
 
 
-def load_cell(manifest: dict[str, Any], row: dict[str, Any], task: str, like: SeedScores | None = None) -> Cell:
-    """Read a row's evaluations of a task, in the example order of `like` or of the first folder found."""
-    runs: list[SeedScores] = []
-    missing: list[int | None] = []
-    for run in row["runs"]:
-        name = (run.get("evaluations") or {}).get(task)
-        folder = Path(manifest["root"]) / name if name else None
-        if folder is None or not (folder / EXAMPLES).is_file():
-            missing.append(run["seed"])
-            continue
-        found = SeedScores(run["seed"], folder, tuple(read_records(folder)))
-        order = like or (runs[0] if runs else found)
-        records = tuple(aligned(found.records, order.records, found.folder, order.folder))
-        runs.append(SeedScores(found.seed, found.folder, records))
-    return Cell(tuple(runs), tuple(missing))
-
-
-def compare(left: Cell, right: Cell, metric: str) -> Paired | None:
-    """Left minus right in 0..100, or None where either has no runs. Equal lists of seeds are paired."""
-    if not left.runs or not right.runs:
-        return None
-    paired = left.seeds == right.seeds and len(left.seeds) > 1
-    return paired_bootstrap(left.scores(metric), right.scores(metric), paired_seeds=paired)
+def seeds_text(seeds: Sequence[int | None], missing: Sequence[int | None]) -> str:
+    """ "3", "2 of 3" where some are missing, "none", or "shared" for one run that serves all seeds."""
+    if seeds == (None,):
+        return "shared"
+    return "none" if not seeds else f"{len(seeds)} of {len(seeds) + len(missing)}" if missing else str(len(seeds))

@@ -1,143 +1,107 @@
-"""The report of a finished (or half-finished) recipe: one self-contained page, tables and figures.
+"""The report of a recipe, whatever part of it is done: one self-contained page, tables and figures.
 
 Nothing on the page runs or is fetched: no script, no outside style. What models or data wrote is escaped.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
+from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
-from tutelage.report.numbers import difference_text, interval_text, number, p_text
+from tutelage.report.numbers import difference_text, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
-from tutelage.report.recipe.table_files import csv_table, markdown_table, pairs_csv
-from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables, mean_text
-from tutelage.report.recipe.verdicts import judged_rows, searched_task, verdicts
+from tutelage.report.recipe.table_files import pairs_csv, tables_csv, tables_markdown
+from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables
+from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_task, verdicts
+from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 
-FIRST_SAMPLES = 4
-EXTREME_SAMPLES = 2  # largest gains, and as many largest losses
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import RecipeResults
 
-
-@dataclass(frozen=True)
-class SampleAnswer:
-    label: str
-    color: str
-    seed: int | None
-    response: str
-    score: float | None  # 0..100
-    finished: bool
-    reason: str
+FIRST_EXAMPLES = 4
+EXTREME_EXAMPLES = 2  # largest gains, and as many largest losses
 
 
-@dataclass(frozen=True)
-class SampleView:
-    id: str
-    why: str
-    prompt: str
-    references: tuple[str, ...]
-    answers: tuple[SampleAnswer, ...]
-
-
-def build_report(manifest: dict[str, Any], out: Path, include_text: bool = True) -> Path:
+def build_report(results: RecipeResults, out: Path, include_text: bool = True) -> Path:
     """Write report.html, table.csv, pairs.csv, table.md and the figures into `out`; return the page's path.
 
-    `include_text=False` leaves prompts, references and answers out, for data that may not be published.
-    Cells whose evaluation is absent say so. Raises TutelageError when folders do not hold the same examples.
+    `include_text=False` leaves prompts, references and replies out, for data that may not be published. Evaluations
+    that are not done are shown as missing. Raises TutelageError when a task's evaluations are not of the same examples,
+    or when a folder cannot be read.
     """
-    searched = searched_task(manifest)
-    tables = sorted(build_tables(manifest), key=lambda table: table.task == searched)  # the one that flatters goes last
+    searched = searched_task(results)
+    tables = sorted(build_tables(results), key=lambda table: table.task == searched)  # the one that flatters goes last
     pairs = [pairs_of(table) for table in tables]
-    styles = figures.styles_of(manifest)
-    panels = figures.loss_panels(manifest)
-    curves = size_curves(manifest, tables)
+    looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
+    progress = progress_text(results)
+
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
-    figures.write_score_files(tables, styles, out)
-    write_size_files(curves, styles, out)
-    write_atomically(out / "table.csv", csv_table(tables))
+    figures.write_score_files(tables, looks, out)
+    write_size_files(curves, looks, out)
+    write_atomically(out / "table.csv", tables_csv(tables))
     write_atomically(out / "pairs.csv", pairs_csv(pairs))
-    write_atomically(out / "table.md", markdown_table(tables))
-    shown = [table for table in tables if table.task != searched] if include_text else []
+    write_atomically(out / "table.md", tables_markdown(tables, progress))
+
     filters = {
         "metric": metric_label,
-        "mean": mean_text,
+        "score": score_text,
         "difference": difference_text,
         "interval": interval_text,
         "p": p_text,
         "number": number,
     }
-    page = page_template("tutelage.report.recipe", "page.html.j2", filters)
-    html = page.render(
-        manifest=manifest,
-        verdicts=verdicts(manifest, tables),
+    shown = [table for table in tables if table.task != searched] if include_text else []
+    html = page_template("tutelage.report.recipe", "page.html.j2", filters).render(
+        results=results,
+        progress=progress,
+        verdicts=verdicts(results, tables),
         tables=tables,
         matrices=[one for one in pairs if one.worth_showing],
-        curves=list(zip(curves, size_svgs(curves, styles), strict=True)),
+        curves=list(zip(curves, size_svgs(curves, looks), strict=True)),
         searched=searched,
-        styles=styles,
-        score_svgs=figures.score_svgs(tables, styles),
-        panels=list(zip(panels, figures.panel_svgs(panels), strict=True)),
+        looks=looks,
+        score_svgs=figures.score_svgs(tables, looks),
+        panels=list(zip(panels, figures.loss_svgs(panels), strict=True)),
         legend=figures.legend_of(panels),
-        samples=[(table, _samples(table, styles)) for table in shown],
+        examples=[(table, _examples(table, looks)) for table in shown],
         include_text=include_text,
-        search=search_groups(manifest),
+        search=search_groups(results),
         comparisons=comparisons(tables, pairs),
     )
     return write_atomically(out / "report.html", html)
 
 
-def _samples(table: TaskTable, styles: dict[str, figures.Style]) -> list[SampleView]:
+def _examples(table: TaskTable, looks: dict[str, Look]) -> list[ExampleView]:
     """The first examples, then those where the first judged row gains or loses most against the reference."""
-    rows = [row for row in table.rows if row.cell.runs]
+    rows = [row for row in table.rows if row.runs]
     if not rows:
         return []
-    count = rows[0].examples
-    reasons = {index: f"example {index + 1} of the data" for index in range(min(FIRST_SAMPLES, count))}
-    judged = next((row for row in judged_rows(table) if row.cell.runs), None)
-    reference = table.reference
-    if judged is not None and reference is not None and reference.cell.runs:
-        gains = judged.cell.scores(table.headline).mean(0) - reference.cell.scores(table.headline).mean(0)
-        order = [int(i) for i in np.argsort(-gains, kind="stable") if not math.isnan(gains[i]) and i not in reasons]
-        best = [i for i in order if gains[i] > 0][:EXTREME_SAMPLES]
-        worst = [i for i in reversed(order) if gains[i] < 0][:EXTREME_SAMPLES]
-        for word, chosen in (("gain", best), ("loss", worst)):
-            for index in chosen:
-                reasons[index] = (
-                    f"among the largest {word}{'e' if word == 'loss' else ''}s of {judged.label} against "
-                    f"{reference.label}: {abs(gains[index]):.1f} points"
-                )
-    return [_sample(table, rows, index, why, styles) for index, why in reasons.items()]
+    ids = [record.id for record in rows[0].runs[0].records]
+    chosen = {id: f"example {n + 1} of the data" for n, id in enumerate(ids[:FIRST_EXAMPLES])}
+    judged = next((row for row in judged_rows(table) if row.runs), None)
+    if judged is not None and table.reference is not None and table.reference.runs:
+        gains = {id: gain for id, gain in _gains(judged, table.reference, table.headline).items() if id not in chosen}
+        best, worst = extremes(gains, EXTREME_EXAMPLES)
+        for words, found in (("gains", best), ("losses", worst)):
+            which = f"among the largest {words} of {judged.label} against {table.reference.label}"
+            chosen |= {id: f"{which}: {abs(gains[id]):.1f} points" for id in found}
+    # where a model has several seeds, its first is shown
+    sides = [Side(row.label, {one.id: one for one in row.runs[0].records}, looks[row.stage].color) for row in rows]
+    return [example_view(id, why, sides, table.headline) for id, why in chosen.items()]
 
 
-def _sample(
-    table: TaskTable, rows: Sequence[TableRow], index: int, why: str, styles: dict[str, figures.Style]
-) -> SampleView:
-    answers = []
-    for row in rows:
-        run = row.cell.runs[0]
-        record = run.records[index]
-        score = record.scores[table.headline]
-        answers.append(
-            SampleAnswer(
-                label=row.label,
-                color=styles[row.stage].color,
-                seed=run.seed,
-                response=record.response,
-                score=None if score is None else 100 * score,
-                finished=record.finished,
-                reason=record.reason,
-            )
-        )
-    shown = rows[0].cell.runs[0].records[index]
-    return SampleView(shown.id, why, shown.prompt, shown.references, tuple(answers))
+def _gains(row: TableRow, reference: TableRow, metric: str) -> dict[str, float]:
+    """By example id: the row's mean over seeds minus the reference's; nan where one is unscored."""
+    value, other = row.value(metric), reference.value(metric)
+    assert value is not None
+    assert other is not None
+    ids = [record.id for record in row.runs[0].records]
+    return dict(zip(ids, (value.scores.mean(0) - other.scores.mean(0)).tolist(), strict=True))

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluation.statistics import SIGNIFICANT, Paired
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired, significant
+from tutelage.report.comparisons import compare, turned
 from tutelage.report.recipe.tables import TableRow, TaskTable
-from tutelage.report.scores import compare
 
-# A baseline without a model answers no question about training, and it would widen the matrix and add a comparison a
-# row to those among which chance marks one in twenty. The table has its difference to the reference.
+# A baseline without a model answers no question about training, and it would add one comparison per row to those of
+# which chance marks one in twenty. The table has its difference to the reference.
 LEFT_OUT = ("baseline",)
 
 
@@ -21,7 +21,7 @@ class Pair:
 
     left: TableRow
     right: TableRow
-    versus: Paired  # all nan with fewer than two examples that both were scored on
+    versus: Paired  # all nan with fewer than two examples that are scored in both
 
     @property
     def tested(self) -> bool:
@@ -29,20 +29,20 @@ class Pair:
 
     @property
     def significant(self) -> bool:
-        return self.versus.p_value < SIGNIFICANT
+        return significant(self.versus)
 
     @property
     def seeds(self) -> int:
-        """The fewer seeds of the two: with one, the interval does not speak of another training run of that row."""
-        return min(len(self.left.cell.runs), len(self.right.cell.runs))
+        """The smaller number of seeds: with one, the interval does not cover another training run of that row."""
+        return min(len(self.left.runs), len(self.right.runs))
 
     def turned(self) -> Pair:
-        return Pair(self.right, self.left, _negative(self.versus))
+        return Pair(self.right, self.left, turned(self.versus))
 
 
 @dataclass(frozen=True)
 class TaskPairs:
-    """All pairs of a task's rows; a pair's left row stands above its right one in the table."""
+    """All pairs of a task's rows; a pair's left row is above its right one in the table."""
 
     table: TaskTable
     rows: tuple[TableRow, ...]
@@ -50,7 +50,7 @@ class TaskPairs:
 
     @property
     def worth_showing(self) -> bool:
-        """Of two rows the table says the same."""
+        """Whether there are more than two rows; for two, the table says the same."""
         return len(self.rows) > 2
 
     @property
@@ -83,7 +83,7 @@ class TaskPairs:
 
 def pairs_of(table: TaskTable) -> TaskPairs:
     """Every row that has runs against every other, on the headline metric and in row order."""
-    rows = tuple(row for row in table.rows if row.cell.runs and row.kind not in LEFT_OUT)
+    rows = tuple(row for row in table.rows if row.runs and row.kind not in LEFT_OUT)
     pairs = tuple(
         Pair(left, right, _versus(left, right, table.headline))
         for place, left in enumerate(rows)
@@ -100,23 +100,9 @@ def comparisons(tables: Sequence[TaskTable], pairs: Sequence[TaskPairs]) -> int:
 
 def _versus(left: TableRow, right: TableRow, metric: str) -> Paired:
     """The table's own comparison where it has one, so that no page gives two intervals for the same pair."""
-    if right.is_reference and (value := left.value(metric)) and value.versus:
-        return value.versus
-    if left.is_reference and (value := right.value(metric)) and value.versus:
-        return _negative(value.versus)
-    versus = compare(left.cell, right.cell, metric)
-    assert versus is not None  # both rows have runs
-    return versus
-
-
-def _negative(versus: Paired) -> Paired:
-    """The same comparison from the other side; 0 − x, because −x would make a zero negative."""
-    return Paired(
-        difference=0 - versus.difference,
-        low=0 - versus.high,
-        high=0 - versus.low,
-        p_value=versus.p_value,
-        stderr=versus.stderr,
-        examples=versus.examples,
-        dropped=versus.dropped,
-    )
+    one, other = left.value(metric), right.value(metric)
+    assert one is not None  # both rows have runs
+    assert other is not None
+    if right.is_reference and one.versus:
+        return one.versus
+    return turned(other.versus) if left.is_reference and other.versus else compare(one, other)

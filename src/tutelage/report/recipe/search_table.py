@@ -4,45 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.report.numbers import number
+
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import RecipeResults
+    from tutelage.runs.search import SearchPoint
 
 
 @dataclass(frozen=True)
 class SearchGroup:
-    """One stage's search: a matrix when the grid has two keys, else a list of one column."""
+    """One stage's search: a matrix where the grid has two keys, else a list of one column."""
 
     label: str
     row_key: str
     column_key: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[dict[str, Any] | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[SearchPoint | None, ...]], ...]
     at_edge: tuple[str, ...]  # keys whose chosen value is the smallest or largest of the grid
 
 
-def search_groups(manifest: dict[str, Any]) -> list[SearchGroup]:
-    """The manifest's search, one group a stage; empty without a search."""
-    search = manifest.get("search")
-    if not search:
+def search_groups(results: RecipeResults) -> list[SearchGroup]:
+    """One group per stage that was searched."""
+    if results.search is None:
         return []
-    labels = {row["stage"]: row.get("label") or row["stage"] for row in manifest["rows"]}
-    stages = dict.fromkeys(point["stage"] for point in search["points"])
-    return [
-        _search_group(labels.get(stage, stage), [p for p in search["points"] if p["stage"] == stage], search["grid"])
-        for stage in stages
-    ]
+    labels = {row.stage: row.label for row in results.rows}
+    by_stage: dict[str, list[SearchPoint]] = {}
+    for point in results.search.points:
+        by_stage.setdefault(point.stage, []).append(point)
+    grid = results.search.grid
+    return [_search_group(labels.get(stage, stage), points, grid) for stage, points in by_stage.items()]
 
 
-def _search_group(label: str, points: list[dict[str, Any]], grid: dict[str, list[Any]]) -> SearchGroup:
+def _search_group(label: str, points: Sequence[SearchPoint], grid: dict[str, list[Any]]) -> SearchGroup:
     keys = list(grid)
     row_keys, column_keys = (keys[:1], keys[1:]) if len(keys) == 2 else (keys, [])
-    found: dict[tuple[Any, ...], dict[tuple[Any, ...], dict[str, Any]]] = {}
+    found: dict[tuple[Any, ...], dict[tuple[Any, ...], SearchPoint]] = {}
     for point in points:
-        row, column = (tuple(point.get(key) for key in part) for part in (row_keys, column_keys))
+        row, column = (tuple(point.settings.get(key) for key in part) for part in (row_keys, column_keys))
         found.setdefault(row, {})[column] = point
     columns = sorted({column for row in found.values() for column in row}, key=_order)
-    chosen = next((point for point in points if point.get("chosen")), {})
+    chosen = next((point.settings for point in points if point.chosen), {})
     return SearchGroup(
         label=label,
         row_key=_names(row_keys),

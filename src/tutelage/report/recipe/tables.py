@@ -1,35 +1,34 @@
-"""What a report's tables and figures are made of: evaluation folders read, aligned, averaged and compared.
-
-A *row* is one model or baseline of the manifest, a *cell* is a row on one task: runs of several seeds on the same
-examples.
-"""
+"""The tables of a recipe's report: one per task, one row per model or baseline, each compared with the reference."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.statistics import SIGNIFICANT, Estimate, Paired, estimate
+from tutelage.evaluation.records import score_array
+from tutelage.evaluation.statistics import Paired, estimate, significant
+from tutelage.report.comparisons import compare
 from tutelage.report.numbers import number
-from tutelage.report.scores import Cell, SeedScores, compare, load_cell
+from tutelage.report.scores import MetricValue, SeedScores, read_seeds, seeds_text
+
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import RecipeResults, ResultTask
 
 
-@dataclass(frozen=True)
-class MetricValue:
+@dataclass(frozen=True, kw_only=True)
+class TableValue(MetricValue):
     """One number of a table, in 0..100."""
 
-    metric: str
-    mean: Estimate
-    by_seed: tuple[float, ...]  # each run's mean
-    versus: Paired | None  # against the reference row; None for that row itself, or where it has no scores
+    unscored: int  # examples without a score in at least one seed
+    versus: Paired | None = None  # against the reference; None for the reference itself, or where it has no scores
 
     @property
     def significant(self) -> bool:
-        return self.versus is not None and self.versus.p_value < SIGNIFICANT
+        return significant(self.versus)
 
 
 @dataclass(frozen=True)
@@ -37,41 +36,36 @@ class TableRow:
     stage: str
     label: str
     kind: str
-    note: str
-    chosen: dict[str, Any]
+    chosen: dict[str, Any]  # settings
     is_reference: bool
-    cell: Cell
-    values: tuple[MetricValue, ...]  # one a metric; empty when the cell has no runs
+    runs: tuple[SeedScores, ...]  # seeds that are evaluated, their records in the same order
+    missing: tuple[int | None, ...]  # seeds that are not
+    values: tuple[TableValue, ...]  # one per metric; empty without runs
 
     @property
     def examples(self) -> int:
-        return len(self.cell.runs[0].records) if self.cell.runs else 0
+        return len(self.runs[0].records) if self.runs else 0
 
     @property
     def cut_share(self) -> float:
         """Share of responses that hit the length limit."""
-        flags = [not record.finished for run in self.cell.runs for record in run.records]
+        flags = [not record.finished for run in self.runs for record in run.records]
         return sum(flags) / len(flags) if flags else 0.0
 
     @property
     def mean_tokens(self) -> float:
-        counts = [record.tokens for run in self.cell.runs for record in run.records]
+        counts = [record.tokens for run in self.runs for record in run.records]
         return sum(counts) / len(counts) if counts else 0.0
 
     @property
     def seeds_text(self) -> str:
-        if not self.cell.runs:
-            return "none"
-        if self.cell.seeds == (None,):
-            return "shared"
-        there, all_of = len(self.cell.runs), len(self.cell.runs) + len(self.cell.missing)
-        return str(there) if there == all_of else f"{there} of {all_of}"
+        return seeds_text(tuple(run.seed for run in self.runs), self.missing)
 
     @property
     def chosen_text(self) -> str:
         return ", ".join(f"{key.replace('_', ' ')} {number(value)}" for key, value in self.chosen.items())
 
-    def value(self, metric: str) -> MetricValue | None:
+    def value(self, metric: str) -> TableValue | None:
         return next((value for value in self.values if value.metric == metric), None)
 
 
@@ -87,55 +81,62 @@ class TaskTable:
         return next((row for row in self.rows if row.is_reference), None)
 
 
-def build_tables(manifest: dict[str, Any]) -> list[TaskTable]:
-    """One table a task, every row compared with the reference. Raises TutelageError for an unknown reference."""
-    reference = manifest.get("reference")
-    stages = [row["stage"] for row in manifest["rows"]]
-    if reference is not None and reference not in stages:
-        raise TutelageError(f"the reference `{reference}` is no row of the report; choose from: {', '.join(stages)}")
-    return [_build_table(manifest, task, spec, reference) for task, spec in manifest["tasks"].items()]
+def build_tables(results: RecipeResults) -> list[TaskTable]:
+    """One table per task, from the evaluations that are there.
+
+    Raises TutelageError for an unknown reference, a folder that cannot be read, or evaluations of one task that are not
+    of the same examples.
+    """
+    stages = [row.stage for row in results.rows]
+    if results.reference is not None and results.reference not in stages:
+        raise TutelageError(
+            f"the reference `{results.reference}` is not a row of the report; choose from: {', '.join(stages)}"
+        )
+    return [_build_table(results, name, task) for name, task in results.tasks.items()]
 
 
-def _build_table(manifest: dict[str, Any], task: str, spec: dict[str, Any], reference: str | None) -> TaskTable:
-    cells: dict[int, Cell] = {}
+def metric_value(runs: Sequence[SeedScores], metric: str, reference: MetricValue | None = None) -> TableValue:
+    """The metric of a row's evaluations, compared with the reference's where there is one."""
+    scores_SN = 100 * np.stack([score_array(run.records, metric) for run in runs])
+    mean = estimate(scores_SN)
+    value = TableValue(
+        metric=metric,
+        value=mean.mean,
+        stderr=mean.stderr,
+        by_seed=tuple(float(np.nanmean(one)) if not np.isnan(one).all() else float("nan") for one in scores_SN),
+        scores=scores_SN,
+        seeds=tuple(run.seed for run in runs),
+        examples=len(runs[0].records),
+        unscored=mean.dropped,
+    )
+    return value if reference is None else replace(value, versus=compare(value, reference))
+
+
+def _build_table(results: RecipeResults, name: str, task: ResultTask) -> TaskTable:
+    listed = [row for row in results.rows if task.rows is None or row.stage in task.rows]
+    reference = task.reference or results.reference
+    runs: dict[str, tuple[SeedScores, ...]] = {}
     first: SeedScores | None = None
-    listed = [row for row in manifest["rows"] if row["stage"] in spec.get("rows", (row["stage"],))]
-    reference = spec.get("reference") or reference
-    for index, row in enumerate(listed):
-        cells[index] = load_cell(manifest, row, task, first)
-        first = first or next(iter(cells[index].runs), None)
-    base = next((cells[i] for i, row in enumerate(listed) if row["stage"] == reference), None)
+    for row in listed:
+        folders = [(run.seed, run.evaluations[name]) for run in row.runs if name in run.evaluations]
+        runs[row.stage] = read_seeds(folders, first)
+        first = first or next(iter(runs[row.stage]), None)
+    base = {metric: metric_value(own, metric) for metric in task.metrics if (own := runs.get(reference or ""))}
     rows = []
-    for index, row in enumerate(listed):
-        cell, is_reference = cells[index], row["stage"] == reference
-        against = None if is_reference else base
-        values = tuple(_metric_value(cell, metric, against) for metric in spec["metrics"]) if cell.runs else ()
+    for row in listed:
+        own, is_reference = runs[row.stage], row.stage == reference
+        there = {run.seed for run in own}
+        against = {} if is_reference else base
         rows.append(
             TableRow(
-                stage=row["stage"],
-                label=row.get("label") or row["stage"],
-                kind=row.get("kind") or "model",
-                note=row.get("note") or "",
-                chosen=row.get("chosen") or {},
+                stage=row.stage,
+                label=row.label,
+                kind=row.kind,
+                chosen=row.chosen,
                 is_reference=is_reference,
-                cell=cell,
-                values=values,
+                runs=own,
+                missing=tuple(run.seed for run in row.runs if run.seed not in there),
+                values=tuple(metric_value(own, metric, against.get(metric)) for metric in task.metrics) if own else (),
             )
         )
-    return TaskTable(task, spec["headline"], tuple(spec["metrics"]), tuple(rows))
-
-
-def _metric_value(cell: Cell, metric: str, against: Cell | None) -> MetricValue:
-    scores = cell.scores(metric)
-    by_seed = tuple(float(np.nanmean(one)) if not np.isnan(one).all() else float("nan") for one in scores)
-    versus = compare(cell, against, metric) if against is not None else None
-    return MetricValue(metric, estimate(scores), by_seed, versus)
-
-
-def mean_text(value: MetricValue) -> str:
-    """ "24.1 ± 0.4", the second number a standard error; no second number where it is undefined."""
-    if math.isnan(value.mean.mean):
-        return "unscored"
-    if math.isnan(value.mean.stderr):
-        return f"{value.mean.mean:.1f}"
-    return f"{value.mean.mean:.1f} ± {value.mean.stderr:.1f}"
+    return TaskTable(name, task.headline, task.metrics, tuple(rows))

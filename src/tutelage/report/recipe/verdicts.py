@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.labels import metric_label
-from tutelage.report.numbers import Tone, decimals, interval_text, p_text
-from tutelage.report.recipe.tables import TableRow, TaskTable, mean_text
+from tutelage.report.numbers import Tone, decimals, interval_text, p_text, score_text
+from tutelage.report.recipe.tables import TableRow, TaskTable
+
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import RecipeResults
 
 DISTILLED = ("distill", "method")  # kinds of stages that the report is about
 
@@ -21,19 +24,26 @@ class Verdict:
     tone: Tone
 
 
-def verdicts(manifest: dict[str, Any], tables: Sequence[TaskTable]) -> list[Verdict]:
+def progress_text(results: RecipeResults) -> str:
+    """How many runs are done, of a recipe that is not done; else empty."""
+    if results.done >= results.planned:
+        return ""
+    return f"{results.done} of {results.planned} runs are done; scores of the others are missing below."
+
+
+def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
     """One sentence for each distilled row (else each trained row) on each task that no setting was chosen on."""
-    if manifest.get("reference") is None:
+    if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    judged = [table for table in tables if table.task != searched_task(manifest)]
+    judged = [table for table in tables if table.task != searched_task(results)]
     found = [_verdict(table, row) for table in judged for row in judged_rows(table)]
     return found or [Verdict("No trained row stands beside the reference, so no difference was tested.", "unclear")]
 
 
-def searched_task(manifest: dict[str, Any]) -> str | None:
-    """The task that settings were chosen on, unless it is the only one: its scores flatter, so it judges nothing."""
-    task = (manifest.get("search") or {}).get("task")
-    return task if any(other != task for other in manifest["tasks"]) else None
+def searched_task(results: RecipeResults) -> str | None:
+    """The task that settings were chosen on, unless it is the only one. Its scores flatter, so it judges nothing."""
+    task = results.search.task if results.search else None
+    return task if any(other != task for other in results.tasks) else None
 
 
 def judged_rows(table: TaskTable) -> list[TableRow]:
@@ -44,10 +54,9 @@ def judged_rows(table: TaskTable) -> list[TableRow]:
 
 def _verdict(table: TaskTable, row: TableRow) -> Verdict:
     value, reference = row.value(table.headline), table.reference
-    name = metric_label(table.headline)
     if value is None:
         return Verdict(f"{row.label} has no {table.task} scores yet, so nothing can be said about it.", "unclear")
-    start = f"{row.label} scores {mean_text(value)} {name} on {table.task}"
+    start = f"{row.label} scores {score_text(value)} {metric_label(table.headline)} on {table.task}"
     if value.versus is None:
         none = "there is no reference row, so no difference to one"
         which = f"{reference.label} has no {table.task} scores, so no difference to it" if reference else none
@@ -62,7 +71,8 @@ def _verdict(table: TaskTable, row: TableRow) -> Verdict:
         end, tone = "no difference was shown", "unclear"
     else:
         end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
-    text = f"{start}, {_distance(value.versus, reference.label)} ({_evidence(value.versus)}): {end}."
+    evidence = f"95 % interval {interval_text(value.versus)}, {p_text(value.versus.p_value)}"
+    text = f"{start}, {_distance(value.versus, reference.label)} ({evidence}): {end}."
     return Verdict(text + _caveat(row, reference), tone)
 
 
@@ -74,16 +84,12 @@ def _distance(versus: Paired, reference: str) -> str:
     return f"{amount} {'above' if versus.difference > 0 else 'below'} {reference}"
 
 
-def _evidence(versus: Paired) -> str:
-    return f"95 % interval {interval_text(versus)}, {p_text(versus.p_value)}"
-
-
 def _caveat(row: TableRow, reference: TableRow) -> str:
     parts = []
     for one in (row, reference):
-        if one.cell.missing and one.cell.runs:
+        if one.missing and one.runs:
             parts.append(f"{one.label} has {one.seeds_text} seeds so far")
-    if len(row.cell.runs) == 1 and len(reference.cell.runs) == 1:
+    if len(row.runs) == 1 and len(reference.runs) == 1:
         parts.append("with one training run each, the interval speaks of these two runs only, not of another seed")
     joined = "; ".join(parts)
     return f" {joined[:1].upper()}{joined[1:]}." if joined else ""

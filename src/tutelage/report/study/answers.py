@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby
 
 from tutelage.evaluation.statistics import Paired, significant
@@ -37,68 +39,87 @@ def guessing(study: Study) -> str | None:
     return f"Models shown to do better than guessing: {known}. Differences between the others say little{average}."
 
 
+class Choice(Enum):
+    """What a comparison of the distilled arms with SFT says at one size."""
+
+    USE = "at least one distilled arm was shown to beat SFT"
+    SFT = "none was shown to beat SFT"
+    WORSE = "all were shown to be worse than SFT"
+    OPEN = "none was shown to beat SFT, but some are missing"
+
+
+@dataclass(frozen=True)
+class _SizeAnswer:
+    """The answer at one size; sizes in a row whose `key` is equal are told together."""
+
+    size: int
+    choice: Choice | None = None  # None: nothing can be compared with SFT yet
+    arm: Result | None = None  # the distilled arm with the best difference to SFT, among those shown to beat it if any
+    missing: tuple[str, ...] = ()  # where the choice is open: the arms that are
+
+    @property
+    def key(self) -> tuple[Choice | None, tuple[str, ...], str]:
+        return self.choice, self.missing, self.arm.arm.method if self.arm else ""
+
+
 def _general(study: Study, student: str, task: str) -> list[Sentence]:
     """Ranges of sizes with one answer each, then what a stronger teacher would add."""
-    choices = [(size, *_choice(study, student, size, task)) for size in study.sizes(task, ("sft", *SAME_DATA), student)]
+    sizes = study.sizes(task, ("sft", *SAME_DATA), student)
+    per_size = [_answer_at(study, student, size, task) for size in sizes]
     parts: list[Part] = [f"{short(student)}: "]
     tones: set[Tone] = set()
-    for index, ((kind, _), group) in enumerate(
-        groupby(choices, lambda one: (one[1], one[2].arm.method if one[2] else ""))
-    ):
-        ranges = list(group)
-        size = _range([one[0] for one in ranges])
+    for index, (_, group) in enumerate(groupby(per_size, lambda one: one.key)):
+        same = list(group)
+        first, where = same[0], _range([one.size for one in same])
         parts.append("; " if index else "")
-        best = ranges[0][2]
-        if kind == "unknown" or best is None:
-            parts.append(f"at {size} not known yet (cells are missing)")
+        if first.arm is None:
+            parts.append(f"at {where} not known yet (cells are missing)")
             continue
-        tones.add("better" if kind == "use" else "unclear")
-        name = method_label(best.arm, study)
-        if kind == "use":
-            parts.append(f"at {size} use {name}: ")
-        elif kind.startswith("open"):
-            parts.append(f"at {size} not known yet, {kind.removeprefix('open ')} missing; of the rest ")
-        else:
-            why = "nothing was shown to beat it" if kind == "sft" else "the rest was shown to be worse"
-            parts.append(f"at {size} use SFT, {why}: ")
-        parts += _evidence(study, best, ranges, strongest=kind == "use")
+        tones.add("better" if first.choice is Choice.USE else "unclear")
+        parts += [_advice(first, where, method_label(first.arm.arm, study)), *_evidence(study, same)]
     stronger = _stronger(study, student, task)
-    start = [*parts, "."] if choices else parts
-    return [Sentence((*start, *stronger), "better" if "better" in tones else "unclear")] if choices or stronger else []
+    start = [*parts, "."] if per_size else parts
+    return [Sentence((*start, *stronger), "better" if "better" in tones else "unclear")] if per_size or stronger else []
 
 
-def _choice(study: Study, student: str, size: int, task: str) -> tuple[str, Result | None]:
-    """use: a distilled arm shown to beat SFT; sft: none shown to (the nearest is returned); worse: all shown worse;
-    open: none shown to, but some are missing."""
+def _answer_at(study: Study, student: str, size: int, task: str) -> _SizeAnswer:
     arms = [r for method in SAME_DATA if (r := study.find(student, method, size, task)) is not None]
     compared = [(r, versus) for r in arms if (versus := study.versus(r)) is not None]
     if not compared:
-        return "unknown", None
+        return _SizeAnswer(size)
     better = [(r, v) for r, v in compared if significant(v) and v.difference > 0]
-    best = max(better or compared, key=lambda pair: pair[1].difference)
+    arm, versus = max(better or compared, key=lambda pair: pair[1].difference)
     if better:
-        return "use", best[0]
-    lacking = [method_label(r.arm, study) for r in arms if r.is_missing]
-    if lacking:
-        return f"open {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'}", best[0]
-    return ("worse" if significant(best[1]) else "sft"), best[0]
+        return _SizeAnswer(size, Choice.USE, arm)
+    missing = tuple(method_label(r.arm, study) for r in arms if r.is_missing)
+    if missing:
+        return _SizeAnswer(size, Choice.OPEN, arm, missing)
+    return _SizeAnswer(size, Choice.WORSE if significant(versus) else Choice.SFT, arm)
 
 
-def _evidence(
-    study: Study, best: Result, ranges: Sequence[tuple[int, str, Result | None]], strongest: bool = False
-) -> list[Part]:
+def _advice(answer: _SizeAnswer, where: str, name: str) -> str:
+    if answer.choice is Choice.USE:
+        return f"at {where} use {name}: "
+    if answer.choice is Choice.OPEN:
+        missing = f"{' and '.join(answer.missing)} {'is' if len(answer.missing) == 1 else 'are'} missing"
+        return f"at {where} not known yet, {missing}; of the rest "
+    why = "nothing was shown to beat it" if answer.choice is Choice.SFT else "the rest was shown to be worse"
+    return f"at {where} use SFT, {why}: "
+
+
+def _evidence(study: Study, same: Sequence[_SizeAnswer]) -> list[Part]:
     """The arm's difference to SFT at the range's first size, and at its last where that is another."""
-    shown = [result for _, _, result in (ranges[:1] if len(ranges) == 1 else (ranges[0], ranges[-1])) if result]
+    strongest = same[0].choice is Choice.USE
+    shown = [one.arm for one in (same[:1] if len(same) == 1 else (same[0], same[-1])) if one.arm]
     parts: list[Part] = []
     for result in shown:
-        versus = study.versus(result)
+        versus, reference = study.versus(result), study.reference(result)
         assert versus is not None
-        reference = study.reference(result)
         assert reference is not None
         parts.append(", " if parts else "")
         if strongest and result is shown[0]:
             parts += [linked(result), " against ", linked(reference), ", "]
-        label = "" if strongest or result is not shown[0] else f"{method_label(best.arm, study)} "
+        label = "" if strongest or result is not shown[0] else f"{method_label(result.arm, study)} "
         where = f" at {size_text(result.arm.size)}" if len(shown) > 1 else ""
         parts += [label, Link(difference_text(versus), result.anchor), f" ({interval_text(versus)}){where}"]
     return parts
@@ -127,7 +148,7 @@ def _stronger(study: Study, student: str, task: str) -> list[Part]:
 
 
 def _domain(study: Study, task: str) -> Sentence | None:
-    """One sentence a task: the students that have the same answer together."""
+    """One sentence per task, in which students with the same answer are named together."""
     chosen: dict[str, list[tuple[Result, Paired]]] = {}
     for student in study.students:
         arms = [r for (arm, t), r in study.results.items() if t == task and arm.student == student]

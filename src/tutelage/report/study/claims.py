@@ -18,7 +18,7 @@ from tutelage.report.study.sentences import Link, Part, Sentence, evidence_text
 Standing = Literal["held", "held in part", "did not hold", "not shown", "mixed", "not tested"]
 Predicted = Literal["more", "no less", "equal"]
 EQUAL_WITHIN = 1.0  # points; table 1 itself has 0.99 between GKD and SeqKD
-EQUAL_HELD_OUT = 0.02  # nats a token, 2 % in perplexity
+EQUAL_HELD_OUT = 0.02  # nats per token, 2 % in perplexity
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def claims(study: Study) -> list[Claim]:
     found = [_claim(text.format(points), test(study, task) if task else []) for text, test in GENERAL.items()]
     if study.domain:
         found += [_claim(text, test(study)) for text, test in DOMAIN.items()]
-    nats = f"{EQUAL_HELD_OUT:g} nats a token"
+    nats = f"{EQUAL_HELD_OUT:g} nats per token"
     for measure in (one for one in study.held_out if "kl" not in one.lower()):
         tested = [(text.format(nats), test(study, measure)) for text, test in GENERAL.items()]
         found += [_claim(text, tests, task_label(measure)) for text, tests in tested if tests]

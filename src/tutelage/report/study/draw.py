@@ -1,27 +1,25 @@
-"""Draws the study's figures: whole as files, and a panel at a time for the page."""
+"""Draws the study's figures: whole as files, and one panel at a time for the page."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tutelage.report.drawing import INK, LINE, MUTED, PAGE, Panel, inline_svg, new_figure, write_figure
-from tutelage.report.drawing import draw_panel as draw_curves
-from tutelage.report.study.figures import Look, Point, Series, StudyFigure, StudyPanel
+from tutelage.report.drawing import INK, LINE, MUTED, PAGE, Draw, Look, inline_svgs, write_panels
+from tutelage.report.study.figures import Panel, Point, Series, StudyFigure
+from tutelage.report.training_curves import CurvePanel, draw_curves
 
 PANEL_INCHES = (3.7, 2.7)
 FAINT = 0.4
 
 
 def panel_svgs(figure: StudyFigure) -> list[str]:
-    """One inline SVG a panel."""
-    return [
-        inline_svg(PANEL_INCHES, f"{figure.name}p{n}", lambda axes, panel=panel: draw_panel(axes, panel))
-        for n, panel in enumerate(figure.panels)
-    ]
+    """One inline SVG per panel."""
+    return inline_svgs(PANEL_INCHES, f"{figure.name}p", _drawn(figure))
 
 
 def legend_svgs(figure: StudyFigure) -> list[str]:
@@ -38,37 +36,26 @@ def legend_svgs(figure: StudyFigure) -> list[str]:
         if not figure.bars:
             axes.plot([0.5], [0], color=look.color, marker=look.marker, markersize=6, alpha=_alpha(look))
 
-    return [
-        inline_svg((0.45, 0.2), f"{figure.name}l{n}", lambda axes, look=look: draw(axes, look))
-        for n, look in enumerate(figure.looks)
-    ]
+    samples: list[Draw] = [lambda axes, look=look: draw(axes, look) for look in figure.looks]
+    return inline_svgs((0.45, 0.2), f"{figure.name}l", samples)
 
 
 def write_files(figure: StudyFigure, out: Path) -> list[Path]:
-    """NAME.png and NAME.svg: all panels, a legend, and what is absent."""
-    count = max(1, len(figure.panels))
-    columns = 2 if count in (2, 4) else min(3, count)
-    rows = math.ceil(count / columns)
+    """NAME.png and NAME.svg: all panels, a legend, or why there are none. Returns their paths."""
+    columns = 2 if len(figure.panels) in (2, 4) else min(3, max(1, len(figure.panels)))
     lines = math.ceil(len(figure.looks) / 3)
-    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.35 + 0.22 * lines)
-    with new_figure(size, figure.name, rows, columns) as (canvas, axes):
-        for panel, ax in zip(figure.panels, axes, strict=False):
-            draw_panel(ax, panel)
-        for ax in axes[len(figure.panels) :]:
-            ax.set_axis_off()
-        if figure.absent:
-            axes[0].text(0.5, 0.5, textwrap.fill(figure.absent, 40), ha="center", va="center", color=MUTED)
+
+    def finish(canvas: Any) -> None:
         canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11, color=INK)
         _legend(canvas, figure, columns)
-        write_figure(canvas, out / figure.name)
-    return [out / f"{figure.name}.png", out / f"{figure.name}.svg"]
+
+    stem, absent = out / figure.name, textwrap.fill(figure.absent, 40)
+    write_panels(stem, _drawn(figure), PANEL_INCHES, columns, 0.35 + 0.22 * lines, finish, absent)
+    return [stem.with_suffix(".png"), stem.with_suffix(".svg")]
 
 
-def draw_panel(axes: Any, panel: StudyPanel) -> None:
-    """Lines with error bars, or bars; × at the foot where a planned cell is missing; or the logs of training."""
-    if panel.curves:
-        _draw_curves(axes, panel)
-        return
+def draw_panel(axes: Any, panel: Panel) -> None:
+    """Lines with error bars, or bars; × at the bottom where a planned cell is missing."""
     if panel.zero:
         axes.axhline(0, color=INK, linewidth=1, zorder=1)
         axes.annotate("SFT", (1, 0), xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
@@ -83,20 +70,30 @@ def draw_panel(axes: Any, panel: StudyPanel) -> None:
     _missing(axes, panel, len(solid))
 
 
-def _draw_curves(axes: Any, panel: StudyPanel) -> None:
-    draw_curves(axes, Panel(_short(panel.title, 34), panel.x_label, panel.curves))
+def _drawn(figure: StudyFigure) -> list[Draw]:
+    return [
+        (lambda axes, panel=panel: draw_panel(axes, panel))
+        if isinstance(panel, Panel)
+        else (lambda axes, panel=panel: _draw_losses(axes, panel))
+        for panel in figure.panels
+    ]
+
+
+def _draw_losses(axes: Any, panel: CurvePanel) -> None:
+    """The curves, each named at its end."""
+    draw_curves(axes, replace(panel, title=_short(panel.title, 34)))
     axes.set_ylabel(panel.y_label, fontsize=8.5)
-    last = {curve.style: curve.y[-1] for curve in panel.curves}
-    for place, style in enumerate(sorted(last, key=lambda style: last[style])):
+    last = {curve.look: curve.y[-1] for curve in panel.curves}
+    for place, look in enumerate(sorted(last, key=lambda look: last[look])):
         # spread over the height, in the order of the lines' ends, so that labels of equal losses can be read
         at = (place + 0.5) / len(last)
-        axes.annotate(style.label, (1.01, at), xycoords="axes fraction", fontsize=8, color=style.color, va="center")
+        axes.annotate(look.label, (1.01, at), xycoords="axes fraction", fontsize=8, color=look.color, va="center")
 
 
-def _line(axes: Any, panel: StudyPanel, series: Series) -> None:
+def _line(axes: Any, panel: Panel, series: Series) -> None:
     look = series.look
     joined = "none" if panel.zero and not panel.log else look.dash
-    x, y = [p.x for p in series.points], [p.y for p in series.points]  # nan breaks the line: nothing is made up
+    x, y = [p.x for p in series.points], [p.y for p in series.points]  # nan breaks the line
     axes.plot(x, y, color=look.color, linestyle=joined, linewidth=0.9 if look.faint else 1.3, alpha=_alpha(look))
     for p in series.points:
         if math.isnan(p.y):
@@ -135,8 +132,8 @@ def _star(axes: Any, point: Point, color: str) -> None:
                   fontsize=9, color=color)  # fmt: skip
 
 
-def _missing(axes: Any, panel: StudyPanel, count: int) -> None:
-    """× in the series' colour at the foot of the axes; words where nothing at all is there."""
+def _missing(axes: Any, panel: Panel, count: int) -> None:
+    """× in the series' colour at the bottom of the axes; "missing" where all points are."""
     every = [p for series in panel.series for p in series.points if not series.look.faint]
     if every and all(math.isnan(p.y) for p in every):
         axes.set_yticks([])
@@ -150,7 +147,7 @@ def _missing(axes: Any, panel: StudyPanel, count: int) -> None:
                           ha="center", va="bottom", fontsize=9, color=series.look.color)  # fmt: skip
 
 
-def _axes(axes: Any, panel: StudyPanel) -> None:
+def _axes(axes: Any, panel: Panel) -> None:
     axes.set_title(_short(panel.title, 34), loc="left", fontsize=10, color=INK)
     axes.set_ylabel(_short(panel.y_label, 30), fontsize=8.5)
     axes.set_xlabel(panel.x_label, fontsize=8.5)

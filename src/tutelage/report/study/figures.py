@@ -1,35 +1,22 @@
-"""The study's figures as data: which panels, which series, which points. `study_draw` draws them."""
+"""The study's figures as data: which panels, which series, which points. `draw.py` draws them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tutelage.evaluation.statistics import significant
-from tutelage.report.drawing import PALETTE, Curve
-from tutelage.report.labels import AVERAGE, method_name, short, size_text, study_metric_label, task_label
+from tutelage.report.drawing import DASHES, PALETTE, Look
+from tutelage.report.labels import AVERAGE, method_name, metric_label, short, size_text, task_label
 from tutelage.report.study.paper_values import paper_values
 from tutelage.report.study.results import SYNTHETIC, Result, Study, headline_task, largest, paper_value
+from tutelage.report.training_curves import CurvePanel
 
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.2)), (0, (5, 1.4, 1.4, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "X")
 HATCHES = ("", "////", "..", "xxxx", "\\\\\\\\", "++++")
 ADDED = ("gkd_sft", "gkd_base", "gkd_it", "seqkd", "sft_long")
 ORDER = ("sft", "gkd_sft", "gkd_base", "gkd_it", "seqkd", "mix", "two_stage", "sft_long")
-
-
-@dataclass(frozen=True)
-class Look:
-    """Told apart by colour, by marker and dash, and by hatching: any one of them is enough."""
-
-    label: str
-    color: str
-    marker: str
-    dash: Any
-    hatch: str
-    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class StudyPanel:
+class Panel:
     title: str
     x_label: str
     y_label: str
@@ -57,7 +44,6 @@ class StudyPanel:
     log: bool = False
     bars: bool = False
     zero: bool = False  # a line at 0, hollow points where no difference was shown
-    curves: tuple[Curve, ...] = ()  # training logs, instead of series
 
 
 @dataclass(frozen=True)
@@ -65,16 +51,17 @@ class StudyFigure:
     name: str
     title: str
     note: str
-    panels: tuple[StudyPanel, ...]
-    absent: str = ""
+    panels: tuple[Panel | CurvePanel, ...]
+    absent: str = ""  # why it has no panels
 
     @property
     def bars(self) -> bool:
-        return all(panel.bars for panel in self.panels)
+        return all(isinstance(panel, Panel) and panel.bars for panel in self.panels)
 
     @property
     def looks(self) -> list[Look]:
-        return list(dict.fromkeys(series.look for panel in self.panels for series in panel.series))
+        panels = [panel for panel in self.panels if isinstance(panel, Panel)]
+        return list(dict.fromkeys(series.look for panel in panels for series in panel.series))
 
 
 def build_figures(study: Study) -> list[StudyFigure]:
@@ -87,7 +74,7 @@ def look_of(method: str, faint: bool = False) -> Look:
     place = ORDER.index(method) if method in ORDER else len(ORDER)
     color = {"gkd_it": PALETTE[3], "two_stage": PALETTE[2]}.get(method, PALETTE[(0, 1, 2, 3, 5, 4, 2, 4, 4)[place]])
     label = method_name(method)
-    return Look(f"{label}, the paper" if faint else label, color, MARKERS[place % 8], DASHES[place % 4],
+    return Look(f"{label}, the paper" if faint else label, color, DASHES[place % 4], MARKERS[place % 8],
                 HATCHES[place % 6], faint)  # fmt: skip
 
 
@@ -103,7 +90,7 @@ def _answer(study: Study) -> StudyFigure:
                                                if study.find(student, m, s, task or ""))) for m in methods]  # fmt: skip
             series = _apart([one for one in series if one.points])
             ticks = tuple((float(size), size_text(size)) for size in sizes)
-            panels.append(StudyPanel(short(student), "training rows", f"{_what(study)} − SFT", ticks, tuple(series),
+            panels.append(Panel(short(student), "training rows", f"{_what(study)} − SFT", ticks, tuple(series),
                                      log=True, zero=True))  # fmt: skip
     for domain in study.domain:
         used = [m for m in ORDER[1:] if any(a.method == m and t == domain for a, t in study.results)]
@@ -112,7 +99,7 @@ def _answer(study: Study) -> StudyFigure:
         series = [Series(look_of(m), tuple(_gain(study, r, n) for n, s in enumerate(students)
                                            if (r := largest(study, s, m, domain)))) for m in used]  # fmt: skip
         if students:
-            panels.append(StudyPanel(task_label(domain), "student", f"{_metric(study, domain)} − SFT", ticks,
+            panels.append(Panel(task_label(domain), "student", f"{_metric(study, domain)} − SFT", ticks,
                                      tuple(_beside(series)), zero=True))  # fmt: skip
     note = (
         "Above the line: better than SFT on the same data. Bars: 95 % intervals of the paired difference. "
@@ -169,9 +156,7 @@ def _figure_4(study: Study) -> StudyFigure:
                  for m in ("sft", "gkd_sft")]  # fmt: skip
         paper = [one for one in paper if any(not math.isnan(point.y) for point in one.points)]
         ticks = tuple((float(n), short(student)) for n, student in enumerate(students))
-        panels.append(
-            StudyPanel(task_label(task), "student", _metric(study, task), ticks, (*series, *paper), bars=True)
-        )
+        panels.append(Panel(task_label(task), "student", _metric(study, task), ticks, (*series, *paper), bars=True))
     note = f"{SCORES} ∗ GKD differs from SFT. Faint lines: {paper_values().source}."
     return _figure(study, "figure4", "Figure 4: domain tasks by student", note, panels, "a domain task")
 
@@ -184,14 +169,14 @@ def _figure_5(study: Study) -> StudyFigure:
             for method in ("two_stage", "mix"):
                 sizes = study.sizes(task, (method,), student)
                 points = [_point(study, study.find(student, method, size, task), size) for size in sizes]
-                look = Look(f"{short(student)}, {method_name(method).lower()}", PALETTE[place % 6], MARKERS[place % 6],
-                            DASHES[0 if method == "two_stage" else 1], "")  # fmt: skip
+                look = Look(f"{short(student)}, {method_name(method).lower()}", PALETTE[place % 6],
+                            DASHES[0 if method == "two_stage" else 1], MARKERS[place % 6])  # fmt: skip
                 if points:
                     series.append(Series(look, tuple(points)))
         series = _apart(series)
         ticks = tuple((float(size), size_text(size)) for size in study.sizes(task, SYNTHETIC))
         if ticks:
-            panels.append(StudyPanel(task_label(task), "synthetic rows", _metric(study, task), ticks, tuple(series),
+            panels.append(Panel(task_label(task), "synthetic rows", _metric(study, task), ticks, tuple(series),
                                      log=True))  # fmt: skip
     note = f"{SCORES} ∗ differs from SFT on the gold rows."
     return _figure(study, "figure5", "Figure 5: how much synthetic data", note, panels, "synthetic data")
@@ -213,11 +198,11 @@ def _held_out(study: Study) -> StudyFigure:
 SCORES = "Bars: ± 1 standard error over seeds and examples. ×: missing."
 
 
-def _figure(study: Study, name: str, title: str, note: str, panels: Sequence[StudyPanel], lacking: str) -> StudyFigure:
+def _figure(study: Study, name: str, title: str, note: str, panels: Sequence[Panel], lacking: str) -> StudyFigure:
     return StudyFigure(name, title, note, tuple(panels), "" if panels else f"The study has no cells of {lacking}.")
 
 
-def _by_size(study: Study, student: str, task: str, methods: Sequence[str], paper: bool) -> StudyPanel:
+def _by_size(study: Study, student: str, task: str, methods: Sequence[str], paper: bool) -> Panel:
     sizes = study.sizes(task, methods, student)
     series = []
     for method in methods:
@@ -227,10 +212,10 @@ def _by_size(study: Study, student: str, task: str, methods: Sequence[str], pape
         if any(not math.isnan(point.y) for point in faint):
             series.append(Series(look_of(method, faint=True), tuple(p for p in faint if not math.isnan(p.y))))
     ticks = tuple((float(size), size_text(size)) for size in sizes)
-    return StudyPanel(short(student), "training rows", _what(study), ticks, tuple(_apart(series)), log=True)
+    return Panel(short(student), "training rows", _what(study), ticks, tuple(_apart(series)), log=True)
 
 
-def _by_task(study: Study, student: str, size: int, methods: Sequence[str], against: str | None = None) -> StudyPanel:
+def _by_task(study: Study, student: str, size: int, methods: Sequence[str], against: str | None = None) -> Panel:
     tasks = (*study.general, AVERAGE) if len(study.general) > 1 else study.general
     series = []
     for method in methods:
@@ -243,10 +228,10 @@ def _by_task(study: Study, student: str, size: int, methods: Sequence[str], agai
             points.append(Point(point.x, point.y, point.low, point.high, significant(versus)))
         series.append(Series(look_of(method), tuple(points)))
     ticks = tuple((float(n), task_label(task)) for n, task in enumerate(tasks))
-    return StudyPanel(f"{short(student)}, {size_text(size)} rows", "", "score", ticks, tuple(series), bars=True)
+    return Panel(f"{short(student)}, {size_text(size)} rows", "", "score", ticks, tuple(series), bars=True)
 
 
-def _paper_panel() -> StudyPanel:
+def _paper_panel() -> Panel:
     """The paper's own figure 2, for studies of other models: their scores say nothing about each other's height."""
     paper = paper_values()
     sizes = sorted(next(iter(paper.content["table3"].values())))
@@ -254,10 +239,11 @@ def _paper_panel() -> StudyPanel:
     for student, marker in zip(paper.students, MARKERS, strict=False):
         for method, dash in (("sft", DASHES[0]), ("gkd_sft", DASHES[1])):
             points = [Point(s, v, v, v) for s in sizes if (v := paper.general(student, s, method, AVERAGE)) is not None]
-            look = Look(f"{method_name(method)}, {student}, the paper", look_of(method).color, marker, dash, "", True)
+            label, color = f"{method_name(method)}, {student}, the paper", look_of(method).color
+            look = Look(label, color, dash, marker, faint=True)
             series.append(Series(look, tuple(points)))
     ticks = tuple((float(size), size_text(size)) for size in sizes)
-    return StudyPanel("The paper's students", "training rows", "average of five", ticks, tuple(series), log=True)
+    return Panel("The paper's students", "training rows", "average of five", ticks, tuple(series), log=True)
 
 
 def _point(study: Study, result: Result | None, x: float) -> Point:
@@ -290,7 +276,7 @@ def _beside(series: Sequence[Series]) -> list[Series]:
     return [_moved(one, lambda x, n=n: x + 0.12 * (n - (len(series) - 1) / 2)) for n, one in enumerate(series)]
 
 
-def _moved(series: Series, move: Any) -> Series:
+def _moved(series: Series, move: Callable[[float], float]) -> Series:
     return Series(series.look, tuple(Point(move(p.x), p.y, p.low, p.high, p.shown) for p in series.points))
 
 
@@ -301,4 +287,4 @@ def _what(study: Study) -> str:
 
 def _metric(study: Study, task: str) -> str:
     metric = next((r.metric for (_, t), r in study.results.items() if t == task and r.metric), "")
-    return study_metric_label(metric) if metric else "score"
+    return metric_label(metric) if metric else "score"

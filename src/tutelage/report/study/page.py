@@ -19,25 +19,27 @@ from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.page import PAGE_FILE
 from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
-from tutelage.report.labels import AVERAGE, short, size_text, study_metric_label, task_label
-from tutelage.report.numbers import difference_text, interval_text, p_text
+from tutelage.report.labels import AVERAGE, metric_label, short, size_text, task_label
+from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
+from tutelage.report.scores import is_there
+from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 from tutelage.report.study.answers import answers, guessing
 from tutelage.report.study.claims import claims
 from tutelage.report.study.draw import legend_svgs, panel_svgs, write_files
 from tutelage.report.study.figures import build_figures
 from tutelage.report.study.losses import loss_figures
 from tutelage.report.study.paper_values import paper_values
-from tutelage.report.study.read import build_study, is_there
+from tutelage.report.study.read import build_study
 from tutelage.report.study.results import SYNTHETIC, Result, Study
-from tutelage.report.study.sentences import method_label, number_text, value_text
-from tutelage.report.study.table_files import csv_of, latex_of, markdown_of
+from tutelage.report.study.sentences import method_label
+from tutelage.report.study.table_files import study_csv, study_latex, study_markdown
 from tutelage.report.study.tables import StudyTable, build_tables, every_cell
 
 if TYPE_CHECKING:
     from tutelage.study.plan import Cell
 
 PAGE = "report.html"
-SHOWN_PAIRS = 6  # tasks with answers side by side
+SHOWN_TASKS = 6  # with replies side by side
 
 
 @dataclass(frozen=True)
@@ -64,41 +66,31 @@ class CellView:
     runs: tuple[RunLink, ...]
 
 
-@dataclass(frozen=True)
-class PairView:
-    """One example, answered by SFT and by a distilled arm."""
-
-    id: str
-    why: str
-    prompt: str
-    references: tuple[str, ...]
-    answers: tuple[tuple[str, str, str], ...]  # arm, score, response
-
-
 def write_study_report(
     title: str, cells: Sequence[Cell], out: Path, include_text: bool, logs: Mapping[Path, Path] | None = None
 ) -> StudyReport:
-    """Write report.html, the tables (CSV, Markdown, LaTeX) and the figures (PNG, SVG) into `out`.
+    """Write report.html, the tables (CSV, Markdown, LaTeX) and the figures (PNG, SVG) into `out`; return their paths.
 
-    `logs`, an evaluation's folder → that of the run that trained its model, adds the losses over training.
-
-    `include_text=False` leaves prompts, references and responses out, for data that may not be published. Links to
-    runs are relative to `out`. Raises TutelageError when a task's evaluations are not of the same examples, when a
-    cell is there twice, or when a folder cannot be read.
+    `include_text=False` leaves prompts, references and replies out, for data that may not be published. `logs`, from an
+    evaluation's folder to that of the run that trained its model, adds the losses over training. Links to runs are
+    relative to `out`. Raises TutelageError when a task's evaluations are not of the same examples, when a cell is given
+    twice, or when a folder cannot be read.
     """
-    out.mkdir(parents=True, exist_ok=True)
     study = build_study(cells)
-    said, claimed = answers(study), claims(study)
+    sentences, claimed = answers(study), claims(study)
     tables, figures = build_tables(study), [*build_figures(study), *loss_figures(study, logs or {})]
-    written = [path for table in tables for path in _write_table(table, out)]
-    written.append(write_atomically(out / "cells.csv", csv_of(every_cell(study))))
-    drawn = [path for figure in figures for path in write_files(figure, out)]
     missing = sum(not is_there(cell.folder) for cell in cells)
+
+    out.mkdir(parents=True, exist_ok=True)
+    written = [path for table in tables for path in _write_table(table, out)]
+    written.append(write_atomically(out / "cells.csv", study_csv(every_cell(study))))
+    drawn = [path for figure in figures for path in write_files(figure, out)]
+
     filters = {
         "size": size_text,
         "task": task_label,
-        "metric": study_metric_label,
-        "value": value_text,
+        "metric": metric_label,
+        "score": score_text,
         "difference": difference_text,
         "interval": interval_text,
         "p": p_text,
@@ -107,13 +99,13 @@ def write_study_report(
         title=title,
         study=study,
         done=len(cells) - missing,
-        answers=said,
+        answers=sentences,
         guessing=guessing(study),
         claims=claimed,
         tables=tables,
         figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
         views=_views(study, out),
-        pairs=_pairs(study) if include_text else [],
+        examples=_examples(study) if include_text else [],
         include_text=include_text,
         comparisons=sum(p is not None for p in study.compared.values()),
         one_seed=all(len(result.seeds) <= 1 for result in study.results.values()),
@@ -127,9 +119,9 @@ def write_study_report(
 
 def _write_table(table: StudyTable, out: Path) -> list[Path]:
     return [
-        write_atomically(out / f"{table.name}.csv", csv_of(table)),
-        write_atomically(out / f"{table.name}.md", markdown_of(table)),
-        write_atomically(out / f"{table.name}.tex", latex_of(table)),
+        write_atomically(out / f"{table.name}.csv", study_csv(table)),
+        write_atomically(out / f"{table.name}.md", study_markdown(table)),
+        write_atomically(out / f"{table.name}.tex", study_latex(table)),
     ]
 
 
@@ -145,7 +137,7 @@ def _name(result: Result, study: Study) -> str:
 
 
 def _runs(result: Result, out: Path) -> Iterable[RunLink]:
-    """One link a seed; none for an average, whose tasks have them."""
+    """One link per seed; none for an average, whose tasks have them."""
     if result.of:
         return
     for cell in result.cells:
@@ -158,61 +150,38 @@ def _runs(result: Result, out: Path) -> Iterable[RunLink]:
         yield RunLink(cell.seed, score, cell.folder.name, href, f"{href}{page}" if page else None)
 
 
-def _pairs(study: Study) -> list[tuple[str, list[PairView]]]:
-    """For each task, where a distilled arm differs most from SFT: its largest gain and its largest loss."""
+def _examples(study: Study) -> list[tuple[str, list[ExampleView]]]:
+    """For each task, SFT beside the arm that differs most from it: the first example, its largest gain and loss."""
     shown = []
     for task in (*study.general, *study.domain):
         found = [(r, v) for (_, t), r in study.results.items() if t == task and (v := study.versus(r)) is not None]
-        if not found or len(shown) == SHOWN_PAIRS:
+        if not found or len(shown) == SHOWN_TASKS:
             continue
         result, _ = max(found, key=lambda pair: (significant(pair[1]), abs(pair[1].difference)))
         reference = study.reference(result)
         assert reference is not None
         seed = next((s for s in result.seeds if s in reference.seeds), None)
-        left = _records(result, result.seeds[0] if seed is None else seed)
-        right = _records(reference, reference.seeds[0] if seed is None else seed)
-        names = (_name(reference, study), _name(result, study))
-        shown.append((task_label(task), _examples(left, right, result.metric, names)))
+        arms = [Side(_name(one, study), _records(one, one.seeds[0] if seed is None else seed))
+                for one in (reference, result)]  # fmt: skip
+        shown.append((task_label(task), _chosen(arms[0], arms[1], result.metric)))
     return shown
 
 
-def _records(result: Result, seed: int) -> dict[str, ExampleRecord]:
+def _records(result: Result, seed: int | None) -> dict[str, ExampleRecord]:
     cell = next(cell for cell in result.cells if cell.seed == seed)
     return {record.id: record for record in read_records(cell.folder)}
 
 
-def _examples(
-    left: dict[str, ExampleRecord], right: dict[str, ExampleRecord], metric: str, names: tuple[str, str]
-) -> list[PairView]:
-    """The first example, then the largest gain and loss of the left arm."""
-    gains = {id: _score(left[id], metric) - _score(right[id], metric) for id in left if id in right}
-    gains = {id: gain for id, gain in gains.items() if not math.isnan(gain)}
-    first = next(iter(left), None)
-    chosen = {first: "first example of the data"} if first is not None else {}
-    for word, pick in (("gain", max), ("loss", min)):
-        best = pick(gains, key=lambda id: gains[id], default=None)
-        if best is not None and (gains[best] > 0 if word == "gain" else gains[best] < 0):
-            chosen.setdefault(best, f"largest {word} of {names[1]} against {names[0]}")
-    return [
-        PairView(
-            id=id,
-            why=why,
-            prompt=left[id].prompt,
-            references=left[id].references,
-            answers=tuple(
-                (name, _score_text(_score(side[id], metric)), side[id].response)
-                for name, side in zip(names, (right, left), strict=True)
-                if id in side
-            ),
-        )
-        for id, why in chosen.items()
-    ]
+def _chosen(reference: Side, arm: Side, metric: str) -> list[ExampleView]:
+    gains = {id: _score(arm.records[id], metric) - _score(reference.records[id], metric) for id in arm.records}
+    best, worst = extremes(gains, 1)
+    chosen = dict.fromkeys([*gains][:1], "first example of the data")
+    for word, ids in (("gain", best), ("loss", worst)):
+        for id in ids:
+            chosen.setdefault(id, f"largest {word} of {arm.label} against {reference.label}")
+    return [example_view(id, why, (reference, arm), metric) for id, why in chosen.items()]
 
 
 def _score(record: ExampleRecord, metric: str) -> float:
     value = record.scores.get(metric)
-    return math.nan if value is None else 100 * value
-
-
-def _score_text(score: float) -> str:
-    return "unscored" if math.isnan(score) else f"{score:.1f}"
+    return math.nan if value is None else value

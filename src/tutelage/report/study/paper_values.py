@@ -1,4 +1,4 @@
-"""The scores that the paper prints, for a study's tables and figures to stand beside them."""
+"""The paper's scores, to be shown beside a study's own in tables and figures."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class PaperValues:
         return tuple(self.content["table3"])
 
     def student(self, name: str) -> str | None:
-        """The paper's student that a study's is, by its name: Llama of that size, from wherever."""
+        """The paper's student with the same Llama version and size, by the names; None where there is none."""
         found = re.search(r"llama[-_. ]?3\.(\d)[-_. ]?(\d+)b(?![a-z0-9])", name.lower())
         return next((s for s in self.students if found and s.endswith(f"3.{found[1]}-{found[2]}B")), None)
 
     def size(self, size: int | None) -> int | None:
-        """The paper's size that a study's is: the whole of Tulu 3 goes by several counts."""
+        """The paper's full size if `size` is within 0.5 % of it (counts of Tulu 3 vary), else `size`."""
         full = self.content["full_size"]
         return full if size is not None and abs(size - full) < 0.005 * full else size
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.run_folder import EXAMPLES, RESULT
+from tutelage.common.run_folder import RESULT
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.clusters import Metric, cluster_scores, widening
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import Scores, crossed_standard_error
 from tutelage.report.labels import AVERAGE
-from tutelage.report.scores import SeedScores, load_cell
+from tutelage.report.scores import SeedScores, is_there, read_seeds
 from tutelage.report.study.results import DOMAIN_TASKS, SYNTHETIC, Arm, Result, Study
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def build_study(cells: Sequence[Cell]) -> Study:
-    """Read every evaluation there is.
+    """Read the evaluations of all cells that have one.
 
     Raises TutelageError for a cell given twice, and for evaluations of one task that are not of the same examples.
     """
@@ -59,10 +58,6 @@ def build_study(cells: Sequence[Cell]) -> Study:
 def cell_name(cell: Cell) -> str:
     size = f" at {cell.size}" if cell.size is not None else ""
     return f"{cell.method} of {cell.student}{size} on {cell.task}, seed {cell.seed}"
-
-
-def is_there(folder: Path) -> bool:
-    return (folder / EXAMPLES).is_file() and (folder / RESULT).is_file()
 
 
 def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
@@ -94,18 +89,17 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
     cells = sorted(cells, key=lambda cell: cell.seed)
     there = [cell for cell in cells if is_there(cell.folder)]
     if not there:
-        nan = math.nan
-        return Result(anchor, arm, task, metric, nan, nan, (), np.zeros((0, 0)), tuple(cells), (), 0)
+        return _missing(anchor, arm, task, metric, tuple(cells))
     planned = cells[0].task
-    runs = [{"seed": cell.seed, "evaluations": {planned: str(cell.folder)}} for cell in there]
-    loaded = load_cell({"root": ""}, {"runs": runs}, planned, first.get(planned)).runs
-    first.setdefault(planned, loaded[0])
-    benchmark = str(read_result(there[0].folder).get("task"))  # a study may call it otherwise
-    spec = benchmark_metrics(benchmark).get(metric, Metric())
+    runs = read_seeds(((cell.seed, cell.folder) for cell in there), first.get(planned))
+    first.setdefault(planned, runs[0])
+    benchmark = str(read_result(there[0].folder).get("task"))  # the study may have another name for it
+    averaged = benchmark_metrics(benchmark).get(metric, Metric())
     scale = 1 if lower_is_better(metric) else 100
-    scores_SC = scale * np.stack([cluster_scores(run.records, metric, spec) for run in loaded])
+    scores_SC = scale * np.stack([cluster_scores(run.records, metric, averaged) for run in runs])
     error = crossed_standard_error(scores_SC)
-    if spec.cluster == "group":  # few clusters: spread as in Student's t, as `tutelage compare` does it
+    few_clusters = averaged.cluster == "group"
+    if few_clusters:  # spread as in Student's t, as `tutelage compare` does it
         means_S1 = np.nanmean(scores_SC, axis=1, keepdims=True)
         scores_SC = means_S1 + widening(scores_SC.shape[1]) * (scores_SC - means_S1)
     by_seed = tuple(_value(cell, metric, scores) for cell, scores in zip(there, scores_SC, strict=True))
@@ -120,25 +114,45 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
         scores=scores_SC,
         cells=tuple(cells),
         seeds=tuple(cell.seed for cell in there),
-        examples=len(loaded[0].records),
-        few=spec.cluster == "group",
+        examples=len(runs[0].records),
+        few_clusters=few_clusters,
         chance=_chance(there, metric),
     )
 
 
+def _missing(
+    anchor: str, arm: Arm, task: str, metric: str, cells: tuple[Cell, ...], of: tuple[Result, ...] = ()
+) -> Result:
+    """A result that has no evaluation yet."""
+    return Result(
+        anchor=anchor,
+        arm=arm,
+        task=task,
+        metric=metric,
+        value=math.nan,
+        stderr=math.nan,
+        by_seed=(),
+        scores=np.zeros((0, 0)),
+        cells=cells,
+        seeds=(),
+        examples=0,
+        of=of,
+    )
+
+
 def _chance(cells: Sequence[Cell], metric: str) -> float | None:
-    """What guessing scores by the evaluations' own word, which is of their headline."""
+    """The score of guessing that the evaluations report for their headline; None where they report none."""
     results = [read_result(cell.folder) for cell in cells]
     known = [float(r["chance"]) for r in results if r.get("chance") is not None and r.get("headline") == metric]
     return sum(known) / len(known) if known else None
 
 
 def _value(cell: Cell, metric: str, scores_C: Scores) -> float:
-    """What the evaluation itself says, which for a corpus score is not the mean of its examples."""
-    said = read_result(cell.folder)["metrics"].get(metric, {}).get("value")
-    if said is None:
+    """The evaluation's own number, which for a corpus score is not the mean of its examples."""
+    reported = read_result(cell.folder)["metrics"].get(metric, {}).get("value")
+    if reported is None:
         return float(np.nanmean(scores_C)) if not np.isnan(scores_C).all() else math.nan
-    return float(said)
+    return float(reported)
 
 
 def _kinds(results: dict[tuple[Arm, str], Result]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -165,8 +179,7 @@ def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
     whole = len(of) == len(study.general)
     seeds = tuple(s for s in of[0].seeds if whole and all(s in one.seeds for one in of))
     if not seeds:
-        nan = math.nan
-        return Result(anchor, arm, AVERAGE, AVERAGE, nan, nan, (), np.zeros((0, 0)), cells, (), 0, of)
+        return _missing(anchor, arm, AVERAGE, AVERAGE, cells, of)
     total = sum(one.scores.shape[1] for one in of)
     by_seed = np.mean([[one.by_seed[one.seeds.index(s)] for s in seeds] for one in of], axis=0)
     columns, plain = [], []
@@ -174,7 +187,7 @@ def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
         scores_SC = one.scores[[one.seeds.index(s) for s in seeds]]
         off = (scores_SC - np.nanmean(scores_SC, axis=1, keepdims=True)) * total / (len(of) * scores_SC.shape[1])
         columns.append(by_seed[:, None] + off)
-        plain.append(by_seed[:, None] + off / (widening(scores_SC.shape[1]) if one.few else 1))
+        plain.append(by_seed[:, None] + off / (widening(scores_SC.shape[1]) if one.few_clusters else 1))
     return Result(
         anchor=anchor,
         arm=arm,

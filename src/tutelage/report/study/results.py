@@ -1,7 +1,7 @@
 """A study's results: arms on tasks, averaged over seeds and tasks, and compared.
 
 An *arm* is what was trained (size, student, method, teacher); a *result* is an arm on one task, or on the average of
-the study's general tasks, over all seeds. `study_read` makes them from the evaluations' folders.
+the study's general tasks, over all seeds. `read.py` makes them from the evaluations' folders.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
-from tutelage.evaluation.statistics import SIGNIFICANT, Paired, Scores, paired_bootstrap
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired
+from tutelage.report.comparisons import compare
 from tutelage.report.labels import AVERAGE
+from tutelage.report.scores import MetricValue, seeds_text
 from tutelage.report.study.paper_values import paper_values
 
 if TYPE_CHECKING:
@@ -32,32 +34,22 @@ class Arm:
     teacher: str | None
 
 
-@dataclass(frozen=True)
-class Result:
-    """Numbers are 0..100, or as stored where lower is better. `cells` are the planned ones, seed by seed."""
+@dataclass(frozen=True, kw_only=True)
+class Result(MetricValue):
+    """An arm on a task. `value` and `by_seed` are those of the evaluations' own results."""
 
     anchor: str  # id on the page
     arm: Arm
     task: str
-    metric: str
-    value: float  # as the evaluations say it, averaged over seeds; nan where missing or unscored
-    stderr: float
-    by_seed: tuple[float, ...]
-    scores: Scores  # [S, C]; [0, 0] where missing
-    cells: tuple[Cell, ...]
-    seeds: tuple[int, ...]  # with an evaluation, row by row of `scores`
-    examples: int
+    cells: tuple[Cell, ...]  # the planned ones, seed by seed
     of: tuple[Result, ...] = ()  # an average's tasks
-    few: bool = False  # clusters are whole groups, of which there are few
-    chance: float | None = None  # what guessing scores, where answers can be guessed
+    few_clusters: bool = False  # whole groups were drawn, and there are few
+    chance: float | None = None  # the score of guessing, where answers can be guessed
 
     @property
     def missing(self) -> tuple[int, ...]:
-        return tuple(cell.seed for cell in self.cells if cell.seed not in self.seeds)
-
-    @property
-    def is_missing(self) -> bool:
-        return not self.seeds
+        """Planned seeds without an evaluation."""
+        return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in self.seeds))
 
     @property
     def at_chance(self) -> bool:
@@ -69,13 +61,12 @@ class Result:
 
     @property
     def seeds_text(self) -> str:
-        planned = len(self.cells) if not self.of else max(len(one.cells) for one in self.of)
-        return f"{len(self.seeds)}" if planned == len(self.seeds) else f"{len(self.seeds)} of {planned}"
+        return seeds_text(self.seeds, self.missing)
 
 
 @dataclass
 class Study:
-    """All results of a study, and comparisons made once each."""
+    """All results of a study, and its comparisons, each made once."""
 
     results: dict[tuple[Arm, str], Result]
     general: tuple[str, ...]  # tasks of the average
@@ -96,7 +87,7 @@ class Study:
         return self.results.get((arm, task)) if arm is not None else None
 
     def find(self, student: str, method: str, size: int | None, task: str) -> Result | None:
-        """The result of a method, of its first teacher where it has several."""
+        """The result of a method; of its first teacher where it has several."""
         found = (r for (arm, t), r in self.results.items()
                  if t == task and (arm.student, arm.method, arm.size) == (student, method, size))  # fmt: skip
         return next(found, None)
@@ -116,7 +107,7 @@ class Study:
         )
 
     def reference(self, result: Result) -> Result | None:
-        """What a result is compared with: the student's SFT on the same data, for synthetic arms that on the gold."""
+        """What a result is compared with: the student's SFT on the same data, for synthetic arms on the gold data."""
         arm = result.arm
         if arm.method in ("sft", "teacher", "base"):
             return None
@@ -128,13 +119,12 @@ class Study:
         return own[0] if len(own) == 1 else None
 
     def compare(self, left: Result | None, right: Result | None) -> Paired | None:
-        """Left minus right by paired bootstrap, seeds in pairs where both have the same; None where either lacks."""
+        """Left minus right; None where either is missing, or too few examples are scored in both."""
         if left is None or right is None or left.is_missing or right.is_missing or left.metric != right.metric:
             return None
         key = (left.anchor, right.anchor)
         if key not in self.compared:
-            paired = left.seeds == right.seeds and len(left.seeds) > 1
-            found = paired_bootstrap(left.scores, right.scores, paired_seeds=paired)
+            found = compare(left, right)
             self.compared[key] = None if math.isnan(found.difference) else found
         return self.compared[key]
 
@@ -153,14 +143,14 @@ class Study:
 
 
 def headline_task(study: Study) -> str | None:
-    """What general answers are about: the average, or the only general task."""
+    """The task of general answers: the average, or the only general task; None without general tasks."""
     if len(study.general) > 1:
         return AVERAGE
     return study.general[0] if study.general else None
 
 
 def paper_value(study: Study, result: Result | None) -> float | None:
-    """What the paper prints for the same model, size, method and metric."""
+    """The paper's number for the same model, size, method and metric; None where it has none."""
     if result is None:
         return None
     paper, arm = paper_values(), result.arm

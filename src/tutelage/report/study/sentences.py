@@ -1,11 +1,9 @@
-"""Sentences of the study's page: texts with links to the cells they rest on."""
+"""Sentences of the study's page: texts with links to the cells that their numbers are from."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.labels import method_name, short
 from tutelage.report.numbers import Tone, interval_text, p_text
@@ -32,27 +30,12 @@ class Sentence:
 
 
 def method_label(arm: Arm, study: Study) -> str:
-    """The method, with its teacher where the study has the method with several."""
+    """The method, with its teacher where the study has the method with several teachers."""
     label = method_name(arm.method)
     if arm.method == "teacher":
         return f"{label} {short(arm.teacher or arm.student)}"
     teachers = {a.teacher for a in study.arms if (a.method, a.student) == (arm.method, arm.student)}
     return f"{label}, teacher {short(arm.teacher)}" if len(teachers) > 1 and arm.teacher else label
-
-
-def value_text(result: Result | None) -> str:
-    """ "43.4 ± 0.5"; "missing" where nothing was evaluated."""
-    if result is None or result.is_missing:
-        return "missing"
-    if math.isnan(result.value):
-        return "unscored"
-    error = "" if math.isnan(result.stderr) else f" ± {number_text(result.stderr, result.metric)}"
-    return f"{number_text(result.value, result.metric)}{error}"
-
-
-def number_text(value: float, metric: str) -> str:
-    """One decimal of a score, three of a loss."""
-    return f"{value:.{3 if lower_is_better(metric) else 1}f}"
 
 
 def linked(result: Result) -> Link:

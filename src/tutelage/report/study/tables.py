@@ -1,4 +1,4 @@
-"""The study's tables: what stands in them."""
+"""The study's tables as data: which rows, which columns, which cells."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluation.statistics import Paired
+from tutelage.evaluation.statistics import Paired, significant
 from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
-from tutelage.report.numbers import difference_text, interval_text
+from tutelage.report.numbers import difference_and_interval, score_text
 from tutelage.report.study.results import Arm, Result, Study, largest, paper_value
-from tutelage.report.study.sentences import method_label, value_text
+from tutelage.report.study.sentences import method_label
 
 TABLE_2 = ("sft", "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
 NO_RESULT = "–"  # not in the study, which is not the same as missing
@@ -23,12 +23,11 @@ class TableCell:
     mark: str  # "*" p < 0.05; "**" after Holm's correction too
     best: bool
     paper: float | None
-    row: str  # what stands before it, for narrow screens and for files
     column: str
 
     @property
     def text(self) -> str:
-        return NO_RESULT if self.result is None else value_text(self.result)
+        return NO_RESULT if self.result is None else score_text(self.result)
 
     @property
     def is_missing(self) -> bool:
@@ -36,14 +35,14 @@ class TableCell:
 
     @property
     def difference(self) -> str:
-        return "" if self.versus is None else f"{difference_text(self.versus)} ({interval_text(self.versus)})"
+        return "" if self.versus is None else difference_and_interval(self.versus)
 
 
 @dataclass(frozen=True)
 class TableLine:
     heads: tuple[str, ...]
     cells: tuple[TableCell, ...]
-    opens: bool  # first of a group
+    opens: bool  # the first of a group
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class StudyTable:
     heads: tuple[str, ...]
     columns: tuple[str, ...]
     lines: tuple[TableLine, ...]
-    absent: str = ""  # why there is nothing in it
-    groups: tuple[tuple[str, int], ...] = ()  # over the columns
+    absent: str = ""  # why it is empty
+    groups: tuple[tuple[str, int], ...] = ()  # (title, width) above the columns
 
     @property
     def has_paper(self) -> bool:
@@ -62,7 +61,10 @@ class StudyTable:
 
 
 def build_tables(study: Study) -> list[StudyTable]:
-    """Tables 1 to 3 and the held-out measures if there are any. Makes every comparison with SFT first."""
+    """Tables 1 to 3, and one of the held-out measures if there are any.
+
+    Makes every comparison with SFT first, so that Holm's correction counts them all.
+    """
     for result in study.results.values():
         study.versus(result)
     kept = study.survivors()
@@ -125,7 +127,7 @@ def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
             continue
         best = {task: max(_values(results[task, m] for m in methods), default=None) for task in study.domain}
         cells = tuple(
-            _cell(study, result, kept, short(student), f"{task_label(task)}, {method_name(method)}",
+            _cell(study, result, kept, f"{task_label(task)}, {method_name(method)}",
                   best=result is not None and result.value == best[task])
             for (task, method), result in results.items()
         )  # fmt: skip
@@ -142,14 +144,14 @@ def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine
     for task, method in columns:
         own = [r for (arm, t), r in study.results.items() if t == task and arm.method == "teacher"]
         result = own[0] if own and method == columns[0][1] else None
-        cells.append(_cell(study, result, set(), "Teacher", f"{task_label(task)}, {method_name(method)}"))
+        cells.append(_cell(study, result, set(), f"{task_label(task)}, {method_name(method)}"))
     return TableLine(("Teacher",), tuple(cells), opens=False)
 
 
 def every_cell(study: Study) -> StudyTable:
-    """All results, one a line, for the CSV file alone."""
+    """All results, one per line; written as CSV only."""
     kept = study.survivors()
-    cells = [_cell(study, result, kept, "", task_label(task)) for (_, task), result in study.results.items()]
+    cells = [_cell(study, result, kept, task_label(task)) for (_, task), result in study.results.items()]
     return StudyTable("cells", "Every cell", (), (), tuple(TableLine((), (cell,), opens=False) for cell in cells))
 
 
@@ -172,17 +174,16 @@ def _group(lines: list[TableLine]) -> list[TableLine]:
 def _line(
     study: Study, arm: Arm, columns: Sequence[str], kept: set[tuple[str, str]], heads: tuple[str, ...]
 ) -> TableLine:
-    row = " ".join(head for head in heads if head)
-    cells = tuple(_cell(study, study.get(arm, task), kept, row, task_label(task)) for task in columns)
+    cells = tuple(_cell(study, study.get(arm, task), kept, task_label(task)) for task in columns)
     return TableLine(heads, cells, opens=False)
 
 
 def _cell(
-    study: Study, result: Result | None, kept: set[tuple[str, str]], row: str, column: str, best: bool = False
+    study: Study, result: Result | None, kept: set[tuple[str, str]], column: str, best: bool = False
 ) -> TableCell:
     reference = study.reference(result) if result is not None else None
     versus = study.versus(result)
     mark = ""
-    if result is not None and reference is not None and versus is not None and versus.p_value < 0.05:
+    if result is not None and reference is not None and significant(versus):
         mark = "**" if (result.anchor, reference.anchor) in kept else "*"
-    return TableCell(result, versus, mark, best, paper_value(study, result), row, column)
+    return TableCell(result, versus, mark, best, paper_value(study, result), column)

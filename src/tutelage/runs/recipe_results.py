@@ -1,0 +1,220 @@
+"""What a recipe has made so far, row by row, read from its runs' folders: the value that its report shows.
+
+Reading starts nothing and writes nothing, so it works at any time: evaluations that are not done are in the rows as
+folders without results, and rows whose settings a search has not found yet have no folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError
+from tutelage.recipe.recipe import RecipeConfig
+from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
+from tutelage.runs.fingerprints import InputFingerprints
+from tutelage.runs.planner import Planner, resolve_device
+from tutelage.runs.run import Run, with_parents
+from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
+
+PLAIN_LABELS = {"lead_1": "lead-1 (first utterance)", "teacher": "Teacher", "base": "Base student"}
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """One seed of a row."""
+
+    seed: int | None  # None: one run serves all seeds
+    trained: Path | None  # folder of the run that made the model; None for a model that no stage makes
+    evaluations: dict[str, Path]  # by task: the evaluation's folder, whether it is done or not
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A model or baseline that evaluate stages name."""
+
+    stage: str  # a stage's name, or base, teacher, lead_1
+    label: str
+    kind: str  # the stage's kind; `model` for a model as given, `baseline` for lead_1
+    runs: tuple[RowRun, ...]
+    chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
+
+
+@dataclass(frozen=True)
+class ResultTask:
+    headline: str
+    metrics: tuple[str, ...]
+    rows: tuple[str, ...] | None = None  # None: all rows
+    reference: str | None = None  # where the task has its own rows, the one that they are compared with
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    task: str  # the task that decided; several are joined by commas
+    grid: dict[str, list[Any]]
+    points: tuple[SearchPoint, ...]
+
+
+@dataclass(frozen=True)
+class RecipeResults:
+    name: str
+    description: str
+    seeds: tuple[int, ...]
+    tasks: dict[str, ResultTask]
+    reference: str | None  # the row that others are compared with
+    rows: tuple[ResultRow, ...]
+    search: SearchResults | None
+    facts: dict[str, Any]  # label → value
+    done: int  # runs
+    planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
+    elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
+
+
+def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
+    """What is in the folder `root` of a recipe whose relative paths start at `base`.
+
+    `only`: these evaluate stages. Where no run was begun on this machine's kind of device, the results are those of
+    the device on which some were. Raises TutelageError when the recipe's data or models cannot be found.
+    """
+    recipe = restricted(Planner(recipe, base, root), only)
+    here = resolve_device("auto") if recipe.device == "auto" else recipe.device
+    others = [device for device in ("cuda", "cpu") if device != here] if recipe.device == "auto" else []
+    inputs = InputFingerprints()
+    searches: dict[str, Search] = {}
+    for device in (here, *others):  # `auto` with a known device, so that torch is not asked for it
+        asked = recipe.model_copy(update={"device": "auto"})
+        searches[device] = Search(Planner(asked, base, root, inputs=inputs, auto_device=device))
+        if any(run.folder.is_dir() for run in searches[device].known()):
+            return read_results(searches[device], elsewhere="" if device == here else device)
+    return read_results(searches[here])
+
+
+def read_results(search: Search, seconds: float | None = None, elsewhere: str = "") -> RecipeResults:
+    """The results of the runs that `search` knows by now. `seconds`: how long the call took that did them."""
+    planner = search.planner
+    recipe = planner.recipe
+    stages = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    asked = list(dict.fromkeys((subject, task) for s in stages for subject in s.models for task in s.tasks))
+    subjects = list(dict.fromkeys(subject for subject, _ in asked))
+    runs = with_parents(search.known())
+    planned = evaluations(planner, search.settled)
+    return RecipeResults(
+        name=recipe.name,
+        description=recipe.description,
+        seeds=tuple(recipe.seeds),
+        tasks={task: _task(planner, task, asked, stages) for task in dict.fromkeys(task for _, task in asked)},
+        reference=_reference(planner, stages, subjects),
+        rows=tuple(_row(search, subject, planned) for subject in subjects),
+        search=None if recipe.search is None else _search_results(search),
+        facts=_facts(search, runs, seconds),
+        done=sum(run.done for run in runs),
+        planned=search.expected() if search.open else len(runs),
+        elsewhere=elsewhere,
+    )
+
+
+def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
+    """The planner's recipe with these evaluate stages alone, and the stages that they and the student build on; all of
+    it where `only` is empty. Raises TutelageError for a name that no evaluate stage has."""
+    recipe = planner.recipe
+    if not only:
+        return recipe
+    evaluating = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    for name in only:
+        if name not in {stage.name for stage in evaluating}:
+            names = ", ".join(stage.name for stage in evaluating)
+            raise TutelageError(f"--only {name}: no evaluate stage has this name; there are {names}")
+    sources = [model for stage in evaluating if stage.name in only for model in stage.models]
+    needed = set(only)
+    for source in [*sources, "base"]:
+        name = recipe.student if source == "base" else source
+        if isinstance(name, str) and name in planner.stages:
+            needed |= {name} | ancestors(planner, name)
+    return recipe.model_copy(update={"stages": [stage for stage in recipe.stages if stage.name in needed]})
+
+
+def _task(planner: Planner, task: str, asked: Sequence[tuple[str, str]], stages: Sequence[EvaluateStage]) -> ResultTask:
+    config = planner.recipe.tasks[task]
+    rows = tuple(subject for subject, name in asked if name == task)
+    if set(rows) == {subject for subject, _ in asked}:
+        return ResultTask(config.headline_metric, tuple(config.metrics))
+    reference = next((s.compare_to for s in stages if task in s.tasks and s.compare_to), None)
+    return ResultTask(config.headline_metric, tuple(config.metrics), rows, reference)
+
+
+def _reference(planner: Planner, stages: Sequence[EvaluateStage], subjects: Sequence[str]) -> str | None:
+    """What an evaluate stage asks to compare with; else the first SFT of the student that is evaluated."""
+    named = [stage.compare_to for stage in stages if stage.compare_to]
+    student_sft = [s.name for s in planner.recipe.stages
+                   if isinstance(s, SftStage) and s.student != "teacher" and not s.shared]  # fmt: skip
+    return next(iter(named or [name for name in student_sft if name in subjects]), None)
+
+
+def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) -> ResultRow:
+    planner, stage = search.planner, search.planner.stages.get(subject)
+    seeds: list[int | None] = [*planner.recipe.seeds]
+    one_for_all = len(seeds) > 1 and _is_shared(planner, subject)
+    runs: dict[int | None, RowRun] = {}
+    for name, task, run in planned:
+        if name == subject:
+            seed, made_by = None if one_for_all else run.seed, run.parents[0].folder if run.parents else None
+            runs.setdefault(seed, RowRun(seed, made_by, {})).evaluations.setdefault(task, run.folder)
+    if not runs:  # it waits for a search
+        runs = {seed: RowRun(seed, None, {}) for seed in ([None] if one_for_all else seeds)}
+    return ResultRow(
+        stage=subject,
+        label=(stage.label if stage is not None else None) or PLAIN_LABELS.get(subject, subject),
+        kind=stage.kind if stage is not None else "baseline" if subject == "lead_1" else "model",
+        runs=tuple(runs.values()),
+        chosen=planner.settings(subject) if stage is not None and search.settled(subject) else {},
+    )
+
+
+def _is_shared(planner: Planner, name: str) -> bool:
+    """Whether one run serves all seeds: a shared stage, or a model that no stage makes."""
+    student = planner.recipe.student
+    stage = planner.stages.get(student if name == "base" and isinstance(student, str) else name)
+    return stage is None or stage.shared
+
+
+def _search_results(search: Search) -> SearchResults:
+    planner, config = search.planner, search.planner.recipe.search
+    assert config is not None
+    names = [s.name for s in planner.recipe.stages if isinstance(s, TrainStage) and s.search]
+    task = ", ".join(dict.fromkeys(search_task(planner, name) for name in names)) or config.task
+    return SearchResults(task, config.grid, tuple(search.points))
+
+
+def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[str, Any]:
+    """What the runs that are done say beside their scores, in the order of the stages."""
+    planner = search.planner
+    stage_runs = trained(planner, search.settled)
+    shown = [*stage_runs, *(run for _, _, run in evaluations(planner, search.settled))]
+    facts: dict[str, Any] = {}
+    for run in with_parents(stage_runs):
+        if run.seed != planner.recipe.seeds[0] or not run.done:
+            continue
+        result = run_folder.read_json(run.folder, run_folder.RESULT)
+        if "keep" in result:
+            facts[f"{run.stage}: layers kept"] = f"{', '.join(map(str, result['keep']))} (of {result['layers']})"
+        if result.get("kind") == "synthesize":
+            facts[f"{run.stage}: synthetic rows"] = (
+                f"{result['rows']:,} of {result['attempts']:,} attempts accepted (see {run.folder.name}/sample.html)"
+            )
+        if "perplexity_before" in result:
+            change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
+            facts[f"{run.stage}: perplexity on held-out rows"] = change
+    some = next((run for run in [*shown, *runs] if run.done), None)
+    if some is not None:
+        environment = run_folder.read_json(some.folder, run_folder.ENVIRONMENT)
+        facts["machine"] = f"{environment['device']}, torch {environment['torch']}"
+        done = [run for run in with_parents(shown) if run.done]
+        spent = sum(run_folder.read_json(run.folder, run_folder.RESULT)["seconds"] for run in done)
+        which = "all runs" if all(run.done for run in runs) and not search.open else "runs done so far"
+        facts[f"{which}, one after the other"] = f"{spent / 60:.1f} minutes"
+    if seconds is not None:
+        facts["the last call alone"] = f"{seconds / 60:.1f} minutes"
+    return facts
