@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "tutelage"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SOURCES = [path for folder in ("src", "recipes", "bench", "scripts", "tests") for path in (ROOT / folder).rglob("*.*")]
-TEXTS = [path for path in SOURCES if path.suffix in (".py", ".yaml", ".j2")]
+TEXTS = [path for path in SOURCES if path.suffix in (".py", ".yaml", ".j2") and path != Path(__file__)]
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 DOCUMENT = re.compile(r"(?:docs/(?:results/)?\w+|\b(?:README|CONTRIBUTING|CHANGELOG|LOG))\.md(?:#[\w-]+)?")
