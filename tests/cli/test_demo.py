@@ -1,4 +1,4 @@
-"""The demo's generator: one seed, the same rows; splits share nothing; every answer stands in its note."""
+"""The demo's data: one seed gives the same rows; splits share nothing; every answer follows from its note."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_every_fact_of_an_answer_stands_in_its_note() -> None:
 def test_small_talk_and_mended_slips_stay_out_of_the_answer() -> None:
     notes = draw_notes(1400, Random(2), set())
     with_more_people = [n for n in notes if any(p in n.text.split() and p not in n.answer for p in PEOPLE)]
-    mended = [n for n in notes if any(mark in n.text for mark in ("orry, I meant", "(no, ", "Oops", " I wrote "))]
+    mended = [n for n in notes if any(sign in n.text for sign in ("orry, I meant", "(no, ", "Oops", " I wrote "))]
     assert 0.1 < len(with_more_people) / len(notes) < 0.6
     assert 0.1 < len(mended) / len(notes) < 0.4
     wrong = [
@@ -126,7 +126,7 @@ def test_references_are_three_where_scores_are_taken(rows: dict[str, list[dict]]
 
 
 def test_rows_are_short(rows: dict[str, list[dict]]) -> None:
-    """Words stand in for tokens here, so that no tokenizer is needed: a row is to stay within some 130 tokens."""
+    """Counted in words, so that no tokenizer is needed; a row should have at most about 130 tokens."""
     assert max(len(text.split()) for split in SPLITS for text in texts(rows[split], "user")) <= 50
     assert max(len(text.split()) for split in SPLITS for text in texts(rows[split], "assistant")) <= 25
 

@@ -47,8 +47,8 @@ def test_a_finished_run_is_read_not_done(workshop: Workshop):
     run = planned(workshop, "sft")
     first = do_run(run)
     assert (first["stage"], first["kind"], first["seed"], first["fingerprint"]) == ("sft", "sft", 0, run.fingerprint)
-    (run.folder / "result.json").write_text(json.dumps(first | {"mark": 5}))
-    assert do_run(run)["mark"] == 5
+    (run.folder / "result.json").write_text(json.dumps(first | {"extra": 5}))
+    assert do_run(run)["extra"] == 5
 
 
 def test_held_out_perplexity_is_that_of_the_models_before_and_after(workshop: Workshop):

@@ -1,4 +1,4 @@
-"""Runs that only studies have: loss and KL on held-out rows against sums by hand, a benchmark in a run's folder."""
+"""The runs that only studies have: loss and KL on held-out rows against sums by hand; a benchmark."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def test_loss_and_kl_are_those_by_hand(workshop: Workshop):
     loss, kl, tokens = 0.0, 0.0, 0
     student = load_model(ModelConfig(path=str(workshop.models / "student")))
     for sequence, record in zip(encoded(run, "test", student, 96).sequences, records, strict=True):
-        ours, theirs = (log_probs(workshop.models / name, sequence.ids) for name in ("student", "teacher"))
+        student_lp, teacher_lp = (log_probs(workshop.models / name, sequence.ids) for name in ("student", "teacher"))
         places = sequence.loss_mask[1:].nonzero().squeeze(-1)
-        losses = -ours[places, sequence.ids[places + 1]]
-        kls = (theirs[places].exp() * (theirs[places] - ours[places])).sum(-1)
+        losses = -student_lp[places, sequence.ids[places + 1]]
+        kls = (teacher_lp[places].exp() * (teacher_lp[places] - student_lp[places])).sum(-1)
         assert record.scores["loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
         assert record.scores["kl"] == pytest.approx(float(kls.mean()), rel=1e-4)
         assert record.tokens == len(places)

@@ -1,4 +1,4 @@
-"""Runs kept in a store: two machines (two cache folders) repeat nothing, and half an upload counts for nothing."""
+"""Runs in a store: two machines (two cache folders) repeat no run, and half an upload does not count."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ stage = import_module("tutelage.runs.do_run")  # the package has a function of t
 
 
 class Elsewhere(LocalFileSystem):
-    """Another protocol's stand-in: a folder in which a file can break off half written, as no rename makes it whole."""
+    """A folder as a store of another protocol, where a file appears before it is complete."""
 
     protocol = "elsewhere"
 
@@ -45,7 +45,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs that are worked on, in order. A fake run needs its parents' weights, and makes its own from them."""
+    """The runs that are really done, in order. A fake run reads its parents' weights and writes its own."""
     names: list[str] = []
 
     def fake(run: Run) -> dict[str, Any]:
@@ -110,14 +110,14 @@ def test_a_second_machine_repeats_nothing(url: str, tmp_path: Path, started: lis
     runs = work(b, ["student", "scores", "other"])
     assert started == ["teacher", "student", "scores", "other"]
     assert all(run.done for run in runs)
-    # Weights came where they were needed, and were the first machine's.
+    # The first machine's weights were fetched where they were needed.
     assert (b.local / "scores" / "model" / "weights").read_text() == "scores(student(teacher()))"
     assert (b.local / "teacher" / "metrics.jsonl").read_text() == '{"step": 1}\n'
     assert not list(b.local.rglob(".fetched"))
     there = {path.rpartition("/runs/")[2].rpartition("/store/")[2] for path in a.files.find(a.root)}
     names = ["model/weights", "metrics.jsonl", "result.json"]
     assert there == {f"{run.stage}/{name}" for run in runs for name in names}
-    # Back on the first one: what the second did is known, without its weights. A store travels to workers.
+    # The first machine knows what the second has done, without its weights. A store can be pickled.
     a = pickle.loads(pickle.dumps(a))
     assert all(run.done for run in work(a, ["scores", "other"]))
     assert len(started) == 4
@@ -139,7 +139,9 @@ def test_killed_in_its_upload_a_run_goes_up_later(tmp_path: Path, started: list[
     a, b = (machine(f"file://{tmp_path}/store", name, tmp_path) for name in "ab")
     process = os.fork()
     if not process:
-        a.files.mv = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all is there but the name of result.json
+        a.files.mv = lambda *_: os.kill(
+            os.getpid(), signal.SIGKILL
+        )  # all is uploaded but the name of result.json
         work(a, ["student"])
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
@@ -156,7 +158,7 @@ def test_a_run_that_another_machine_did_meanwhile(url: str, tmp_path: Path, star
     a, b = machine(url, "a", tmp_path), machine(url, "b", tmp_path)
     b.settle(family(b.local))
     work(a, ["teacher"])
-    with Scheduler(Resources(), patient=True, store=b) as scheduler:  # it looked before
+    with Scheduler(Resources(), patient=True, store=b) as scheduler:  # settled before the other machine did it
         scheduler.execute(family(b.local)[1:2])
     assert started == ["teacher", "student"]
 

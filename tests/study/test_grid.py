@@ -1,4 +1,4 @@
-"""Studies: grids become cells and runs, placeholders are filled, what is shared is one run; the paper's counts."""
+"""Studies: grids become cells and runs, placeholders are filled, equal runs are one; the counts of the paper's."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_what_differs_by_template_in_name_alone_is_one_run(workshop: Workshop):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"sizs": [1]}, "did you mean `sizes`"),
         ({"sizes": [-3]}, r"grids\.0\.sizes\.0: Input should be greater"),
@@ -128,12 +128,12 @@ def test_what_differs_by_template_in_name_alone_is_one_run(workshop: Workshop):
         ({"template": "absent.yaml"}, "absent.yaml does not exist"),
     ],
 )
-def test_mistakes_are_one_line(workshop: Workshop, change: dict[str, Any], said: str):
+def test_mistakes_are_one_line(workshop: Workshop, change: dict[str, Any], message: str):
     file = write_study(workshop)
     study = yaml.safe_load(file.read_text())
     study["grids"][0] |= change
     file.write_text(yaml.safe_dump(study))
-    with pytest.raises(TutelageError, match=said) as error:
+    with pytest.raises(TutelageError, match=message) as error:
         plan_study(file, workshop.runs)
     assert "\n" not in str(error.value)
 
@@ -156,7 +156,7 @@ def test_includes_do_not_go_in_circles(workshop: Workshop):
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the data is here, and every connection is an error."""
+    """No data are on this machine, and every connection is an error."""
     import socket
 
     def refused(*_: Any, **__: Any) -> None:
@@ -244,9 +244,9 @@ def test_the_mini_study_heals_on_plain_text_that_no_subset_shares(
 def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     file = write_study(workshop)
     main(["study", "plan", str(file), "--runs", str(workshop.runs)])
-    said = capsys.readouterr().out
-    assert "12 runs: 2 teacher SFT, 6 evaluation, 2 student SFT, 2 distill" in said
-    assert "done once for several measured models: 2 teacher SFT, 2 student SFT" in said
+    output = capsys.readouterr().out
+    assert "12 runs: 2 teacher SFT, 6 evaluation, 2 student SFT, 2 distill" in output
+    assert "done once for several measured models: 2 teacher SFT, 2 student SFT" in output
     main(["study", "plan", str(file), "--runs", str(workshop.runs), "--json", "--machine", "2xA100"])
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads(json.dumps(plan_json(plan_study(file, workshop.runs), "2xA100")))
