@@ -25,7 +25,7 @@ from bench.common import ceilings, write_results
 
 def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, Any]:
     """One row: what the evaluation achieved, and the ceiling."""
-    from tutelage.evaluation.answer_items import make_jobs
+    from tutelage.evaluation.answer_items import make_questions
     from tutelage.evaluation.benchmarks import benchmark
     from tutelage.evaluation.benchmarks.data import data_folder
 
@@ -33,9 +33,9 @@ def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, 
     speed, answerer = result["speed"], replace(answerer, chat=result["chat"])
     mean = speed["new_tokens"] / speed["examples"]  # of those that were asked; some may not have fitted
     items = benchmark(name).load(data_folder(options.data_dir), result["limit"], result["seed"])
-    jobs, _ = make_jobs(benchmark(name), items, answerer)
-    count = min(len(jobs), 2 * options.batch_size)
-    prompts = [jobs[i * len(jobs) // count].ids for i in range(count)]
+    questions, _ = make_questions(benchmark(name), items, answerer)
+    count = min(len(questions), 2 * options.batch_size)
+    prompts = [questions[i * len(questions) // count].ids for i in range(count)]
     sampler, settings = answerer.sampler, {"max_new_tokens": max(1, round(mean)), "temperature": 0.0}
     sampler.sample([max(prompts, key=len)], seeds=[0], **settings)  # makes the engine
     began = time.perf_counter()

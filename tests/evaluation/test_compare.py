@@ -69,9 +69,9 @@ def test_groups_are_drawn_whole(tmp_path: Path) -> None:
     names = [(group, n) for group, size in sizes.items() for n in range(size)]
     a = write(tmp_path / "a", [record(f"{g}/{n}", 1.0 if g == "g0" or n % 2 else 0.0, g) for g, n in names], metrics)
     b = write(tmp_path / "b", [record(f"{g}/{n}", float(n % 2), g) for g, n in names], metrics)
-    plain = compare_folders(a, b, specs=lambda task: {}).tasks[0].metrics[0]
+    plain = compare_folders(a, b, metrics_of=lambda task: {}).tasks[0].metrics[0]
     assert plain.p_value < 0.001
-    equal, weighted = compare_folders(a, b, specs=lambda task: metrics).tasks[0].metrics
+    equal, weighted = compare_folders(a, b, metrics_of=lambda task: metrics).tasks[0].metrics
     assert (equal.clusters, equal.examples) == (4, 700)
     assert equal.difference == pytest.approx(12.5)  # groups' means 50, 0, 0, 0
     assert equal.p_value > 0.2
@@ -107,7 +107,7 @@ def test_the_difference_to_a_constant_has_the_results_own_standard_error(tmp_pat
     a = write(tmp_path / "a", [record(f"{n}", float(rng.random() < chances[g]), g) for g, n in names], metrics)
     b = write(tmp_path / "b", [record(f"{n}", 0.0, g) for g, n in names], metrics)
     result = json.loads((a / "result.json").read_text())["metrics"]
-    for found in compare_folders(a, b, specs=lambda task: metrics).tasks[0].metrics:
+    for found in compare_folders(a, b, metrics_of=lambda task: metrics).tasks[0].metrics:
         assert found.difference == pytest.approx(result[found.metric]["value"])
         assert found.stderr == pytest.approx(result[found.metric]["stderr"])
 
@@ -150,7 +150,7 @@ def test_other_examples_are_refused_by_name(tmp_path: Path) -> None:
     shuffled = [ExampleRecord(**{**vars(record(id, 1)), "references": ("y",)}) for id in "12"]
     with pytest.raises(TutelageError, match="`1` has different targets in the two"):
         compare_folders(a, write(tmp_path / "shuffled", shuffled))
-    with pytest.raises(TutelageError, match=r"of the task a_task and .* of another"):
+    with pytest.raises(TutelageError, match=r"is an evaluation of a_task and .* of another"):
         compare_folders(a, write(tmp_path / "b", [record("1", 1), record("2", 1)], task="another"))
     with pytest.raises(TutelageError, match=r"holds no evaluation: give a folder with examples\.jsonl"):
         compare_folders(a, tmp_path / "nowhere")

@@ -48,7 +48,7 @@ def test_missing_unknown_and_doubled_ids_are_named(data: Path, tmp_path: Path) -
     assert result["metrics"]["accuracy"] == {"value": 100.0, "stderr": None}
     assert result["notices"][0] == "1 of 3 examples has no reply and is left out: 10"
     assert problem(result) == (
-        "1 id is not of this benchmark: 99; 1 id has more than one reply, of which none is scored: 12"
+        "1 id is not in this benchmark: 99; 1 id has more than one reply, of which none is scored: 12"
     )
 
 
@@ -241,7 +241,7 @@ def test_the_command_ends_with_1_for_unknown_ids_but_prints(
     assert stopped.value.code == 1
     assert json.loads(said.out)["unknown"] == ["test_7"]
     last = said.err.splitlines()[-1]
-    assert last.startswith(f"tutelage: {file}: 1 id is not of this benchmark: test_7; correct the file")
+    assert last.startswith(f"tutelage: {file}: 1 id is not in this benchmark: test_7; correct the file")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny_benchmarks import write_data
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Sample
-from tutelage.evaluation.answer_items import Answerer, answer, prompt_notices, room
+from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, prompt_notices
 from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER
 from tutelage.evaluation.benchmarks.base import Item
 from tutelage.evaluation.benchmarks.ifeval import find_punkt
@@ -273,7 +273,7 @@ def test_solved_examples_are_left_out_where_the_context_is_short(data: Path, tmp
     full = [len(ids) for ids in encode(Letters(), prompts)]
     recorder = Recorder(Says("So the answer is True."))
     answerer = Answerer(Letters(), recorder, "f", chat=True, context=2 * full[1])
-    assert room(bench, answerer) == full[1]
+    assert new_token_limit(bench, answerer) == full[1]
     replies, _ = answer(bench, items, answerer, tmp_path / "r.jsonl")
     notices = prompt_notices(bench, replies, answerer.context)
     assert sorted(len(prompt) for call in recorder.calls for prompt in call) == sorted([full[1], full[4]])

@@ -15,7 +15,7 @@ from tutelage.common.run_folder import EXAMPLES, RESULT, read_json
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
-    from tutelage.evaluation.replies import Scored
+    from tutelage.evaluation.replies import Evaluation
     from tutelage.evaluation.run_benchmarks import Settings
 
 TASKS_HELP = (
@@ -128,17 +128,17 @@ def _score_replies(
     """Score a file of replies and print the result. Unknown and doubled ids are an error, raised after printing."""
     from tutelage.common.errors import TutelageError
     from tutelage.evaluation.benchmarks import benchmark
-    from tutelage.evaluation.replies import problem, score_file, write_scored
+    from tutelage.evaluation.replies import problem, score_file, write_evaluation
 
     scored = score_file(task, responses, data_dir, limit, seed, judge)
     if out is not None:
-        write_scored(out, benchmark(task), scored)
+        write_evaluation(out, benchmark(task), scored)
     _print_scored(scored, as_json)
     if wrong := problem(scored.result):
         raise TutelageError(f"{responses}: {wrong}; correct the file (the scores above leave those replies out)")
 
 
-def _print_scored(scored: Scored, as_json: bool) -> None:
+def _print_scored(scored: Evaluation, as_json: bool) -> None:
     from tutelage.evaluation.run_benchmarks import lines
 
     if not as_json:

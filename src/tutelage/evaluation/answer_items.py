@@ -1,4 +1,4 @@
-"""Answer a benchmark's items with a model: prompts sorted by length, sampled in batches, kept on disk as they come."""
+"""Answer a benchmark's items: prompts sorted by length, sampled in batches, replies written as they end."""
 
 from __future__ import annotations
 
@@ -23,45 +23,47 @@ if TYPE_CHECKING:
     from tutelage.data.chat_template import ChatTemplate
     from tutelage.sampling.sampler import Sampler
 
-ENCODED_AT_ONCE = 256  # prompts a call of the tokenizer
+ENCODED_AT_ONCE = 256  # prompts per call of the tokenizer
 
 
 @dataclass(frozen=True)
 class Answerer:
-    """A loaded model, as the run needs it."""
+    """A loaded model and how it is asked."""
 
     template: ChatTemplate
     sampler: Sampler
-    fingerprint: str
-    chat: bool
+    fingerprint: str  # of the model
+    chat: bool  # prompts go through the chat template
     context: int | None = None  # the most tokens the model takes; None: unknown
     seed: int = 0
-    batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
+    batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
 
 
 @dataclass(frozen=True)
 class Question:
+    """An item as the model is asked it: token ids of the prompt, with `shots` solved examples."""
+
     item: Item
     ids: list[int]
     shots: int
 
 
-def room(bench: Benchmark, answerer: Answerer) -> int:
-    """New tokens a reply may have: the benchmark's, but at most half of the model's context."""
+def new_token_limit(bench: Benchmark, answerer: Answerer) -> int:
+    """The most new tokens of a reply: the benchmark's limit, but at most half of the model's context."""
     return min(bench.max_new_tokens, answerer.context // 2) if answerer.context else bench.max_new_tokens
 
 
 def answer(
     bench: Benchmark, items: Sequence[Item], answerer: Answerer, file: Path
 ) -> tuple[dict[str, Reply], dict[str, Any]]:
-    """Replies to the items and how fast they came; replies are appended to the file batch by batch."""
-    jobs, too_long = make_jobs(bench, items, answerer)
-    limit = room(bench, answerer)
+    """Replies to the items by id, and the content of `speed.json`. Each reply is appended to the file when it ends."""
+    questions, too_long = make_questions(bench, items, answerer)
+    limit = new_token_limit(bench, answerer)
     replies = {item.id: Reply("", finished=False, shots=NO_ROOM) for item in too_long}
     file.parent.mkdir(parents=True, exist_ok=True)
     tally = getattr(answerer.sampler, "tally", None)
     shared = tally.shared if tally else 0
-    with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(jobs)) as bar:
+    with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions)) as bar:
         for item in too_long:
             _append(handle, bench, item, replies[item.id])
         started, new_tokens = time.monotonic(), 0
@@ -75,13 +77,13 @@ def answer(
             handle.flush()
             bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
 
-        for batch in _batches(jobs, limit, answerer.batch_tokens):
+        for batch in _batches(questions, limit, answerer.batch_tokens):
             _sample(bench, batch, answerer, limit, keep)
             os.fsync(handle.fileno())
         spent = max(1e-9, time.monotonic() - started)
-    prompt_tokens = sum(len(job.ids) for job in jobs)
+    prompt_tokens = sum(len(question.ids) for question in questions)
     speed = {
-        "examples": len(jobs),
+        "examples": len(questions),
         "seconds": spent,
         "prompt_tokens": prompt_tokens,
         "shared_prompt_tokens": tally.shared - shared if tally else None,
@@ -92,32 +94,35 @@ def answer(
     return replies, speed
 
 
-def make_jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> tuple[list[Question], list[Item]]:
-    """The items' prompts in tokens, with as many solved examples as fit, prompts of one group together and the longest
-    first: rows of a batch are of like length then, and a backend can keep the shared beginning."""
-    limit = room(bench, answerer)
-    jobs, too_long = [], []
+def make_questions(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> tuple[list[Question], list[Item]]:
+    """The items' prompts as token ids, with as many solved examples as fit; and the items that do not fit at all.
+
+    Prompts of one group come together, the longest first: prompts of a batch are then of similar length, and a sampler
+    can read their shared beginning once.
+    """
+    limit = new_token_limit(bench, answerer)
+    questions, too_long = [], []
     with progress(f"{bench.name}: prompts", len(items)) as bar:
         for start in range(0, len(items), ENCODED_AT_ONCE):
             chunk = items[start : start + ENCODED_AT_ONCE]
-            for item, job in zip(chunk, _jobs(bench, chunk, answerer, limit), strict=True):
-                if job is None:
+            for item, question in zip(chunk, _fitting(bench, chunk, answerer, limit), strict=True):
+                if question is None:
                     too_long.append(item)
                 else:
-                    jobs.append(job)
+                    questions.append(question)
             bar.advance(len(chunk))
-    jobs.sort(key=lambda job: (job.item.group if bench.shots else "", -len(job.ids), job.item.id))
-    return jobs, too_long
+    questions.sort(key=lambda one: (one.item.group if bench.shots else "", -len(one.ids), one.item.id))
+    return questions, too_long
 
 
 def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None) -> list[str]:
-    """What the model's context did to the prompts, if anything."""
+    """Notices about prompts that lost solved examples, or were not asked, because of the model's context."""
     too_long = [name for name, reply in replies.items() if reply.shots == NO_ROOM]
     fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < bench.shots for reply in replies.values())
     notices = []
     if fewer:
         notices.append(
-            f"{bench.name}: {fewer} prompts were given fewer than {bench.shots} solved examples, for the model takes "
+            f"{bench.name}: {fewer} prompts were given fewer than {bench.shots} solved examples, since the model takes "
             f"{context} tokens"
         )
     if too_long:
@@ -128,31 +133,31 @@ def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int 
     return notices
 
 
-def _jobs(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit: int) -> list[Question | None]:
-    """Each with as many solved examples as there is room for; None where there is none for the bare question."""
-    jobs: list[Question | None] = [None] * len(items)
+def _fitting(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit: int) -> list[Question | None]:
+    """Per item, the question with as many solved examples as fit; None where not even the bare question fits."""
+    questions: list[Question | None] = [None] * len(items)
     left = list(range(len(items)))
     for shots in range(bench.shots, -1, -1):
         prompts = [bench.prompt(items[place], answerer.chat, shots) for place in left]
         for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
             if answerer.context is None or len(ids) + limit <= answerer.context:
-                jobs[place] = Question(items[place], ids, shots)
+                questions[place] = Question(items[place], ids, shots)
                 left.remove(place)
         if not left:
             break
-    return jobs
+    return questions
 
 
-def _batches(jobs: Sequence[Question], limit: int, budget: int | None) -> Iterator[list[Question]]:
-    """Runs of jobs whose prompts and replies fill the budget; at least one job each."""
+def _batches(questions: Sequence[Question], limit: int, budget: int | None) -> Iterator[list[Question]]:
+    """Consecutive questions whose prompts and replies fill the budget; at least one question each."""
     batch: list[Question] = []
     used = 0
-    for job in jobs:
-        if batch and budget is not None and used + len(job.ids) + limit > budget:
+    for question in questions:
+        if batch and budget is not None and used + len(question.ids) + limit > budget:
             yield batch
             batch, used = [], 0
-        batch.append(job)
-        used += len(job.ids) + limit
+        batch.append(question)
+        used += len(question.ids) + limit
     if batch:
         yield batch
 
@@ -164,38 +169,38 @@ def _sample(
     limit: int,
     keep: Callable[[list[tuple[Item, Reply]]], None],
 ) -> None:
-    """Hand the replies over as they end, so that a kill costs none of them."""
-    likelihoods = _likelihoods(bench, [job.item for job in batch], answerer)
+    """Sample replies and give them to `keep` as they end, so that a killed run loses none of those."""
+    likelihoods = _likelihoods(bench, [question.item for question in batch], answerer)
     kept: set[int] = set()
 
     def ended(samples: Mapping[int, Sample]) -> None:
         new = []
         for place, sample in samples.items():
-            job = batch[place]
+            question = batch[place]
             text = answerer.template.decode(sample.tokens)
-            if not answerer.chat:  # a base model goes on with a next question of its own
+            if not answerer.chat:  # a base model continues with a next question of its own
                 text = cut_at(text, bench.stop)
-            likely = likelihoods.get(job.item.id)
-            reply = Reply(text, sample.finished, len(sample.tokens), job.shots, likelihoods=likely)
-            new.append((job.item, reply))
+            likely = likelihoods.get(question.item.id)
+            reply = Reply(text, sample.finished, len(sample.tokens), question.shots, likelihoods=likely)
+            new.append((question.item, reply))
         kept.update(samples)
         keep(new)
 
     samples = answerer.sampler.sample(
-        [job.ids for job in batch],
+        [question.ids for question in batch],
         max_new_tokens=limit,
         temperature=0.0,
         top_p=1.0,
-        seeds=[example_seed(answerer.seed, job.item.id) for job in batch],
+        seeds=[example_seed(answerer.seed, question.item.id) for question in batch],
         ended=ended,
     )
     rest = {place: sample for place, sample in enumerate(samples) if place not in kept}
-    if rest:  # of a sampler that says nothing on the way
+    if rest:  # of a sampler that does not call `ended`
         ended(rest)
 
 
 def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, tuple[float, ...]]:
-    """Summed log-probabilities of every item's options, where the benchmark compares them."""
+    """Summed log-probability per option by item id, where the benchmark compares them."""
     owners: list[str] = []
     pairs: list[tuple[list[int], list[int]]] = []
     for item in items:
@@ -220,7 +225,7 @@ def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply) -> None:
 
 
 def resume(file: Path, bench: Benchmark, items: Sequence[Item]) -> dict[str, Reply]:
-    """The replies that an earlier run left; a last line that a kill cut short is taken off the file."""
+    """The replies of an earlier run. A last line that a kill cut short is removed from the file."""
     if not file.is_file():
         return {}
     kept, broken = [], False
@@ -240,5 +245,5 @@ def resume(file: Path, bench: Benchmark, items: Sequence[Item]) -> dict[str, Rep
     known = {json.loads(line)["id"] for line in kept}
     found = read_replies(bench, file, items, known)
     if found.doubled:
-        raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write there? remove the file")
+        raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write to it? remove the file")
     return found.replies

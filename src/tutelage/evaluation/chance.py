@@ -1,4 +1,4 @@
-"""Whether a score is better than guessing."""
+"""Tests whether a score is better than guessing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# What guessing scores on the whole benchmark (0..100), for results that do not say it of their own examples.
+# The score of guessing on a whole benchmark (0..100), for results that do not give it for their own examples.
 CHANCE = {
     "bbh": 26.24,
     "mmlu_pro": 11.09,
@@ -16,11 +16,11 @@ CHANCE = {
     "gpqa_main": 25.0,
     "gpqa_diamond": 25.0,
 }
-CHANCE_LEVEL = 0.05  # a score is at chance level unless guessing gives it with less than this probability
+CHANCE_LEVEL = 0.05  # a score is at chance level unless guessing reaches it with a smaller probability
 
 
 def binomial_tail(hits: int, n: int, chance: float) -> float:
-    """The probability of `hits` or more right answers of `n` by guessing, each right with probability `chance`."""
+    """The probability of at least `hits` right answers among `n` guesses, each right with probability `chance`."""
     if hits <= 0 or chance >= 1:
         return 1.0
     if chance <= 0:
@@ -31,9 +31,9 @@ def binomial_tail(hits: int, n: int, chance: float) -> float:
 
 
 def chance_warning(name: str, scores: Sequence[float], chance: float) -> str | None:
-    """A sentence when right answers (scores of 0 and 1) are no more than guessing explains, else None.
+    """A warning where the number of right answers (scores of 0 and 1) is explained by guessing, else None.
 
-    The examples' own chances may differ: their mean is then a slightly cautious stand-in.
+    `chance` is 0..1. Where it differs between examples, their mean makes the test slightly conservative.
     """
     n, hits = len(scores), round(sum(scores))
     if not n or any(score not in (0, 1) for score in scores):
@@ -43,5 +43,5 @@ def chance_warning(name: str, scores: Sequence[float], chance: float) -> str | N
         return None
     return (
         f"{name} is at chance level: {100 * hits / n:.2f} with {n} examples, where guessing gives {100 * chance:.2f} "
-        f"(p = {p:.2g}); differences from it say little"
+        f"(p = {p:.2g}); differences from it mean little"
     )

@@ -1,7 +1,6 @@
-"""Two evaluations of the same examples: by how much the scores differ, and whether that could be chance.
+"""Compare two evaluations of the same examples: the difference a − b, its 95 % interval and p.
 
-Differences are a − b. What was drawn together is resampled together: a BBH task, an MMLU-Pro category, an IFEval
-prompt with its instructions (`Metric.cluster`).
+Clusters (`Metric.cluster`) are resampled whole: a BBH task, an MMLU-Pro category, an IFEval prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, u
 from tutelage.evaluation.records import ExampleRecord, aligned, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
-Specs = Callable[[str], Mapping[str, Metric]]  # task → its metrics; an unknown task or metric is averaged plainly
+MetricsOf = Callable[[str], Mapping[str, Metric]]  # task → its metrics; others are plain means over examples
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class MetricComparison:
     high: float
     p_value: float  # two-sided
     stderr: float  # of the difference
-    examples: int  # scored in both, IFEval's instructions and InFoBench's questions counted singly
-    clusters: int  # how many independent draws those are
-    dropped: int  # unscored in at least one
+    examples: int  # scored on both sides; each of IFEval's instructions and InFoBench's questions counts
+    clusters: int  # the independent draws among them
+    dropped: int  # unscored on at least one side
 
 
 @dataclass(frozen=True)
@@ -59,35 +58,36 @@ class Comparison:
     only_b: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for `--json`; what is undefined is None."""
+        """The comparison for `--json`; undefined numbers are None."""
         return _without_nan(asdict(self))
 
 
-def compare_folders(a: Path, b: Path, specs: Specs | None = None, samples: int = 10_000) -> Comparison:
-    """Compare two result folders: single evaluations, or folders with one evaluation a task in them.
+def compare_folders(a: Path, b: Path, metrics_of: MetricsOf | None = None, samples: int = 10_000) -> Comparison:
+    """Compare two folders: evaluations of one task, or folders that hold one evaluation per task.
 
-    Raises TutelageError when a folder holds no evaluation, when they have no task in common, or when a task was not
+    `metrics_of`: how a task's metrics are averaged, by default as for the benchmarks. `samples`: of the bootstrap.
+    Raises TutelageError when a folder holds no evaluation, when the two have no task in common, or when a task was not
     evaluated on the same examples (the first id that differs is named).
     """
     left, right = _evaluations(a), _evaluations(b)
-    if len(left) == len(right) == 1:  # two models' folders of one task may be called anything
+    if len(left) == len(right) == 1:  # of one task each: the folders' names do not matter
         pairs = [(next(iter(left.values())), next(iter(right.values())))]
         first, second = (read_result(folder)["task"] for folder in pairs[0])
         if first != second:
-            raise TutelageError(f"{a} is of the task {first} and {b} of {second}; compare evaluations of one task")
+            raise TutelageError(f"{a} is an evaluation of {first} and {b} of {second}; compare evaluations of one task")
     else:
         pairs = [(left[name], right[name]) for name in left if name in right]
     if not pairs:
         raise TutelageError(f"{a} ({', '.join(left)}) and {b} ({', '.join(right)}) have no task in common")
-    tasks = tuple(_compare_task(*pair, specs or benchmark_metrics, samples) for pair in pairs)
-    alone = len(pairs) == len(left) == len(right)
-    only_a = () if alone else tuple(name for name in left if name not in right)
-    only_b = () if alone else tuple(name for name in right if name not in left)
+    tasks = tuple(_compare_task(*pair, metrics_of or benchmark_metrics, samples) for pair in pairs)
+    all_paired = len(pairs) == len(left) == len(right)
+    only_a = () if all_paired else tuple(name for name in left if name not in right)
+    only_b = () if all_paired else tuple(name for name in right if name not in left)
     return Comparison(str(a), str(b), tasks, only_a, only_b)
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison for a terminal."""
+    """The comparison as aligned lines of text, with notes and warnings below."""
     lines = [f"a: {comparison.a}", f"b: {comparison.b}", ""]
     rows: list[tuple[str, ...]] = [("task", "metric", "a", "b", "a − b", "95 % interval", "p", "n")]
     for task in comparison.tasks:
@@ -115,7 +115,7 @@ def table(comparison: Comparison) -> str:
             lines.append(f"only in {side}: {', '.join(names)}")
     count = len(rows) - 1
     if count > 1:
-        lines.append(f"{count} comparisons, not corrected for their number: at p < 0.05, one in 20 differs by chance")
+        lines.append(f"{count} comparisons, not corrected for their number: by chance, one in 20 has p < 0.05")
     return "\n".join(lines).rstrip()
 
 
@@ -129,18 +129,18 @@ def _evaluations(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _compare_task(a: Path, b: Path, specs: Specs, samples: int) -> TaskComparison:
+def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> TaskComparison:
     results = read_result(a), read_result(b)
     left, right = _same_examples(a, b)
     task = str(results[0]["task"])
-    known = specs(task)
+    known = metrics_of(task)
     metrics, warnings = [], []
     for name in results[0]["metrics"]:
         if name not in results[1]["metrics"]:
-            warnings.append(f"{name} is in {a.name} alone")
+            warnings.append(f"{name} is only in {a.name}")
             continue
         metrics.append(_compare_metric(name, known.get(name, Metric()), left, right, samples))
-    warnings += [f"{name} is in {b.name} alone" for name in results[1]["metrics"] if name not in results[0]["metrics"]]
+    warnings += [f"{name} is only in {b.name}" for name in results[1]["metrics"] if name not in results[0]["metrics"]]
     for side, result, records in (("a", results[0], left), ("b", results[1], right)):
         warnings += _at_chance(side, result, known, records)
     return TaskComparison(task, len(left), tuple(metrics), tuple(warnings))
@@ -149,7 +149,7 @@ def _compare_task(a: Path, b: Path, specs: Specs, samples: int) -> TaskCompariso
 def _at_chance(
     side: str, result: Mapping[str, Any], known: Mapping[str, Metric], records: Sequence[ExampleRecord]
 ) -> list[str]:
-    """Warnings about the headline metric, where it is known what guessing scores."""
+    """A warning if the headline score is at chance level, where the score of guessing is known."""
     chance, headline = result.get("chance", CHANCE.get(str(result.get("task")))), result.get("headline")
     if chance is None or headline is None:
         return []

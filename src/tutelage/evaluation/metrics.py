@@ -1,7 +1,7 @@
-"""Score one response against its references. `SCORERS` lists every scorer; each returns a value in 0..1.
+"""The metrics of a recipe's tasks: each scores one response against its references, 0..1. `SCORERS` lists them.
 
-*Unscored* (value None) is not *wrong* (value 0): a row without usable references says nothing about the model, while an
-empty response is a wrong one.
+*Unscored* (value None) is not *wrong* (value 0): an example without usable references says nothing about the model,
+while an empty response is wrong.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Score:
+    """The score of one response by one metric."""
+
     value: float | None  # 0..1; None: unscored
     answer: str | None  # what was compared with the references
     reason: str  # how the value came about
@@ -26,7 +25,7 @@ Scorer = Callable[[str, Sequence[str]], Score]
 
 
 def rouge_l(response: str, references: Sequence[str]) -> Score:
-    """ROUGE-L F-measure with Porter stemming, mean over the references."""
+    """ROUGE-L F-measure with Porter stemming (Lin, 2004), mean over the references."""
     return _rouge_l(response, references, "mean")
 
 
@@ -36,7 +35,7 @@ def rouge_l_best(response: str, references: Sequence[str]) -> Score:
 
 
 def exact_match(response: str, references: Sequence[str]) -> Score:
-    """1 if the response equals any reference, both stripped and with runs of whitespace made one space; case counts."""
+    """1 if the response equals a reference, else 0. Whitespace is normalised; case counts."""
     early = _without_comparing(response, references)
     if early is not None:
         return early
@@ -48,7 +47,7 @@ def exact_match(response: str, references: Sequence[str]) -> Score:
 
 
 def chrf(response: str, references: Sequence[str]) -> Score:
-    """Sentence chrF2 by sacrebleu, best over the references; works for every script."""
+    """Sentence chrF2 (Popović, 2015) by sacrebleu, best over the references; for every script."""
     early = _without_comparing(response, references)
     if early is not None:
         return early
@@ -72,7 +71,7 @@ def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:
         return early
     scorer, answer = _rouge(), response.strip()
     usable = [text for text in references if scorer._tokenizer.tokenize(text)]
-    if not usable:  # ROUGE's tokens are runs of a-z and 0-9: it cannot see other scripts, so 0 would be a false verdict
+    if not usable:  # ROUGE's tokens are runs of a-z and 0-9: it does not see other scripts, so 0 would be wrong
         return Score(None, answer, "no reference has a Latin letter or digit, the only text that ROUGE sees")
     values = [float(scorer.score(text, answer)["rougeL"].fmeasure) for text in usable]
     value = max(values) if over == "best" else sum(values) / len(values)
@@ -82,6 +81,7 @@ def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:
 
 
 def _without_comparing(response: str, references: Sequence[str]) -> Score | None:
+    """The score where there is nothing to compare: no references, or no response."""
     if not references:
         return Score(None, response.strip() or None, "no references")
     if not response.strip():
@@ -91,7 +91,7 @@ def _without_comparing(response: str, references: Sequence[str]) -> Score | None
 
 @cache
 def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # brings in nltk: only when something is scored
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk: only when something is scored
 
     return RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -105,4 +105,5 @@ def _count(references: int) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
+    """Whether a metric or task, by its name, is a loss or a perplexity."""
     return any(word in metric.lower() for word in ("loss", "kl", "perplexity", "nll"))

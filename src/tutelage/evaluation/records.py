@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: `examples.jsonl`, one record an example, and `result.json`, the numbers."""
+"""The files of an evaluation: `examples.jsonl`, one record per example, and `result.json`, the numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tutelage.evaluation.statistics import estimate
 
 @dataclass(frozen=True)
 class ExampleRecord:
-    """One example's evidence. Scores are 0..1, or None where unscored."""
+    """The evidence of one example. Scores are 0..1, or None where unscored."""
 
     id: str
     prompt: str
@@ -27,24 +27,24 @@ class ExampleRecord:
     references: tuple[str, ...]
     scores: dict[str, float | None]
     answer: str | None  # what the scorers compared with the references
-    reason: str  # why the scores are what they are, a clause a metric
+    reason: str  # why the scores are what they are, one clause per metric
     finished: bool  # the response ended by itself, not by the length limit
     tokens: int  # sampled tokens, the end-of-turn token included
     group: str = ""  # the part of the benchmark it belongs to: a BBH task, an MMLU-Pro category
-    # What the example was judged by, where that is several things (IFEval's instructions, InFoBench's questions):
-    # {"name": …, "scores": {metric: 0..1 or None}, …}. Such a metric is a mean over the parts of all examples, and the
-    # example's own score is the mean over its scored parts.
+    # Where an example is scored in parts (IFEval's instructions, InFoBench's questions), one entry per part:
+    # {"name": …, "scores": {metric: 0..1 or None}, …}. Such a metric is the mean over the parts of all examples, and
+    # the example's own score is the mean over its scored parts.
     parts: tuple[dict[str, Any], ...] = ()
 
 
 def write_records(folder: Path, records: Iterable[ExampleRecord]) -> Path:
-    """Write `examples.jsonl` into the folder (made if need be), atomically."""
+    """Write `examples.jsonl` into the folder, which is made if it is absent; atomically."""
     lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
     return write_atomically(folder / EXAMPLES, "".join(lines))
 
 
 def read_records(folder: Path) -> list[ExampleRecord]:
-    """The records of an evaluation folder. Raises TutelageError naming file and line for anything that is not one."""
+    """The records of an evaluation's folder. Raises TutelageError, naming file and line, for any other line."""
     path = folder / EXAMPLES
     names = {field.name for field in fields(ExampleRecord)}
     records: list[ExampleRecord] = []
@@ -105,8 +105,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of `result.json`. Values and standard errors (over examples) are 0..100, None where undefined.
 
-    `headline` names the metric that choices use; `unscored` counts the examples that it left unscored; `cut` counts
-    the responses that hit the length limit.
+    `headline`: the metric that comparisons and choices use. In the result, `unscored` counts the examples without a
+    score of it, and `cut` the responses that reached the length limit.
     """
     values: dict[str, dict[str, float | None]] = {}
     for metric in metrics:
@@ -129,24 +129,26 @@ def summarise(
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> Path:
-    """Write `result.json` into the folder (made if need be), atomically."""
+    """Write `result.json` into the folder, which is made if it is absent; atomically."""
     return write_atomically(folder / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The content of `result.json`. Raises TutelageError when it is absent or broken."""
+    """The content of a folder's `result.json`. Raises TutelageError when it is absent or broken."""
     path = folder / RESULT
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TutelageError(f"no result can be read: {path}: {error}; run that evaluation again") from None
     if not isinstance(result, dict) or not {"task", "metrics"} <= result.keys():
-        raise TutelageError(f"no result can be read: {path} is not an evaluation's; run that evaluation again")
+        raise TutelageError(
+            f"no result can be read: {path} is not the result of an evaluation; run that evaluation again"
+        )
     return result
 
 
 def score_array(records: Sequence[ExampleRecord], metric: str) -> np.ndarray:
-    """Scores [N] in 0..1 in the records' order, nan where unscored. Raises TutelageError for an absent metric."""
+    """The scores of a metric, [N] in 0..1, nan where unscored. Raises TutelageError where a record lacks the metric."""
     for record in records:
         if metric not in record.scores:
             known = ", ".join(record.scores) or "none"

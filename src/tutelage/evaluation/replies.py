@@ -1,6 +1,6 @@
-"""Scoring replies, whoever wrote them: a file of replies, or what `run_benchmarks` sampled.
+"""Score replies to a benchmark: those of a file, or those that `run_benchmarks` sampled.
 
-A file has one JSON object a line, {"id": …, "response": …}; InFoBench takes the judge's answers too, {"id": …,
+A file has one JSON object per line, {"id": …, "response": …}. InFoBench also takes a judge's answers, {"id": …,
 "judgements": ["yes" | "no" | null, …]}. Nothing here loads a model.
 """
 
@@ -22,19 +22,23 @@ from tutelage.evaluation.records import ExampleRecord, write_records, write_resu
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
-_NAMED = 10  # ids in a one-line message; the result has them all
+_NAMED = 10  # ids in a one-line message; the result holds all of them
 
 
 @dataclass(frozen=True)
 class ReplyFile:
+    """The replies of a file by id, and the ids with which something is wrong."""
+
     replies: dict[str, Reply]
-    missing: tuple[str, ...] = ()  # asked, but without a reply
+    missing: tuple[str, ...] = ()  # of the items asked for, without a reply
     unknown: tuple[str, ...] = ()  # not ids of the benchmark
     doubled: tuple[str, ...] = ()  # with more than one reply; none of them is scored
 
 
 @dataclass(frozen=True)
-class Scored:
+class Evaluation:
+    """A scored benchmark: the content of `result.json`, and the records of `examples.jsonl`."""
+
     result: dict[str, Any]
     records: list[ExampleRecord]
 
@@ -46,7 +50,7 @@ def score_file(
     limit: int | None = None,
     seed: int = 0,
     judge: JudgeEndpoint | None = None,
-) -> Scored:
+) -> Evaluation:
     """Score a file of replies; the result has `missing`, `unknown` and `doubled` ids beside the numbers.
 
     `n` counts the examples that have a reply. With `limit` only the examples that it draws are scored, and replies to
@@ -62,38 +66,41 @@ def score_file(
     notices += [sentence for kind, ids in listed.items() if (sentence := _sentence(kind, ids, len(items)))]
     chance, warnings = with_chance(bench, items, records)
     notices += warnings
-    return Scored(
+    return Evaluation(
         {**result, **chance, **{kind: list(ids) for kind, ids in listed.items()}, "notices": notices}, records
     )
 
 
-def write_scored(folder: Path, bench: Benchmark, scored: Scored) -> None:
-    """Records, result and page of an evaluation. GPQA's texts are sealed in the records and left out of the page."""
+def write_evaluation(folder: Path, bench: Benchmark, evaluation: Evaluation) -> None:
+    """Write records, result and page to the folder. GPQA's texts are sealed in the records and not on the page."""
     from tutelage.evaluation.page import write_page
 
-    write_records(folder, [concealed(bench, record) for record in scored.records])
-    write_result(folder, scored.result)
+    write_records(folder, [_concealed(bench, record) for record in evaluation.records])
+    write_result(folder, evaluation.result)
     write_page(folder, include_text=bench.may_be_shown)
 
 
-def concealed(bench: Benchmark, record: ExampleRecord) -> ExampleRecord:
+def _concealed(bench: Benchmark, record: ExampleRecord) -> ExampleRecord:
     return replace(record, prompt=bench.conceal(record.prompt), response=bench.conceal(record.response))
 
 
 def problem(result: Mapping[str, Any]) -> str | None:
-    """One line that says why a result of `score_file` must not be trusted, if so: unknown or doubled ids."""
+    """One line about the unknown and doubled ids in a result of `score_file`; None without any."""
     found = [sentence for kind in ("unknown", "doubled") if (sentence := _sentence(kind, result[kind], 0))]
     return "; ".join(found) or None
 
 
 def read_replies(bench: Benchmark, file: Path, items: Sequence[Item], known: set[str]) -> ReplyFile:
-    """The replies of a file to the items, by id. Raises TutelageError, naming file and line, for a row that is none."""
+    """The replies of a file to the items. `known`: all ids of the benchmark, items that are not asked for included.
+
+    Raises TutelageError, naming file and line, for a row that is not a reply.
+    """
     if not file.is_file():
         state = "is a folder" if file.is_dir() else "does not exist"
         raise TutelageError(f"--responses: {file} {state}; give a JSON Lines file")
     rows = [(_id(row, f"{file}:{number}"), row, f"{file}:{number}") for number, row in read_lines(file)]
     if not rows:
-        raise TutelageError(f'{file}: holds no reply; write one {{"id": …, "response": …}} a line')
+        raise TutelageError(f'{file}: holds no reply; write one {{"id": …, "response": …}} per line')
     counts = Counter(name for name, _, _ in rows)
     wanted = {item.id for item in items}
     doubled = {name for name, count in counts.items() if count > 1 and name in known}
@@ -109,8 +116,11 @@ def read_replies(bench: Benchmark, file: Path, items: Sequence[Item], known: set
 def score(
     bench: Benchmark, items: Sequence[Item], replies: Mapping[str, Reply], judge: JudgeEndpoint | None = None
 ) -> tuple[list[ExampleRecord], list[str]]:
-    """Records of the items with a reply, and notices. InFoBench is put to the judge, FLORES to COMET, where there is
-    one; a reply that brings its judgements is not judged again."""
+    """Records of the items with a reply, and notices.
+
+    Replies to InFoBench go to the judge, those to FLORES to COMET, where there is one. A reply that has judgements is
+    not judged again.
+    """
     notices: list[str] = []
     if bench.name == "infobench":
         replies, notices = _judged(items, replies, judge)
@@ -125,8 +135,10 @@ def score(
 def with_chance(
     bench: Benchmark, items: Sequence[Item], records: Sequence[ExampleRecord]
 ) -> tuple[dict[str, float], list[str]]:
-    """What guessing scores on these examples (`chance`, 0..100, for the result), and a warning where the headline is no
-    better than that; nothing for benchmarks that cannot be guessed."""
+    """{"chance": the score of guessing on these examples, 0..100}, and a warning if the headline is not above it.
+
+    Both are empty for benchmarks that cannot be guessed.
+    """
     chances = {item.id: item.chance for item in items if item.chance is not None}
     scored = [
         (chances[record.id], score)
@@ -160,13 +172,14 @@ def _judged(
     judged = {
         item.id: replace(replies[item.id], judgements=tuple(row)) for item, row in zip(asked, answers, strict=True)
     }
-    return {**replies, **judged}, [f"infobench: judged by {endpoint.model}; scores of different judges do not compare"]
+    notice = f"infobench: judged by {endpoint.model}; scores by different judges cannot be compared"
+    return {**replies, **judged}, [notice]
 
 
 def _id(row: Any, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or isinstance(row.get("id"), bool):
         raise TutelageError(f'{where}: has no `id`; write {{"id": …, "response": …}}')
-    return str(row["id"]).encode("utf-8", "backslashreplace").decode()  # a lone surrogate could not be printed
+    return str(row["id"]).encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be printed
 
 
 def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
@@ -180,7 +193,7 @@ def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
         text = bench.reveal(text)
     except TutelageError as error:
         raise TutelageError(f"{where}: `response` of `{row['id']}`: {error}") from None
-    tokens, shots = row.get("tokens"), row.get("shots")  # ours are counts; others may keep anything there
+    tokens, shots = row.get("tokens"), row.get("shots")  # counts in our own files; other files may have anything there
     return Reply(
         text=text,
         finished=bool(row.get("finished", True)),
@@ -196,7 +209,7 @@ def _likelihoods(row: Mapping[str, Any], where: str) -> tuple[float, ...] | None
     if values is None:
         return None
     if not isinstance(values, list) or any(not isinstance(value, int | float) for value in values):
-        raise TutelageError(f"{where}: `likelihoods` is not a list of numbers; give one an option, or leave it out")
+        raise TutelageError(f"{where}: `likelihoods` is not a list of numbers; give one per option, or leave it out")
     return tuple(values)
 
 
@@ -209,5 +222,5 @@ def _sentence(kind: str, ids: Sequence[str], total: int) -> str:
         verb = "has no reply and is" if one else "have no reply and are"
         return f"{len(ids)} of {total} examples {verb} left out: {named}"
     if kind == "unknown":
-        return f"{len(ids)} {'id is' if one else 'ids are'} not of this benchmark: {named}"
+        return f"{len(ids)} {'id is' if one else 'ids are'} not in this benchmark: {named}"
     return f"{len(ids)} {'id has' if one else 'ids have'} more than one reply, of which none is scored: {named}"

@@ -1,9 +1,9 @@
 """Run benchmarks on a model: read the data, sample, score, write the evidence, and print the paper's Table 3.
 
-Every benchmark has a folder in --out: `responses.jsonl` grows as replies end, so that a killed run goes on where it
-stopped; `speed.json` says how fast the last of them came; `examples.jsonl` and `result.json` come at the end. A reply
-depends on the model, the seed and the settings in `settings.json`, not on what else is answered, so a later run with
-another --limit keeps the replies there are.
+Every benchmark has a folder in --out: `responses.jsonl` grows as replies end, so that a killed run continues where it
+stopped; `speed.json` has the speed of the last call that sampled; `examples.jsonl` and `result.json` come at the end. A
+reply depends on the model, the seed and the settings in `settings.json`, not on the other questions, so a later run
+with another --limit keeps the replies that exist.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.evaluation.answer_items import Answerer, answer, prompt_notices, resume, room
+from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, prompt_notices, resume
 from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
 from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
-from tutelage.evaluation.replies import Scored, score, with_chance, write_scored
+from tutelage.evaluation.replies import Evaluation, score, with_chance, write_evaluation
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
 SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"
-REPLIES_VERSION = (
-    1  # raised by hand whenever prompts or sampling change, so that old replies are not taken for new ones
-)
+REPLIES_VERSION = 1  # raised by hand when prompts or sampling change, so that old replies are not used as new ones
 
 
 @dataclass(frozen=True)
 class Settings:
-    tasks: tuple[str, ...]
+    """What to run and how: the options of `tutelage evaluate`."""
+
+    tasks: tuple[str, ...]  # names of benchmarks, or of tasks of lm-eval with "lm-eval:" before them
     model: str  # as the user wrote it
     out: Path
     data_dir: Path | None = None
-    limit: int | None = None  # examples a benchmark
+    limit: int | None = None  # examples per benchmark
     seed: int = 0
-    batch_tokens: int | None = None  # prompts and room for replies of one call of the sampler; None: all in one
+    batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
     batch_size: int = 128  # replies written at the same time
     chat: bool | None = None  # None: where the tokenizer has a chat template
     sampler: Literal["engine", "vllm"] = "engine"
@@ -49,9 +49,10 @@ class Settings:
 
 
 def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list[dict[str, Any]]:
-    """Results of all tasks, in their order; `summary.json` and each task's folder are written to `settings.out`.
+    """Answer and score all tasks; return their results in order.
 
-    All data are read before the model is loaded. Raises TutelageError for what the user can mend.
+    `summary.json` and one folder per task are written to `settings.out`. All data are read before the model is loaded,
+    unless `answerer` gives a loaded one. Raises TutelageError for data, models and folders that cannot be used.
     """
     folder = data_folder(settings.data_dir)
     loaded = {
@@ -80,7 +81,7 @@ def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def load_answerer(settings: Settings) -> Answerer:
-    """Load the model on the GPU if there is one, in bfloat16 there and in float32 on CPU."""
+    """Load the model: in bfloat16 on a GPU if there is one, else in float32 on the CPU."""
     import torch
 
     from tutelage.models.load import load_model
@@ -101,7 +102,7 @@ def load_answerer(settings: Settings) -> Answerer:
 
 
 def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, Any]:
-    """Answer what has no reply yet, score everything, write the task's folder; returns its result."""
+    """Answer the items without a reply, score all of them, write the benchmark's folder; return its result."""
     folder = settings.out / bench.name
     _check_settings(folder, settings, bench, answerer)
     replies = resume(folder / RESPONSES_FILE, bench, items)
@@ -110,8 +111,8 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
         write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
         replies |= new
-    records, more = score(bench, items, replies, settings.judge)
-    fitting = prompt_notices(bench, replies, answerer.context)
+    records, about_scores = score(bench, items, replies, settings.judge)
+    about_prompts = prompt_notices(bench, replies, answerer.context)
     result = bench.summarise(records)
     chance, warnings = with_chance(bench, items, records)
     result |= {
@@ -121,18 +122,18 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "limit": settings.limit,
         "chat": answerer.chat,
         "shots": bench.shots,
-        "max_new_tokens": room(bench, answerer),
+        "max_new_tokens": new_token_limit(bench, answerer),
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "speed": _speed(folder),
-        "notices": [*fitting, *more, *warnings],
+        "notices": [*about_prompts, *about_scores, *warnings],
     }
-    write_scored(folder, bench, Scored(result, records))
+    write_evaluation(folder, bench, Evaluation(result, records))
     return result
 
 
 def table_3(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The columns of the paper's Table 3 and their macro average, None where a column has no value."""
+    """The columns of the paper's Table 3; None for a column without a value. The macro average needs all columns."""
     by_task = {result["task"]: result for result in results}
     columns: dict[str, float | None] = {}
     for task, title in TABLE_3.items():
@@ -161,7 +162,7 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Table 3's row, in Markdown, where a benchmark of it was run."""
+    """The row of Table 3 in Markdown; empty where none of its benchmarks was run."""
     row = table_3(results)
     if all(value is None for value in row.values()):
         return []
@@ -170,14 +171,14 @@ def table_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer: Answerer) -> None:
-    """Write down what the replies depend on, or see that it is what the folder's replies were made with."""
+    """Write the settings that replies depend on. Raises TutelageError where the folder's replies had others."""
     current: dict[str, Any] = {
         "method_version": REPLIES_VERSION,
         "model": settings.model,
         "model_fingerprint": answerer.fingerprint,
         "seed": settings.seed,
         "chat": answerer.chat,
-        "max_new_tokens": room(bench, answerer),
+        "max_new_tokens": new_token_limit(bench, answerer),
     }
     if settings.sampler != "engine":
         current["sampler"] = settings.sampler
@@ -199,6 +200,6 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
 
 
 def _speed(folder: Path) -> dict[str, Any] | None:
-    """How fast the last replies came, of this call or of an earlier one that was stopped while it scored them."""
+    """The speed of the last call that sampled; this one, or an earlier one that was stopped while it scored."""
     file = folder / SPEED_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,29 +1,25 @@
-"""Standard errors and comparisons of scores that were made on the same examples by models trained with several seeds.
+"""Standard errors and paired comparisons of models, trained with several seeds, on the same examples.
 
-Shapes: S seeds, N examples. A score that is nan means *unscored*, which is not the same as wrong: it is left out of
-means, and an example with a nan in any seed is left out of standard errors and comparisons, where it is counted.
+Shapes: S seeds, N examples. nan is an *unscored* answer, which is not a wrong one: it is left out of means, and an
+example that is nan for any seed is left out of standard errors and comparisons, and counted.
 
-The model behind the standard errors takes seeds and examples as two crossed random effects,
+The standard errors assume two crossed random effects, seeds and examples:
 
     score[s, n] = mean + seed[s] + example[n] + noise[s, n],
 
-because both another training run and another draw of the examples would have given another mean.
+since both another training run and another draw of the examples would give another mean.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    pass
-
-SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05  # a difference with a smaller p counts as shown
 Scores = NDArray[np.float64]
-_DRAWS_AT_ONCE = 4_000_000  # keeps the resampled indices of a bootstrap near 32 MB whatever N is
+_DRAWS_AT_ONCE = 4_000_000  # bounds the memory of a bootstrap (16 MB of indices) for any N
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Paired:
-    """How much better arm a is than arm b on the examples that both were scored on, in the unit of the scores."""
+    """The difference a − b of two arms on the examples that both were scored on, in the unit of the scores."""
 
     difference: float
     low: float  # ends of the 95 % interval
@@ -52,7 +48,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class _Components:
-    """Variance components of the crossed model."""
+    """Variances of the three random terms of the crossed model."""
 
     seed: float
     example: float
@@ -60,7 +56,7 @@ class _Components:
 
 
 def as_scores(scores: ArrayLike) -> Scores:
-    """Float64 [S, N]; a plain list of N scores becomes one seed. Raises ValueError for other shapes."""
+    """Scores as float64 [S, N]; [N] becomes one seed. Raises ValueError for other shapes."""
     array = np.asarray(scores, dtype=np.float64)
     array = array[None, :] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[0] == 0:
@@ -78,12 +74,12 @@ def standard_error(scores: ArrayLike) -> float:
 def crossed_standard_error(scores: ArrayLike) -> float:
     """Standard error of the mean of scores [S, N] over seeds and examples; nan for fewer than two complete examples.
 
-    Two-way analysis of variance without replicates gives the mean squares MS_seed, MS_example and MS_noise, and
+    A two-way analysis of variance without replicates gives the mean squares MS_seed, MS_example and MS_noise, and
 
         σ²_noise = MS_noise,  σ²_seed = (MS_seed − MS_noise) / N,  σ²_example = (MS_example − MS_noise) / S,
 
     the last two at least 0. The result is √(σ²_seed / S + σ²_example / N + σ²_noise / (S·N)).
-    With S = 1 the seed's part cannot be seen, and the result is `standard_error` of the examples.
+    With S = 1 the variance over seeds is unknown, and the result is `standard_error` of the examples.
     """
     array = as_scores(scores)
     if array.shape[0] == 1:
@@ -97,7 +93,7 @@ def crossed_standard_error(scores: ArrayLike) -> float:
 
 
 def estimate(scores: ArrayLike) -> Estimate:
-    """Mean of scores [S, N] with its crossed standard error and the counts behind both."""
+    """Mean of scores [S, N], its crossed standard error, and the counts behind both."""
     array = as_scores(scores)
     complete = int(_complete(array).sum())
     scored = array[~np.isnan(array)]
@@ -108,23 +104,23 @@ def estimate(scores: ArrayLike) -> Estimate:
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, samples: int = 10_000, seed: int = 0, paired_seeds: bool = False
 ) -> Paired:
-    """Compare two arms, scores [S_a, N] and [S_b, N] on the same N examples: difference of means, a − b.
+    """Compare two arms, scores [S_a, N] and [S_b, N] on the same N examples: the difference of means, a − b.
 
-    Every bootstrap sample draws N examples with replacement, each with its difference averaged over seeds, and moves
-    the result by resampled seed effects where an arm has more than one seed. Three corrections keep the interval's
-    coverage near 95 % for few seeds: the seeds' observed effects are shrunk by the share of their variance that is
-    only example noise (which the drawn examples already carry); S − 1 seeds are drawn instead of S, for S draws from
-    S seeds vary too little by (S − 1) / S; and each draw is divided by √(χ²/(S − 1)) with S − 1 degrees of freedom,
-    for the variance of S seeds is itself uncertain, as in Student's t. In simulations pairs of two seeds cover 92 %
-    or more, more seeds 95 %, and independent arms of two or three seeds more than that.
+    Every bootstrap sample draws N examples with replacement, averages their differences over seeds, and adds a
+    resampled seed effect for each arm with more than one seed. Three corrections keep the interval's coverage near
+    95 % for few seeds: observed seed effects are shrunk by the share of their variance that is example noise, which
+    the drawn examples already carry; S − 1 seeds are drawn instead of S, since S draws from S seeds vary too little by
+    (S − 1) / S; and each draw is divided by √(χ²/(S − 1)) with S − 1 degrees of freedom, since the variance of S seeds
+    is itself uncertain, as in Student's t. In simulations, pairs of two seeds cover 92 % or more, pairs of more seeds
+    95 %, and independent arms of two or three seeds more than that.
 
-    `paired_seeds`: row s of both arms belongs together (same data order, or one started from the other), so both
-    are resampled together; otherwise each arm's seeds are resampled independently. An arm of one seed is taken as it
-    is: the result then does not speak about other training runs of it.
+    `paired_seeds`: row s of both arms is a pair (same data order, or one started from the other) and is resampled
+    together; otherwise the seeds of each arm are resampled independently. An arm of one seed is not resampled: the
+    result then holds for that training run alone.
 
-    The interval is the 2.5 and 97.5 percentile; p = 2·min(share ≤ 0, share ≥ 0), counting the observed data as one
-    sample more; `stderr` is the crossed standard error of the difference. Everything is nan with fewer than two
-    complete examples. Raises ValueError when the shapes differ.
+    The interval is from the 2.5 to the 97.5 percentile; p = 2·min(share ≤ 0, share ≥ 0), with the observed data counted
+    as one more sample; `stderr` is the crossed standard error of the difference. Everything is nan with fewer than two
+    complete examples. Raises ValueError when the shapes do not fit.
     """
     left, right = as_scores(a), as_scores(b)
     if left.shape[1] != right.shape[1]:
@@ -193,13 +189,14 @@ def _resampled_seed_effects(scores: Scores, samples: int, generator: np.random.G
     if seeds == 1:
         return np.zeros(samples)
     parts = _components(scores)
-    observed = parts.seed + parts.noise / examples  # what the variance of the seeds' means estimates
+    observed = parts.seed + parts.noise / examples  # expected variance of the seeds' means
     share = parts.seed / observed if observed > 0 else 0.0
     effects = (scores.mean(1) - scores.mean()) * np.sqrt(share)
     counts = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=samples)
-    widening = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=samples))
-    return counts @ effects / (seeds - 1) * widening
+    spread = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=samples))
+    return counts @ effects / (seeds - 1) * spread
 
 
 def significant(versus: Paired | None) -> bool:
+    """Whether a comparison shows a difference: p < SIGNIFICANT. False without a comparison."""
     return versus is not None and versus.p_value < SIGNIFICANT

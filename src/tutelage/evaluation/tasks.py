@@ -1,4 +1,4 @@
-"""Generation tasks: answer each prompt with the model's sampler and score the answers."""
+"""A recipe's tasks: answer every prompt with the model's sampler and score the answers."""
 
 from __future__ import annotations
 
@@ -33,33 +33,34 @@ def evaluate_generation(
     seed: int,
     progress: Progress | None = None,
 ) -> list[ExampleRecord]:
-    """Answer and score every conversation's prompt; records come in the order of the conversations.
+    """Answer and score the prompts of the conversations; return the records in the order of the conversations.
 
-    Prompts are decoded longest first in batches of `task.sampling.batch_size`, so that a batch holds prompts of like
-    length and memory runs out at once if it does. Each example's own seed makes its answer independent of the others.
-    Raises TutelageError when there is nothing to evaluate or two rows share an id.
+    Prompts are decoded in batches of `task.sampling.batch_size`, the longest first: a batch then holds prompts of
+    similar length, and memory runs out in the first batch if at all. Each example is sampled with a seed of its own
+    (from `seed` and its id), so answers do not depend on each other. `task_name` is for messages.
+    Raises TutelageError when there is nothing to evaluate, or two rows share an id.
     """
     _check(task_name, task, conversations)
     prompts = template.encode_prompts([conversation.prompt for conversation in conversations])
-    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
     records: dict[int, ExampleRecord] = {}
     for start in range(0, len(order), task.sampling.batch_size):
-        rows = order[start : start + task.sampling.batch_size]
+        places = order[start : start + task.sampling.batch_size]
         samples = sampler.sample(
-            [prompts[row] for row in rows],
+            [prompts[place] for place in places],
             max_new_tokens=task.sampling.max_new_tokens,
             temperature=task.sampling.temperature,
             top_p=task.sampling.top_p,
-            seeds=[example_seed(seed, conversations[row].id) for row in rows],
+            seeds=[example_seed(seed, conversations[place].id) for place in places],
         )
-        for row, sample in zip(rows, samples, strict=True):
+        for place, sample in zip(places, samples, strict=True):
             response = template.decode(sample.tokens)
-            records[row] = score_response(
-                conversations[row], response, task.metrics, finished=sample.finished, tokens=len(sample.tokens)
+            records[place] = score_response(
+                conversations[place], response, task.metrics, finished=sample.finished, tokens=len(sample.tokens)
             )
         if progress is not None:
             progress(len(records), len(order))
-    return [records[row] for row in range(len(order))]
+    return [records[place] for place in range(len(order))]
 
 
 def lead_1_records(
@@ -73,9 +74,9 @@ def lead_1_records(
 
 
 def lead_1(conversation: Conversation) -> str:
-    """First non-empty line of the last user message, without a leading speaker mark ("#Person1#: ", "Anna: ").
+    """The first line of the last user message, without the speaker's name ("#Person1#: ", "Anna: ") at its beginning.
 
-    Of several paragraphs (separated by blank lines) the first is taken for the instruction and passed over.
+    Of several paragraphs, separated by blank lines, the first is assumed to be the instruction and skipped.
     """
     users = [message.content for message in conversation.prompt if message.role == "user"]
     paragraphs = [part for part in re.split(r"\n[^\S\n]*\n", users[-1].strip()) if part.strip()] if users else []
@@ -87,7 +88,7 @@ def lead_1(conversation: Conversation) -> str:
 def score_response(
     conversation: Conversation, response: str, metrics: Sequence[str], *, finished: bool, tokens: int
 ) -> ExampleRecord:
-    """One example's record: the response scored by every metric, and why."""
+    """The record of one response: its score by every metric, and the reasons. `tokens`: sampled tokens."""
     scores = {metric: SCORERS[metric](response, conversation.targets) for metric in metrics}
     reasons = list(dict.fromkeys(score.reason for score in scores.values()))
     if len(reasons) > 1:
@@ -106,7 +107,7 @@ def score_response(
 
 
 def prompt_text(messages: Sequence[Message]) -> str:
-    """A prompt for people to read: the bare text of a single user turn, else every turn under its role."""
+    """A prompt for people: the text alone of a single user turn, else every turn below its role."""
     if len(messages) == 1 and messages[0].role == "user":
         return messages[0].content
     return "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)

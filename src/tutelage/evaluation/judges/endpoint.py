@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tutelage.common.files import cache_folder
 
-# The benchmark's two rules in other words (docs/judge.md). Their meaning must not change, or scores would not compare.
+# The benchmark's two rules in other words (docs/evaluation.md). Another meaning would make scores incomparable.
 RULES = """\
 You are given a Generated Text and, where there is one, the Input that it was written from. Answer each Question about \
 the Generated Text with YES or NO, by your own judgment and these two rules:
