@@ -1,0 +1,60 @@
+"""Replies of several models to the same example, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tutelage.evaluation.records import ExampleRecord
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model's evaluation, as a column of the page."""
+
+    label: str
+    records: Mapping[str, ExampleRecord]  # by example id
+    color: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    label: str
+    color: str
+    response: str
+    score: float | None  # 0..100; None: unscored
+    finished: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExampleView:
+    """One example as the page shows it."""
+
+    id: str
+    why: str  # it was chosen
+    prompt: str
+    references: tuple[str, ...]
+    replies: tuple[Reply, ...]
+
+
+def example_view(id: str, why: str, sides: Sequence[Side], metric: str) -> ExampleView:
+    """Example `id`, with the reply of every side and its score by `metric`."""
+    records = [side.records[id] for side in sides]
+    replies = [_reply(side, record, metric) for side, record in zip(sides, records, strict=True)]
+    return ExampleView(id, why, records[0].prompt, records[0].references, tuple(replies))
+
+
+def extremes(gains: Mapping[str, float], count: int) -> tuple[list[str], list[str]]:
+    """Ids of the `count` largest gains and of as many largest losses; of equal ones, those that come first."""
+    known = [id for id, gain in gains.items() if not math.isnan(gain)]
+    best = [id for id in sorted(known, key=lambda id: -gains[id]) if gains[id] > 0]
+    worst = [id for id in sorted(known, key=lambda id: gains[id]) if gains[id] < 0]
+    return best[:count], worst[:count]
+
+
+def _reply(side: Side, record: ExampleRecord, metric: str) -> Reply:
+    score = record.scores.get(metric)
+    percent = None if score is None else 100 * score
+    return Reply(side.label, side.color, record.response, percent, record.finished, record.reason)
