@@ -75,6 +75,7 @@ class Search:
         return not names & set(self.open)
 
     def _plan_trials(self) -> bool:
+        """Plan the trials of stages that wait for no other search any more; returns whether there were any."""
         new = [n for n in self.open if n not in self.trials and not ancestors(self.planner, n) & set(self.open)]
         task, seed = {n: search_task(self.planner, n) for n in new}, self.planner.recipe.seeds[0]
         for n in new:
@@ -84,7 +85,8 @@ class Search:
         return bool(new)
 
     def _choose(self, guessing: bool = False) -> bool:
-        """Choose the best point for every stage whose trials are all done; the first of equal ones."""
+        """Choose the best point of each stage whose trials are all done (the first of equal ones); True if there
+        was any. With `guessing`, choose the first point without results."""
         tried = [n for n in self.open if n in self.trials and (guessing or all(run.done for _, run in self.trials[n]))]
         for name in tried:
             values = [0.0 if guessing else _headline(self.planner, name, run) for _, run in self.trials[name]]
@@ -123,6 +125,7 @@ def search_task(planner: Planner, name: str) -> str:
 
 
 def _headline(planner: Planner, name: str, run: Run) -> float | None:
+    """The value of a trial of stage `name`: its search task's headline metric."""
     if not run.done:
         return None
     metric = planner.recipe.tasks[search_task(planner, name)].headline_metric
@@ -130,6 +133,7 @@ def _headline(planner: Planner, name: str, run: Run) -> float | None:
 
 
 def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
+    """The points that stage `name` tries."""
     assert planner.recipe.search is not None
     grid = dict(planner.recipe.search.grid)
     fixed = planner.settings(name)  # what `epochs_of` sets is not searched

@@ -111,15 +111,14 @@ class _Planning:
                     continue
                 planner = planner or self._planner(study, grid, path, size, student, teacher)
                 run = _measure(planner, study, path, stage, task, seed)
-                trains_teacher = _descends_from_teacher(planner.recipe, stage)
                 cell = Cell(
-                    _size_in_rows(planner.recipe, size),
-                    teacher if trains_teacher else student,
-                    method,
-                    teacher if _has_teacher(planner.recipe, stage) else None,
-                    seed,
-                    task,
-                    run.folder,
+                    size=_size_in_rows(planner.recipe, size),
+                    student=teacher if _descends_from_teacher(planner.recipe, stage) else student,
+                    method=method,
+                    teacher=teacher if _has_teacher(planner.recipe, stage) else None,
+                    seed=seed,
+                    task=task,
+                    folder=run.folder,
                 )
                 self.points.append((cell, run, teacher))
 
@@ -133,7 +132,13 @@ class _Planning:
                 runs.setdefault(needed.fingerprint, needed)
                 uses[needed.fingerprint] += 1
         return StudyPlan(
-            config, path, self.root, tuple(points), tuple(runs.values()), dict(uses), tuple(dict.fromkeys(self.absent))
+            config=config,
+            file=path,
+            root=self.root,
+            points=tuple(points),
+            runs=tuple(runs.values()),
+            uses=dict(uses),
+            absent=tuple(dict.fromkeys(self.absent)),
         )
 
     def _planner(self, study: StudyConfig, grid: Grid, path: Path, size: Any, student: str, teacher: str) -> Planner:
@@ -202,6 +207,8 @@ def _fill(node: Any, values: dict[str, Any], names: dict[str, str], file: Path) 
 
 
 def _excluded(grid: Grid, point: dict[str, Any]) -> bool:
+    """Whether a combination agrees with all keys of an entry of the grid's `exclude`."""
+
     def agrees(key: str, value: Any) -> bool:
         return point[key] in (value if isinstance(value, list) else [value])
 
