@@ -70,7 +70,7 @@ class SeqkdStage(_TrainStage):
 
 
 class MethodStage(_TrainStage):
-    """A method of your own: a function that changes a training job (docs/extend.md)."""
+    """A method of your own: a function that changes a training job (docs/method.md)."""
 
     kind: Literal["method"]
     method: str = Field(description="its name in `METHODS` of src/tutelage/training/methods/__init__.py")

@@ -1,5 +1,5 @@
 """Training methods beyond those built in. A method is a function from a ready training job, in which the teacher is
-loaded and responses come from the student with probability λ, to the job that it wants. See docs/extend.md."""
+loaded and responses come from the student with probability λ, to the job that it wants. See docs/method.md."""
 
 from __future__ import annotations
 
