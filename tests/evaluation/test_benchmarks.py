@@ -9,7 +9,7 @@ import pytest
 from tiny_benchmarks import write_data
 
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER, benchmark, chosen
+from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER, benchmark, resolve_names
 from tutelage.evaluation.benchmarks.base import Reply
 
 
@@ -28,14 +28,14 @@ def test_ids(data: Path) -> None:
 
 
 def test_names() -> None:
-    assert chosen(["paper"]) == list(PAPER)
+    assert resolve_names(["paper"]) == list(PAPER)
     assert len(PAPER) == 8
-    assert chosen(["bbh", "paper"])[0] == "bbh"
-    assert len(chosen(["bbh", "paper"])) == 8
+    assert resolve_names(["bbh", "paper"])[0] == "bbh"
+    assert len(resolve_names(["bbh", "paper"])) == 8
     with pytest.raises(TutelageError, match="no benchmark is called `mmlu` "):
-        chosen(["ifeval", "mmlu"])
+        resolve_names(["ifeval", "mmlu"])
     with pytest.raises(TutelageError, match="names none"):
-        chosen([])
+        resolve_names([])
 
 
 def test_limit_takes_evenly_from_the_groups_and_keeps_the_order(data: Path) -> None:

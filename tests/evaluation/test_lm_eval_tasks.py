@@ -255,7 +255,7 @@ def test_lm_eval_runs_on_our_sampler(data: Path, tiny_models: Path, tmp_path: Pa
     tasks = {}
     for name in ("arc_challenge_chat", "arc_challenge"):
         overrides = {"fewshot_split": None, "num_fewshot": 0, "doc_to_target": "{{answerKey}}"}
-        ours = BENCHMARKS["arc_challenge"]._memory[name].task.config
+        ours = BENCHMARKS["arc_challenge"]._cache[name].task.config
         overrides |= {"doc_to_text": ours.doc_to_text, "gen_prefix": ours.gen_prefix}
         if name == "arc_challenge":
             overrides["doc_to_target"] = ours.doc_to_target

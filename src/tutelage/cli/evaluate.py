@@ -69,7 +69,7 @@ def evaluate(
     tutelage evaluate recipe.yaml --model M --tasks test
     """
     from tutelage.common.errors import TutelageError
-    from tutelage.evaluation.benchmarks import chosen
+    from tutelage.evaluation.benchmarks import resolve_names
     from tutelage.evaluation.run_benchmarks import Settings
 
     names = task_names(tasks or ())
@@ -86,7 +86,7 @@ def evaluate(
         _evaluate_recipe(recipe, model, names, runs, debug)
     else:
         settings = Settings(
-            tasks=tuple(chosen(names)),
+            tasks=tuple(resolve_names(names)),
             model=model,
             out=out or runs / _default_folder(model),
             data_dir=data_dir,

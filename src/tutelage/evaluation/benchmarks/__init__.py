@@ -1,4 +1,4 @@
-"""The eight benchmarks. `BENCHMARKS` names every one of them; docs/evaluation.md says where each comes from."""
+"""The eight benchmarks, by name in `BENCHMARKS`; docs/evaluation.md says where each comes from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 PAPER = ("bbh", "gpqa", "ifeval", "infobench", "mmlu_pro", "flores", "dialogsum", "arc_challenge")
 TABLE_3 = {"bbh": "BBH", "gpqa": "GPQA", "ifeval": "IF-Eval", "infobench": "InfoBench", "mmlu_pro": "MMLU-Pro"}
 _KNOWN = f"{', '.join(BENCHMARKS)}; paper: the first eight; lm-eval:NAME: any task of lm-eval"
-LM_EVAL = "lm-eval:"  # before the name of a task of lm-evaluation-harness
+LM_EVAL = "lm-eval:"  # the prefix of names of lm-eval's tasks
 
 
 def benchmark(name: str) -> Benchmark:
@@ -41,10 +41,10 @@ def benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """The benchmarks named, each once; `paper` means all eight, and tasks of lm-eval pass.
+def resolve_names(names: Sequence[str]) -> list[str]:
+    """The names of benchmarks, each once, with `paper` replaced by all eight; names of lm-eval's tasks stay.
 
-    Raises TutelageError for an unknown name, and for none.
+    Raises TutelageError for an unknown name, and for an empty list.
     """
     wanted = [one for name in names for one in (PAPER if name == "paper" else (name,))]
     if not wanted:

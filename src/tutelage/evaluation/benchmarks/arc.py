@@ -1,10 +1,10 @@
 """ARC-Challenge (Clark et al., 2018): all 1,172 test questions, answered with a generated letter and by likelihood.
 
-The paper's scores are multiples of 1/1,172, whatever its text says of 672 questions. Generated: lm-eval's
-`arc_challenge_chat` prompt (Meta's for Llama 3), whose reply begins "The best answer is"; its task file leaves out the
-fifth option of the three questions that have one, so the options are listed in full here. By likelihood: lm-eval's
-`arc_challenge`, `accuracy_likelihood` (its acc) and `accuracy_likelihood_norm` (its acc_norm, by characters), where a
-model is at hand.
+The paper's text mentions 672 questions, but its scores are multiples of 1/1,172. Generated: lm-eval's
+`arc_challenge_chat` prompt (Meta's for Llama 3), whose reply begins "The best answer is"; its task file omits the fifth
+option of the three questions that have one, so the options are listed in full here. By likelihood, where a model is
+loaded: lm-eval's `arc_challenge`, `accuracy_likelihood` (its acc) and `accuracy_likelihood_norm` (its acc_norm, per
+character).
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class ARC(Benchmark):
     def options(self, item: Item) -> list[tuple[str, str]]:
         return self._task("arc_challenge", item).pairs(item.row)
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         target, texts = item.targets[0], item.row["choices"]["text"]
         found = find_letter(reply.text, _LETTERS[: len(texts)], texts)
-        theirs = self._task("arc_challenge_chat", item).scores(item.row, cut_at(reply.text, ("\n\n", ".")))
+        by_lm_eval = self._task("arc_challenge_chat", item).scores(item.row, cut_at(reply.text, ("\n\n", ".")))
         scores: dict[str, float | None] = {
             "accuracy": float(found.answer == target),
-            "accuracy_lm_eval": theirs["remove_whitespace"],
+            "accuracy_lm_eval": by_lm_eval["remove_whitespace"],
         }
         if reply.likelihoods is not None:
             if len(reply.likelihoods) != len(texts):
                 raise TutelageError(
                     f"arc_challenge: `{item.id}` has {len(texts)} options but {len(reply.likelihoods)} likelihoods; "
-                    "give one an option, or leave them out"
+                    "give one per option, or leave them out"
                 )
             chosen = self._task("arc_challenge", item).choose(item.row, reply.likelihoods)
             scores["accuracy_likelihood"] = float(chosen["acc"])
@@ -74,16 +74,16 @@ class ARC(Benchmark):
         return Scored(scores, found.answer, found.how)
 
     def _task(self, name: str, item: Item) -> HarnessTask:
-        if name not in self._memory:
+        if name not in self._cache:
             overrides: dict[str, Any] = {"fewshot_split": None}
             if name.endswith("chat"):
                 overrides |= {"doc_to_text": _TEXT, "doc_to_target": "{{answerKey}}"}
-            self._memory[name] = HarnessTask(f"arc/{name}.yaml", [item.row], **overrides)
-        return self._memory[name]
+            self._cache[name] = HarnessTask(f"arc/{name}.yaml", [item.row], **overrides)
+        return self._cache[name]
 
 
 def _item(row: Mapping[str, Any]) -> Item:
-    """Labels 1..5, which a few rows have, become letters."""
+    """The item of a row. Labels 1..5, which a few rows have, become letters."""
     texts, labels = list(row["choices"]["text"]), [str(label) for label in row["choices"]["label"]]
     letters = list(_LETTERS[: len(texts)])
     key = letters[labels.index(str(row["answerKey"]))]

@@ -1,4 +1,4 @@
-"""What every benchmark is made of: items to answer, replies to score, and a frozen object that knows how."""
+"""What every benchmark is made of: items to answer, prompts, replies, and the object that makes and scores them."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ class Item:
     """One example of a benchmark."""
 
     id: str
-    prompt: str  # the question alone, for people and for the evidence
+    prompt: str  # the question without solved examples, for the record
     targets: tuple[str, ...]
     row: Mapping[str, Any]  # the benchmark's own row
     group: str = ""
-    chance: float | None = None  # the score of guessing, where there is one
+    chance: float | None = None  # the score of guessing, 0..1; None: it cannot be guessed
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is given: chat messages or plain text, and how the reply begins."""
+    """What a model is given: chat messages or plain text, and the beginning of its reply."""
 
     messages: tuple[Message, ...] = ()
     text: str = ""  # for models without a chat template
-    prefix: str = ""  # the first words of the reply, written for the model
+    prefix: str = ""  # of the reply: the model continues it
 
 
-NO_ROOM = -1
+NO_ROOM = -1  # `Reply.shots` of a question that the model's context has no room for
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model, ours or another, answered to one item."""
+    """A reply to one item, by a model that was sampled here or by any other."""
 
     text: str
     finished: bool = True
-    tokens: int = 0
-    shots: int | None = None  # solved examples in the prompt; NO_ROOM: the prompt did not fit
-    judgements: tuple[str | None, ...] | None = None  # InFoBench: "yes", "no" or None for each question
-    likelihoods: tuple[float, ...] | None = None  # ARC: the log-likelihood of each option
+    tokens: int = 0  # sampled
+    shots: int | None = None  # solved examples in the prompt; NO_ROOM: it was not asked
+    judgements: tuple[str | None, ...] | None = None  # InFoBench: "yes", "no" or None per question
+    likelihoods: tuple[float, ...] | None = None  # ARC: log-likelihood per option
     comet: float | None = None  # FLORES: COMET's score of the reply, 0..1
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A benchmark's judgement of one reply."""
+    """A benchmark's scores of one reply, 0..1 or None where unscored. The other fields are as in `ExampleRecord`."""
 
     scores: dict[str, float | None]
     answer: str | None
@@ -64,48 +64,48 @@ class Scored:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark. Subclasses say where the rows come from, what a model is asked and how a reply is scored."""
+    """A benchmark. Subclasses define where its rows come from, what a model is asked and how a reply is scored."""
 
     name: str
     metrics: ClassVar[Mapping[str, Metric]]
-    headline: ClassVar[str]
+    headline: ClassVar[str]  # the metric that tables and comparisons show first
     max_new_tokens: ClassVar[int] = 1024
-    shots: ClassVar[int] = 0
-    may_be_shown: ClassVar[bool] = True  # its texts may stand on a page
-    stop: ClassVar[tuple[str, ...]] = ()  # a plain-text reply is cut before these; chat models end their turns
-    _memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what is costly to make twice
+    shots: ClassVar[int] = 0  # solved examples in the prompt
+    may_be_shown: ClassVar[bool] = True  # its texts may be published in plain text
+    stop: ClassVar[tuple[str, ...]] = ()  # a reply to a plain-text prompt is cut before these
+    _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # objects that are slow to make
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
-        """All items, in the order of the data."""
+        """All items in the order of the data. `data_dir` None: from the hub. `seed` shuffles options where they are."""
         raise NotImplementedError
 
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
-        """What a model is asked, with `shots` solved examples before it."""
+        """What a model is asked: as chat messages or as plain text, with `shots` solved examples first."""
         raise NotImplementedError
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
-        """The verdict on one reply; a score is 0..1, None where there is nothing to score by."""
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
+        """The scores of one reply."""
         raise NotImplementedError
 
-    def judge_all(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[Scored]:
-        """The verdicts on many replies, for benchmarks where that is quicker than one at a time."""
-        return [self.judge(item, reply) for item, reply in zip(items, replies, strict=True)]
+    def score_replies(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[Scored]:
+        """The scores of many replies; overridden where that is faster than one at a time."""
+        return [self.score_reply(item, reply) for item, reply in zip(items, replies, strict=True)]
 
     def options(self, item: Item) -> list[tuple[str, str]]:
-        """(context, continuation) pairs whose likelihoods are compared; none for most benchmarks."""
+        """(context, continuation) per option where likelihoods are compared; empty for most benchmarks."""
         return []
 
     def load(self, data_dir: Path | None, limit: int | None = None, seed: int = 0) -> list[Item]:
-        """The items to answer: all, or `limit` of them drawn by `seed`, evenly from the groups.
+        """The items to answer: all, or `limit` of them, drawn by `seed` evenly from the groups.
 
-        Raises TutelageError where the data cannot be found or read, or two items share an id.
+        Raises TutelageError where the data cannot be found or read, and where two items share an id.
         """
         items = self.items(data_dir, seed)
         seen: set[str] = set()
         for item in items:
             if item.id in seen:
                 raise TutelageError(
-                    f"{self.name}: the data hold the id `{item.id}` twice; take the file from its source"
+                    f"{self.name}: the data hold the id `{item.id}` twice; take the file from its source again"
                 )
             seen.add(item.id)
         return items if limit is None else draw_evenly(items, limit, seed)
@@ -115,39 +115,39 @@ class Benchmark:
         items = [item for item in items if item.id in replies]
         answered = [replies[item.id] for item in items]
         records = []
-        for item, reply, verdict in zip(items, answered, self.judge_all(items, answered), strict=True):
+        for item, reply, scored in zip(items, answered, self.score_replies(items, answered), strict=True):
             records.append(
                 ExampleRecord(
                     id=item.id,
                     prompt=item.prompt,
                     response=reply.text,
                     references=item.targets,
-                    scores=verdict.scores,
-                    answer=verdict.answer,
-                    reason=verdict.reason,
+                    scores=scored.scores,
+                    answer=scored.answer,
+                    reason=scored.reason,
                     finished=reply.finished,
                     tokens=reply.tokens,
                     group=item.group,
-                    parts=verdict.parts,
+                    parts=scored.parts,
                 )
             )
         return records
 
     def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
-        """{"task", "n", "unscored", "metrics": {name: {"value", "stderr"}}, "groups": {…}}, values 0..100."""
+        """The content of `result.json`: see `summary.summarise`."""
         return summarise(self.name, records, self.metrics, self.headline)
 
     def conceal(self, text: str) -> str:
-        """How a prompt or a reply is written to disk; as it is, but for GPQA."""
+        """A prompt or reply as it is written to disk: unchanged except for GPQA."""
         return text
 
     def reveal(self, text: str) -> str:
-        """The inverse of `conceal`, for replies read back."""
+        """The inverse of `conceal`, for replies read from disk."""
         return text
 
 
 def draw_evenly(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
-    """`limit` items in their own order: the groups take turns, each giving its items in a random order of `seed`."""
+    """`limit` items in their own order. The groups take turns; each gives its items in an order drawn by `seed`."""
     ranks: dict[str, int] = {}
     turns: list[tuple[int, int, int]] = []
     for place in sorted(range(len(items)), key=lambda place: example_seed(seed, items[place].id)):
@@ -159,4 +159,5 @@ def draw_evenly(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
 
 
 def user(text: str) -> tuple[Message, ...]:
+    """A chat of one user turn."""
     return (Message("user", text),)

@@ -1,9 +1,9 @@
 """BIG-Bench Hard (Suzgun et al., 2022): 27 tasks, 6,511 examples, three solved examples with chains of thought.
 
 Source: github suzgunmirac/BIG-Bench-Hard. Prompts are lm-eval's `bbh_cot_fewshot`, whose texts equal the official
-cot-prompts. Where lm-eval's reading of replies is weaker than a reader's, ours is used, and lm-eval's score is reported
-beside it as `accuracy_lm_eval`: lm-eval takes the first "the answer is", in lower case only, always drops one character
-behind it, and compares the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
+cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). lm-eval's own score is reported as
+`accuracy_lm_eval`: it takes the first "the answer is", in lower case only, drops one character after it, and compares
+the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.M)
 _BRACKETS = re.compile(r"[\[\](){}<>\s]+")
 _BOXED_BRACKETS = re.compile(
     r"\\boxed\{\s*(?:\\(?:text|texttt|mathrm)\{([\[\](){}<>\s\\]+)\}|([\[\](){}<>\s\\]+))\}(?![\[\](){}<>])"
-)  # braces among them need not pair up
+)  # braces inside need not be balanced
 _NOT_VALID = re.compile(r"\b(?:is\s+not|isn['’]t|not)\s+((?:\w+ly\s+)?)valid\b", re.I)
-_MARK = re.compile(r"(?:[-*•]|\d+[.)])\s+")
-_ITEM = re.compile(rf"(?:{_MARK.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
+_BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s+")
+_ITEM = re.compile(rf"(?:{_BULLET.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
 _SENTENCE = re.compile(r"[.!?](?=\s)")
-_READ = 1000  # characters of a list
-_CUTS = ("\nQ:", "</s>")  # where a base model that goes on to a next question is cut
+_READ_AT_MOST = 1000  # characters of a list
+_CUTS = ("\nQ:", "</s>")  # where the reply of a base model that continues with a next question is cut
 
 
 @dataclass(frozen=True)
@@ -102,21 +102,21 @@ class BBH(Benchmark):
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
         return self._task(item).prompt(item.row, chat, shots)
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         target = item.targets[0]
         found = find_answer(reply.text, item.row["input"], target)
         right = found.answer is not None and _same(found.answer, target)
-        theirs = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
-        return Scored({"accuracy": float(right), "accuracy_lm_eval": theirs}, found.answer, found.how)
+        by_lm_eval = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
+        return Scored({"accuracy": float(right), "accuracy_lm_eval": by_lm_eval}, found.answer, found.how)
 
     def _task(self, item: Item) -> HarnessTask:
-        if item.group not in self._memory:
-            self._memory[item.group] = HarnessTask(f"bbh/cot_fewshot/{item.group}.yaml", [item.row])
-        return self._memory[item.group]
+        if item.group not in self._cache:
+            self._cache[item.group] = HarnessTask(f"bbh/cot_fewshot/{item.group}.yaml", [item.row])
+        return self._cache[item.group]
 
 
 def find_answer(reply: str, question: str, target: str) -> Found:
-    """The answer in a reply, read as the kind of thing that the target is."""
+    """The answer in a reply, read as what the target is: a letter, a word, a number, brackets, or a list of words."""
     if re.fullmatch(r"\([A-Z]\)", target):
         options = dict(_OPTION.findall(question))
         letters = "".join(options) or "ABCDEFGHIJKLMNOPQR"
@@ -133,12 +133,12 @@ def find_answer(reply: str, question: str, target: str) -> Found:
 
 
 def _find_list(reply: str, target: str) -> Found:
-    """The list that is stated as the answer, or any that has just the target's words, in whichever order."""
+    """The list stated as the answer, else a list of exactly the target's words, in any order."""
     found = find_passage(reply)
     if found.answer is not None:
         return Found(_listed(found.answer), found.how)
     text, words = plain(reply).strip(), sorted(_list(target))
-    colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, to read any reply in good time
+    colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, so that any reply is read fast
     for start in (text.rfind("\n") + 1, *reversed(colons), 0):
         phrase = _listed(text[start:])
         if sorted(_list(phrase)) == words:
@@ -147,16 +147,18 @@ def _find_list(reply: str, target: str) -> Found:
 
 
 def _listed(text: str) -> str:
-    """The words that a text begins with: those that have a line each, or the first line's up to a full stop."""
-    lines = text[:_READ].strip().split("\n")
+    """The words that a text begins with: one per line, or those of the first line up to a full stop."""
+    lines = text[:_READ_AT_MOST].strip().split("\n")
     items = list(takewhile(_ITEM.fullmatch, map(str.strip, lines)))
     return (
-        " ".join(trim(_MARK.sub("", item)) for item in items) if len(items) > 1 else trim(_SENTENCE.split(lines[0])[0])
+        " ".join(trim(_BULLET.sub("", item)) for item in items)
+        if len(items) > 1
+        else trim(_SENTENCE.split(lines[0])[0])
     )
 
 
 def _find_brackets(reply: str) -> Found:
-    """Brackets that are stated as the answer, boxed, or all of the last line, with spaces between them."""
+    """Brackets stated as the answer, boxed, or the whole last line; with spaces between them."""
     boxes = [box[0] or box[1] for box in _BOXED_BRACKETS.findall(reply)]
     stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
@@ -174,13 +176,13 @@ def _same(answer: str, target: str) -> bool:
 
 
 def _list(text: str) -> list[str]:
-    """Words in lower case, without quotes and brackets around them; commas and line ends part them too."""
+    """Words in lower case without quotes and brackets, split at spaces, commas and line ends."""
     words = re.sub(r"[,;\n\[\]\"“”]|(?<!\w)['‘’]|['’](?!\w)", " ", text.lower())
     return re.sub(r" and (?=\S+\s*$)", " ", words).split()
 
 
 def _words_of(target: str) -> tuple[str, ...]:
-    """The task's answer words, in the target's spelling."""
+    """The answer words of the target's task, in the target's case; empty where the target is none of them."""
     for words in _WORDS:
         if target.lower() in [word.lower() for word in words]:
             return tuple(word.lower() for word in words) if target.islower() else words

@@ -1,4 +1,4 @@
-"""Where the benchmarks' rows come from: a folder (`--data-dir`, $TUTELAGE_DATA), else the Hugging Face hub by name."""
+"""Read the benchmarks' rows: from a folder (`--data-dir`, $TUTELAGE_DATA), else from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Hub:
 
 
 def data_folder(option: Path | None) -> Path | None:
-    """The folder to read from, or None for the hub. Raises TutelageError when the one asked for is not there."""
+    """The folder to read from, or None for the hub. Raises TutelageError when the folder does not exist."""
     named = option or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if named is not None and not named.is_dir():
         origin = "--data-dir" if option else f"${VARIABLE}"
@@ -37,7 +37,7 @@ def data_folder(option: Path | None) -> Path | None:
 
 
 def find(data_dir: Path, relative: str) -> Path:
-    """A file of the data folder, packed (.gz) or not. Raises TutelageError when it is absent."""
+    """A file of the data folder, or the same compressed (.gz). Raises TutelageError when both are absent."""
     for path in (data_dir / relative, data_dir / f"{relative}.gz"):
         if path.is_file():
             return path
@@ -57,7 +57,10 @@ def read_rows(data_dir: Path | None, relative: str, hub: Hub, needed: Iterable[s
 
 
 def read_lines(path: Path) -> list[tuple[int, Any]]:
-    """(line number from 1, value) of the lines of a JSON Lines file that are not blank."""
+    """(line number from 1, value) per line of a JSON Lines file, blank lines left out.
+
+    Raises TutelageError, naming file and line, for what cannot be read.
+    """
     opener = gzip.open if path.suffix == ".gz" else open  # utf-8-sig: some editors put a byte order mark first
     rows: list[tuple[int, Any]] = []
     number = 0
@@ -67,15 +70,18 @@ def read_lines(path: Path) -> list[tuple[int, Any]]:
                 if line.strip():
                     rows.append((number, json.loads(line)))
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise TutelageError(f"{path}: cannot be read: {error}; mend it or take it from its source again") from None
-    except (ValueError, RecursionError) as error:  # numbers too long and lists too deep to be read are not JSON's own
+        raise TutelageError(f"{path}: cannot be read: {error}; correct it or take it from its source again") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # json raises both for valid JSON, too: for long numbers and deep lists
         reason = getattr(error, "msg", error)
-        raise TutelageError(f"{path}:{number}: not valid JSON: {reason}; mend or remove the line") from None
+        raise TutelageError(f"{path}:{number}: not valid JSON: {reason}; correct or remove the line") from None
     return rows
 
 
 def read_text_lines(path: Path) -> list[str]:
-    """The lines of a text file, without their ends, U+2028 and the like kept inside."""
+    """The lines of a text file without their line ends. Only \\n ends a line, not U+2028 and the like."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +90,7 @@ def read_text_lines(path: Path) -> list[str]:
 
 
 def checked(row: Any, needed: Iterable[str], where: str) -> dict[str, Any]:
-    """The row, if it is an object with the needed keys."""
+    """The row. Raises TutelageError where it is not an object with the `needed` keys; `where`: for the message."""
     if not isinstance(row, dict):
         raise TutelageError(f"{where}: not an object; take the file from its source again")
     missing = [key for key in needed if key not in row]
@@ -94,13 +100,13 @@ def checked(row: Any, needed: Iterable[str], where: str) -> dict[str, Any]:
 
 
 def hub_rows(hub: Hub) -> list[dict[str, Any]]:
-    """The rows of a hub data set. Raises TutelageError, in one line, when it cannot be had."""
+    """The rows of a hub data set. Raises TutelageError when it cannot be loaded."""
     from datasets import load_dataset
 
     try:
         return [dict(row) for row in load_dataset(hub.name, hub.config, split=hub.split)]
     except Exception as error:  # no network, gated, unknown name: each its own class of several libraries
         raise TutelageError(
-            f"{hub.name}: cannot be had from the hub ({' '.join(str(error).split())[:200]}); give --data-dir or "
+            f"{hub.name}: cannot be loaded from the hub ({' '.join(str(error).split())[:200]}); give --data-dir or "
             f"{VARIABLE}, or, where the set is gated, accept its terms and log in"
         ) from None

@@ -1,8 +1,8 @@
 """DialogSum (Chen et al., 2021): 500 test dialogues with three reference summaries each.
 
-Source: github cylnlp/dialogsum. ROUGE-L (F-measure, Porter stemming): `rouge_l` the mean over the three references,
-which is what scoring each reference as an example of its own gives (the paper's 1,500 test instances), and
-`rouge_l_best` the best of the three.
+Source: github cylnlp/dialogsum. ROUGE-L (F-measure, Porter stemming): `rouge_l` is the mean over the three references,
+which equals scoring each reference as an example of its own (the paper's 1,500 test instances); `rouge_l_best` is the
+best of the three.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class DialogSum(Benchmark):
         asked = f"{INSTRUCTION}\n\n{item.prompt}"
         return Prompt(messages=user(asked)) if chat else Prompt(text=f"{asked}\n\nSummary:")
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         scores = {metric: SCORERS[metric](reply.text, item.targets) for metric in self.metrics}
         reason = "; ".join(f"{metric}: {score.reason}" for metric, score in scores.items())
         return Scored({metric: score.value for metric, score in scores.items()}, reply.text.strip() or None, reason)
 
 
 def _joined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The hub has one row a reference, `test_0_1`, `test_0_2`, …; the references of a dialogue come together again."""
+    """One row per dialogue. The hub has one row per reference: `test_0_1`, `test_0_2`, …."""
     dialogues: dict[str, dict[str, Any]] = {}
     for row in rows:
         name, _, number = str(row["id"]).rpartition("_")

@@ -2,7 +2,8 @@
 
 Data: github Helsinki-NLP/OPUS-MT-testsets (devtest/asm_Beng.devtest, eng_Latn.devtest). `chrf` is chrF2 by sacrebleu:
 the corpus score, with its standard error by the bootstrap over sentences; `comet` is Unbabel's COMET-22, which runs in
-an environment of its own (`tutelage setup comet`). Which lines the paper took for dev is not said; here the first 500.
+an environment of its own (`tutelage setup comet`). The paper does not say which lines are its dev part; here the first
+500.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Flores(Benchmark):
             Prompt(messages=user(asked)) if chat else Prompt(text=f"{INSTRUCTION}\n\nAssamese: {item.prompt}\nEnglish:")
         )
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         from sacrebleu.metrics.chrf import CHRF
 
         answer = reply.text.strip()
@@ -61,7 +62,7 @@ class Flores(Benchmark):
         return Scored(scores, answer or None, f"sentence chrF {100 * value:.1f}{comet}")
 
     def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
-        """chrF is a corpus score, not the mean of the sentences'; COMET is left out where nothing has one."""
+        """See `Benchmark`. chrF is the corpus score, not the mean over sentences; COMET is left out where absent."""
         result = super().summarise(records)
         for entry, members in [
             (result, records),
@@ -76,7 +77,7 @@ class Flores(Benchmark):
 
 
 def with_comet(items: Sequence[Item], replies: Mapping[str, Reply]) -> tuple[dict[str, Reply], str | None]:
-    """The replies with COMET's scores, or the replies as they are and, in one line, why there are none."""
+    """The replies with COMET's scores; where there are none, the replies unchanged and one line that says why."""
     from tutelage.evaluation.judges.comet import comet_scores
 
     asked = [item for item in items if item.id in replies]
@@ -91,7 +92,7 @@ def with_comet(items: Sequence[Item], replies: Mapping[str, Reply]) -> tuple[dic
 
 
 def corpus_chrf(records: Sequence[ExampleRecord], seed: int = 0) -> dict[str, float | None]:
-    """Corpus chrF2 of the records' replies, 0..100, with the standard deviation of 1,000 bootstrap samples."""
+    """Corpus chrF2 of the records' replies, 0..100; `stderr` is the standard deviation of 1,000 bootstrap samples."""
     if not records:
         return {"value": None, "stderr": None}
     from sacrebleu.metrics.chrf import CHRF

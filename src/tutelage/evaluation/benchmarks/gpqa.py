@@ -1,13 +1,13 @@
 """GPQA (Rein et al., 2023): 546 questions (extended), of which 448 are `main` and 198 of those `diamond`.
 
 Source: github idavidrein/gpqa, dataset.zip, read in memory with the password of its README. The authors ask that the
-questions never stand in plain text where a crawler may find them, so prompts and replies are written to disk sealed
-(compressed and in base64). The paper's scores are multiples of 1/546, so `gpqa` is the extended set, with its parts.
+questions never appear in plain text where a crawler may find them, so prompts and replies are written to disk sealed
+(compressed and in base64). The paper's scores are multiples of 1/546, so `gpqa` is the extended set, with its subsets.
 
-Zero-shot with a chain of thought: lm-eval's `gpqa_*_cot_zeroshot` prompt. The options are shuffled as the official
-script does it: one generator, seeded by --seed (0 unless told), through the file's rows in order. lm-eval's own limit
-of 256 new tokens cuts chains of thought; here it is 1,024. `accuracy` reads the answer stated last in any usual form,
-`accuracy_official` the first by the official script's patterns, `accuracy_lm_eval` by lm-eval's flexible filter.
+Zero-shot with a chain of thought: lm-eval's `gpqa_*_cot_zeroshot` prompt. The options are shuffled as in the official
+script: by one generator, seeded by --seed (default 0), over the file's rows in order. lm-eval's limit of 256 new tokens
+cuts chains of thought; here it is 1,024. `accuracy` takes the answer stated last in any usual form, `accuracy_official`
+the first by the official script's patterns, `accuracy_lm_eval` that of lm-eval's flexible filter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tutelage.evaluation.benchmarks.summary import group_entry
 from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.records import ExampleRecord
 
-PASSWORD = b"deserted-untie-orchid"  # as the authors publish it beside the archive
+PASSWORD = b"deserted-untie-orchid"  # published by the authors beside the archive
 SEAL = "sealed:"
 SUBSETS = {"extended": (), "main": ("main", "diamond"), "diamond": ("diamond",)}
 _OFFICIAL = (r"answer is \((.)\)", r"Answer: \((.)\)", r"answer: \((.)\)", r"answer \((.)\)", r"\((.)\)")
@@ -42,8 +42,7 @@ _WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
 @dataclass(frozen=True)
 class GPQA(Benchmark):
-    """`subset`: which of the archive's files is asked. Items of the extended file are grouped by the smallest subset
-    that they belong to."""
+    """`subset`: the file of the archive. Items of the extended file are grouped by the smallest subset they are in."""
 
     subset: str = "extended"
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -70,21 +69,21 @@ class GPQA(Benchmark):
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
         return self._task(item).prompt(item.row, chat, shots)
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
-        return self.judge_all([item], [reply])[0]
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
+        return self.score_replies([item], [reply])[0]
 
-    def judge_all(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[Scored]:
+    def score_replies(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[Scored]:
         if not items:
             return []
         texts = [self.reveal(reply.text) for reply in replies]
-        theirs = self._task(items[0]).scores_of([item.row for item in items], texts)
+        by_lm_eval = self._task(items[0]).scores_of([item.row for item in items], texts)
         return [
-            _verdict(item, text, their["flexible-extract"])
-            for item, text, their in zip(items, texts, theirs, strict=True)
+            _scored(item, text, found["flexible-extract"])
+            for item, text, found in zip(items, texts, by_lm_eval, strict=True)
         ]
 
     def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
-        """The groups are whole subsets: diamond is part of main, main of extended."""
+        """See `Benchmark`. The groups are whole subsets: diamond is part of main, main of extended."""
         result = super().summarise(records)
         result["groups"] = {
             name: group_entry(members, list(self.metrics), self.headline)
@@ -101,12 +100,12 @@ class GPQA(Benchmark):
         return unseal(text)
 
     def _task(self, item: Item) -> HarnessTask:
-        if "task" not in self._memory:
-            self._memory["task"] = HarnessTask("gpqa/cot_zeroshot/gpqa_main_cot_zeroshot.yaml", [item.row])
-        return self._memory["task"]
+        if "task" not in self._cache:
+            self._cache["task"] = HarnessTask("gpqa/cot_zeroshot/gpqa_main_cot_zeroshot.yaml", [item.row])
+        return self._cache["task"]
 
 
-def _verdict(item: Item, text: str, lm_eval: float) -> Scored:
+def _scored(item: Item, text: str, lm_eval: float) -> Scored:
     letter = item.targets[0]
     found = find_letter(text, "ABCD", item.row["choices"])
     scores: dict[str, float | None] = {
@@ -118,7 +117,7 @@ def _verdict(item: Item, text: str, lm_eval: float) -> Scored:
 
 
 def official(reply: str) -> str | None:
-    """The letter by the official script's patterns, tried in turn."""
+    """The letter by the official script's patterns, tried in order."""
     for pattern in _OFFICIAL:
         match = re.search(pattern, reply)
         if match and match[1] in "ABCD":
@@ -127,20 +126,22 @@ def official(reply: str) -> str | None:
 
 
 def seal(text: str) -> str:
-    """A text as no crawler reads it; not a secret."""
+    """The text compressed and in base64, so that crawlers do not read it; not encrypted."""
     if text.startswith(SEAL):
         return text
     return SEAL + base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"))).decode()
 
 
 def unseal(text: str) -> str:
-    """The text behind `seal`; any other text as it is."""
+    """The inverse of `seal`; a text that is not sealed is returned unchanged."""
     if not text.startswith(SEAL):
         return text
     try:
         return zlib.decompress(base64.b64decode(text.removeprefix(SEAL))).decode("utf-8", "surrogatepass")
     except (ValueError, zlib.error) as error:
-        raise TutelageError(f"a text that begins with `{SEAL}` cannot be opened ({error}); write it plainly") from None
+        raise TutelageError(
+            f"a text that begins with `{SEAL}` cannot be opened ({error}); write it as plain text"
+        ) from None
 
 
 def _rows(data_dir: Path | None, subset: str) -> list[dict[str, str]]:

