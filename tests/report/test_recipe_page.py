@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_run import make_run
+from fake_run import make_run, row_of, with_row
 from pages import HOSTILE, Page
 
 from tutelage.evaluation.records import ExampleRecord
@@ -16,6 +16,7 @@ from tutelage.report.numbers import difference_text, interval_text
 from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
+from tutelage.runs.recipe_results import RowRun
 
 
 def hostile(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
@@ -29,16 +30,16 @@ def hostile(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    manifest = make_run(tmp_path_factory.mktemp("hostile"), count=5, change=hostile)
-    manifest |= {"recipe": HOSTILE, "description": HOSTILE, "facts": [{"label": HOSTILE, "value": HOSTILE}]}
-    for row in manifest["rows"]:
-        row |= {"label": HOSTILE, "note": HOSTILE, "chosen": {HOSTILE: HOSTILE}}
-    return build_report(manifest, Path(manifest["root"]) / "report")
+    root = tmp_path_factory.mktemp("hostile")
+    results = make_run(root, count=5, change=hostile)
+    rows = tuple(dataclasses.replace(row, label=HOSTILE, chosen={HOSTILE: HOSTILE}) for row in results.rows)
+    named = {"name": HOSTILE, "description": HOSTILE, "facts": {HOSTILE: HOSTILE}}
+    return build_report(dataclasses.replace(results, rows=rows, **named), root / "report")
 
 
 def test_page_and_files(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=40)
-    path = build_report(manifest, tmp_path / "report")
+    results = make_run(tmp_path, count=40)
+    path = build_report(results, tmp_path / "report")
     assert path == tmp_path / "report" / "report.html"
     names = ["loss.png", "loss.svg", "pairs.csv", "report.html", "scores.png", "scores.svg", "table.csv", "table.md"]
     assert sorted(file.name for file in path.parent.iterdir()) == names
@@ -55,16 +56,16 @@ def test_page_and_files(tmp_path: Path) -> None:
 
 
 def test_each_against_each(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=40)
-    manifest |= {"tasks": {"test": manifest["tasks"]["test"]}, "search": None}
-    html = build_report(manifest, tmp_path / "out").read_text(encoding="utf-8")
+    results = make_run(tmp_path, count=40)
+    results = dataclasses.replace(results, tasks={"test": results.tasks["test"]}, search=None)
+    html = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
     matrix = html[html.index('<table class="pairs">') :].partition("</table>")[0]
     head, *rows = re.findall(r"<tr>(.*?)</tr>", matrix, re.DOTALL)
-    labels = [row["label"] for row in manifest["rows"][1:]]
+    labels = [row.label for row in results.rows[1:]]
     assert re.findall(r'<th scope="col">(.*?)</th>', head) == labels
     cells = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in rows]
     assert [[n for n, cell in enumerate(row) if not cell] for row in cells] == [[0], [1], [2], [3], [4]]
-    (task,) = [pairs_of(table) for table in build_tables(manifest)]
+    (task,) = [pairs_of(table) for table in build_tables(results)]
     seen = {"up": 0, "down": 0, None: 0}
     for n, m in itertools.combinations(range(5), 2):
         pair = next(p for p in task.pairs if (p.left.label, p.right.label) == (labels[n], labels[m]))
@@ -83,13 +84,12 @@ def test_each_against_each(tmp_path: Path) -> None:
 
 
 def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=6)
-    manifest["rows"] = manifest["rows"][:4]  # a baseline, the teacher, SFT, GKD
-    three = Page(build_report(manifest, tmp_path / "out").read_text(encoding="utf-8"))
+    results = make_run(tmp_path, count=6)
+    results = dataclasses.replace(results, rows=results.rows[:4])  # a baseline, the teacher, SFT, GKD
+    three = Page(build_report(results, tmp_path / "out").read_text(encoding="utf-8"))
     assert three.text.count("Each against each") == 1
     assert three.text.count("row − column") == 2
-    manifest["rows"][1]["runs"] = []
-    html = build_report(manifest, tmp_path / "out").read_text(encoding="utf-8")
+    html = build_report(with_row(results, "teacher", runs=()), tmp_path / "out").read_text(encoding="utf-8")
     assert "Each against each" not in Page(html).text
     assert '<table class="pairs">' not in html
     assert "This page makes 8 comparisons." in Page(html).text
@@ -106,23 +106,24 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
 
 
 def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=5)
-    manifest["rows"][3]["runs"][0] = {"seed": 0, "train": None, "evaluations": {}}
-    manifest["rows"][4]["runs"] = [{"seed": 0, "train": "gone", "evaluations": {"test": "gone", "dev": "gone"}}]
-    manifest |= {"search": None, "facts": []}
-    page = Page(build_report(manifest, tmp_path / "out").read_text(encoding="utf-8"))
+    results = dataclasses.replace(make_run(tmp_path, count=5), search=None, facts={})
+    nothing = RowRun(0, None, {})
+    results = with_row(results, "gkd", runs=(nothing, *row_of(results, "gkd").runs[1:]))
+    gone = RowRun(0, tmp_path / "gone", dict.fromkeys(("test", "dev"), tmp_path / "gone"))
+    results = with_row(results, "off_policy", runs=(gone,))
+    page = Page(build_report(results, tmp_path / "out").read_text(encoding="utf-8"))
     assert "GKD (SFT-S) has 2 of 3 seeds so far." in page.text
     assert "KD on the data only has no test scores yet, so nothing can be said about it." in page.text
-    nothing = manifest | {"rows": [row | {"runs": []} for row in manifest["rows"]]}
-    page = Page(build_report(nothing, tmp_path / "out").read_text(encoding="utf-8"))
+    empty = dataclasses.replace(results, rows=tuple(dataclasses.replace(row, runs=()) for row in results.rows))
+    page = Page(build_report(empty, tmp_path / "out").read_text(encoding="utf-8"))
     assert "No answers have been evaluated yet." in page.text
-    page = Page(build_report(manifest | {"reference": None}, tmp_path / "out").read_text(encoding="utf-8"))
+    page = Page(build_report(dataclasses.replace(results, reference=None), tmp_path / "out").read_text("utf-8"))
     assert "No reference row is named, so no difference to one was tested." in page.text
 
 
 def test_texts_can_be_left_out(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=5)
-    html = build_report(manifest, tmp_path / "out", include_text=False).read_text(encoding="utf-8")
+    results = make_run(tmp_path, count=5)
+    html = build_report(results, tmp_path / "out", include_text=False).read_text(encoding="utf-8")
     assert "agree to" not in html
     assert "Summarize this dialogue" not in html
     assert "may not be published" in html

@@ -161,9 +161,7 @@ def curves_of(root: Path, sizes: Mapping[str, int | None]) -> list[SizeCurve]:
 
 
 def without_evaluations(results: RecipeResults, stage: str) -> RecipeResults:
-    return with_row(
-        results, stage, runs=tuple(replace(run, evaluations={}) for run in row_of(results, stage).runs)
-    )
+    return with_row(results, stage, runs=tuple(replace(run, evaluations={}) for run in row_of(results, stage).runs))
 
 
 def places(curve: SizeCurve) -> list[tuple[int, str]]:

@@ -5,69 +5,79 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_run import make_run
+from fake_run import make_run, row_of, with_row
 
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.records import read_records, write_records
+from tutelage.evaluation.records import read_records, score_array, write_records
 from tutelage.evaluation.statistics import crossed_standard_error, paired_bootstrap
 from tutelage.report.numbers import number
-from tutelage.report.recipe.tables import build_tables
-from tutelage.report.scores import load_scores
+from tutelage.report.recipe.tables import TableRow, build_tables
+from tutelage.report.scores import read_seeds
+from tutelage.runs.recipe_results import RecipeResults
 
 
-def row_of(manifest: dict, stage: str) -> dict:
-    return next(row for row in manifest["rows"] if row["stage"] == stage)
+def scores_of(results: RecipeResults, stage: str) -> np.ndarray:
+    """[S, N] in 0..1, from the row's folders."""
+    runs = read_seeds((run.seed, run.evaluations["test"]) for run in row_of(results, stage).runs)
+    return np.stack([score_array(run.records, "rouge_l") for run in runs])
+
+
+def table_row(results: RecipeResults, stage: str) -> TableRow:
+    return next(row for row in build_tables(results)[1].rows if row.stage == stage)
 
 
 def test_scores_are_aligned_by_example_id(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=8)
-    before = load_scores(manifest, row_of(manifest, "gkd"), "test", "rouge_l")
+    results = make_run(tmp_path, count=8)
+    before = scores_of(results, "gkd")
     assert before.shape == (3, 8)
     folder = tmp_path / "gkd-1-test"
     write_records(folder, read_records(folder)[::-1])
-    assert load_scores(manifest, row_of(manifest, "gkd"), "test", "rouge_l") == pytest.approx(before)
+    assert scores_of(results, "gkd") == pytest.approx(before)
     assert before[2, 5] == read_records(tmp_path / "gkd-2-test")[5].scores["rouge_l"]
 
 
 def test_unscored_is_nan_and_missing_runs_are_left_out(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=4)
+    results = make_run(tmp_path, count=4)
     folder = tmp_path / "gkd-0-test"
     first, *rest = read_records(folder)
     write_records(folder, [dataclasses.replace(first, scores={"rouge_l": None, "rouge_l_best": None}), *rest])
-    row = row_of(manifest, "gkd")
-    row["runs"][1]["evaluations"] = {}
-    row["runs"][2]["evaluations"]["test"] = "not/there"
-    scores = load_scores(manifest, row, "test", "rouge_l")
-    assert scores.shape == (1, 4)
-    assert np.isnan(scores[0]).tolist() == [True, False, False, False]
-    row["runs"] = row["runs"][1:]
-    assert load_scores(manifest, row, "test", "rouge_l").shape == (0, 0)
+    first, second, third = row_of(results, "gkd").runs
+    second = dataclasses.replace(second, evaluations={})
+    third = dataclasses.replace(third, evaluations={"test": tmp_path / "not" / "there"})
+    row = table_row(with_row(results, "gkd", runs=(first, second, third)), "gkd")
+    assert row.values[0].scores.shape == (1, 4)
+    assert np.isnan(row.values[0].scores[0]).tolist() == [True, False, False, False]
+    assert (row.values[0].unscored, row.missing, row.seeds_text) == (1, (1, 2), "1 of 3")
+    row = table_row(with_row(results, "gkd", runs=(second, third)), "gkd")
+    assert (row.runs, row.values, row.missing, row.seeds_text) == ((), (), (1, 2), "none")
+    (folder / "result.json").unlink()  # an evaluation that was stopped before its end
+    assert table_row(results, "gkd").missing == (0,)
 
 
 def test_folders_of_different_examples_are_an_error_in_one_line(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=4)
+    results = make_run(tmp_path, count=4)
     folder = tmp_path / "gkd-1-test"
     write_records(folder, read_records(folder)[:-1])
     message = r"gkd-1-test and .*gkd-0-test were not made from the same examples \(`dialogue_0` is in .*gkd-0-test"
     with pytest.raises(TutelageError, match=message) as caught:
-        load_scores(manifest, row_of(manifest, "gkd"), "test", "rouge_l")
+        scores_of(results, "gkd")
     assert "\n" not in str(caught.value)
     with pytest.raises(TutelageError, match="same examples"):  # across rows, too
-        build_tables(manifest)
+        build_tables(results)
     write_records(folder, [*read_records(folder), read_records(folder)[0]])
     with pytest.raises(TutelageError, match="example id twice"):
-        load_scores(manifest, row_of(manifest, "gkd"), "test", "rouge_l")
+        scores_of(results, "gkd")
 
 
 def test_table_numbers_are_those_of_the_statistics(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=12)
-    (dev, test) = build_tables(manifest)
+    results = make_run(tmp_path, count=12)
+    (dev, test) = build_tables(results)
     assert (dev.task, test.task) == ("dev", "test")
-    scores = {r["stage"]: 100 * load_scores(manifest, r, "test", "rouge_l") for r in manifest["rows"]}
+    scores = {row.stage: 100 * scores_of(results, row.stage) for row in results.rows}
     rows = {row.stage: row for row in test.rows}
     value = rows["gkd"].values[0]
-    assert value.mean.mean == pytest.approx(scores["gkd"].mean())
-    assert value.mean.stderr == pytest.approx(crossed_standard_error(scores["gkd"]))
+    assert value.value == pytest.approx(scores["gkd"].mean())
+    assert value.stderr == pytest.approx(crossed_standard_error(scores["gkd"]))
     assert value.by_seed == pytest.approx(scores["gkd"].mean(1))
     assert value.versus == paired_bootstrap(scores["gkd"], scores["sft"], paired_seeds=True)
     assert rows["teacher"].values[0].versus == paired_bootstrap(scores["teacher"], scores["sft"])
@@ -78,9 +88,9 @@ def test_table_numbers_are_those_of_the_statistics(tmp_path: Path) -> None:
 
 
 def test_an_unknown_reference_is_an_error(tmp_path: Path) -> None:
-    manifest = make_run(tmp_path, count=3) | {"reference": "stf"}
-    with pytest.raises(TutelageError, match="`stf` is no row of the report; choose from: lead_1, teacher, sft"):
-        build_tables(manifest)
+    results = dataclasses.replace(make_run(tmp_path, count=3), reference="stf")
+    with pytest.raises(TutelageError, match="`stf` is not a row of the report; choose from: lead_1, teacher, sft"):
+        build_tables(results)
 
 
 def test_settings_are_written_as_people_do() -> None:

@@ -2,37 +2,40 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
-from fake_run import make_run
+from fake_run import make_run, row_of, with_row
 
-from tutelage.evaluation.statistics import Estimate, Paired
+from tutelage.evaluation.statistics import Paired
 from tutelage.report.numbers import decimals, difference_text, interval_text, p_text
-from tutelage.report.recipe.tables import MetricValue, TaskTable, build_tables
-from tutelage.report.recipe.verdicts import verdicts
+from tutelage.report.recipe.tables import TableValue, TaskTable, build_tables
+from tutelage.report.recipe.verdicts import progress_text, verdicts
+from tutelage.runs.recipe_results import RecipeResults
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[TaskTable]]:
-    manifest = make_run(tmp_path_factory.mktemp("run"), count=10)
-    return manifest, build_tables(manifest)
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecipeResults, list[TaskTable]]:
+    results = make_run(tmp_path_factory.mktemp("run"), count=10)
+    return results, build_tables(results)
 
 
 def with_difference(table: TaskTable, versus: Paired | None) -> TaskTable:
     """The table with one distilled row, at 24.1 ± 0.4 and this difference."""
-    value = MetricValue("rouge_l", Estimate(24.12, 0.41, 3, 10, 0), (24.0, 24.1, 24.3), versus)
+    value = TableValue(metric="rouge_l", value=24.12, stderr=0.41, by_seed=(24.0, 24.1, 24.3), scores=np.zeros((3, 10)),
+                       seeds=(0, 1, 2), examples=10, unscored=0, versus=versus)  # fmt: skip
     gkd = next(row for row in table.rows if row.stage == "gkd")
     others = [row for row in table.rows if row.kind != "distill"]
     return dataclasses.replace(table, rows=(*others, dataclasses.replace(gkd, values=(value,))))
 
 
-def sentence(run: tuple[dict, list[TaskTable]], *numbers: float) -> tuple[str, str]:
-    manifest, (_, test) = run
+def sentence(run: tuple[RecipeResults, list[TaskTable]], *numbers: float) -> tuple[str, str]:
+    results, (_, test) = run
     paired = Paired(*numbers, stderr=0.3, examples=10, dropped=0)
-    (verdict,) = verdicts(manifest, [with_difference(test, paired)])
+    (verdict,) = verdicts(results, [with_difference(test, paired)])
     return verdict.text.replace("\u202f", " "), verdict.tone
 
 
-def test_helped_hurt_and_not_shown(run: tuple[dict, list[TaskTable]]) -> None:
+def test_helped_hurt_and_not_shown(run: tuple[RecipeResults, list[TaskTable]]) -> None:
     start = "GKD (SFT-S) scores 24.1 ± 0.4 ROUGE-L on test"
     assert sentence(run, 0.8, 0.2, 1.4, 0.01) == (
         f"{start}, 0.8 above SFT (95 % interval 0.2 to 1.4, p = 0.010): distilling helped.",
@@ -49,7 +52,7 @@ def test_helped_hurt_and_not_shown(run: tuple[dict, list[TaskTable]]) -> None:
     assert sentence(run, 0.0, 0.0, 0.0, 1.0)[0].startswith(f"{start}, level with SFT")
 
 
-def test_a_number_near_zero_is_not_rounded_to_it(run: tuple[dict, list[TaskTable]]) -> None:
+def test_a_number_near_zero_is_not_rounded_to_it(run: tuple[RecipeResults, list[TaskTable]]) -> None:
     text, tone = sentence(run, 0.8, 0.04, 1.56, 0.04)
     assert "0.80 above SFT (95 % interval 0.04 to 1.56, p = 0.040): distilling helped." in text
     assert tone == "better"
@@ -58,37 +61,43 @@ def test_a_number_near_zero_is_not_rounded_to_it(run: tuple[dict, list[TaskTable
     assert p_text(0.0501) == "p\u202f=\u202f0.050"
 
 
-def test_what_is_missing_is_said(run: tuple[dict, list[TaskTable]]) -> None:
-    manifest, tables = run
-    gkd = next(row for row in manifest["rows"] if row["stage"] == "gkd")
-    without = manifest | {"rows": [gkd | {"runs": [run | {"evaluations": {}} for run in gkd["runs"]]}]}
-    (verdict,) = verdicts(manifest, build_tables(without | {"reference": None})[1:])
+def test_what_is_missing_is_said(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+    results, tables = run
+    gkd = row_of(results, "gkd")
+    nothing = tuple(dataclasses.replace(run, evaluations={}) for run in gkd.runs)
+    without = dataclasses.replace(results, rows=(dataclasses.replace(gkd, runs=nothing),), reference=None)
+    (verdict,) = verdicts(results, build_tables(without)[1:])
     assert verdict.text == "GKD (SFT-S) has no test scores yet, so nothing can be said about it."
-    partial = [run | {"evaluations": run["evaluations"] if run["seed"] else {}} for run in gkd["runs"]]
-    rows = [r for r in manifest["rows"] if r["kind"] != "distill"] + [gkd | {"runs": partial}]
-    texts = [verdict.text for verdict in verdicts(manifest, build_tables(manifest | {"rows": rows}))]
+    partial = dataclasses.replace(gkd, runs=(nothing[0], *gkd.runs[1:]))
+    rows = (*(row for row in results.rows if row.kind != "distill"), partial)
+    texts = [verdict.text for verdict in verdicts(results, build_tables(dataclasses.replace(results, rows=rows)))]
     assert len(texts) == 1
     assert texts[0].endswith(" GKD (SFT-S) has 2 of 3 seeds so far.")
-    assert verdicts(manifest | {"reference": None}, tables)[0].text.startswith("No reference row is named")
-    no_reference = [r if r["stage"] != "sft" else r | {"runs": []} for r in manifest["rows"]]
-    texts = [verdict.text for verdict in verdicts(manifest, build_tables(manifest | {"rows": no_reference}))]
+    no_reference = dataclasses.replace(results, reference=None)
+    assert verdicts(no_reference, tables)[0].text.startswith("No reference row is named")
+    texts = [verdict.text for verdict in verdicts(results, build_tables(with_row(results, "sft", runs=())))]
     assert all("SFT has no test scores, so no difference to it was tested." in text for text in texts)
 
 
-def test_only_tasks_without_a_search_are_judged(run: tuple[dict, list[TaskTable]]) -> None:
-    manifest, tables = run
-    texts = [verdict.text for verdict in verdicts(manifest, tables)]
+def test_progress_is_told_until_all_is_done(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+    assert progress_text(run[0]) == ""
+    assert progress_text(dataclasses.replace(run[0], done=3)).startswith("3 of 50 runs are done")
+
+
+def test_only_tasks_without_a_search_are_judged(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+    results, tables = run
+    texts = [verdict.text for verdict in verdicts(results, tables)]
     assert len(texts) == 3
     assert all(" on test, " in text for text in texts)
-    assert len(verdicts(manifest | {"search": None}, tables)) == 6
-    only = manifest | {"tasks": {"dev": manifest["tasks"]["dev"]}}
+    assert len(verdicts(dataclasses.replace(results, search=None), tables)) == 6
+    only = dataclasses.replace(results, tasks={"dev": results.tasks["dev"]})
     assert len(verdicts(only, build_tables(only))) == 3
 
 
-def test_one_run_each_gets_a_caveat(run: tuple[dict, list[TaskTable]]) -> None:
-    manifest, _ = run
-    rows = [row | {"runs": row["runs"][:1]} for row in manifest["rows"]]
-    for verdict in verdicts(manifest, build_tables(manifest | {"rows": rows})):
+def test_one_run_each_gets_a_caveat(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+    results, _ = run
+    rows = tuple(dataclasses.replace(row, runs=row.runs[:1]) for row in results.rows)
+    for verdict in verdicts(results, build_tables(dataclasses.replace(results, rows=rows))):
         assert verdict.text.endswith("the interval speaks of these two runs only, not of another seed.")
 
 

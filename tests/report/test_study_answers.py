@@ -71,7 +71,7 @@ def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
     assert standing == {
         "Distilling beats SFT with little data": "held",
         "The gap closes as data grow": "held",
-        "SeqKD equals GKD at full size (within 0.02 nats a token)": "held",
+        "SeqKD equals GKD at full size (within 0.02 nats per token)": "held",
     }
     (first,) = next(claim for claim in found if claim.measure).evidence
     assert first.text.startswith("s at 10, GKD against SFT: −0.1")

@@ -22,6 +22,7 @@ from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.study.losses import loss_figures, training_logs
 from tutelage.report.study.page import StudyReport, write_study_report
 from tutelage.report.study.read import build_study
+from tutelage.report.training_curves import CurvePanel
 from tutelage.study.plan import Cell
 
 NAMES = {"answer", "figure1", "figure2", "figure3", "figure4", "figure5"}
@@ -154,9 +155,10 @@ def test_losses_over_training_are_drawn_for_each_size(tmp_path: Path) -> None:
     assert logs[cells[3].folder] == tmp_path / "trained3"
     (figure,) = loss_figures(build_study(cells), logs)
     assert [panel.title for panel in figure.panels][:2] == ["Llama-3.2-1B, GKD (SFT-S)", "Llama-3.2-1B, GKD-IT"]
+    assert isinstance(figure.panels[0], CurvePanel)
     first = figure.panels[0].curves
-    assert [curve.style.label for curve in first] == ["10k", "80k", "939k"]
-    assert len({curve.style.color for curve in first}) == 3
+    assert [curve.look.label for curve in first] == ["10k", "80k", "939k"]
+    assert len({curve.look.color for curve in first}) == 3
     assert (first[0].y[0], first[0].y[-1], len(first[0].y)) == (pytest.approx(0.29), pytest.approx(0.339), 50)
     report = write_study_report("losses", cells, tmp_path / "out", True, logs)
     assert (tmp_path / "out" / "losses.png").is_file()

@@ -14,9 +14,9 @@ from tutelage.evaluation.clusters import Metric, cluster_scores
 from tutelage.evaluation.records import ExampleRecord, read_result, write_records, write_result
 from tutelage.evaluation.statistics import Paired, standard_error
 from tutelage.report.labels import AVERAGE
+from tutelage.report.numbers import score_text
 from tutelage.report.study.read import build_study
 from tutelage.report.study.results import Arm
-from tutelage.report.study.sentences import value_text
 from tutelage.study.plan import Cell
 
 
@@ -125,7 +125,7 @@ def test_losses_are_nats_a_token_and_stand_apart(tmp_path: Path) -> None:
     versus = study.versus(result)
     assert versus is not None
     assert versus.difference == pytest.approx(-0.1)
-    assert value_text(study.find("s", "sft", 20, "held_out: kl")) == "0.500 ± 0.000"
+    assert score_text(study.find("s", "sft", 20, "held_out: kl")) == "0.500 ± 0.000"
 
 
 def test_synthetic_arms_are_compared_with_sft_on_gold(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +281,7 @@ def test_a_request_to_stop_ends_the_whole_recipe(workshop: Workshop, monkeypatch
         asked.append(run.stage)
         raise Interrupted("stopped after step 1; the same command goes on from there")
 
-    monkeypatch.setattr(import_module("tutelage.runs.do_run"), "train", stopped)
+    monkeypatch.setattr(train_stage, "train", stopped)
     with pytest.raises(Interrupted, match="the same command goes on"):
         do(workshop, **WHOLE)
     assert len(asked) == 1

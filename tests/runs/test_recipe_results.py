@@ -1,0 +1,134 @@
+"""A recipe's results read from its runs' folders: whole, half done, with a search that is half done, from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes_fixture import Workshop
+
+from tutelage.cli.main import main
+from tutelage.recipe.load import load_recipe
+from tutelage.report.recipe.page import build_report
+from tutelage.runs import recipe_results as module
+from tutelage.runs.planner import Planner
+from tutelage.runs.recipe_results import RecipeResults, recipe_results
+from tutelage.runs.run_recipe import run_recipe
+from tutelage.runs.search import Search
+
+SEARCH: dict[str, Any] = {
+    "seeds": [0, 1],
+    "search": {"task": "test", "grid": {"learning_rate": [0.0005, 0.001]}},
+    "stages": [
+        {"name": "sft", "kind": "sft", "data": "train", "search": True},
+        {"name": "plain", "kind": "sft", "data": "train", "training": {"epochs": 2}},
+        {"name": "more", "kind": "sft", "student": "sft", "data": "train", "shared": True, "epochs_of": ["sft"]},
+        {"name": "scores", "kind": "evaluate", "models": ["base", "plain", "sft", "more"], "tasks": ["test"]},
+    ],
+}
+
+
+def read(workshop: Workshop, file: Path) -> RecipeResults:
+    return recipe_results(load_recipe(file), workshop.folder, workshop.runs)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_half_done_and_done(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    file = workshop.write(seeds=[0, 1])
+    recipe = load_recipe(file)
+    out = workshop.folder / "out"
+    nothing = read(workshop, file)
+    assert (nothing.done, nothing.planned, list(nothing.facts)) == (0, 9, [])
+    assert not workshop.runs.exists()  # looking makes no folder
+    build_report(nothing, out)
+    assert "0 of 9 runs are done" in (out / "table.md").read_text()
+
+    made = run_recipe(recipe, workshop.folder, workshop.runs)
+    before, whole = contents(workshop.runs), read(workshop, file)
+    assert (whole.done, whole.planned) == (9, 9)
+    assert whole.rows == made.rows
+    assert {**whole.facts, "the last call alone": made.facts["the last call alone"]} == made.facts
+    build_report(made, workshop.folder / "made")
+    pages = []
+    for _ in range(2):
+        main(["report", str(file), "--runs", str(workshop.runs), "--out", str(out)])
+        pages.append(contents(out))
+    assert pages[0] == pages[1]  # the second report is the first
+    same = contents(workshop.folder / "made")
+    assert {name for name in same if same[name] != pages[0][name]} == {"report.html"}  # by that one fact
+    assert b"runs are done" not in pages[0]["table.md"] + pages[0]["report.html"]
+    assert contents(workshop.runs) == before
+
+    (gone,) = workshop.runs.glob("gkd-on-test-s1-*")
+    shutil.rmtree(gone)
+    (stopped,) = workshop.runs.glob("sft-on-test-s0-*")
+    (stopped / "result.json").unlink()
+    capsys.readouterr()
+    main(["report", str(file), "--runs", str(workshop.runs), "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "7 of 9 runs are done" in said
+    assert "| SFT " not in said
+    rows = {line.split(" | ")[0].strip("| "): line for line in said.splitlines() if line.startswith("| ")}
+    assert " | 1 of 2 | " in rows["gkd"]
+    assert " | 1 of 2 | " in rows["sft"]
+    page = (out / "report.html").read_text("utf-8")
+    assert "7 of 9 runs are done" in page
+    assert "runs done so far, one after the other" in page
+
+
+def test_a_half_done_search(workshop: Workshop) -> None:
+    """Rows that wait for the search are missing; what does not wait has its scores."""
+    file = workshop.write(**SEARCH)
+    search = Search(Planner(load_recipe(file), workshop.folder, workshop.runs))
+    search.known()
+    (small, tried), (large, other) = search.trials["sft"]
+    run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+    done = read(workshop, file)
+    assert (done.done, done.planned) == (13, 13)
+    shutil.rmtree(other.folder)
+
+    half = read(workshop, file)
+    assert half.search is not None
+    assert [(p.settings, p.value is None, p.chosen) for p in half.search.points] == [
+        (small, False, False),
+        (large, True, False),
+    ]
+    rows = {row.stage: row for row in half.rows}
+    assert [len(rows[name].runs) for name in ("base", "plain", "sft", "more")] == [1, 2, 2, 1]
+    assert [(run.seed, run.trained, run.evaluations) for run in rows["sft"].runs] == [(0, None, {}), (1, None, {})]
+    assert [(run.seed, run.evaluations, rows["more"].chosen) for run in rows["more"].runs] == [(None, {}, {})]
+    assert all((run.evaluations["test"] / "result.json").is_file() for run in rows["plain"].runs)
+    assert half.done < half.planned == 13
+    build_report(half, workshop.folder / "out")
+    table = (workshop.folder / "out" / "table.md").read_text()
+    assert f"{half.done} of 13 runs are done" in table
+    assert "| sft | missing |  | none |  |  |" in table
+    assert "| plain | missing" not in table
+    page = (workshop.folder / "out" / "report.html").read_text("utf-8")
+    assert page.count('<span class="missing">missing</span></td></tr>') == 1  # the point that is not done
+
+    shutil.rmtree(tried.folder)
+    shutil.rmtree(tried.parents[0].folder)
+    none = read(workshop, file)
+    assert none.search is not None
+    assert [p.value for p in none.search.points] == [None, None]
+
+
+def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = workshop.write(device="auto", stages__2__models=["lead_1"])
+    monkeypatch.setattr(module, "resolve_device", lambda wanted: "cuda")
+    assert (read(workshop, file).elsewhere, read(workshop, file).done) == ("", 0)
+    recipe = load_recipe(file)
+    run_recipe(recipe.model_copy(update={"device": "cpu"}), workshop.folder, workshop.runs)
+    found = read(workshop, file)
+    assert (found.elsewhere, found.done, found.planned) == ("cpu", 3, 3)
+    named = recipe_results(recipe.model_copy(update={"device": "cuda"}), workshop.folder, workshop.runs)
+    assert (named.elsewhere, named.done) == ("", 0)  # no CUDA is needed to look
+    environment = json.loads(next(workshop.runs.glob("lead_1*/environment.json")).read_text())
+    assert found.facts["machine"] == f"{environment['device']}, torch {environment['torch']}"
