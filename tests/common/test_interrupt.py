@@ -6,14 +6,13 @@ import copy
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from recipes_fixture import Workshop
 from tiny_study import TEMPLATE, write_study
+from waiting import HANG, wait_for
 
 from tutelage.common.interrupt import Interrupted, asked_to_stop, stop_requests
 from tutelage.recipe.load import load_recipe
@@ -22,40 +21,44 @@ from tutelage.runs.worker import attempt
 
 TRAININGS, IDLE = 2, 2  # two models are trained without an end; those they start from are soon evaluated
 
+DRIVER = """
+import multiprocessing, os, sys
+from pathlib import Path
+from tutelage.cli import main
+forking = multiprocessing.get_context("fork")  # workers need not import anything
+multiprocessing.get_context = lambda method: forking
+Path(sys.argv[1]).write_text(str(os.getpid()))
+main(sys.argv[2:])
+"""
+
 
 def metrics(runs: Path) -> list[Path]:
     return [file for file in runs.glob("*/metrics.jsonl") if file.read_text().count("\n") > 3]
 
 
-def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Workshop):
+def results(runs: Path) -> list[Path]:
+    return list(runs.glob("*/result.json"))
+
+
+def test_control_c_saves_every_training_and_leaves_nobody_waiting(python: str, workshop: Workshop):
     template = copy.deepcopy(TEMPLATE)
     template["training"] |= {"epochs": 100_000, "checkpoint_every": 1_000_000}
     grid = {"template": "template.yaml", "sizes": [8], "students": ["small"], "teachers": ["large"]}
     grid |= {"methods": {"base": "base", "start": "teacher", "teacher": "teacher_sft", "sft": "sft"}, "tasks": ["test"]}
     file = write_study(workshop, template=template, grids=[grid])
-    command = [sys.executable, "-m", "tutelage", "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
-    driver = subprocess.Popen(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        # Where this suite runs in the background of a script, SIGINT is ignored, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    note = workshop.folder / "driver"
+    command = [python, "-c", DRIVER, str(note), "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        for _ in range(6000):  # these bounds are for a hang alone: a busy machine may take minutes
-            if len(metrics(workshop.runs)) == TRAININGS and len(list(workshop.runs.glob("*/result.json"))) == IDLE:
-                break
-            time.sleep(0.1)
-        assert len(metrics(workshop.runs)) == TRAININGS
-        assert len(list(workshop.runs.glob("*/result.json"))) == IDLE
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
-        said = driver.communicate(timeout=600)[0]
+        for wanted, count in ((metrics, TRAININGS), (results, IDLE)):
+            wait_for(lambda: len(wanted(workshop.runs)) == count or driver.poll() is not None, "trainings and results")  # noqa: B023
+        assert driver.poll() is None
+        os.killpg(int(note.read_text()), signal.SIGINT)  # as a terminal does: the driver and its workers
+        said = driver.communicate(timeout=HANG)[0]
     finally:
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
+        driver.kill()
+        driver.wait()
     assert "stopped; the same command goes on" in said
     assert len(metrics(workshop.runs)) == TRAININGS
     for log in metrics(workshop.runs):

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import os
 import socket
-import time
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from waiting import wait_for
 
 DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
 ROUNDING = 1e-5 if DEVICE == "cpu" else 3e-5  # of a float32 weight after a few steps; GPUs add in other orders
+
+
+RANK = """
+import importlib.util, sys
+from pathlib import Path
+file, name, port, folder, rank = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("ranks", file)
+module = importlib.util.module_from_spec(spec)
+sys.modules["ranks"] = module
+spec.loader.exec_module(module)
+getattr(module, name)(int(rank), int(port), Path(folder))
+"""
 
 
 def become(rank: int, port: int) -> None:
@@ -33,7 +46,7 @@ def saved(path: Path) -> dict[str, torch.Tensor]:
 
 
 def on_one_and_two(
-    made: pytest.TempPathFactory, alone: Callable[[Path], None], worker: Callable[[int, int, Path], None]
+    python: str, made: pytest.TempPathFactory, alone: Callable[[Path], None], worker: Callable[[int, int, Path], None]
 ) -> tuple[Path, Path]:
     """The folders that `alone(folder)` here and `worker(rank, port, folder)` in two processes have filled."""
     torch.set_num_threads(1)
@@ -41,13 +54,19 @@ def on_one_and_two(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = torch.multiprocessing.spawn(worker, (port, two), nprocs=2, join=False)
-    alone(one)
-    deadline = time.monotonic() + 120
+    command = [python, "-c", RANK, worker.__code__.co_filename, worker.__name__, str(port), str(two)]
+    logs = [two / f"rank-{rank}.log" for rank in range(2)]
+    ranks = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as output:
+            ranks.append(subprocess.Popen([*command, str(rank)], stdout=output, stderr=output))
     try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, "the ranks wait for each other"
+        alone(one)
+        # One that fails leaves the other waiting.
+        wait_for(lambda: any(rank.poll() for rank in ranks) or all(rank.poll() == 0 for rank in ranks), "two ranks")
+        assert [rank.poll() for rank in ranks] == [0, 0], "".join(log.read_text() for log in logs)
     finally:
-        for process in context.processes:
-            process.kill()
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
     return one, two

@@ -3,13 +3,14 @@
 `started()` starts a server that has imported them once, and writes an executable which behaves like `python` for
 `-m MODULE`, `-c CODE` and `FILE`: the server forks, and the fork runs the program with the caller's arguments,
 environment, folder, and standard streams. It ends when its caller is killed. In the program `sys.executable` is this
-executable too, so that the processes which it starts are as quick. Nothing else is inherited: file descriptors beyond
-the standard streams, or who its parent is.
+executable too, so that the processes which it starts are as quick. The program leads a session of its own. It inherits
+no other file descriptors, and its parent, whatever `os.getppid` says, is the server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -19,14 +20,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+    asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ), os.getppid()]).encode()
     socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(asked)
     answer = server.makefile().read()
@@ -72,12 +74,14 @@ def serve(listener: socket.socket, client: str) -> None:
     import tutelage.training.trainer  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # forks share these objects, and collect without looking at them
     supervisors: set[int] = set()
     while True:
         ready = select.select([listener, sys.stdin], [], [])[0]
         supervisors -= {process for process in supervisors if os.waitpid(process, os.WNOHANG)[0]}
         if sys.stdin in ready:
-            return
+            os._exit(0)
         connection, _ = listener.accept()
         process = os.fork()
         if process == 0:
@@ -95,27 +99,34 @@ def supervise(connection: socket.socket, client: str) -> None:
     missing, data = int.from_bytes(head, "big"), b""
     while len(data) < missing:
         data += connection.recv(missing - len(data)) or sys.exit(1)
-    arguments, folder, environment = json.loads(data)
-    os.setsid()
+    arguments, folder, environment, parent = json.loads(data)
     process = os.fork()
     if process == 0:
         connection.close()
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        sys.executable = client
+        tempfile.tempdir = None  # $TMPDIR may be another
+        sys.executable, os.getppid = client, partial(parent_of, os.getpid(), parent, os.getppid)
         os._exit(run(arguments[1:]))
     for stream in streams:
         os.close(stream)
     ended = os.pidfd_open(process)
     if ended not in select.select([connection, ended], [], [])[0]:
-        os.killpg(os.getpid(), signal.SIGKILL)  # this process too
+        os.kill(process, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     with contextlib.suppress(BrokenPipeError):
         connection.sendall(str(code).encode())
+
+
+def parent_of(program: int, parent: int, real: Callable[[], int]) -> int:
+    """`os.getppid` in the program, and in processes that it forks."""
+    return parent if os.getpid() == program else real()
 
 
 def run(arguments: list[str]) -> int:

@@ -121,9 +121,9 @@ def worker(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same cases on one rank and sharded over two, once for all tests here."""
-    return on_one_and_two(tmp_path_factory, lambda folder: run_cases(folder, False), worker)
+    return on_one_and_two(python, tmp_path_factory, lambda folder: run_cases(folder, False), worker)
 
 
 def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -176,8 +176,11 @@ def test_a_sharded_run_resumes_bit_by_bit_and_on_one_rank_too(folders: tuple[Pat
     assert [line["step"] for line in read_metrics(two / "alone" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+def test_a_stage_is_loaded_trained_and_saved_in_shards(
+    python: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.setenv("PYTHON_EXEC", python)  # with which the launcher starts ranks
     training = GKD["training"] | {"max_steps": 3, "shard": True}
     stages = [GKD | {"on_policy": 1.0, "training": training}]
     two, one = (planned(workshop, workshop.folder / name, stages=stages, device=DEVICE) for name in ("two", "one"))

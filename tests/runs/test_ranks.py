@@ -1,4 +1,4 @@
-"""A stage as two ranks on CPU: one rank's results; killed in any way it leaves no process behind, and goes on."""
+"""A stage as two ranks: the results of one rank; killed in any way, it leaves no process behind, and can go on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ranks_recipe import GKD, STEPS, TWO, planned
 from recipes_fixture import Workshop
 from tiny_study import write_study
 from two_ranks import DEVICE
+from waiting import wait_for
 
 from tutelage.cli.main import main as command
 from tutelage.common.errors import TutelageError
@@ -33,18 +33,24 @@ from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.worker import attempt
 
-WORKER = "import pickle, sys; from tutelage.runs.worker import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
+WORKER = """
+import pickle, sys
+from tutelage.runs.worker import attempt
+sys.executable = sys.argv[2]  # launcher and ranks as they really are
+attempt(*pickle.load(open(sys.argv[1], "rb")))
+"""
 
 
 @pytest.fixture
-def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
-    """The living ranks, found by the notes that they leave in the temporary folder."""
+def processes(python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
+    """The living ranks by file name, found by the process ids that they write into the temporary folder."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHON_EXEC", python)  # with which the launcher starts ranks
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)  # or it stays what it was
+    monkeypatch.setattr(tempfile, "tempdir", None)  # or the old folder stays in use
 
     def living() -> dict[str, int]:
         notes = [(file.name, int(file.read_text() or 0)) for file in folder.glob("tutelage-*/pid-*")]
@@ -65,39 +71,37 @@ def steps(run: Run) -> int:
     return int(lines[-1]["step"]) if lines else 0
 
 
-def until(condition: Callable[[], Any], limit: float = 60.0) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
-
-
 def later(run: Run, step: int, action: Callable[[], None]) -> None:
-    """Do something in the background when the run has gone beyond a step."""
-    threading.Thread(target=lambda: (until(lambda: steps(run) > step), action()), daemon=True).start()
+    """Do `action` in the background once the run is beyond a step."""
+    threading.Thread(target=lambda: (wait_for(lambda: steps(run) > step, "a step"), action()), daemon=True).start()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ranks are bound to their worker's life on Linux alone")
-def test_two_ranks_killed_in_three_ways_end_as_one(workshop: Workshop, processes: Callable[[], dict[str, int]]):
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks end with their worker on Linux only")
+def test_two_ranks_killed_in_three_ways_end_as_one(
+    python: str, workshop: Workshop, processes: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
+):
     run, alone = (planned(workshop, root, device=DEVICE) for root in (workshop.runs, workshop.folder / "alone"))
     assert run.fingerprint == alone.fingerprint
     # The worker is killed: no rank outlives it.
     packed = workshop.folder / "run.pickle"
     packed.write_bytes(pickle.dumps((run, False, True, TWO)))
-    with subprocess.Popen([sys.executable, "-c", WORKER, str(packed)]) as worker:
-        until(lambda: steps(run) > 4)
+    with monkeypatch.context() as patch:
+        patch.delenv("PYTHON_EXEC")
+        worker = subprocess.Popen([python, "-c", WORKER, str(packed), sys.executable])
+    with worker:
+        wait_for(lambda: steps(run) > 4, "the fifth step")
         assert sorted(processes()) == ["pid-0", "pid-1"]
         worker.kill()
-    until(lambda: not processes(), 5)
+    wait_for(lambda: not processes(), "the ranks to end")
     # A rank is killed: the run fails, in one line that names the log.
     before = steps(run)
     later(run, before, lambda: os.kill(processes()["pid-1"], signal.SIGKILL))
-    said = attempt(run, share=TWO)
-    assert said is not None
-    assert "rank 1 died without an error message (killed" in said
-    assert said.endswith(f"(whole output: {run.folder / 'log.txt'})")
-    assert "\n" not in said
-    assert (run.folder / "error.txt").read_text() == said + "\n"
+    message = attempt(run, share=TWO)
+    assert message is not None
+    assert "rank 1 died without an error message (killed" in message
+    assert message.endswith(f"(whole output: {run.folder / 'log.txt'})")
+    assert "\n" not in message
+    assert (run.folder / "error.txt").read_text() == message + "\n"
     assert not processes()
     # The worker is asked to stop: the ranks save first.
     before = steps(run)
@@ -128,9 +132,9 @@ def test_a_mistake_is_said_as_one_rank_says_it(
     file = workshop.write(stages=[GKD | {"training": {"learning_rate": 1e30}}], device=DEVICE)
     with pytest.raises(SystemExit):
         command(["run", str(file), "--runs", str(workshop.runs), "--gpus-per-run", "2"])
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tutelage: ")]
-    assert said.startswith("tutelage: gkd: loss ")
-    assert "Lower `learning_rate`" in said
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tutelage: ")]
+    assert message.startswith("tutelage: gkd: loss ")
+    assert "Lower `learning_rate`" in message
     assert not processes()
 
 
@@ -156,15 +160,15 @@ def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.Monkey
 
 def test_a_part_of_a_gpu_is_rays_alone(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     file, runs = str(write_study(workshop)), str(workshop.runs)
-    for number, said in (("0.5", "only with --executor ray"), ("2.5", "give a whole number")):
+    for number, message in (("0.5", "only with --executor ray"), ("2.5", "give a whole number")):
         with pytest.raises(SystemExit):
             command(["study", "run", file, "--runs", runs, "--gpus-per-run", number])
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not list(workshop.runs.glob("*/config.json"))
 
 
 class Pool:
-    """An executor that notes which GPUs each run gets, and does nothing."""
+    """An executor that records the share of each run, and does nothing."""
 
     def __init__(self) -> None:
         self.shares: list[tuple[str, Share]] = []
@@ -182,7 +186,7 @@ class Pool:
 
 
 def test_runs_side_by_side_get_gpus_of_their_own(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    """Of four GPUs three runs of training get two each, so the third waits; evaluations get one."""
+    """Training runs get two of four GPUs each, so the third of them waits; evaluations get one."""
     monkeypatch.setattr("tutelage.runs.planner.resolve_device", lambda _: "cuda")
     sfts = [{"name": f"sft{n}", "kind": "sft", "data": "train", "training": {"epochs": n}} for n in (1, 2, 3)]
     scores = {"name": "scores", "kind": "evaluate", "models": ["sft1", "sft2"], "tasks": ["test"]}
@@ -219,21 +223,21 @@ def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
 
     log = tmp_path / "log.txt"
     log.write_text(report(_1=-9))
-    before = log.stat().st_size  # an earlier attempt's
-    said = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
+    before = log.stat().st_size  # from an earlier attempt
+    reports = [{"rank": 0, "kind": "RuntimeError", "line": "boom", "time": 1.0}]
     forced = "W1128 api.py:1031] Unable to shutdown process 70 via 15, forcefully exiting via 9\n"
     boom, dead = "rank 0: RuntimeError: boom", "rank 1 died without an error message (killed, perhaps out of memory)"
     for now, expected in (
-        ("", f"{boom}; {dead}"),  # the launcher says nothing
+        ("", f"{boom}; {dead}"),  # the launcher prints no summary
         (report(_0=1), boom),
         (report(_0=1, _1=-15), boom),
         (report(_1=-9, _0=1), f"{boom}; {dead}"),  # its connection broke as the other died
     ):
         log.write_text(report(_1=-9) + now)
-        assert _failure(said, 2, log, before) == f"{expected} (whole output: {log})"
+        assert _failure(reports, 2, log, before) == f"{expected} (whole output: {log})"
     for now in (report(_1=-9), forced + report(_0=-9, _1=-9)):  # as under gloo and under NCCL
         log.write_text(now)
         assert _failure([], 2, log, 0) == f"{dead} (whole output: {log})"
-    said = [{"rank": 1, "kind": "OutOfMemoryError", "line": "CUDA out of memory", "time": 1.0}]
+    reports = [{"rank": 1, "kind": "OutOfMemoryError", "line": "CUDA out of memory", "time": 1.0}]
     log.write_text(forced + report(_0=-9, _1=1))
-    assert _failure(said, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (whole output: {log})"
+    assert _failure(reports, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (whole output: {log})"

@@ -9,12 +9,12 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections import Counter
@@ -27,6 +27,7 @@ import pytest
 import yaml
 from recipes_fixture import ROWS, Workshop
 from tiny_study import TEMPLATE, write_study
+from waiting import HANG, wait_for
 
 from tutelage.cli.main import main as command
 from tutelage.common.errors import TutelageError
@@ -71,10 +72,10 @@ def counting(log: Path, deaths: Path | None, mid_write: int | None) -> Callable[
     """`attempt`, which writes down every run that starts, and whether it was done already. With `mid_write` the first
     process that comes to that atomic write is killed in the middle of it. A closure of a script goes to Ray whole."""
 
+    from tutelage.runs.worker import attempt
+
     def watched(run: Run, *options: Any) -> str | None:
         stage = import_module("tutelage.runs.do_run")  # the package has a function of this name
-        from tutelage.runs.worker import attempt
-
         real, replace = getattr(stage.do_run, "real", stage.do_run), getattr(os.replace, "real", os.replace)
         left = [mid_write or 0]
 
@@ -104,7 +105,10 @@ def fork(folder: Path, name: str, mid_write: int | None = None, **options: Any) 
         return process
     try:
         deaths = folder / f"{name}-{time.time_ns()}.death"
-        workers.attempt = counting(folder / f"{name}.log", deaths, mid_write)
+        watched = counting(folder / f"{name}.log", deaths, mid_write)
+        workers.attempt = import_module("tutelage.runs.worker").attempt = watched
+        forking = multiprocessing.get_context("fork")  # a pool's workers need not import anything either
+        multiprocessing.get_context = lambda method=None: forking  # type: ignore[assignment]
         run_study(plan_study(folder / "study.yaml", folder / name), **options)
         os._exit(0)
     except BaseException as error:
@@ -128,7 +132,20 @@ def killed_after(process: int, log: Path, starts: int, seconds: float) -> int:
     return ended(process)
 
 
-def locally(folder: Path) -> dict[str, list[int]]:
+def kill_a_worker(driver: int, runs: Path, stage: str) -> None:
+    """SIGKILL the process that holds the first lock of a run of that stage."""
+
+    def holder() -> int | None:
+        assert os.waitid(os.P_PID, driver, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, "the driver has ended"
+        for lock in runs.glob(f"{stage}-s*/lock"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                return int(lock.read_text().split()[0])
+        return None
+
+    os.kill(wait_for(holder, f"a worker of {stage}"), signal.SIGKILL)
+
+
+def locally(folder: Path) -> dict[str, Any]:
     """How drivers ended: an unbroken one, those that were killed and the one after them, two at a time."""
     chance, broken = random.Random(6), []
     began = time.monotonic()
@@ -142,7 +159,10 @@ def locally(folder: Path) -> dict[str, list[int]]:
             broken.append(killed_after(fork(folder, "broken"), folder / "broken.log", starts, seconds))
     ends.append(ended(fork(folder, "broken")))
     two = [fork(folder, "two") for _ in range(2)]
-    return {"broken": broken, "ends": [*ends, *map(ended, two)]}
+    ends += map(ended, two)
+    pool = fork(folder, "pool", jobs=2)
+    kill_a_worker(pool, folder / "pool", "sft")
+    return {"broken": broken, "ends": ends, "pool": ended(pool)}
 
 
 def on_ray(folder: Path) -> dict[str, list[int]]:
@@ -195,7 +215,7 @@ def cluster() -> Iterator[str | None]:
         ) as head:
             assert head.stdout is not None
             yield head.stdout.readline().strip()
-            head.communicate(timeout=60)
+            head.communicate(timeout=HANG)
 
 
 HEAD = """
@@ -208,14 +228,14 @@ ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path, cluster: str | None) -> Path:
+def killed(python: str, tmp_path_factory: pytest.TempPathFactory, tiny_models: Path, cluster: str | None) -> Path:
     folder = tmp_path_factory.mktemp("study")
     workshop = Workshop(folder, tiny_models, {})
     workshop.rows("train", ROWS)
     workshop.rows("test", ROWS[:4])
     held(workshop)
     given = os.environ | environment(folder) | ({} if cluster is None else {"RAY_ADDRESS": cluster})
-    subprocess.run([sys.executable, __file__, str(folder)], env=given, check=True, timeout=600)
+    subprocess.run([python, __file__, str(folder)], env=given, check=True, timeout=HANG)
     return folder
 
 
@@ -269,9 +289,9 @@ def test_a_failure_stops_what_builds_on_it_and_is_tried_again_on_request(worksho
     assert Counter(done) == {"teacher_sft": 2, "teacher_sft on test": 2, "sft": 2}
     states = study_status(plan)
     assert Counter(state.state for state in states) == {"done": 4, "failed": 2, "waiting": 6}
-    said = "\n".join(status_lines(plan, states))
-    assert "study: 4 of 12 runs done, 0 running, 2 failed, 6 waiting for failed ones, 0 to do" in said
-    assert said.count(": sft: loss ") == 2
+    text = "\n".join(status_lines(plan, states))
+    assert "study: 4 of 12 runs done, 0 running, 2 failed, 6 waiting for failed ones, 0 to do" in text
+    assert text.count(": sft: loss ") == 2
     done.clear()
     with pytest.raises(TutelageError, match=r"^sft: loss"):
         run_study(plan)
@@ -334,34 +354,14 @@ def test_the_commands(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     assert all((workshop.runs / cell["folder"] / "examples.jsonl").is_file() for cell in listed["cells"])
 
 
-def kill_a_worker(runs: Path, killed: list[int], after: str) -> None:
-    """SIGKILL the process that holds the first lock of a run of that stage."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        for lock in runs.glob(f"{after}-s*/lock"):
-            try:
-                process = int(lock.read_text().split()[0])
-            except (OSError, ValueError, IndexError):
-                continue
-            if process != os.getpid():
-                os.kill(process, signal.SIGKILL)
-                killed.append(process)
-                return
-        time.sleep(0.002)
-
-
-def test_a_killed_worker_costs_its_run_alone(workshop: Workshop, killed: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_worker_costs_its_run_alone(killed: Path):
     """Of a pool of processes; `on_ray` loses workers too, its last driver among them."""
-    for name, value in environment(workshop.folder).items():
-        monkeypatch.setenv(name, value)
-    file, dead = held(workshop), []
-    killer = threading.Thread(target=kill_a_worker, args=(workshop.runs, dead, "sft"), daemon=True)
-    killer.start()
-    run_study(plan_study(file, workshop.runs), jobs=2)
-    killer.join(timeout=1)
-    assert len(dead) == 1
-    assert results(workshop.runs) == results(killed / "unbroken")
-    assert list(workshop.runs.glob("teacher_sft-s0-*/log.txt"))
+    assert json.loads((killed / "broken.json").read_text())["pool"] == 0
+    assert results(killed / "pool") == results(killed / "unbroken")
+    started = Counter(name for name, _ in starts(killed / "pool.log"))
+    assert len(started) == 15
+    assert sum(started.values()) > 15
+    assert list((killed / "pool").glob("teacher_sft-s0-*/log.txt"))
 
 
 def test_a_driver_that_is_killed_takes_its_own_ray_cluster_along(workshop: Workshop, cluster: str | None):
@@ -374,16 +374,13 @@ def test_a_driver_that_is_killed_takes_its_own_ray_cluster_along(workshop: Works
     words = ["study", "run", str(file), "--runs", str(workshop.runs), "--executor", "ray"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", code, *words], env=given, **quiet) as driver:
-        deadline = time.monotonic() + 60
-        while not list(workshop.runs.glob("*/metrics.jsonl")):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for(lambda: list(workshop.runs.glob("*/metrics.jsonl")), "a run to begin")
         started = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
     try:
         workers = [one for one in started if one.is_running() and one.name().startswith("ray::attempt")]
         assert workers
-        psutil.wait_procs(workers, timeout=30)
+        psutil.wait_procs(workers, timeout=HANG)
         # What is left of them is locks that count for nothing.
         states = {state.state for state in study_status(plan_study(file, workshop.runs))}
         assert "running" not in states

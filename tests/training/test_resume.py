@@ -15,6 +15,7 @@ from pathlib import Path
 import jobs
 import pytest
 import torch
+from waiting import HANG
 
 from tutelage.common.interrupt import Interrupted
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
@@ -126,16 +127,16 @@ KILLS = [
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, tuple[Path, int]]:
+def killed(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, tuple[Path, int]]:
     """All runs that get killed, two at a time: folder and exit status."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     out, running = {}, {}
     for where, call, *_ in KILLS:
         folder = tmp_path_factory.mktemp(where)
-        command = [sys.executable, __file__, str(folder), where, str(call)]
+        command = [python, __file__, str(folder), where, str(call)]
         running[where, call] = folder, subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         if len(running) == 2 or (where, call) == KILLS[-1][:2]:
-            out |= {key: (folder, process.wait(timeout=100)) for key, (folder, process) in running.items()}
+            out |= {key: (folder, process.wait(timeout=HANG)) for key, (folder, process) in running.items()}
             running = {}
     return out
 

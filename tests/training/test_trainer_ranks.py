@@ -79,9 +79,9 @@ def worker(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same cases on one rank and on two, once for all tests here."""
-    return on_one_and_two(tmp_path_factory, run_cases, worker)
+    return on_one_and_two(python, tmp_path_factory, run_cases, worker)
 
 
 @pytest.mark.parametrize("name", CASES)
