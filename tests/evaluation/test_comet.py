@@ -136,18 +136,18 @@ def fake_python(folder: Path, pip_code: int = 0, release: str = "3 11") -> str:
 def test_setup_is_made_once_and_again_when_half_made(cache: Path) -> None:
     said: list[str] = []
     installed = cache / "installed"
-    with pytest.raises(TutelageError, match="COMET cannot be installed: pip ended with 3; its own words are above"):
+    with pytest.raises(TutelageError, match="COMET cannot be installed: pip ended with 3; its output is above"):
         setup_comet(fake_python(cache, pip_code=3), say=said.append)
     assert not comet_ready()
     assert (cache / "comet").is_dir()
     assert setup_comet(fake_python(cache), say=said.append) == cache / "comet"
     assert comet_ready()
-    assert "half made" in said[1]
+    assert "is unfinished or out of date" in said[1]
     torch = version("torch").partition("+")[0]
     assert installed.read_text().split() == ["install", f"torch=={torch}", *comet.PACKAGES]
     installed.unlink()
     setup_comet(fake_python(cache), say=said.append)
-    assert "is there" in said[-1]
+    assert "exists already" in said[-1]
     assert not installed.exists()
     (cache / "comet" / "ready.json").write_text('{"packages": ["unbabel-comet==1.0"]}')  # an older release made it
     setup_comet(fake_python(cache), say=said.append)
@@ -167,7 +167,7 @@ def test_the_command(cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out.splitlines()[-1] == f"COMET is ready in {cache / 'comet'}"
     with pytest.raises(SystemExit):
         main(["setup", "comet", "--model", "some/model"])
-    assert "tutelage: some/model cannot be fetched: " in capfd.readouterr().err
+    assert "tutelage: some/model cannot be downloaded: " in capfd.readouterr().err
 
 
 MAKE_MODEL = """
@@ -219,5 +219,5 @@ def test_the_real_library_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert scores == pytest.approx(direct, abs=2e-3)  # comet-score computes in half precision
     assert len(set(scores)) == 3
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(TutelageError, match=r"not on this machine and cannot be fetched: run `tutelage setup comet"):
+    with pytest.raises(TutelageError, match=r"not on this machine and cannot be downloaded: run `tutelage setup comet"):
         comet_scores(SOURCES, HYPOTHESES, REFERENCES, model="Unbabel/no-such-model")

@@ -227,7 +227,7 @@ def test_retry_after_is_honoured(server: Endpoint, tmp_path: Path) -> None:
 
 def test_a_rerun_costs_nothing_and_a_killed_run_goes_on(server: Endpoint, tmp_path: Path) -> None:
     server.misbehave = {n: sends(500, {}) for n in range(2, 100)}
-    with pytest.raises(TutelageError, match="2 answers are kept, so the same command goes on"):
+    with pytest.raises(TutelageError, match="2 answers are kept, so the same command continues"):
         judge(at(server, tmp_path, concurrency=1, retries=0), [*ITEMS, *(item(str(n), f"{n}?") for n in range(9))])
     with (tmp_path / "answers.jsonl").open("a") as handle:
         handle.write('{"key": "half a li')  # what a kill leaves
@@ -330,7 +330,7 @@ def test_what_cannot_be_asked_is_named(server: Endpoint, tmp_path: Path) -> None
         judge(at(server, tmp_path), [ITEMS[1], ITEMS[1]])
     with pytest.raises(TutelageError, match="`c` has no questions"):
         judge(at(server, tmp_path), [item("c")])
-    with pytest.raises(TutelageError, match="--judge-url: `localhost:8000` is no web address"):
+    with pytest.raises(TutelageError, match="--judge-url: `localhost:8000` is not a web address"):
         judge(JudgeEndpoint("localhost:8000", "j", cache_folder=tmp_path), ITEMS)
     assert judge_questions(at(server, tmp_path), []) == []
     assert server.requests == []

@@ -1,1 +1,1 @@
-"""Measurement: answer a task's prompts with a model, score the answers, keep the evidence."""
+"""Measurement: answer prompts with a model, score the answers, keep the evidence, compare two evaluations."""

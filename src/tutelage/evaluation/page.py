@@ -1,8 +1,8 @@
-"""The evidence of one evaluation as one self-contained page: every example, filtered, searched and read in a browser.
+"""One self-contained HTML page per evaluation: all examples, to filter, search and read in a browser.
 
-The records travel in the page as JSON and its script makes a row of each only when it comes into view, so that ten
-thousand examples open at once. The script is the only one that the page's policy allows to run, by its hash, and it
-puts texts in as text: what a model or the data wrote is never markup.
+The page holds the records as JSON, and its script makes the row of a record only when it comes into view, so that a
+page of ten thousand examples opens at once. The page's policy allows only that script, by its hash; the script inserts
+texts as text, so that nothing a model or the data wrote is markup.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PAGE_FILE = "examples.html"
 
 
 def write_page(folder: Path, out: Path | None = None, include_text: bool = True) -> Path:
-    """Write the page of an evaluation's folder, by default `examples.html` in it; return its path.
+    """Write the page of an evaluation's folder, by default to `examples.html` in it; return its path.
 
-    `include_text=False` leaves out everything that the data or a model wrote, for data that may not be published: ids,
+    `include_text=False` leaves out all texts of the data and of models, for data that may not be published: ids,
     groups, scores and lengths stay. Raises TutelageError when the folder's records or result cannot be read.
     """
     html = render_page(read_result(folder), read_records(folder), include_text)
@@ -33,7 +33,7 @@ def write_page(folder: Path, out: Path | None = None, include_text: bool = True)
 
 
 def render_page(result: Mapping[str, Any], records: Sequence[ExampleRecord], include_text: bool = True) -> str:
-    """The page as HTML. `result` is the content of `result.json`, a benchmark's `groups` included where it has any."""
+    """The page as HTML. `result`: the content of `result.json`."""
     from markupsafe import Markup, escape
 
     script = (files("tutelage.evaluation") / "page.js").read_text(encoding="utf-8")
@@ -53,13 +53,13 @@ def render_page(result: Mapping[str, Any], records: Sequence[ExampleRecord], inc
 
 
 def embedded_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in: no `<`, `>` or `&` is left as it is."""
+    """JSON that cannot end the script element around it: `<`, `>` and `&` are written as escapes."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _page_data(result: Mapping[str, Any], records: Sequence[ExampleRecord], include_text: bool) -> dict[str, Any]:
-    """What the script gets. Metrics are the examples' own scores, the headline first."""
+    """The data of the page's script. Metrics are the examples' own scores, the headline first."""
     metrics = list(dict.fromkeys(metric for record in records for metric in record.scores))
     metrics.sort(key=lambda metric: metric != result.get("headline"))
     return {
@@ -91,7 +91,7 @@ def _row(record: ExampleRecord, metrics: Sequence[str], include_text: bool) -> d
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A part with whatever else it says (a judge's answer, an instruction's arguments) as one note."""
+    """A part of an example, its further fields (a judge's answer, an instruction's arguments) as one note."""
     notes = [f"{key}: {_plain(value)}" for key, value in part.items() if key not in ("name", "scores") and value]
     return {"name": str(part.get("name", "")), "scores": part.get("scores", {}), "note": "; ".join(notes)}
 

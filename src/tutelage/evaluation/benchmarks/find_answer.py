@@ -149,9 +149,9 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
         return known[match[1].lower()] if match else read(tail)
 
     def only(part: str) -> str | None:
-        """The answer word of a part that has but one."""
-        said = set(map(str.lower, pattern.findall(part)))
-        return known[said.pop()] if len(said) == 1 else None
+        """The answer word of a part that has only one."""
+        found = set(map(str.lower, pattern.findall(part)))
+        return known[found.pop()] if len(found) == 1 else None
 
     text = plain(reply)
     changed = after_change(text)

@@ -173,9 +173,9 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         text = re.sub(denial, "…", text)
 
     def unless_an_option(found: re.Match[str]) -> str:
-        said = _normalised(found[0])  # "both A and B" may be the text of an option
+        match = _normalised(found[0])  # "both A and B" may be the text of an option
         apart = "," in found[0] and not re.search(r"[/&a-z]", found[0])  # "(A), (B) being wrong"
-        return found[0] if apart or any(said in option for option in options) else "…"
+        return found[0] if apart or any(match in option for option in options) else "…"
 
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
@@ -189,12 +189,14 @@ def _bare_start(tail: str, letters: str) -> str | None:
 
 def _whole_option(text: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of a text that is one option and nothing else: "Rome", "B. Rome", "(b) rome"."""
-    said = _normalised(text[:READ_AT_MOST])
-    if said.upper() in letters or len(text) > READ_AT_MOST:  # a letter is a letter, also where it is an option's text
+    whole = _normalised(text[:READ_AT_MOST])
+    if whole.upper() in letters or len(text) > READ_AT_MOST:  # a letter is a letter, also where it is an option's text
         return None
     pairs = [(letter, option) for letter, option in zip(letters, options, strict=False) if option]
-    fitting = [a for a, option in pairs if said == option or said in (f"{a.lower()}{m}{option}" for m in (". ", ") "))]
-    fitting = fitting or [letter for letter, option in pairs if said == f"({letter.lower()}) {option}"]
+    fitting = [
+        a for a, option in pairs if whole == option or whole in (f"{a.lower()}{m}{option}" for m in (". ", ") "))
+    ]
+    fitting = fitting or [letter for letter, option in pairs if whole == f"({letter.lower()}) {option}"]
     return fitting[0] if len(fitting) == 1 else None
 
 

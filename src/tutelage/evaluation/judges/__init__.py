@@ -1,1 +1,1 @@
-"""Scores that another program gives: a judge model over HTTP, COMET in its own environment."""
+"""Scores by other programs: a judge model over HTTP, COMET in an environment of its own."""

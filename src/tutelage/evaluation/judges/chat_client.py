@@ -1,7 +1,7 @@
-"""One chat completion at a time over HTTP: kept on disk, repeated with back-off, and honest about what did not come.
+"""Chat completions over HTTP, one at a time: kept on disk, repeated with back-off, explicit about missing answers.
 
-The `openai` client makes the requests. Its own retries are off, because an empty, cut or broken answer deserves another
-try as much as a 500 does, and one loop for all of them is easier to trust.
+The `openai` client makes the requests. Its own retries are off: an empty, cut or broken answer is asked for again just
+as after a status 500, in one loop for all of them.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ Messages = Sequence[dict[str, str]]
 CACHE_FILE = "answers.jsonl"
 FIRST_DELAY = 0.5  # seconds before the second try, doubled for each further one
 LONGEST_DELAY = 60.0
-LONGEST_RETRY_AFTER = 300.0  # an endpoint that asks for more has run into a quota, not into a busy minute
-FAILURES_IN_A_ROW = 5  # requests given up on, without one answer between them, after which the endpoint counts as down
-CUT_RETRIES = 2  # an answer cut at the length limit is likely to be cut again, and every try is paid for
+LONGEST_RETRY_AFTER = 300.0  # an endpoint that asks to wait longer is not busy: a quota is used up
+FAILURES_IN_A_ROW = 5  # failed requests without an answer between them, after which the endpoint counts as down
+CUT_RETRIES = 2  # an answer that was cut at the length limit is likely to be cut again, and every try costs money
 FATAL = {401: "check the key in ${key}", 403: "check the key in ${key}", 404: "check the address and the model's name"}
 
 
 @dataclass(frozen=True)
 class ChatReply:
-    text: str | None  # None: nothing usable came
-    reason: str = ""  # why the text is absent or not whole
+    """The answer to one request."""
+
+    text: str | None  # None: there is no usable answer
+    reason: str = ""  # why the text is absent or cut
 
 
 class _Transient(Exception):
-    """Worth another try. `after`: seconds that the endpoint asked to wait; `text`: the part of an answer that came."""
+    """A failure that may not repeat. `after`: seconds the endpoint asked to wait; `text`: the cut answer, if any."""
 
     def __init__(self, reason: str, after: float | None = None, text: str | None = None) -> None:
         super().__init__(reason)
@@ -50,11 +52,11 @@ class _Transient(Exception):
 
 
 class _Refused(Exception):
-    """This request will never be answered."""
+    """The endpoint refuses this request; asking again does not help."""
 
 
 class AnswerCache:
-    """An append-only file of answers by content. A killed run leaves at most one half line, which is passed over."""
+    """An append-only file of answers by the hash of their request. A cut line, from a killed run, is ignored."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / CACHE_FILE
@@ -67,21 +69,24 @@ class AnswerCache:
                 row = json.loads(line)
                 self.answers[row["key"]] = str(row["text"])
             except (ValueError, KeyError, TypeError):
-                continue  # it would only be asked again
-        self._torn = bool(content) and not content.endswith(b"\n")
+                continue  # that question is asked again
+        self._ends_in_cut_line = bool(content) and not content.endswith(b"\n")
 
     def add(self, key: str, model: str, text: str) -> None:
         line = json.dumps({"key": key, "model": model, "text": text}) + "\n"
         with self._lock:
-            # one write a line: two processes that share the file do not mix their lines
+            # one write per line, so that lines of two processes that share the file do not mix
             with self.path.open("ab", buffering=0) as handle:
-                handle.write((b"\n" if self._torn else b"") + line.encode())
-            self._torn = False
+                handle.write((b"\n" if self._ends_in_cut_line else b"") + line.encode())
+            self._ends_in_cut_line = False
             self.answers[key] = text
 
 
 class ChatClient:
-    """Safe to use from several threads."""
+    """Asks one endpoint, with the cache in its folder. Several threads may use it.
+
+    Raises TutelageError where the openai client is not installed or the url is not a web address.
+    """
 
     def __init__(self, endpoint: JudgeEndpoint) -> None:
         _check(endpoint)
@@ -95,12 +100,12 @@ class ChatClient:
         self._fatal: TutelageError | None = None
         self._failures, self._last_failure = 0, ""
 
-    def ask(self, messages: Messages, whole: Callable[[str], bool]) -> ChatReply:
-        """The assistant's next message.
+    def ask(self, messages: Messages, is_enough: Callable[[str], bool]) -> ChatReply:
+        """The assistant's next message, from the cache or the endpoint.
 
-        `whole` says of an answer that was cut at the length limit whether it is enough all the same. A cut answer is
-        asked for again, and in the end given back with a reason; an unanswered request gives text None and a reason.
-        Raises TutelageError when the endpoint cannot be used, or was stopped.
+        `is_enough(text)`: whether an answer that was cut at the length limit can be used. If not, it is asked for again
+        and finally returned with a reason. A request that stays unanswered gives text None and a reason.
+        Raises TutelageError when the endpoint cannot be used, or the client was stopped.
         """
         body = self._body(messages)
         key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -112,7 +117,7 @@ class ChatClient:
             if self._stopped.is_set():
                 raise self._fatal or TutelageError(f"the judge at {self._endpoint.url} was stopped")
             try:
-                text = self._request(body, whole)
+                text = self._request(body, is_enough)
             except _Refused as error:
                 return self._give_up(str(error), None)
             except _Transient as error:
@@ -125,7 +130,7 @@ class ChatClient:
                 self._cache.add(key, self._endpoint.model, text)
                 self._count("asked")
                 return ChatReply(text)
-        raise AssertionError("the loop ends in its last try")
+        raise AssertionError("the last try returns or raises")
 
     def stop(self) -> None:
         """Let waiting threads end, and close the connections."""
@@ -133,8 +138,8 @@ class ChatClient:
         if self._client is not None:
             self._client.close()
 
-    def check_anything_came(self) -> None:
-        """Raises TutelageError when requests failed and not one was answered."""
+    def check_any_answer(self) -> None:
+        """Raises TutelageError when requests failed and none was answered."""
         if self._failures and not self.counts["asked"] and not self.counts["cached"]:
             raise self._unusable(self._last_failure)
 
@@ -145,7 +150,8 @@ class ChatClient:
                 body[name] = value
         return body
 
-    def _request(self, body: dict[str, Any], whole: Callable[[str], bool]) -> str:
+    def _request(self, body: dict[str, Any], is_enough: Callable[[str], bool]) -> str:
+        """The text of one answer. Raises _Transient, _Refused or TutelageError."""
         import openai
 
         try:
@@ -164,12 +170,12 @@ class ChatClient:
         text = getattr(choices[0].message, "content", None)
         if not isinstance(text, str) or not text.strip():
             raise _Transient("an empty answer")
-        if choices[0].finish_reason == "length" and not whole(text):
+        if choices[0].finish_reason == "length" and not is_enough(text):
             raise _Transient("cut at the length limit", text=text)
         return text
 
     def _of_status(self, error: Any) -> Exception:
-        """What a status means: _Transient, _Refused, or a TutelageError where no request can succeed."""
+        """The exception for a status: _Transient, _Refused, or TutelageError where no request can succeed."""
         status, message = error.status_code, self._clean(error.message)
         if status in FATAL or getattr(error, "code", None) == "insufficient_quota":
             hint = FATAL.get(status, "the account's quota is used up").replace("{key}", self._endpoint.api_key_env)
@@ -182,39 +188,41 @@ class ChatClient:
         return _Refused(f"refused with status {status}: {message}")
 
     def _connected(self) -> Any:
+        """The openai client, made at first use."""
         with self._lock:
             if self._client is None:
                 from openai import OpenAI
 
                 self._client = OpenAI(
                     base_url=self._endpoint.url,
-                    api_key=self._key or "none",  # local servers want none, the client wants something
+                    api_key=self._key or "none",  # local servers need none, but the client does
                     timeout=self._endpoint.timeout,
                     max_retries=0,
                 )
             return self._client
 
     def _give_up(self, reason: str, text: str | None) -> ChatReply:
+        """The reply of a request that failed. Raises TutelageError after FAILURES_IN_A_ROW of them."""
         with self._lock:
-            if text is None:  # a cut answer is an answer: the endpoint works
+            if text is None:  # a cut answer shows that the endpoint works
                 self._failures, self._last_failure = self._failures + 1, reason
             failures = self._failures
         if failures >= FAILURES_IN_A_ROW:
             raise self._unusable(reason)
         return ChatReply(text, reason)
 
-    def _count(self, what: str) -> None:
+    def _count(self, kind: str) -> None:
         with self._lock:
-            self.counts[what] += 1
-            if what == "asked":
+            self.counts[kind] += 1
+            if kind == "asked":
                 self._failures = 0
 
     def _unusable(self, why: str) -> TutelageError:
-        """The error that ends the whole run; every other thread stops with the same one."""
+        """The error that ends the whole run; all threads stop with the first one."""
         kept = self.counts["asked"] + self.counts["cached"]
         error = TutelageError(
             f"the judge {self._endpoint.model} at {self._endpoint.url} gives no answers: {why}; "
-            f"{kept} answers are kept, so the same command goes on from there"
+            f"{kept} answers are kept, so the same command continues from there"
         )
         with self._lock:
             self._fatal = self._fatal or error
@@ -222,7 +230,7 @@ class ChatClient:
         return self._fatal
 
     def _clean(self, message: str) -> str:
-        """One line without the key, which some endpoints repeat in their errors."""
+        """The message as one line without the key, which some endpoints repeat in their errors."""
         message = " ".join(str(message).split())[:300]
         return message.replace(self._key, "[key]") if self._key else message
 
@@ -231,17 +239,19 @@ def _check(endpoint: JudgeEndpoint) -> None:
     if importlib.util.find_spec("openai") is None:
         raise TutelageError("judging needs the openai client: pip install 'tutelage[judge]'")
     if not endpoint.url.startswith(("http://", "https://")):
-        raise TutelageError(f"--judge-url: `{endpoint.url}` is no web address; give one like http://localhost:8000/v1")
+        raise TutelageError(
+            f"--judge-url: `{endpoint.url}` is not a web address; give one like http://localhost:8000/v1"
+        )
 
 
 def _delay(attempt: int, after: float | None) -> float:
-    """Seconds to wait before the next try; spread, so that threads do not come back all at once."""
+    """Seconds to wait before the next try; random, so that threads do not all ask at the same moment."""
     backoff = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
     return backoff if after is None else after + backoff / 10
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header, which may be a number or a date."""
+    """The seconds of a Retry-After header, which is a number or a date; None without one."""
     value = headers.get("retry-after")
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""COMET in an environment of its own: it pins transformers < 5 and numpy < 2, so it is run as a program.
+"""COMET in an environment of its own: it pins transformers < 5 and numpy < 2, so it runs as a separate program.
 
 `setup_comet` makes the environment (`tutelage setup comet`), `comet_scores` runs its `comet-score`.
 """
@@ -20,12 +20,12 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder, write_atomically
 
 MODEL = "Unbabel/wmt22-comet-da"
-# COMET's own dependencies leave two doors open: setuptools 81 took pkg_resources away, which its torchmetrics imports,
-# and sentencepiece 0.2.1 wants a newer protobuf than COMET allows.
+# Two bounds that COMET's own dependencies lack: setuptools 81 removed pkg_resources, which its torchmetrics imports,
+# and sentencepiece 0.2.1 needs a newer protobuf than COMET allows.
 PACKAGES = ("unbabel-comet>=2.2.7,<3", "setuptools<81", "sentencepiece<0.2.1")
 NEWEST_PYTHON = (3, 12)  # numpy < 2 has no wheels for later ones
-READY = "ready.json"  # written last: a folder without it is a half-made environment
-ABSENT = (
+READY = "ready.json"  # written last: a folder without it is an unfinished environment
+ABSENT = (  # in the output of comet-score where the model cannot be found or downloaded
     "not supported by COMET",
     "LocalEntryNotFound",
     "couldn't connect",
@@ -37,7 +37,7 @@ LOAD = "import sys, comet; comet.load_from_checkpoint(comet.download_model(sys.a
 
 
 def comet_folder() -> Path:
-    """Where the environment is."""
+    """The folder of the environment."""
     return cache_folder() / "comet"
 
 
@@ -49,31 +49,31 @@ def comet_ready() -> bool:
 def setup_comet(
     python: str | None = None, model: str | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Path:
-    """Make COMET's environment unless it is there already, and return its folder.
+    """Make COMET's environment, unless it exists already, and return its folder.
 
-    `python`: the interpreter to make it with, by default this one. `model`: also fetch this model's weights, for
-    machines that have no network later on. What pip says goes straight to the terminal.
-    The environment takes the release of torch that is installed here, which is known to run on this machine. One that
-    is half made, or was made from other packages, is made again. Raises TutelageError when it cannot be made.
+    `python`: the interpreter of the environment, by default this one. `model`: also download this model's weights, for
+    machines that have no network later. `say` gets progress messages; pip's output goes to the terminal.
+    The environment gets the release of torch that is installed here, which is known to run on this machine. An
+    unfinished environment, or one made from other packages, is made again. Raises TutelageError when that fails.
     """
     folder, python = comet_folder(), python or sys.executable
     packages = [f"torch=={version('torch').partition('+')[0]}", *PACKAGES]
     with _locked(folder.with_suffix(".lock")):
         if _made_from(folder) == packages:
-            say(f"COMET's environment is there: {folder}")
+            say(f"COMET's environment exists already: {folder}")
         else:
             _check_python(python)
             if folder.exists():
-                say(f"what lies in {folder} is half made or out of date; it is made again")
+                say(f"the environment in {folder} is unfinished or out of date; it is made again")
                 shutil.rmtree(folder)
-            say(f"making COMET's environment in {folder}: some minutes, 1.4 GB or, with CUDA, several")
+            say(f"making COMET's environment in {folder}: this takes minutes and 1.4 GB, or several GB with CUDA")
             _run([python, "-m", "venv", str(folder)], "an environment cannot be made")
             _run([str(folder / "bin" / "pip"), "install", *packages], "COMET cannot be installed")
             _run([str(folder / "bin" / "comet-score"), "--help"], "COMET does not start", quiet=True)
             write_atomically(folder / READY, json.dumps({"packages": packages}) + "\n")
     if model is not None:
-        say(f"fetching {model}")
-        _run([str(folder / "bin" / "python"), "-c", LOAD, model], f"{model} cannot be fetched")
+        say(f"downloading {model}")
+        _run([str(folder / "bin" / "python"), "-c", LOAD, model], f"{model} cannot be downloaded")
     return folder
 
 
@@ -84,12 +84,12 @@ def comet_scores(
     model: str = MODEL,
     batch_size: int = 16,
 ) -> list[float]:
-    """One score a segment, about 0..1, higher is better, in the order given; nan where COMET itself gives nan.
+    """One score per segment, in the given order: about 0..1, higher is better; nan where COMET gives nan.
 
-    `model`: a name on the hub, a `.ckpt` file, or a folder with `checkpoints/*.ckpt` in it. `comet-score` computes in
-    half precision, on an accelerator where there is one. It reads lines, so line breaks within a text become spaces,
-    which COMET's tokenizers make of them anyway.
-    Raises TutelageError, in one line that says what to do, when there is no environment, no model, or no score.
+    `model`: a name on the hub, a `.ckpt` file, or a folder that holds `checkpoints/*.ckpt`. `comet-score` computes in
+    half precision, on an accelerator where there is one. It reads one text per line, so line breaks within a text
+    become spaces, as COMET's tokenizers treat them anyway.
+    Raises TutelageError when there is no environment, no model, or no score.
     """
     if not len(sources) == len(hypotheses) == len(references):
         counts = f"{len(sources)} sources, {len(hypotheses)} hypotheses and {len(references)} references"
@@ -124,7 +124,7 @@ def _comet_score(command: list[str], folder: Path) -> subprocess.CompletedProces
 
 
 def _model_argument(model: str) -> str:
-    """What `comet-score --model` is given: paths are absolute, since it runs in a folder of its own."""
+    """The argument of `comet-score --model`. Paths become absolute, since it runs in a folder of its own."""
     path = Path(model).expanduser()
     if path.is_dir():
         found = sorted(path.glob("checkpoints/*.ckpt"))
@@ -150,20 +150,20 @@ def _read_scores(path: Path, wanted: int) -> list[float]:
 
 
 def _explained(stderr: str, model: str) -> TutelageError:
-    """What the last lines of a failed comet-score mean."""
+    """The error for the output of a failed comet-score."""
     last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")[:300]
     if any(sign in stderr for sign in ABSENT):
         return TutelageError(
-            f"COMET's model {model} is not on this machine and cannot be fetched: run `tutelage setup comet --model "
+            f"COMET's model {model} is not on this machine and cannot be downloaded: run `tutelage setup comet --model "
             f"{model}` where there is a network, or name a checkpoint file ({last})"
         )
     if "out of memory" in stderr:
-        return TutelageError(f"COMET ran out of memory: take a smaller batch than the one asked for ({last})")
+        return TutelageError(f"COMET ran out of memory: use a smaller batch_size ({last})")
     return TutelageError(f"comet-score failed: {last}")
 
 
 def _made_from(folder: Path) -> list[str] | None:
-    """The packages that the environment was made from, or None for one that is absent or half made."""
+    """The packages that the environment was made from; None where it is absent or unfinished."""
     try:
         return json.loads((folder / READY).read_text())["packages"]
     except (OSError, ValueError, KeyError):
@@ -171,15 +171,15 @@ def _made_from(folder: Path) -> list[str] | None:
 
 
 def _check_python(python: str) -> None:
-    question = [python, "-c", "import sys; print(*sys.version_info[:2])"]
+    command = [python, "-c", "import sys; print(*sys.version_info[:2])"]
     try:
-        said = subprocess.run(question, capture_output=True, text=True, check=True).stdout.split()
+        version_here = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         raise TutelageError(f"{python} does not run ({error}); name another interpreter with --python") from None
-    if (int(said[0]), int(said[1])) > NEWEST_PYTHON:
-        newest = ".".join(map(str, NEWEST_PYTHON))
+    if (int(version_here[0]), int(version_here[1])) > NEWEST_PYTHON:
+        newest, found = ".".join(map(str, NEWEST_PYTHON)), ".".join(version_here)
         raise TutelageError(
-            f"COMET needs numpy < 2, which has no builds for Python {'.'.join(said)}; name an interpreter up to "
+            f"COMET needs numpy < 2, which has no builds for Python {found}; name an interpreter up to "
             f"{newest}: tutelage setup comet --python python{newest}"
         )
 
@@ -191,19 +191,19 @@ def _run(command: list[str], failure: str, quiet: bool = False) -> None:
     except OSError as error:
         raise TutelageError(f"{failure}: {command[0]}: {error.strerror}") from None
     if done.returncode:
-        where = f"run {' '.join(command)} to see why" if quiet else "its own words are above"
+        where = f"run {' '.join(command)} to see why" if quiet else "its output is above"
         raise TutelageError(f"{failure}: {Path(command[0]).name} ended with {done.returncode}; {where}")
 
 
 def _clean_environment() -> dict[str, str]:
-    """This process's environment without what would mix our packages into COMET's."""
+    """This process's environment variables without those that would add packages to COMET's environment."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return {**kept, "PYTHONNOUSERSITE": "1"}
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Two setups at once would take each other's folder away: the second waits for the first."""
+    """Hold a lock: a second setup at the same time, which would remove the first one's folder, waits."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)

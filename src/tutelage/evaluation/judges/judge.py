@@ -1,8 +1,8 @@
-"""A language model as judge: InFoBench's decomposed yes/no questions, asked over any OpenAI-compatible endpoint.
+"""A language model as judge: InFoBench's yes/no questions about responses, asked at any OpenAI-compatible endpoint.
 
-All questions about one response are one conversation in their given order, so the judge sees its earlier answers;
-different responses are judged at the same time. Every answer is kept on disk as it comes (`chat_client.py`), so a
-killed run goes on where it stopped and a second run costs nothing.
+All questions about one response form one conversation, in their given order, so the judge sees its earlier answers;
+several responses are judged at the same time. Every answer is written to disk when it arrives (`chat_client.py`): a
+killed run continues where it stopped, and a second run asks nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tutelage.evaluation.judges.chat_client import ChatClient, ChatReply
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 Progress = Callable[[int, int], None]  # (responses judged, responses in all)
-JudgeChat = list[tuple[str | None, ChatReply]]  # a question's verdict and what came, in the questions' order
+JudgeChat = list[tuple[str | None, ChatReply]]  # per question: yes, no or None, and the reply
 
 REPORT_FILE = "judge-report.json"
 
 
 @dataclass(frozen=True)
 class JudgeItem:
-    """One response and its questions. As in the benchmark's own evaluation, the judge is not shown the instruction."""
+    """One response and its questions. The judge does not see the instruction, as in the benchmark's own evaluation."""
 
     id: str
     instruction: str
@@ -39,22 +39,24 @@ class JudgeItem:
 
 @dataclass(frozen=True)
 class Unscored:
-    """A question without a verdict."""
+    """A question without a yes or no."""
 
     id: str  # the item's
     number: int  # the question's, from 1
     question: str
-    text: str | None  # what the judge wrote; None: nothing came
+    text: str | None  # what the judge wrote; None: no answer came
     reason: str
 
 
 @dataclass(frozen=True)
 class Judgement:
-    answers: list[list[str | None]]  # "yes", "no" or None (unscored), an item, a question
-    texts: list[list[str | None]]  # what the judge wrote, likewise
+    """The answers to all questions, and how they were obtained."""
+
+    answers: list[list[str | None]]  # "yes", "no" or None (unscored), per item and question
+    texts: list[list[str | None]]  # what the judge wrote, per item and question
     unscored: list[Unscored] = field(default_factory=list)
-    asked: int = 0  # answers that came over the network in this run
-    cached: int = 0  # answers that lay on disk
+    asked: int = 0  # answers that the endpoint gave in this run
+    cached: int = 0  # answers that were on disk
     retried: int = 0  # requests that were sent again
 
     @property
@@ -69,7 +71,7 @@ class Judgement:
 def judge_questions(
     endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progress | None = None
 ) -> list[list[str | None]]:
-    """`judge`'s answers alone; the rest is written to `judge-report.json` in the endpoint's cache folder."""
+    """The answers of `judge`; the rest of its result is written to `judge-report.json` in the endpoint's folder."""
     judgement = judge(endpoint, items, progress)
     write_report(judgement, endpoint.folder)
     return judgement.answers
@@ -79,10 +81,10 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
     """Ask every question of every item.
 
     A question is *unscored* (None, and listed) when its answer is neither yes nor no, when the endpoint refuses it, or
-    when no whole answer comes after all retries; the item's later questions, whose context is then missing, are
-    unscored too in the last two cases.
-    Raises TutelageError when the endpoint cannot be used (wrong key, unknown model, nothing listening, quota used up,
-    several requests in a row without an answer), and for a doubled id; what was answered until then stays on disk.
+    when no complete answer comes after all retries. In the last two cases the item's later questions, whose context is
+    then missing, are unscored too.
+    Raises TutelageError when the endpoint cannot be used (wrong key, unknown model, no connection, quota used up,
+    several requests in a row without an answer), and for a doubled id; answers until then stay on disk.
     """
     _check(items)
     client = ChatClient(endpoint)
@@ -94,7 +96,7 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
     arguments = (client, endpoint.rules, items, todo, done)
     try:
         for _ in range(min(max(1, endpoint.concurrency), len(items))):
-            # daemons, so that neither an error nor a Ctrl-C waits for answers that nobody will read
+            # daemons, so that an error or Ctrl-C does not wait for answers that are no longer needed
             Thread(target=_work, args=arguments, daemon=True).start()
         for count in range(1, len(items) + 1):
             row, found = done.get()
@@ -103,14 +105,14 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
             conversations[row] = found
             if progress is not None:
                 progress(count, len(items))
-        client.check_anything_came()
+        client.check_any_answer()
     finally:
         client.stop()
     return _judgement(items, conversations, client)
 
 
 def write_report(judgement: Judgement, folder: Path) -> Path:
-    """Write counts and the unscored questions with the judge's words to `judge-report.json`, atomically."""
+    """Write `judge-report.json`: counts, and the unscored questions with the judge's texts. Atomic."""
     content = {
         "summary": judgement.summary,
         "asked": judgement.asked,
@@ -122,7 +124,7 @@ def write_report(judgement: Judgement, folder: Path) -> Path:
 
 
 def first_message(rules: str, input_text: str, response: str, question: str) -> str:
-    """The conversation's opening, laid out as in the benchmark's evaluation: rules, input if any, text, question."""
+    """The first message, in the layout of the benchmark's own evaluation: rules, input if any, response, question."""
     shown = f'Input:\n"{input_text}"\n\n' if input_text else ""
     return f'{rules}\n\n{shown}Generated Text:\n"{response}"\n\nQuestion:\n{question}\n'
 
@@ -130,21 +132,21 @@ def first_message(rules: str, input_text: str, response: str, question: str) -> 
 def read_answer(text: str) -> str | None:
     """ "yes", "no", or None for anything else.
 
-    The first word decides, whatever its case and markup. Failing that, "the answer is yes" (or no), or exactly one of
-    the words YES and NO in capitals. Thoughts before `</think>` do not count.
+    The first word decides, in any case and markup; else "the answer is yes" (or no); else exactly one of the words YES
+    and NO in capitals. Text before `</think>` is ignored.
     """
     text = visible(text)
     first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
     if first:
         both = re.match(r"[\W_]*(?:and|or|/)\s*(?:yes|no)\b", text[first.end() :], re.I)
         return None if both else first[1].lower()
-    said = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
-    said = said or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
-    return said.pop() if len(said) == 1 else None
+    answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
+    answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
+    return answers.pop() if len(answers) == 1 else None
 
 
 def visible(text: str) -> str:
-    """A reply without the thoughts that a reasoning model puts before it; empty when the thoughts never end."""
+    """A reply without a reasoning model's thoughts before it; empty when the thoughts do not end."""
     text = text.strip()
     if "</think>" in text:
         return text.rpartition("</think>")[2].strip()
@@ -158,7 +160,7 @@ def _work(
     todo: SimpleQueue[int],
     done: SimpleQueue[tuple[int, JudgeChat | BaseException]],
 ) -> None:
-    """Judge items until none is left; an error is handed over and ends the thread."""
+    """Judge items until none is left; an error goes into `done` and ends the thread."""
     while True:
         try:
             row = todo.get_nowait()
@@ -172,21 +174,21 @@ def _work(
 
 
 def _judge_item(client: ChatClient, rules: str, item: JudgeItem) -> JudgeChat:
-    """The verdicts and replies of one item's questions, one after the other."""
+    """Ask the questions of one item, one after the other."""
     messages: list[dict[str, str]] = []
     found: JudgeChat = []
-    unanswered = 0  # the number of the question that got no answer: a conversation cannot go on from there
+    unanswered = 0  # the number of the question without an answer: the conversation cannot continue after it
     for number, question in enumerate(item.questions, 1):
         if unanswered:
             found.append((None, ChatReply(None, f"not asked, because question {unanswered} got no answer")))
             continue
         content = f"{question}\n" if number > 1 else first_message(rules, item.input, item.response, question)
         messages.append({"role": "user", "content": content})
-        reply = client.ask(messages, whole=lambda text: read_answer(text) is not None)
-        said = visible(reply.text or "")
-        messages.append({"role": "assistant", "content": said})
-        unanswered = 0 if said else number
-        found.append((read_answer(said), reply))
+        reply = client.ask(messages, is_enough=lambda text: read_answer(text) is not None)
+        text = visible(reply.text or "")
+        messages.append({"role": "assistant", "content": text})
+        unanswered = 0 if text else number
+        found.append((read_answer(text), reply))
     return found
 
 
