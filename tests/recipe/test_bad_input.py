@@ -202,7 +202,7 @@ CASES = [
     Case("override of unknown key", ("`epoch`", "`epochs`"), overrides=("training.epoch=1",)),
     Case("override inside a value", ("`name.a.b=1`", "no keys"), overrides=("name.a.b=1",)),
     # --- data
-    Case("missing data", ("data.train.path", "gone.jsonl", "mend"), {"data__train__path": "gone.jsonl"}),
+    Case("missing data", ("data.train.path", "gone.jsonl", "correct the path"), {"data__train__path": "gone.jsonl"}),
     Case(
         "unset variable in data",
         ("data.train.path", "$UNSET_FOLDER", "export"),

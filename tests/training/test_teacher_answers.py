@@ -225,7 +225,9 @@ def test_a_search_has_the_answers_written_once(workshop: Workshop):
     assert (result["prompts"], result["samples"]) == (12, 60)
     answers = read_answers(folder)
     assert result["distinct"] == len({(a.row, a.tokens) for a in answers}) <= 60
-    trained = json.loads((results.rows[0].runs[0].trained / "result.json").read_text())
+    made = results.rows[0].runs[0].trained
+    assert made is not None
+    trained = json.loads((made / "result.json").read_text())
     assert trained["data"]["answers"]["samples"] == 60
     assert trained["data"]["answers"]["distinct"] == result["distinct"]
     assert trained["last"]["step"] == 15  # 60 copies in batches of 4
