@@ -36,7 +36,7 @@ def test_a_line_now_and_then_outside_a_terminal(capsys: pytest.CaptureFixture[st
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    bar = Progress("training", 10, done=2, every=20.0)
+    bar = Progress("training", 10, done=2, interval=20.0)
     for _ in range(4):  # 10 s each
         now[0] += 10
         bar.advance(1, "loss 1")

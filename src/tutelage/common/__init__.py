@@ -1,4 +1,4 @@
-"""What every package needs: errors, types, files, hashes, progress. Knows nothing of models."""
+"""Used by every package: errors, types, files, hashes, progress. Knows nothing about models."""
 
 from tutelage.common.errors import TutelageError
 

@@ -1,4 +1,4 @@
-"""Fingerprints of values, and random numbers that only their keys determine."""
+"""Fingerprints of values, and pseudo-random numbers that depend on nothing but their keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import BaseModel
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys: the same text for equal configs, whatever order they were written in."""
+    """`value` (a config or JSON value) as JSON with sorted keys: equal values give equal text."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def fingerprint(*parts: Any) -> str:
-    """Twelve hex digits that change when anything that matters changes. Parts are configs, JSON values or hashes."""
+    """Twelve hex digits of the SHA-256 of all parts. A part is a config, a JSON value or a hash."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(canonical(part).encode())
@@ -26,7 +26,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def keyed_integer(*key: int | str) -> int:
-    """A 63-bit number that depends on the key alone."""
+    """A 63-bit integer that depends on the key alone."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -37,6 +37,7 @@ def keyed_uniform(*key: int | str) -> float:
 
 
 def example_seed(seed: int, example_id: str) -> int:
-    """A 63-bit seed of one example, the same whatever else is evaluated beside it."""
+    """A 63-bit seed for one example, which does not depend on the other examples."""
+    # Not `keyed_integer`: the answers of finished evaluations depend on these seeds.
     digest = hashlib.blake2b(f"{seed}\0{example_id}".encode("utf-8", "backslashreplace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""How the project's HTML pages are made of its templates: everything escaped, nothing undefined."""
+"""Jinja2 templates of the HTML pages: all values are escaped, and an undefined name is an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def page_template(package: str, name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> Any:
-    """The jinja2 template `name` in the folder of `package` (dotted), with filters of its own."""
+    """Load the Jinja2 template `name` from the folder of `package` (a dotted name). `filters`: more filters by name."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

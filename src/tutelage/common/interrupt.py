@@ -1,4 +1,4 @@
-"""Being asked to stop: the step in hand is finished, the state saved, and the same command goes on from there."""
+"""Requests to stop: SIGTERM and Ctrl-C let training finish its step and save, so that the same command can resume."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 
-_patient = False  # whether a second request waits, too, for the state to be saved
-_received: list[int] = []  # the signals of the outermost `stop_requests`, kept after it
-_open = False  # whether there is one
+_is_worker = False  # a worker saves its state however often it is asked to stop
+_received: list[int] = []  # signals received during the latest outermost `stop_requests`
+_active = False  # whether a `stop_requests` is active
 
 
 class Interrupted(TutelageError):
@@ -19,43 +19,46 @@ class Interrupted(TutelageError):
 
 
 def become_worker() -> None:
-    """From now on somebody else decides when this process stops: Ctrl-C ends nothing here, and however often training
-    is asked to stop, it saves its state first. (Who cannot wait ends the parent, which takes this process along.)"""
-    global _patient
-    _patient = True
+    """Mark this process as a worker: it ignores Ctrl-C, and every request to stop lets training save first.
+
+    Its parent ends it.
+    """
+    global _is_worker
+    _is_worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def asked_to_stop() -> bool:
-    """Whether the latest `stop_requests` was, perhaps when there was nothing left to break off."""
+    """Whether a request came during the latest `stop_requests`, even if too late to interrupt anything."""
     return bool(_received)
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT finish the step and save, instead of killing it. A second one kills, but for a worker.
+    """Collect SIGTERM and SIGINT in the list that is yielded, instead of ending the process.
 
-    One within another is the same.
+    The caller looks at the list after each step. A second signal has its usual effect, except in a worker. A nested
+    call yields the list of the outer one.
     """
-    global _open
-    if _open:
+    global _active
+    if _active:
         yield _received
         return
     _received.clear()
 
-    def note(number: int, _: Any) -> None:
+    def record(number: int, _: Any) -> None:
         _received.append(number)
-        if not _patient:
+        if not _is_worker:
             signal.signal(number, previous[number] or signal.SIG_DFL)
 
     try:
-        previous: dict[int, Any] = {int(s): signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: the caller has its own way to stop
+        previous: dict[int, Any] = {int(s): signal.signal(s, record) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # signal handlers need the main thread; other threads are stopped by their caller
         previous = {}
-    _open = True
+    _active = True
     try:
         yield _received
     finally:
-        _open = False
+        _active = False
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per step."""
+"""`metrics.jsonl`: one JSON object per optimizer step (or per block of a synthesis)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from tutelage.common.files import write_atomically
 
-# Readings of the clock: the only keys in which a resumed run differs from an unbroken one.
+# Times and memory: the only keys in which a resumed run differs from an uninterrupted one.
 CLOCK_KEYS = ("seconds", "tokens_per_s", "sampled_tokens_per_s", "peak_gib")
 
 
 class MetricsFile:
-    """Appends JSON lines. Opening it for a run resumed at `step` drops the lines that come after that step."""
+    """Appends JSON lines to a file. A run resumed after step `step` keeps the lines up to it and drops the rest."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
@@ -22,6 +22,7 @@ class MetricsFile:
         self._file = path.open("a")
 
     def write(self, values: dict[str, Any]) -> None:
+        """Append one line; it is on disk for readers when this returns."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
@@ -30,7 +31,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    """The lines of a metrics file, none if it does not exist; an incomplete last line is ignored."""
     lines: list[dict[str, Any]] = []
     if path.is_file():
         for text in path.read_text().splitlines():

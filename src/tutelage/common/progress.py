@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress line in the terminal, and one JSON object a step in `metrics.jsonl`."""
+"""Progress of long work: a bar in a terminal, else a line from time to time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 
 
 class Progress:
-    """A bar with ETA in a terminal; elsewhere (logs, workers) a line now and then."""
+    """A bar with the time left in a terminal; in logs at most one line per `interval` seconds.
 
-    def __init__(self, title: str, total: int, done: int = 0, every: float = 20.0) -> None:
-        self.title, self.total, self.done, self.start_done = title, total, done, done
-        self.every, self.started = every, time.monotonic()
-        self.spoken = self.started  # equal until the first line, so that what is done at once stays quiet
+    `total`: units of work. `done`: units that an earlier call did, which do not count for the speed.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, interval: float = 20.0) -> None:
+        self.title, self.total, self.done, self.done_before = title, total, done, done
+        self.interval, self.started = interval, time.monotonic()
+        self.last_printed = self.started  # equal until the first line, so that short work prints nothing
         self._bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -36,28 +39,35 @@ class Progress:
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
 
     def restore(self, count: int) -> None:
-        """What an earlier call has done, which says nothing about the time left."""
-        self.done = self.start_done = count
+        """Set the units that an earlier call did; they do not count for the speed."""
+        self.done = self.done_before = count
         if self._bar is not None:
             self._bar.reset(self._task, completed=count)
 
     def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more units as done and show `note`."""
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=note)
-        elif time.monotonic() - self.spoken >= self.every or (self.done >= self.total and self.spoken > self.started):
-            self.spoken = time.monotonic()
-            rate = (self.done - self.start_done) / max(1e-9, self.spoken - self.started)
+        elif self._line_is_due():
+            self.last_printed = time.monotonic()
+            rate = (self.done - self.done_before) / max(1e-9, self.last_printed - self.started)
             left = f"about {(self.total - self.done) / rate:.0f} s left" if rate else "time left not known yet"
             print(f"{self.title}: {self.done}/{self.total} {note} {left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+    def _line_is_due(self) -> bool:
+        ended = self.done >= self.total and self.last_printed > self.started
+        return ended or time.monotonic() - self.last_printed >= self.interval
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
+    """A `Progress` that is closed at the end of the block."""
     bar = Progress(title, total, done)
     try:
         yield bar

@@ -1,6 +1,6 @@
-"""The files of a run's folder: their names in one place, and how they are read and written.
+"""The files of a run's folder: their names, and how they are read and written.
 
-A run is done once `result.json` exists; it is written last.
+A run is done when `result.json` exists; it is written last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from tutelage.common.files import write_atomically
 
-CONFIG = "config.json"  # the run as planned: stage, settings, data, models, fingerprints of its parents
+CONFIG = "config.json"  # the planned run: stage, settings, data, models, fingerprints of its parents
 ENVIRONMENT = "environment.json"  # versions and device
 DATA = "data.json"  # rows read, cut and left out, per data section
 METRICS = "metrics.jsonl"  # one line per optimizer step
@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints"  # folder; removed when the run is done
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run of this folder is finished."""
+    """Whether the run of this folder is done."""
     return (folder / RESULT).is_file()
 
 

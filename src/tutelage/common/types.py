@@ -1,6 +1,6 @@
-"""The data that passes between the parts. Frozen dataclasses; this module imports only torch.
+"""The data that the packages exchange, as frozen dataclasses. This module imports only torch.
 
-Shape legend used in the whole code base:
+Legend of shapes in the whole code base:
   N  predicted tokens of a micro-batch (the positions whose next token carries loss)
   T  tokens of a packed micro-batch, L tokens of one sequence, B rows
   D  hidden size (student and teacher have their own), V vocabulary size
@@ -28,17 +28,17 @@ class Message:
 class Conversation:
     """One row of data. `messages` ends in an assistant turn unless the row is a bare prompt.
 
-    Plain text is one assistant turn alone, which no template renders.
+    Plain text is a single assistant turn, which no chat template renders.
     """
 
     id: str  # the row's own id, or "<file name>:<line>"
     messages: tuple[Message, ...]
     references: tuple[str, ...] = ()  # for scoring; empty: the last assistant turn is the only reference
-    source: str = ""  # where the row stands, "file:line" or "hub-name:index"; used in error messages
+    source: str = ""  # where the row is, "file:line" or "hub-name:index"; for error messages
 
     @property
     def plain(self) -> bool:
-        """Whether this is text without a chat, to be learnt as a language model learns it."""
+        """Whether this is plain text: no chat, loss on every token."""
         return len(self.messages) == 1 and self.messages[0].role == "assistant"
 
     @property
@@ -57,7 +57,7 @@ class Conversation:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The texts that an answer is scored against."""
+        """The reference texts for scoring an answer: `references`, else the response."""
         if self.references:
             return self.references
         return () if self.response is None else (self.response,)
@@ -69,12 +69,12 @@ class TokenSequence:
 
     index: int  # position of the row in its data set
     ids: Tensor  # int64 [L]
-    loss_mask: Tensor  # bool [L]; True where this token is a response token, so the position before it predicts it
-    prompt_length: int  # tokens up to the last assistant turn's first token: what a sampler is given
+    loss_mask: Tensor  # bool [L]; True for response tokens; the position before such a token predicts it
+    prompt_length: int  # tokens before the last assistant turn's first token: the prompt for a sampler
     author: Author = "data"
-    cut: bool = False  # the response was cut at the length limit
-    weight: float = 1.0  # counts as this many copies (SeqKD keeps a doubled sample once)
-    # What stands between responses as the teacher's chat template renders it, in turn, where it is not the student's.
+    cut: bool = False  # the response reached the length limit
+    weight: float = 1.0  # counts as this many copies (SeqKD stores equal samples once)
+    # If the teacher has another chat template: the token ids before each response in the teacher's rendering.
     teacher_prompts: tuple[Tensor, ...] | None = None
 
     @property
@@ -84,12 +84,12 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sampler wrote for one prompt."""
+    """A sampler's response to one prompt."""
 
-    tokens: tuple[int, ...]  # the end-of-turn token included when `finished`
-    # log-probability of each token under softmax(logits / temperature), before top-p; vLLM gives them only if asked
+    tokens: tuple[int, ...]  # with the end-of-turn token if `finished`
+    # log-probability of each token under softmax(logits / temperature), before top-p; vLLM returns them only on request
     logprobs: tuple[float, ...]
-    finished: bool  # ended by itself, not by the length limit
+    finished: bool  # ended by an end-of-turn token, not by the length limit
 
 
 @dataclass(frozen=True)
@@ -107,26 +107,27 @@ class Head:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences laid out for one forward pass, and the one place where labels are shifted.
+    """Sequences laid out for one forward pass. Labels are shifted here and nowhere else.
 
     Packed: `input_ids` is [1, T] without padding, `cu_seqlens` marks the sequences. Padded: [B, L] with a mask.
     `predict` indexes the flattened tokens; hidden state `predict[n]` predicts `labels[n]`.
     """
 
     input_ids: Tensor  # int64 [1, T] or [B, L]
-    position_ids: Tensor  # like input_ids
+    position_ids: Tensor  # shape of input_ids
     predict: Tensor  # int64 [N]
     labels: Tensor  # int64 [N]
     weights: Tensor  # float32 [N]; each token's share of the optimizer batch's loss
     rows: Tensor  # int64 [N]; which sequence of the micro-batch a token belongs to
-    indices: tuple[int, ...]  # data-set rows of the sequences, for messages
-    lengths: tuple[int, ...]  # tokens of each sequence, padding not counted
+    indices: tuple[int, ...]  # rows of the sequences in their data set, for messages
+    lengths: tuple[int, ...]  # tokens of each sequence, without padding
     max_seqlen: int
     cu_seqlens: Tensor | None = None  # int32 [number of sequences + 1], packed only
     attention_mask: Tensor | None = None  # int64 [B, L]
-    teacher: MicroBatch | None = None  # the same response tokens after the teacher's own prompts; None: this very batch
+    teacher: MicroBatch | None = None  # the same responses after the teacher's own prompts; None: equal to this batch
 
     def to(self, device: torch.device) -> MicroBatch:
+        """A copy with all tensors on `device`."""
         moved: dict[str, Any] = {
             k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()
         }
@@ -137,9 +138,9 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class TeacherSignal:
-    """What the teacher says about a micro-batch's predicted tokens: its last hidden states and its head.
+    """The teacher's last hidden states of a micro-batch's predicted tokens, and its head.
 
-    Full logits are never made for a whole micro-batch; `loss/` multiplies chunk by chunk.
+    Logits are never computed for a whole micro-batch at once; `loss/` computes them chunk by chunk.
     """
 
     hidden: Tensor  # [N, D_teacher]
