@@ -78,7 +78,7 @@ def test_bbh_has_lm_evals_own_score_beside(data: Path) -> None:
     assert scored("bbh", data, "snarks/0", "So the answer is (B).").scores["accuracy_lm_eval"] == 1
     assert (
         scored("bbh", data, "snarks/0", "So the answer is (B)").scores["accuracy_lm_eval"] == 0
-    )  # it eats a character
+    )  # it drops a character
     late = scored("bbh", data, "snarks/0", "A thought.\n\nSo the answer is (B).").scores
     assert (late["accuracy"], late["accuracy_lm_eval"]) == (1, 0)  # it stops at a blank line
 

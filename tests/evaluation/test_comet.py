@@ -59,7 +59,7 @@ def test_scores_come_back_in_order(cache: Path, monkeypatch: pytest.MonkeyPatch)
     what = json.loads(seen.read_text())
     assert what["texts"] == {"-s": SOURCES, "-t": ["the cat", "dog dog dog", ""], "-r": REFERENCES}
     assert (what["given"]["--model"], what["given"]["--batch_size"]) == ("some/model", "4")
-    assert what["path"] is None  # our packages stay out of COMET's process
+    assert what["path"] is None  # this environment's packages stay out of COMET's process
     assert comet_scores([], [], []) == []
 
 

@@ -42,7 +42,7 @@ def test_infobench_without_a_judge_is_unscored(data: Path) -> None:
     assert (result["n"], result["unscored"], result["metrics"]["drfr"]["value"]) == (1, 2, None)
 
 
-def test_infobench_wants_a_judgement_a_question(data: Path) -> None:
+def test_infobench_needs_one_judgement_per_question(data: Path) -> None:
     with pytest.raises(TutelageError, match="`easy_1` has 2 questions but 1 judgements"):
         BENCHMARKS["infobench"].score(BENCHMARKS["infobench"].load(data), {"easy_1": Reply("", judgements=("yes",))})
 

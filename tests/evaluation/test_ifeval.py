@@ -1,6 +1,6 @@
 """IFEval's 25 kinds of instructions, each with replies checked by hand, read strictly and loosely.
 
-Read loosely, a reply also counts as it is without its first line, its last line, both, and without asterisks.
+Read loosely, a reply also counts without its first line, its last line, both, and without asterisks.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_rolling_likelihoods_need_texts_that_fit() -> None:
 
 
 def test_lm_eval_runs_on_our_sampler(data: Path, tiny_models: Path, tmp_path: Path) -> None:
-    """lm-eval's own evaluator over `sampler_lm` gives the replies and scores that ours gives."""
+    """lm-eval's own evaluator over `sampler_lm` gives the replies and scores that `run_benchmarks` gives."""
     from lm_eval.evaluator import evaluate
 
     settings = Settings(("arc_challenge",), str(tiny_models / "student"), tmp_path / "out", data, batch_size=4)
@@ -255,15 +255,15 @@ def test_lm_eval_runs_on_our_sampler(data: Path, tiny_models: Path, tmp_path: Pa
     tasks = {}
     for name in ("arc_challenge_chat", "arc_challenge"):
         overrides = {"fewshot_split": None, "num_fewshot": 0, "doc_to_target": "{{answerKey}}"}
-        ours = BENCHMARKS["arc_challenge"]._cache[name].task.config
-        overrides |= {"doc_to_text": ours.doc_to_text, "gen_prefix": ours.gen_prefix}
+        used = BENCHMARKS["arc_challenge"]._cache[name].task.config
+        overrides |= {"doc_to_text": used.doc_to_text, "gen_prefix": used.gen_prefix}
         if name == "arc_challenge":
-            overrides["doc_to_target"] = ours.doc_to_target
+            overrides["doc_to_target"] = used.doc_to_target
         tasks[name] = HarnessTask(f"arc/{name}.yaml", [item.row for item in items], **overrides).task
     chat = evaluate(lm, {"chat": tasks["arc_challenge_chat"]}, apply_chat_template=True, bootstrap_iters=0)
     records = read_records(settings.out / "arc_challenge")
-    theirs = [cut_at(sample["resps"][0][0], ()) for sample in chat["samples"]["chat"]]
-    assert theirs == [cut_at(record.response, ("\n\n", ".")) for record in records]
+    replies = [cut_at(sample["resps"][0][0], ()) for sample in chat["samples"]["chat"]]
+    assert replies == [cut_at(record.response, ("\n\n", ".")) for record in records]
     likely = evaluate(lm, {"likely": tasks["arc_challenge"]}, bootstrap_iters=0)["results"]["likely"]
     assert 100 * likely["acc,none"] == pytest.approx(result["metrics"]["accuracy_likelihood"]["value"])
     assert 100 * likely["acc_norm,none"] == pytest.approx(result["metrics"]["accuracy_likelihood_norm"]["value"])

@@ -5,11 +5,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from pages import Page
 
 from tutelage.evaluation.page import embedded_json, write_page
 from tutelage.evaluation.records import ExampleRecord, write_records, write_result
@@ -19,25 +19,6 @@ HOSTILE = (
 )
 METRICS = {"accuracy": {"value": 40.0, "stderr": 1.5}, "accuracy_weighted": {"value": None, "stderr": None}}
 VALUES = (1.0, 0.0, None, 0.0, 0.5)
-
-
-class Page(HTMLParser):
-    """What a page is made of: tags, handlers, and its visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.handlers: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 def record(n: int) -> ExampleRecord:

@@ -184,7 +184,7 @@ def test_flores_says_why_there_is_no_comet(data: Path, tmp_path: Path, monkeypat
     assert metrics["chrf"]["value"] > 0
 
 
-def test_guessing_is_said(data: Path, tmp_path: Path) -> None:
+def test_guessing_is_reported(data: Path, tmp_path: Path) -> None:
     file = write(
         tmp_path / "r.jsonl", *(reply(id, f"The answer is ({letter}).") for id, letter in [(10, "B"), (12, "A")])
     )
@@ -237,10 +237,10 @@ def test_the_command_ends_with_1_for_unknown_ids_but_prints(
     file = write(tmp_path / "r.jsonl", reply("test_0", "They greet."), reply("test_7"))
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "--tasks", "dialogsum", "--responses", str(file), "--data-dir", str(data), "--json"])
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert stopped.value.code == 1
-    assert json.loads(said.out)["unknown"] == ["test_7"]
-    last = said.err.splitlines()[-1]
+    assert json.loads(printed.out)["unknown"] == ["test_7"]
+    last = printed.err.splitlines()[-1]
     assert last.startswith(f"tutelage: {file}: 1 id is not in this benchmark: test_7; correct the file")
 
 

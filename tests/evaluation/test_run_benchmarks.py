@@ -63,7 +63,7 @@ class Recorder:
 
 
 class Letters:
-    """A template of one token a character."""
+    """A template with one token per character."""
 
     def encode_prompts(self, prompts: Sequence[Sequence[Any]]) -> list[list[int]]:
         return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
@@ -257,7 +257,7 @@ def test_prompts_come_longest_first_within_their_group(data: Path, tmp_path: Pat
     bench = BENCHMARKS["bbh"]
     items = [item for item in bench.load(data) if item.group in ("boolean_expressions", "navigate")]
     answer(bench, items, Answerer(Letters(), recorder, "f", chat=True, batch_tokens=1), tmp_path / "r.jsonl")
-    assert [len(call) for call in recorder.calls] == [1, 1, 1]  # a batch holds one prompt at least
+    assert [len(call) for call in recorder.calls] == [1, 1, 1]  # a batch holds at least one prompt
     texts = ["".join(map(chr, call[0])) for call in recorder.calls]
     assert [text.rpartition("Q: ")[2].partition("\n")[0] for text in texts] == [
         "True and not False is",

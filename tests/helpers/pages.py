@@ -10,7 +10,7 @@ HOSTILE = (
 
 
 class Page(HTMLParser):
-    """What a page is made of: tags, addresses, and its visible text."""
+    """The tags, addresses and event handlers of a page, and its visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A data folder with a few made-up rows of each benchmark, in the published files' forms."""
+"""A data folder with a few made-up rows per benchmark, in the formats of the published files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _write_mmlu_pro(folder: Path) -> None:
 
 
 def _write_gpqa(folder: Path) -> None:
-    """Not encrypted (Python cannot), which the reader takes too."""
+    """Not encrypted, since Python cannot; the reader accepts that too."""
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "dataset.zip", "w") as archive:
         for subset, names in GPQA_IDS.items():
@@ -144,6 +144,6 @@ def item_of(bench: Benchmark, data: Path, id: str) -> Item:
 
 
 def scored(name: str, data: Path, id: str, reply: str) -> ExampleRecord:
-    """What a benchmark makes of one reply."""
+    """The record of one reply, scored by a benchmark."""
     bench = BENCHMARKS[name]
     return bench.score([item_of(bench, data, id)], {id: Reply(reply)})[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -241,18 +240,6 @@ def test_characters_that_part_lines_stay_in_their_row(tmp_path: Path):
     assert any("\u2028" in input_of(row, FRAME) for row in rows)
     (tmp_path / "accepted" / "00001.jsonl").unlink(missing_ok=True)
     assert make(tmp_path, rows=12, by=by).run()["rows"] == 12
-
-
-def test_threads_take_turns_quickly_while_rows_are_made(tmp_path: Path):
-    before, seen = sys.getswitchinterval(), set()
-
-    def watched(random: Random) -> str:
-        seen.add(round(sys.getswitchinterval(), 6))
-        return sentence(random)
-
-    make(tmp_path, rows=5, by=Author(watched)).run()
-    assert seen == {0.001}
-    assert sys.getswitchinterval() == before
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

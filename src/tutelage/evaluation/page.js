@@ -78,8 +78,8 @@ function partsOf(row) {
   for (const part of row.parts) {
     const value = part.scores[state.metric];
     const kind = value === undefined ? "" : kindOf(value);
-    const said = kind === "partly" ? percent(value) : kind;
-    const item = element("li", kind, element("b", "", said), " ", marked(part.name));
+    const label = kind === "partly" ? percent(value) : kind;
+    const item = element("li", kind, element("b", "", label), " ", marked(part.name));
     if (part.note) item.append(" ", marked(part.note, "span", "quiet"));
     list.append(item);
   }

@@ -193,7 +193,10 @@ def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
         text = bench.reveal(text)
     except TutelageError as error:
         raise TutelageError(f"{where}: `response` of `{row['id']}`: {error}") from None
-    tokens, shots = row.get("tokens"), row.get("shots")  # counts in our own files; other files may have anything there
+    tokens, shots = (
+        row.get("tokens"),
+        row.get("shots"),
+    )  # counts in files of `run_benchmarks`; other files may have anything there
     return Reply(
         text=text,
         finished=bool(row.get("finished", True)),

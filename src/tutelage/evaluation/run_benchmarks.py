@@ -145,7 +145,7 @@ def table_3(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the command prints of each result: a line a metric, how fast it came, the notices."""
+    """The lines that the command prints per result: one per metric, the speed, the notices."""
     out = []
     for result in results:
         for name, found in result["metrics"].items():

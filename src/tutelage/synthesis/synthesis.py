@@ -14,10 +14,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,6 @@ class Synthesis:
         with (
             contextlib.closing(MetricsFile(self.folder / METRICS, number)) as log,
             ThreadPoolExecutor(1) as worker,
-            _quick_turns(),
         ):
             prepared = worker.submit(self._prepare, number, sum(self.sizes))
             while self.accepted < self.plan.rows:
@@ -278,16 +276,3 @@ class Synthesis:
             "sampling_seconds": sampling,
             "sampler_tokens_per_s": sampled / sampling if sampling else None,
         }
-
-
-@contextlib.contextmanager
-def _quick_turns() -> Iterator[None]:
-    """Threads take turns every millisecond, not Python's five: a sampler on a GPU wants the interpreter often and
-    briefly, and waits for the filters in between. On a GPU no gain was shown (LOG.md).
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, 0.001))
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

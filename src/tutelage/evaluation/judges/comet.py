@@ -95,7 +95,9 @@ def comet_scores(
         counts = f"{len(sources)} sources, {len(hypotheses)} hypotheses and {len(references)} references"
         raise TutelageError(f"COMET needs equally many texts of each kind, not {counts}")
     if not comet_ready():
-        raise TutelageError("COMET is not set up: run `tutelage setup comet`, or go on without it (chrF needs nothing)")
+        raise TutelageError(
+            "COMET is not set up: run `tutelage setup comet`, or continue without it (chrF needs nothing)"
+        )
     if not sources:
         return []
     with tempfile.TemporaryDirectory(prefix="comet-") as name:
