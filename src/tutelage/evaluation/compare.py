@@ -167,7 +167,7 @@ def _same_examples(a: Path, b: Path) -> tuple[list[ExampleRecord], list[ExampleR
         if one.references != two.references or _part_names(one) != _part_names(two):
             raise TutelageError(
                 f"{a} and {b} were not made from the same examples (`{one.id}` has different targets in the two); "
-                "evaluate both on the same data and --seed"
+                "evaluate both with the same data and --seed"
             )
     return left, right
 

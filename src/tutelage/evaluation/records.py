@@ -89,7 +89,7 @@ def aligned(
         first, owner, other = (missing[0], order_folder, folder) if missing else (extra[0], folder, order_folder)
         raise TutelageError(
             f"{folder} and {order_folder} were not made from the same examples (`{first}` is in {owner} but not in "
-            f"{other}; {len(missing) + len(extra)} differ); evaluate both on the same data, --limit and --seed"
+            f"{other}; {len(missing) + len(extra)} differ); evaluate both with the same data, --limit and --seed"
         )
     return [by_id[record.id] for record in order]
 
