@@ -295,7 +295,12 @@ CASES = [
     Case("report: no file", ("gone.yaml", "does not exist"), arguments=("report", "gone.yaml")),
     Case("report: a JSON file", ("tiny.json", "YAML file", "--runs"), arguments=("report", "{folder}/tiny.json")),
     Case("report: a URL", ("a URL works for studies only",), arguments=("report", "{recipe}", "--runs", "s3://b/runs")),
-    Case("report: no data", ("data.train", "gone.jsonl"), {"data__train__path": "gone.jsonl"}, arguments=("report", "{recipe}")),
+    Case(
+        "report: no data",
+        ("data.train", "gone.jsonl"),
+        {"data__train__path": "gone.jsonl"},
+        arguments=("report", "{recipe}"),
+    ),
     Case("report: not --only", ("--only tst", "scores"), arguments=("report", "{recipe}", "--only", "tst")),
     Case("study: a recipe", ("recipe.yaml", "a recipe, not a study"), arguments=("study", "plan", "{recipe}")),
     Case("study: no file", ("gone.yaml", "does not exist"), arguments=("study", "status", "gone.yaml")),

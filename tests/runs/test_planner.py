@@ -227,7 +227,7 @@ def test_plain_text_asks_for_no_answers(workshop: Workshop, kind: str):
     if kind == "distill":
         stages = [{"name": "made", "kind": kind, **own, "on_policy": 0.0}]
         load_recipe(workshop.write(stages=stages))
-        with pytest.raises(TutelageError, match=r"task `test` asks models, and `data\.train` is plain text"):
+        with pytest.raises(TutelageError, match=r"task `test` needs prompts, and `data\.train` is plain text"):
             load_recipe(workshop.write(stages=stages, tasks__test__data="train"))
 
 

@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of: strict models, one-line complaints, and fingerprints."""
+"""Base of all sections of a recipe: strict pydantic models and one-line error messages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from tutelage.common.errors import did_you_mean
 
 
 class Section(BaseModel):
+    """A section of a recipe: frozen, and an unknown key is an error that suggests the nearest known key."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        """An unknown key is nearly always a slip of the pen: name the key that was meant."""
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
@@ -28,17 +29,19 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # names become parts of folder names
+
 
 def first_message(error: ValueError) -> str:
-    """The first complaint of a pydantic error as `key: what is wrong`."""
+    """The first error of a pydantic `ValidationError` as `key: what is wrong`; of another ValueError, its message."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    loc = list(first["loc"])
-    if loc[:1] == ["stages"]:
-        del loc[2:3]  # a stage's kind stands after its number, and is no key
-    if loc and (str(loc[-1]).startswith("constrained-") or "[" in str(loc[-1])):
-        del loc[-1]  # nor is the name of a type, of several that a value may have
-    where = ".".join(map(str, loc))
+    location = list(first["loc"])
+    if location[:1] == ["stages"]:
+        del location[2:3]  # pydantic puts the stage's kind after its number; it is not a key
+    if location and (str(location[-1]).startswith("constrained-") or "[" in str(location[-1])):
+        del location[-1]  # the name of one type of a union is not a key either
+    where = ".".join(map(str, location))
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

@@ -1,4 +1,4 @@
-"""Reading a recipe file and checking that every name in it exists."""
+"""Reads a recipe file and checks that every name in it exists."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 
-STAGE_DATA = "stage:"  # a data section whose path is `stage:NAME` holds what the synthesize stage NAME makes
+STAGE_DATA = "stage:"  # a data section with path `stage:NAME` has the rows that the synthesize stage NAME makes
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice; of two, YAML's own loader silently drops the first."""
+    """Safe YAML that refuses a key given twice; YAML's own loader silently keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -31,9 +31,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
-    """Read and check a recipe. `overrides` are `key=value` with dots: `training.epochs=3`, `stages.gkd.beta=0.1`.
+    """Read and check a recipe. `overrides`: `key=value` with dots, such as `training.epochs=3`, `stages.gkd.beta=0.1`.
 
-    Raises TutelageError, one line with the key that is wrong.
+    Raises TutelageError that names the wrong key.
     """
     content = read_yaml(path)
     for override in overrides or []:
@@ -42,7 +42,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds. Raises TutelageError, one line with the place that is wrong."""
+    """Read a YAML file that contains a mapping. Raises TutelageError that names file and line."""
     if not path.is_file():
         raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
     try:
@@ -59,7 +59,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def recipe_from(content: dict[str, Any], path: Path) -> RecipeConfig:
-    """The checked recipe of what a file holds; `path` is named in complaints."""
+    """Check the content of a recipe file. `path` is named in errors. Raises TutelageError that names the wrong key."""
     try:
         recipe = RecipeConfig.model_validate(content)
     except ValidationError as error:
@@ -71,7 +71,7 @@ def recipe_from(content: dict[str, Any], path: Path) -> RecipeConfig:
 def _override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
-        raise TutelageError(f"override `{override}` must be key=value, for example training.epochs=3")
+        raise TutelageError(f"override `{override}` must have the form key=value, for example training.epochs=3")
     *path, last = key.split(".")
     node: Any = content
     for part in path:
@@ -87,27 +87,27 @@ def _override(content: dict[str, Any], override: str) -> None:
     try:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise TutelageError(f"override `{override}`: the value is not valid YAML") from error
+        raise TutelageError(f"override `{override}`: the value is not valid YAML: correct what follows `=`") from error
 
 
 def _check_references(recipe: RecipeConfig, path: Path) -> None:
-    """Every name that a stage uses must exist, and stages may only look back."""
+    """Check that every name exists and that stages use earlier stages only."""
     names = _Names(recipe, path)
     all_stages = [s.name for s in recipe.stages if not isinstance(s, EvaluateStage | SynthesizeStage)]
     if isinstance(recipe.student, str):
-        names.known(recipe.student, all_stages, "student", "stage")
+        names.require(recipe.student, all_stages, "student", "stage")
     for task_name, task in recipe.tasks.items():
-        names.known(task.data, names.files, f"tasks.{task_name}.data", "data section with files")
+        names.require(task.data, names.files, f"tasks.{task_name}.data", "data section with files")
         if task.headline_metric not in task.metrics:
-            raise TutelageError(f"{path}: tasks.{task_name}.headline: `{task.headline}` is not among its metrics")
+            raise TutelageError(f"{path}: tasks.{task_name}.headline: `{task.headline}` is not one of its `metrics`")
     if recipe.search is not None:
-        names.known(recipe.search.task, recipe.tasks, "search.task", "task")
+        names.require(recipe.search.task, recipe.tasks, "search.task", "task")
     for stage in recipe.stages:
         names.check(stage)
 
 
 class _Names:
-    """The names that a stage may use; they grow from stage to stage."""
+    """The names of models and data that the next stage may use; each checked stage adds its own."""
 
     def __init__(self, recipe: RecipeConfig, path: Path) -> None:
         self.recipe, self.path = recipe, path
@@ -118,47 +118,46 @@ class _Names:
         self.data = list(self.files)
         synthetic = [s.name for s in recipe.stages if isinstance(s, SynthesizeStage)]
         for name, stage in self.made.items():
-            self.known(stage, synthetic, f"data.{name}.path", "synthesize stage")
+            self.require(stage, synthetic, f"data.{name}.path", "synthesize stage")
         for name in synthetic:
             if name in recipe.data:
-                raise TutelageError(
-                    f"{path}: stages.{name}: a data section has the same name: rename one, since stages name both alike"
-                )
+                raise TutelageError(f"{path}: stages.{name}: a data section has the same name: rename one of them")
 
-    def known(self, name: str, names: Any, where: str, what: str) -> None:
+    def require(self, name: str, names: Any, where: str, what: str) -> None:
+        """Raise TutelageError if `name`, a `what` at the key `where`, is not one of `names`."""
         if name not in names:
             there = ", ".join(names) or "none"
             raise TutelageError(f"{self.path}: {where}: no {what} is called `{name}` (there are: {there})")
 
     def check(self, stage: Any) -> None:
-        """Check one stage and add what it makes."""
+        """Check the names that a stage uses, and add the model or data that it makes."""
         where = f"stages.{stage.name}"
         if isinstance(stage, TrainStage):
             self._check_training(stage, where)
         elif isinstance(stage, SynthesizeStage):
-            self.known(stage.gold, self.files, f"{where}.gold", "data section with files")
-            self.known(stage.generator, self.models, f"{where}.generator", "earlier stage")
-            self.known(stage.annotator, self.models, f"{where}.annotator", "earlier stage")
+            self.require(stage.gold, self.files, f"{where}.gold", "data section with files")
+            self.require(stage.generator, self.models, f"{where}.generator", "earlier stage")
+            self.require(stage.annotator, self.models, f"{where}.annotator", "earlier stage")
             self.data += [stage.name, *(n for n, source in self.made.items() if source == stage.name)]
         elif isinstance(stage, PruneStage):
-            self.known(stage.model, self.models, f"{where}.model", "earlier stage")
+            self.require(stage.model, self.models, f"{where}.model", "earlier stage")
             if stage.prune.calibration:
-                self.known(stage.prune.calibration, self.files, f"{where}.prune.calibration", "data section")
+                self.require(stage.prune.calibration, self.files, f"{where}.prune.calibration", "data section")
         else:
             for name in stage.models:
-                self.known(name, [*self.models, "lead_1"], f"{where}.models", "earlier stage")
+                self.require(name, [*self.models, "lead_1"], f"{where}.models", "earlier stage")
             for name in stage.tasks:
-                self.known(name, self.recipe.tasks, f"{where}.tasks", "task")
+                self.require(name, self.recipe.tasks, f"{where}.tasks", "task")
             if stage.compare_to is not None:
-                self.known(stage.compare_to, stage.models, f"{where}.compare_to", "row of this stage")
+                self.require(stage.compare_to, stage.models, f"{where}.compare_to", "row of this stage")
         if not isinstance(stage, EvaluateStage | SynthesizeStage):
             self.models += [stage.name, "base"] if stage.name == self.recipe.student else [stage.name]
 
     def _check_training(self, stage: TrainStage, where: str) -> None:
         recipe = self.recipe
-        tried = recipe.search.grid.get("validation", []) if recipe.search is not None and stage.search else []
-        for name in [*data_names(stage, recipe.training_of(stage)), *filter(None, tried)]:
-            self.known(name, self.data, f"{where}.data", "data section (or earlier synthesize stage)")
+        searched = recipe.search.grid.get("validation", []) if recipe.search is not None and stage.search else []
+        for name in [*data_names(stage, recipe.training_of(stage)), *filter(None, searched)]:
+            self.require(name, self.data, f"{where}.data", "data section (or earlier synthesize stage)")
         student = stage.student or default_student(recipe, stage.name)
         if student == "base" and "base" not in self.models:
             raise TutelageError(
@@ -166,33 +165,33 @@ class _Names:
                 f"one: set `student` to `teacher` or an earlier stage"
             )
         for name in [student] + ([] if isinstance(stage, SftStage) else [stage.teacher]):
-            self.known(name, self.models, where, "earlier stage")
+            self.require(name, self.models, where, "earlier stage")
         if isinstance(stage.search, str):
-            self.known(stage.search, recipe.tasks, f"{where}.search", "task")
+            self.require(stage.search, recipe.tasks, f"{where}.search", "task")
         for name in stage.epochs_of:
-            self.known(name, self.trained, f"{where}.epochs_of", "earlier training stage")
+            self.require(name, self.trained, f"{where}.epochs_of", "earlier training stage")
         self.trained.append(stage.name)
 
 
 def made_by(path: str | list[str]) -> str | None:
-    """The synthesize stage that a data section's path names, else None."""
+    """The synthesize stage that the path of a data section names (`stage:NAME`), else None."""
     return path.removeprefix(STAGE_DATA) if isinstance(path, str) and path.startswith(STAGE_DATA) else None
 
 
 def default_student(recipe: RecipeConfig, stage: str) -> str:
-    """SFT-S, the paper's default: the latest SFT of the student before `stage`, else the base student."""
+    """The student that `stage` starts from by default: the latest SFT of the student before it (SFT-S), else `base`."""
     found, teachers = "base", {"teacher"}
     for other in recipe.stages:
         if other.name == stage:
             break
         if isinstance(other, TrainStage) and (other.student or found) in teachers:
-            teachers.add(other.name)  # a teacher trained further; cutting it is what makes a student of it
+            teachers.add(other.name)  # training keeps it a teacher; only pruning makes a student of it
         elif isinstance(other, SftStage):
             found = other.name
     return found
 
 
 def data_names(stage: TrainStage, training: TrainingConfig) -> list[str]:
-    """Training data first, then the validation section if there is one."""
+    """The names of the data that a stage needs: training data, then the validation section if there is one."""
     names = [stage.data] if isinstance(stage.data, str) else list(stage.data)
     return [*names, training.validation] if training.validation else names

