@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import HANG, wait_for
 
 from tutelage.cli.evaluate import _judge
 from tutelage.common.errors import TutelageError
@@ -24,6 +26,8 @@ from tutelage.evaluation.judges.endpoint import RULES, JudgeEndpoint
 from tutelage.evaluation.judges.judge import JudgeItem, judge, judge_questions, read_answer
 
 pytest.importorskip("openai", reason="the judge needs the openai client (the extra `judge`)")
+
+from openai.resources.chat.completions import Completions
 
 KEY = "sk-very-secret-1234567890"
 
@@ -89,7 +93,7 @@ def sends(status: int, body: Any, **headers: str) -> Callable[[BaseHTTPRequestHa
 
 
 def hangs(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1.0)
+    handler.rfile.read(1)  # until the client has closed the connection
     handler.close_connection = True
 
 
@@ -109,7 +113,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 def at(server: Endpoint, folder: Path, **changes: Any) -> JudgeEndpoint:
-    return JudgeEndpoint(url=server.url, model="j", cache_folder=folder, **{"timeout": 5.0, "retries": 3, **changes})
+    return JudgeEndpoint(url=server.url, model="j", cache_folder=folder, **{"timeout": HANG, "retries": 3, **changes})
 
 
 def item(id: str, *questions: str, input: str = "", response: str = "a text") -> JudgeItem:
@@ -176,14 +180,16 @@ def test_questions_are_one_conversation_in_their_order(server: Endpoint, tmp_pat
 
 
 def test_responses_are_judged_at_the_same_time(server: Endpoint, tmp_path: Path) -> None:
-    lock, asked, most = threading.Lock(), 0, 0
+    lock, asked, most, two = threading.Lock(), 0, 0, threading.Event()
 
     def slow(body: dict[str, Any]) -> str:
         nonlocal asked, most
         with lock:
             asked += 1
             most = max(most, asked)
-        time.sleep(0.1)
+            if asked > 1:
+                two.set()
+        two.wait(HANG)
         with lock:  # before the answer is sent, so that no next question can be here yet
             asked -= 1
         return "YES"
@@ -211,18 +217,34 @@ MISBEHAVIOURS = {
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
-def test_a_misbehaving_endpoint_is_asked_again(server: Endpoint, tmp_path: Path, name: str) -> None:
+def test_a_misbehaving_endpoint_is_asked_again(
+    server: Endpoint, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.misbehave = {0: MISBEHAVIOURS[name], 1: MISBEHAVIOURS[name], 3: MISBEHAVIOURS[name]}
-    found = judge(at(server, tmp_path, concurrency=1, timeout=0.3), ITEMS)
+    create = Completions.create
+
+    def impatient(self: Completions, **body: Any) -> Any:
+        """Wait long for every answer but those that never come."""
+        number = len(server.requests)
+        try:
+            return create(self, **body, timeout=0.3 if server.misbehave.get(number) is hangs else HANG)
+        finally:
+            wait_for(lambda: len(server.requests) > number, "the request to arrive")
+
+    monkeypatch.setattr(Completions, "create", impatient)
+    found = judge(at(server, tmp_path, concurrency=1), ITEMS)
     assert found.answers == ANSWERS
     assert (found.asked, found.cached, found.retried, found.unscored) == (4, 0, 3, [])
     assert len(server.requests) == 7
 
 
-def test_retry_after_is_honoured(server: Endpoint, tmp_path: Path) -> None:
-    server.misbehave = {0: sends(429, {"error": {"message": "slow down"}}, Retry_After="1")}
+def test_retry_after_is_honoured(server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.misbehave = {0: sends(429, {"error": {"message": "slow down"}}, Retry_After="0.2")}
+    delay, delays = chat_client._delay, []
+    monkeypatch.setattr(chat_client, "_delay", lambda *given: delays.append(delay(*given)) or delays[-1])
     assert judge_questions(at(server, tmp_path), ITEMS[1:]) == [["yes"]]
-    assert 1.0 <= server.times[1] - server.times[0] < 1.5
+    assert 0.2 <= delays[0] < 0.21  # and a hundredth of a second at random
+    assert server.times[1] - server.times[0] >= delays[0]
 
 
 def test_a_rerun_costs_nothing_and_a_killed_run_goes_on(server: Endpoint, tmp_path: Path) -> None:
@@ -348,7 +370,7 @@ def test_a_real_model_behind_a_real_server(tmp_path: Path) -> None:
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen([*command, "--device", "cpu"], stdout=log, stderr=subprocess.STDOUT)
     try:
-        if not _answers(f"http://127.0.0.1:{port}/health", process, seconds=90):
+        if not _answers(f"http://127.0.0.1:{port}/health", process):
             pytest.skip(f"transformers' own server did not start: {(tmp_path / 'server.log').read_text()[-300:]}")
         endpoint = JudgeEndpoint(f"http://localhost:{port}/v1", str(folder), cache_folder=tmp_path, max_tokens=4)
         found = judge(endpoint, ITEMS)
@@ -357,7 +379,7 @@ def test_a_real_model_behind_a_real_server(tmp_path: Path) -> None:
         assert found.unscored  # random weights say neither yes nor no
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(HANG)
 
 
 def _tiny_chat_model(folder: Path) -> Path:
@@ -380,12 +402,12 @@ def _tiny_chat_model(folder: Path) -> Path:
     return folder
 
 
-def _answers(address: str, process: subprocess.Popen[bytes], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return True
-        except OSError:
-            time.sleep(0.5)
-    return False
+def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
+    """Whether the server comes up, rather than ending."""
+
+    def up() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=HANG):
+            return True
+        return False
+
+    return wait_for(lambda: "up" if up() else process.poll() is not None and "ended", "the server") == "up"

@@ -55,9 +55,10 @@ def plan_study(
     """
     config = load_study(path)
     fingerprints: dict[str, str] = {}
+    templates: dict[Path, dict[str, Any]] = {}
 
     def planned_for(auto_device: str | None) -> StudyPlan:
-        planning = _Planning(root, partial, fingerprints, auto_device)
+        planning = _Planning(root, partial, fingerprints, templates, auto_device)
         for study, grid, file in _grids(config, path, ()):
             planning.add(study, grid, file)
         return planning.plan(config, path)
@@ -91,8 +92,15 @@ def _grids(config: StudyConfig, path: Path, outer: tuple[Path, ...]) -> Iterator
 class _Planning:
     """The planners of all combinations, which share known runs and fingerprints, and the cells planned so far."""
 
-    def __init__(self, root: Path, partial: bool, fingerprints: dict[str, str], auto_device: str | None) -> None:
-        self.root, self.auto_device = root, auto_device
+    def __init__(
+        self,
+        root: Path,
+        partial: bool,
+        fingerprints: dict[str, str],
+        templates: dict[Path, dict[str, Any]],
+        auto_device: str | None,
+    ) -> None:
+        self.root, self.templates, self.auto_device = root, templates, auto_device
         self.absent: list[str] = []
         self.inputs = InputFingerprints(True, fingerprints, self.absent if partial else None)
         self.known: dict[str, Run] = {}
@@ -151,7 +159,9 @@ class _Planning:
         key = (file, str(values), tuple(study.seeds))
         if key not in self.planners:
             names = {"student": student, "teacher": teacher}
-            content = _fill(read_yaml(file), values, names, file)
+            if file not in self.templates:
+                self.templates[file] = read_yaml(file)
+            content = _fill(self.templates[file], values, names, file)
             recipe = recipe_from(content | {"seeds": study.seeds}, file)
             if recipe.search is not None:
                 raise TutelageError(
