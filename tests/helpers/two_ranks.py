@@ -1,4 +1,4 @@
-"""The same work on one rank and on two: where the results lie, once for all tests of a file.
+"""The same work on one rank and on two, once for all tests of a file.
 
 Two CPU processes that talk through gloo; on a machine with two GPUs, two GPUs and NCCL.
 """
@@ -56,10 +56,12 @@ def on_one_and_two(
         port = probe.getsockname()[1]
     command = [python, "-c", RANK, worker.__code__.co_filename, worker.__name__, str(port), str(two)]
     logs = [two / f"rank-{rank}.log" for rank in range(2)]
+    # Beside a single GPU, a barrier of two CPU ranks would name a GPU that is not there.
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if DEVICE == "cpu" else {})
     ranks = []
     for rank, log in enumerate(logs):
         with log.open("w") as output:
-            ranks.append(subprocess.Popen([*command, str(rank)], stdout=output, stderr=output))
+            ranks.append(subprocess.Popen([*command, str(rank)], env=environment, stdout=output, stderr=output))
     try:
         alone(one)
         # One that fails leaves the other waiting.
