@@ -9,7 +9,7 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import TokenSequence
 from tutelage.sampling.torch_sampler import TorchSampler
-from tutelage.training.memory_budget import filled, token_budget
+from tutelage.training.memory_budget import token_budget, worst_case
 from tutelage.training.trainer import Trainer
 
 GIB = 2**30
@@ -48,7 +48,7 @@ def test_too_little_memory_says_how_much_it_takes():
 
 def test_a_probe_has_as_many_tokens_as_asked_for():
     rows = [TokenSequence(i, torch.arange(n), torch.ones(n, dtype=torch.bool), 1) for i, n in enumerate((5, 9))]
-    parts = filled(rows, 40, longest=16)
+    parts = worst_case(rows, 40, longest=16)
     assert [len(p.ids) for p in parts] == [16, 16, 8]
     assert torch.cat([p.ids for p in parts])[:14].tolist() == [*range(5), *range(9)]
 
@@ -64,6 +64,6 @@ def test_training_within_the_limit_takes_the_same_steps(tmp_path):
         job.teacher.module.cuda()
         trainer = Trainer(dataclasses.replace(job, sampler=TorchSampler(job.student.model, jobs.ENDS, True)))
         losses[limit] = [trainer.step(step)["loss"] for step in range(2)]
-        assert (trainer.measured_tokens is None) == (limit is None)
+        assert (trainer.budget.measured is None) == (limit is None)
         assert torch.cuda.max_memory_allocated() < 2**30
     assert losses[None] == pytest.approx(losses[1.0], rel=1e-3)

@@ -1,19 +1,20 @@
-"""What a step adds up over its micro-batches and ranks, for the log."""
+"""The numbers of a step for its log, summed over micro-batches and ranks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tutelage.common.types import MicroBatch, TokenStats
+from tutelage.common.types import MicroBatch, TokenSequence, TokenStats
 
 
 def over_ranks(device: torch.device, world: int, value: float, how: Any = dist.ReduceOp.SUM) -> float:
-    """The sum (or what `how` says) of the `world` ranks' numbers."""
+    """All-reduce `value` over `world` ranks (`how`: the sum by default)."""
     if world == 1:
         return float(value)
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
@@ -22,23 +23,52 @@ def over_ranks(device: torch.device, world: int, value: float, how: Any = dist.R
 
 
 class Totals:
-    """Sums of per-token values over a batch, kept on the device until the end of the step."""
+    """Sums of per-token values over the micro-batches of a step, kept on the device until the end of the step."""
 
     _NAMES = ("cross_entropy", "forward_kl", "reverse_kl", "student_entropy", "teacher_entropy", "agreement")
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(self._NAMES) + 2, dtype=torch.float64, device=device)  # …, tokens, loss
+        # float64 [8]: the sums of `_NAMES`, the number of response tokens, the loss
+        self.sums = torch.zeros(len(self._NAMES) + 2, dtype=torch.float64, device=device)
 
     def add(self, batch: MicroBatch, loss: Tensor, stats: TokenStats) -> None:
-        live = (batch.weights > 0).float()
+        """Add a micro-batch: its loss, and its per-token values where the weight is not 0."""
+        counted = (batch.weights > 0).float()
         columns = [getattr(stats, name) for name in self._NAMES]
-        sums = [torch.full_like(live.sum(), math.nan) if c is None else torch.dot(c.float(), live) for c in columns]
-        self.sums += torch.stack([*sums, live.sum(), loss.detach().float()]).double()
+        sums = [
+            torch.full_like(counted.sum(), math.nan) if c is None else torch.dot(c.float(), counted) for c in columns
+        ]
+        self.sums += torch.stack([*sums, counted.sum(), loss.detach().float()]).double()
 
     def values(self, world: int) -> dict[str, Any]:
-        """Means over the response tokens of all `world` ranks, and the loss as it was optimised."""
+        """Means per response token over all `world` ranks (None without a teacher), and the loss that was optimised."""
         if world > 1:
             dist.all_reduce(self.sums)
         *sums, tokens, loss = self.sums.tolist()
         means = {n: None if math.isnan(s) else s / tokens for n, s in zip(self._NAMES, sums, strict=True)}
         return {"loss": loss, **means, "response_tokens": int(tokens)}
+
+
+def sequence_metrics(
+    sequences: Sequence[TokenSequence],
+    seconds: float,
+    sampling_seconds: float,
+    over_ranks: Callable[[float], float],
+) -> dict[str, Any]:
+    """A step's on-policy share, mean length and cut share of the student's responses, tokens and speed.
+
+    `sequences`: those of this rank; `seconds`: of the whole step; `over_ranks`: the sum over all ranks.
+    """
+    written = [s for s in sequences if s.author == "student"]
+    tokens = over_ranks(sum(len(s.ids) for s in sequences))
+    written_tokens = over_ranks(sum(len(s.ids) - s.prompt_length for s in written))
+    count = over_ranks(len(written))
+    return {
+        "on_policy": count / over_ranks(len(sequences)),
+        "sampled_length": written_tokens / count if count else None,
+        "sampled_cut": over_ranks(sum(s.cut for s in written)) / count if count else None,
+        "tokens": int(tokens),
+        "seconds": seconds,
+        "tokens_per_s": tokens / seconds,
+        "sampled_tokens_per_s": written_tokens / sampling_seconds if count else None,
+    }

@@ -1,7 +1,7 @@
-"""One loop for every objective. Read `Trainer.step` from top to bottom: it is the whole method.
+"""One training loop for every objective. `Trainer.step` is the whole method, top to bottom.
 
-The result of a step depends neither on how its batch is cut into micro-batches nor on the number of ranks: responses
-are sampled first, so every token's share of the loss is known before the first forward pass.
+The result of a step depends neither on how its batch is split into micro-batches nor on the number of ranks: responses
+are sampled first, so the weight of every token in the loss is known before the first forward pass.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
@@ -24,21 +25,26 @@ from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
 from tutelage.common.run_folder import METRICS
-from tutelage.common.types import MicroBatch, TokenSequence
+from tutelage.common.types import MicroBatch, TokenSequence, TokenStats
 from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import compute_type
-from tutelage.models.sharding import gathered, is_sharded, local_part, reshard
+from tutelage.models.sharding import gathered, is_sharded, reshard
 from tutelage.training import checkpoint
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
-from tutelage.training.memory_budget import filled, token_budget
+from tutelage.training.memory_budget import MicroBatchBudget
 from tutelage.training.on_policy import write_responses
-from tutelage.training.step_totals import Totals, over_ranks
+from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
 
 
 class Trainer:
+    """Trains the job's student, on one rank or several.
+
+    `accelerator`: accelerate's `Accelerator`, by default a new one on the student's kind of device.
+    """
+
     def __init__(self, job: Job, accelerator: Any = None) -> None:
         from accelerate import Accelerator
 
@@ -50,7 +56,7 @@ class Trainer:
         if self.config.gradient_checkpointing:
             job.student.model.gradient_checkpointing_enable({"use_reentrant": False})
         module = LanguageModel(job.student.model.train())
-        # Models in pure bf16 only when asked for: a 5e-6 step is below bf16's resolution of most weights.
+        # float32 weights unless requested otherwise: a 5e-6 step is below bfloat16's resolution of most weights.
         self.compute = compute_type(self.config.precision, self.device)
         if self.config.precision == "pure_bfloat16":
             module.to(torch.bfloat16)
@@ -62,17 +68,21 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
-        self.sharded = is_sharded(job.student.model)  # it then sums its gradients itself
+        self.sharded = is_sharded(job.student.model)  # FSDP2 then sums the gradients itself
         self.module = module if self.sharded else self.accelerator.prepare(module)
         self.optimizer = self.accelerator.prepare(optimizer)
-        self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether, and with what
-        self.measured_tokens: int | None = None
+        self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
+        self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
 
     def run(self) -> dict[str, Any]:
-        """Train from the last checkpoint, or from the start, to the end. Returns the last step's metrics."""
+        """Train to the end, from the last checkpoint if there is one. Returns the last step's metrics.
+
+        Raises Interrupted after a request to stop, when the state is saved, and TutelageError for a loss that is not
+        finite.
+        """
         job, folder = self.job, self.job.folder
         found = checkpoint.latest_checkpoint(folder / "checkpoints", job.fingerprint)
         start = 0
@@ -80,7 +90,8 @@ class Trainer:
             checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
             start = found[1]
         lines = read_metrics(folder / METRICS) if start else []
-        metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}  # stopped in the last step
+        # If all steps are done already, these are the last step's.
+        metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}
         with contextlib.ExitStack() as stack:
             log = bar = None
             if self.rank == 0:
@@ -105,39 +116,35 @@ class Trainer:
         return metrics
 
     def step(self, step: int) -> dict[str, Any]:
-        """One optimizer step over one batch of examples."""
+        """Optimizer step number `step` (from 0): one batch of examples over all ranks. Returns its metrics."""
         job, config, began = self.job, self.config, time.monotonic()
         epoch = step // self.steps_per_epoch
 
-        # 1. This batch's examples; each answered by the data or, with probability λ, by the student as it is now.
-        everyones = self._examples(step)
-        examples = rank_share(everyones, self.rank, self.world)
+        # 1. This batch's examples. Each response is the data's or, with probability λ, the current student's (eq. 1).
+        global_batch = self._examples(step)
+        examples = rank_share(global_batch, self.rank, self.world)
         sequences = examples
         if job.rollouts is not None:
             if job.sampler is not None:
                 job.sampler.update_weights(self._bare().model)
-            # Not under autocast: the sampler has its own compute type, and its probabilities are float32.
+            # Outside autocast: the sampler has its own compute type, and its probabilities are float32.
             sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
-        sampled = time.monotonic() - began
+        sampling_seconds = time.monotonic() - began
 
-        # 2. Each token's share of the loss, over all ranks. It is divided here, once, and nowhere else.
+        # 2. The weight of each token in the loss, over all ranks. The loss is divided here and nowhere else (eq. 2).
         token_weights = self._token_weights(sequences)
 
-        # 3. Micro-batches by token budget, as many on every rank.
-        budget = self._micro_batch_tokens(sequences)
-        batches = self._batches(sequences, token_weights, budget, spare=everyones[0])
+        # 3. Micro-batches by token budget, equally many on every rank.
+        budget = self.budget.tokens(sequences, job.examples, partial(self._forward_backward, sync=False))
+        batches = self._batches(sequences, token_weights, budget, spare=global_batch[0])
 
-        # 4. Forward and backward. The divergence and its gradient are made together, chunk by chunk of tokens.
+        # 4. Forward and backward; the last micro-batch sums the gradients over the ranks.
         totals = Totals(self.device)
         for i, batch in enumerate(batches):
-            teacher = None if job.teacher is None else job.teacher.signal(batch)
-            with self._no_sync() if i + 1 < len(batches) else contextlib.nullcontext():
-                with self._autocast():
-                    loss, stats = self.module(batch, job.objective, teacher)
-                (loss * self.world).backward()  # data parallelism averages over ranks; the weights sum to one over all
+            loss, stats = self._forward_backward(batch, sync=i + 1 == len(batches))
             totals.add(batch, loss, stats)
 
-        # 5. Clip, step, schedule.
+        # 5. Clip the gradient, set the learning rate, update the weights.
         values = totals.values(self.world)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
         values["grad_norm"] = float(gathered(norm))  # type: ignore[arg-type]
@@ -147,35 +154,29 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-        return self._metrics(step, values, sequences, began, sampled)
+        seconds = time.monotonic() - began
+        values = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch, **values}
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        values |= sequence_metrics(sequences, seconds, sampling_seconds, self._over_ranks)
+        if self.device.type == "cuda":
+            values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return values
 
-    def _micro_batch_tokens(self, sequences: Sequence[TokenSequence]) -> int:
-        """`tokens_per_micro_batch`, or what `memory_gib` holds: measured once, when the sampler has its memory."""
-        if self.config.memory_gib is None or self.device.type != "cuda":
-            return self.config.tokens_per_micro_batch
-        if self.measured_tokens is None:
-            parameters = sum(local_part(p).nbytes for p in self.module.parameters() if p.requires_grad)
-            state = 0 if self.optimizer.state else 2 * parameters  # Adam's two moments are made in the first step
-            longest = max(len(s.ids) for s in [*self.job.examples, *sequences])
-            limit = int(self.config.memory_gib * 2**30)
-            self.measured_tokens = token_budget(lambda n: self._peak_bytes(sequences, n), limit, state, longest)
-            self.optimizer.zero_grad(set_to_none=True)
-        return self.measured_tokens
+    def _forward_backward(self, batch: MicroBatch, sync: bool) -> tuple[Tensor, TokenStats]:
+        """The weighted loss of a micro-batch, after adding its gradient. Without `sync`, gradients stay on their rank.
 
-    def _peak_bytes(self, sequences: Sequence[TokenSequence], tokens: int) -> int:
-        """The most memory held at once in a forward and backward pass of `tokens` tokens of these sequences."""
-        parts = filled(sequences, tokens, self.config.max_length)
-        batch = make_micro_batch(parts, [1.0 / tokens] * len(parts), *self.padding).to(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        with self._no_sync(), torch.random.fork_rng(devices=[self.device]):
-            teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
+        The objective computes divergence and gradient together, for one chunk of tokens at a time.
+        """
+        teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
+        with contextlib.nullcontext() if sync else self._no_sync():
             with self._autocast():
-                self.module(batch, self.job.objective, teacher)[0].backward()
-        return torch.cuda.max_memory_allocated(self.device)
+                loss, stats = self.module(batch, self.job.objective, teacher)
+            (loss * self.world).backward()  # data parallelism averages over ranks; the weights sum to 1 over all ranks
+        return loss, stats
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
-        """Mean values over the held-out data, response token by response token."""
+        """Means per response token over the validation data, as `validation_…`."""
         self._bare().model.eval()
         sequences = rank_share(self.job.validation, self.rank, self.world)
         weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
@@ -191,14 +192,19 @@ class Trainer:
     def _batches(
         self, sequences: Sequence[TokenSequence], weights: Sequence[float], tokens: int, spare: TokenSequence
     ) -> list[MicroBatch]:
-        """A rank with fewer than others gets weightless ones, of `spare`, so that none waits for ever."""
+        """Micro-batches of at most `tokens` tokens, on the device.
+
+        Ranks must run equally many, so missing ones are copies of `spare` with weight 0.
+        """
         batches = make_micro_batches(sequences, weights, tokens, *self.padding)
         missing = int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)
         batches += [make_micro_batch([spare], [0.0], *self.padding)] * missing
-        return [batch.to(self.device) for batch in batches]  # now: a copy later would wait for the device
+        return [
+            batch.to(self.device) for batch in batches
+        ]  # all at once: a copy during the loop would wait for the device
 
     def _examples(self, step: int) -> list[TokenSequence]:
-        """The global batch of a step: its part of the epoch's seeded order. The last batch of an epoch may be short."""
+        """The batch of a step over all ranks, by the epoch's seeded order. The last batch of an epoch may be short."""
         epoch, place = divmod(step, self.steps_per_epoch)
         generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
         order = torch.randperm(len(self.job.examples), generator=generator)
@@ -206,10 +212,10 @@ class Trainer:
         return take_copies(self.job.examples, self.copies, order, place * size, (place + 1) * size)
 
     def _token_weights(self, sequences: Sequence[TokenSequence]) -> list[float]:
-        """The weight of each response token of each sequence. Sums run over the batches of all ranks.
+        """The weight in the loss of each response token of a sequence, one number per sequence.
 
-        token: 1 / all response tokens.  sequence: 1 / (sequences · own tokens), eq. 2.  sum: 1, appendix A.2.
-        `weight` counts a sequence as that many copies.
+        token: 1 / response tokens of the batch.  sequence: 1 / (sequences of the batch · response tokens of this one),
+        eq. 2.  sum: 1, appendix A.2.  The batch is that of all ranks; a sequence counts `weight` times.
         """
         tokens = self._over_ranks(sum(s.weight * s.response_tokens for s in sequences))
         count = self._over_ranks(sum(s.weight for s in sequences))
@@ -233,27 +239,6 @@ class Trainer:
             f"Lower `learning_rate`, or use `precision: float32`"
         )
 
-    def _metrics(
-        self, step: int, values: dict[str, Any], sequences: Sequence[TokenSequence], began: float, sampled: float
-    ) -> dict[str, Any]:
-        seconds = time.monotonic() - began
-        written = [s for s in sequences if s.author == "student"]
-        tokens = self._over_ranks(sum(len(s.ids) for s in sequences))
-        lengths = self._over_ranks(sum(len(s.ids) - s.prompt_length for s in written))
-        count = self._over_ranks(len(written))
-        out: dict[str, Any] = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch, **values}
-        out["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        out["on_policy"] = count / self._over_ranks(len(sequences))
-        out["sampled_length"] = lengths / count if count else None
-        out["sampled_cut"] = self._over_ranks(sum(s.cut for s in written)) / count if count else None
-        out["tokens"] = int(tokens)
-        out["seconds"] = seconds
-        out["tokens_per_s"] = tokens / seconds
-        out["sampled_tokens_per_s"] = lengths / sampled if count else None
-        if self.device.type == "cuda":
-            out["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        return out
-
     def _save(self, step: int) -> None:
         job, folder = self.job, self.job.folder / "checkpoints"
         checkpoint.save_checkpoint(folder, step, self.module, self.optimizer, job.fingerprint, write=self.rank == 0)
@@ -261,14 +246,14 @@ class Trainer:
         shutil.rmtree(self._pending(step).parent, ignore_errors=True)
 
     def _pending(self, step: int) -> Path:
-        """Where this rank's samples of a step stay until the next checkpoint."""
+        """The file with this rank's samples of a step, kept until the next checkpoint."""
         return self.job.folder / "checkpoints" / f"pending-{self.rank}" / f"{step:08d}.json"
 
     def _bare(self) -> LanguageModel:
         return self.accelerator.unwrap_model(self.module)
 
     def _no_sync(self) -> Any:
-        """Gradients stay on their rank. Not of a sharded model: unsummed they would be whole, on every rank."""
+        """Keep gradients on their rank, except for a sharded model: unsynchronised gradients are not sharded."""
         return contextlib.nullcontext() if self.sharded else self.accelerator.no_sync(self.module)
 
     def _autocast(self) -> Any:
