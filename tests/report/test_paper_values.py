@@ -9,7 +9,7 @@ from tutelage.report.study.paper_values import paper_values
 
 
 def test_values_agree_with_each_other() -> None:
-    """Table 1 prints its averages, and its SFT and GKD rows again stand in table 3."""
+    """Table 1 prints its averages, and table 3 has its SFT and GKD rows again."""
     paper = paper_values()
     table = paper.content["table1"]
     for method, row in table["rows"].items():

@@ -60,7 +60,7 @@ def test_a_moving_mean_keeps_the_level_at_both_ends() -> None:
     draw_curves(axes, CurvePanel("t", "step", (Curve(look, tuple(range(100)), (3.0,) * 100),)))
     raw, smooth = axes.lines
     assert raw.get_alpha() == 0.3
-    np.testing.assert_allclose(smooth.get_ydata(), 3.0)
+    np.testing.assert_allclose(np.asarray(smooth.get_ydata(), dtype=float), 3.0)
 
 
 def test_each_trained_row_keeps_its_own_look(results: RecipeResults) -> None:

@@ -109,7 +109,7 @@ def test_rows_without_runs_are_left_out_and_unscored_ones_are_not_tested(tmp_pat
     assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other))
 
 
-def test_what_is_counted(run: tuple[RecipeResults, TaskTable]) -> None:
+def test_counts_of_comparisons(run: tuple[RecipeResults, TaskTable]) -> None:
     results, table = run
     task = pairs_of(table)
     assert (task.tested, task.by_chance, task.beside_reference) == (10, pytest.approx(0.5), 6)

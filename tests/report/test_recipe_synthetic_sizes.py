@@ -218,7 +218,7 @@ def test_a_size_twice_is_no_curve(tmp_path: Path) -> None:
     assert len(size_curves(results, build_tables(results))) == 1
 
 
-def test_what_stands_at_zero(tmp_path: Path) -> None:
+def test_the_point_without_synthetic_rows(tmp_path: Path) -> None:
     three = {"teacher": 500, "gkd": 1000, "gkd_base": 5000}
     sizes = [500, 1000, 5000]
     (reference,) = curves_of(tmp_path / "reference", three | {"sft": 0, "off_policy": 0})

@@ -61,7 +61,7 @@ def test_a_number_near_zero_is_not_rounded_to_it(run: tuple[RecipeResults, list[
     assert p_text(0.0501) == "p\u202f=\u202f0.050"
 
 
-def test_what_is_missing_is_said(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+def test_missing_scores_are_reported(run: tuple[RecipeResults, list[TaskTable]]) -> None:
     results, tables = run
     gkd = row_of(results, "gkd")
     nothing = tuple(dataclasses.replace(run, evaluations={}) for run in gkd.runs)
@@ -79,7 +79,7 @@ def test_what_is_missing_is_said(run: tuple[RecipeResults, list[TaskTable]]) -> 
     assert all("SFT has no test scores, so no difference to it was tested." in text for text in texts)
 
 
-def test_progress_is_told_until_all_is_done(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+def test_progress_is_shown_until_all_is_done(run: tuple[RecipeResults, list[TaskTable]]) -> None:
     assert progress_text(run[0]) == ""
     assert progress_text(dataclasses.replace(run[0], done=3)).startswith("3 of 50 runs are done")
 

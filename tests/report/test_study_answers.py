@@ -41,14 +41,14 @@ def test_every_number_leads_to_its_cell(study: Study) -> None:
 
 
 def test_claims_follow_the_numbers(study: Study) -> None:
-    standing = {claim.text.split(" (")[0]: claim.standing for claim in claims(study)}
-    assert standing["Distilling beats SFT with little data"] == "held"
-    assert standing["The gap closes as data grow"] == "held"
-    assert standing["Starting from the SFT student is no worse than from the base"] == "held"
-    assert standing["A stronger teacher restores the gain at full size"] == "held"
-    assert standing["Two stages beat mixing"] in ("held", "held in part")
-    assert standing["SeqKD equals GKD at full size"] in ("held", "held in part", "not shown")
-    assert len(standing) == 8
+    outcome = {claim.text.split(" (")[0]: claim.outcome for claim in claims(study)}
+    assert outcome["Distilling beats SFT with little data"] == "held"
+    assert outcome["The gap closes as data grow"] == "held"
+    assert outcome["Starting from the SFT student is no worse than from the base"] == "held"
+    assert outcome["A stronger teacher restores the gain at full size"] == "held"
+    assert outcome["Two stages beat mixing"] in ("held", "held in part")
+    assert outcome["SeqKD equals GKD at full size"] in ("held", "held in part", "not shown")
+    assert len(outcome) == 8
 
 
 def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
         one = {"value": sum(loss) / 30, "stderr": 0.1}
         write_result(cell.folder, {"task": "held_out", "headline": "loss", "metrics": {"loss": one, "kl": one}})
     found = claims(build_study(cells))
-    assert {claim.standing for claim in found if not claim.measure} == {"not tested"}
-    standing = {claim.text: claim.standing for claim in found if claim.measure == "held out: loss"}
+    assert {claim.outcome for claim in found if not claim.measure} == {"not tested"}
+    outcome = {claim.text: claim.outcome for claim in found if claim.measure == "held out: loss"}
     assert {claim.measure for claim in found} == {"", "held out: loss"}
-    assert standing == {
+    assert outcome == {
         "Distilling beats SFT with little data": "held",
         "The gap closes as data grow": "held",
         "SeqKD equals GKD at full size (within 0.02 nats per token)": "held",
@@ -106,12 +106,12 @@ def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
     text = answers(study)[0].text
     assert "at 939k not known yet, GKD (SFT-S) is missing; of the rest " in text
     by_text = {claim.text: claim for claim in claims(study)}
-    assert by_text["The gap closes as data grow"].standing == "not tested"
+    assert by_text["The gap closes as data grow"].outcome == "not tested"
 
 
 def test_nothing_evaluated(tmp_path: Path) -> None:
     study = build_study(plan(tmp_path))
-    assert {claim.standing for claim in claims(study)} == {"not tested"}
+    assert {claim.outcome for claim in claims(study)} == {"not tested"}
     assert "at 10k–939k not known yet (cells are missing)" in answers(study)[0].text
     assert answers(build_study([]))[0].text.startswith("The study has no cells that could be compared")
 

@@ -104,7 +104,7 @@ def test_kinds_of_tasks(tmp_path: Path) -> None:
     assert build_study([*arc, Cell(10, "s", "sft", None, 0, "held_out_loss", tmp_path)]).held_out == ("held_out_loss",)
 
 
-def test_losses_are_nats_a_token_and_stand_apart(tmp_path: Path) -> None:
+def test_losses_are_nats_per_token_and_in_no_average(tmp_path: Path) -> None:
     cells = [Cell(size, "s", m, None, 0, "held_out", tmp_path / f"{m}{size}") for size in (10, 20)
              for m in ("sft", "gkd_sft")]  # fmt: skip
     for cell in cells:

@@ -71,10 +71,10 @@ def test_half_done_and_done(workshop: Workshop, capsys: pytest.CaptureFixture[st
     (stopped / "result.json").unlink()
     capsys.readouterr()
     main(["report", str(file), "--runs", str(workshop.runs), "--out", str(out)])
-    said = capsys.readouterr().out
-    assert "7 of 9 runs are done" in said
-    assert "| SFT " not in said
-    rows = {line.split(" | ")[0].strip("| "): line for line in said.splitlines() if line.startswith("| ")}
+    printed = capsys.readouterr().out
+    assert "7 of 9 runs are done" in printed
+    assert "| SFT " not in printed
+    rows = {line.split(" | ")[0].strip("| "): line for line in printed.splitlines() if line.startswith("| ")}
     assert " | 1 of 2 | " in rows["gkd"]
     assert " | 1 of 2 | " in rows["sft"]
     page = (out / "report.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Whole tiny recipes: what stands in the folders, what is done again, what a failure stops, and several at once."""
+"""Whole tiny recipes: the files of their runs, what is done again, what a failure stops, and runs at the same time."""
 
 from __future__ import annotations
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from tutelage.common.run_folder import EXAMPLES, RESULT
 from tutelage.evaluation.records import ExampleRecord, aligned, read_records
@@ -25,12 +28,12 @@ class MetricValue:
     """One metric of a model on a task. Numbers are 0..100, or as stored where lower is better."""
 
     metric: str
-    value: float  # mean over seeds; nan where missing or unscored
-    stderr: float
-    by_seed: tuple[float, ...]
-    scores: Scores  # [S, C]: values of C independent draws (examples or clusters) per seed; [0, 0] where missing
-    seeds: tuple[int | None, ...]  # with an evaluation, row by row of `scores`
-    examples: int
+    value: float = math.nan  # mean over seeds; nan where missing or unscored
+    stderr: float = math.nan
+    by_seed: tuple[float, ...] = ()
+    scores: Scores = field(default_factory=lambda: np.zeros((0, 0)))  # [S, C]: C independent draws per seed
+    seeds: tuple[int | None, ...] = ()  # with an evaluation, row by row of `scores`; none where missing
+    examples: int = 0
 
     @property
     def is_missing(self) -> bool:

@@ -45,7 +45,7 @@ def latex_table(
 ) -> str:
     """A `tabular` for the booktabs package, inside a `table`.
 
-    `heads` are the titles of the left-aligned columns, `columns` of the others; `groups`, (title, width), stand over
+    `heads` are the titles of the left-aligned columns, `columns` of the others; `groups`, (title, width), are above
     the latter. `lines`: whether a group of rows begins, and its cells as LaTeX.
     """
     spec = "l" * len(heads) + "r" * len(columns)

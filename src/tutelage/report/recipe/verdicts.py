@@ -37,7 +37,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
     judged = [table for table in tables if table.task != searched_task(results)]
     found = [_verdict(table, row) for table in judged for row in judged_rows(table)]
-    return found or [Verdict("No trained row stands beside the reference, so no difference was tested.", "unclear")]
+    return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
 
 
 def searched_task(results: RecipeResults) -> str | None:

@@ -15,7 +15,7 @@ from tutelage.report.numbers import difference_text
 from tutelage.report.study.results import Result, Study, headline_task, largest
 from tutelage.report.study.sentences import Link, Part, Sentence, evidence_text
 
-Standing = Literal["held", "held in part", "did not hold", "not shown", "mixed", "not tested"]
+Outcome = Literal["held", "held in part", "did not hold", "not shown", "mixed", "not tested"]
 Predicted = Literal["more", "no less", "equal"]
 EQUAL_WITHIN = 1.0  # points; table 1 itself has 0.99 between GKD and SeqKD
 EQUAL_HELD_OUT = 0.02  # nats per token, 2 % in perplexity
@@ -24,7 +24,7 @@ EQUAL_HELD_OUT = 0.02  # nats per token, 2 % in perplexity
 @dataclass(frozen=True)
 class Claim:
     text: str
-    standing: Standing
+    outcome: Outcome
     evidence: tuple[Sentence, ...]
     measure: str = ""  # empty: the tasks' scores, as in the paper
 
@@ -59,19 +59,19 @@ def claims(study: Study) -> list[Claim]:
 
 
 def _claim(text: str, tests: Sequence[_Test], measure: str = "") -> Claim:
-    standings = {_standing(test) for test in tests}
+    outcomes = {_outcome(test) for test in tests}
     if not tests:
         return Claim(text, "not tested", (Sentence(("The study has no evaluated cells for it.",)),), measure)
-    if standings == {"held"}:
-        standing: Standing = "held"
-    elif "held" in standings:
-        standing = "mixed" if "did not hold" in standings else "held in part"
+    if outcomes == {"held"}:
+        outcome: Outcome = "held"
+    elif "held" in outcomes:
+        outcome = "mixed" if "did not hold" in outcomes else "held in part"
     else:
-        standing = "did not hold" if "did not hold" in standings else "not shown"
-    return Claim(text, standing, tuple(_sentence(test) for test in tests), measure)
+        outcome = "did not hold" if "did not hold" in outcomes else "not shown"
+    return Claim(text, outcome, tuple(_sentence(test) for test in tests), measure)
 
 
-def _standing(test: _Test) -> Standing:
+def _outcome(test: _Test) -> Outcome:
     sign, within = (-1.0, EQUAL_HELD_OUT) if test.lower else (1.0, EQUAL_WITHIN)
     better, (low, high) = sign * test.versus.difference, sorted((sign * test.versus.low, sign * test.versus.high))
     shown = significant(test.versus)
@@ -85,10 +85,10 @@ def _standing(test: _Test) -> Standing:
 
 
 def _sentence(test: _Test) -> Sentence:
-    standing = _standing(test)
-    tone = "better" if standing == "held" else "worse" if standing == "did not hold" else "unclear"
+    outcome = _outcome(test)
+    tone = "better" if outcome == "held" else "worse" if outcome == "did not hold" else "unclear"
     link = Link(difference_text(test.versus), test.result.anchor)
-    parts: tuple[Part, ...] = (f"{test.where}: ", link, f" {evidence_text(test.versus)}: {standing}.")
+    parts: tuple[Part, ...] = (f"{test.where}: ", link, f" {evidence_text(test.versus)}: {outcome}.")
     return Sentence(parts, tone)
 
 

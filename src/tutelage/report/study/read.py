@@ -89,7 +89,7 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
     cells = sorted(cells, key=lambda cell: cell.seed)
     there = [cell for cell in cells if is_there(cell.folder)]
     if not there:
-        return _missing(anchor, arm, task, metric, tuple(cells))
+        return Result(anchor=anchor, arm=arm, task=task, metric=metric, cells=tuple(cells))
     planned = cells[0].task
     runs = read_seeds(((cell.seed, cell.folder) for cell in there), first.get(planned))
     first.setdefault(planned, runs[0])
@@ -117,26 +117,6 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
         examples=len(runs[0].records),
         few_clusters=few_clusters,
         chance=_chance(there, metric),
-    )
-
-
-def _missing(
-    anchor: str, arm: Arm, task: str, metric: str, cells: tuple[Cell, ...], of: tuple[Result, ...] = ()
-) -> Result:
-    """A result that has no evaluation yet."""
-    return Result(
-        anchor=anchor,
-        arm=arm,
-        task=task,
-        metric=metric,
-        value=math.nan,
-        stderr=math.nan,
-        by_seed=(),
-        scores=np.zeros((0, 0)),
-        cells=cells,
-        seeds=(),
-        examples=0,
-        of=of,
     )
 
 
@@ -179,7 +159,7 @@ def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
     whole = len(of) == len(study.general)
     seeds = tuple(s for s in of[0].seeds if whole and all(s in one.seeds for one in of))
     if not seeds:
-        return _missing(anchor, arm, AVERAGE, AVERAGE, cells, of)
+        return Result(anchor=anchor, arm=arm, task=AVERAGE, metric=AVERAGE, cells=cells, of=of)
     total = sum(one.scores.shape[1] for one in of)
     by_seed = np.mean([[one.by_seed[one.seeds.index(s)] for s in seeds] for one in of], axis=0)
     columns, plain = [], []
