@@ -1,7 +1,4 @@
-"""A study that is killed again and again ends in the results of an unbroken one, and no finished run starts twice.
-
-As a script (`test_study_run.py FOLDER`) this file is the drivers: it imports once and forks each of them.
-"""
+"""A study that is killed again and again ends in the results of an unbroken one, and no finished run starts twice."""
 
 from __future__ import annotations
 
@@ -9,36 +6,30 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import study_drivers
 import yaml
 from recipes_fixture import ROWS, Workshop
+from study_drivers import KILLS
 from tiny_study import TEMPLATE, write_study
 from waiting import HANG, wait_for
 
 from tutelage.cli.main import main as command
 from tutelage.common.errors import TutelageError
-from tutelage.runs import scheduler as workers
-from tutelage.runs.run import Run
 from tutelage.study.grid import plan_study
 from tutelage.study.plan import StudyPlan
 from tutelage.study.run_study import run_study
 from tutelage.study.status import status_lines, study_status
-
-KILLS = int(os.environ.get("TUTELAGE_KILLS", "10"))
 
 
 def results(runs: Path) -> dict[str, Any]:
@@ -66,128 +57,6 @@ def held(workshop: Workshop) -> Path:
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------
-
-
-def counting(log: Path, deaths: Path | None, mid_write: int | None) -> Callable[..., str | None]:
-    """`attempt`, which writes down every run that starts, and whether it was done already. With `mid_write` the first
-    process that comes to that atomic write is killed in the middle of it. A closure of a script goes to Ray whole."""
-
-    from tutelage.runs.worker import attempt
-
-    def watched(run: Run, *options: Any) -> str | None:
-        stage = import_module("tutelage.runs.do_run")  # the package has a function of this name
-        real, replace = getattr(stage.do_run, "real", stage.do_run), getattr(os.replace, "real", os.replace)
-        left = [mid_write or 0]
-
-        def noted(run: Run) -> dict[str, Any]:
-            with log.open("a") as handle:
-                handle.write(f"{run.folder.name} {run.done} {os.getpid()}\n")
-            return real(run)
-
-        def stopping(source: Any, target: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0 and deaths is not None and not deaths.exists():
-                deaths.write_text(str(target))
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(source, target)
-
-        noted.real, stopping.real = real, replace  # type: ignore[attr-defined]
-        stage.do_run, os.replace = noted, stopping  # type: ignore[assignment]
-        return attempt(run, *options)
-
-    return watched
-
-
-def fork(folder: Path, name: str, mid_write: int | None = None, **options: Any) -> int:
-    """Start a driver for the study in `folder/name`."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        deaths = folder / f"{name}-{time.time_ns()}.death"
-        watched = counting(folder / f"{name}.log", deaths, mid_write)
-        workers.attempt = import_module("tutelage.runs.worker").attempt = watched
-        forking = multiprocessing.get_context("fork")  # a pool's workers need not import anything either
-        multiprocessing.get_context = lambda method=None: forking  # type: ignore[assignment]
-        run_study(plan_study(folder / "study.yaml", folder / name), **options)
-        os._exit(0)
-    except BaseException as error:
-        print(type(error), error, file=sys.stderr, flush=True)
-        os._exit(1)
-
-
-def ended(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def killed_after(process: int, log: Path, starts: int, seconds: float) -> int:
-    """Kill a driver some time after it has started so many runs, unless it has ended by then."""
-    goal = len(log.read_text().splitlines()) + starts if log.exists() else starts
-    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if log.exists() and len(log.read_text().splitlines()) >= goal:
-            time.sleep(seconds)
-            os.kill(process, signal.SIGKILL)
-            break
-        time.sleep(0.005)
-    return ended(process)
-
-
-def kill_a_worker(driver: int, runs: Path, stage: str) -> None:
-    """SIGKILL the process that holds the first lock of a run of that stage."""
-
-    def holder() -> int | None:
-        assert os.waitid(os.P_PID, driver, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, "the driver has ended"
-        for lock in runs.glob(f"{stage}-s*/lock"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                return int(lock.read_text().split()[0])
-        return None
-
-    os.kill(wait_for(holder, f"a worker of {stage}"), signal.SIGKILL)
-
-
-def locally(folder: Path) -> dict[str, Any]:
-    """How drivers ended: an unbroken one, those that were killed and the one after them, two at a time."""
-    chance, broken = random.Random(6), []
-    began = time.monotonic()
-    ends = [ended(fork(folder, "unbroken"))]
-    mean = (time.monotonic() - began) / 15  # no kill comes so late that the study is over before the last of them
-    for number in range(KILLS):
-        if number % 3 == 2:  # in a write
-            broken.append(ended(fork(folder, "broken", chance.randint(1, 6))))
-        else:
-            starts, seconds = chance.randint(1, 2), chance.uniform(0, mean)
-            broken.append(killed_after(fork(folder, "broken"), folder / "broken.log", starts, seconds))
-    ends.append(ended(fork(folder, "broken")))
-    two = [fork(folder, "two") for _ in range(2)]
-    ends += map(ended, two)
-    pool = fork(folder, "pool", jobs=2)
-    kill_a_worker(pool, folder / "pool", "sft")
-    return {"broken": broken, "ends": ends, "pool": ended(pool)}
-
-
-def on_ray(folder: Path) -> dict[str, list[int]]:
-    """The same on a cluster that outlives its drivers. Every third of them, and the last, loses a worker in a write."""
-    import ray  # noqa: F401
-
-    chance, broken = random.Random(7), []
-    for number in range(KILLS):
-        process = fork(folder, "ray", chance.randint(1, 6) if number % 3 == 2 else None, executor="ray")
-        starts, seconds = chance.randint(1, 3), chance.uniform(0, 0.2)
-        broken.append(killed_after(process, folder / "ray.log", starts, seconds))
-    return {"broken": broken, "ends": [ended(fork(folder, "ray", 1, executor="ray"))]}
-
-
-def main(folder: Path) -> None:
-    import torch
-    import transformers  # noqa: F401
-
-    torch.set_num_threads(1)
-    beside = os.fork() if "RAY_ADDRESS" in os.environ else -1
-    if not beside:
-        (folder / "ray.json").write_text(json.dumps(on_ray(folder)))
-        os._exit(0)
-    (folder / "broken.json").write_text(json.dumps(locally(folder)))
-    assert beside < 0 or ended(beside) == 0
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -235,7 +104,7 @@ def killed(python: str, tmp_path_factory: pytest.TempPathFactory, tiny_models: P
     workshop.rows("test", ROWS[:4])
     held(workshop)
     given = os.environ | environment(folder) | ({} if cluster is None else {"RAY_ADDRESS": cluster})
-    subprocess.run([python, __file__, str(folder)], env=given, check=True, timeout=HANG)
+    subprocess.run([python, study_drivers.__file__, str(folder)], env=given, check=True, timeout=HANG)
     return folder
 
 
@@ -357,10 +226,11 @@ def test_the_commands(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
 def test_a_killed_worker_costs_its_run_alone(killed: Path):
     """Of a pool of processes; `on_ray` loses workers too, its last driver among them."""
     assert json.loads((killed / "broken.json").read_text())["pool"] == 0
+    assert len([*killed.glob("pool-*.death")]) == 1
     assert results(killed / "pool") == results(killed / "unbroken")
     started = Counter(name for name, _ in starts(killed / "pool.log"))
     assert len(started) == 15
-    assert sum(started.values()) > 15
+    assert 15 < sum(started.values()) <= 17  # the other worker's run goes on from its last state
     assert list((killed / "pool").glob("teacher_sft-s0-*/log.txt"))
 
 
@@ -389,7 +259,3 @@ def test_a_driver_that_is_killed_takes_its_own_ray_cluster_along(workshop: Works
         for one in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
