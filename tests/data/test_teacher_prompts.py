@@ -27,7 +27,7 @@ from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
 from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.teachers.local import Teacher
-from tutelage.training.on_policy import RolloutPlan, continued, write_responses
+from tutelage.training.on_policy import RolloutPlan, with_response, write_responses
 from tutelage.training.trainer import Trainer
 
 STUDENT = ChatTemplate(tokenizer(CHATML))
@@ -155,7 +155,7 @@ def test_sampled_responses_are_scored_as_in_a_direct_forward_pass(kind: str):
     plan = RolloutPlan(1.0, SamplingConfig(max_new_tokens=9), 0, 10_000)
     sampler = TorchSampler(student, [end, *range(300, 340)], True)
     sampled = write_responses(plan, examples, 0, 0, sampler, None)
-    sampled += [continued(examples[1], Sample((5, 9, end), (), True), 10_000)]
+    sampled += [with_response(examples[1], Sample((5, 9, end), (), True), 10_000)]
     loaded = LoadedModel(tiny.llama(layers=3, vocab=SIZE), template.tokenizer, template, True, "")
     got, labels = logits_of(Teacher(loaded, end), sampled)
     original, expected = tiny.llama(layers=3, vocab=SIZE, packed=False), []

@@ -16,7 +16,7 @@ from tutelage.common.hashing import keyed_integer, keyed_uniform
 from tutelage.common.types import Sample, TokenSequence
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.sampling.torch_sampler import TorchSampler
-from tutelage.training.on_policy import RolloutPlan, continued, is_on_policy, write_responses
+from tutelage.training.on_policy import RolloutPlan, is_on_policy, with_response, write_responses
 from tutelage.training.trainer import Trainer
 
 
@@ -127,11 +127,11 @@ def test_no_response_passes_max_length():
 
 def test_continued_says_where_it_cut():
     example = dataclasses.replace(tiny.sequences((9,))[0], weight=3.0)
-    whole = continued(example, Sample((7, 8, 2), (-1.0,) * 3, True), 7)
+    whole = with_response(example, Sample((7, 8, 2), (-1.0,) * 3, True), 7)
     assert (whole.ids[4:].tolist(), whole.cut, whole.weight) == ([7, 8, 2], False, 3.0)
-    cut = continued(example, Sample((7, 8, 2), (-1.0,) * 3, True), 6)
+    cut = with_response(example, Sample((7, 8, 2), (-1.0,) * 3, True), 6)
     assert (cut.ids[4:].tolist(), cut.cut) == ([7, 8], True)
-    assert continued(example, Sample((7, 8, 9), (-1.0,) * 3, False), 7).cut
+    assert with_response(example, Sample((7, 8, 9), (-1.0,) * 3, False), 7).cut
 
 
 def test_each_sample_has_its_own_seed():

@@ -25,7 +25,7 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.training.job import Job
-from tutelage.training.teacher_answers import Answer, answered, read_answers, retokenised, write_answers
+from tutelage.training.teacher_answers import Answer, answer_examples, read_answers, retokenise, write_answers
 from tutelage.training.trainer import Trainer
 
 END = 2
@@ -47,7 +47,7 @@ ANSWERS = [Answer(row, i % 5, tokens, "", tokens[-1] == END) for i, (row, tokens
 
 
 def weighted_examples(max_length: int = 64) -> list[TokenSequence]:
-    return answered(tiny.sequences((9, 6, 14)), [0, 1, 2], ANSWERS, END, [END], max_length)
+    return answer_examples(tiny.sequences((9, 6, 14)), [0, 1, 2], ANSWERS, END, [END], max_length)
 
 
 def copies_of(examples: list[TokenSequence]) -> list[TokenSequence]:
@@ -129,13 +129,15 @@ def test_weightless_lists_are_cut_as_before():
 
 def test_the_teachers_end_becomes_the_students():
     answers = [Answer(0, 0, (5, 7), "", True), Answer(0, 1, (5, 7), "", False)]
-    ended, cut = answered(tiny.sequences((9,)), [0], answers, END, [7], 64)
+    ended, cut = answer_examples(tiny.sequences((9,)), [0], answers, END, [7], 64)
     assert ended.ids[-2:].tolist() == [5, END]
     assert (cut.ids[-2:].tolist(), cut.cut) == ([5, 7], True)  # not an end: the sample was cut there
 
 
 def test_an_answer_beyond_max_length_is_cut():
-    examples = answered(tiny.sequences((9,)), [0], [Answer(0, 0, tuple(range(10, 30)), "", True)], END, [END], 12)
+    examples = answer_examples(
+        tiny.sequences((9,)), [0], [Answer(0, 0, tuple(range(10, 30)), "", True)], END, [END], 12
+    )
     assert [(len(s.ids), s.cut) for s in examples] == [(12, True)]
 
 
@@ -192,7 +194,7 @@ def test_killed_and_gone_on_it_is_the_same_file(tmp_path: Path, torn: bytes):
 
 def test_answers_of_another_tokenizer_are_taken_as_text():
     answers = [Answer(0, 0, (1, 2, 3), "The dog", True), Answer(1, 1, (1, 2), "ran", False)]
-    ended, cut = retokenised(answers, TEMPLATE, PROMPTS)
+    ended, cut = retokenise(answers, TEMPLATE, PROMPTS)
     ids = TEMPLATE.tokenizer("The dog", add_special_tokens=False)["input_ids"]
     assert list(ended.tokens) == [*ids, TEMPLATE.end_of_turn_id]
     assert list(cut.tokens) == TEMPLATE.tokenizer("ran", add_special_tokens=False)["input_ids"]

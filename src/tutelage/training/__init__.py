@@ -1,4 +1,4 @@
-"""The method of the paper: λ, one optimizer step, checkpoints, SeqKD's answers."""
+"""The method of the paper: λ, the training step, checkpoints, and the teacher's answers for SeqKD."""
 
 from tutelage.training.job import Job
 from tutelage.training.trainer import Trainer

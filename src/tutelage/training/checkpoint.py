@@ -1,4 +1,4 @@
-"""A training run's state on disk. A checkpoint folder appears whole or not at all, and the newest one is kept."""
+"""The state of a training run on disk. A checkpoint folder appears complete or not at all; only the newest is kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PREFIX = "checkpoint-"
 
 
 def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: str, write: bool = True) -> None:
-    """Weights, optimizer state and torch's RNG state after `step` optimizer steps.
+    """Save weights, optimizer state and torch's RNG state after `step` optimizer steps into `folder`.
 
-    All ranks call this (sharded states are gathered); only the one with `write` touches the disk. `run` is the stage's
-    fingerprint. Raises TutelageError when the disk is full; the previous checkpoint then still stands.
+    All ranks call this (sharded states are gathered); only ranks with `write` write to disk. `run`: the run's
+    fingerprint. Raises TutelageError when the disk is full; the previous checkpoint is then kept.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        # Our own tensors only; loading uses weights_only, which runs no code.
+        # Tensors only; loading uses weights_only, which runs no code.
         torch.save({"model": weights, "optimizer": moments, "rng": _rng_state()}, partial / "state.pt")
         (partial / "step.json").write_text(json.dumps({"step": step, "run": run}))
         _sync(partial / "state.pt")
@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(folder).free
         shutil.rmtree(partial, ignore_errors=True)
-        # torch's writer turns a failed write into a RuntimeError without a reason; then the disk itself must tell.
+        # torch's writer raises a RuntimeError without a reason for a failed write, so look at the free space.
         if (error.errno == errno.ENOSPC) if isinstance(error, OSError) else free < 0.05 * needed:
             raise TutelageError(_no_space(folder, needed, free)) from error
         raise
@@ -56,9 +56,9 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
 
 
 def latest_checkpoint(folder: Path, run: str) -> tuple[Path, int] | None:
-    """The newest whole checkpoint and its step.
+    """The folder of the newest complete checkpoint and its step, or None. `run`: the run's fingerprint.
 
-    Raises TutelageError when it belongs to another run: going on from it would mix two experiments.
+    Raises TutelageError when it belongs to another run: resuming from it would mix two experiments.
     """
     found = _complete(folder)
     if not found:
@@ -73,10 +73,10 @@ def latest_checkpoint(folder: Path, run: str) -> tuple[Path, int] | None:
 
 
 def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
-    """Put back what `save_checkpoint` wrote, on every rank."""
+    """Restore, on every rank, the weights, optimizer state and RNG state that `save_checkpoint` wrote to `path`."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-    shared = torch.distributed.is_initialized()  # the ranks of a machine then share the file's pages
+    shared = torch.distributed.is_initialized()  # ranks on one machine then share the file's pages
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
     set_state_dict(
         model,
@@ -91,7 +91,7 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Once a stage's result stands, its checkpoints only take room."""
+    """Remove all checkpoints of a run whose result is written."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -122,7 +122,7 @@ def _no_space(folder: Path, needed: int, free: int) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Reach the disk before the rename does, or a power cut could leave a whole-looking checkpoint without content."""
+    """Flush to disk before the rename: after a power cut a renamed checkpoint must not be without content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Everything that one training stage needs."""
+"""The inputs of a training run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tutelage.training.on_policy import RolloutPlan
 
 @dataclass(frozen=True)
 class Job:
-    """Everything one training stage needs."""
+    """The inputs of a training run."""
 
-    student: LoadedModel
-    teacher: Teacher | None
+    student: LoadedModel  # trained in place
+    teacher: Teacher | None  # None for objectives without a teacher
     objective: Objective
     examples: Sequence[TokenSequence]
     validation: Sequence[TokenSequence]
-    rollouts: RolloutPlan | None
-    sampler: Sampler | None
+    rollouts: RolloutPlan | None  # None: the data's responses only
+    sampler: Sampler | None  # of the student's responses; None if λ is 0
     config: TrainingConfig
     seed: int
-    folder: Path
-    fingerprint: str
-    title: str = "training"
+    folder: Path  # of the run: metrics and checkpoints
+    fingerprint: str  # of the run: its checkpoints are only for itself
+    title: str = "training"  # of the progress line

@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a run."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tutelage.recipe.sections import TrainingConfig
 
 
 def schedule(config: TrainingConfig, step: int, total: int) -> float:
-    """The factor on the learning rate at optimizer step `step` (from 0): warm-up, then decay towards 0.
+    """The factor on the learning rate at optimizer step `step` (from 0) of `total`: linear warm-up, then decay to 0.
 
-    No step is spent at 0: with one warm-up step the first already has the full rate.
+    No step has the factor 0: with one warm-up step, the first step has the full rate.
     """
     warmup = math.ceil(config.warmup_ratio * total)
     if step < warmup:

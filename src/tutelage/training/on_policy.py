@@ -1,7 +1,7 @@
-"""Who writes the response of each example: the data, or the student as it is now (the paper's λ, eq. 1).
+"""The response of each example: the data's, or a sample of the current student (λ, eq. 1).
 
-Each example's choice is drawn on its own, from a number that only (seed, epoch, example) determine. So the choice
-depends neither on the batch size, nor on the number of ranks, nor on where a run was interrupted.
+The choice is drawn per example, from a number keyed by (seed, epoch, example). So it depends neither on the batch size,
+nor on the number of ranks, nor on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from tutelage.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """How on-policy responses are made. `on_policy` is λ."""
+    """How on-policy responses are sampled."""
 
-    on_policy: float
+    on_policy: float  # λ: the probability of an on-policy response, per example
     sampling: SamplingConfig
     seed: int
-    max_length: int
-    known_tokens: int | None = None  # the teacher's; what a student's wider head writes beyond is an error
+    max_length: int  # tokens of prompt and response together
+    known_tokens: int | None = None  # rows of the teacher's embedding; a sampled id beyond them is an error
 
 
 def is_on_policy(plan: RolloutPlan, epoch: int, index: int) -> bool:
+    """Draw whether the student writes the response of example `index` in this epoch (probability λ)."""
     return keyed_uniform("author", plan.seed, epoch, index) < plan.on_policy
 
 
@@ -45,10 +46,10 @@ def write_responses(
     sampler: Sampler | None,
     pending: Path | None,
 ) -> list[TokenSequence]:
-    """The examples of one optimizer batch, those on policy with the student's own responses.
+    """The examples of one optimizer batch; those drawn as on-policy get a response sampled by the student.
 
-    The samples are kept in the file `pending`, one a step, so that a run that is killed and goes on from an earlier
-    checkpoint trains on the very same responses.
+    The samples are stored in the file `pending`, one per step, so that a killed run that resumes from an earlier
+    checkpoint trains on the same responses. Raises TutelageError for a sampled token that the teacher does not know.
     """
     chosen = [i for i, e in enumerate(examples) if is_on_policy(plan, epoch, e.index)]
     if not chosen or sampler is None:
@@ -57,33 +58,33 @@ def write_responses(
     keys = [[step, examples[i].index] for i in chosen]
     samples = _read_pending(pending, keys)
     if samples is None:
-        room = plan.max_length - min(len(p) for p in prompts)
+        longest = plan.max_length - min(len(p) for p in prompts)
         samples = sampler.sample(
             prompts,
-            max_new_tokens=max(1, min(plan.sampling.max_new_tokens, room)),
+            max_new_tokens=max(1, min(plan.sampling.max_new_tokens, longest)),
             temperature=plan.sampling.temperature,
             top_p=plan.sampling.top_p,
             seeds=[keyed_integer("sample", plan.seed, step, examples[i].index) for i in chosen],
         )
-        _check_known(plan, samples)
+        _refuse_unknown_tokens(plan, samples)
         _write_pending(pending, keys, samples)
     out = list(examples)
     for i, sample in zip(chosen, samples, strict=True):
-        out[i] = continued(examples[i], sample, plan.max_length)
+        out[i] = with_response(examples[i], sample, plan.max_length)
     return out
 
 
-def _check_known(plan: RolloutPlan, samples: Sequence[Sample]) -> None:
+def _refuse_unknown_tokens(plan: RolloutPlan, samples: Sequence[Sample]) -> None:
     highest = max((token for sample in samples for token in sample.tokens), default=0)
     if plan.known_tokens is not None and highest >= plan.known_tokens:
         raise TutelageError(
             f"the student wrote token {highest}, and the teacher knows only {plan.known_tokens}: cut the student's "
-            "embeddings to the tokenizer's size, or choose a teacher with as many"
+            "embeddings to the tokenizer's size, or choose a teacher with as many tokens"
         )
 
 
-def continued(example: TokenSequence, sample: Sample, max_length: int, author: Author = "student") -> TokenSequence:
-    """The example's prompt with the sampled response instead of its own; loss on the response only."""
+def with_response(example: TokenSequence, sample: Sample, max_length: int, author: Author = "student") -> TokenSequence:
+    """The example's prompt followed by a sampled response, cut at `max_length` tokens; loss on that response only."""
     prompt = example.ids[: example.prompt_length]
     tokens = sample.tokens[: max(1, max_length - len(prompt))]
     ids = torch.cat([prompt, torch.tensor(tokens, dtype=torch.int64)])

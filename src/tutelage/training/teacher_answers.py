@@ -1,7 +1,7 @@
-"""The teacher's answers for SeqKD: k samples a prompt, written once before training, and what is trained on of them.
+"""The teacher's answers for SeqKD: k samples per prompt, written once before training, and the examples made from them.
 
-They are a run of their own, so that a search over learning rates does not have them written again. Lines are only ever
-appended; each sample has a seed of its own from (seed, row, number), so a run that was killed goes on where it stopped.
+Writing them is a run of its own, so that a search over learning rates reuses them. Lines are only appended, and each
+sample has its own seed from (seed, row, number), so a killed run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tutelage.common.types import Conversation, Message, Sample, TokenSequence
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.sampling.sampler import Sampler
-from tutelage.training.on_policy import continued
+from tutelage.training.on_policy import with_response
 
 FILE = "answers.jsonl"
-_BATCHES = 4  # sampler batches a write; prompts of like length then go together
+_BATCHES = 4  # sampler batches per write, so that the sampler can group prompts of similar length
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One sample of the teacher. `tokens` end with the token that ended it, if it ended by itself."""
+    """One sample of the teacher. If `finished`, the last of `tokens` is the token that ended it."""
 
-    row: int
-    number: int  # which of the k samples of this row
+    row: int  # of the prompt, among the conversations
+    number: int  # which of the row's k samples, from 0
     tokens: tuple[int, ...]
     text: str
     finished: bool
@@ -48,7 +48,10 @@ def write_answers(
     seed: int,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """k answers to every conversation's prompt, in `folder`; goes on after those that stand there already."""
+    """Sample `samples_per_prompt` answers to every conversation's prompt into `folder`, after those already there.
+
+    Returns all answers, in the order of rows.
+    """
     path = folder / FILE
     done = read_answers(folder)
     _keep_whole_lines(path, len(done))
@@ -80,7 +83,7 @@ def write_answers(
 
 
 def read_answers(folder: Path) -> list[Answer]:
-    """The whole lines of an answers file; a last one that a kill cut short is left out."""
+    """The answers in `folder`, none if there is no file; an incomplete last line is ignored."""
     return [
         Answer(line["row"], line["number"], tuple(line["tokens"]), line["text"], line["finished"])
         for line in _lines(folder / FILE)
@@ -88,7 +91,7 @@ def read_answers(folder: Path) -> list[Answer]:
 
 
 def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Counts for the result file."""
+    """Numbers of prompts, samples, distinct samples, cut samples and tokens, for the result file."""
     return {
         "prompts": len({answer.row for answer in answers}),
         "samples": len(answers),
@@ -98,7 +101,7 @@ def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def answered(
+def answer_examples(
     examples: Sequence[TokenSequence],
     rows: Sequence[int],
     answers: Sequence[Answer],
@@ -106,10 +109,10 @@ def answered(
     teacher_ends: Sequence[int],
     max_length: int,
 ) -> list[TokenSequence]:
-    """The examples with the teacher's answers in place of their own: each distinct answer once, weighted by its number.
+    """The examples with the teacher's answers as responses: each distinct answer once, weighted by its number.
 
-    `rows[i]` is the row that example i was made of. Loss falls on the answer alone, also where earlier turns of the
-    conversation are the assistant's. Whatever ended the teacher's turn is replaced by `end_id`, the student's end.
+    `rows[i]`: the row that example i was made from. The loss is on the answer only, even after earlier assistant turns
+    of the conversation. A final token among `teacher_ends` is replaced by `end_id`, the student's end of turn.
     """
     found: dict[int, Counter[Sample]] = {}
     for answer in answers:
@@ -120,15 +123,15 @@ def answered(
     out: list[TokenSequence] = []
     for example, row in zip(examples, rows, strict=True):
         for sample, copies in found.get(row, Counter()).items():
-            written = continued(example, sample, max_length, "teacher")
+            written = with_response(example, sample, max_length, "teacher")
             out.append(replace(written, weight=float(copies)))
     return out
 
 
-def retokenised(
+def retokenise(
     answers: Sequence[Answer], template: ChatTemplate, conversations: Sequence[Conversation]
 ) -> list[Answer]:
-    """The answers in the tokens of another tokenizer, by way of their text, for a teacher of another family."""
+    """The answers, encoded again from their text with another tokenizer: for a teacher of another family."""
     out = []
     for answer in answers:
         turns = (*conversations[answer.row].prompt, Message("assistant", answer.text))
@@ -139,7 +142,7 @@ def retokenised(
 
 
 def _keep_whole_lines(path: Path, count: int) -> None:
-    """Cut off what a kill left of line `count` (from 0)."""
+    """Truncate the file after `count` lines: a kill may have left an incomplete one."""
     if path.is_file():
         with path.open("rb+") as file:
             for _ in range(count):

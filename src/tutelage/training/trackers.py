@@ -1,4 +1,4 @@
-"""Trackers that accelerate knows (TensorBoard, Weights & Biases, …), for the time of a run."""
+"""Experiment trackers that accelerate supports (TensorBoard, Weights & Biases, …)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tutelage.recipe.sections import TrainingConfig
 
 @contextlib.contextmanager
 def trackers(accelerator: Any, config: TrainingConfig, folder: Path) -> Iterator[None]:
-    """Those that `training.trackers` names, started and in the end finished; they write into `folder`.
+    """Start the trackers of `training.trackers`, which write into `folder`, and finish them at the end of the block.
 
-    Raises TutelageError for one that is not installed.
+    Raises TutelageError for a tracker that is not installed.
     """
     if config.trackers:
         _start(accelerator, config, folder)
@@ -31,10 +31,10 @@ def _start(accelerator: Any, config: TrainingConfig, folder: Path) -> None:
     from accelerate.tracking import filter_trackers
 
     accelerator.project_configuration.logging_dir = str(folder)
-    found = filter_trackers(list(config.trackers), str(folder))  # leaves out what is not installed
-    missing = sorted(set(config.trackers) - {str(tracker) for tracker in found})
+    installed = filter_trackers(list(config.trackers), str(folder))
+    missing = sorted(set(config.trackers) - {str(tracker) for tracker in installed})
     if missing:
-        raise TutelageError(f"training.trackers: pip install {' '.join(missing)}, or leave them out")
-    accelerator.log_with = found
+        raise TutelageError(f"training.trackers: pip install {' '.join(missing)}, or remove them from the list")
+    accelerator.log_with = installed
     settings = {k: v for k, v in config.model_dump().items() if isinstance(v, int | float | str | bool)}
     accelerator.init_trackers("tutelage", config=settings)

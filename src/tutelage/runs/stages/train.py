@@ -26,7 +26,7 @@ from tutelage.teachers.local import Teacher
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
-from tutelage.training.teacher_answers import answered, read_answers, retokenised
+from tutelage.training.teacher_answers import answer_examples, read_answers, retokenise
 from tutelage.training.trainer import Trainer
 
 
@@ -137,9 +137,9 @@ def _with_answers(
             f"{run.stage}: the teacher has another tokenizer: its answers are decoded to text and encoded again",
             flush=True,
         )
-        answers, ends = retokenised(answers, student.template, conversations), [student.template.end_of_turn_id]
+        answers, ends = retokenise(answers, student.template, conversations), [student.template.end_of_turn_id]
     assert run.training is not None
-    out = answered(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
+    out = answer_examples(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
     return out, {"samples": sum(int(s.weight) for s in out), "distinct": len(out), "cut": sum(s.cut for s in out)}
 
 

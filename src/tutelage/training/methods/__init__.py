@@ -1,5 +1,7 @@
-"""Training methods beyond those built in. A method is a function from a ready training job, in which the teacher is
-loaded and responses come from the student with probability λ, to the job that it wants. See docs/method.md."""
+"""Further training methods. A method is a function that changes a training job and returns it (docs/method.md).
+
+In the job that it gets, the teacher is loaded and responses come from the student with probability λ.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ METHODS: Mapping[str, Method] = {"policy_gradient": policy_gradient.build}
 
 
 def method_fingerprint(name: str) -> str:
-    """Changes with the file that holds the method: what it made before is then not reused."""
-    function, given = METHODS[name], ""
+    """A text that changes with the method's file and with arguments bound by `partial`, for the fingerprint of runs."""
+    function, arguments = METHODS[name], ""
     while isinstance(function, partial):
-        function, given = function.func, f"{given} {function.args} {function.keywords}"
-    return hash_file(Path(inspect.getfile(function))) + given
+        function, arguments = function.func, f"{arguments} {function.args} {function.keywords}"
+    return hash_file(Path(inspect.getfile(function))) + arguments
