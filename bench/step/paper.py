@@ -3,17 +3,19 @@
     python -m bench.step.paper --json docs/results/bench/step.json
     python -m bench.step.paper --device cpu --small         # tiny models, seconds
 
-Student of Llama-3.2-1B's shape (tied head), teacher of Llama-3.1-8B's, random weights, bf16 compute with float32 master
-weights and Adam states in every implementation, β = 0.5, temperature 1. Prompts are lognormal with mean about 195
-tokens. No token ends a response.
+The student has the shape of Llama-3.2-1B (tied head), the teacher that of Llama-3.1-8B; random weights, bf16 compute,
+β = 0.5, temperature 1. Tutelage holds float32 weights and Adam states; TRL's trainers run in each of `--trl-setups`:
+weights and Adam states in float32 (their default) or bfloat16, with gradient checkpointing (their default) or without.
+Prompts are lognormal with mean about 195 tokens. No token ends a response.
 
-`off-policy` (λ = 0): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences a step.
-TRL's GKDTrainer takes as many sequences a step as fit its memory (`--trl-batch`).
-`on-policy` (λ = 1): 512 sampled tokens each; 128 prompts a step, sampling and weight sync included. TRL's trainers take
-as many prompts a step as fit their memory; its GKDTrainer, at half a minute a step, is measured on one.
+`off-policy` (λ = 0): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences per step.
+`on-policy` (λ = 1): 512 sampled tokens each; 128 prompts per step, sampling and weight sync included.
+TRL's trainers take as many sequences per micro-batch as fit the memory (`--trl-batch`, largest first) and accumulate to
+128; GKDTrainer on-policy, which takes half a minute to sample one micro-batch, is measured on one.
 
 tokens/s counts prompt and response tokens, never padding; sampled tokens/s counts sampled tokens over the whole step.
-The floor is arithmetic alone: 2 FLOP a teacher weight and 6 a student weight a token, at the measured matrix rate.
+The floor is arithmetic alone: per token 2 FLOP for each teacher weight and 6 for each student weight, at the measured
+rate of matrix products.
 Every implementation runs in a process of its own.
 """
 
@@ -40,6 +42,7 @@ IMPLEMENTATIONS = {
     "trl-gkd": ("off-policy", "on-policy"),
     "trl-distillation-vllm": ("on-policy",),
 }
+SETUPS = ["bfloat16/off", "float32/off", "float32/on", "bfloat16/on"]
 
 
 def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[str, Any]:
@@ -121,18 +124,22 @@ def profile(trainer: Any, step: int, path: Path) -> None:
     path.write_text(table)
 
 
-def start_worker(name: str, case: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+def start_worker(name: str, case: str, batch: int, setup: str, options: argparse.Namespace) -> dict[str, Any]:
     keys = ("device", "new_tokens", "warmup", "batch", "micro_batch")
     flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
     flags += ["--small"] * options.small
     if options.profile and name.startswith("tutelage"):
         flags += ["--profile", f"{options.profile}-{name}-{case}.txt"]
-    steps = 1 if (name, case) == ("trl-gkd", "on-policy") else options.steps  # half a minute each
-    flags += ["--steps", str(steps), "--trl-batch", str(batch)]
+    slow = (name, case) == ("trl-gkd", "on-policy")  # half a minute per micro-batch
+    flags += ["--steps", str(1 if slow else options.steps)]
+    if name.startswith("trl"):
+        weights, checkpointing = setup.split("/")
+        flags += ["--trl-weights", weights, "--trl-checkpointing", checkpointing, "--trl-batch", str(batch)]
+        flags += ["--trl-sequences", str(batch if slow else options.batch)]
     command = ["-m", "bench.step.paper", "--worker", name, "--case", case, *flags]
     # Without it TRL's trainer at 64 sequences ends out of memory with 8 GiB reserved and not in use.
     roomier = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if name.startswith("trl") else {}
-    return run_worker(f"{name}, {case}", command, roomier)
+    return run_worker(f"{name}, {case} {setup}", command, roomier)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -148,19 +155,22 @@ def show(rows: list[dict[str, Any]]) -> None:
         "peak_gib": ".1f",
         "first_loss": ".4f",
     }
-    table = Table("implementation", "case", "batch", *forms)
+    table = Table("implementation", "case", "weights/checkpointing", "batch", *forms)
     for row in rows:
         cells = ["–" if row.get(k) is None else format(row[k], f) for k, f in forms.items()]
-        table.add_row(row["impl"], row["case"], str(row["batch"]), *cells)
+        table.add_row(row["impl"], row["case"], row.get("setup", ""), str(row["batch"]), *cells)
     Console(width=150).print(table)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--batch", type=int, default=128, help="our sequences an optimizer step")
-    parser.add_argument("--trl-batch", type=int, nargs="+", default=None, help="TRL's sequences a step, largest first")
-    parser.add_argument("--micro-batch", type=int, default=6_144, help="our tokens a micro-batch")
+    parser.add_argument("--batch", type=int, default=128, help="sequences per optimizer step")
+    parser.add_argument("--trl-batch", type=int, nargs="+", help="TRL's sequences per micro-batch, largest first")
+    parser.add_argument(
+        "--trl-setups", nargs="+", choices=SETUPS, default=SETUPS, help="TRL's weights/gradient checkpointing"
+    )
+    parser.add_argument("--micro-batch", type=int, default=6_144, help="our tokens per micro-batch")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
@@ -170,6 +180,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--profile", type=Path, help="write kernel tables of our steps to files of this name")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--trl-weights", help=argparse.SUPPRESS)
+    parser.add_argument("--trl-checkpointing", help=argparse.SUPPRESS)
+    parser.add_argument("--trl-sequences", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -183,9 +196,9 @@ def main() -> None:
         return
     measured = ceilings(options.device, options.small)
     batches = {
-        ("trl-gkd", "off-policy"): options.trl_batch or [2],
-        ("trl-gkd", "on-policy"): options.trl_batch or [4],
-        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [64, 48, 32],
+        ("trl-gkd", "off-policy"): options.trl_batch or [8, 4, 2],
+        ("trl-gkd", "on-policy"): options.trl_batch or [16, 8, 4],
+        ("trl-distillation-vllm", "on-policy"): options.trl_batch or [128, 64, 32],
     }
     per_token = 2 * weights(TINY if options.small else LLAMA_8B) + 6 * weights(TINY if options.small else LLAMA_1B)
     rows = []
@@ -194,16 +207,18 @@ def main() -> None:
             missing = [p for p in ("trl", "vllm") if p in name and importlib.util.find_spec(p) is None]
             if case not in IMPLEMENTATIONS[name] or missing:
                 continue
-            for batch in batches.get((name, case), [options.batch]):
-                result = start_worker(name, case, batch, options)
-                if "seconds" in result and case == "off-policy":
-                    result["over_floor"] = measured["flops"] / (per_token * result["tokens_per_s"])
-                rows.append({"impl": name, "case": case, "batch": batch, **result})
-                print(f"{name}, {case}, {batch}: {result}", file=sys.stderr, flush=True)
-                if options.json:
-                    write_results(options.json, options.device, measured, rows)
-                if "error" not in result:
-                    break  # the largest batch that fits
+            for setup in options.trl_setups if name.startswith("trl") else [""]:
+                for batch in batches.get((name, case), [options.batch]):
+                    result = start_worker(name, case, batch, setup, options)
+                    if "seconds" in result and case == "off-policy":
+                        result["over_floor"] = measured["flops"] / (per_token * result["tokens_per_s"])
+                    rows.append({"impl": name, "case": case, "batch": batch, **({"setup": setup} if setup else {})})
+                    rows[-1] |= result
+                    print(f"{name}, {case}, {setup} {batch}: {result}", file=sys.stderr, flush=True)
+                    if options.json:
+                        write_results(options.json, options.device, measured, rows)
+                    if "error" not in result:
+                        break  # the largest batch that fits
     show(rows)
 
 

@@ -1,9 +1,14 @@
-"""TRL's trainers on the work of `paper.py`: GKDTrainer, and DistillationTrainer sampling with vLLM."""
+"""TRL's trainers on the work of `paper.py`: GKDTrainer, and DistillationTrainer sampling with vLLM.
+
+Each runs in the setups that its users choose between: the student's weights and Adam states in bfloat16 or float32,
+with gradient checkpointing (the trainers' default, which turns off the cache when GKDTrainer samples) or without.
+"""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -15,26 +20,37 @@ from bench.step.smollm2_trl import clock
 
 @dataclass
 class Record:
-    """What a trainer did, a value a step."""
+    """What a trainer did. An optimizer step has several micro-batches, so work is dated and summed per step."""
 
-    ends: list[float] = field(default_factory=list)  # and the beginning, first
-    tokens: list[int] = field(default_factory=list)
-    sampled: list[int] = field(default_factory=list)
-    sampling_seconds: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)  # of the optimizer steps; first, the beginning of training
+    work: list[tuple[float, int, int, float]] = field(default_factory=list)  # when, tokens, sampled, seconds sampling
+
+    def steps(self) -> list[tuple[float, int, int, float]]:
+        """Seconds, tokens, sampled tokens and seconds of sampling per optimizer step."""
+        out = []
+        for began, end in itertools.pairwise(self.ends):
+            parts = [w for w in self.work if began < w[0] <= end]
+            out.append((end - began, sum(w[1] for w in parts), sum(w[2] for w in parts), sum(w[3] for w in parts)))
+        return out
 
 
 def trl_worker(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
     from transformers import PrinterCallback
 
     student, teacher = make_models(options)
+    if options.trl_weights == "bfloat16":
+        student = student.to(torch.bfloat16)
     tokenizer = word_tokenizer(student.config.vocab_size)
-    on_policy, batch = options.case == "on-policy", options.trl_batch
-    steps = options.warmup + options.steps
-    rows = make_rows(max(batch * steps, 16), student.config.vocab_size, 8 if options.small else 1)
+    batch, steps = options.trl_batch, options.warmup + options.steps
+    accumulation = max(1, math.ceil(options.trl_sequences / batch))
+    rows = make_rows(max(batch * accumulation * steps, 16), student.config.vocab_size, 8 if options.small else 1)
     common = {
         "beta": 0.5,
         "temperature": 1.0,
         "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_checkpointing": options.trl_checkpointing == "on",
         "max_steps": steps,
         "bf16": options.device == "cuda",
         "use_cpu": options.device == "cpu",
@@ -49,10 +65,7 @@ def trl_worker(options: argparse.Namespace) -> dict[str, Any]:
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    measured: list[Measured] = []
-    for i, (began, end) in enumerate(itertools.pairwise(record.ends)):
-        sampling = (record.sampled[i], record.sampling_seconds[i]) if on_policy else (0, 0.0)
-        measured.append((end - began, record.tokens[i], *sampling, losses[i]))
+    measured: list[Measured] = [(*step, loss) for step, loss in zip(record.steps(), losses, strict=True)]
     return summary(measured, options)
 
 
@@ -87,12 +100,13 @@ def gkd_trainer(
     def timed_generate(*arguments: Any) -> Any:
         began = time.perf_counter()
         out = generate(*arguments)
-        record.sampled.append(int((out[2] != -100).sum()))
-        record.sampling_seconds.append(time.perf_counter() - began)
+        sampled = int((out[2] != -100).sum())
+        now = time.perf_counter()
+        record.work.append((now, 0, sampled, now - began))
         return out
 
     def counting(model: Any, inputs: Any, *a: Any, **k: Any) -> Any:
-        record.tokens.append(int(inputs["attention_mask"].sum()))
+        record.work.append((time.perf_counter(), int(inputs["attention_mask"].sum()), 0, 0.0))
         return compute(model, inputs, *a, **k)
 
     trainer.generate_on_policy_outputs, trainer.compute_loss = timed_generate, counting
@@ -115,7 +129,7 @@ def distillation_trainer(
     path = f"{common['output_dir']}/student"
     student.to(torch.bfloat16).save_pretrained(path)  # vLLM loads it by name
     tokenizer.save_pretrained(path)
-    student = student.to(torch.float32)
+    student = student.to(getattr(torch, options.trl_weights))
     student.config._name_or_path = student.name_or_path = path
     config = DistillationConfig(
         use_vllm=True,
@@ -139,9 +153,8 @@ def distillation_trainer(
     def timed_turn(prompt_ids: Any, *a: Any, **k: Any) -> Any:
         began = time.perf_counter()
         out = turn(prompt_ids, *a, **k)
-        record.sampling_seconds.append(time.perf_counter() - began)
-        record.sampled.append(sum(len(c) for c in out))
-        record.tokens.append(sum(len(p) for p in prompt_ids) + record.sampled[-1])
+        now, sampled = time.perf_counter(), sum(len(c) for c in out)
+        record.work.append((now, sum(len(p) for p in prompt_ids) + sampled, sampled, now - began))
         return out
 
     trainer._generate_single_turn = timed_turn
