@@ -1,4 +1,5 @@
 import gc
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,16 @@ def python() -> Iterator[str]:
     """A Python for child processes that has imported torch, transformers and the project (helpers/warm_python.py)."""
     with warm_python.started() as path:
         yield path
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are laid out but not drawn, for tests of what else a report says."""
+
+    def savefig(self: object, file: io.BytesIO, *, format: str, **_: object) -> None:
+        file.write(b"<svg></svg>" if format == "svg" else b"")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert "14300" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_each_against_each(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=40)
     results = dataclasses.replace(results, tasks={"test": results.tasks["test"]}, search=None)
@@ -83,6 +84,7 @@ def test_each_against_each(tmp_path: Path) -> None:
     assert "This page makes 16 comparisons." in text  # 5 x 2 metrics in the table, 6 pairs without the reference
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=6)
     results = dataclasses.replace(results, rows=results.rows[:4])  # a baseline, the teacher, SFT, GKD

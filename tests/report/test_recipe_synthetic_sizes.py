@@ -203,6 +203,7 @@ def test_two_sizes_are_no_curve(tmp_path: Path) -> None:
     assert size_curves(results, build_tables(results)) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_earlier_reports_figure_does_not_stay(tmp_path: Path) -> None:
     out = tmp_path / "report"
     for name, sizes, there in (("three", SIZES, True), ("two", {"sft": 0, "gkd": 500}, False)):
