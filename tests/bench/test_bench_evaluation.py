@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_an_evaluation_beside_its_ceiling(python: str, tiny_models: Path, tmp_path: Path):
     write_data(tmp_path / "data")
-    model = ["--model", str(tiny_models / "student"), "--data-dir", str(tmp_path / "data"), "--batch-size", "2"]
+    model = ["--model", str(tiny_models / "student"), "--data-dir", str(tmp_path / "data"), "--batch-size", "16"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
     def run(*command: str) -> None:

@@ -1,4 +1,4 @@
-"""The loss benchmark runs, and what it says of our own paths is true."""
+"""The loss benchmark runs, and the errors that it reports for the project's own paths are small."""
 
 import json
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_tiny_run_writes_rows_with_small_errors(python, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed (pip install 'tutelage[dev]' on Linux)")
     out = tmp_path / "loss.json"
-    command = [python, "-m", "bench.loss", "--device", "cpu", "--repeats", "1", "--json", str(out)]
+    command = [python, "-m", "bench.loss", "--device", "cpu", "--tokens", "4", "--repeats", "1", "--json", str(out)]
     command += ["--impl", "tutelage", "tutelage-torch", "--case", "jsd 0.5", "cross_entropy"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
@@ -26,7 +26,7 @@ def test_tiny_run_writes_rows_with_small_errors(python, tmp_path):
         ("tutelage-torch", "cross_entropy"),
     ]
     for row in result["rows"]:
-        assert row["tokens_per_s"] * row["seconds"] == pytest.approx(16)
+        assert row["tokens_per_s"] * row["seconds"] == pytest.approx(4)
         for errors in row["errors"].values():
             assert errors["loss"] < 1e-4
             assert errors["grad_hidden"] < 1e-2
