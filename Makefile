@@ -8,12 +8,13 @@ STAMP := $(VENV)/installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench bench-smoke docs clean
+.PHONY: help venv demo test check lint format bench bench-smoke docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         set up, then distil the built-in model on the demo's own data"
 	@echo "make test         set up, then lint and run the tests; TESTS=tests/test_x.py for some of them"
+	@echo "make check        lint, and the tests that take moments: about a minute on two cores"
 	@echo "make lint         ruff and pyright alone"
 	@echo "make format       let ruff lay the code out and mend what it can"
 	@echo "make bench        one GKD step in Tutelage and in TRL, with real models (20 minutes on two cores)"
@@ -46,6 +47,14 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# pyright and the tests side by side.
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python > $(VENV)/pyright.log & types=$$!; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(TESTS); tests=$$?; \
+	wait $$types; types=$$?; cat $(VENV)/pyright.log; test $$types = 0 -a $$tests = 0
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_benchmarks import write_data
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -54,6 +54,7 @@ def test_the_module_is_the_program():
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     file = str(workshop.write(stages__2__models=["lead_1", "sft"]))
     main(["run", file, "name=other", "--runs", str(workshop.runs), "--report", str(workshop.folder / "page")])

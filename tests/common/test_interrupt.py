@@ -19,6 +19,8 @@ from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.runs.worker import attempt
 
+pytestmark = pytest.mark.slow
+
 TRAININGS, IDLE = 2, 2  # two models are trained without an end; those they start from are soon evaluated
 
 DRIVER = """

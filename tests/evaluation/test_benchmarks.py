@@ -51,6 +51,7 @@ def test_limit_takes_evenly_from_the_groups_and_keeps_the_order(data: Path) -> N
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_data_have_the_published_sizes(data_folder: Path) -> None:
     sizes = {name: len(BENCHMARKS[name].load(data_folder)) for name in PAPER}
     assert sizes == {
@@ -67,6 +68,7 @@ def test_real_data_have_the_published_sizes(data_folder: Path) -> None:
     assert sum(questions) == 2250
 
 
+@pytest.mark.slow
 def test_every_gold_answer_is_found_and_right(data_folder: Path) -> None:
     """Stated plainly, the data's own answers all score 1."""
     for name in ("bbh", "mmlu_pro", "gpqa", "arc_challenge"):

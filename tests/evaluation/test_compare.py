@@ -205,6 +205,7 @@ def test_scores_at_chance_level_are_warned_of(tmp_path: Path) -> None:
     assert len(compare_folders(gpqa, gpqa).tasks[0].warnings) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(CHANCE))
 def test_the_benchmarks_chances(task: str, data_folder: Path) -> None:
     items = BENCHMARKS[task].load(data_folder)

@@ -110,6 +110,7 @@ def test_gpqa_texts_are_sealed_and_read_back() -> None:
     assert seal(seal(text)) == seal(text)
 
 
+@pytest.mark.slow
 def test_gpqa_from_the_encrypted_archive(data_folder: Path) -> None:
     items = BENCHMARKS["gpqa"].load(data_folder)
     assert len(items) == 546

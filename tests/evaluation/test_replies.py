@@ -291,6 +291,7 @@ def test_gpqa_leaves_no_text_on_disk(data: Path, tmp_path: Path) -> None:
     assert record.scores["accuracy"] == 1  # the option's text names its letter
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", {"id": "easy_1", "judgements": ["yes", "yes"]})
     options = ["--data-dir", str(data), "--json"]

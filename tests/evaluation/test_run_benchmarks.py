@@ -24,6 +24,8 @@ from tutelage.evaluation.judges import comet
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.run_benchmarks import Settings, lines, load_answerer, run_benchmarks, table_3, table_lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

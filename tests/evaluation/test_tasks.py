@@ -108,6 +108,7 @@ def test_lead_1_records_are_scored() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_real_dialogues(data_folder) -> None:
     import json
 

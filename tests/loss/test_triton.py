@@ -14,6 +14,8 @@ from tutelage.loss.objective import CrossEntropy, Divergence, Objective, Weighte
 pytest.importorskip("triton", reason="Triton is not installed (pip install 'tutelage[dev]' on Linux)")
 from tutelage.loss import triton_launch
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WIDTH = 700 if DEVICE == "cuda" else 350  # the interpreter takes its time
 SHORT_BLOCKS = triton_launch.LaunchConfig(block=128)  # several steps per row, the last of them short

@@ -6,6 +6,8 @@ import torch
 pytest.importorskip("triton", reason="the kernel needs triton")
 from tutelage.models.decode_attention import decode_attention
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter multiplies bfloat16 as integers
 

@@ -28,6 +28,8 @@ from tutelage.teachers.local import Teacher
 from tutelage.training.job import Job
 from tutelage.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 # Batches of 5: 3 examples in 2 micro-batches on one rank, 2 in 1 on the other. Gradients are clipped.
 COMMON = {"max_steps": 4, "adam_eps": 1e-3, "batch_size": 5, "epochs": 4, "tokens_per_micro_batch": 72}
 COMMON |= {"max_grad_norm": 0.03, "evaluate_every": 1, "precision": "float32"}

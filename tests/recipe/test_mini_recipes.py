@@ -21,6 +21,8 @@ from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.planner import Planner
 from tutelage.runs.run_recipe import run_recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TASKS = ("dialogsum", "arc", "flores")
 EVERY_REASON_OFF = f"[{', '.join(OFF.split())}, near_duplicate_of_earlier, contamination]"

@@ -23,6 +23,8 @@ from tutelage.report.recipe.tables import build_tables
 from tutelage.report.training_curves import Curve, CurvePanel, draw_curves
 from tutelage.runs.recipe_results import RecipeResults, ResultRow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def results(tmp_path: Path) -> RecipeResults:

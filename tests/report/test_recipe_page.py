@@ -18,6 +18,8 @@ from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RowRun
 
+pytestmark = pytest.mark.slow
+
 
 def hostile(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
     return [

@@ -16,6 +16,8 @@ from tutelage.report.recipe.synthetic_sizes import SizeCurve, draw_curve, size_c
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RecipeResults
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"sft": 0, "teacher": 500, "gkd": 1000, "off_policy": 2500, "gkd_base": 5000}
 ELSEWHERE = "/another/machine/runs"  # where the runs were made
 

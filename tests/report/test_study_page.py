@@ -25,6 +25,8 @@ from tutelage.report.study.read import build_study
 from tutelage.report.training_curves import CurvePanel
 from tutelage.study.plan import Cell
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"answer", "figure1", "figure2", "figure3", "figure4", "figure5"}
 
 

@@ -24,6 +24,8 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
 from tutelage.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 def planned(workshop: Workshop, name: str, seed: int = 0, **changes: Any) -> Run:
     return Planner(load_recipe(workshop.write(**changes)), workshop.folder, workshop.runs).stage_run(name, seed)

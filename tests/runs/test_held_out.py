@@ -19,6 +19,8 @@ from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
 from tutelage.study.grid import plan_study
 
+pytestmark = pytest.mark.slow
+
 
 def planned(workshop: Workshop, task: str, method: str = "base", **tasks) -> Run:
     file = write_study(workshop)

@@ -33,6 +33,8 @@ from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.worker import attempt
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
 import pickle, sys
 from tutelage.runs.worker import attempt

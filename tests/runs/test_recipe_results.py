@@ -19,6 +19,8 @@ from tutelage.runs.recipe_results import RecipeResults, recipe_results
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.search import Search
 
+pytestmark = pytest.mark.slow
+
 SEARCH: dict[str, Any] = {
     "seeds": [0, 1],
     "search": {"task": "test", "grid": {"learning_rate": [0.0005, 0.001]}},

@@ -22,6 +22,8 @@ from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import train as train_stage
 from tutelage.runs.worker import attempt, lock
 
+pytestmark = pytest.mark.slow
+
 STAGES: list[dict[str, Any]] = [
     {"name": "cut", "kind": "prune", "prune": {"keep": [0, 3], "calibration": "test"}},
     {

@@ -16,6 +16,8 @@ from tutelage.runs.run import Run, with_parents
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
 
+pytestmark = pytest.mark.slow
+
 STAGES: list[dict[str, Any]] = [
     {"name": "teacher_sft", "kind": "sft", "student": "teacher", "data": "train", "shared": True, "search": True},
     {"name": "sft", "kind": "sft", "data": "train", "search": True},

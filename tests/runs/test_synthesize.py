@@ -18,6 +18,8 @@ from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import synthesize as synthetic_stage
 from tutelage.synthesis.blocks import read_rows
 
+pytestmark = pytest.mark.slow
+
 
 def planner(workshop: Workshop, *overrides: str, **changes: Any) -> Planner:
     return Planner(load_recipe(workshop.write(**changes), list(overrides)), workshop.folder, workshop.runs)

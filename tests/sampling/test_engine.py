@@ -10,6 +10,8 @@ from tutelage.models.attention import Packing, packed_attention
 from tutelage.sampling.engine import Engine
 from tutelage.sampling.torch_sampler import TorchSampler
 
+pytestmark = pytest.mark.slow
+
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [1, 2, 3, 4], [30], [8, 8, 8, 8, 8, 8]]
 SEEDS = [11, 12, 13, 14, 15, 16, 17]

@@ -271,6 +271,7 @@ def test_listing_evaluations(workshop: Workshop):
     assert not any("-on-test" in line for line in short)
 
 
+@pytest.mark.slow
 def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     """All its arms on tiny models and a handful of rows, the loss on held-out rows as the task."""
     folder = workshop.folder / "instruct"

@@ -31,6 +31,8 @@ from tutelage.study.plan import StudyPlan
 from tutelage.study.run_study import run_study
 from tutelage.study.status import status_lines, study_status
 
+pytestmark = pytest.mark.slow
+
 
 def results(runs: Path) -> dict[str, Any]:
     """Everything that results say but the clock, and hashes of weights and examples, by folder."""

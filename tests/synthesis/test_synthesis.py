@@ -191,6 +191,7 @@ def live(folder: Path, events: int) -> int:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_killed_at_ten_points_one_after_the_other(tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis]):
     random, deaths = Random(11), 0
     for _ in range(200):

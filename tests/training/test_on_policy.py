@@ -74,6 +74,7 @@ def authors(folder: Path, batch_size: int, start: int = 0) -> dict[tuple[int, in
     return out
 
 
+@pytest.mark.slow
 def test_choices_are_the_same_for_every_batch_size_and_after_a_resume(tmp_path: Path):
     """(For every number of ranks: `test_trainer_ranks.py`.)"""
     expected = authors(tmp_path, 7)

@@ -26,6 +26,8 @@ from tutelage.training import checkpoint
 from tutelage.training import on_policy as rollout
 from tutelage.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (9, 6, 20, 7, 30, 5, 12, 8, 11, 10)
 STEPS = 6  # 10 examples in batches of 4, twice; checkpoints after 2 and 4
 

@@ -15,6 +15,8 @@ from tutelage.common.interrupt import Interrupted
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (9, 6, 60, 7, 30)
 # Adam divides by the gradient's own size, which would blow rounding up to whole steps where the gradient is nearly 0.
 COMMON = {"max_steps": 3, "adam_eps": 1e-3, "checkpoint_every": 100, "precision": "float32"}
