@@ -45,16 +45,20 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
-
-# pyright and the tests side by side.
-check: $(STAMP)
+# Ruff, then pyright and pytest side by side, since pyright has one thread. $(1): options of pytest.
+define lint_and_test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python > $(VENV)/pyright.log & types=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(TESTS); tests=$$?; \
-	wait $$types; types=$$?; cat $(VENV)/pyright.log; test $$types = 0 -a $$tests = 0
+	$(BIN)/python -m pytest -n 2 $(1) $(TESTS); tests=$$?; \
+	wait $$types; types=$$?; cat $(VENV)/pyright.log; test $$types = 0 && test $$tests = 0
+endef
+
+test: $(STAMP)
+	$(call lint_and_test,--dist loadfile --no-loadscope-reorder --durations 20)
+
+check: $(STAMP)
+	$(call lint_and_test,--dist worksteal -m "not slow")
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

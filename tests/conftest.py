@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for child processes too
+import torch  # noqa: E402
 
 HELPERS = str(Path(__file__).parent / "helpers")
 sys.path.insert(0, HELPERS)
@@ -21,12 +23,19 @@ import warm_python  # noqa: E402
 from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 from synthesize_recipe import long_context  # noqa: E402, F401
 
-# Files that take longest come first: of two processes that share the files out, none is left with the last long one.
-LONG = ("test_run_study", "test_ranks", "test_mini_recipes", "test_bench", "test_run_recipe", "test_resume")
+# Longest first: of two processes that share the files out, none is left with the last long one.
+LONGEST = ("test_triton", "test_recipe_page", "test_run_recipe", "test_mini_recipes", "test_ranks", "test_run_study")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        if item.path.stem in LONGEST:
+            return LONGEST.index(item.path.stem)
+        return len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)
