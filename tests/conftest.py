@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for child processes too
-import torch  # noqa: E402
+import torch
 
 HELPERS = str(Path(__file__).parent / "helpers")
 sys.path.insert(0, HELPERS)
