@@ -74,7 +74,7 @@ def make(folder: Path, rows: int = 60, evaluation: list[str] | None = None, **ch
         seed=5,
         generator="writer@1",
         annotator="teacher@2",
-        batches=2,
+        batches_per_block=2,
     )
     plan = replace(plan, **{k: v for k, v in changes.items() if hasattr(plan, k)})
     filters = changes.get("filters", Filters(FilterConfig(near_duplicate=0.9), GOLD, evaluation or []))

@@ -19,6 +19,7 @@ from tutelage.common.metrics_log import read_metrics
 from tutelage.common.types import Message
 from tutelage.synthesis import blocks as synthetic_rows
 from tutelage.synthesis.blocks import answer_of, input_of, read_rows
+from tutelage.synthesis.counts import Counts
 from tutelage.synthesis.prompts import chat_prompt, continuation_prompt
 from tutelage.synthesis.synthesis import Synthesis, Writer
 
@@ -56,11 +57,11 @@ def test_as_many_rows_as_asked_and_nothing_lost(whole: tuple[Path, dict[str, Any
 def test_the_last_blocks_are_as_large_as_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("fitting", "full"):
         (tmp_path / name).mkdir()
-    made = make(tmp_path / "fitting", rows=150, batches=8)
+    made = make(tmp_path / "fitting", rows=150, batches_per_block=8)
     assert made.run()["attempts"] == 232
-    assert made.sizes == [16, 64, 64, 64, 16, 8]  # whole batches of 8
-    monkeypatch.setattr(Synthesis, "_attempts_wanted", lambda self, number: 64)
-    full = make(tmp_path / "full", rows=150, batches=8)
+    assert made.counts.block_sizes == [16, 64, 64, 64, 16, 8]  # whole batches of 8
+    monkeypatch.setattr(Counts, "next_block_size", lambda self, number: 64)
+    full = make(tmp_path / "full", rows=150, batches_per_block=8)
     assert full.run()["attempts"] == 16 + 4 * 64
     assert read_rows(tmp_path / "full", "accepted") == read_rows(tmp_path / "fitting", "accepted")
 

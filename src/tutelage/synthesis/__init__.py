@@ -1,4 +1,4 @@
-"""Synthetic rows, eq. 4 to 6: new inputs, the teacher's answers, filters."""
+"""Synthetic rows (eq. 4–6): new inputs from demonstrations, the teacher's answers, filters."""
 
 from tutelage.synthesis.synthesis import Synthesis
 

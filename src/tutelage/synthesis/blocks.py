@@ -1,4 +1,4 @@
-"""The rows of a synthesis on their way and on disk."""
+"""The blocks of a synthesis, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -17,103 +17,112 @@ from tutelage.synthesis.prompts import Demonstration, Frame
 
 @dataclass(frozen=True)
 class SynthesisPlan:
-    rows: int
-    demonstrations: int
+    """The settings of a synthesis."""
+
+    rows: int  # accepted rows to make
+    demonstrations: int  # per prompt
     form: Literal["chat", "continuation"]
     inputs: SamplingConfig
     answers: SamplingConfig
     seed: int
-    generator: str  # names for the rows' provenance
-    annotator: str
+    generator: str  # name, for the rows' provenance
+    annotator: str  # name, for the rows' provenance
     min_acceptance: float = 0.02
-    batches: int = 8  # sampler batches a block: the fewer ends a sampler meets, the fuller its batches stay
+    batches_per_block: int = 8  # more keep the sampler's batches full for longer
 
     @property
-    def block(self) -> int:
+    def block_size(self) -> int:
         """Attempts of a full block."""
-        return max(1, min(self.batches * self.batch, 2 * self.rows))
+        return max(1, min(self.batches_per_block * self.batch_size, 2 * self.rows))
 
-    def most(self, number: int) -> int:
-        """Attempts of this block at most. The first has few: the sampler waits for its prompts."""
-        return self.block if number else min(self.block, 2 * self.batch)
+    def largest_block(self, number: int) -> int:
+        """The largest number of attempts of block `number`. The first is small: the sampler waits for its prompts."""
+        return self.block_size if number else min(self.block_size, 2 * self.batch_size)
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
+        """The larger batch size of the two samplers."""
         return max(self.inputs.batch_size, self.answers.batch_size)
 
 
 @dataclass
 class Attempt:
-    """One row on its way."""
+    """One attempt at a row; it becomes one if its verdict has no reason to reject it."""
 
     number: int
-    shown: tuple[Demonstration, ...]
-    prompt: list[int]
+    shown: tuple[Demonstration, ...]  # the demonstrations in its prompt
+    prompt: list[int]  # token ids
     prompt_hash: str
     input: str = ""
     input_tokens: int = 0
     answer: str | None = None
     answer_tokens: int = 0
     verdict: FilterResult = field(default_factory=FilterResult)
-    nearest: float = 0.0  # estimated similarity to the most similar input known, where it is high
+    nearest: float = 0.0  # estimated similarity to the most similar known input, if high
 
     @property
     def id(self) -> str:
+        """The id of its row."""
         return f"synthetic-{self.number:07d}"
 
     @property
     def passed(self) -> bool:
+        """Whether no filter has rejected it so far."""
         return self.verdict.reason is None
 
 
 @dataclass
 class Block:
+    """Attempts that are sampled, judged and written together."""
+
     number: int
     attempts: list[Attempt]
-    samples: list[Sample] = field(default_factory=list)  # the inputs as they were written
-    asked: list[list[int]] = field(default_factory=list)  # the annotator's prompts, for those that passed
-    sampled: int = 0  # tokens
-    sampling: float = 0.0  # seconds
+    samples: list[Sample] = field(default_factory=list)  # the generator's, one per attempt
+    questions: list[list[int]] = field(default_factory=list)  # the annotator's prompts, one per input that passed
+    sampled_tokens: int = 0
+    sampling_seconds: float = 0.0
 
     @property
     def passed(self) -> list[Attempt]:
+        """The attempts that no filter has rejected so far."""
         return [attempt for attempt in self.attempts if attempt.passed]
 
 
 def write_block(folder: Path, block: Block, plan: SynthesisPlan, frame: Frame) -> None:
-    """Two files, each whole or not at all; the one of the accepted rows comes last and says that the block is done."""
+    """Write a block as two files, each atomically; the accepted rows come last and mark the block as done."""
     for kind, rows in (("rejected", [a for a in block.attempts if not a.passed]), ("accepted", block.passed)):
-        write_atomically(shard(folder, kind, block.number), "".join(_line(row, plan, frame) for row in rows))
+        write_atomically(_block_file(folder, kind, block.number), "".join(_line(row, plan, frame) for row in rows))
 
 
-def shard(folder: Path, kind: str, number: int) -> Path:
+def _block_file(folder: Path, kind: str, number: int) -> Path:
     return folder / kind / f"{number:05d}.jsonl"
 
 
 def read_block(folder: Path, number: int) -> list[dict[str, Any]] | None:
-    """All rows of a block in the order of their attempts; None when it is not done."""
-    if not shard(folder, "accepted", number).is_file():
+    """All rows of a block in the order of their attempts; None if the block is not done."""
+    if not _block_file(folder, "accepted", number).is_file():
         return None
-    rows = [row for kind in ("accepted", "rejected") for row in _read(shard(folder, kind, number))]
+    rows = [row for kind in ("accepted", "rejected") for row in _read(_block_file(folder, kind, number))]
     return sorted(rows, key=lambda row: row["id"])
 
 
 def read_rows(folder: Path, kind: Literal["accepted", "rejected"]) -> list[dict[str, Any]]:
-    """All accepted or all rejected rows, in the order of their attempts."""
+    """All accepted or all rejected rows in `folder`, in the order of their attempts."""
     return [row for path in sorted((folder / kind).glob("*.jsonl")) for row in _read(path)]
 
 
 def input_of(row: dict[str, Any], frame: Frame) -> str:
-    """The input of a row that was read back, without the frame."""
+    """The input of a row read from disk, without the frame."""
     return frame.content(row["messages"][-2]["content"]) if "messages" in row else row["input"]
 
 
 def answer_of(row: dict[str, Any]) -> str | None:
+    """The answer of a row read from disk; None if its input was rejected before it was answered."""
     return row["messages"][-1]["content"] if "messages" in row else row["answer"]
 
 
 def _read(path: Path) -> Sequence[dict[str, Any]]:
-    # Not `splitlines`, which also parts lines at characters that a model may write.
+    # Not `splitlines`, which also splits at characters that a model may write.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
