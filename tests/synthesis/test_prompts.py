@@ -17,7 +17,7 @@ from tutelage.synthesis.prompts import (
     repeats_instruction,
     single_turns,
 )
-from tutelage.synthesis.words import runs, script_of, words
+from tutelage.synthesis.words import script_of, word_runs, words
 
 TWO = [Demonstration("a", "The cat sat.", "cat"), Demonstration("b", "The dog\nran.", "dog")]
 
@@ -136,9 +136,9 @@ def test_words_of_several_scripts():
 
 
 def test_runs_are_of_the_asked_length():
-    assert len(runs(list("abcdef"), 4)) == 3
-    assert runs(list("abc"), 4) == []
-    assert runs(list("xabcdy"), 4)[1] == runs(list("abcd"), 4)[0]
+    assert len(word_runs(list("abcdef"), 4)) == 3
+    assert word_runs(list("abc"), 4) == []
+    assert word_runs(list("xabcdy"), 4)[1] == word_runs(list("abcd"), 4)[0]
 
 
 def test_scripts_of_letters():

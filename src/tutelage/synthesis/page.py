@@ -1,6 +1,6 @@
-"""One page that shows what a synthesis made: rows, rejects, lengths, similarity, and variety beside the gold set's.
+"""The HTML page of a synthesis: rows, rejected rows, lengths, similarity and variety, beside those of the gold rows.
 
-Nothing on it runs or is fetched, and all text is escaped.
+The page has no scripts and loads nothing, and all text is escaped.
 """
 
 from __future__ import annotations
@@ -21,31 +21,35 @@ from tutelage.synthesis.prompts import Demonstration, Frame
 from tutelage.synthesis.variety import hashes_of, nearest, variety_of
 from tutelage.synthesis.words import words
 
-SHOWN = 50
-_SHOWN_REJECTS = 3  # of each reason
-_COMPARED = 1000  # texts of each side for similarity and variety, which grow with the number of texts
-
+SHOWN = 50  # accepted rows
+_SHOWN_REJECTS = 3  # per reason
+_COMPARED = 1000  # texts per side for similarity and variety, which depend on the number of texts
 _BINS = 12
 
 
 @dataclass(frozen=True)
 class Bar:
+    """A bar of a histogram with two sides."""
+
     label: str
-    gold: float  # 0..1 of its side
-    new: float
+    gold: float  # share of the gold texts, 0..1
+    new: float  # share of the synthetic texts, 0..1
 
 
 def build_page(
     folder: Path, title: str, gold: Sequence[Demonstration], frame: Frame, result: dict[str, Any], seed: int = 0
 ) -> tuple[Path, dict[str, Any]]:
-    """Write `sample.html` into the folder of a finished synthesis. Returns its path and the variety figures."""
+    """Write `sample.html` into the folder of a finished synthesis. Returns its path and the numbers of its variety.
+
+    `result`: the summary that `Synthesis.run` returned. `seed`: of the rows that are shown and compared.
+    """
     accepted, rejected = read_rows(folder, "accepted"), read_rows(folder, "rejected")
     inputs = [input_of(row, frame) for row in accepted]
     answers = [answer_of(row) or "" for row in accepted]
     count = min(_COMPARED, len(gold), len(inputs))
     sides = {
-        "gold": [gold[i].input for i in _some(len(gold), count, seed)],
-        "synthetic": [inputs[i] for i in _some(len(inputs), count, seed)],
+        "gold": [gold[i].input for i in _draw(len(gold), count, seed)],
+        "synthetic": [inputs[i] for i in _draw(len(inputs), count, seed)],
     }
     variety = {side: variety_of(texts) for side, texts in sides.items()} | {"texts_compared": count}
     hashes = {side: hashes_of(texts) for side, texts in sides.items()}
@@ -59,7 +63,7 @@ def build_page(
         title=title,
         result=result,
         frame=frame,
-        rows=[_shown(accepted[i], frame) for i in _some(len(accepted), SHOWN, seed)],
+        rows=[_shown(accepted[i], frame) for i in _draw(len(accepted), SHOWN, seed)],
         reasons=_reasons(rejected, frame),
         attempts=max(1, result["attempts"]),
         lengths=[
@@ -72,8 +76,8 @@ def build_page(
     return write_atomically(folder / "sample.html", html), variety
 
 
-def _some(total: int, count: int, seed: int) -> list[int]:
-    """`count` places out of `total`, in order, drawn by the seed."""
+def _draw(total: int, count: int, seed: int) -> list[int]:
+    """`count` of the indices below `total`, in order, drawn by the seed."""
     return sorted(Random(seed).sample(range(total), min(count, total)))
 
 
@@ -88,7 +92,7 @@ def _shown(row: dict[str, Any], frame: Frame) -> dict[str, Any]:
 
 
 def _reasons(rejected: list[dict[str, Any]], frame: Frame) -> list[dict[str, Any]]:
-    """Most frequent first, each with its first rows."""
+    """The reasons, most frequent first, each with its first rows."""
     counts = Counter(row["verdict"]["reason"] for row in rejected)
     return [
         {
@@ -101,7 +105,7 @@ def _reasons(rejected: list[dict[str, Any]], frame: Frame) -> list[dict[str, Any
 
 
 def _histogram(gold: Sequence[str], new: Sequence[str]) -> list[Bar]:
-    """Shares of both sides by number of words; the last bar holds the longest hundredth."""
+    """Shares of both sides by number of words; the last bar has at least the longest 1 %."""
     sides = [np.array([len(words(text)) for text in texts] or [0]) for texts in (gold, new)]
     top = max(float(np.quantile(side, 0.99)) for side in sides)
     step = max(1, round(top / _BINS))

@@ -1,4 +1,4 @@
-"""Text for synthesis: the prompt that asks for new inputs, and what can be said of a text without a model."""
+"""The prompts for new inputs (eq. 4–5, appendix A.4), and the lines that all prompts of a task share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from itertools import takewhile
 from typing import Any
 
 from tutelage.common.types import Conversation, Message
-from tutelage.synthesis.words import runs, words
+from tutelage.synthesis.words import word_runs, words
 
-# Appendix A.4 of the paper, word for word; its last sentence stands after a footnote there.
+# Appendix A.4 of the paper, word for word; there the last sentence comes after a footnote.
 _HEAD = """\
 You are a data generation assistant. You will be given {count} demonstrations
 Task: Based on these examples, produce exactly one new input message that matches the same task, language, and style.
@@ -24,16 +24,16 @@ Here are {count} demonstrations:
 _CLOSING = """
 Now, generate exactly one brand-new input message that follows the same task and formatting.
 Output only the input message content itself. Do not output any answer or extra text."""
-_ECHO = 6  # words in a row
+_ECHO = 6  # words in a row from the instruction that count as repeating it
 
-_NEXT = re.compile(r"^(?:In:|Out:|Out\Z)", re.MULTILINE)  # where the continuation of a list leaves the new input
+_NEXT = re.compile(r"^(?:In:|Out:|Out\Z)", re.MULTILINE)  # the next field of the list, which ends the new input
 
 _SENTENCE = re.compile(r"[.:!?] ")
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One gold row, without the words that all rows share."""
+    """One gold row, without the frame."""
 
     id: str
     input: str
@@ -42,10 +42,10 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Frame:
-    """The lines that all gold prompts begin and end with: the task's own instruction, mostly.
+    """The lines that all gold prompts begin and end with, mostly the task's instruction.
 
-    Demonstrations are shown without it and new inputs get it back, so that a generator writes content alone and a
-    student always meets the task in its own words.
+    Demonstrations are shown without the frame and new inputs get it back: the generator writes only the content, and
+    every prompt of the task has the same instruction.
     """
 
     before: str = ""
@@ -53,7 +53,7 @@ class Frame:
     system: str | None = None
 
     def content(self, text: str) -> str:
-        """The text without the frame, as far as it has it."""
+        """The text without those parts of the frame that it has."""
         if self.before and text.startswith(self.before):
             text = text[len(self.before) :]
         if self.after and text.endswith(self.after):
@@ -61,15 +61,15 @@ class Frame:
         return text
 
     def messages(self, text: str) -> tuple[Message, ...]:
-        """The prompt of a new row."""
+        """The prompt of a new row with this content."""
         user = Message("user", f"{self.before}{text}{self.after}")
         return (user,) if self.system is None else (Message("system", self.system), user)
 
 
 def find_frame(conversations: Sequence[Conversation]) -> Frame:
-    """The whole lines that the prompts have in common at both ends, and their system turn if they share one.
+    """The full lines that all prompts begin and end with, and their system turn if they share one.
 
-    Where they share no line, a sentence or `Translate this into German:` that all begin with.
+    If they share no line at the start: the sentence, or text up to a colon, that all begin with.
     """
     texts = [row.prompt[-1].content for row in conversations]
     systems = {row.prompt[0].content if row.prompt[0].role == "system" else None for row in conversations}
@@ -85,21 +85,22 @@ def find_frame(conversations: Sequence[Conversation]) -> Frame:
 
 
 def _common_start(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)  # in order, so what these two share all share
+    first, last = min(texts), max(texts)  # the extremes in sorted order: what they share, all share
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
 def single_turns(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """The rows that ask once and are answered once."""
+    """The rows with one user turn and one answer."""
     return [row for row in conversations if sum(m.role == "user" for m in row.messages) == 1 and row.response]
 
 
 def demonstrations_text(demonstrations: Sequence[Demonstration]) -> str:
+    """`In: …` and `Out: …` per demonstration, with blank lines between them."""
     return "\n\n".join(f"In: {one.input}\nOut: {one.output}" for one in demonstrations)
 
 
 def chat_prompt(demonstrations: Sequence[Demonstration]) -> str:
-    """The message of appendix A.4."""
+    """The user message of appendix A.4 that asks for a new input."""
     head = _HEAD.format(count=len(demonstrations))
     return f"{head}{demonstrations_text(demonstrations)}{_CLOSING}"
 
@@ -111,25 +112,25 @@ def continuation_prompt(demonstrations: Sequence[Demonstration]) -> str:
 
 
 def continuation_input(text: str) -> tuple[str, bool]:
-    """The new input in what a model wrote after `In:`, and whether it is whole, since the next field follows."""
+    """The new input in the text that a model wrote after `In:`, and whether the next field follows it."""
     found = _NEXT.search(text)
     return (text[: found.start()], True) if found else (text, False)
 
 
 def continuation_stops(tokenizer: Any) -> tuple[int, ...]:
-    """The token that `Out` is at the start of a line: the input is over there, and sampling on would be in vain.
+    """The token id of `Out` at the start of a line: the input ends there, so sampling can stop.
 
-    None where the tokenizer joins it with the line break; the input is then cut out afterwards.
+    An empty tuple if the tokenizer joins it with the line break; `continuation_input` then cuts the input.
     """
     ids = tokenizer("a cat.\nOut: a dog", add_special_tokens=False)["input_ids"]
     return tuple(token for token in ids if tokenizer.decode([token], clean_up_tokenization_spaces=False) == "Out")
 
 
-def repeats_instruction(split: Sequence[str]) -> bool:
-    """Whether a text has six words in a row of the prompt that asked for it."""
-    return not _instruction_runs().isdisjoint(runs(split, _ECHO))
+def repeats_instruction(text_words: Sequence[str]) -> bool:
+    """Whether a text has six words in a row from the instruction of its prompt."""
+    return not _instruction_runs().isdisjoint(word_runs(text_words, _ECHO))
 
 
 @cache
 def _instruction_runs() -> frozenset[int]:
-    return frozenset(runs(words(_HEAD.format(count="")), _ECHO) + runs(words(_CLOSING), _ECHO))
+    return frozenset(word_runs(words(_HEAD.format(count="")), _ECHO) + word_runs(words(_CLOSING), _ECHO))

@@ -1,4 +1,4 @@
-"""Words, word runs and scripts of a text."""
+"""The words, runs of words and scripts of a text."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from functools import cache
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation. Vowel signs stay in their words; Han and kana characters are words each."""
+    """Lower-case words without punctuation. Vowel signs stay in their words; each Han or kana character is a word."""
     return unicodedata.normalize("NFKC", text).lower().translate(_breaks()).split()
 
 
-def runs(text_words: Sequence[str], length: int) -> list[int]:
-    """A number for every run of `length` words; the same within one process."""
+def word_runs(text_words: Sequence[str], length: int) -> list[int]:
+    """A hash per run of `length` words, [words - length + 1]; hashes differ between processes."""
     return [hash(tuple(text_words[i : i + length])) for i in range(len(text_words) - length + 1)]
 
 
 def shingles(text_words: Sequence[str], size: int = 5) -> set[str]:
-    """The character n-grams of a text, spaces made one."""
+    """The character n-grams of a text's words, joined by single spaces."""
     text = " ".join(text_words)
     return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
 
 
 class _Breaks(dict[int, str]):
-    """What becomes of each character, worked out when it is first met."""
+    """What each character is replaced by, computed on first use."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
-        if unicodedata.category(char) == "Cf":  # invisible, as a soft hyphen, and within words
+        if unicodedata.category(char) == "Cf":  # invisible characters within words, such as a soft hyphen
             self[code] = ""
         elif unicodedata.category(char)[0] in "PSZC":
             self[code] = " "
@@ -53,6 +53,7 @@ def script_of(char: str) -> str | None:
 
 
 def script_counts(text: str) -> Counter[str]:
+    """The number of letters per script."""
     counts: Counter[str] = Counter()
     for char, count in Counter(text).items():
         if (script := script_of(char)) is not None:
