@@ -10,9 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for child processes too
 import torch
 
-HELPERS = str(Path(__file__).parent / "helpers")
-sys.path.insert(0, HELPERS)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HELPERS, os.environ.get("PYTHONPATH")]))  # for child processes
+HELPERS = [str(Path(__file__).parent / name) for name in ("helpers", "helpers/processes")]
+sys.path[:0] = HELPERS
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*HELPERS, os.environ.get("PYTHONPATH")]))  # of child processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -57,7 +57,7 @@ def _frozen_imports():
 
 @pytest.fixture(scope="session")
 def python() -> Iterator[str]:
-    """A Python for child processes that has imported torch, transformers and the project (helpers/warm_python.py)."""
+    """A Python for child processes that has imported torch, transformers and the project (warm_python.py)."""
     with warm_python.started() as path:
         yield path
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from pages import Page
+from waiting import HANG
 
 from tutelage.evaluation.page import embedded_json, write_page
 from tutelage.evaluation.records import ExampleRecord, write_records, write_result
@@ -56,7 +57,7 @@ def dom(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     def opened(path: Path, state: str = "") -> str:
         address = f"{path.as_uri()}#{state}"
         command = [browser, *flags.split(), f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom"]
-        html = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True).stdout
+        html = subprocess.run([*command, address], capture_output=True, text=True, timeout=HANG, check=True).stdout
         return re.sub(r"<script.*?</script>", "", html, flags=re.S)  # the data in its own element is not on show
 
     return opened

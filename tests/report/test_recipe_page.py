@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_run import make_run, row_of, with_row
 from pages import HOSTILE, Page
+from waiting import HANG
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.numbers import difference_text, interval_text
@@ -155,7 +156,7 @@ def test_hostile_output_does_not_run_in_a_browser(hostile_page: Path, tmp_path: 
 
     def dom(path: Path) -> str:
         command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
 
     naive = tmp_path / "naive.html"
     naive.write_text(f"<title>page</title><script>var a = 1;{HOSTILE}")

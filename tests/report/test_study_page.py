@@ -16,6 +16,7 @@ from fake_study import STUDENTS, evaluate, make_study, plan
 from pages import HOSTILE, Page
 from recipes_fixture import Workshop
 from tiny_study import write_study
+from waiting import HANG
 
 from tutelage.cli.main import main
 from tutelage.evaluation.records import ExampleRecord
@@ -235,4 +236,4 @@ def opened(html: str, folder: Path, *more: str) -> str:
     path.write_text(html, encoding="utf-8")
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     command = [browser, *flags.split(), *more, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
