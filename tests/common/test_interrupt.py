@@ -21,7 +21,7 @@ from tutelage.runs.worker import attempt
 
 pytestmark = pytest.mark.slow
 
-TRAININGS, IDLE = 2, 2  # two models are trained without an end; those they start from are soon evaluated
+TRAININGS, IDLE = 2, 2  # two trainings without an end; two evaluations that are soon done
 
 DRIVER = """
 import multiprocessing, os, sys
@@ -90,7 +90,7 @@ def test_asked_in_the_last_step_a_run_ends_done_and_the_next_does_not_begin(
     assert attempt(run) is None
 
 
-def test_a_request_within_a_request_is_the_same_one():
+def test_a_nested_stop_requests_shares_the_outer_list():
     with stop_requests() as outer:
         with stop_requests() as inner:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -11,7 +11,7 @@ from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import Progress, progress
 
 
-def test_lines_come_back_and_a_new_run_starts_empty(tmp_path: Path):
+def test_lines_are_read_back_and_a_new_run_starts_empty(tmp_path: Path):
     log = MetricsFile(tmp_path / "m.jsonl")
     log.write({"step": 1, "loss": 0.5, "forward_kl": None})
     assert read_metrics(log.path) == [{"step": 1, "loss": 0.5, "forward_kl": None}]  # readable while it is written
@@ -32,7 +32,7 @@ def test_a_resumed_run_drops_later_lines_and_a_cut_last_one(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-def test_a_line_now_and_then_outside_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_outside_a_terminal_lines_are_printed_at_intervals(capsys: pytest.CaptureFixture[str], monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
@@ -60,13 +60,13 @@ def test_the_time_left_is_unknown_while_nothing_is_done(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "rows: 0/24 0% accepted time left not known yet\n"
 
 
-def test_what_is_done_at_once_stays_quiet(capsys: pytest.CaptureFixture[str]):
+def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]):
     with progress("short", 3) as bar:
         bar.advance(3)
     assert capsys.readouterr().err == ""
 
 
-def test_what_an_earlier_call_did_says_nothing_about_the_time_left(capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_units_of_an_earlier_call_do_not_count_for_the_time_left(capsys: pytest.CaptureFixture[str], monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)

@@ -1,4 +1,4 @@
-"""Tiny whole training jobs: a word-level tokenizer whose ids fit the models in `tiny`, and a `Job` around both."""
+"""Tiny training jobs: a word-level tokenizer whose ids fit the models of `tiny`, and a `Job` with both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDS = (2, *range(20, 26))  # many, so that samples of these random models diffe
 
 
 def words(count: int = 97, eos: str = "</s>", **changed: int) -> PreTrainedTokenizerFast:
-    """`count` words; 0 pads, 1 is unknown, 2 ends a turn. `changed` puts other words at ids."""
+    """A tokenizer of `count` words; id 0 pads, 1 is unknown, 2 ends a turn. `changed`: other words by id."""
     names = ["<pad>", "<unk>", "</s>", *(f"w{i}" for i in range(3, count))]
     for name, place in changed.items():
         names[place] = name

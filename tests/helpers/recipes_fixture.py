@@ -1,4 +1,4 @@
-"""Tiny whole recipes: two saved models with one tokenizer, a few rows, and a recipe that runs on them in a second."""
+"""Tiny recipes: two saved models with one tokenizer, a few rows, and a recipe that runs on them in a second."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_tiny(folder: Path, layers: int, seed: int, tokens: Any = None, padding: int = 0) -> None:
-    """Save a tiny Llama with its tokenizer. `padding` rows more in the head than the tokenizer has tokens."""
+    """Save a tiny Llama with its tokenizer. Its head has `padding` more rows than the tokenizer has tokens."""
     import tiny
     from chat_templates import CHATML, tokenizer
 
@@ -44,7 +44,7 @@ def save_tiny(folder: Path, layers: int, seed: int, tokens: Any = None, padding:
 
 @dataclass
 class Workshop:
-    """One test's folder with data and models, and the recipe that a test changes before writing it."""
+    """A test's folder with data, models, and a recipe that the test can change before it is written."""
 
     folder: Path
     models: Path
@@ -55,12 +55,12 @@ class Workshop:
         return self.folder / "runs"
 
     def rows(self, name: str, rows: list[Any]) -> None:
-        """Write `name`.jsonl; texts are written as they are, other rows as JSON."""
+        """Write `name`.jsonl: texts unchanged, other rows as JSON."""
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (self.folder / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines))
 
     def write(self, **changes: Any) -> Path:
-        """The recipe as a file. `changes` are keys with `__` for dots; numbers stand for places in lists."""
+        """Write the recipe to a file. `changes`: keys with `__` for dots; numbers are indices of lists."""
         content = copy.deepcopy(self.recipe)
         for key, value in changes.items():
             *path, last = key.split("__")
@@ -73,7 +73,7 @@ class Workshop:
         return file
 
     def result(self, stage: str) -> dict[str, Any]:
-        """The only result of a stage, whatever its seed."""
+        """The only result of a stage, of any seed."""
         (file,) = self.runs.glob(f"{stage}-s*/result.json")
         return json.loads(file.read_text())
 
@@ -108,7 +108,7 @@ def workshop(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that are really worked on, in order."""
+    """The stages whose runs are really done, in order."""
     stage = import_module("tutelage.runs.do_run")  # the package has a function of this name
 
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Settings and models for recipes that synthesize rows."""
+"""Stages and models for recipes that synthesize rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OFF = "form script language preamble carries_answer duplicate_of_gold duplicate_
 
 LENIENT = {"skip": [*OFF.split(), "near_duplicate_of_earlier"]}
 
-# Overfitted to end soon, so that it writes whole texts.
+# Overfitted, so that its texts end soon.
 TEACHER: dict[str, Any] = {"name": "tsft", "kind": "sft", "student": "teacher", "data": "train", "shared": True}
 TEACHER |= {"training": {"epochs": 12, "learning_rate": 0.01}}
 
@@ -42,7 +42,7 @@ ARMS[3]["sampling"] = {"max_new_tokens": 6}
 
 @pytest.fixture
 def long_context(workshop: Workshop) -> Workshop:
-    """The teacher may read the whole prompt of ten lines of instructions, byte by byte."""
+    """A workshop whose teacher has a long context: the prompt is ten lines, one token per byte."""
     shutil.copytree(workshop.models / "teacher", workshop.folder / "teacher")
     config = workshop.folder / "teacher" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 4096}))

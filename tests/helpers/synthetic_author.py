@@ -1,4 +1,4 @@
-"""A generator that is a program: writes rows on demand."""
+"""A generator and an annotator without models: texts drawn from a seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tokens(text: str) -> tuple[int, ...]:
 
 
 def sentence(random: Random) -> str:
-    """A new input; some are empty, labelled, doubled or in another script."""
+    """A new input; some are empty, labelled, repeated or in another script."""
     draw = random.random()
     if draw < 0.15:
         known = GOLD[0].input
@@ -44,7 +44,7 @@ def sentence(random: Random) -> str:
 
 
 class Author:
-    """A sampler whose text depends on the seed alone: deterministic as real ones are, and instant."""
+    """A sampler whose text depends only on the seed: deterministic like real ones, and instant."""
 
     def __init__(self, text: Callable[[Random], str], tail: str = "") -> None:
         self.text, self.tail, self.calls = text, tail, []

@@ -32,7 +32,7 @@ TEMPLATE: dict[str, Any] = {
 
 
 def write_study(workshop: Workshop, **changes: Any) -> Path:
-    """A study of two sizes: 2 teachers' SFT, 2 SFT, 2 GKD, 6 evaluations."""
+    """Write a study of two sizes: SFT of 2 teachers, 2 SFT, 2 GKD, 6 evaluations. Returns its file."""
     template = workshop.folder / "template.yaml"
     template.write_text(yaml.safe_dump(changes.pop("template", TEMPLATE), sort_keys=False))
     study = {

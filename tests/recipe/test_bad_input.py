@@ -1,4 +1,4 @@
-"""Every mistake of a user ends in one line: what is wrong, where, and what to do. Never in a traceback."""
+"""Every mistake of a user gives one line (what is wrong, where, what to do) and no traceback."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tutelage.cli.main import main
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`change` are keys of the recipe, `prepare` breaks something else; `words` must be in the one line."""
+    """`change`: keys of the recipe. `prepare`: breaks something else. `words`: must be in the one line."""
 
     id: str
     words: tuple[str, ...]
     change: dict[str, Any] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Workshop, pytest.MonkeyPatch], Any] = lambda workshop, patch: None
     overrides: tuple[str, ...] = ()
-    text: str | bytes | None = None  # the recipe file, word for word
-    arguments: tuple[str, ...] | None = None  # the whole command; {recipe}, {runs} and {folder} are put in
+    text: str | bytes | None = None  # the content of the recipe file
+    arguments: tuple[str, ...] | None = None  # the command; {recipe}, {runs} and {folder} are filled in
 
 
 def rows(*lines: Any) -> Callable[..., None]:
@@ -58,7 +58,7 @@ def put_nan(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def strangers(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
+def other_tokenizer(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
     save_tiny(workshop.folder / "strange", layers=2, seed=0, tokens=jobs.words())
     workshop.recipe["student"] = {"path": str(workshop.folder / "strange")}
 
@@ -69,7 +69,7 @@ def full_disk(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
 
 
 def foreign_checkpoint(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
-    """A first call that fails in its second step, and a checkpoint that says it is another run's."""
+    """A first call that fails in its second step, and a checkpoint that claims to be another run's."""
     with pytest.raises(SystemExit):
         main(["run", str(workshop.write(**DIVERGING)), "--runs", str(workshop.runs)])
     (step,) = workshop.runs.glob("sft-*/checkpoints/checkpoint-*/step.json")
@@ -145,10 +145,10 @@ CASES = [
     Case("no data", ("stages.0", "names no data section"), {"stages__0__data": []}),
     Case("nothing to score", ("stages.2.models", "at least 1"), {"stages__2__models": []}),
     Case("no task", ("stages.2.tasks", "at least 1"), {"stages__2__tasks": []}),
-    # --- synthetic rows and methods of one's own
+    # --- synthetic rows and further methods
     Case("unknown benchmark", ("stages.new.avoid", "`arc`", "arc_challenge"), {"stages": [NEW | {"avoid": ["arc"]}]}),
-    Case("rows asked for are none", ("stages.0.rows", "greater than or equal to 1"), {"stages": [NEW | {"rows": 0}]}),
-    Case("rows not said", ("stages.0.rows", "required"), {"stages": [{k: v for k, v in NEW.items() if k != "rows"}]}),
+    Case("no rows requested", ("stages.0.rows", "greater than or equal to 1"), {"stages": [NEW | {"rows": 0}]}),
+    Case("rows missing", ("stages.0.rows", "required"), {"stages": [{k: v for k, v in NEW.items() if k != "rows"}]}),
     Case("unknown gold", ("stages.new.gold", "`gld`", "train"), {"stages": [NEW | {"gold": "gld"}]}),
     Case("unknown generator", ("stages.new.generator", "`big`", "teacher"), {"stages": [NEW | {"generator": "big"}]}),
     Case("later annotator", ("stages.new.annotator", "`sft`"), {"stages": [NEW | {"annotator": "sft"}, SFT]}),
@@ -240,7 +240,7 @@ CASES = [
     Case("pickled weights", ("old", "pickled", "convert"), prepare=copied("old", pickle_weights)),
     Case("no config", ("half", "config.json"), prepare=copied("half", lambda f: (f / "config.json").unlink())),
     Case("package not installed", ("`no-such-package`", "pip install"), {"teacher__path": "package:no-such-package"}),
-    Case("no tokenizer in common", ("different tokenizers", "token 0", "family"), ONLY_GKD, strangers),
+    Case("no tokenizer in common", ("different tokenizers", "token 0", "family"), ONLY_GKD, other_tokenizer),
     Case(
         "unknown model on the hub", ("no-such-model", "Check the name"), {**ONLY_SFT, "student__path": "no-such-model"}
     ),
@@ -308,7 +308,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_mistake_is_one_line(
+def test_a_mistake_is_a_one_line_error(
     case: Case, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     monkeypatch.delenv("UNSET_FOLDER", raising=False)
@@ -320,16 +320,16 @@ def test_a_mistake_is_one_line(
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main([a.format(recipe=file, runs=workshop.runs, folder=workshop.folder) for a in arguments])
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert stopped.value.code not in (0, None)
-    lines = said.err.splitlines()
-    assert len(lines) == 1, said.err
+    lines = output.err.splitlines()
+    assert len(lines) == 1, output.err
     assert lines[0].startswith("tutelage: ")
-    assert "Traceback" not in said.out + said.err
+    assert "Traceback" not in output.out + output.err
     assert [word for word in case.words if word not in lines[0]] == [], lines[0]
 
 
-def test_there_are_cases_enough():
+def test_there_are_enough_cases():
     assert len({case.id for case in CASES}) == len(CASES) >= 28
 
 
@@ -337,9 +337,9 @@ def test_padded_vocabularies_are_a_notice_not_an_error(workshop: Workshop, capfd
     save_tiny(workshop.folder / "padded", layers=2, seed=2, padding=13)
     file = workshop.write(**ONLY_GKD, teacher__path=str(workshop.folder / "padded"))
     main(["run", str(file), "--runs", str(workshop.runs)])
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     height = len(load_file(workshop.models / "student" / "model.safetensors")["model.embed_tokens.weight"])
-    assert f"heads are cut to their common {height} rows (teacher {height + 13}, student {height})" in said.out
+    assert f"heads are cut to their common {height} rows (teacher {height + 13}, student {height})" in output.out
     assert workshop.result("gkd")["last"]["step"] == 3
 
 

@@ -1,4 +1,4 @@
-"""The recipes of recipes/mini, from end to end on tiny models and a handful of rows, and their plan at full size."""
+"""The recipes of recipes/mini, end to end on tiny models and few rows, and their plan at full size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of data sets as the recipes expect it, a few short rows each."""
+    """A folder of data sets as the recipes expect it, with a few short rows each."""
     folder = tmp_path / "data"
     for part, count in (("train.jsonl.gz", 12), ("dev.jsonl", 3)):
         rows = [
@@ -72,7 +72,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(workshop: Workshop, name: str) -> tuple[Any, list[str]]:
-    """The recipe with tiny models and sizes, and the synthesize stages of it."""
+    """The recipe with tiny models and sizes, and the names of its synthesize stages."""
     file = ROOT / "recipes" / "mini" / f"{name}.yaml"
     stages = load_recipe(file).stages
     overrides = [
@@ -154,7 +154,7 @@ def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):
 
 
 def planned(file: Path, root: Path) -> dict[str, str]:
-    """The folder of every run of a recipe's stages, with the first point of the grid."""
+    """The folder of the run of every stage, with one learning rate for the searched ones."""
     planner = Planner(load_recipe(file), file.parent, root)
     rate = {"learning_rate": 1e-4}
     for stage in planner.recipe.stages:
@@ -166,7 +166,7 @@ def planned(file: Path, root: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["table2", "figure5"])
 def test_the_plan_at_full_size(name: str, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On the real data: every stage can be planned, and the student is that of recipes/dialogsum.yaml."""
+    """On the real data every stage can be planned, and the student is that of recipes/dialogsum.yaml."""
     monkeypatch.setenv("TUTELAGE_DATA", str(data_folder))
     if not (data_folder / "flores" / "train.jsonl").is_file():
         pytest.skip("scripts/flores_rows.py has not been run in $TUTELAGE_DATA/flores")

@@ -1,4 +1,4 @@
-"""Every filter on written cases: what it rejects, and what is so like it that it must not."""
+"""Every filter on explicit cases: texts that it rejects, and similar ones that it must accept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIALOGUES = [
     )
     for name, thing in (("Anna", "book"), ("Tom", "letter"), ("Eva", "cake"), ("Ben", "ticket"), ("Mia", "map"))
     for verb, how, when in (("see", "good", "week"), ("find", "old", "month"), ("use", "useful", "year"))
-] * 1
+]
 SUMMARIES = [f"Person {i} asks about something on the table and the other one liked it a lot." for i in range(15)]
 GOLD = [Demonstration(f"g{i}", x, y) for i, (x, y) in enumerate(zip(DIALOGUES, SUMMARIES, strict=True))]
 NEW = (
@@ -69,7 +69,7 @@ def judged(text: str, finished: bool = True, made: Filters | None = None) -> str
         (NEW.replace("Where", "Here you are. Where"), None),
         (NEW.replace("Where did", "In: what way? Did"), None),  # not at the start
         (NEW.replace("the lake", '"the lake"'), None),
-        # the answer inside
+        # an answer in the input
         (f"{NEW}\nSummary: They talk about Sunday.", "carries_answer"),
         (f"{NEW}\nOut: They talk about Sunday.", "carries_answer"),
         (f"{NEW}\n\n**Answer:** Sunday", "carries_answer"),
@@ -120,7 +120,7 @@ def test_an_instruction_on_the_line_of_the_content_is_no_contamination():
     made = filters(gold, [f"{order} {EVALUATION[0]}"], skip=["near_duplicate_of_gold", "near_duplicate_of_earlier"])
     assert judged(f"{order} we went to a lake", made=made) is None
     assert judged(f"{order} {EVALUATION[0]}", made=made) == "contamination"
-    # Nor does gold as a whole excuse what one of its rows shares with the evaluation data.
+    # A run of words in a single gold row is no excuse.
     assert judged(EVALUATION[0], made=filters([*GOLD, Demonstration("bad", EVALUATION[0], "x")])) == "contamination"
 
 
@@ -134,12 +134,12 @@ def test_each_kind_of_duplicate_counts_though_another_is_switched_off():
     assert [judged(DIALOGUES[0], made=made) for _ in range(2)] == [None, "duplicate_of_earlier"]
 
 
-def test_numbers_alone_where_gold_has_them():
+def test_inputs_without_letters_if_gold_has_them():
     sums = [Demonstration(f"n{i}", f"{i} + {i * i} + 3 =", f"{i + i * i + 3}") for i in range(20)]
     assert judged("71 + 99 + 5 =", made=filters([*sums, Demonstration("x", "x + y + 3 =", "z")])) is None
 
 
-def test_a_run_of_thirteen_words_is_found_wherever_it_stands():
+def test_a_run_of_thirteen_words_is_found_wherever_it_is():
     run = "fox that jumps over a lazy dog has never been seen in this"
     assert len(run.split()) == 13
     for text in (f"{run} now", f"we say {run}", f"#Person1#: Hm,\n{run.upper()}?! Yes"):
@@ -181,7 +181,7 @@ def test_minhashes_are_those_of_the_library_however_often_a_shingle_was_seen():
         assert minhash(text.split()).hashvalues.tolist() == plain.hashvalues.tolist()
 
 
-def test_the_similarity_asked_for_decides():
+def test_the_threshold_of_similarity_decides():
     near = DIALOGUES[3].replace("my family", "my whole family")
     assert judged(near, made=filters(near_duplicate=0.99)) is None
     verdict = filters(near_duplicate=0.3).check_input(near, True, "n")
@@ -203,14 +203,14 @@ def test_the_similarity_asked_for_decides():
         ("went to the lake with", None),  # five
         ("Все говорят о воскресенье", "script"),
         ("The quick brown fox that jumps over a lazy dog has never been seen in this town.", "contamination"),
-        ("A short one.", None),  # whole texts are compared with inputs alone
+        ("A short one.", None),  # whole texts are compared with inputs only
     ],
 )
 def test_answers(answer: str, reason: str | None):
     assert filters().check_answer(NEW, answer, True).reason == reason
 
 
-def test_what_gold_does_itself_is_allowed():
+def test_habits_of_the_gold_rows_are_allowed():
     gold = [Demonstration(f"q{i}", f"Question: how many {x}?\nAnswer:", f"Sure, {x}") for i, x in enumerate("abcdefgh")]
     made = filters(gold)
     assert judged("Question: where are the cats?\nAnswer:", made=made) is None
@@ -234,7 +234,11 @@ QUESTIONS = [
         ("What do magnets do?\n1. pull iron\n2. glow", "2", None),
         ("What do magnets do?\nA. pull iron\nB. glow\nC. sing", "D", "format"),
         ("What do magnets do?\nA. pull iron\nB. glow\nC. sing", "pull iron", "format"),
-        ("What do magnets do?\nA. pull iron\nB. glow\nC. sing", "A. pull iron", "format"),  # gold has bare letters
+        (
+            "What do magnets do?\nA. pull iron\nB. glow\nC. sing",
+            "A. pull iron",
+            "format",
+        ),  # the gold answers are single letters
         ("What do magnets do?\nA. pull iron", None, "format"),
         ("What do magnets do?", None, "format"),
         ("What do magnets do?\nA. pull iron\nA. glow\nB. sing", None, "format"),
@@ -255,13 +259,13 @@ def test_the_answer_is_a_letter_among_the_choices(question: str, answer: str | N
 
 
 @pytest.mark.parametrize("style", ["{q}\na) {a} b) {b}", "{q} (A) {a} (B) {b}"])
-def test_gold_in_another_style_is_said_at_once(style: str):
+def test_gold_rows_in_another_style_are_an_error(style: str):
     gold = [Demonstration(f"q{i}", style.format(q=f"What is {i}?", a="one", b="two"), "A") for i in range(15)]
     with pytest.raises(TutelageError, match=r"of 15 gold rows 0 have them: write gold rows so, or leave `answer` out"):
         filters(gold, answer="choice")
 
 
-def test_letters_with_their_text_where_gold_has_them():
+def test_letters_with_their_text_if_gold_has_them():
     gold = [Demonstration("a", QUESTIONS[0].input, "A. rock")]
     made = filters(gold, answer="choice")
     question = "What do magnets do?\nA. pull iron\nB. glow"

@@ -1,4 +1,4 @@
-"""The page of a synthesis: its numbers, and that what models wrote cannot act on it."""
+"""The page of a synthesis: its numbers, and that texts by models cannot run as code."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_distinct_n_counts_different_runs_of_words():
     assert variety_of(["a"])["distinct_2"] is None
 
 
-def test_self_bleu_is_high_for_copies_and_low_for_strangers():
+def test_self_bleu_is_high_for_copies_and_low_for_unrelated_texts():
     copies = ["the cat sat on the mat today"] * 3
-    strangers = ["the cat sat on the mat today", "we never walk along rivers at night", "please send me your book"]
+    unrelated = ["the cat sat on the mat today", "we never walk along rivers at night", "please send me your book"]
     assert self_bleu(copies) == pytest.approx(100.0)
-    low = self_bleu(strangers)
+    low = self_bleu(unrelated)
     assert low is not None
     assert low < 15
     assert self_bleu(copies[:1]) is None
@@ -57,7 +57,7 @@ def test_nearest_is_about_the_jaccard_similarity():
     assert len(nearest(hashes_of([]), None)) == len(nearest(hashes[:1], None)) == len(nearest(hashes, hashes[:0])) == 0
 
 
-def test_histograms_hold_all_rows():
+def test_histograms_count_all_rows():
     bars = _histogram([" ".join("x" * n) for n in range(1, 40)], ["a b c"] * 10 + ["w " * 500])
     assert len(bars) == 12
     assert sum(bar.gold for bar in bars) == pytest.approx(1.0)
@@ -97,7 +97,7 @@ def test_the_page_shows_fifty_rows_and_each_reason(folder: tuple[Path, str, dict
         assert f"{made['variety'][side]['self_bleu']:.1f}" in html
 
 
-def test_nothing_on_the_page_acts_or_is_fetched(folder: tuple[Path, str, dict]):
+def test_the_page_has_no_scripts_and_loads_nothing(folder: tuple[Path, str, dict]):
     _, html, _ = folder
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &lt;b&gt;" in html
@@ -107,7 +107,7 @@ def test_nothing_on_the_page_acts_or_is_fetched(folder: tuple[Path, str, dict]):
     assert "<title>new &amp; rows" in html
 
 
-def test_one_seed_draws_one_page(folder: tuple[Path, str, dict]):
+def test_equal_seeds_give_equal_pages(folder: tuple[Path, str, dict]):
     where, html, made = folder
     build_page(where, "new & rows", GOLD, FRAME, made["result"], seed=0)
     assert (where / "sample.html").read_text() == html

@@ -70,7 +70,7 @@ def test_sampling_stops_at_the_next_field_where_the_tokenizer_has_a_token_for_it
         (" A bird flew.\n\nIn: another", (" A bird flew.\n\n", True)),
         (" A bird: In: the air", (" A bird: In: the air", False)),
         (" A bird", (" A bird", False)),
-        (" A bird\nOut", (" A bird\n", True)),  # sampling stopped at the field's name
+        (" A bird\nOut", (" A bird\n", True)),  # sampling stopped at the next field's name
         (" A bird\nOut there", (" A bird\nOut there", False)),
         (" A birdOut", (" A birdOut", False)),
     ],
@@ -130,12 +130,12 @@ def test_words_of_several_scripts():
         "3",
         "5",
     ]
-    assert words("প্ৰত্যেকজনেই মৰিব লাগিব।") == ["প্ৰত্যেকজনেই", "মৰিব", "লাগিব"]  # vowel signs are no breaks
+    assert words("প্ৰত্যেকজনেই মৰিব লাগিব।") == ["প্ৰত্যেকজনেই", "মৰিব", "লাগিব"]  # vowel signs do not split words
     assert words("東京へ行く") == ["東", "京", "へ", "行", "く"]
     assert words("ＡＢＣ") == ["abc"]
 
 
-def test_runs_are_of_the_asked_length():
+def test_word_runs_have_the_given_length():
     assert len(word_runs(list("abcdef"), 4)) == 3
     assert word_runs(list("abc"), 4) == []
     assert word_runs(list("xabcdy"), 4)[1] == word_runs(list("abcd"), 4)[0]
@@ -182,10 +182,10 @@ def test_form_is_the_first_word_and_the_length_of_gold():
     assert like.form_complaint("#Person1#: Hm, well.") == "3 words, unlike the gold data"
     assert like.form_complaint(f"#Person1#: {' '.join(ENGLISH[:4])}") == "77 words, unlike the gold data"
     assert Likeness(ENGLISH).first is None
-    assert Likeness(ENGLISH[:20]).form_complaint("Hm") is None  # too little to judge by
+    assert Likeness(ENGLISH[:20]).form_complaint("Hm") is None  # too few gold texts
 
 
-def test_repeating_the_instruction_is_seen():
+def test_repeating_the_instruction_is_detected():
     assert repeats_instruction(words("Strict requirements: Output only the message content itself, please."))
     assert repeats_instruction(words("I will generate exactly one brand-new input message."))
     assert not repeats_instruction(
@@ -200,6 +200,6 @@ def test_mixed_gold_allows_each_of_its_scripts():
     assert like.script_complaint("Все люди") == "written in Cyrillic"
 
 
-def test_too_little_gold_judges_no_language():
+def test_too_few_gold_texts_judge_no_language():
     assert Likeness(ENGLISH[:20]).language_complaint("eins zwei drei vier fünf sechs sieben acht neun") is None
     assert Likeness([]).script_complaint("Все") is None

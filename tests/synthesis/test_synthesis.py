@@ -1,4 +1,4 @@
-"""Making synthetic rows: what is asked, what is written, and that a kill at any moment changes nothing."""
+"""Making synthetic rows: prompts, files, and that a kill at any moment changes nothing."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, made.run(), made
 
 
-def test_as_many_rows_as_asked_and_nothing_lost(whole: tuple[Path, dict[str, Any], Synthesis]):
+def test_the_requested_number_of_rows_and_no_attempt_lost(whole: tuple[Path, dict[str, Any], Synthesis]):
     folder, result, _ = whole
     accepted, rejected = read_rows(folder, "accepted"), read_rows(folder, "rejected")
     assert (result["rows"], len(accepted)) == (60, 60)
     ids = sorted(row["id"] for row in [*accepted, *rejected])
-    assert ids == [f"synthetic-{n:07d}" for n in range(result["attempts"])]  # none twice, none missing
+    assert ids == [f"synthetic-{n:07d}" for n in range(result["attempts"])]  # each once
     assert result["attempts"] % 8 == 0
     assert [row["id"] for row in accepted] == sorted(row["id"] for row in accepted)
     reasons = Counter(row["verdict"]["reason"] for row in rejected)
@@ -54,7 +54,7 @@ def test_as_many_rows_as_asked_and_nothing_lost(whole: tuple[Path, dict[str, Any
     assert not {one.input for one in GOLD} & set(inputs)
 
 
-def test_the_last_blocks_are_as_large_as_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_last_blocks_fit_the_missing_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("fitting", "full"):
         (tmp_path / name).mkdir()
     made = make(tmp_path / "fitting", rows=150, batches_per_block=8)
@@ -74,7 +74,7 @@ def test_rows_are_training_rows_in_the_tasks_own_frame(whole: tuple[Path, dict[s
         assert assistant["content"] in NOUNS
 
 
-def test_every_row_says_where_it_comes_from(whole: tuple[Path, dict[str, Any], Synthesis]):
+def test_every_row_has_its_provenance(whole: tuple[Path, dict[str, Any], Synthesis]):
     folder, _, made = whole
     rows = [*read_rows(folder, "accepted"), *read_rows(folder, "rejected")]
     for row in rows:
@@ -90,7 +90,7 @@ def test_every_row_says_where_it_comes_from(whole: tuple[Path, dict[str, Any], S
         known = by_attempt[attempt.number]
         assert known["demonstrations"] == [one.id for one in attempt.shown]
         assert known["prompt_hash"] == attempt.prompt_hash
-    assert len({known["prompt_hash"] for known in by_attempt.values()}) > 10  # fresh demonstrations for each
+    assert len({known["prompt_hash"] for known in by_attempt.values()}) > 10  # different demonstrations
 
 
 def test_prompts_seeds_and_temperatures(tmp_path: Path):
@@ -153,8 +153,8 @@ def test_contamination_is_found_whatever_else_a_row_is(tmp_path: Path):
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 
-class Fate:
-    """Kills this process at the n-th event of its life."""
+class Killer:
+    """Kills this process at its n-th event."""
 
     def __init__(self, events: int) -> None:
         self.left = events
@@ -162,30 +162,30 @@ class Fate:
     def __call__(self, function: Any, late: bool = False) -> Any:
         def watched(*args: Any, **options: Any) -> Any:
             self.left -= 1
-            mine = self.left == 0
-            if mine and not late:
+            now = self.left == 0
+            if now and not late:
                 os.kill(os.getpid(), signal.SIGKILL)
             out = function(*args, **options)
-            if mine:
+            if now:
                 os.kill(os.getpid(), signal.SIGKILL)
             return out
 
         return watched
 
 
-def live(folder: Path, events: int) -> int:
-    """Go on in a child process that dies at its `events`-th event; its exit status (0: it came to the end)."""
+def resume_until(folder: Path, events: int) -> int:
+    """Resume in a child process that dies at its `events`-th event. Returns its exit status, 0 if it finished."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
     try:
-        fate, made = Fate(events), make(folder)
-        made.generator.sampler.sample = fate(made.generator.sampler.sample)  # type: ignore[method-assign]
-        made.annotator.sampler.sample = fate(made.annotator.sampler.sample)  # type: ignore[method-assign]
-        made.filters.check_input = fate(made.filters.check_input)  # type: ignore[method-assign]
-        made.filters.check_answer = fate(made.filters.check_answer, late=True)  # type: ignore[method-assign]
-        synthetic_rows.write_atomically = fate(synthetic_rows.write_atomically, late=True)  # between the two files
-        os.replace = fate(os.replace)  # written beside, not yet in place
+        kill, made = Killer(events), make(folder)
+        made.generator.sampler.sample = kill(made.generator.sampler.sample)  # type: ignore[method-assign]
+        made.annotator.sampler.sample = kill(made.annotator.sampler.sample)  # type: ignore[method-assign]
+        made.filters.check_input = kill(made.filters.check_input)  # type: ignore[method-assign]
+        made.filters.check_answer = kill(made.filters.check_answer, late=True)  # type: ignore[method-assign]
+        synthetic_rows.write_atomically = kill(synthetic_rows.write_atomically, late=True)  # between the two files
+        os.replace = kill(os.replace)  # written, but not renamed
         made.run()
     except BaseException:
         os._exit(3)
@@ -196,7 +196,7 @@ def live(folder: Path, events: int) -> int:
 def test_killed_at_ten_points_one_after_the_other(tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis]):
     random, deaths = Random(11), 0
     for _ in range(200):
-        status = live(tmp_path, random.randint(1, 40))
+        status = resume_until(tmp_path, random.randint(1, 40))
         if status == 0:
             break
         assert status == signal.SIGKILL
@@ -204,13 +204,13 @@ def test_killed_at_ten_points_one_after_the_other(tmp_path: Path, whole: tuple[P
     assert status == 0
     assert deaths >= 10
     assert files(tmp_path) == files(whole[0])
-    assert make(tmp_path).run()["attempts"] == whole[1]["attempts"]  # nothing is left to do
+    assert make(tmp_path).run()["attempts"] == whole[1]["attempts"]  # nothing to do
 
 
 @pytest.mark.parametrize("point", range(10))
 def test_killed_at_one_random_point(tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis], point: int):
     events = Random(point).randint(1, 200)
-    assert live(tmp_path, events) == signal.SIGKILL
+    assert resume_until(tmp_path, events) == signal.SIGKILL
     result = make(tmp_path).run()
     assert files(tmp_path) == files(whole[0])
     assert result["rejected"] == whole[1]["rejected"]
@@ -233,7 +233,7 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path, whole: tuple[Path, d
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["step"] == 3
 
 
-def test_characters_that_part_lines_stay_in_their_row(tmp_path: Path):
+def test_line_separators_in_a_text_do_not_split_its_row(tmp_path: Path):
     by = Author(lambda random: f"{sentence(random)}\u2028\x85\x0b\x1cand {random.random()}\r\nso")
     first = make(tmp_path, rows=12, by=by)
     first.run()
@@ -247,7 +247,7 @@ def test_characters_that_part_lines_stay_in_their_row(tmp_path: Path):
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_hopeless_generator_is_given_up(tmp_path: Path):
+def test_too_low_acceptance_is_an_error(tmp_path: Path):
     made = make(tmp_path, rows=10, by=Author(lambda random: "Sure, here you are"), min_acceptance=0.2)
     with pytest.raises(
         TutelageError, match=r"only 0 of \d+ attempts were accepted, \d+ were rejected as `preamble`: read .*rejected"
@@ -258,14 +258,14 @@ def test_a_hopeless_generator_is_given_up(tmp_path: Path):
     )
 
 
-def test_a_prompt_that_fills_the_context(tmp_path: Path):
+def test_a_prompt_that_fills_the_context_is_an_error(tmp_path: Path):
     made = make(tmp_path)
     made.generator = Writer(TEMPLATE, made.generator.sampler, 100)
     with pytest.raises(TutelageError, match=r"a prompt of \d+ tokens fills the 100 that writer@1 can read: lower"):
         made.run()
 
 
-def test_new_tokens_never_pass_the_context(tmp_path: Path):
+def test_new_tokens_never_exceed_the_context(tmp_path: Path):
     by = Author(sentence)
     made = make(tmp_path, rows=5, by=by)
     longest = max(len(a.prompt) for a in made._prepare(0, 0).attempts)

@@ -1,4 +1,4 @@
-"""Checkpoints appear whole or not at all, and belong to one run."""
+"""Checkpoints appear complete or not at all, and belong to one run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def moments(model, optimizer) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_everything_comes_back(tmp_path: Path, tie: bool):
+def test_a_checkpoint_restores_everything(tmp_path: Path, tie: bool):
     model, optimizer = trained(tie=tie)
     torch.manual_seed(11)
     save_checkpoint(tmp_path, 2, model, optimizer, "run")
@@ -63,12 +63,12 @@ def test_only_the_newest_is_kept(tmp_path: Path):
     assert latest_checkpoint(tmp_path, "run") is None
 
 
-def test_ranks_that_do_not_write_leave_the_disk_alone(tmp_path: Path):
+def test_ranks_without_write_write_nothing(tmp_path: Path):
     save_checkpoint(tmp_path / "x", 2, *trained(1), "run", write=False)
     assert not (tmp_path / "x").exists()
 
 
-def test_a_partial_folder_is_ignored_and_written_over(tmp_path: Path):
+def test_a_partial_folder_is_ignored_and_overwritten(tmp_path: Path):
     model, optimizer = trained(1)
     save_checkpoint(tmp_path, 2, model, optimizer, "run")
     partial = tmp_path / ".checkpoint-00000004"
@@ -91,8 +91,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
     assert latest_checkpoint(tmp_path / "nowhere", "b") is None
 
 
-def standing(tmp_path: Path) -> None:
-    """The checkpoint of step 2 is whole, and nothing else is there."""
+def assert_step_2_is_kept(tmp_path: Path) -> None:
+    """The checkpoint of step 2 is complete, and there is nothing else."""
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000002"]
     model, optimizer = trained(0, seed=4)
     load_checkpoint(tmp_path / "checkpoint-00000002", model, optimizer)
@@ -100,7 +100,7 @@ def standing(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_disk_too_full_is_one_line_and_the_previous_checkpoint_stands(tmp_path: Path, monkeypatch):
+def test_a_full_disk_is_a_one_line_error_and_the_previous_checkpoint_is_kept(tmp_path: Path, monkeypatch):
     save_checkpoint(tmp_path, 2, *trained(1), "run")
     size = (tmp_path / "checkpoint-00000002" / "state.pt").stat().st_size
     for free in (0, size // 2):
@@ -108,7 +108,7 @@ def test_a_disk_too_full_is_one_line_and_the_previous_checkpoint_stands(tmp_path
         with pytest.raises(TutelageError, match=r"no room for a checkpoint in .*: it needs .* GiB.*goes on") as caught:
             save_checkpoint(tmp_path, 4, *trained(2), "run")
         assert "\n" not in str(caught.value)
-        standing(tmp_path)
+        assert_step_2_is_kept(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 2 * size))
     save_checkpoint(tmp_path, 4, *trained(2), "run")
     assert latest_checkpoint(tmp_path, "run") == (tmp_path / "checkpoint-00000004", 4)
@@ -126,21 +126,21 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, monkeypatch, wrapped
         raise error
 
     monkeypatch.setattr(torch, "save", full)
-    if wrapped:  # torch's writer hides the reason: the disk tells
+    if wrapped:  # torch's writer hides the reason, so the free space decides
         monkeypatch.setattr(shutil, "disk_usage", fills_up())
     with pytest.raises(TutelageError, match="no room for a checkpoint") as caught:
         save_checkpoint(tmp_path, 4, *trained(2), "run")
     assert "\n" not in str(caught.value)
-    standing(tmp_path)
+    assert_step_2_is_kept(tmp_path)
 
 
 def fills_up():
-    """Plenty of room at the first look, none at the next."""
-    rooms = iter([10**9, 0, 0])
-    return lambda _: Usage(10**9, 0, next(rooms))
+    """Free space at the first call, none at the next."""
+    free = iter([10**9, 0, 0])
+    return lambda _: Usage(10**9, 0, next(free))
 
 
-def test_other_errors_pass_and_leave_no_half(tmp_path: Path, monkeypatch):
+def test_other_errors_are_raised_and_leave_no_partial_folder(tmp_path: Path, monkeypatch):
     save_checkpoint(tmp_path, 2, *trained(1), "run")
 
     def refused(*_):
@@ -149,7 +149,7 @@ def test_other_errors_pass_and_leave_no_half(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(torch, "save", refused)
     with pytest.raises(PermissionError):
         save_checkpoint(tmp_path, 4, *trained(2), "run")
-    standing(tmp_path)
+    assert_step_2_is_kept(tmp_path)
 
 
 def test_loading_runs_no_code(tmp_path: Path):

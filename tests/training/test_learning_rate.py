@@ -1,4 +1,4 @@
-"""The learning rate step by step, against values written out."""
+"""The learning rate per step, against explicit values."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def test_the_optimizer_gets_the_scheduled_rate(tmp_path: Path):
     before = model.lm_head.weight.detach().clone()
     trainer = Trainer(job)
     trainer.step(0)
-    # Adam's first step is the full rate in every coordinate with a gradient: no step is lost to the warm-up.
+    # Adam's first step has the size of the full rate in every coordinate with a gradient: the warm-up wastes no step.
     assert float((model.lm_head.weight.detach() - before).abs().max()) == pytest.approx(1e-3, rel=1e-2)
     assert trainer.step(4)["learning_rate"] == pytest.approx(1e-3 * (1 - 3 / 15))

@@ -1,4 +1,4 @@
-"""The budget against a device whose peak is known."""
+"""The token budget on a device whose peak memory is known."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 class Device:
-    """A peak of `fixed` + `slope` · tokens; the first pass leaves `kept` behind."""
+    """Its peak is `fixed` + `slope` · tokens; the first pass allocates `kept` for good."""
 
     def __init__(self, fixed, slope, kept):
         self.fixed, self.slope, self.kept, self.calls = fixed, slope, kept, 0
@@ -35,18 +35,18 @@ def test_the_peak_comes_close_to_the_limit_and_stays_below():
     assert device.calls == 3
 
 
-def test_a_sequence_that_fits_alone_is_taken_alone():
+def test_the_longest_sequence_is_the_budget_if_no_more_fits():
     device = Device(fixed=GIB, slope=2_000_000, kept=0)
     assert token_budget(device, int((GIB + 2_000_000 * 1_100) / 0.95) + 1, 0, least=1_090) == 1_090
 
 
-def test_too_little_memory_says_how_much_it_takes():
+def test_too_little_memory_is_an_error_that_says_how_much_is_needed():
     device = Device(fixed=10 * GIB, slope=2_000_000, kept=GIB)
     with pytest.raises(TutelageError, match=r"12\.0 GiB do not hold one .* of 4000 tokens, which needs about 21\.5"):
         token_budget(device, 12 * GIB, 2 * GIB, least=4_000)
 
 
-def test_a_probe_has_as_many_tokens_as_asked_for():
+def test_the_worst_case_has_the_given_number_of_tokens():
     rows = [TokenSequence(i, torch.arange(n), torch.ones(n, dtype=torch.bool), 1) for i, n in enumerate((5, 9))]
     parts = worst_case(rows, 40, longest=16)
     assert [len(p.ids) for p in parts] == [16, 16, 8]
@@ -54,7 +54,7 @@ def test_a_probe_has_as_many_tokens_as_asked_for():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU's memory")
-def test_training_within_the_limit_takes_the_same_steps(tmp_path):
+def test_a_memory_limit_does_not_change_the_steps(tmp_path):
     lengths = (40, 60, 90, 30, 70, 55, 25, 80)
     losses = {}
     for limit in (None, 1.0):

@@ -1,4 +1,4 @@
-"""Methods of one's own: policy_gradient, the example of docs/method.md, runs and does what it says."""
+"""Further training methods: policy_gradient, the example of docs/method.md, computes what it claims."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_its_expected_gradient_is_that_of_the_reverse_kl():
     student.requires_grad_()
     expected = torch.autograd.grad(reverse_kl(student, teacher).sum(), student)[0]
     got = torch.zeros_like(expected)
-    for label in range(11):  # every token that could be drawn, with its chance
-        chance = student.softmax(-1)[:, label].detach()
+    for label in range(11):  # every token that could be sampled, with its probability
+        probability = student.softmax(-1)[:, label].detach()
         values = PolicyGradient()(student, teacher, torch.full((3,), label))
-        got += torch.autograd.grad((chance * values).sum(), student)[0]
+        got += torch.autograd.grad((probability * values).sum(), student)[0]
     torch.testing.assert_close(got, expected)
     twice = PolicyGradient(2.0)(student, teacher, torch.tensor([1, 2, 3]))
     torch.testing.assert_close(twice, 2 * PolicyGradient()(student, teacher, torch.tensor([1, 2, 3])))
@@ -76,14 +76,16 @@ def test_a_recipe_runs_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     assert other.stage_run("pg", 0).fingerprint != run.fingerprint
 
 
-def test_an_option_that_it_does_not_have_is_one_line(workshop: Workshop):
+def test_an_unknown_option_is_a_one_line_error(workshop: Workshop):
     file = workshop.write(stages=[pg(options={"scal": 0.5}, sampling={"max_new_tokens": 6})])
     run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("pg", 0)
     with pytest.raises(TutelageError, match=r"`options` of method `policy_gradient`: .*'scal'"):
         do_run(run)
 
 
-def test_another_file_of_the_method_is_another_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_changed_method_file_changes_the_fingerprint(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     changed = tmp_path / "changed.py"
     changed.write_text(Path(policy_gradient.__file__).read_text() + "\n# changed\n")
     before = method_fingerprint("policy_gradient")
@@ -91,17 +93,17 @@ def test_another_file_of_the_method_is_another_run(workshop: Workshop, monkeypat
     assert method_fingerprint("policy_gradient") != before
 
 
-def test_what_a_partial_method_is_given_counts(monkeypatch: pytest.MonkeyPatch):
-    marks = []
+def test_arguments_bound_by_partial_change_the_fingerprint(monkeypatch: pytest.MonkeyPatch):
+    found = []
     for scale in (1.0, 2.0):
         monkeypatch.setattr(
             "tutelage.training.methods.METHODS", {"pg": partial(policy_gradient.build, options={"scale": scale})}
         )
-        marks.append(method_fingerprint("pg"))
-    assert marks[0] != marks[1]
+        found.append(method_fingerprint("pg"))
+    assert found[0] != found[1]
 
 
-def test_an_error_of_the_method_itself_is_not_called_an_option(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_inside_the_method_is_not_reported_as_an_option(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     def build(job: Any, options: dict[str, Any]) -> Any:
         return job + options
 
@@ -112,7 +114,7 @@ def test_an_error_of_the_method_itself_is_not_called_an_option(workshop: Worksho
         do_run(Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("pg", 0))
 
 
-def test_one_entry_is_all_that_another_method_takes(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+def test_a_new_method_needs_one_entry(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     seen: list[dict[str, Any]] = []
 
     def build(job: Any, options: dict[str, Any]) -> Any:

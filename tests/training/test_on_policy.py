@@ -1,4 +1,4 @@
-"""λ: who writes a response, and what is learned of it."""
+"""λ: whose response an example gets, and where its loss is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan(on_policy: float, seed: int = 0, max_length: int = 64, max_new_tokens: 
 
 
 class Counting:
-    """A sampler over a tiny model that remembers what it was asked."""
+    """A sampler of a tiny model that records its calls."""
 
     def __init__(self) -> None:
         self.inner = TorchSampler(tiny.llama(), jobs.ENDS, True)
@@ -40,7 +40,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("on_policy", [0.1, 0.5, 0.9])
-def test_the_share_of_students_is_lambda(on_policy: float):
+def test_the_share_of_on_policy_examples_is_lambda(on_policy: float):
     count = 10_000
     chosen = sum(is_on_policy(plan(on_policy, seed=5), epoch, index) for epoch in range(4) for index in range(2500))
     assert abs(chosen / count - on_policy) < 4 * math.sqrt(on_policy * (1 - on_policy) / count)
@@ -58,12 +58,12 @@ def test_choices_depend_on_seed_epoch_and_example_and_are_nested_in_lambda():
     assert choices() == choices()
     for other in (choices(seed=1), choices(epoch=1)):
         same = sum(a == b for a, b in zip(choices(), other, strict=True))
-        assert abs(same - 500) < 4 * math.sqrt(250)  # unrelated coins
+        assert abs(same - 500) < 4 * math.sqrt(250)  # independent draws
     assert all(b for a, b in zip(choices(0.3), choices(0.6), strict=True) if a)
 
 
 def authors(folder: Path, batch_size: int, start: int = 0) -> dict[tuple[int, int], str]:
-    """(epoch, example) → author, as the trainer's steps have it from step `start` on."""
+    """(epoch, example) → author in the trainer's steps from `start` on."""
     trainer = Trainer(jobs.gkd(folder, 0.5, (9, 12, 7, 8, 10, 6, 11), batch_size=batch_size, epochs=3))
     out = {}
     for step in range(start, trainer.total_steps):
@@ -104,7 +104,7 @@ def test_a_sampled_response_follows_the_prompt_and_alone_carries_loss():
     assert (sampler.calls[0]["temperature"], sampler.calls[0]["top_p"]) == (1.0, 1.0)
 
 
-def test_data_responses_are_left_alone():
+def test_data_responses_are_unchanged():
     examples = tiny.sequences([9] * 20)
     out = write_responses(plan(0.5), examples, 0, 0, Counting(), None)
     kept = [a is b for a, b in zip(examples, out, strict=True)]
@@ -113,7 +113,7 @@ def test_data_responses_are_left_alone():
     assert write_responses(plan(0.0), examples, 0, 0, None, None) == examples
 
 
-def test_no_response_passes_max_length():
+def test_no_response_exceeds_max_length():
     examples = [
         dataclasses.replace(s, prompt_length=n) for s, n in zip(tiny.sequences((20, 20, 20)), (3, 12, 15), strict=True)
     ]
@@ -121,12 +121,12 @@ def test_no_response_passes_max_length():
     out = write_responses(plan(1.0, max_length=16), examples, 0, 0, sampler, None)
     assert max(len(s.ids) for s in out) <= 16
     assert len(out[2].ids) == 16  # a prompt of 15 leaves one token
-    assert sampler.calls[0]["max_new_tokens"] == 13  # the room of the shortest prompt
+    assert sampler.calls[0]["max_new_tokens"] == 13  # the most that the shortest prompt leaves
     assert write_responses(plan(1.0, max_new_tokens=2), examples, 0, 0, sampler, None)
     assert sampler.calls[1]["max_new_tokens"] == 2
 
 
-def test_continued_says_where_it_cut():
+def test_with_response_reports_a_cut():
     example = dataclasses.replace(tiny.sequences((9,))[0], weight=3.0)
     whole = with_response(example, Sample((7, 8, 2), (-1.0,) * 3, True), 7)
     assert (whole.ids[4:].tolist(), whole.cut, whole.weight) == ([7, 8, 2], False, 3.0)
@@ -149,7 +149,7 @@ def test_each_sample_has_its_own_seed():
 # --- pending samples -------------------------------------------------------------------------------------------------
 
 
-def test_tokens_that_the_teacher_does_not_know_are_said():
+def test_a_sampled_token_that_the_teacher_does_not_know_is_an_error():
     few = dataclasses.replace(plan(1.0), known_tokens=1)
     with pytest.raises(TutelageError, match=r"the student wrote token \d+, and the teacher knows only 1"):
         write_responses(few, tiny.sequences([9]), 0, 0, Counting(), None)
@@ -163,14 +163,14 @@ def test_pending_samples_are_used_for_the_same_step_and_examples_only(tmp_path: 
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a.ids, b.ids)
         assert (a.cut, a.author) == (b.cut, b.author)
-    write_responses(plan(1.0), examples[:2], 0, 3, sampler, file)  # another number of ranks: other shares
+    write_responses(plan(1.0), examples[:2], 0, 3, sampler, file)  # with another number of ranks the shares differ
     assert len(sampler.calls) == 2
     write_responses(plan(1.0), examples[:2], 0, 4, sampler, file)
     assert len(sampler.calls) == 3
-    assert [p.name for p in file.parent.iterdir()] == ["3.json"]  # no half-written file is left
+    assert [p.name for p in file.parent.iterdir()] == ["3.json"]  # no partial file is left
 
 
-def test_keyed_numbers_are_even_and_the_same_on_every_machine():
+def test_keyed_numbers_are_uniform_and_equal_on_every_machine():
     assert keyed_integer("order", 0, 1) == 4_473_484_566_461_243_327
     values = torch.tensor([keyed_uniform("author", 0, 0, i) for i in range(10_000)], dtype=torch.float64)
     assert float(values.min()) >= 0.0

@@ -1,6 +1,6 @@
-"""Kill it and nothing is lost: a run that was stopped anywhere ends in the weights of an unbroken one, bit for bit.
+"""A run that was killed or stopped anywhere resumes to the weights of an uninterrupted one, bit for bit.
 
-As a script (`test_resume.py FOLDER WHERE CALL`) this file is the run that gets killed.
+As a script (`test_resume.py FOLDER WHERE CALL`) this file is the run that is killed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def clockless(folder: Path) -> list[dict]:
 
 
 class Stopping:
-    """Calls through to `function`; call number `call` (from 1) is a kill."""
+    """Calls `function`; call number `call` (from 1) kills the process."""
 
     def __init__(self, function, call: int) -> None:
         self.function, self.left = function, call
@@ -52,52 +52,52 @@ class Stopping:
     def __call__(self, *args, **options):
         self.left -= 1
         if self.left == 0:
-            self.last_words(*args)
+            self.before_kill(*args)
             os.kill(os.getpid(), signal.SIGKILL)
         return self.function(*args, **options)
 
-    def last_words(self, *args) -> None:
+    def before_kill(self, *args) -> None:
         pass
 
 
 class StoppingWrite(Stopping):
     """A kill in the middle of writing a file."""
 
-    def last_words(self, *args) -> None:
+    def before_kill(self, *args) -> None:
         args[1].write_bytes(b"PK half a file")
 
 
 def main(folder: str, where: str, call: str) -> None:
     torch.set_num_threads(1)
     trainer, n = Trainer(make(Path(folder))), int(call)
-    if where == "step":  # sampled, and nothing trained yet
+    if where == "step":  # after sampling, before training
         trainer._token_weights = Stopping(trainer._token_weights, n)
-    elif where == "update":  # the last moment before the weights move
+    elif where == "update":  # just before the weights change
         trainer.optimizer.step = Stopping(trainer.optimizer.step, n)
     elif where == "sampling":
         stopping = Stopping(engine.Engine._draw, n)
-        engine.Engine._draw = lambda *args: stopping(*args)  # a function, so that it binds
+        engine.Engine._draw = lambda *args: stopping(*args)  # a function, so that it becomes a method
     elif where == "write":
         torch.save = StoppingWrite(torch.save, n)
-    elif where == "rename":  # all written, not yet in place
+    elif where == "rename":  # written, but not renamed
         checkpoint._sync = Stopping(checkpoint._sync, n)
-    elif where == "after":  # in place, and the old one and the pending samples still there
+    elif where == "after":  # renamed, with the old one and the pending samples still there
         checkpoint._complete = Stopping(checkpoint._complete, n)
     trainer.run()
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[torch.Tensor], list[dict]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[torch.Tensor], list[dict]]:
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("unbroken")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     job = make(folder)
     Trainer(job).run()
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == list(range(1, STEPS + 1))
     return [p.detach() for p in job.student.model.parameters()], clockless(folder)
 
 
-def go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor], list[dict], list[int]]:
-    """Run to the end: final weights, metrics, and the examples each call of the sampler was for."""
+def resume(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor], list[dict], list[int]]:
+    """Run to the end: final weights, metrics, and the number of prompts of each sampler call."""
     calls: list[int] = []
     sample = TorchSampler.sample
 
@@ -116,7 +116,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-# where, at which call, the checkpoint that must be there, and the sampler's calls that are left after it
+# where, at which call, the step of the checkpoint that must exist, and how often the resumed run samples
 KILLS = [
     ("step", 1, None, 5),  # in step 1: its samples are there
     ("step", 4, 2, 2),  # in step 4: the samples of steps 3 and 4 are there
@@ -130,7 +130,7 @@ KILLS = [
 
 @pytest.fixture(scope="module")
 def killed(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, tuple[Path, int]]:
-    """All runs that get killed, two at a time: folder and exit status."""
+    """The killed runs, two at a time: folder and exit status."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     out, running = {}, {}
     for where, call, *_ in KILLS:
@@ -143,30 +143,30 @@ def killed(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple,
     return out
 
 
-@pytest.mark.parametrize(("where", "call", "standing", "samplings"), KILLS)
-def test_a_killed_run_goes_on_to_the_same_weights(killed, unbroken, monkeypatch, where, call, standing, samplings):
+@pytest.mark.parametrize(("where", "call", "kept", "samplings"), KILLS)
+def test_a_killed_run_resumes_to_the_same_weights(killed, uninterrupted, monkeypatch, where, call, kept, samplings):
     folder, status = killed[where, call]
     assert status == -signal.SIGKILL
     found = checkpoint.latest_checkpoint(folder / "checkpoints", "one")
     if where != "sampling":
-        assert (found and found[1]) == standing
-    weights, metrics, calls = go_on(folder, monkeypatch)
-    assert same(weights, unbroken[0])
-    assert metrics == unbroken[1]
+        assert (found and found[1]) == kept
+    weights, metrics, calls = resume(folder, monkeypatch)
+    assert same(weights, uninterrupted[0])
+    assert metrics == uninterrupted[1]
     if samplings is not None:
         assert len(calls) == samplings
     assert not list(folder.rglob("*.partial"))
     assert max(p.name for p in (folder / "checkpoints").glob("checkpoint-*")) == "checkpoint-00000004"
 
 
-def test_every_step_of_this_run_samples(unbroken):
-    """What the counts above build on."""
-    assert [line["on_policy"] for line in unbroken[1]] == [1 / 4, 2 / 4, 1 / 2, 2 / 4, 3 / 4, 1 / 2]
+def test_every_step_of_this_run_samples(uninterrupted):
+    """The numbers in KILLS assume this."""
+    assert [line["on_policy"] for line in uninterrupted[1]] == [1 / 4, 2 / 4, 1 / 2, 2 / 4, 3 / 4, 1 / 2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [0, 2, 3])
-def test_a_run_asked_to_stop_finishes_its_step_and_saves(tmp_path, unbroken, monkeypatch, number, step):
+def test_a_run_asked_to_stop_finishes_its_step_and_saves(tmp_path, uninterrupted, monkeypatch, number, step):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     trainer = Trainer(make(tmp_path))
     weights_of = trainer._token_weights
@@ -181,13 +181,13 @@ def test_a_run_asked_to_stop_finishes_its_step_and_saves(tmp_path, unbroken, mon
         trainer.run()
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     assert checkpoint.latest_checkpoint(tmp_path / "checkpoints", "one")[1] == step + 1
-    weights, metrics, calls = go_on(tmp_path, monkeypatch)
-    assert same(weights, unbroken[0])
-    assert metrics == unbroken[1]
+    weights, metrics, calls = resume(tmp_path, monkeypatch)
+    assert same(weights, uninterrupted[0])
+    assert metrics == uninterrupted[1]
     assert len(calls) == STEPS - step - 1
 
 
-def test_a_request_in_the_last_step_comes_too_late(tmp_path, unbroken, monkeypatch):
+def test_a_request_in_the_last_step_comes_too_late(tmp_path, uninterrupted, monkeypatch):
     trainer = Trainer(make(tmp_path))
     step_of = trainer.step
 
@@ -199,13 +199,13 @@ def test_a_request_in_the_last_step_comes_too_late(tmp_path, unbroken, monkeypat
 
     trainer.step = asked
     assert trainer.run()["step"] == STEPS
-    # killed before the caller took the weights: they are in the checkpoint, and so are the last metrics
+    # if it is killed before the caller saves the weights, the checkpoint has them, and the last metrics too
     job = make(tmp_path)
     assert Trainer(job).run()["step"] == STEPS
-    assert same([p.detach() for p in job.student.model.parameters()], unbroken[0])
+    assert same([p.detach() for p in job.student.model.parameters()], uninterrupted[0])
 
 
-def test_a_second_request_does_what_it_did_before(tmp_path):
+def test_a_second_signal_has_its_usual_effect(tmp_path):
     received: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
@@ -227,7 +227,7 @@ def test_a_second_request_does_what_it_did_before(tmp_path):
         signal.signal(signal.SIGTERM, previous)
 
 
-def test_handlers_are_put_back_after_an_error(tmp_path):
+def test_signal_handlers_are_restored_after_an_error(tmp_path):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     trainer = Trainer(make(tmp_path))
     trainer.step = lambda step: 1 / 0
@@ -236,14 +236,14 @@ def test_handlers_are_put_back_after_an_error(tmp_path):
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_samples_of_another_step_are_not_taken(tmp_path, unbroken, monkeypatch):
-    """Left by a run with other batches: the keys tell."""
+def test_samples_of_another_step_are_not_used(tmp_path, uninterrupted, monkeypatch):
+    """Samples left by a run with other batches have other keys."""
     folder = tmp_path / "checkpoints" / "pending-0"
     samples = [Sample((5, 2), (-1.0, -1.0), True)]
     rollout._write_pending(folder / "00000000.json", [[0, 999]], samples)
-    weights, metrics, calls = go_on(tmp_path, monkeypatch)
-    assert same(weights, unbroken[0])
-    assert (metrics, len(calls)) == (unbroken[1], STEPS)
+    weights, metrics, calls = resume(tmp_path, monkeypatch)
+    assert same(weights, uninterrupted[0])
+    assert (metrics, len(calls)) == (uninterrupted[1], STEPS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SeqKD: the teacher's samples are written once, and the weighted loss is the loss on all of them."""
+"""SeqKD: the teacher's samples are written once, and the weighted loss equals the loss on all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tutelage.training.teacher_answers import Answer, answer_examples, read_answ
 from tutelage.training.trainer import Trainer
 
 END = 2
-# row, tokens: row 0 has one answer three times, row 1 two and two, row 2 all apart
+# row, tokens: row 0 has one answer three times, row 1 two answers twice, row 2 five different ones
 SAMPLES = [
     (0, (5, 6, END)),
     (0, (5, 6, END)),
@@ -66,7 +66,7 @@ def gradients(trainer: Trainer) -> tuple[torch.Tensor, float]:
     return torch.cat([p.grad.flatten() for p in trainer.module.parameters() if p.grad is not None]), loss
 
 
-def test_each_distinct_answer_stands_once_with_its_number():
+def test_each_distinct_answer_is_kept_once_with_its_number():
     examples = weighted_examples()
     found = [(s.index, tuple(s.ids[s.prompt_length :].tolist()), s.weight) for s in examples]
     counted = Counter(SAMPLES)
@@ -91,7 +91,7 @@ def test_the_weighted_loss_and_gradient_are_those_of_all_copies(tmp_path: Path, 
     assert (once - other).norm() > 1e-2 * copies.norm()
 
 
-def test_batches_hold_as_many_copies_as_if_each_stood_apart():
+def test_batches_have_as_many_copies_as_without_weights():
     examples, size = weighted_examples(), 4
     order = torch.tensor([3, 0, 6, 1, 9, 4, 2, 8, 5, 7])
     weights = torch.tensor([s.weight for s in examples], dtype=torch.float64)
@@ -102,8 +102,8 @@ def test_batches_hold_as_many_copies_as_if_each_stood_apart():
         assert counted == Counter(apart[first : first + size])
 
 
-def test_a_whole_training_is_that_on_all_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Four steps an epoch, of 4, 4, 4 and 3 copies, some answers split between two steps."""
+def test_training_with_weights_equals_training_on_all_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Four steps per epoch, of 4, 4, 4 and 3 copies; some answers are split between two steps."""
     examples = weighted_examples()
     options = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2}
     once = Trainer(job(tmp_path / "once", examples, **options))
@@ -119,7 +119,7 @@ def test_a_whole_training_is_that_on_all_copies(tmp_path: Path, monkeypatch: pyt
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_weightless_lists_are_cut_as_before():
+def test_examples_of_weight_one_are_cut_by_number():
     examples = tiny.sequences((9, 6, 14, 7, 30))
     order = torch.tensor([4, 2, 0, 1, 3])
     weights = torch.ones(5, dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_the_teachers_end_becomes_the_students():
     answers = [Answer(0, 0, (5, 7), "", True), Answer(0, 1, (5, 7), "", False)]
     ended, cut = answer_examples(tiny.sequences((9,)), [0], answers, END, [7], 64)
     assert ended.ids[-2:].tolist() == [5, END]
-    assert (cut.ids[-2:].tolist(), cut.cut) == ([5, 7], True)  # not an end: the sample was cut there
+    assert (cut.ids[-2:].tolist(), cut.cut) == ([5, 7], True)  # not an end token: the sample was cut there
 
 
 def test_an_answer_beyond_max_length_is_cut():
@@ -149,7 +149,7 @@ PROMPTS = [Conversation(f"r{i}", (Message("user", f"The cat {i}"), Message("assi
 
 
 class Watched:
-    """A sampler over a tiny model that can be told to die at a call."""
+    """A sampler of a tiny model that raises KeyboardInterrupt at call `dies_at`."""
 
     def __init__(self, dies_at: int = 0) -> None:
         ends = [TEMPLATE.end_of_turn_id, *range(300, 340)]
@@ -168,7 +168,7 @@ def write(folder: Path, sampler: Any, seed: int = 0) -> list[Answer]:
     return write_answers(folder, PROMPTS, TEMPLATE, sampler, SAMPLING, 5, seed)
 
 
-def test_five_answers_a_prompt_each_with_its_own_seed(tmp_path: Path):
+def test_five_answers_per_prompt_each_with_its_own_seed(tmp_path: Path):
     answers = write(tmp_path / "a", Watched())
     assert [(a.row, a.number) for a in answers] == [(row, k) for row in range(5) for k in range(5)]
     assert len({a.tokens for a in answers if a.row == 0}) > 1
@@ -179,7 +179,7 @@ def test_five_answers_a_prompt_each_with_its_own_seed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"row": 3, "numb', b"\xe0"])
-def test_killed_and_gone_on_it_is_the_same_file(tmp_path: Path, torn: bytes):
+def test_a_killed_and_resumed_run_writes_the_same_file(tmp_path: Path, torn: bytes):
     write(tmp_path / "whole", Watched())
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "killed", Watched(dies_at=3))
@@ -188,11 +188,11 @@ def test_killed_and_gone_on_it_is_the_same_file(tmp_path: Path, torn: bytes):
     file.write_bytes(file.read_bytes() + torn)
     second = Watched()
     write(tmp_path / "killed", second)
-    assert second.calls == 2  # two writes of eight are not made again
+    assert second.calls == 2  # the first two writes of eight are not repeated
     assert file.read_bytes() == (tmp_path / "whole" / "answers.jsonl").read_bytes()
 
 
-def test_answers_of_another_tokenizer_are_taken_as_text():
+def test_answers_of_another_tokenizer_are_encoded_again_from_text():
     answers = [Answer(0, 0, (1, 2, 3), "The dog", True), Answer(1, 1, (1, 2), "ran", False)]
     ended, cut = retokenise(answers, TEMPLATE, PROMPTS)
     ids = TEMPLATE.tokenizer("The dog", add_special_tokens=False)["input_ids"]
@@ -214,7 +214,7 @@ def seqkd(**keys: Any) -> dict[str, Any]:
     }
 
 
-def test_a_search_has_the_answers_written_once(workshop: Workshop):
+def test_a_search_writes_the_answers_once(workshop: Workshop):
     file = workshop.write(
         stages=[seqkd(search=True), {"name": "scores", "kind": "evaluate", "models": ["kd"], "tasks": ["test"]}],
         search={"task": "test", "grid": {"learning_rate": [1e-3, 1e-2]}},
@@ -236,17 +236,17 @@ def test_a_search_has_the_answers_written_once(workshop: Workshop):
     assert trained["last"]["forward_kl"] is None
 
 
-def test_what_changes_the_answers_changes_both_runs(workshop: Workshop):
-    def marks(*overrides: str) -> tuple[str, str]:
+def test_a_change_of_the_answers_changes_both_fingerprints(workshop: Workshop):
+    def both(*overrides: str) -> tuple[str, str]:
         plan = Planner(load_recipe(workshop.write(stages=[seqkd()]), list(overrides)), workshop.folder, workshop.runs)
         run = plan.stage_run("kd", 0)
         return run.parents[0].fingerprint, run.fingerprint
 
-    first = marks()
-    assert marks() == first
+    first = both()
+    assert both() == first
     for override in ("stages.kd.samples_per_prompt=3", "stages.kd.sampling.temperature=0.5"):
-        assert all(a != b for a, b in zip(first, marks(override), strict=True)), override
-    other = marks("training.learning_rate=0.5")
+        assert all(a != b for a, b in zip(first, both(override), strict=True)), override
+    other = both("training.learning_rate=0.5")
     assert (other[0] == first[0], other[1] == first[1]) == (True, False)
 
 
@@ -262,8 +262,8 @@ def test_a_teacher_of_another_family_teaches_by_text(workshop: Workshop, capsys:
     assert "its answers are decoded to text" in capsys.readouterr().out
 
 
-def test_answers_go_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    """Two data sets, a row of the first too long, the second taken twice."""
+def test_answers_belong_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """Two data sets: a row of the first is too long, and the second is named twice."""
     long = {"prompt": "The cat sat? " * 40, "completion": "The dog ran."}
     workshop.rows("train", [long, *ROWS])
     seen: list[TokenSequence] = []

@@ -1,4 +1,4 @@
-"""A real tracker gets what metrics.jsonl gets."""
+"""A real tracker gets the numbers of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_tensorboard_gets_every_number(tmp_path: Path):
     assert len(logged) == 2
 
 
-def test_a_tracker_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tracker_that_is_not_installed_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     with pytest.raises(TutelageError, match=r"training\.trackers: pip install tensorboard"):
         Trainer(jobs.sft(tmp_path, trackers=["tensorboard"])).run()

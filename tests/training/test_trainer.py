@@ -1,4 +1,4 @@
-"""The training step against formulas written out, whatever way its batch is cut."""
+"""The training step against explicit formulas, however its batch is split."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = {"batch_size": 7, "max_grad_norm": None}
 def gradient(job: Job) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The gradients of the first step, and its metrics."""
     trainer = Trainer(job)
-    trainer.optimizer.zero_grad = lambda **_: None  # keep what the step leaves in `.grad`
+    trainer.optimizer.zero_grad = lambda **_: None  # keep the gradients of the step
     metrics = trainer.step(0)
     return {n: p.grad.clone() for n, p in job.student.model.named_parameters() if p.grad is not None}, metrics
 
@@ -43,10 +43,10 @@ def size(a: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 @pytest.mark.parametrize("on_policy", [0.5, 1.0])
-def test_cutting_a_batch_into_micro_batches_leaves_the_gradient(tmp_path: Path, reduction: str, on_policy: float):
+def test_splitting_a_batch_does_not_change_the_gradient(tmp_path: Path, reduction: str, on_policy: float):
     options = {**ALL, "reduction": reduction}
     whole, metrics = gradient(jobs.gkd(tmp_path, on_policy, LENGTHS, **options, tokens_per_micro_batch=10**6))
-    scale = max(1.0, size(whole))  # a sum over tokens is a hundred times a mean
+    scale = max(1.0, size(whole))  # a sum over tokens is about a hundred times a mean
     for budget in (1, 70):
         parts, _ = gradient(
             jobs.gkd(tmp_path / str(budget), on_policy, LENGTHS, **options, tokens_per_micro_batch=budget)
@@ -56,7 +56,7 @@ def test_cutting_a_batch_into_micro_batches_leaves_the_gradient(tmp_path: Path, 
     assert size(whole) > 1e-2
 
 
-def test_cutting_a_padded_batch_leaves_the_gradient(tmp_path: Path):
+def test_splitting_a_padded_batch_does_not_change_the_gradient(tmp_path: Path):
     whole, _ = gradient(jobs.gkd(tmp_path, 0.5, LENGTHS, packed=False, **ALL))
     parts, _ = gradient(jobs.gkd(tmp_path / "x", 0.5, LENGTHS, packed=False, **ALL, tokens_per_micro_batch=1))
     assert distance(whole, parts) <= 1e-5
@@ -64,9 +64,9 @@ def test_cutting_a_padded_batch_leaves_the_gradient(tmp_path: Path):
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
-def test_reductions_are_the_formulas_written_out(tmp_path: Path, reduction: str):
+def test_reductions_equal_their_formulas(tmp_path: Path, reduction: str):
     """Full logits of one sequence at a time through plain transformers models, and autograd."""
-    eight = {**ALL, "batch_size": 8}  # seven, of which one counts twice
+    eight = {**ALL, "batch_size": 8}  # seven sequences, one of which counts twice
     job = jobs.gkd(tmp_path, 0.5, LENGTHS, **eight, reduction=reduction)
     doubled = [dataclasses.replace(s, weight=2.0 if s.index == 3 else 1.0) for s in job.examples]
     job = dataclasses.replace(job, examples=doubled)
@@ -76,7 +76,7 @@ def test_reductions_are_the_formulas_written_out(tmp_path: Path, reduction: str)
     assert max(s.response_tokens for s in responses) >= 10 * min(s.response_tokens for s in responses)
 
     student, teacher = tiny.llama(packed=False), tiny.llama(layers=3, hidden=48, seed=1, packed=False)
-    terms = []  # of each sequence: copies, sum over its tokens, number of its tokens
+    terms = []  # per sequence: copies, sum over its tokens, number of its tokens
     for s in responses:
         with torch.no_grad():
             target = teacher(s.ids[None]).logits[0, :-1]
@@ -118,7 +118,7 @@ def test_a_teacher_equal_to_the_student_teaches_nothing(tmp_path: Path):
     assert size(got) < 1e-6
 
 
-# --- ten steps, as they were when the formulas above held ------------------------------------------------------------
+# --- ten steps, recorded when the formulas above held ---------------------------------------------------------------
 
 GOLDEN_SFT = [4.653636, 4.629361, 4.647300, 4.576409, 4.517196, 4.374371, 4.223180, 4.320140, 4.117736, 4.317817]
 GOLDEN_GKD = [0.030358, 0.029274, 0.023766, 0.026213, 0.020684, 0.029025, 0.020856, 0.021707, 0.020793, 0.017312]
@@ -140,7 +140,7 @@ def test_overfits_four_sequences(tmp_path: Path):
     assert last["loss"] < 0.1 * first["loss"]
 
 
-def test_every_example_is_seen_once_an_epoch_in_a_new_order(tmp_path: Path):
+def test_every_example_is_seen_once_per_epoch_in_a_new_order(tmp_path: Path):
     trainer = Trainer(jobs.sft(tmp_path, LENGTHS, batch_size=3, epochs=2))
     order = [[s.index for s in trainer._examples(step)] for step in range(trainer.total_steps)]
     assert [len(batch) for batch in order] == [3, 3, 1, 3, 3, 1]
@@ -154,7 +154,7 @@ def test_every_example_is_seen_once_an_epoch_in_a_new_order(tmp_path: Path):
 
 @dataclasses.dataclass(frozen=True)
 class BrokenAfter(CrossEntropy):
-    """Cross-entropy whose values are NaN once `calls` has been used up."""
+    """Cross-entropy whose values are NaN after `calls` calls."""
 
     calls: list[int] = dataclasses.field(default_factory=lambda: [2])
 
@@ -164,7 +164,7 @@ class BrokenAfter(CrossEntropy):
         return (values, slope) if self.calls[0] >= 0 else (values * math.nan, slope)
 
 
-def test_a_loss_of_nan_stops_with_the_weights_before_it(tmp_path: Path):
+def test_a_nan_loss_stops_training_with_the_weights_before_it(tmp_path: Path):
     good = jobs.sft(tmp_path / "good", LENGTHS, batch_size=3, max_steps=3)
     (tmp_path / "good").mkdir()
     trainer = Trainer(good)
@@ -181,7 +181,7 @@ def test_a_loss_of_nan_stops_with_the_weights_before_it(tmp_path: Path):
     assert (tmp_path / "checkpoints" / "checkpoint-00000002").is_dir()
 
 
-def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path):
+def test_a_gradient_that_is_not_finite_stops_training(tmp_path: Path):
     job = jobs.sft(tmp_path)
     with torch.no_grad():
         job.student.model.model.norm.weight[0] = math.inf
@@ -189,7 +189,7 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path):
         Trainer(job).step(0)
 
 
-def test_a_batch_without_response_tokens_is_one_line(tmp_path: Path):
+def test_a_batch_without_response_tokens_is_a_one_line_error(tmp_path: Path):
     job = jobs.sft(tmp_path, LENGTHS)
     silent = [dataclasses.replace(s, loss_mask=torch.zeros_like(s.loss_mask)) for s in job.examples]
     with pytest.raises(TutelageError, match=r"no response token in a whole batch \(rows \[.*max_length") as caught:
@@ -200,7 +200,7 @@ def test_a_batch_without_response_tokens_is_one_line(tmp_path: Path):
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_one_example_without_response_tokens_changes_nothing(tmp_path: Path, reduction: str, precision: str):
-    """It may even stand alone in its micro-batch. (Per sequence it is one more sequence of loss 0.)"""
+    """Even alone in its micro-batch. With `sequence` it counts as one more sequence, of loss 0."""
     options = {"batch_size": 3, "max_grad_norm": None, "reduction": reduction, "precision": precision}
     job = jobs.sft(tmp_path, (9, 6, 7), **options, tokens_per_micro_batch=1)
     silent = dataclasses.replace(job.examples[1], loss_mask=torch.zeros(6, dtype=torch.bool))
@@ -227,7 +227,7 @@ def test_float32_masters_under_bfloat16_compute(tmp_path: Path):
     for old, new in zip(before, job.student.model.parameters(), strict=True):
         assert new.dtype == torch.float32
         moved = (new.detach() - old).abs()
-        # A step of 1e-6 is far below bf16's resolution of these weights, and is not lost.
+        # A step of 1e-6 is far below bfloat16's resolution of these weights, and is not rounded away.
         assert 0 < float(moved.max()) < 1e-5
     other = tmp_path / "float32"
     other.mkdir()
@@ -235,7 +235,7 @@ def test_float32_masters_under_bfloat16_compute(tmp_path: Path):
     assert last["loss"] == pytest.approx(exact["loss"], rel=0.05)
 
 
-def test_pure_bfloat16_only_when_asked_for(tmp_path: Path):
+def test_pure_bfloat16_only_on_request(tmp_path: Path):
     job = jobs.sft(tmp_path, LENGTHS, max_steps=1, precision="pure_bfloat16")
     Trainer(job).run()
     assert {p.dtype for p in job.student.model.parameters()} == {torch.bfloat16}

@@ -18,15 +18,15 @@ from tutelage.training.trainer import Trainer
 pytestmark = pytest.mark.slow
 
 LENGTHS = (9, 6, 60, 7, 30)
-# Adam divides by the gradient's own size, which would blow rounding up to whole steps where the gradient is nearly 0.
+# Adam divides by the size of the gradient: near 0, rounding errors would become full steps.
 COMMON = {"max_steps": 3, "adam_eps": 1e-3, "checkpoint_every": 100, "precision": "float32"}
 CASES = {
     # 5 examples: 3 on one rank, 2 on the other; a budget that makes 2 micro-batches here and 1 there
     "odd batch": {"batch_size": 5, "epochs": 3, "tokens_per_micro_batch": 72},
-    "odd batch, one micro-batch a sequence": {"batch_size": 5, "epochs": 3, "tokens_per_micro_batch": 1},
+    "odd batch, one micro-batch per sequence": {"batch_size": 5, "epochs": 3, "tokens_per_micro_batch": 1},
     "sequence": {"batch_size": 5, "epochs": 3, "tokens_per_micro_batch": 40, "reduction": "sequence"},
     "sum": {"batch_size": 5, "epochs": 3, "tokens_per_micro_batch": 40, "reduction": "sum"},
-    "one example": {"batch_size": 1, "epochs": 1},  # a rank without any
+    "one example": {"batch_size": 1, "epochs": 1},  # one rank has no example
     "no student": {"batch_size": 3, "epochs": 3, "on_policy": 0.0},
     "all student": {"batch_size": 3, "epochs": 3, "on_policy": 1.0, "tokens_per_micro_batch": 1},
     "padded": {"batch_size": 3, "epochs": 3, "packed": False, "tokens_per_micro_batch": 30},
@@ -55,7 +55,7 @@ def run_cases(folder: Path) -> None:
 
 
 def stop_and_go_on(folder: Path, rank: int) -> None:
-    """One rank alone is asked to stop in its second step; both save, and both go on."""
+    """One rank gets a signal in its second step; both save, and both resume."""
     job = make(folder, {"batch_size": 3, "epochs": 3})
     trainer = Trainer(job)
     step = trainer.step
@@ -82,7 +82,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folders(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same cases on one rank and on two, once for all tests here."""
+    """The cases on one rank and on two, run once for all tests of this file."""
     return on_one_and_two(python, tmp_path_factory, run_cases, worker)
 
 
@@ -94,11 +94,11 @@ def test_two_ranks_take_the_steps_of_one(folders: tuple[Path, Path], name: str):
     assert one.keys() == two.keys()
     assert worst <= limit
     start = make(folders[0] / "start", CASES[name]).student.model.cpu().state_dict()
-    assert max(float((one[key] - start[key]).abs().max()) for key in one) > 20 * limit  # they did move
+    assert max(float((one[key] - start[key]).abs().max()) for key in one) > 20 * limit  # they did change
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_report_what_one_does(folders: tuple[Path, Path], name: str):
+def test_two_ranks_report_the_metrics_of_one(folders: tuple[Path, Path], name: str):
     one, two = (read_metrics(folder / name / "metrics.jsonl") for folder in folders)
     assert len(one) == len(two) == 3
     for a, b in zip(one, two, strict=True):
@@ -110,7 +110,7 @@ def test_two_ranks_report_what_one_does(folders: tuple[Path, Path], name: str):
             assert b[key] == pytest.approx(a[key], rel=1e-4 if "bfloat16" not in name else 0.02, abs=1e-6), key
 
 
-def test_one_rank_asked_to_stop_stops_both_and_the_run_goes_on(folders: tuple[Path, Path], tmp_path: Path):
+def test_a_request_to_stop_on_one_rank_stops_both_and_the_run_resumes(folders: tuple[Path, Path], tmp_path: Path):
     unbroken = make(tmp_path / "unbroken", {"batch_size": 3, "epochs": 3})
     Trainer(unbroken).run()
     folder = folders[1] / "stopped"
