@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's two ceilings, its description, result files."""
+"""Shared by the benchmarks: timing, the machine's two ceilings and its description, worker processes, result files."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _program() -> list[str]:
-    """The program that was started, as one types it after `python`."""
+    """The program of this process, as typed after `python`."""
     spec = sys.modules["__main__"].__spec__
     return ["-m", spec.name] if spec is not None else sys.argv[:1]
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         import torch
 
@@ -53,11 +53,12 @@ def synchronize(device: str) -> None:
 
 
 def seconds_of(work: Callable[[], Any], device: str, repeats: int, warmup: int = 1) -> float:
-    """Median seconds of `work`, by device events on CUDA and by the clock elsewhere."""
+    """Median seconds of `work`, by CUDA events on a GPU and by the clock on a CPU."""
     return statistics.median(seconds_of_each(work, device, repeats, warmup))
 
 
 def seconds_of_each(work: Callable[[], Any], device: str, repeats: int, warmup: int = 1) -> list[float]:
+    """Seconds of each of `repeats` calls, after `warmup` calls that do not count."""
     import torch
 
     times = []
@@ -95,12 +96,12 @@ def ceilings(device: str, small: bool = False) -> dict[str, float]:
 
     measured = {"flops": 2 * size**3 / product(), "bytes_per_s": 2 * 4 * count / copy()}
     if device == "cuda":
-        torch.cuda.empty_cache()  # the workers are processes of their own and need the memory
+        torch.cuda.empty_cache()  # the workers are other processes and need the memory
     return measured
 
 
 def run_worker(name: str, command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """What the command writes to the file after its `--out`, or `error`: the last line that says what went wrong."""
+    """Run `python COMMAND --out FILE`; returns the JSON that it writes, or {"error": its last error line}."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         child = subprocess.run(

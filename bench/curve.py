@@ -1,12 +1,12 @@
-"""The same seed on the fast path and on the reference path: do the training curves agree?
+"""Training curves of the fast path and of the reference path from the same seed.
 
     python -m bench.curve --device cuda --json docs/results/bench/curve.json --figure docs/results/bench/curve.png
     python -m bench.curve --small --steps 3         # tiny models on a CPU, seconds
 
 GKD at λ = β = 0.5, SmolLM2-135M-Instruct teaching ten of its layers, random token ids. Three runs of the same steps:
-`fast` is what a recipe does on this device; `reference` is float32, padded, the loss in plain torch and norms as
-transformers writes them; `reference, bf16` is that in bfloat16, to show what rounding alone does. All train on the
-responses that `fast` sampled: after one differing token the runs would be different experiments.
+`fast` is the path that a recipe takes on this device; `reference` is float32, padded, with the loss in plain torch and
+the norms of transformers; `reference, bf16` is the same in bfloat16, which shows the effect of rounding alone. All
+train on the responses that `fast` sampled: one different token would make them different experiments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXAMPLES, BATCH, NEW_TOKENS = 64, 16, 64
 
 
 def train(name: str, folder: Path, samples: Path | None, options: argparse.Namespace) -> tuple[list[float], Path]:
-    """Losses of the steps, and where the sampled responses lie."""
+    """Losses per step, and the folder of the sampled responses."""
     import torch
 
     from tutelage.common.types import TokenSequence
@@ -106,9 +106,9 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
         if name != "reference":
             relative = [max(abs(a - b) / b, 1e-8) for a, b in zip(losses, curves["reference"], strict=True)]
             below.semilogy(steps, relative, line, color=colour)
-    above.set_ylabel("loss, nats a token")
+    above.set_ylabel("loss, nats per token")
     above.legend(frameon=False)
-    below.set_ylabel("relative difference\nto the reference")
+    below.set_ylabel("relative difference\nfrom the reference")
     below.set_xlabel("step")
     for axis in (above, below):
         axis.spines[["top", "right"]].set_visible(False)
@@ -132,9 +132,9 @@ def main() -> None:
             curves[run], samples = train(run, Path(name), samples, options)
     rows: list[dict[str, Any]] = []
     for run, losses in curves.items():
-        apart = [abs(a - b) / b for a, b in zip(losses, curves["reference"], strict=True)]
-        rows.append({"impl": run, "losses": losses, "largest_difference": max(apart)})
-        print(f"{run}: loss {losses[0]:.5f} to {losses[-1]:.5f}, at most {max(apart):.1e} from the reference")
+        differences = [abs(a - b) / b for a, b in zip(losses, curves["reference"], strict=True)]
+        rows.append({"impl": run, "losses": losses, "largest_difference": max(differences)})
+        print(f"{run}: loss {losses[0]:.5f} to {losses[-1]:.5f}, at most {max(differences):.1e} from the reference")
     if options.json:
         write_results(options.json, options.device, {}, rows)
     if options.figure:

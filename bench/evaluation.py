@@ -1,13 +1,13 @@
-"""A finished evaluation beside the most that its sampler can do: how much of the time was every slot busy?
+"""The speed of a finished evaluation against the most that its sampler can reach with every slot busy.
 
     tutelage evaluate --model M --tasks paper --batch-size 256 --out scores/M
     python -m bench.evaluation scores/M --model M --batch-size 256 --json docs/results/bench/evaluation.json
 
-`tokens_per_s` are a benchmark's new tokens a second as its result.json has them: prompts read, the wait for its last
-replies, likelihoods and writing to disk are in it. The ceiling is the same sampler with prompts of that benchmark, two
-for each slot, no end token, and as many new tokens for every one as the benchmark's replies have on average: no slot is
-ever empty. `ratio` is the one over the other. `shared` is the share of prompt tokens that were not read, since another
-prompt had begun with them.
+`tokens_per_s`: new tokens per second of a benchmark, from its result.json; they include reading prompts, waiting for
+the last replies, likelihoods and writing to disk. `ceiling_tokens_per_s`: the same sampler on two prompts of that
+benchmark per slot, without an end token, each with as many new tokens as the benchmark's mean reply, so that no slot is
+ever empty. `ratio`: the first over the second. `shared`: the share of prompt tokens that were read for another prompt
+with the same beginning.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from bench.common import ceilings, write_results
 
 
 def measure(name: str, options: argparse.Namespace, answerer: Any) -> dict[str, Any]:
-    """One row: what the evaluation achieved, and the ceiling."""
+    """The row of one benchmark: the evaluation's speed and the ceiling."""
     from tutelage.evaluation.answer_items import make_questions
     from tutelage.evaluation.benchmarks import benchmark
     from tutelage.evaluation.benchmarks.data import data_folder
 
     result = json.loads((options.scores / name / "result.json").read_text())
     speed, answerer = result["speed"], replace(answerer, chat=result["chat"])
-    mean = speed["new_tokens"] / speed["examples"]  # of those that were asked; some may not have fitted
+    mean = speed["new_tokens"] / speed["examples"]  # of the sampled examples; some may not have fitted
     items = benchmark(name).load(data_folder(options.data_dir), result["limit"], result["seed"])
     questions, _ = make_questions(benchmark(name), items, answerer)
     count = min(len(questions), 2 * options.batch_size)
     prompts = [questions[i * len(questions) // count].ids for i in range(count)]
     sampler, settings = answerer.sampler, {"max_new_tokens": max(1, round(mean)), "temperature": 0.0}
-    sampler.sample([max(prompts, key=len)], seeds=[0], **settings)  # makes the engine
+    sampler.sample([max(prompts, key=len)], seeds=[0], **settings)  # creates the engine
     began = time.perf_counter()
     samples = sampler.sample(prompts, seeds=list(range(count)), **settings)
-    most = sum(len(sample.tokens) for sample in samples) / (time.perf_counter() - began)
+    ceiling = sum(len(sample.tokens) for sample in samples) / (time.perf_counter() - began)
     return {
         "impl": "tutelage",
         "case": name,
         "examples": speed["examples"],
         "seconds": speed["seconds"],
         "tokens_per_s": speed["new_tokens_per_s"],
-        "ceiling_tokens_per_s": most,
-        "ratio": speed["new_tokens_per_s"] / most,
+        "ceiling_tokens_per_s": ceiling,
+        "ratio": speed["new_tokens_per_s"] / ceiling,
         "mean_prompt": speed["prompt_tokens"] / speed["examples"],
         "mean_reply": mean,
         "shared": (speed.get("shared_prompt_tokens") or 0) / speed["prompt_tokens"],
@@ -69,7 +69,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("scores", type=Path, help="the folder that `tutelage evaluate --out` filled")
+    parser.add_argument("scores", type=Path, help="the folder given to `tutelage evaluate --out`")
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch-size", type=int, default=128, help="as in the evaluation")
     parser.add_argument("--data-dir", type=Path, help="default: $TUTELAGE_DATA")

@@ -1,18 +1,18 @@
-"""The last linear map and the loss, forward and backward, side by side on the same tensors.
+"""The output head and the loss, forward and backward, of several implementations on the same tensors.
 
     python -m bench.loss --device cuda --json docs/results/bench/loss.json
-    python -m bench.loss --device cuda --tune          # times sizes of the Triton path, and its kernels
+    python -m bench.loss --device cuda --tune          # time other sizes of the Triton path
     python -m bench.loss --device cpu                  # a tiny version, seconds
 
 Work: N = 16,384 tokens, student D = 2,048, teacher D = 4,096, V = 128,256, bf16, the mean over the tokens; gradients of
-the student's hidden states and head. The floor is the matrix products alone, 2·N·V·(3·D + D_teacher) FLOP at the rate
-measured first. `peak_gib` is the most memory held at once beyond the inputs and the returned gradients. `tutelage`
-computes the loss and its gradients like the peers, `tutelage-statistics` also the six per-token values that training
-logs, `tutelage-torch` is the reference path.
+the student's hidden states and head. The floor is the matrix products alone, 2·N·V·(3·D + D_teacher) FLOP at the
+rate measured first. `peak_gib`: peak memory beyond the inputs and the returned gradients. `tutelage` computes the
+loss and its gradients like the peers, `tutelage-statistics` also the six per-token values that training logs,
+`tutelage-torch` is the reference path.
 
-Errors are against float64 on the same bf16 inputs, written out below and differentiated by autograd, at 256 tokens:
-`random` has independent logits of standard deviation 2, `peaked` of 8, `near` a teacher whose logits are the student's
-plus noise of 0.1. A gradient's error is the norm of the difference over the norm.
+Errors are relative to float64 on the same bf16 inputs (`exact` in loss_problem.py), at 256 tokens: `random` has
+independent logits of standard deviation 2, `peaked` of 8, `near` a teacher whose logits are the student's plus noise of
+standard deviation 0.1. The error of a gradient is the norm of the difference over the norm.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def release(device: str) -> None:
 
 
 def peak_gib(loss: Callable[[Problem], Any], problem: Problem, device: str) -> float | None:
-    """The most memory held at once, less the inputs and the gradients that are returned."""
+    """Peak memory in GiB, without the inputs and the returned gradients; None on a CPU."""
     import torch
 
     if device != "cuda":
@@ -61,7 +61,7 @@ def floor_seconds(shape: tuple[int, ...], beta: float | None, flops: float) -> f
 
 
 def attempt(row: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
-    """Add what `work` measures to the row, or the error that it ended in: one peer's failure is a result too."""
+    """Add the values that `work` returns to the row, or its error: a peer's failure is a result too."""
     try:
         row |= work()
     except Exception as error:
@@ -71,7 +71,7 @@ def attempt(row: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
 
 
 def measure(rows: list[dict[str, Any]], options: argparse.Namespace, flops: float) -> None:
-    """Seconds and memory, at the full size."""
+    """Add seconds and peak memory at the full size to the rows."""
     *shape, _ = SHAPES[options.device]
     shape[0] = options.tokens or shape[0]
     problem = make_problem(tuple(shape), "random", options.device)
@@ -94,7 +94,7 @@ def measure(rows: list[dict[str, Any]], options: argparse.Namespace, flops: floa
 
 
 def judge(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Errors against float64, at few tokens."""
+    """Add errors relative to float64 to the rows, at few tokens."""
     _, *sizes, tokens = SHAPES[options.device]
     for pair in PAIRS:
         problem = make_problem((tokens, *sizes), pair, options.device)
@@ -170,7 +170,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("implementation", "case", title="linear map and loss, forward and backward")
+    table = Table("implementation", "case", title="output head and loss, forward and backward")
     for name in ("ms", "tokens/s", "peak GiB", "over floor", *PAIRS):
         table.add_column(name, justify="right")
     for row in rows:
@@ -185,7 +185,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_row(row["impl"], row["case"], *cells)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    console.print("errors: of the loss, the gradient of the hidden states, the gradient of the head")
+    console.print("errors of: the loss, the gradient of the hidden states, the gradient of the head")
 
 
 def parse() -> argparse.Namespace:
@@ -196,7 +196,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, help="N of the timed problem")
     parser.add_argument("--repeats", type=int, default=10, help="measurements; the median counts")
     parser.add_argument("--no-errors", action="store_true", help="leave out the comparison with float64")
-    parser.add_argument("--tune", action="store_true", help="time sizes of the Triton path instead")
+    parser.add_argument("--tune", action="store_true", help="time other sizes of the Triton path instead")
     parser.add_argument("--json", type=Path, help="write the rows here")
     return parser.parse_args()
 
@@ -204,7 +204,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     if options.device == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernel in Python, on CPU tensors
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's interpreter runs the kernel on CPU tensors
     missing = {module for module in [*NEEDS.values(), "triton"] if importlib.util.find_spec(module) is None}
     wanted = []
     for name in options.impl:
@@ -217,7 +217,7 @@ def main() -> None:
     if options.tune:
         tune(options, measured["flops"])
         return
-    without_teacher = {"liger-jsd", "trl"}  # no cross-entropy there
+    without_teacher = {"liger-jsd", "trl"}  # they have no cross-entropy
     rows: list[dict[str, Any]] = [
         {"impl": name, "case": case}
         for case in options.case

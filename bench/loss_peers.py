@@ -1,4 +1,4 @@
-"""The loss in every implementation: a function of β (None: cross-entropy) gives one of the problem's tensors."""
+"""The loss in every implementation: a function of β (None: cross-entropy) returns a function of the problem."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def liger_jsd(beta: float | None, device: str) -> Callable[[Problem], Any]:
     from liger_kernel.transformers import LigerFusedLinearJSD
 
     if beta is None:
-        raise ValueError("no cross-entropy there")
+        raise ValueError("it has no cross-entropy")
     soft = LigerFusedLinearJSD(jsd_beta=beta)
     return lambda p: soft(p.hidden, p.weight, p.teacher_hidden, p.teacher_weight, None)
 
@@ -58,7 +58,7 @@ def trl(beta: float | None, device: str) -> Callable[[Problem], Any]:
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     if beta is None:
-        raise ValueError("no cross-entropy there")
+        raise ValueError("it has no cross-entropy")
 
     def loss(p: Problem) -> Any:
         values = ChunkedDivergenceFunction.apply(

@@ -30,7 +30,7 @@ def make_problem(shape: tuple[int, ...], pair: str, device: str) -> Problem:
         return out.mul_(deviation)
 
     hidden, weight = rand(tokens, size, 1.0), rand(width, size, PAIRS[pair] / math.sqrt(size))
-    if pair == "near":  # the student's own columns, and others that add the noise
+    if pair == "near":  # the student's columns, and further ones that add the noise
         extra = teacher_size - size
         teacher_hidden = torch.cat([hidden, rand(tokens, extra, 1.0)], 1)
         teacher_weight = torch.cat([weight, rand(width, extra, 0.1 / math.sqrt(extra))], 1)
@@ -42,7 +42,7 @@ def make_problem(shape: tuple[int, ...], pair: str, device: str) -> Problem:
 
 
 def solve(loss: Callable[[Problem], Any], problem: Problem) -> tuple[Any, Any, Any]:
-    """The loss and its gradients, of the hidden states and of the head."""
+    """The loss, and its gradients by the hidden states and by the head."""
     import torch
 
     value = loss(problem)
@@ -51,7 +51,7 @@ def solve(loss: Callable[[Problem], Any], problem: Problem) -> tuple[Any, Any, A
 
 
 def exact(problem: Problem, beta: float | None, rows: int = 32) -> tuple[Any, Any, Any]:
-    """Loss and gradients in float64, by the definitions and autograd, `rows` tokens at a time."""
+    """Loss and gradients in float64 from the definitions, by autograd, `rows` tokens at a time."""
     import torch
 
     tokens, weight = len(problem.labels), problem.weight.detach().double().requires_grad_()

@@ -3,9 +3,9 @@
     python -m bench.ranks --json docs/results/bench/ranks.json
     python -m bench.ranks --device cpu --small              # tiny models on two CPU processes, seconds
 
-Work: that of `step/paper.py`, 128 sequences a step in all, off-policy and on-policy. `speedup` is tokens/s beside one
-rank of the same case; `first_loss` is of the first step, whose samples and sums do not depend on the number of ranks
-but for rounding. Peak memory is of the first rank.
+Work: that of `step/paper.py`, 128 sequences per step over all ranks, off-policy and on-policy. `speedup`: tokens/s
+over those of one rank in the same case. `first_loss`: the loss of the first step, whose samples and sums depend on the
+number of ranks by rounding only. Peak memory is that of the first rank.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch", type=int, default=128, help="sequences an optimizer step, of all ranks together")
-    parser.add_argument("--micro-batch", type=int, default=3_840, help="tokens a micro-batch of a rank")
+    parser.add_argument("--batch", type=int, default=128, help="sequences per optimizer step, over all ranks")
+    parser.add_argument("--micro-batch", type=int, default=3_840, help="tokens per micro-batch and rank")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.ranks) < 1:
-        parser.error(f"--ranks: {min(options.ranks)} is no number of ranks")
+        parser.error(f"--ranks: {min(options.ranks)} is not a number of ranks: give 1 or more")
     return options
 
 

@@ -5,15 +5,15 @@
 
 Work: 128 prompts (lognormal lengths, mean about 195 tokens) and 512 new tokens each at temperature 1, by a model of
 Llama-3.2-1B's shape with random weights in bf16; no token ends a response. Every implementation runs in a process of
-its own, once to warm up and then `--repeats` times, of which the median counts; transformers, which takes a minute,
-with 16 new tokens to warm up and then once. tokens/s counts new tokens.
+its own: one warm-up, then the median of `--repeats` calls; transformers, which takes a minute, warms up with 16 new
+tokens and is measured once. tokens/s counts new tokens.
 
-The floor is what memory allows: each step reads all weights once and every row's keys and values so far, at the copy
-rate measured first. `vllm` is vLLM alone, in a process of its own, which is its default; `tutelage-vllm` is our
-backend. It is timed without log-probabilities of the sampled tokens, which training does not need, and once with them
-(`seconds_with_logprobs`). `same_again` is the share of responses that are equal, token by token, in two calls without
-log-probabilities; `same_with_logprobs` compares one call without and one with them. `logprob_difference` is the mean
-|log p| between what the sampler says of its own tokens and the trainer's packed forward pass.
+The floor is set by memory bandwidth: each step reads all weights and all keys and values so far, at the copy rate
+measured first. `vllm` is vLLM alone with its engine in a separate process, the default; `tutelage-vllm` is this
+project's backend, timed without log-probabilities of the sampled tokens, which training does not need, and once with
+them (`seconds_with_logprobs`). `same_again`: the share of responses that are equal, token by token, in two calls
+without log-probabilities; `same_with_logprobs`: in one call without and one with them. `logprob_difference`: the mean
+absolute difference between the sampler's log-probabilities and those of the trainer's packed forward pass.
 """
 
 from __future__ import annotations
@@ -111,19 +111,19 @@ def worker(options: argparse.Namespace) -> dict[str, Any]:
         sys.exit(f"unequal work: responses of {min(lengths)} to {max(lengths)} tokens")
     result = {"seconds": statistics.median(each), "seconds_each": each, "logprob_difference": None}
     result |= check() if check else {}
-    if options.device == "cuda" and options.worker != "vllm":  # which works in another process
+    if options.device == "cuda" and options.worker != "vllm":  # its engine is another process
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
 
 
 def prepare(model: Any) -> None:
-    """What `tutelage.models.load_model` does to a model that it has loaded."""
+    """Prepare the model as `tutelage.models.load_model` does."""
     from tutelage.models.attention import NAME, register_attention
     from tutelage.models.rms_norm import fuse_norms
 
     register_attention()
     model.set_attn_implementation(NAME)
-    if next(model.parameters()).device.type != "cpu":  # "meta": to be sent by another rank
+    if next(model.parameters()).device.type != "cpu":  # on "meta" the weights come from another rank
         fuse_norms(model)
 
 
@@ -131,7 +131,7 @@ def tutelage_run(model: Any, prompts: list[list[int]], options: argparse.Namespa
     from tutelage.sampling.torch_sampler import TorchSampler
 
     prepare(model)
-    return our_run(TorchSampler(model, (), True, batch_size=options.prompts), prompts, options)
+    return sampler_run(TorchSampler(model, (), True, batch_size=options.prompts), prompts, options)
 
 
 def tutelage_vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
@@ -140,10 +140,10 @@ def tutelage_vllm_run(model: Any, prompts: list[list[int]], options: argparse.Na
     prepare(model)
     length = max(len(p) for p in prompts) + options.new_tokens
     settings = {"max_length": length, "batch_size": options.prompts, "memory": 0.5, "sleep": False}
-    return our_run(VllmSampler(model, (), True, **settings), prompts, options)
+    return sampler_run(VllmSampler(model, (), True, **settings), prompts, options)
 
 
-def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
+def sampler_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
     settings = {"max_new_tokens": options.new_tokens, "temperature": 1.0, "top_p": 1.0}
     samples: list[Any] = []
 
@@ -151,18 +151,18 @@ def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace)
         samples[:] = sampler.sample(prompts, seeds=list(range(len(prompts))), **settings)
         return [len(s.tokens) for s in samples]
 
-    def tokens() -> list[tuple[int, ...]]:
+    def sampled_tokens() -> list[tuple[int, ...]]:
         work()
         return [sample.tokens for sample in samples]
 
     def check() -> dict[str, float]:
         extra = {}
-        if getattr(sampler, "logprobs", True) is False:  # vLLM gives them only if asked
-            first, again = tokens(), tokens()
+        if getattr(sampler, "logprobs", True) is False:  # vLLM returns them only on request
+            first, again = sampled_tokens(), sampled_tokens()
             sampler.logprobs = True
-            asked = tokens()
+            with_logprobs = sampled_tokens()
             extra["same_again"] = sum(map(operator.eq, first, again)) / len(first)
-            extra["same_with_logprobs"] = sum(map(operator.eq, first, asked)) / len(first)
+            extra["same_with_logprobs"] = sum(map(operator.eq, first, with_logprobs)) / len(first)
             extra["seconds_with_logprobs"] = seconds_of(work, options.device, 1, warmup=0)
         scores = sampler.score(prompts, [s.tokens for s in samples])
         differences = [
@@ -176,7 +176,7 @@ def our_run(sampler: Any, prompts: list[list[int]], options: argparse.Namespace)
 
 
 def vllm_run(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Any:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # its default: the engine in a process of its own
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # its default: the engine in a separate process
     from vllm import LLM, SamplingParams
 
     with tempfile.TemporaryDirectory() as folder:
@@ -235,11 +235,15 @@ def continuous_run(model: Any, prompts: list[list[int]], options: argparse.Names
 
 
 def floor(options: argparse.Namespace, bytes_per_s: float) -> float:
-    """Seconds that reading weights, keys and values takes at the measured copy rate."""
+    """Seconds to read weights, keys and values at the measured copy rate."""
     shape = TINY if options.small else LLAMA_1B
-    d, layers, kv = shape["hidden_size"], shape["num_hidden_layers"], shape["num_key_value_heads"] * shape["head_dim"]
-    wide = shape["num_attention_heads"] * shape["head_dim"]
-    weights = shape["vocab_size"] * d + layers * d * (3 * shape["intermediate_size"] + 2 * wide + 2 * kv)
+    hidden, layers, kv = (
+        shape["hidden_size"],
+        shape["num_hidden_layers"],
+        shape["num_key_value_heads"] * shape["head_dim"],
+    )
+    query = shape["num_attention_heads"] * shape["head_dim"]
+    weights = shape["vocab_size"] * hidden + layers * hidden * (3 * shape["intermediate_size"] + 2 * query + 2 * kv)
     prompts = make_prompts(options.prompts, shape["vocab_size"], 8 if options.small else 1)
     cached = sum(options.new_tokens * (len(p) + options.new_tokens / 2) for p in prompts)
     size = 2 if options.device == "cuda" else 4
@@ -295,17 +299,17 @@ def main() -> None:
         options.out.write_text(json.dumps(worker(options)))
         return
     measured = ceilings(options.device, options.small)
-    least = floor(options, measured["bytes_per_s"])
+    lowest = floor(options, measured["bytes_per_s"])
     rows = []
     for name in options.impl:
         if not installed(name):
-            print(f"{name}: vllm is not installed, left out", file=sys.stderr)
+            print(f"{name}: vllm is not installed: left out", file=sys.stderr)
             continue
         result = start_worker(name, options)
         row = {"impl": name, "case": f"{options.prompts} x {options.new_tokens}", **result}
         if "seconds" in row:
             row["tokens_per_s"] = options.prompts * options.new_tokens / row["seconds"]
-            row["over_floor"] = row["seconds"] / least
+            row["over_floor"] = row["seconds"] / lowest
         rows.append(row)
         print(f"{name}: {row.get('tokens_per_s', 0):,.0f} tokens/s", file=sys.stderr, flush=True)
         if options.json:

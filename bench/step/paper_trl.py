@@ -82,7 +82,7 @@ def gkd_trainer(
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     columns = {
-        "prompt": ["unused: the ids below are taken as they are"] * len(rows),
+        "prompt": ["unused: the trainer gets the ids below"] * len(rows),
         "input_ids": [p + r for p, r in rows],
         "completion_mask": [[0] * len(p) + [1] * len(r) for p, r in rows],
     }
@@ -162,7 +162,7 @@ def distillation_trainer(
 
 
 def word_tokenizer(vocabulary: int) -> Any:
-    """`t17` is token 17: texts whose token ids are known."""
+    """A tokenizer in which `t17` is token 17, for texts with known token ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

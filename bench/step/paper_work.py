@@ -17,11 +17,11 @@ LLAMA_8B = LLAMA_1B | {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
-Measured = tuple[float, float, float, float, float]  # a step: seconds, tokens, sampled, seconds of sampling, loss
+Measured = tuple[float, float, float, float, float]  # seconds, tokens, sampled tokens, sampling seconds, loss
 
 
 def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int], list[int]]]:
-    """(prompt, response) token ids."""
+    """`count` pairs of prompt and response, as random token ids; `shrink` divides all lengths."""
     rng = random.Random(0)
 
     def tokens(length: float, most: int) -> list[int]:
@@ -34,7 +34,7 @@ def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int],
 
 
 def make_models(options: argparse.Namespace, device: str | None = None) -> tuple[Any, Any]:
-    """Student and teacher on `device` (default: the command's)."""
+    """Student and teacher on `device` (default: `options.device`)."""
     import torch
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
@@ -59,13 +59,16 @@ def _build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:
 
 
 def weights(shape: dict[str, Any]) -> int:
-    """Parameters that a token is multiplied with."""
-    d, heads, kv, e = (shape[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
-    layer = 3 * d * shape["intermediate_size"] + 2 * d * heads * e + 2 * d * kv * e
-    return shape["vocab_size"] * d + shape["num_hidden_layers"] * layer
+    """Number of weights in matrix products per token."""
+    hidden, heads, kv, head = (
+        shape[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    )
+    layer = 3 * hidden * shape["intermediate_size"] + 2 * hidden * heads * head + 2 * hidden * kv * head
+    return shape["vocab_size"] * hidden + shape["num_hidden_layers"] * layer
 
 
 def summary(measured: list[Measured], options: argparse.Namespace) -> dict[str, Any]:
+    """Means and medians over the steps after the warm-up."""
     kept = measured[options.warmup :]
     seconds = sum(m[0] for m in kept)
     out: dict[str, Any] = {

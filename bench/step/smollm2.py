@@ -1,20 +1,20 @@
-"""One GKD step, side by side: the same work in Tutelage and in TRL's GKDTrainer.
+"""One GKD step of SmolLM2: the same work in Tutelage and in TRL's GKDTrainer.
 
     python -m bench.step.smollm2              # SmolLM2-135M teacher, 10-layer student, CPU, float32, two threads
     python -m bench.step.smollm2 --small --steps 2    # tiny random models, seconds
 
-Work: 8 examples of mixed lengths (prompts of 20 to 220 tokens, lognormal), one optimizer step each time over all 8.
-`data` (λ = 0) trains on the data's responses of 20 to 160 tokens, `on-policy` (λ = 1) on responses that the student
-samples, 64 tokens each, at temperature 1; no token ends a response, so that every implementation does the same work.
-Token ids are random: time depends on lengths alone. `trl` has TRL's defaults except where the work has to be the same
-(temperature, lengths, batch, precision), `trl-nockpt` has its gradient checkpointing off as well.
+Work: 8 examples of mixed lengths (prompts of 20 to 220 tokens, lognormal); every optimizer step takes all 8. `data`
+(λ = 0) trains on the data's responses of 20 to 160 tokens, `on-policy` (λ = 1) on responses of 64 tokens that the
+student samples at temperature 1; no token ends a response, so that every implementation does the same work. Token ids
+are random: time depends on lengths alone. `trl` has TRL's defaults except where the work has to be the same
+(temperature, lengths, batch, precision); `trl-nockpt` is `trl` without gradient checkpointing.
 
-Every measurement runs in a process of its own, so that peak memory is its own: resident set on CPU, which includes
-Python and its libraries (about 0.7 GiB), allocated memory on CUDA. tokens/s counts prompt and response tokens, never
+Every measurement runs in a process of its own, for a peak memory of its own: the resident set on a CPU, which includes
+Python and its libraries (about 0.7 GiB), allocated memory on CUDA. tokens/s counts prompt and response tokens without
 padding, over the median step; sampled tokens/s is over the sampling part of the steps.
 
 The losses of the first step show that the work is the same: for `data` they agree. For `on-policy` the samples differ,
-and TRL divides the sum by the number of the data's response tokens (797 here) instead of the sampled ones (512).
+and TRL divides the sum by the number of response tokens in the data (797 here) instead of the sampled ones (512).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make_work(vocabulary: int, shrink: int) -> list[dict[str, list[int]]]:
 
 
 def prepare(folder: Path, small: bool) -> None:
-    """Save teacher, student, tokenizer and work in `folder`, where every worker finds the same."""
+    """Save teacher, student, tokenizer and sequences in `folder`, for all workers."""
     import torch
 
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def cut(model: Any, keep: list[int]) -> None:
 
 
 def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each step, sampled tokens and seconds spent sampling, and the first step's loss."""
+    """Seconds per step, sampled tokens per step, seconds of sampling per step, and the loss of the first step."""
     import torch
 
     from tutelage.common.types import TokenSequence
@@ -171,7 +171,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
 
 
 def measure(options: argparse.Namespace) -> None:
-    """What a child process does: one implementation, one case; the result goes to `--out`."""
+    """Measure one implementation in one case, in a child process, and write the result to `--out`."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -190,7 +190,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def start_worker(implementation: str, case: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure in a child process; its result without the warm-up steps."""
+    """Measure in a child process; returns the result without the warm-up steps."""
     passed = ["device", "steps", "warmup", "threads", "precision", "new_tokens"]
     flags = [part for name in passed for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
     command = ["-m", "bench.step.smollm2", "--worker", implementation, case, "--folder", str(folder), *flags]
@@ -200,7 +200,7 @@ def start_worker(implementation: str, case: str, folder: Path, options: argparse
         sys.exit(1)
     expected = EXAMPLES * options.new_tokens if case == "on-policy" else 0
     if result["sampled"] != expected:
-        sys.exit(f"{implementation}, {case}: {result['sampled']} tokens sampled a step, not {expected}: unequal work")
+        sys.exit(f"{implementation}, {case}: {result['sampled']} tokens sampled per step, not {expected}: unequal work")
     for name in ("seconds", "sampling_seconds"):
         result[name] = result[name][options.warmup :]
     return result
@@ -209,7 +209,7 @@ def start_worker(implementation: str, case: str, folder: Path, options: argparse
 def make_row(
     implementation: str, case: str, results: list[dict[str, Any]], work: list[dict[str, list[int]]]
 ) -> dict[str, Any]:
-    """One line of the table, from all rounds' steps."""
+    """One row of the table, from the steps of all rounds."""
     steps = [second for result in results for second in result["seconds"]]
     sampling = [second for result in results for second in result["sampling_seconds"]]
     sampled = results[0]["sampled"]
@@ -228,18 +228,18 @@ def make_row(
 
 
 def add_ratios(rows: list[dict[str, Any]]) -> None:
-    """`ratio`: how many times as fast as this row Tutelage is in the same case; None where it was not run."""
-    ours = {row["case"]: row["tokens_per_s"] for row in rows if row["impl"] == "tutelage"}
+    """Add `ratio`: tokens/s of Tutelage in the same case over those of the row; None if Tutelage was not run."""
+    tutelage = {row["case"]: row["tokens_per_s"] for row in rows if row["impl"] == "tutelage"}
     for row in rows:
-        row["ratio"] = ours[row["case"]] / row["tokens_per_s"] if row["case"] in ours else None
+        row["ratio"] = tutelage[row["case"]] / row["tokens_per_s"] if row["case"] in tutelage else None
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("implementation", "case", title="one GKD step; ratio: how many times as fast Tutelage is")
-    for name in ("s a step", "tokens/s", "sampled/s", "peak GiB", "first loss", "ratio"):
+    table = Table("implementation", "case", title="one GKD step; ratio: tokens/s of Tutelage over those of the row")
+    for name in ("s per step", "tokens/s", "sampled/s", "peak GiB", "first loss", "ratio"):
         table.add_column(name, justify="right")
     for row in rows:
         names = ("seconds", "tokens_per_s", "sampled_tokens_per_s", "peak_gib", "first_loss", "ratio")
@@ -253,9 +253,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the computation")
-    parser.add_argument("--steps", type=int, default=5, help="steps measured; the median counts")
-    parser.add_argument("--warmup", type=int, default=1, help="steps before them")
-    parser.add_argument("--rounds", type=int, default=1, help="measure all, then all again: evens out a busy machine")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps, of which the median counts")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before the measured ones")
+    parser.add_argument("--rounds", type=int, default=1, help="repeat all measurements, against noise")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--impl", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))

@@ -13,7 +13,7 @@ from bench.common import synchronize
 
 
 def clock(ends: list[float], device: str) -> Any:
-    """A callback that adds the time when training begins, and of the end of each step."""
+    """A callback that appends to `ends` the time at which training begins and each step ends."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
