@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +24,41 @@ pytestmark = pytest.mark.slow
 
 TRAININGS, IDLE = 2, 2  # two trainings without an end; two evaluations that are soon done
 
-DRIVER = """
-import multiprocessing, os, sys
-from pathlib import Path
-from tutelage.cli import main
-forking = multiprocessing.get_context("fork")  # workers need not import anything
-multiprocessing.get_context = lambda method: forking
-Path(sys.argv[1]).write_text(str(os.getpid()))
-main(sys.argv[2:])
-"""
-
 
 def metrics(runs: Path) -> list[Path]:
     return [file for file in runs.glob("*/metrics.jsonl") if file.read_text().count("\n") > 3]
 
 
-def results(runs: Path) -> list[Path]:
-    return list(runs.glob("*/result.json"))
-
-
-def test_control_c_saves_every_training_and_leaves_nobody_waiting(python: str, workshop: Workshop):
+def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Workshop):
     template = copy.deepcopy(TEMPLATE)
     template["training"] |= {"epochs": 100_000, "checkpoint_every": 1_000_000}
     grid = {"template": "template.yaml", "sizes": [8], "students": ["small"], "teachers": ["large"]}
     grid |= {"methods": {"base": "base", "start": "teacher", "teacher": "teacher_sft", "sft": "sft"}, "tasks": ["test"]}
     file = write_study(workshop, template=template, grids=[grid])
-    note = workshop.folder / "driver"
-    command = [python, "-c", DRIVER, str(note), "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-m", "tutelage", "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
+    driver = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        # Where this suite runs in the background of a script, SIGINT is ignored, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+    def begun() -> bool:
+        counts = len(metrics(workshop.runs)), len(list(workshop.runs.glob("*/result.json")))
+        return counts == (TRAININGS, IDLE) or driver.poll() is not None
+
     try:
-        for wanted, count in ((metrics, TRAININGS), (results, IDLE)):
-            wait_for(lambda: len(wanted(workshop.runs)) == count or driver.poll() is not None, "trainings and results")  # noqa: B023
+        wait_for(begun, "two trainings and two results")
         assert driver.poll() is None
-        os.killpg(int(note.read_text()), signal.SIGINT)  # as a terminal does: the driver and its workers
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
         said = driver.communicate(timeout=HANG)[0]
     finally:
-        driver.kill()
-        driver.wait()
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
     assert "stopped; the same command goes on" in said
     assert len(metrics(workshop.runs)) == TRAININGS
     for log in metrics(workshop.runs):

@@ -103,7 +103,6 @@ def small(workshop: Workshop, name: str) -> tuple[Any, list[str]]:
     return load_recipe(file, overrides), [s.name for s in stages if isinstance(s, SynthesizeStage)]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_table_2_from_end_to_end(long_context: Workshop, data: Path):
     recipe, made = small(long_context, "table2")
     assert made == [f"new_{task}" for task in TASKS]

@@ -199,9 +199,8 @@ class Trainer:
         batches = make_micro_batches(sequences, weights, tokens, *self.padding)
         missing = int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)
         batches += [make_micro_batch([spare], [0.0], *self.padding)] * missing
-        return [
-            batch.to(self.device) for batch in batches
-        ]  # all at once: a copy during the loop would wait for the device
+        # All at once: a copy during the loop would wait for the device.
+        return [batch.to(self.device) for batch in batches]
 
     def _examples(self, step: int) -> list[TokenSequence]:
         """The batch of a step over all ranks, by the epoch's seeded order. The last batch of an epoch may be short."""

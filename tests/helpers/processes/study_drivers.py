@@ -6,7 +6,6 @@ It imports once and forks each of them; FOLDER holds study.yaml and gets their r
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -86,8 +85,6 @@ def fork(
         deaths = folder / f"{name}-{time.time_ns()}.death"
         watched = counting(folder / f"{name}.log", deaths, mid_write, mid_run)
         workers.attempt = import_module("tutelage.runs.worker").attempt = watched
-        forking = multiprocessing.get_context("fork")  # a pool's workers need not import anything either
-        multiprocessing.get_context = lambda method=None: forking  # type: ignore[assignment]
         run_study(plan_study(folder / "study.yaml", folder / name), **options)
         os._exit(0)
     except BaseException as error:
@@ -110,7 +107,7 @@ def killed_after(process: int, log: Path, starts: int) -> int:
     return ended(process)
 
 
-def locally(folder: Path) -> dict[str, Any]:
+def locally(folder: Path) -> dict[str, list[int]]:
     """How drivers ended: an unbroken one, those that were killed and the one after them, two at a time."""
     chance, broken = random.Random(6), []
     ends = [ended(fork(folder, "unbroken"))]
@@ -122,9 +119,7 @@ def locally(folder: Path) -> dict[str, Any]:
             broken.append(ended(fork(folder, "broken", mid_run=(chance.randint(1, 2), chance.randint(0, 50_000)))))
     ends.append(ended(fork(folder, "broken")))
     two = [fork(folder, "two") for _ in range(2)]
-    ends += map(ended, two)
-    pool = ended(fork(folder, "pool", mid_write=3, jobs=2))
-    return {"broken": broken, "ends": ends, "pool": pool}
+    return {"broken": broken, "ends": [*ends, *map(ended, two)]}
 
 
 def on_ray(folder: Path) -> dict[str, list[int]]:
