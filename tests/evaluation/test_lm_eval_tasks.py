@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from letters import Letters, Says
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
-from tutelage.common.types import Sample
 from tutelage.evaluation import lm_eval_tasks
 from tutelage.evaluation.answer_items import Answerer
 from tutelage.evaluation.benchmarks import BENCHMARKS
@@ -56,42 +54,6 @@ metric_list:
   - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
   - {metric: acc, aggregation: mean, higher_is_better: true}
 """
-
-
-class Letters:
-    """A template with one token per character."""
-
-    fingerprint, text = "letters", ""
-
-    def encode_prompts(self, prompts: Sequence[Sequence[Any]]) -> list[list[int]]:
-        return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def render(self, messages: Sequence[Any], add_generation_prompt: bool) -> str:
-        return "".join(message.content for message in messages)
-
-    def tokenizer(self, text: str | list[str], **_: Any) -> dict[str, Any]:
-        texts = [text] if isinstance(text, str) else text
-        ids = [[ord(letter) for letter in one] for one in texts]
-        return {"input_ids": ids[0] if isinstance(text, str) else ids}
-
-
-class Says:
-    """Always answers the same; every token of a continuation has log-probability −1."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self.prompts = text, []
-
-    def sample(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **_: Any) -> list[Sample]:
-        self.prompts += prompts
-        tokens = tuple(map(ord, self.text[:max_new_tokens]))
-        return [Sample(tokens, (0.0,) * len(tokens), len(self.text) <= max_new_tokens) for _ in prompts]
-
-    def score(self, prompts: Sequence[Any], continuations: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        self.prompts += prompts
-        return [torch.full((len(one),), -1.0) for one in continuations]
 
 
 def task_file(folder: Path, name: str, content: str) -> str:

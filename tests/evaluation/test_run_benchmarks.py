@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from letters import Letters, Says
 from tiny_benchmarks import write_data
 
 from tutelage.cli.main import main
@@ -62,35 +63,6 @@ class Recorder:
 
     def score(self, *arguments: Any) -> list[torch.Tensor]:
         return self.sampler.score(*arguments)
-
-
-class Letters:
-    """A template with one token per character."""
-
-    def encode_prompts(self, prompts: Sequence[Sequence[Any]]) -> list[list[int]]:
-        return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def tokenizer(self, text: str | list[str], **_: Any) -> dict[str, Any]:
-        texts = [text] if isinstance(text, str) else text
-        ids = [[ord(letter) for letter in one] for one in texts]
-        return {"input_ids": ids[0] if isinstance(text, str) else ids}
-
-
-class Says:
-    """Always answers the same."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def sample(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **_: Any) -> list[Sample]:
-        tokens = tuple(map(ord, self.text[:max_new_tokens]))
-        return [Sample(tokens, (0.0,) * len(tokens), len(self.text) <= max_new_tokens) for _ in prompts]
-
-    def score(self, prompts: Sequence[Any], continuations: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        return [torch.full((len(one),), -1.0) for one in continuations]
 
 
 @pytest.mark.usefixtures("_no_comet")
