@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,7 @@ from tutelage.runs.worker import attempt
 
 pytestmark = pytest.mark.slow
 
-WORKER = """
-import pickle, sys
-from tutelage.runs.worker import attempt
-sys.executable = sys.argv[2]  # launcher and ranks as they really are
-attempt(*pickle.load(open(sys.argv[1], "rb")))
-"""
+WORKER = "import pickle, sys; from tutelage.runs.worker import attempt; attempt(*pickle.load(open(sys.argv[1], 'rb')))"
 
 
 @pytest.fixture
@@ -61,6 +56,14 @@ def processes(python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return living
 
 
+@pytest.fixture
+def _late_requests_do_not_end_pytest() -> Iterator[None]:
+    """A SIGTERM that comes when the run has ended already fails the test, and not the whole session."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -79,8 +82,9 @@ def later(run: Run, step: int, action: Callable[[], None]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks end with their worker on Linux only")
+@pytest.mark.usefixtures("_late_requests_do_not_end_pytest")
 def test_two_ranks_killed_in_three_ways_end_as_one(
-    python: str, workshop: Workshop, processes: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, processes: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ):
     run, alone = (planned(workshop, root, device=DEVICE) for root in (workshop.runs, workshop.folder / "alone"))
     assert run.fingerprint == alone.fingerprint
@@ -88,8 +92,8 @@ def test_two_ranks_killed_in_three_ways_end_as_one(
     packed = workshop.folder / "run.pickle"
     packed.write_bytes(pickle.dumps((run, False, True, TWO)))
     with monkeypatch.context() as patch:
-        patch.delenv("PYTHON_EXEC")
-        worker = subprocess.Popen([python, "-c", WORKER, str(packed), sys.executable])
+        patch.delenv("PYTHON_EXEC")  # worker, launcher and ranks as they really are
+        worker = subprocess.Popen([sys.executable, "-c", WORKER, str(packed)])
     with worker:
         wait_for(lambda: steps(run) > 4, "the fifth step")
         assert sorted(processes()) == ["pid-0", "pid-1"]
