@@ -43,7 +43,7 @@ def train(run: Run) -> dict[str, Any]:
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
     teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
     sections = {
-        name: _with_teacher_prompts(encoded(run, name, student, training.max_length), student, teacher)
+        name: _with_teacher_prompts(encoded(run, name, student.template, training.max_length), student, teacher)
         for name in run.data
     }
     if teacher is not None:
