@@ -59,6 +59,15 @@ def test_loss_and_kl_are_those_by_hand(workshop: Workshop):
     assert 0 < result["metrics"]["loss"]["stderr"] < 1
 
 
+def test_the_record_of_a_cut_conversation_shows_the_turn_that_is_left(workshop: Workshop):
+    texts = [("user", "The cat sat?"), ("assistant", "1"), ("user", "Hello there. " * 20), ("assistant", "2")]
+    workshop.rows("test", [{"id": "r", "messages": [{"role": role, "content": text} for role, text in texts]}])
+    run = planned(workshop, "held_out", held_out={"data": "test", "max_length": 60})
+    do_run(run)
+    (record,) = read_records(run.folder)
+    assert (record.prompt, record.response) == ("The cat sat?", "1")
+
+
 def test_a_model_is_no_distance_from_itself(workshop: Workshop):
     run = planned(workshop, "held_out", "teacher")
     assert do_run(run)["metrics"]["kl"]["value"] == pytest.approx(0.0, abs=1e-6)

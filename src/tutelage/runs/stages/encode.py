@@ -34,7 +34,9 @@ def encoded(run: Run, name: str, template: ChatTemplate, max_length: int) -> Enc
         "cut": report.cut,
         "too_long": list(report.too_long),
         "last_turns_cut": [
-            rows[s.index].source for s in sequences if s.cut and messages_asked(rows[s.index], s) != rows[s.index].prompt
+            rows[s.index].source
+            for s in sequences
+            if s.cut and messages_asked(rows[s.index], s) != rows[s.index].prompt
         ],
         "bad_rows": [[bad.source, bad.reason] for bad in data.bad_rows],
     }

@@ -139,8 +139,18 @@ def _with_answers(
         )
         answers, ends = retokenise(answers, student.template, conversations), [student.template.end_of_turn_id]
     assert run.training is not None
-    out = answer_examples(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
-    return out, {"samples": sum(int(s.weight) for s in out), "distinct": len(out), "cut": sum(s.cut for s in out)}
+    length = run.training.max_length
+    out, left_out = answer_examples(examples, rows, conversations, answers, student.template, ends, length)
+    if not out:
+        raise TutelageError(
+            f"{run.stage}: no question fits: raise `training.max_length` ({length}) or use shorter rows"
+        )
+    return out, {
+        "samples": sum(int(s.weight) for s in out),
+        "distinct": len(out),
+        "cut": sum(s.cut for s in out),
+        "too_long": left_out,
+    }
 
 
 def _job(
