@@ -186,6 +186,7 @@ def _job(
         folder=run.folder,
         fingerprint=run.fingerprint,
         title=f"{run.stage} (seed {run.seed})",
+        ce_weight=stage.ce_weight if isinstance(stage, DistillStage) else 0.0,
     )
     if not isinstance(stage, MethodStage):
         return job
