@@ -24,7 +24,8 @@ class BenchmarkTask(Section):
     batch_size: Count = Field(default=128, description="Replies decoded at the same time; limits memory.")
     chat: bool | None = Field(
         default=None,
-        description="Whether prompts go through the chat template. Default: if the tokenizer has one.",
+        description="Whether prompts go through the chat template. Default: if the tokenizer has one, or the model's "
+        "section sets `chat_template`.",
     )
     judge_model: str | None = Field(
         default=None,

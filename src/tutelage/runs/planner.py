@@ -269,8 +269,11 @@ class Planner:
             if isinstance(source, str):
                 run = self.stage_run(source, seed, settings)
                 found.parents += (run,)
-                path, attention = str(run.folder / MODEL), self.recipe.teacher.attention
-                found.models[role] = ModelConfig(path=path, attention=attention)
+                origin = self._origin(
+                    source
+                )  # tokenizer and chat template are saved with a stage's model; these are not
+                kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code")}
+                found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept)
                 found.model_fingerprints[role] = run.fingerprint
             else:
                 found.models[role] = source

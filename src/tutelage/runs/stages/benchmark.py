@@ -39,6 +39,8 @@ def measure_benchmark(run: Run) -> dict[str, Any]:
         batch_size=task.batch_size,
         chat=task.chat,
         judge=judge,
+        loading=run.models["model"],
+        device=run.device,
     )
     (result,) = run_benchmarks(settings)
     examples = settings.out / result["task"] / EXAMPLES  # the replies stay beside it, to be scored again
