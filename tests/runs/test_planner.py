@@ -18,7 +18,8 @@ from tutelage.common.hashing import fingerprint
 from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
-from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, stage_fingerprint
+from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, evaluation_fingerprint, stage_fingerprint
 from tutelage.runs.planner import Planner
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +238,16 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
     assert "text" not in config.content()
     assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text"})
     assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
+
+
+def test_a_benchmarks_prompt_and_group_count_only_if_set():
+    task = BenchmarkTask(benchmark="arc_challenge")
+    before = task.model_dump(mode="json", exclude={"prompt", "group"})
+    expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [], "cpu")
+    assert evaluation_fingerprint("benchmark", task, 0, {}, [], "cpu") == expected
+    for own in ({"prompt": "{question}"}, {"group": "test"}):
+        changed = task.model_copy(update=own)
+        assert evaluation_fingerprint("benchmark", changed, 0, {}, [], "cpu") != expected
 
 
 def test_ce_weight_counts_only_if_it_is_set(workshop: Workshop):

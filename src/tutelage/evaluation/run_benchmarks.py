@@ -47,6 +47,8 @@ class Settings:
     chat: bool | None = None  # None: where the tokenizer has a chat template
     sampler: Literal["engine", "vllm"] = "engine"
     judge: JudgeEndpoint | None = None
+    prompt: str | None = None  # template of the question instead of the benchmark's own prompt; see `answer_items`
+    group: str | None = None  # only the examples of this group
     loading: ModelConfig | None = None  # where the model comes from and how it is loaded; None: `model` by its defaults
     device: str | None = None  # "cpu" or "cuda"; None: a GPU if there is one
 
@@ -61,7 +63,7 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     loaded = {
         name: load_lm_eval_task(name)
         if name.startswith(LM_EVAL)
-        else benchmark(name).load(folder, settings.limit, settings.seed)
+        else benchmark(name).load(folder, settings.limit, settings.seed, settings.group)
         for name in settings.tasks
     }
     answerer = answerer or load_answerer(settings)
@@ -103,7 +105,16 @@ def load_answerer(settings: Settings) -> Answerer:
     templated = config.chat_template != "auto" or model.tokenizer.chat_template is not None
     chat = templated if settings.chat is None else settings.chat
     context = getattr(model.model.config, "max_position_embeddings", None)
-    return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, settings.batch_tokens)
+    return Answerer(
+        model.template,
+        sampler,
+        model.fingerprint,
+        chat,
+        context,
+        settings.seed,
+        settings.batch_tokens,
+        settings.prompt,
+    )
 
 
 def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, Any]:
@@ -117,7 +128,7 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
         replies |= new
     records, about_scores = score(bench, items, replies, settings.judge)
-    about_prompts = prompt_notices(bench, replies, answerer.context)
+    about_prompts = prompt_notices(bench, replies, answerer)
     result = bench.summarise(records)
     chance, warnings = with_chance(bench, items, records)
     result |= {
@@ -126,7 +137,7 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "seed": settings.seed,
         "limit": settings.limit,
         "chat": answerer.chat,
-        "shots": bench.shots,
+        "shots": answerer.shots(bench),
         "max_new_tokens": new_token_limit(bench, answerer),
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
@@ -187,13 +198,15 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
     }
     if settings.sampler != "engine":
         current["sampler"] = settings.sampler
+    if answerer.prompt is not None:
+        current["prompt"] = answerer.prompt
     file = folder / SETTINGS_FILE
     if file.is_file():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        keys = [*current, *(["sampler"] if "sampler" in before else [])]
+        keys = [*current, *(key for key in ("sampler", "prompt") if key in before and key not in current)]
         changed = [key for key in keys if before.get(key) != current.get(key) and key != "model"]
         if changed:
             key = changed[0]

@@ -15,6 +15,7 @@ from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+from tutelage.recipe.study import BenchmarkTask
 
 # Raised by hand whenever the code changes what a run computes; results made before are then not reused.
 METHOD_VERSION = 5
@@ -56,7 +57,8 @@ def evaluation_fingerprint(
     """Fingerprint of a run that measures a model. `task`: the task's config; the others as in `stage_fingerprint`."""
     if kind == "evaluate":  # a task of the recipe, which reads one data section
         return fingerprint(METHOD_VERSION, task, seed, models, *data, device)
-    return fingerprint(METHOD_VERSION, kind, task, seed, models, list(data), device)
+    content = task.content() if isinstance(task, BenchmarkTask) else task
+    return fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
 
 
 class InputFingerprints:

@@ -95,10 +95,13 @@ class Benchmark:
         """(context, continuation) per option where likelihoods are compared; empty for most benchmarks."""
         return []
 
-    def load(self, data_dir: Path | None, limit: int | None = None, seed: int = 0) -> list[Item]:
-        """The items to answer: all, or `limit` of them, drawn by `seed` evenly from the groups.
+    def load(
+        self, data_dir: Path | None, limit: int | None = None, seed: int = 0, group: str | None = None
+    ) -> list[Item]:
+        """The items to answer: all, those of `group`, or `limit` of them, drawn by `seed` evenly from the groups.
 
-        Raises TutelageError where the data cannot be found or read, and where two items share an id.
+        Raises TutelageError where the data cannot be found or read, for a group that no item has, and where two items
+        share an id.
         """
         items = self.items(data_dir, seed)
         seen: set[str] = set()
@@ -108,6 +111,11 @@ class Benchmark:
                     f"{self.name}: the data hold the id `{item.id}` twice; take the file from its source again"
                 )
             seen.add(item.id)
+        if group is not None:
+            groups = sorted({item.group for item in items})
+            items = [item for item in items if item.group == group]
+            if not items:
+                raise TutelageError(f"{self.name}: no example is in group `{group}` (there are: {', '.join(groups)})")
         return items if limit is None else draw_evenly(items, limit, seed)
 
     def score(self, items: Sequence[Item], replies: Mapping[str, Reply]) -> list[ExampleRecord]:
