@@ -15,7 +15,8 @@ from tutelage.common.files import write_atomically
 from tutelage.common.hashing import example_seed
 from tutelage.common.progress import progress
 from tutelage.common.types import Sample
-from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Reply
+from tutelage.data.rows import BadRowError, fill_template
+from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Prompt, Reply, user
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.replies import read_replies
 
@@ -37,6 +38,24 @@ class Answerer:
     context: int | None = None  # the most tokens the model takes; None: unknown
     seed: int = 0
     batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
+    prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
+
+    def shots(self, bench: Benchmark) -> int:
+        """The most solved examples in a prompt."""
+        return 0 if self.prompt is not None else bench.shots
+
+    def prompt_of(self, bench: Benchmark, item: Item, shots: int) -> Prompt:
+        """What the model is asked. A template's columns are those of the item's row, and `prompt`, its text.
+
+        Raises TutelageError for a column that the row does not have.
+        """
+        if self.prompt is None:
+            return bench.prompt(item, self.chat, shots)
+        try:
+            text = fill_template(self.prompt, {"prompt": item.prompt, **item.row})
+        except BadRowError as error:
+            raise TutelageError(f"`prompt` of a task on {bench.name}: {error}") from None
+        return Prompt(messages=user(text)) if self.chat else Prompt(text=f"{text}\n\n")
 
 
 @dataclass(frozen=True)
@@ -111,18 +130,19 @@ def make_questions(bench: Benchmark, items: Sequence[Item], answerer: Answerer) 
                 else:
                     questions.append(question)
             bar.advance(len(chunk))
-    questions.sort(key=lambda one: (one.item.group if bench.shots else "", -len(one.ids), one.item.id))
+    questions.sort(key=lambda one: (one.item.group if answerer.shots(bench) else "", -len(one.ids), one.item.id))
     return questions, too_long
 
 
-def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None) -> list[str]:
+def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], answerer: Answerer) -> list[str]:
     """Notices about prompts that lost solved examples, or were not asked, because of the model's context."""
     too_long = [name for name, reply in replies.items() if reply.shots == NO_ROOM]
-    fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < bench.shots for reply in replies.values())
+    context, most = answerer.context, answerer.shots(bench)
+    fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < most for reply in replies.values())
     notices = []
     if fewer:
         notices.append(
-            f"{bench.name}: {fewer} prompts were given fewer than {bench.shots} solved examples, since the model takes "
+            f"{bench.name}: {fewer} prompts were given fewer than {most} solved examples, since the model takes "
             f"{context} tokens"
         )
     if too_long:
@@ -137,8 +157,8 @@ def _fitting(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit:
     """Per item, the question with as many solved examples as fit; None where not even the bare question fits."""
     questions: list[Question | None] = [None] * len(items)
     left = list(range(len(items)))
-    for shots in range(bench.shots, -1, -1):
-        prompts = [bench.prompt(items[place], answerer.chat, shots) for place in left]
+    for shots in range(answerer.shots(bench), -1, -1):
+        prompts = [answerer.prompt_of(bench, items[place], shots) for place in left]
         for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
             if answerer.context is None or len(ids) + limit <= answerer.context:
                 questions[place] = Question(items[place], ids, shots)

@@ -77,6 +77,8 @@ _CUTS = ("\nQ:", "</s>")  # where the reply of a base model that continues with 
 
 @dataclass(frozen=True)
 class BBH(Benchmark):
+    files: ClassVar[tuple[str, ...]] = tuple(f"bbh/bbh/{task}.json" for task in TASKS)
+    hub: ClassVar[str] = "SaylorTwift/bbh"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(cluster="group", equal_groups=True),
         "accuracy_weighted": Metric(source="accuracy", cluster="group"),
@@ -90,7 +92,7 @@ class BBH(Benchmark):
         items = []
         for task in TASKS:
             if data_dir is None:
-                rows, where = hub_rows(Hub("SaylorTwift/bbh", "test", task)), f"SaylorTwift/bbh:{task}"
+                rows, where = hub_rows(Hub(self.hub, "test", task)), f"{self.hub}:{task}"
             else:
                 path = find(data_dir, f"bbh/bbh/{task}.json")
                 rows, where = _examples(path), str(path)

@@ -45,6 +45,8 @@ class GPQA(Benchmark):
     """`subset`: the file of the archive. Items of the extended file are grouped by the smallest subset they are in."""
 
     subset: str = "extended"
+    files: ClassVar[tuple[str, ...]] = ("gpqa/dataset.zip",)
+    hub: ClassVar[str] = "Idavidrein/gpqa"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(),
         "accuracy_official": Metric(),

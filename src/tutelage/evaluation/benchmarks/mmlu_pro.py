@@ -28,6 +28,8 @@ _LAST = re.compile(r"([A-J])(?=[^A-J]*$)")
 
 @dataclass(frozen=True)
 class MMLUPro(Benchmark):
+    files: ClassVar[tuple[str, ...]] = ("mmlu_pro/mmlu_pro_test.jsonl", "mmlu_pro/mmlu_pro_validation.jsonl")
+    hub: ClassVar[str] = "TIGER-Lab/MMLU-Pro"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(cluster="group"),
         "accuracy_official": Metric(cluster="group"),
@@ -40,7 +42,7 @@ class MMLUPro(Benchmark):
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("question_id", "question", "options", "answer", "category")
-        rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub("TIGER-Lab/MMLU-Pro", "test"), needed)
+        rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub(self.hub, "test"), needed)
         self._cache["data_dir"] = data_dir
         return [_item(row) for row in rows]
 
@@ -68,7 +70,7 @@ class MMLUPro(Benchmark):
         if item.group not in self._cache:
             if "shots" not in self._cache:
                 needed = ("question", "options", "cot_content", "category")
-                hub = Hub("TIGER-Lab/MMLU-Pro", "validation")
+                hub = Hub(self.hub, "validation")
                 rows = read_rows(self._cache.get("data_dir"), "mmlu_pro/mmlu_pro_validation.jsonl", hub, needed)
                 self._cache["shots"] = rows
             shots = [_plain(row) for row in self._cache["shots"] if row["category"] == item.group]

@@ -38,9 +38,21 @@ def measure_benchmark(run: Run) -> dict[str, Any]:
         seed=task.draw,
         batch_size=task.batch_size,
         chat=task.chat,
+        prompt=task.prompt,
+        group=task.group,
         judge=judge,
+        loading=run.models["model"],
+        device=run.device,
     )
     (result,) = run_benchmarks(settings)
     examples = settings.out / result["task"] / EXAMPLES  # the replies stay beside it, to be scored again
     write_bytes_atomically(run.folder / EXAMPLES, examples.read_bytes())
-    return {"kind": run.kind, "stage": run.stage, "limit": task.limit, **result, "model": run.subject, "seed": run.seed}
+    return {
+        "kind": run.kind,
+        "stage": run.stage,
+        "limit": task.limit,
+        "group": task.group,
+        **result,
+        "model": run.subject,
+        "seed": run.seed,
+    }
