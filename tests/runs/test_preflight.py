@@ -262,7 +262,7 @@ def test_it_loads_no_torch_itself():
     """`study plan` shows problems; only a GPU's memory needs torch."""
     code = (
         "import sys\nimport tutelage.runs.run\nbefore = set(sys.modules)\n"
-        "import tutelage.runs.preflight.problems, tutelage.runs.preflight.hub\n"
+        "import tutelage.runs.preflight.check, tutelage.runs.preflight.hub\n"
         "print(sorted(name for name in set(sys.modules) - before if name.split('.')[0] in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

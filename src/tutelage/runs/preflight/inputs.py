@@ -15,7 +15,7 @@ from tutelage.recipe.sections import DataConfig, ModelConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.preflight.hub import Hub
-from tutelage.runs.preflight.problems import Problem
+from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
 
 _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks

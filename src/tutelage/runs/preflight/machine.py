@@ -14,7 +14,7 @@ from pathlib import Path
 from tutelage.recipe.stages import PruneStage, TrainStage
 from tutelage.runs.cost.cost_model import GIB, CostModel
 from tutelage.runs.cost.facts import Shape, machine
-from tutelage.runs.preflight.problems import Problem
+from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
 
 SAVED_BYTES = 4  # per weight of a saved model, in float32

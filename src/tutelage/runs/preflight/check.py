@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
+from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that a run needs and that is missing here."""
-
-    text: str  # one line: what is wrong, where, and what to do
-    stops: bool = True  # a run would fail; False: it would do without, or may fail later
 
 
 def find_problems(
