@@ -1,7 +1,8 @@
 """BIG-Bench Hard (Suzgun et al., 2022): 27 tasks, 6,511 examples, three solved examples with chains of thought.
 
 Source: github suzgunmirac/BIG-Bench-Hard. Prompts are lm-eval's `bbh_cot_fewshot`, whose texts equal the official
-cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). lm-eval's own score is reported as
+cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). `accuracy_official` is the repository's reading:
+what follows the last "the answer is", without the full stop, must equal the target. lm-eval's own score is reported as
 `accuracy_lm_eval`: it takes the first "the answer is", in lower case only, drops one character after it, and compares
 the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
 """
@@ -80,6 +81,7 @@ class BBH(Benchmark):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(cluster="group", equal_groups=True),
         "accuracy_weighted": Metric(source="accuracy", cluster="group"),
+        "accuracy_official": Metric(cluster="group", equal_groups=True),
         "accuracy_lm_eval": Metric(cluster="group", equal_groups=True),
     }
     headline: ClassVar[str] = "accuracy"
@@ -107,12 +109,23 @@ class BBH(Benchmark):
         found = find_answer(reply.text, item.row["input"], target)
         right = found.answer is not None and _same(found.answer, target)
         by_lm_eval = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
-        return Scored({"accuracy": float(right), "accuracy_lm_eval": by_lm_eval}, found.answer, found.how)
+        scores: dict[str, float | None] = {
+            "accuracy": float(right),
+            "accuracy_official": float(official(cut_at(reply.text, _CUTS)) == target),
+            "accuracy_lm_eval": by_lm_eval,
+        }
+        return Scored(scores, found.answer, found.how)
 
     def _task(self, item: Item) -> HarnessTask:
         if item.group not in self._cache:
             self._cache[item.group] = HarnessTask(f"bbh/cot_fewshot/{item.group}.yaml", [item.row])
         return self._cache[item.group]
+
+
+def official(reply: str) -> str | None:
+    """What follows the last "the answer is", without spaces around it and a full stop; None without such a statement."""
+    _, cue, answer = reply.rpartition("the answer is")
+    return answer.strip().removesuffix(".").strip() if cue else None
 
 
 def find_answer(reply: str, question: str, target: str) -> Found:
@@ -163,7 +176,10 @@ def _find_brackets(reply: str) -> Found:
     stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
         stated = Found(line, "the last line")
-    brackets = _BRACKETS.match(trim(stated.answer or ""))
+    text = trim(stated.answer or "")
+    brackets = _BRACKETS.match(text)
+    if brackets and re.match(r"[\s\"'`]*(?:or|and|/|,)[\s\"'`]*[\[\](){}<>]", text[brackets.end() :]):
+        return Found(None, "several answers")
     return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
 
 
