@@ -1,4 +1,4 @@
-"""Statements of several answers, of an answer that is not offered, or of none are wrong, whatever stands before them."""
+"""Statements of several answers, of one that is not offered, or of none are wrong, whatever was stated before."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """BIG-Bench Hard (Suzgun et al., 2022): 27 tasks, 6,511 examples, three solved examples with chains of thought.
 
 Source: github suzgunmirac/BIG-Bench-Hard. Prompts are lm-eval's `bbh_cot_fewshot`, whose texts equal the official
-cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). `accuracy_official` is the repository's reading:
-what follows the last "the answer is", without the full stop, must equal the target. lm-eval's own score is reported as
-`accuracy_lm_eval`: it takes the first "the answer is", in lower case only, drops one character after it, and compares
-the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
+cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). `accuracy_official` is the
+repository's reading: what follows the last "the answer is", without the full stop, must equal the target.
+`accuracy_lm_eval` is lm-eval's own score: it takes the first "the answer is", in lower case only, drops one character
+after it, and compares the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class BBH(Benchmark):
 
 
 def official(reply: str) -> str | None:
-    """What follows the last "the answer is", without spaces around it and a full stop; None without such a statement."""
+    """What follows the last "the answer is", without spaces around it and a full stop; else None."""
     _, cue, answer = reply.rpartition("the answer is")
     return answer.strip().removesuffix(".").strip() if cue else None
 

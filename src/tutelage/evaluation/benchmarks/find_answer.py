@@ -1,8 +1,8 @@
 """Find the answer in a reply: a short text, a word such as yes or no, or a number. Letters: `find_letter.py`.
 
 What a reply states last counts, so that a change of mind is respected. A statement of two answers ("3 or 4"), or of
-none ("it cannot be determined"), is no answer, whatever was stated before it. Statements come in tiers; a lower tier is read
-only when the higher ones hold nothing. After a change of mind ("wait", "actually") the rest is read first.
+none ("it cannot be determined"), is no answer, whatever was stated before it. Statements come in tiers; a lower tier is
+read only when the higher ones hold nothing. After a change of mind ("wait", "actually") the rest is read first.
 
 | tier | found in | example | answer |
 |---|---|---|---|
