@@ -150,7 +150,8 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for result in results:
         for name, found in result["metrics"].items():
             value, error = ("unknown" if found[k] is None else f"{found[k]:.2f}" for k in ("value", "stderr"))
-            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']})")
+            tasks = f"; ± {found['stderr_tasks']:.2f} over tasks" if found.get("stderr_tasks") is not None else ""
+            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']}{tasks})")
         if result.get("speed"):
             speed = result["speed"]
             out.append(

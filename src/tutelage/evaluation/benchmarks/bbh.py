@@ -79,10 +79,10 @@ _CUTS = ("\nQ:", "</s>")  # where the reply of a base model that continues with 
 @dataclass(frozen=True)
 class BBH(Benchmark):
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric(cluster="group", equal_groups=True),
-        "accuracy_weighted": Metric(source="accuracy", cluster="group"),
-        "accuracy_official": Metric(cluster="group", equal_groups=True),
-        "accuracy_lm_eval": Metric(cluster="group", equal_groups=True),
+        "accuracy": Metric(fixed_groups=True, equal_groups=True),
+        "accuracy_weighted": Metric(source="accuracy", fixed_groups=True),
+        "accuracy_official": Metric(fixed_groups=True, equal_groups=True),
+        "accuracy_lm_eval": Metric(fixed_groups=True, equal_groups=True),
     }
     headline: ClassVar[str] = "accuracy"
     shots: ClassVar[int] = 3

@@ -121,7 +121,7 @@ def _no_single(tail: str, letters: str) -> bool:
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether the letter's own text is followed by another option: "(A) Paris and (B) Rome", "(A), (B)"."""
     own = options[letters.index(letter)] if letters.index(letter) < len(options) else ""
-    text = f"(?:[\\s.:)-]*(?:the )?{re.escape(own)})?" if own else ""
+    text = f"(?:[\\s.:)-]*(?:the )?{re.escape(own)}[.]?)?" if own else ""
     join = (
         r"\s*(?:,?\s*(?:\band\b|\bor\b|\band/or\b|\bas\s+well\s+as\b|&|/|\+)(?:\s+(?:also|possibly|maybe|even))?|,)\s*"
     )

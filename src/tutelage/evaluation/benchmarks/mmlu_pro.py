@@ -29,9 +29,9 @@ _LAST = re.compile(r"([A-J])(?=[^A-J]*$)")
 @dataclass(frozen=True)
 class MMLUPro(Benchmark):
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric(cluster="group"),
-        "accuracy_official": Metric(cluster="group"),
-        "accuracy_lm_eval": Metric(cluster="group"),
+        "accuracy": Metric(fixed_groups=True),
+        "accuracy_official": Metric(fixed_groups=True),
+        "accuracy_lm_eval": Metric(fixed_groups=True),
     }
     headline: ClassVar[str] = "accuracy"
     max_new_tokens: ClassVar[int] = 2048
