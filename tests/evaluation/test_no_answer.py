@@ -11,8 +11,8 @@ from tiny_benchmarks import item_of, scored
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.benchmarks.bbh import find_answer, official
-from tutelage.evaluation.benchmarks.find_answer import find_number, find_word
-from tutelage.evaluation.benchmarks.find_letter import find_letter
+from tutelage.evaluation.readers.find_answer import find_number, find_word
+from tutelage.evaluation.readers.find_letter import find_letter
 
 OPTIONS = ["Paris", "Rome", "Oslo", "Bonn"]
 DISCUSSED = "(A) is large. (B) is old, and it has seven hills. "

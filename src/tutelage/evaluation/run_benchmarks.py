@@ -105,7 +105,7 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
     """Answer the items without a reply, score all of them, write the benchmark's folder; return its result."""
     folder = settings.out / bench.name
     _check_settings(folder, settings, bench, answerer)
-    replies = resume(folder / RESPONSES_FILE, bench, items)
+    replies = resume(folder / RESPONSES_FILE, bench, items, answerer.chat)
     missing = [item for item in items if item.id not in replies]
     if missing:
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
@@ -123,6 +123,8 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "chat": answerer.chat,
         "shots": bench.shots,
         "max_new_tokens": new_token_limit(bench, answerer),
+        "context": answerer.context,
+        "reading": bench.reading,
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "speed": _speed(folder),

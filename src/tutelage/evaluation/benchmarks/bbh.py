@@ -20,7 +20,9 @@ from typing import Any, ClassVar
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
-from tutelage.evaluation.benchmarks.find_answer import (
+from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
+from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_answer import (
     Found,
     find_number,
     find_passage,
@@ -29,9 +31,7 @@ from tutelage.evaluation.benchmarks.find_answer import (
     plain,
     trim,
 )
-from tutelage.evaluation.benchmarks.find_letter import find_letter
-from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
-from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 
 TASKS = [
     "boolean_expressions",

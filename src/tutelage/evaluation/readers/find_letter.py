@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from tutelage.evaluation.benchmarks.find_answer import (
+from tutelage.evaluation.readers.find_answer import (
     CHOSEN,
     LEADING_NO,
     READ_AT_MOST,
@@ -29,7 +29,7 @@ from tutelage.evaluation.benchmarks.find_answer import (
     last_read,
     plain,
 )
-from tutelage.evaluation.benchmarks.find_refusal import (
+from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
     last_refusal,
     refused_flatly,

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluation.benchmarks.find_refusal import ANSWER_CANNOT, last_refusal, refuses
+from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses
 
 
 @dataclass(frozen=True)
