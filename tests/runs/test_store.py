@@ -139,9 +139,7 @@ def test_killed_in_its_upload_a_run_goes_up_later(tmp_path: Path, started: list[
     a, b = (machine(f"file://{tmp_path}/store", name, tmp_path) for name in "ab")
     process = os.fork()
     if not process:
-        a.files.mv = lambda *_: os.kill(
-            os.getpid(), signal.SIGKILL
-        )  # all is uploaded but the name of result.json
+        a.files.mv = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all is uploaded but the name of result.json
         work(a, ["student"])
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL

@@ -127,8 +127,8 @@ def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int 
         )
     if too_long:
         notices.append(
-            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context or 'few'} tokens and "
-            f"count as answered with nothing: {', '.join(too_long[:10])}"
+            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context or 'few'} tokens "
+            f"and count as answered with nothing: {', '.join(too_long[:10])}"
         )
     return notices
 
@@ -225,7 +225,7 @@ def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, chat: bo
 
 
 def _asked(bench: Benchmark, item: Item, chat: bool, shots: int | None) -> str:
-    """The fingerprint of the prompt that an item is asked with, so that replies to another are not taken for its own."""
+    """The fingerprint of the prompt that an item is asked with: replies to another prompt are not its own."""
     prompt = bench.prompt(item, chat, bench.shots if shots in (None, NO_ROOM) else shots)
     return fingerprint([[one.role, one.content] for one in prompt.messages], prompt.text, prompt.prefix)
 

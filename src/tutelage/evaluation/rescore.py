@@ -26,8 +26,8 @@ _KEPT = ("model", "seed", "limit", "chat", "shots", "max_new_tokens", "context",
 def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Evaluation:
     """Score the replies in a benchmark's folder (`responses.jsonl`) again; nothing is written.
 
-    What a judge or COMET said is kept; `judge` is asked where none was. Raises TutelageError where the replies cannot be
-    scored again: some are missing, were made with other prompts, or the folder has no result to be replaced.
+    What a judge or COMET said is kept; `judge` is asked where none was. Raises TutelageError where the replies cannot
+    be scored again: some are missing, were made with other prompts, or the folder has no result to be replaced.
     """
     before = read_result(folder)
     bench = BENCHMARKS.get(str(before["task"]))
@@ -42,7 +42,8 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
     missing = sum(item.id not in replies for item in items)
     if missing:
         raise TutelageError(
-            f"{file}: {missing} of {len(items)} replies are missing, or were made with other prompts; run the benchmark again"
+            f"{file}: {missing} of {len(items)} replies are missing or were made with other prompts; run the benchmark "
+            "again"
         )
     records, notices = score(bench, items, _with_outside_scores(folder, bench.name, replies), judge)
     chance, warnings = with_chance(bench, items, records)
