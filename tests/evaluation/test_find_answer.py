@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tutelage.evaluation.benchmarks.find_answer import find_number, find_phrase, find_word, trim
-from tutelage.evaluation.benchmarks.find_letter import find_letter
+from tutelage.evaluation.readers.find_answer import find_number, find_phrase, find_word, trim
+from tutelage.evaluation.readers.find_letter import find_letter
 
 OPTIONS = ["Paris", "Rome", "Oslo", "Rome in Georgia"]
 

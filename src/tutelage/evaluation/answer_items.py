@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.common.hashing import example_seed
+from tutelage.common.hashing import example_seed, fingerprint
 from tutelage.common.progress import progress
 from tutelage.common.types import Sample
 from tutelage.data.rows import BadRowError, fill_template
@@ -84,14 +84,14 @@ def answer(
     shared = tally.shared if tally else 0
     with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions)) as bar:
         for item in too_long:
-            _append(handle, bench, item, replies[item.id])
+            _append(handle, bench, item, replies[item.id], answerer.chat)
         started, new_tokens = time.monotonic(), 0
 
         def keep(new: list[tuple[Item, Reply]]) -> None:
             nonlocal new_tokens
             for item, reply in new:
                 replies[item.id] = reply
-                _append(handle, bench, item, reply)
+                _append(handle, bench, item, reply, answerer.chat)
                 new_tokens += reply.tokens
             handle.flush()
             bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
@@ -143,12 +143,12 @@ def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], answerer: Ans
     if fewer:
         notices.append(
             f"{bench.name}: {fewer} prompts were given fewer than {most} solved examples, since the model takes "
-            f"{context} tokens"
+            f"{context or 'no more'} tokens"
         )
     if too_long:
         notices.append(
-            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context} tokens and "
-            f"count as answered with nothing: {', '.join(too_long[:10])}"
+            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context or 'few'} tokens "
+            f"and count as answered with nothing: {', '.join(too_long[:10])}"
         )
     return notices
 
@@ -236,34 +236,53 @@ def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) ->
     return out
 
 
-def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply) -> None:
+def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, chat: bool) -> None:
     row: dict[str, Any] = {"id": item.id, "response": bench.conceal(reply.text), "finished": reply.finished}
-    row |= {"tokens": reply.tokens, "shots": reply.shots}
+    row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": _asked(bench, item, chat, reply.shots)}
     if reply.likelihoods is not None:
         row["likelihoods"] = list(reply.likelihoods)
     handle.write(json.dumps(row) + "\n")  # ASCII, so that a lone surrogate can be written
 
 
-def resume(file: Path, bench: Benchmark, items: Sequence[Item]) -> dict[str, Reply]:
-    """The replies of an earlier run. A last line that a kill cut short is removed from the file."""
+def _asked(bench: Benchmark, item: Item, chat: bool, shots: int | None) -> str:
+    """The fingerprint of the prompt that an item is asked with: replies to another prompt are not its own."""
+    prompt = bench.prompt(item, chat, bench.shots if shots in (None, NO_ROOM) else shots)
+    return fingerprint([[one.role, one.content] for one in prompt.messages], prompt.text, prompt.prefix)
+
+
+def count_replies(file: Path) -> int:
+    """How many replies a file holds; 0 where there is none."""
+    return sum(1 for line in file.open(encoding="utf-8") if line.strip()) if file.is_file() else 0
+
+
+def resume(file: Path, bench: Benchmark, items: Sequence[Item], chat: bool, rewrite: bool = True) -> dict[str, Reply]:
+    """The replies of an earlier run to today's prompts.
+
+    Removed from the file, if `rewrite`: a last line that a kill cut short, and replies to other prompts of the items.
+    """
     if not file.is_file():
         return {}
-    kept, broken = [], False
+    kept, broken, other_prompts = [], False, set()
+    by_id = {item.id: item for item in items}
     for line in file.read_text(encoding="utf-8").split("\n"):
         if not line:
             continue
         try:
-            json.loads(line)
+            row = json.loads(line)
         except ValueError:
             broken = True
             break
+        item, asked = by_id.get(str(row.get("id"))), row.get("asked")
+        if item is not None and asked is not None and asked != _asked(bench, item, chat, row.get("shots")):
+            other_prompts.add(item.id)
+            continue
         kept.append(line)
-    if broken or not file.read_bytes().endswith(b"\n"):
+    if rewrite and (broken or other_prompts or not file.read_bytes().endswith(b"\n")):
         write_atomically(file, "".join(f"{line}\n" for line in kept))
     if not kept:
         return {}
-    known = {json.loads(line)["id"] for line in kept}
+    known = {json.loads(line)["id"] for line in kept} | other_prompts
     found = read_replies(bench, file, items, known)
     if found.doubled:
         raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write to it? remove the file")
-    return found.replies
+    return {id: reply for id, reply in found.replies.items() if id not in other_prompts}

@@ -121,7 +121,7 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
     """Answer the items without a reply, score all of them, write the benchmark's folder; return its result."""
     folder = settings.out / bench.name
     _check_settings(folder, settings, bench, answerer)
-    replies = resume(folder / RESPONSES_FILE, bench, items)
+    replies = resume(folder / RESPONSES_FILE, bench, items, answerer.chat)
     missing = [item for item in items if item.id not in replies]
     if missing:
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
@@ -139,6 +139,8 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "chat": answerer.chat,
         "shots": answerer.shots(bench),
         "max_new_tokens": new_token_limit(bench, answerer),
+        "context": answerer.context,
+        "reading": bench.reading,
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "speed": _speed(folder),
@@ -166,7 +168,8 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for result in results:
         for name, found in result["metrics"].items():
             value, error = ("unknown" if found[k] is None else f"{found[k]:.2f}" for k in ("value", "stderr"))
-            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']})")
+            tasks = f"; ± {found['stderr_tasks']:.2f} over tasks" if found.get("stderr_tasks") is not None else ""
+            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']}{tasks})")
         if result.get("speed"):
             speed = result["speed"]
             out.append(

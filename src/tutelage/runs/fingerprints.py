@@ -52,13 +52,25 @@ def stage_fingerprint(
 
 
 def evaluation_fingerprint(
-    kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str
+    kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str, reading: str = ""
 ) -> str:
-    """Fingerprint of a run that measures a model. `task`: the task's config; the others as in `stage_fingerprint`."""
+    """Fingerprint of a run that measures a model: of what is sampled and, after a dash, of how it is read.
+
+    `task`: the task's config; `reading`: the fingerprint of the code that scores (`evaluation/readers/fingerprint.py`),
+    empty where nothing is read; the others as in `stage_fingerprint`. Runs that differ in the reading alone have the
+    same replies, which are scored again instead of sampled.
+    """
     if kind == "evaluate":  # a task of the recipe, which reads one data section
-        return fingerprint(METHOD_VERSION, task, seed, models, *data, device)
-    content = task.content() if isinstance(task, BenchmarkTask) else task
-    return fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
+        sampling = fingerprint(METHOD_VERSION, task, seed, models, *data, device)
+    else:
+        content = task.content() if isinstance(task, BenchmarkTask) else task
+        sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
+    return f"{sampling}-{reading}" if reading else sampling
+
+
+def sampling_of(run_fingerprint: str) -> str:
+    """The part of an evaluation's fingerprint that says what is sampled."""
+    return run_fingerprint.partition("-")[0]
 
 
 class InputFingerprints:

@@ -15,7 +15,8 @@ from typing import Any
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import fingerprint
 from tutelage.common.run_folder import MODEL
-from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.benchmarks import BENCHMARKS, benchmark
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
@@ -177,7 +178,8 @@ class Planner:
             rows = self.inputs.data(config.data, section, self.recipe_folder, require_response=kind != "evaluate")
             inputs.data_fingerprints.append(rows)
         models = inputs.model_fingerprints or {"model": subject}
-        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device)
+        reading = _reading(kind, config)
+        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device, reading)
         return self._build(
             key,
             f"{subject}-on-{task}",
@@ -298,6 +300,13 @@ class Planner:
             pruned = isinstance(stage, PruneStage)
             source = self._source(stage.model if pruned else stage.student or default_student(self.recipe, source))
         return source
+
+
+def _reading(kind: str, config: Any) -> str:
+    """The fingerprint of the code that scores an evaluation's replies; empty for losses, which read none."""
+    if kind == "benchmark":
+        return benchmark(config.benchmark).reading
+    return reading_fingerprint("tutelage.evaluation.tasks") if kind == "evaluate" else ""
 
 
 def _check_names(recipe: RecipeConfig) -> None:

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
-from tutelage.evaluation.benchmarks.find_letter import find_letter
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 
 _LETTERS = "ABCDE"
 _TEXT = (

@@ -13,6 +13,7 @@ from tutelage.common.types import Message
 from tutelage.evaluation.benchmarks.data import HubError, located
 from tutelage.evaluation.benchmarks.summary import summarise
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.evaluation.records import ExampleRecord
 
 
@@ -77,6 +78,11 @@ class Benchmark:
     may_be_shown: ClassVar[bool] = True  # its texts may be published in plain text
     stop: ClassVar[tuple[str, ...]] = ()  # a reply to a plain-text prompt is cut before these
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # objects that are slow to make
+
+    @property
+    def reading(self) -> str:
+        """The fingerprint of the code that scores its replies."""
+        return reading_fingerprint(type(self).__module__)
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         """All items in the order of the data. `data_dir` None: from the hub. `seed` shuffles options where they are."""

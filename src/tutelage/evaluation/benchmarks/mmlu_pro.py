@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
-from tutelage.evaluation.benchmarks.find_letter import find_letter
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 
 LETTERS = "ABCDEFGHIJ"
 _IS = re.compile(r"answer is \(?([A-J])\)?")
@@ -31,9 +31,9 @@ class MMLUPro(Benchmark):
     files: ClassVar[tuple[str, ...]] = ("mmlu_pro/mmlu_pro_test.jsonl", "mmlu_pro/mmlu_pro_validation.jsonl")
     hub: ClassVar[str] = "TIGER-Lab/MMLU-Pro"
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric(cluster="group"),
-        "accuracy_official": Metric(cluster="group"),
-        "accuracy_lm_eval": Metric(cluster="group"),
+        "accuracy": Metric(fixed_groups=True),
+        "accuracy_official": Metric(fixed_groups=True),
+        "accuracy_lm_eval": Metric(fixed_groups=True),
     }
     headline: ClassVar[str] = "accuracy"
     max_new_tokens: ClassVar[int] = 2048
