@@ -69,8 +69,8 @@ def old(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_a_run_of_another_reading_has_another_fingerprint_and_the_same_sampling(workshop: Workshop, old: Run) -> None:
     (new,) = planned(workshop, "arc")
-    assert old.fingerprint == f"{sampling_of(new.fingerprint)}-{OLD}"
-    assert new.fingerprint == f"{sampling_of(new.fingerprint)}-{BENCHMARKS['arc_challenge'].reading}"
+    assert old.fingerprint == f"{sampling_of(new.fingerprint)}_{OLD}"
+    assert new.fingerprint == f"{sampling_of(new.fingerprint)}_{BENCHMARKS['arc_challenge'].reading}"
     assert (old.done, new.done) == (True, False)
 
 

@@ -54,7 +54,7 @@ def stage_fingerprint(
 def evaluation_fingerprint(
     kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str, reading: str = ""
 ) -> str:
-    """Fingerprint of a run that measures a model: of what is sampled and, after a dash, of how it is read.
+    """Fingerprint of a run that measures a model: of what is sampled and, after an underscore, of how it is read.
 
     `task`: the task's config; `reading`: the fingerprint of the code that scores (`evaluation/readers/fingerprint.py`),
     empty where nothing is read; the others as in `stage_fingerprint`. Runs that differ in the reading alone have the
@@ -65,12 +65,12 @@ def evaluation_fingerprint(
     else:
         content = task.content() if isinstance(task, BenchmarkTask) else task
         sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
-    return f"{sampling}-{reading}" if reading else sampling
+    return f"{sampling}_{reading}" if reading else sampling
 
 
 def sampling_of(run_fingerprint: str) -> str:
     """The part of an evaluation's fingerprint that says what is sampled."""
-    return run_fingerprint.partition("-")[0]
+    return run_fingerprint.partition("_")[0]
 
 
 class InputFingerprints:

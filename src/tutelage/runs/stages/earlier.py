@@ -27,7 +27,7 @@ BENCHMARK = "benchmark"  # folder of a benchmark run's replies and scores
 def earlier_folders(run: Run) -> list[Path]:
     """Folders of runs that sampled what `run` would, and scored it by another reading; the newest first."""
     root, sampling = glob.escape(str(run.folder.parent)), sampling_of(run.fingerprint)
-    found = {Path(path) for end in ("", "-*") for path in glob.glob(f"{root}/*-{sampling}{end}")} - {run.folder}
+    found = {Path(path) for end in ("", "_*") for path in glob.glob(f"{root}/*-{sampling}{end}")} - {run.folder}
     return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name), reverse=True)
 
 
@@ -84,7 +84,7 @@ def _rescore_run(inner: Path, data_dir: Path | None) -> str:
     bench = BENCHMARKS.get(inner.name)
     if bench is None:
         raise TutelageError(f"no benchmark is called `{inner.name}`")
-    new_mark = f"{sampling_of(mark)}-{bench.reading}"
+    new_mark = f"{sampling_of(mark)}_{bench.reading}"
     new = old.with_name(old.name.removesuffix(mark) + new_mark)
     if run_folder.is_done(new):
         return "scored by today's reading" if new == old else f"scored by today's reading in {new.name}"
