@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from growth import growth
 from tiny_benchmarks import item_of, scored
 
 from tutelage.evaluation.benchmarks import BENCHMARKS
@@ -264,16 +263,3 @@ def test_options_of_real_tasks(data_folder: Path) -> None:
         for reply in (f"{target} and {other}", f"{other} or {target}", f"{target}, {other}"):
             assert find_answer(f"{target} fits. So the answer is {reply}.", question, target).answer is None
         assert find_answer(f"{target} fits. So the answer is (Z).", question, target).answer is None
-
-
-@pytest.mark.parametrize(
-    "piece", ["none of the ", "neither ", "(A) and ", "3 or ", "yes or ", "so ", "answer is not (A) "]
-)
-def test_refusals_are_read_in_good_time(piece: str) -> None:
-    def read(length: int) -> None:
-        reply = piece * (length // len(piece))
-        find_letter(reply, "ABCD", OPTIONS)
-        find_number(reply)
-        find_word(reply, ("Yes", "No"))
-
-    assert growth(read, 1000) < 30  # quadratic at worst

@@ -50,7 +50,7 @@ def test_what_is_trained_on_is_what_is_asked(name: str, tmp_path: Path):
         (item,) = [item for item in bench.load(data) if item.id == item_id]
         trained, _ = convert(row, "x", DataConfig(**grid.values["gold"]), True)
         answerer = Answerer(None, None, "", True, prompt=config.prompt)  # type: ignore[arg-type]
-        asked = answerer.prompt_of(bench, item, answerer.shots(bench))
+        asked = answerer.asking.prompt_of(bench, item, answerer.asking.shots(bench))
         assert asked.messages == trained.prompt
         assert asked.prefix == ""  # the reply begins freely, as the responses do
         if task == "arc_challenge":

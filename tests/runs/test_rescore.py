@@ -31,11 +31,11 @@ from tutelage.study.status import study_status
 OLD = "01d01d00"
 
 
-def planned(workshop: Workshop, *tasks: str) -> list[Run]:
+def planned(workshop: Workshop, *tasks: str, **arc: Any) -> list[Run]:
     file = write_study(workshop)
     study = yaml.safe_load(file.read_text())
     study["grids"][0] |= {"tasks": [*tasks], "methods": ["base"], "sizes": []}
-    study["tasks"]["arc"] = {"benchmark": "arc_challenge", "chat": False}
+    study["tasks"]["arc"] = {"benchmark": "arc_challenge", "chat": False} | arc
     file.write_text(yaml.safe_dump(study))
     return [run for _, run in plan_study(file, workshop.runs).points]
 
@@ -85,6 +85,24 @@ def test_a_study_that_resumes_scores_the_kept_replies(
     assert [record.answer for record in read_records(new.folder)] == ["B", "B"]
     assert (new.folder / "benchmark/arc_challenge/responses.jsonl").is_file()
     assert old.done
+
+
+def test_a_tasks_own_prompt_and_group_are_those_of_the_kept_replies(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TUTELAGE_DATA", str(write_data(tmp_path / "data")))
+    own = {"benchmark": "bbh", "prompt": "{prompt}\nAnswer:", "group": "snarks"}
+    with monkeypatch.context() as patch:
+        with_old_reading(patch)
+        (run,) = planned(workshop, "arc", **own)
+        before = do_run(run)
+    without_models(monkeypatch)
+    (new,) = planned(workshop, "arc", **own)
+    result = do_run(new)
+    assert (result["n"], result["group"], result["shots"]) == (before["n"], "snarks", 0)
+    assert result["metrics"] == before["metrics"]
+    (other,) = planned(workshop, "arc", **own | {"prompt": "{prompt}"})
+    assert sampling_of(other.fingerprint) != sampling_of(new.fingerprint)
 
 
 def test_the_command_makes_the_run_that_a_study_plans(

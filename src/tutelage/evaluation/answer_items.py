@@ -28,16 +28,10 @@ ENCODED_AT_ONCE = 256  # prompts per call of the tokenizer
 
 
 @dataclass(frozen=True)
-class Answerer:
-    """A loaded model and how it is asked."""
+class Asking:
+    """How a model is asked."""
 
-    template: ChatTemplate
-    sampler: Sampler
-    fingerprint: str  # of the model
     chat: bool  # prompts go through the chat template
-    context: int | None = None  # the most tokens the model takes; None: unknown
-    seed: int = 0
-    batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
     prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
 
     def shots(self, bench: Benchmark) -> int:
@@ -56,6 +50,30 @@ class Answerer:
         except BadRowError as error:
             raise TutelageError(f"`prompt` of a task on {bench.name}: {error}") from None
         return Prompt(messages=user(text)) if self.chat else Prompt(text=f"{text}\n\n")
+
+    def fingerprint_of(self, bench: Benchmark, item: Item, shots: int | None) -> str:
+        """The fingerprint of an item's prompt: a reply to another prompt is not its own."""
+        prompt = self.prompt_of(bench, item, self.shots(bench) if shots in (None, NO_ROOM) else shots)
+        return fingerprint([[one.role, one.content] for one in prompt.messages], prompt.text, prompt.prefix)
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A loaded model and how it is asked."""
+
+    template: ChatTemplate
+    sampler: Sampler
+    fingerprint: str  # of the model
+    chat: bool  # prompts go through the chat template
+    context: int | None = None  # the most tokens the model takes; None: unknown
+    seed: int = 0
+    batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
+    prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
+
+    @property
+    def asking(self) -> Asking:
+        """How it is asked."""
+        return Asking(self.chat, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -84,14 +102,14 @@ def answer(
     shared = tally.shared if tally else 0
     with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions)) as bar:
         for item in too_long:
-            _append(handle, bench, item, replies[item.id], answerer.chat)
+            _append(handle, bench, item, replies[item.id], answerer.asking)
         started, new_tokens = time.monotonic(), 0
 
         def keep(new: list[tuple[Item, Reply]]) -> None:
             nonlocal new_tokens
             for item, reply in new:
                 replies[item.id] = reply
-                _append(handle, bench, item, reply, answerer.chat)
+                _append(handle, bench, item, reply, answerer.asking)
                 new_tokens += reply.tokens
             handle.flush()
             bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
@@ -130,14 +148,16 @@ def make_questions(bench: Benchmark, items: Sequence[Item], answerer: Answerer) 
                 else:
                     questions.append(question)
             bar.advance(len(chunk))
-    questions.sort(key=lambda one: (one.item.group if answerer.shots(bench) else "", -len(one.ids), one.item.id))
+    questions.sort(key=lambda one: (one.item.group if answerer.asking.shots(bench) else "", -len(one.ids), one.item.id))
     return questions, too_long
 
 
-def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], answerer: Answerer) -> list[str]:
-    """Notices about prompts that lost solved examples, or were not asked, because of the model's context."""
+def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None, most: int) -> list[str]:
+    """Notices about prompts that lost solved examples, or were not asked, because of the model's context.
+
+    `context`: the most tokens it takes; `most`: the solved examples of a whole prompt.
+    """
     too_long = [name for name, reply in replies.items() if reply.shots == NO_ROOM]
-    context, most = answerer.context, answerer.shots(bench)
     fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < most for reply in replies.values())
     notices = []
     if fewer:
@@ -157,8 +177,8 @@ def _fitting(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit:
     """Per item, the question with as many solved examples as fit; None where not even the bare question fits."""
     questions: list[Question | None] = [None] * len(items)
     left = list(range(len(items)))
-    for shots in range(answerer.shots(bench), -1, -1):
-        prompts = [answerer.prompt_of(bench, items[place], shots) for place in left]
+    for shots in range(answerer.asking.shots(bench), -1, -1):
+        prompts = [answerer.asking.prompt_of(bench, items[place], shots) for place in left]
         for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
             if answerer.context is None or len(ids) + limit <= answerer.context:
                 questions[place] = Question(items[place], ids, shots)
@@ -236,18 +256,12 @@ def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) ->
     return out
 
 
-def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, chat: bool) -> None:
+def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, asking: Asking) -> None:
     row: dict[str, Any] = {"id": item.id, "response": bench.conceal(reply.text), "finished": reply.finished}
-    row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": _asked(bench, item, chat, reply.shots)}
+    row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": asking.fingerprint_of(bench, item, reply.shots)}
     if reply.likelihoods is not None:
         row["likelihoods"] = list(reply.likelihoods)
     handle.write(json.dumps(row) + "\n")  # ASCII, so that a lone surrogate can be written
-
-
-def _asked(bench: Benchmark, item: Item, chat: bool, shots: int | None) -> str:
-    """The fingerprint of the prompt that an item is asked with: replies to another prompt are not its own."""
-    prompt = bench.prompt(item, chat, bench.shots if shots in (None, NO_ROOM) else shots)
-    return fingerprint([[one.role, one.content] for one in prompt.messages], prompt.text, prompt.prefix)
 
 
 def count_replies(file: Path) -> int:
@@ -255,7 +269,9 @@ def count_replies(file: Path) -> int:
     return sum(1 for line in file.open(encoding="utf-8") if line.strip()) if file.is_file() else 0
 
 
-def resume(file: Path, bench: Benchmark, items: Sequence[Item], chat: bool, rewrite: bool = True) -> dict[str, Reply]:
+def resume(
+    file: Path, bench: Benchmark, items: Sequence[Item], asking: Asking, rewrite: bool = True
+) -> dict[str, Reply]:
     """The replies of an earlier run to today's prompts.
 
     Removed from the file, if `rewrite`: a last line that a kill cut short, and replies to other prompts of the items.
@@ -273,7 +289,7 @@ def resume(file: Path, bench: Benchmark, items: Sequence[Item], chat: bool, rewr
             broken = True
             break
         item, asked = by_id.get(str(row.get("id"))), row.get("asked")
-        if item is not None and asked is not None and asked != _asked(bench, item, chat, row.get("shots")):
+        if item is not None and asked is not None and asked != asking.fingerprint_of(bench, item, row.get("shots")):
             other_prompts.add(item.id)
             continue
         kept.append(line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import EXAMPLES
-from tutelage.evaluation.answer_items import count_replies, prompt_notices, resume
+from tutelage.evaluation.answer_items import Asking, count_replies, prompt_notices, resume
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.benchmarks.data import data_folder
@@ -20,7 +20,7 @@ from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
-_KEPT = ("model", "seed", "limit", "chat", "shots", "max_new_tokens", "context", "speed", "kind", "stage")
+_KEPT = ("model", "seed", "limit", "group", "chat", "shots", "max_new_tokens", "context", "speed", "kind", "stage")
 
 
 def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Evaluation:
@@ -33,12 +33,13 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
     bench = BENCHMARKS.get(str(before["task"]))
     if bench is None:
         raise TutelageError(f"{before['task']} is scored by lm-eval itself; run it again")
-    items = bench.load(data_folder(data_dir), before.get("limit"), before.get("seed") or 0)
+    items = bench.load(data_folder(data_dir), before.get("limit"), before.get("seed") or 0, before.get("group"))
     file = folder / RESPONSES_FILE
     kept = count_replies(file)
     if not kept:
         raise TutelageError(f"{file}: no replies were kept; run the benchmark again")
-    replies = resume(file, bench, items, chat=_chat(folder, before), rewrite=False)
+    asking = _asking(folder, before)
+    replies = resume(file, bench, items, asking, rewrite=False)
     missing = sum(item.id not in replies for item in items)
     if missing:
         raise TutelageError(
@@ -53,16 +54,18 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "reading": bench.reading,
-        "notices": [*prompt_notices(bench, replies, before.get("context")), *notices, *warnings],
+        "notices": [*prompt_notices(bench, replies, before.get("context"), asking.shots(bench)), *notices, *warnings],
     }
     return Evaluation(result, records)
 
 
-def _chat(folder: Path, before: dict[str, Any]) -> bool:
+def _asking(folder: Path, before: dict[str, Any]) -> Asking:
+    """How the model was asked, from the folder's settings, else from its result."""
     try:
-        return bool(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["chat"])
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        return Asking(bool(settings["chat"]), settings.get("prompt"))
     except (OSError, ValueError, KeyError):
-        return bool(before.get("chat"))
+        return Asking(bool(before.get("chat")))
 
 
 def _with_outside_scores(folder: Path, task: str, replies: dict[str, Reply]) -> dict[str, Reply]:
