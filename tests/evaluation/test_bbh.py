@@ -90,7 +90,7 @@ def test_bbh_numbers(data: Path) -> None:
     result = bench.summarise(bench.score(items, {id: Reply(text) for id, text in replies.items()}))
     assert result["metrics"]["accuracy"]["value"] == pytest.approx(75.0)  # mean of 50 and 100
     assert result["metrics"]["accuracy_weighted"]["value"] == pytest.approx(200 / 3)
-    assert result["metrics"]["accuracy"]["stderr"] == pytest.approx(25.0)  # half the distance of the two tasks
+    assert result["metrics"]["accuracy"]["stderr_tasks"] == pytest.approx(25.0)  # half the distance of the two tasks
     assert result["groups"]["boolean_expressions"]["value"] == pytest.approx(50.0)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
-from scipy.stats import t as student
+from scipy.stats import binom
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
@@ -62,45 +61,54 @@ def test_plain_examples_are_the_paired_bootstrap(tmp_path: Path) -> None:
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
-def test_groups_are_drawn_whole(tmp_path: Path) -> None:
-    """A difference that lives in one of four groups is none between models, however many examples show it."""
-    metrics = {"accuracy": Metric(cluster="group", equal_groups=True), "accuracy_weighted": Metric("accuracy", "group")}
-    sizes = {"g0": 400, "g1": 100, "g2": 100, "g3": 100}
+def test_groups_are_fixed_and_examples_vary_within_them(tmp_path: Path) -> None:
+    """Another draw of examples would have the same tasks: the error is that of the paired differences within them."""
+    metrics = {
+        "accuracy": Metric(fixed_groups=True, equal_groups=True),
+        "accuracy_weighted": Metric("accuracy", fixed_groups=True),
+    }
+    sizes = {"g0": 400, "g1": 100, "g2": 60, "g3": 40}
     names = [(group, n) for group, size in sizes.items() for n in range(size)]
-    a = write(tmp_path / "a", [record(f"{g}/{n}", 1.0 if g == "g0" or n % 2 else 0.0, g) for g, n in names], metrics)
-    b = write(tmp_path / "b", [record(f"{g}/{n}", float(n % 2), g) for g, n in names], metrics)
-    plain = compare_folders(a, b, metrics_of=lambda task: {}).tasks[0].metrics[0]
-    assert plain.p_value < 0.001
+    rng = np.random.default_rng(0)
+    scores = [(float(rng.random() < 0.9), float(rng.random() < 0.5)) for _ in names]
+    a, b = (
+        write(
+            tmp_path / side, [record(f"{g}/{n}", one[k], g) for (g, n), one in zip(names, scores, strict=True)], metrics
+        )
+        for k, side in enumerate("ab")
+    )
     equal, weighted = compare_folders(a, b, metrics_of=lambda task: metrics).tasks[0].metrics
-    assert (equal.clusters, equal.examples) == (4, 700)
-    assert equal.difference == pytest.approx(12.5)  # groups' means 50, 0, 0, 0
-    assert equal.p_value > 0.2
-    by_hand = paired_bootstrap([1.0, 0.5, 0.5, 0.5], [0.5] * 4)
-    assert equal.stderr == pytest.approx(100 * by_hand.stderr)
-    wider = student.ppf(0.975, 3) / norm.ppf(0.975) * math.sqrt(4 / 3)  # few groups: as in Student's t
-    assert equal.high - 12.5 == pytest.approx(wider * (100 * by_hand.high - 12.5), rel=0.01)
-    assert equal.low - 12.5 == pytest.approx(wider * (100 * by_hand.low - 12.5), rel=0.01)
-    assert weighted.difference == pytest.approx(100 * 200 / 700)
+    assert (equal.clusters, equal.examples) == (600, 600)
+    groups = [np.array([x - y for (g, _), (x, y) in zip(names, scores, strict=True) if g == group]) for group in sizes]
+    shares = {"equal": [0.25] * 4, "weighted": [len(d) / 600 for d in groups]}
+    for found, share in ((equal, shares["equal"]), (weighted, shares["weighted"])):
+        difference = sum(w * d.mean() for w, d in zip(share, groups, strict=True))
+        error = math.sqrt(sum(w**2 * d.var(ddof=1) / len(d) for w, d in zip(share, groups, strict=True)))
+        assert found.difference == pytest.approx(100 * difference)
+        assert found.stderr == pytest.approx(100 * error)
+        drawn = sum(w * rng.choice(d, (4000, len(d))).mean(1) for w, d in zip(share, groups, strict=True))
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=0.4)
     result = json.loads((a / "result.json").read_text())["metrics"]
     assert (equal.a, weighted.a) == pytest.approx((result["accuracy"]["value"], result["accuracy_weighted"]["value"]))
 
 
-def test_intervals_over_few_groups_cover_the_truth() -> None:
-    """Five groups of unequal size: without the widening, 86 % of the 95 % intervals cover the true difference."""
+def test_intervals_of_fixed_tasks_cover_the_truth() -> None:
+    """Five tasks of unequal size and difficulty, whose examples are drawn again and again."""
     rng = np.random.default_rng(1)
     of = np.repeat(np.arange(5), [80, 100, 60, 120, 90])
-    covered = 0
+    base, effect = rng.uniform(0.2, 0.6, 5), rng.normal(0.03, 0.05, 5)
+    covered, names = 0, [str(n) for n in range(len(of))]
     for _ in range(300):
-        base, effect = rng.uniform(0.2, 0.6, 5), rng.normal(0.03, 0.05, 5)
         a, b = rng.random(len(of)) < (base + effect)[of], rng.random(len(of)) < base[of]
         pairs = np.stack([a, b], 1).astype(float)
-        _, found = _paired(pairs, np.ones(len(of)), [str(group) for group in of], True, 1000)
-        covered += found.low <= 0.03 <= found.high
+        _, found = _paired(pairs, np.ones(len(of)), names, [str(group) for group in of], 1000)
+        covered += found.low <= effect[of].mean() <= found.high
     assert 0.92 <= covered / 300 <= 0.98
 
 
 def test_the_difference_to_a_constant_has_the_results_own_standard_error(tmp_path: Path) -> None:
-    metrics = {"accuracy": Metric(cluster="group"), "some": Metric("accuracy", of_groups=("g1", "g2"))}
+    metrics = {"accuracy": Metric(fixed_groups=True), "some": Metric("accuracy", of_groups=("g1", "g2"))}
     names = [(f"g{n % 5}", n) for n in range(90) if n % 5 < 4 or n < 30]
     chances = {"g0": 0.2, "g1": 0.5, "g2": 0.6, "g3": 0.9, "g4": 0.4}
     rng = np.random.default_rng(0)

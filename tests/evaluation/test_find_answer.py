@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tutelage.evaluation.benchmarks.find_answer import find_number, find_phrase, find_word, trim
-from tutelage.evaluation.benchmarks.find_letter import find_letter
+from tutelage.evaluation.readers.find_answer import find_number, find_phrase, find_word, trim
+from tutelage.evaluation.readers.find_letter import find_letter
 
 OPTIONS = ["Paris", "Rome", "Oslo", "Rome in Georgia"]
 
@@ -201,6 +201,19 @@ def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
 @pytest.mark.parametrize("piece", ["\n", " \n", "A or ", "A, ", "A/", "not A ", "A is "])
 def test_letters_are_found_in_linear_time(piece: str) -> None:
     assert growth(lambda length: find_letter(piece * (length // len(piece)), "ABCD", OPTIONS), 10_000) < 8
+
+
+@pytest.mark.parametrize(
+    "piece", ["none of the ", "neither ", "(A) and ", "3 or ", "yes or ", "so ", "answer is not (A) "]
+)
+def test_refusals_are_read_in_good_time(piece: str) -> None:
+    def read(length: int) -> None:
+        reply = piece * (length // len(piece))
+        find_letter(reply, "ABCD", OPTIONS)
+        find_number(reply)
+        find_word(reply, ("Yes", "No"))
+
+    assert growth(read, 1000) < 30  # quadratic at worst
 
 
 def test_two_options_of_the_same_text_name_no_letter() -> None:

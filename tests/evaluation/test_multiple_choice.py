@@ -74,7 +74,7 @@ def test_mmlu_pro_prompt_and_numbers(data: Path) -> None:
     result = bench.summarise(bench.score(items, replies))
     assert result["metrics"]["accuracy"]["value"] == pytest.approx(200 / 3)
     sums = (1 / 3, 1 / 3 - 2 / 3)  # deviations summed over physics and over math
-    assert result["metrics"]["accuracy"]["stderr"] == pytest.approx(
+    assert result["metrics"]["accuracy"]["stderr_tasks"] == pytest.approx(
         100 * (2 * (sums[0] ** 2 + sums[1] ** 2)) ** 0.5 / 3
     )
     assert result["groups"]["math"]["value"] == pytest.approx(50.0)

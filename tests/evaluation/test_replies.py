@@ -45,7 +45,7 @@ def test_missing_unknown_and_doubled_ids_are_named(data: Path, tmp_path: Path) -
     )
     result = score_file("mmlu_pro", file, data).result
     assert (result["n"], result["missing"], result["unknown"], result["doubled"]) == (1, ["10"], ["99"], ["12"])
-    assert result["metrics"]["accuracy"] == {"value": 100.0, "stderr": None}
+    assert result["metrics"]["accuracy"] == {"value": 100.0, "stderr": None, "stderr_tasks": None}
     assert result["notices"][0] == "1 of 3 examples has no reply and is left out: 10"
     assert problem(result) == (
         "1 id is not in this benchmark: 99; 1 id has more than one reply, of which none is scored: 12"

@@ -249,15 +249,37 @@ def test_solved_examples_are_left_out_where_the_context_is_short(data: Path, tmp
     answerer = Answerer(Letters(), recorder, "f", chat=True, context=2 * full[1])
     assert new_token_limit(bench, answerer) == full[1]
     replies, _ = answer(bench, items, answerer, tmp_path / "r.jsonl")
-    notices = prompt_notices(bench, replies, answerer.context)
+    notices = prompt_notices(bench, replies, answerer.context, answerer.asking.shots(bench))
     assert sorted(len(prompt) for call in recorder.calls for prompt in call) == sorted([full[1], full[4]])
     assert "2 prompts were given fewer than 3 solved examples" in notices[0]
     answerer = replace(answerer, context=2 * (full[5] - 1))
     replies, _ = answer(bench, items, answerer, tmp_path / "s.jsonl")
-    notices = prompt_notices(bench, replies, answerer.context)
+    notices = prompt_notices(bench, replies, answerer.context, answerer.asking.shots(bench))
     assert {reply.text for reply in replies.values()} == {""}
     assert "2 prompts leave no room for a reply" in notices[0]
     assert BENCHMARKS["bbh"].score(items, replies)[0].scores["accuracy"] == 0
+
+
+def test_a_prompt_of_ones_own_is_zero_shot_and_kept_with_the_replies(settings: Settings) -> None:
+    own = replace(settings, prompt="{question} {choices}\nLetter?", chat=True)
+    answerer = load_answerer(own)
+    recorder = Recorder(answerer.sampler)
+    run_benchmarks(own, replace(answerer, sampler=recorder))
+    texts = {answerer.template.tokenizer.decode(prompt) for call in recorder.calls for prompt in call}
+    assert any("What melts ice? A. Heat\nB. Cold\nC. Dark\nD. Noise\nLetter?" in text for text in texts)
+    assert not any("best answer" in text for text in texts)
+    with pytest.raises(TutelageError, match="made with another `prompt`"):
+        run_benchmarks(settings, replace(answerer, prompt=None))
+    wrong = replace(own, prompt="{questoin}", out=own.out / "wrong")
+    with pytest.raises(TutelageError, match=r"`prompt` of a task on arc_challenge: no column `questoin`.*`question`"):
+        run_benchmarks(wrong, replace(answerer, prompt=wrong.prompt))
+
+
+def test_a_group_alone(settings: Settings) -> None:
+    (result,) = run_benchmarks(replace(settings, tasks=("bbh",), group="navigate"))
+    assert result["n"] == 1
+    with pytest.raises(TutelageError, match=r"bbh: no example is in group `navigat` \(there are: boolean_expressions"):
+        BENCHMARKS["bbh"].load(settings.data_dir, group="navigat")
 
 
 def test_base_models_are_cut_where_they_go_on(data: Path, tmp_path: Path) -> None:

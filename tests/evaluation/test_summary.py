@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.summary import average, summarise
 from tutelage.evaluation.clusters import Metric, clustered_standard_error, units_of
 from tutelage.evaluation.records import ExampleRecord
+from tutelage.evaluation.run_benchmarks import lines
 from tutelage.evaluation.statistics import standard_error
 
 
@@ -30,20 +32,71 @@ def test_clusters_by_hand() -> None:
     assert math.isnan(clustered_standard_error(scores, ["a"] * 4))
 
 
-def test_equal_groups_are_averaged_and_their_spread_is_the_error() -> None:
-    records = [record("1", 1.0, "a"), record("2", 0.0, "a"), record("3", 1.0, "b"), record("4", 0.0, "c")]
-    value = average(records, "accuracy", Metric(cluster="group", equal_groups=True))
-    means = [0.5, 1.0, 0.0]
-    assert value["value"] == pytest.approx(50.0)
-    assert value["stderr"] == pytest.approx(100 * np.std(means, ddof=1) / math.sqrt(3))
+def fixed_tasks(metric: Metric) -> tuple[list[np.ndarray], dict[str, float | None]]:
+    rng = np.random.default_rng(3)
+    tasks = [
+        (rng.random(size) < chance).astype(float) for size, chance in ((250, 0.9), (187, 0.5), (146, 0.2), (40, 0.7))
+    ]
+    records = [record(f"{t}/{n}", float(x), f"t{t}") for t, xs in enumerate(tasks) for n, x in enumerate(xs)]
+    order = rng.permutation(len(records))
+    return tasks, average([records[place] for place in order], "accuracy", metric)
 
 
-def test_group_clusters_of_unequal_size_by_hand() -> None:
-    records = [record("1", 1.0, "a"), record("2", 1.0, "a"), record("3", 0.0, "b")]
-    value = average(records, "accuracy", Metric(cluster="group"))
-    assert value["value"] == pytest.approx(200 / 3)
-    sums = [2 * (1 - 2 / 3), -2 / 3]  # deviations summed in each cluster
-    assert value["stderr"] == pytest.approx(100 * math.sqrt(2 * (sums[0] ** 2 + sums[1] ** 2)) / 3)
+@pytest.mark.parametrize("equal_groups", [True, False])
+def test_fixed_tasks_have_the_error_over_examples_within_them(equal_groups: bool) -> None:
+    """Against numpy, and against a bootstrap of examples within tasks and one of whole tasks."""
+    tasks, value = fixed_tasks(Metric(fixed_groups=True, equal_groups=equal_groups))
+    total = sum(len(xs) for xs in tasks)
+    shares = [1 / len(tasks) if equal_groups else len(xs) / total for xs in tasks]
+    means = np.array([xs.mean() for xs in tasks])
+    assert value["value"] == pytest.approx(100 * np.dot(shares, means))
+    within = math.sqrt(sum(w**2 * xs.var(ddof=1) / len(xs) for w, xs in zip(shares, tasks, strict=True)))
+    assert value["stderr"] == pytest.approx(100 * within)
+    rng = np.random.default_rng(0)
+    drawn = sum(w * rng.choice(xs, (4000, len(xs))).mean(1) for w, xs in zip(shares, tasks, strict=True))
+    assert value["stderr"] == pytest.approx(100 * drawn.std(), rel=0.05)
+    if equal_groups:
+        assert value["stderr"] == pytest.approx(
+            100 * math.sqrt(sum(xs.var(ddof=1) / len(xs) for xs in tasks)) / len(tasks)
+        )
+        assert value["stderr_tasks"] == pytest.approx(100 * means.std(ddof=1) / math.sqrt(len(tasks)))
+        chosen = rng.integers(len(tasks), size=(20_000, len(tasks)))
+        spread = means[chosen].mean(1).std() * math.sqrt(len(tasks) / (len(tasks) - 1))
+        assert value["stderr_tasks"] == pytest.approx(100 * spread, rel=0.03)
+    assert value["stderr_tasks"] > 4 * value["stderr"]
+
+
+def test_the_error_over_tasks_by_hand() -> None:
+    records = [record("1", 1.0, "a"), record("2", 1.0, "a"), record("3", 0.0, "b"), record("4", 0.0, "b")]
+    value = average(records, "accuracy", Metric(fixed_groups=True))
+    # the deviations sum to +1 in a and −1 in b; within the tasks there is none
+    assert value == {"value": 50.0, "stderr": 0.0, "stderr_tasks": pytest.approx(100 * math.sqrt(2 * 2) / 4)}
+
+
+def test_tasks_of_one_example_are_put_together() -> None:
+    alone = [record(str(n), float(n % 2), f"g{n}") for n in range(6)]
+    value = average(alone, "accuracy", Metric(fixed_groups=True, equal_groups=True))
+    assert value["stderr"] == pytest.approx(100 * standard_error([0, 1, 0, 1, 0, 1]))
+    # one alone joins the smallest other task
+    values = {"a": [1.0, 0.0, 1.0, 1.0], "b": [1.0, 0.0], "c": [0.0]}
+    records = [record(f"{g}{n}", x, g) for g, xs in values.items() for n, x in enumerate(xs)]
+    variance = 16 / 49 * np.var(values["a"], ddof=1) / 4 + 9 / 49 * np.var([1, 0, 0], ddof=1) / 3
+    found = average(records, "accuracy", Metric(fixed_groups=True))
+    assert found["stderr"] == pytest.approx(100 * math.sqrt(variance))
+    assert average(records[:1], "accuracy", Metric(fixed_groups=True))["stderr"] is None
+
+
+def test_only_bbh_and_mmlu_pro_have_fixed_tasks() -> None:
+    fixed = {name for name, bench in BENCHMARKS.items() if any(m.fixed_groups for m in bench.metrics.values())}
+    assert fixed == {"bbh", "mmlu_pro"}
+    for name in fixed:
+        assert all(metric.fixed_groups for metric in BENCHMARKS[name].metrics.values())
+
+
+def test_the_printed_line_names_both_errors() -> None:
+    metrics = {"accuracy": {"value": 66.0, "stderr": 0.5, "stderr_tasks": 3.6}, "other": {"value": 1.0, "stderr": 0.1}}
+    printed = lines([{"task": "bbh", "n": 6511, "metrics": metrics}])
+    assert printed == ["bbh accuracy: 66.00 ± 0.50 (n = 6511; ± 3.60 over tasks)", "bbh other: 1.00 ± 0.10 (n = 6511)"]
 
 
 def test_parts_are_units_and_examples_are_clusters() -> None:
@@ -75,7 +128,7 @@ def test_groups_have_the_headline_and_all_metrics() -> None:
     result = summarise(
         "t",
         [record("1", 1.0, "a"), record("2", 0.0, "a"), record("3", 1.0, "b")],
-        {"accuracy": Metric(cluster="group"), "accuracy_weighted": Metric(source="accuracy")},
+        {"accuracy": Metric(fixed_groups=True), "accuracy_weighted": Metric(source="accuracy")},
         "accuracy",
     )
     assert result["groups"]["a"]["value"] == pytest.approx(50.0)

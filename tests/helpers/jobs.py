@@ -69,6 +69,7 @@ def gkd(
     model = more.pop("model", None) or (tiny.llama() if packed else tiny.gemma2()).to(device)
     own = tiny.llama(layers=3, hidden=48, seed=1) if packed else tiny.gemma2(seed=1)
     teacher = more.pop("teacher", None) or own.to(device)
+    temperature, ce_weight = more.pop("temperature", 1.0), more.pop("ce_weight", 0.0)
     job = sft(folder, lengths, model, **more)
     student = loaded(model, packed)
     sampling = SamplingConfig(max_new_tokens=40)
@@ -76,7 +77,8 @@ def gkd(
         job,
         student=student,
         teacher=Teacher(loaded(teacher, packed)),
-        objective=Divergence(0.5),
+        objective=Divergence(0.5, temperature),
+        ce_weight=ce_weight,
         rollouts=RolloutPlan(on_policy, sampling, job.seed, job.config.max_length),
         sampler=TorchSampler(model, ENDS, packed, 128),
     )

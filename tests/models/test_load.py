@@ -115,6 +115,21 @@ def test_the_fingerprint_follows_weights_tokenizer_and_template(tmp_path: Path):
     assert len(set(fingerprints)) == 3
 
 
+def test_a_tokenizer_from_elsewhere_has_no_revision_of_the_model(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, str | None]] = []
+
+    def absent(source: str, revision: str | None = None, **_: Any) -> None:
+        asked.append((source, revision))
+        raise OSError("not here")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", absent)
+    for tokenizer, expected in (("owner/tokens", ("owner/tokens", None)), (None, ("owner/model", "abc"))):
+        with pytest.raises(TutelageError):
+            load_model(ModelConfig(path="owner/model", revision="abc", tokenizer=tokenizer))
+        assert asked.pop() == expected
+
+
 def test_a_folder_without_tokenizer_and_a_name_out_of_reach_are_one_line(tmp_path: Path):
     tiny.llama().save_pretrained(tmp_path / "m")
     for path in (str(tmp_path / "m"), "nobody/no-such-model"):

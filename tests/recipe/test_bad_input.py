@@ -108,6 +108,12 @@ CASES = [
     Case("unknown key in data", ("data.train", "`pth`", "`path`"), {"data__train__pth": "x"}),
     Case("unknown kind of stage", ("stages.0", "distil", "'sft'"), {"stages__0__kind": "distil"}),
     Case("on_policy above 1", ("stages.1.on_policy", "less than or equal to 1"), {"stages__1__on_policy": 1.5}),
+    Case(
+        "cross-entropy on no data",
+        ("stages.1", "`ce_weight`", "lower `on_policy`"),
+        {"stages__1__ce_weight": 0.5, "stages__1__on_policy": 1.0},
+    ),
+    Case("only cross-entropy", ("stages.1.ce_weight", "less than 1"), {"stages__1__ce_weight": 1.0}),
     Case("beta below 0", ("stages.1.beta", "greater than or equal to 0"), {"stages__1__beta": -0.1}),
     Case("negative rate", ("training.learning_rate", "greater than 0"), {"training__learning_rate": -1.0}),
     Case("name with a slash", ("stages.0.name", "pattern"), {"stages__0__name": "a/b"}),

@@ -26,7 +26,7 @@ def record(n: int, score: float | None, group: str = "", parts: tuple[float, ...
 
 
 @pytest.mark.parametrize(
-    "metric", [Metric(), Metric(cluster="group"), Metric(cluster="group", equal_groups=True)], ids=str
+    "metric", [Metric(), Metric(fixed_groups=True), Metric(fixed_groups=True, equal_groups=True)], ids=str
 )
 def test_clusters_give_the_benchmarks_own_mean_and_error(metric: Metric) -> None:
     rng = np.random.default_rng(0)

@@ -14,10 +14,12 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import fingerprint
 from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
-from tutelage.runs.fingerprints import METHOD_VERSION
+from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, evaluation_fingerprint, stage_fingerprint
 from tutelage.runs.planner import Planner
 
 ROOT = Path(__file__).parents[2]
@@ -238,6 +240,26 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
     assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
 
 
+def test_a_benchmarks_prompt_and_group_count_only_if_set():
+    task = BenchmarkTask(benchmark="arc_challenge")
+    before = task.model_dump(mode="json", exclude={"prompt", "group"})
+    expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [], "cpu")
+    assert evaluation_fingerprint("benchmark", task, 0, {}, [], "cpu") == expected
+    for own in ({"prompt": "{question}"}, {"group": "test"}):
+        changed = task.model_copy(update=own)
+        assert evaluation_fingerprint("benchmark", changed, 0, {}, [], "cpu") != expected
+
+
+def test_ce_weight_counts_only_if_it_is_set(workshop: Workshop):
+    """The digest of a stage is what it was before the key existed."""
+    stage = planner(workshop).stages["gkd"]
+    before = stage.model_dump(exclude={*_NOT_CONTENT, "ce_weight"})
+    expected = fingerprint(METHOD_VERSION, before, None, 0, {}, [], "cpu")
+    assert stage_fingerprint(stage, None, 0, {}, [], "cpu") == expected
+    given = stage.model_copy(update={"ce_weight": 0.5})
+    assert stage_fingerprint(given, None, 0, {}, [], "cpu") != expected
+
+
 def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
     before = fingerprints(workshop)
     assert fingerprints(workshop, stages__1__name="two", stages__2__models=["two"]) == before
@@ -251,6 +273,7 @@ def test_a_stages_own_name_does_not_change_its_fingerprint(workshop: Workshop):
         ("training.epochs=2", (True, True, True)),
         ("stages.sft.training.epochs=2", (True, True, True)),  # what a stage builds on counts
         ("stages.gkd.beta=0.1", (False, True, True)),
+        ("stages.gkd.ce_weight=0.1", (False, True, True)),
         ("stages.gkd.on_policy=0.1", (False, True, True)),
         ("stages.gkd.sampling.temperature=0.5", (False, True, True)),
         ("stages.gkd.divergence=reverse_kl", (False, True, True)),

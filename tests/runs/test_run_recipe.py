@@ -84,6 +84,7 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
         "rows": 12,
         "cut": 0,
         "too_long": [],
+        "last_turns_cut": [],
         "bad_rows": [],
     }
 

@@ -17,7 +17,7 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 
 from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.batch import take_copies
-from tutelage.data.chat_template import ChatTemplate
+from tutelage.data.chat_template import ChatTemplate, PromptTooLongError, messages_asked
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.runs.do_run import do_run
@@ -43,11 +43,17 @@ SAMPLES = [
     (1, (14,)),
     *((2, (20 + k, *range(30, 30 + 3 * k), END)) for k in range(5)),
 ]
-ANSWERS = [Answer(row, i % 5, tokens, "", tokens[-1] == END) for i, (row, tokens) in enumerate(SAMPLES)]
+ANSWERS = [Answer(row, i % 5, 1, tokens, "", tokens[-1] == END) for i, (row, tokens) in enumerate(SAMPLES)]
+ONE_TURN = [Conversation(f"r{i}", (Message("user", "?"), Message("assistant", "!"))) for i in range(3)]
+WORDS = ChatTemplate(jobs.words())  # ends a turn with END
 
 
 def weighted_examples(max_length: int = 64) -> list[TokenSequence]:
-    return answer_examples(tiny.sequences((9, 6, 14)), [0, 1, 2], ANSWERS, END, [END], max_length)
+    examples, left_out = answer_examples(
+        tiny.sequences((9, 6, 14)), [0, 1, 2], ONE_TURN, ANSWERS, WORDS, [END], max_length
+    )
+    assert left_out == []
+    return examples
 
 
 def copies_of(examples: list[TokenSequence]) -> list[TokenSequence]:
@@ -128,16 +134,15 @@ def test_examples_of_weight_one_are_cut_by_number():
 
 
 def test_the_teachers_end_becomes_the_students():
-    answers = [Answer(0, 0, (5, 7), "", True), Answer(0, 1, (5, 7), "", False)]
-    ended, cut = answer_examples(tiny.sequences((9,)), [0], answers, END, [7], 64)
+    answers = [Answer(0, 0, 1, (5, 7), "", True), Answer(0, 1, 1, (5, 7), "", False)]
+    (ended, cut), _ = answer_examples(tiny.sequences((9,)), [0], ONE_TURN, answers, WORDS, [7], 64)
     assert ended.ids[-2:].tolist() == [5, END]
     assert (cut.ids[-2:].tolist(), cut.cut) == ([5, 7], True)  # not an end token: the sample was cut there
 
 
 def test_an_answer_beyond_max_length_is_cut():
-    examples = answer_examples(
-        tiny.sequences((9,)), [0], [Answer(0, 0, tuple(range(10, 30)), "", True)], END, [END], 12
-    )
+    answers = [Answer(0, 0, 1, tuple(range(10, 30)), "", True)]
+    examples, _ = answer_examples(tiny.sequences((9,)), [0], ONE_TURN, answers, WORDS, [END], 12)
     assert [(len(s.ids), s.cut) for s in examples] == [(12, True)]
 
 
@@ -146,6 +151,7 @@ def test_an_answer_beyond_max_length_is_cut():
 TEMPLATE = ChatTemplate(tokenizer(CHATML))
 SAMPLING = SamplingConfig(max_new_tokens=8, batch_size=2)
 PROMPTS = [Conversation(f"r{i}", (Message("user", f"The cat {i}"), Message("assistant", "1"))) for i in range(5)]
+QUESTIONS = {row: conversation.prompt for row, conversation in enumerate(PROMPTS)}
 
 
 class Watched:
@@ -165,7 +171,7 @@ class Watched:
 
 def write(folder: Path, sampler: Any, seed: int = 0) -> list[Answer]:
     folder.mkdir(exist_ok=True)
-    return write_answers(folder, PROMPTS, TEMPLATE, sampler, SAMPLING, 5, seed)
+    return write_answers(folder, QUESTIONS, TEMPLATE, sampler, SAMPLING, 5, seed)
 
 
 def test_five_answers_per_prompt_each_with_its_own_seed(tmp_path: Path):
@@ -193,7 +199,7 @@ def test_a_killed_and_resumed_run_writes_the_same_file(tmp_path: Path, torn: byt
 
 
 def test_answers_of_another_tokenizer_are_encoded_again_from_text():
-    answers = [Answer(0, 0, (1, 2, 3), "The dog", True), Answer(1, 1, (1, 2), "ran", False)]
+    answers = [Answer(0, 0, 1, (1, 2, 3), "The dog", True), Answer(1, 1, 1, (1, 2), "ran", False)]
     ended, cut = retokenise(answers, TEMPLATE, PROMPTS)
     ids = TEMPLATE.tokenizer("The dog", add_special_tokens=False)["input_ids"]
     assert list(ended.tokens) == [*ids, TEMPLATE.end_of_turn_id]
@@ -246,6 +252,7 @@ def test_a_change_of_the_answers_changes_both_fingerprints(workshop: Workshop):
     assert both() == first
     for override in ("stages.kd.samples_per_prompt=3", "stages.kd.sampling.temperature=0.5"):
         assert all(a != b for a, b in zip(first, both(override), strict=True)), override
+    assert all(a != b for a, b in zip(first, both("training.max_length=80"), strict=True))  # which questions fit
     other = both("training.learning_rate=0.5")
     assert (other[0] == first[0], other[1] == first[1]) == (True, False)
 
@@ -274,10 +281,96 @@ def test_answers_belong_to_the_rows_they_were_written_for(workshop: Workshop, mo
     do_run(run.parents[0])
     do_run(run)
     written = {a.row: a.tokens for a in read_answers(run.parents[0].folder)}
+    assert 0 not in written  # it is not asked in vain
     assert [tuple(s.ids[s.prompt_length :].tolist()) for s in seen] == [
         written[row] for row in [*range(1, 13), *range(13, 17), *range(13, 17)]
     ]
     assert [s.index for s in seen] == list(range(1, 21))
+
+
+# --- conversations of several turns that `max_length` cuts ------------------------------------------------------------
+
+TURNS = ["The cat sat?", "The dog ran.", "Hello there, how are you?", "Fine, thank you."]
+
+
+def turns(*texts: str, **more: Any) -> dict[str, Any]:
+    roles = ("user", "assistant") * len(texts)
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)], **more}
+
+
+def length_of(*texts: str) -> int:
+    """Tokens of these turns and the generation prompt."""
+    return len(TEMPLATE.encode_prompt([Message(m["role"], m["content"]) for m in turns(*texts)["messages"]]))
+
+
+ROOM = length_of(*TURNS[:3]) - 2  # the second question does not fit
+LONG = turns("The cat sat on the mat. " * 40, "1", "Hello", "2", id="long")
+
+
+def made_on(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, *rows: Any, **keys: Any) -> tuple[Any, list[Any]]:
+    """Results of the answers and of the training on them, and the sequences trained on, of these rows."""
+    workshop.rows("train", list(rows))
+    seen: list[TokenSequence] = []
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.extend(self.job.examples) or {})
+    options = {"training__max_length": ROOM, "data__train__max_bad_rows": 0.6} | keys
+    file = workshop.write(stages=[seqkd(samples_per_prompt=2)], **options)
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
+    return (do_run(run.parents[0]), do_run(run)), seen
+
+
+def test_a_cut_conversation_trains_on_the_answer_to_the_question_before_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    """The last question does not fit; the teacher is asked the first, and its answer follows the first."""
+    (answers, trained), seen = made_on(workshop, monkeypatch, turns(*TURNS, id="cut"), turns(*TURNS[:2], id="whole"))
+    first = TEMPLATE.encode_prompt([Message("user", TURNS[0])])
+    assert {tuple(s.ids[: s.prompt_length].tolist()) for s in seen} == {tuple(first)}
+    folder = next(workshop.runs.glob("kd-answers-*"))
+    assert {(a.row, a.asked) for a in read_answers(folder)} == {(0, 1), (1, 1)}
+    assert answers["last_turns_cut"] == trained["data"]["train"]["last_turns_cut"] == ["train.jsonl:1"]
+    assert answers["samples"] == trained["data"]["answers"]["samples"] == 4
+
+
+def test_a_row_without_room_for_any_answer_is_not_asked_but_listed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    (answers, trained), seen = made_on(workshop, monkeypatch, LONG, turns(*TURNS[:2], id="whole"))
+    assert (answers["prompts"], answers["samples"], answers["too_long"]) == (1, 2, ["train.jsonl:1"])
+    assert trained["data"]["train"]["too_long"] == ["train.jsonl:1"]
+    assert {s.index for s in seen} == {1}
+
+
+def test_a_student_with_longer_tokens_is_given_the_question_that_was_answered():
+    """Its own sequence is cut after the first turn; the teacher, with a shorter rendering, answered the second."""
+    conversation = Conversation(
+        "r", tuple(Message(m["role"], m["content"]) for m in turns(*TURNS)["messages"]), (), "f:1"
+    )
+    cut = TEMPLATE.encode(conversation, 0, ROOM)
+    assert messages_asked(conversation, cut) == conversation.messages[:1]
+    second = [Answer(0, 0, 3, (5, END), "", True)]
+    (example,), left_out = answer_examples([cut], [0], [conversation], second, TEMPLATE, [END], ROOM + 10)
+    asked = TEMPLATE.encode_prompt(conversation.messages[:3])
+    assert (example.ids[: example.prompt_length].tolist(), left_out) == (asked, [])
+    assert example.ids[example.prompt_length :].tolist() == [5, TEMPLATE.end_of_turn_id]
+    assert int(example.loss_mask.sum()) == 2
+    assert answer_examples([cut], [0], [conversation], second, TEMPLATE, [END], ROOM) == ([], ["f:1"])
+    assert answer_examples([cut], [0], [conversation], [], TEMPLATE, [END], ROOM) == ([], ["f:1"])
+
+
+def test_answers_by_text_follow_the_question_that_was_asked():
+    conversation = Conversation("r", tuple(Message(m["role"], m["content"]) for m in turns(*TURNS)["messages"]))
+    (first,) = retokenise([Answer(0, 0, 1, (1, 2), "The dog", True)], TEMPLATE, [conversation])
+    ids = TEMPLATE.tokenizer("The dog", add_special_tokens=False)["input_ids"]
+    assert list(first.tokens) == [*ids, TEMPLATE.end_of_turn_id]
+
+
+@pytest.mark.parametrize("limit", range(12, 90, 3))
+def test_an_on_policy_student_is_asked_what_the_cut_conversation_asks(limit: int):
+    conversation = Conversation("r", tuple(Message(m["role"], m["content"]) for m in turns(*TURNS)["messages"]))
+    try:
+        cut = TEMPLATE.encode(conversation, 0, limit)
+    except PromptTooLongError:
+        return
+    prompt = TEMPLATE.encode_prompt(messages_asked(conversation, cut))
+    assert cut.ids[: cut.prompt_length].tolist() == prompt
 
 
 def test_a_section_that_also_validates_gets_answers_too(workshop: Workshop):

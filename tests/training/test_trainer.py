@@ -82,12 +82,7 @@ def test_reductions_equal_their_formulas(tmp_path: Path, reduction: str):
             target = teacher(s.ids[None]).logits[0, :-1]
         per_token = generalized_jsd(student(s.ids[None]).logits[0, :-1], target, 0.5)
         terms.append((s.weight, per_token[s.loss_mask[1:]].sum(), int(s.loss_mask[1:].sum())))
-    if reduction == "token":
-        loss = sum(w * t for w, t, _ in terms) / sum(w * n for w, _, n in terms)
-    elif reduction == "sequence":
-        loss = sum(w * t / n for w, t, n in terms) / sum(w for w, _, _ in terms)
-    else:
-        loss = sum(w * t for w, t, _ in terms)
+    loss = of_reduction(reduction, terms)
     loss.backward()
     expected = {n: p.grad for n, p in student.named_parameters()}
 
@@ -95,6 +90,70 @@ def test_reductions_equal_their_formulas(tmp_path: Path, reduction: str):
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert metrics["response_tokens"] == sum(n for _, _, n in terms)
     assert distance(got, expected) <= 1e-5 * max(1.0, size(expected))
+
+
+def of_reduction(reduction: str, terms: list[tuple[float, torch.Tensor, int]]) -> torch.Tensor:
+    """Each sequence's (copies, sum over tokens, response tokens) as one loss, divided by all of the batch."""
+    if reduction == "token":
+        return sum(w * t for w, t, _ in terms) / sum(w * n for w, _, n in terms)
+    if reduction == "sequence":
+        return sum(w * t / n for w, t, n in terms) / sum(w for w, _, _ in terms)
+    return sum(w * t for w, t, _ in terms)
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (0.9, 2.0)])
+def test_cross_entropy_beside_the_divergence_is_the_formula_in_float64(
+    tmp_path: Path, reduction: str, alpha: float, temperature: float
+):
+    """α · CE on the data's responses + (1 − α) · KD on all; nothing here is shared with the code under test."""
+    options = {**ALL, "reduction": reduction, "ce_weight": alpha, "temperature": temperature}
+    job = jobs.gkd(tmp_path, 0.5, LENGTHS, **options)
+    assert job.rollouts is not None
+    responses = write_responses(job.rollouts, job.examples, 0, 0, job.sampler, None)
+    assert {s.author for s in responses} == {"data", "student"}
+    student = tiny.llama(packed=False).double()
+    teacher = tiny.llama(layers=3, hidden=48, seed=1, packed=False).double()
+    hard, soft = [], []
+    for s in responses:
+        with torch.no_grad():
+            t = (teacher(s.ids[None]).logits[0, :-1] / temperature).softmax(-1)
+        logits = student(s.ids[None]).logits[0, :-1]
+        q = (logits / temperature).softmax(-1)
+        m = 0.5 * t + 0.5 * q
+        jsd = 0.5 * (t * (t / m).log()).sum(-1) + 0.5 * (q * (q / m).log()).sum(-1)
+        ce = -logits.log_softmax(-1).gather(-1, s.ids[1:, None])[:, 0]
+        mask, own = s.loss_mask[1:], s.author == "student"
+        soft.append((1.0, jsd[mask].sum(), int(mask.sum())))
+        hard.append((1.0, ce[mask].sum() * (0.0 if own else 1.0), int(mask.sum())))
+    ce_loss, kd_loss = of_reduction(reduction, hard), of_reduction(reduction, soft)
+    loss = alpha * ce_loss + (1 - alpha) * kd_loss
+    loss.backward()
+    expected = {n: p.grad for n, p in student.named_parameters()}
+
+    got, metrics = gradient(job)
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics["ce_loss"] == pytest.approx(ce_loss.item(), rel=1e-5)
+    assert metrics["kd_loss"] == pytest.approx(kd_loss.item(), rel=1e-4)
+    assert distance(got, expected) <= 2e-5 * max(1.0, size(expected))
+    parts, _ = gradient(jobs.gkd(tmp_path / "cut", 0.5, LENGTHS, **options, tokens_per_micro_batch=40))
+    assert distance(got, parts) <= 1e-5 * max(1.0, size(got))
+
+
+def test_without_ce_weight_a_step_is_as_before(tmp_path: Path):
+    _, metrics = gradient(jobs.gkd(tmp_path, 0.5, LENGTHS, **ALL))
+    assert "ce_loss" not in metrics
+
+
+def test_held_out_data_is_measured_with_both_terms(tmp_path: Path):
+    job = jobs.gkd(tmp_path, 0.5, LENGTHS, **ALL, ce_weight=0.25)
+    job = dataclasses.replace(job, validation=tiny.sequences((20, 9), seed=5))
+    found = Trainer(job).validate()
+    assert found["validation_ce_loss"] == pytest.approx(found["validation_cross_entropy"], rel=1e-6)
+    both = 0.25 * found["validation_ce_loss"] + 0.75 * found["validation_kd_loss"]
+    assert found["validation_loss"] == pytest.approx(both, rel=1e-6)
+    plain = Trainer(dataclasses.replace(job, ce_weight=0.0)).validate()
+    assert found["validation_kd_loss"] == pytest.approx(plain["validation_loss"], rel=1e-4)
 
 
 def test_sft_value_is_the_mean_over_response_tokens(tmp_path: Path):

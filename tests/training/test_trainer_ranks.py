@@ -31,6 +31,7 @@ CASES = {
     "all student": {"batch_size": 3, "epochs": 3, "on_policy": 1.0, "tokens_per_micro_batch": 1},
     "padded": {"batch_size": 3, "epochs": 3, "packed": False, "tokens_per_micro_batch": 30},
     "bfloat16, one example": {"batch_size": 1, "epochs": 1, "precision": "bfloat16"},
+    "cross-entropy too": {"batch_size": 5, "epochs": 3, "ce_weight": 0.3, "tokens_per_micro_batch": 70},
     "validation": {"batch_size": 5, "epochs": 3, "evaluate_every": 1},
 }
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
     from tutelage.evaluation.replies import Evaluation
     from tutelage.evaluation.run_benchmarks import Settings
+    from tutelage.recipe.sections import ModelConfig
 
 TASKS_HELP = (
     "Names separated by commas; may be repeated. Benchmarks (`paper`: all eight), lm-eval:NAME (any task of lm-eval), "
@@ -27,6 +28,17 @@ TASKS_HELP = (
 def evaluate(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the tasks.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of --model on the hub.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; default: the model's own.")] = None,
+    chat_template: Annotated[
+        str, typer.Option(help="auto (the tokenizer's, else Tulu's), tulu, or a Jinja file.")
+    ] = "auto",
+    attention: Annotated[
+        Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
+    ] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
+    ] = False,
     tasks: Annotated[list[str] | None, typer.Option(help=TASKS_HELP)] = None,
     responses: Annotated[
         Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
@@ -71,6 +83,7 @@ def evaluate(
     from tutelage.common.errors import TutelageError
     from tutelage.evaluation.benchmarks import resolve_names
     from tutelage.evaluation.run_benchmarks import Settings
+    from tutelage.recipe.sections import ModelConfig
 
     names = task_names(tasks or ())
     judge = _judge(judge_url, judge_model, judge_requests, judge_max_tokens)
@@ -78,12 +91,21 @@ def evaluate(
         if recipe or model or len(names) != 1:
             raise TutelageError("--responses needs one name in --tasks, and neither a recipe nor a --model")
         _score_replies(names[0], responses, out, data_dir, limit, seed, judge, as_json)
-    elif tasks is None or model is None:
+        return
+    if tasks is None or model is None:
         raise TutelageError(
             "give --model and --tasks (for a recipe's tasks, the recipe too), or --tasks and --responses"
         )
-    elif recipe is not None:
-        _evaluate_recipe(recipe, model, names, runs, debug)
+    loading = ModelConfig(
+        path=model,
+        revision=revision,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+    )
+    if recipe is not None:
+        _evaluate_recipe(recipe, loading, names, runs, debug)
     else:
         settings = Settings(
             tasks=tuple(resolve_names(names)),
@@ -97,6 +119,7 @@ def evaluate(
             sampler=sampler,
             chat=chat,
             judge=judge,
+            loading=loading,
         )
         _run_benchmarks(settings, as_json)
 
@@ -149,11 +172,10 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
         print(f"note: {notice}", file=sys.stderr)
 
 
-def _evaluate_recipe(recipe: Path, model: str, names: Sequence[str], runs: Path, debug: bool) -> None:
+def _evaluate_recipe(recipe: Path, model: ModelConfig, names: Sequence[str], runs: Path, debug: bool) -> None:
     """Evaluate the model, in the teacher's place, on tasks of the recipe; finished evaluations are only printed."""
     from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import load_recipe
-    from tutelage.recipe.sections import ModelConfig
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
     from tutelage.runs.worker import attempt
@@ -165,7 +187,7 @@ def _evaluate_recipe(recipe: Path, model: str, names: Sequence[str], runs: Path,
         if name not in config.tasks:
             raise TutelageError(f"{recipe}: no task is called `{name}` (there are: {', '.join(config.tasks)})")
     stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(names))
-    config = config.model_copy(update={"teacher": ModelConfig(path=model), "stages": [stage]})
+    config = config.model_copy(update={"teacher": model, "stages": [stage]})
     planner = Planner(config, recipe.resolve().parent, runs)
     for name in names:
         planned = planner.evaluation("teacher", name, config.seeds[0])

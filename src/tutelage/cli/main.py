@@ -171,6 +171,24 @@ def compare(
     print(json.dumps(found.as_json(), indent=2, ensure_ascii=False) if as_json else table(found))
 
 
+@app.command()
+def rescore(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs, or a folder that `tutelage evaluate --out` wrote.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Score kept replies to benchmarks by today's reading; no model is loaded. What is up to date stays as it is.
+
+    tutelage rescore runs
+    """
+    from tutelage.runs.stages.earlier import rescore_runs
+
+    for line in rescore_runs(runs, data_dir):
+        print(line, flush=True)
+
+
 app.add_typer(study, name="study")
 
 

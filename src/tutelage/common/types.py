@@ -124,6 +124,7 @@ class MicroBatch:
     max_seqlen: int
     cu_seqlens: Tensor | None = None  # int32 [number of sequences + 1], packed only
     attention_mask: Tensor | None = None  # int64 [B, L]
+    sampled: bool = False  # some response is the student's
     teacher: MicroBatch | None = None  # the same responses after the teacher's own prompts; None: equal to this batch
 
     def to(self, device: torch.device) -> MicroBatch:

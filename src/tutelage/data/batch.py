@@ -94,6 +94,7 @@ def make_micro_batch(
         "rows": torch.cat(rows),
         "indices": tuple(s.index for s in sequences),
         "max_seqlen": width,
+        "sampled": any(s.author == "student" for s in sequences),
         "teacher": teacher,
     }
     if not padded:
@@ -116,14 +117,27 @@ def make_micro_batch(
 
 
 def make_micro_batches(
-    sequences: Sequence[TokenSequence], token_weights: Sequence[float], budget: int, padded: bool, pad_id: int = 0
+    sequences: Sequence[TokenSequence],
+    token_weights: Sequence[float],
+    budget: int,
+    padded: bool,
+    pad_id: int = 0,
+    by_author: bool = False,
 ) -> list[MicroBatch]:
     """A rank's sequences of an optimizer batch in micro-batches of at most `budget` tokens; see `make_micro_batch`.
 
-    A sequence counts as long as the longer of its two renderings, the student's and the teacher's.
+    A sequence counts as long as the longer of its two renderings, the student's and the teacher's. With `by_author`, a
+    micro-batch has either only responses of the student or none.
     """
     lengths = [max(len(s.ids), len(teacher_view(s).ids)) for s in sequences]
-    groups = group_by_budget(lengths, budget, padded)
+    parts = [range(len(sequences))]
+    if by_author:
+        parts = [[i for i in parts[0] if (sequences[i].author == "student") == own] for own in (False, True)]
+    groups = [
+        [part[k] for k in group]
+        for part in parts
+        for group in group_by_budget([lengths[i] for i in part], budget, padded)
+    ]
     return [
         make_micro_batch([sequences[i] for i in group], [token_weights[i] for i in group], padded, pad_id)
         for group in groups

@@ -301,6 +301,17 @@ def encode_all(
     return out, EncodingReport(sum(sequence.cut for sequence in out), tuple(row.source for row in bad))
 
 
+def messages_asked(conversation: Conversation, sequence: TokenSequence) -> tuple[Message, ...]:
+    """The messages before the last assistant turn of `sequence`, which may be cut: what `ids[:prompt_length]` says.
+
+    For a conversation cut at the length limit this is an earlier question than `conversation.prompt`.
+    """
+    mask = sequence.loss_mask.long()
+    turns = int((mask.diff(prepend=mask.new_zeros(1)) == 1).sum())  # assistant turns that are left
+    places = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
+    return conversation.messages[: places[turns - 1]]
+
+
 def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int, source: str) -> TokenSequence:
     """Join tokenised parts into a sequence of at most `max_length` tokens, cut at the end."""
     ids: list[int] = []

@@ -27,11 +27,11 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     if not isinstance(row, dict):
         raise BadRowError(f"not an object but {_json_type(row)}")
     if config.text is not None:
-        return _conversation(_plain_text(_fill_template(config.text, row), require_response), (), row, source, config)
+        return _conversation(_plain_text(fill_template(config.text, row), require_response), (), row, source, config)
     messages = _checked_messages(_turns_of_row(row, config), require_response)
     if config.system is not None and messages[0].role != "system":
-        messages.insert(0, Message("system", _fill_template(config.system, row)))
-    references = tuple(_fill_template(template, row) for template in config.references) or _own_references(row)
+        messages.insert(0, Message("system", fill_template(config.system, row)))
+    references = tuple(fill_template(template, row) for template in config.references) or _own_references(row)
     for number, reference in enumerate(references, start=1):
         if not reference.strip():
             raise BadRowError(f"reference {number} is empty")
@@ -53,9 +53,9 @@ def _turns_of_row(row: dict[str, Any], config: DataConfig) -> list[Any]:
     """The row's turns, unchecked: from the config's templates if it has any, else from the row's own columns."""
     if config.prompt is None:
         return _own_turns(row)
-    turns = [{"role": "user", "content": _fill_template(config.prompt, row)}]
+    turns = [{"role": "user", "content": fill_template(config.prompt, row)}]
     if config.completion is not None:
-        turns.append({"role": "assistant", "content": _fill_template(config.completion, row)})
+        turns.append({"role": "assistant", "content": fill_template(config.completion, row)})
     return turns
 
 
@@ -143,7 +143,7 @@ def _has_no_lone_surrogate(text: str) -> bool:
     return True
 
 
-def _fill_template(template: str, row: dict[str, Any]) -> str:
+def fill_template(template: str, row: dict[str, Any]) -> str:
     """Replace `{column}` by the row's value; `{{column}}` becomes a literal `{column}`, other braces are unchanged."""
 
     def value_of(match: re.Match[str]) -> str:

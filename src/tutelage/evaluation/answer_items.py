@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.common.hashing import example_seed
+from tutelage.common.hashing import example_seed, fingerprint
 from tutelage.common.progress import progress
 from tutelage.common.types import Sample
-from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Reply
+from tutelage.data.rows import BadRowError, fill_template
+from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Prompt, Reply, user
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.replies import read_replies
 
@@ -24,6 +25,36 @@ if TYPE_CHECKING:
     from tutelage.sampling.sampler import Sampler
 
 ENCODED_AT_ONCE = 256  # prompts per call of the tokenizer
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked."""
+
+    chat: bool  # prompts go through the chat template
+    prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
+
+    def shots(self, bench: Benchmark) -> int:
+        """The most solved examples in a prompt."""
+        return 0 if self.prompt is not None else bench.shots
+
+    def prompt_of(self, bench: Benchmark, item: Item, shots: int) -> Prompt:
+        """What the model is asked. A template's columns are those of the item's row, and `prompt`, its text.
+
+        Raises TutelageError for a column that the row does not have.
+        """
+        if self.prompt is None:
+            return bench.prompt(item, self.chat, shots)
+        try:
+            text = fill_template(self.prompt, {"prompt": item.prompt, **item.row})
+        except BadRowError as error:
+            raise TutelageError(f"`prompt` of a task on {bench.name}: {error}") from None
+        return Prompt(messages=user(text)) if self.chat else Prompt(text=f"{text}\n\n")
+
+    def fingerprint_of(self, bench: Benchmark, item: Item, shots: int | None) -> str:
+        """The fingerprint of an item's prompt: a reply to another prompt is not its own."""
+        prompt = self.prompt_of(bench, item, self.shots(bench) if shots in (None, NO_ROOM) else shots)
+        return fingerprint([[one.role, one.content] for one in prompt.messages], prompt.text, prompt.prefix)
 
 
 @dataclass(frozen=True)
@@ -37,6 +68,12 @@ class Answerer:
     context: int | None = None  # the most tokens the model takes; None: unknown
     seed: int = 0
     batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
+    prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
+
+    @property
+    def asking(self) -> Asking:
+        """How it is asked."""
+        return Asking(self.chat, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -65,14 +102,14 @@ def answer(
     shared = tally.shared if tally else 0
     with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions)) as bar:
         for item in too_long:
-            _append(handle, bench, item, replies[item.id])
+            _append(handle, bench, item, replies[item.id], answerer.asking)
         started, new_tokens = time.monotonic(), 0
 
         def keep(new: list[tuple[Item, Reply]]) -> None:
             nonlocal new_tokens
             for item, reply in new:
                 replies[item.id] = reply
-                _append(handle, bench, item, reply)
+                _append(handle, bench, item, reply, answerer.asking)
                 new_tokens += reply.tokens
             handle.flush()
             bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
@@ -111,24 +148,27 @@ def make_questions(bench: Benchmark, items: Sequence[Item], answerer: Answerer) 
                 else:
                     questions.append(question)
             bar.advance(len(chunk))
-    questions.sort(key=lambda one: (one.item.group if bench.shots else "", -len(one.ids), one.item.id))
+    questions.sort(key=lambda one: (one.item.group if answerer.asking.shots(bench) else "", -len(one.ids), one.item.id))
     return questions, too_long
 
 
-def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None) -> list[str]:
-    """Notices about prompts that lost solved examples, or were not asked, because of the model's context."""
+def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None, most: int) -> list[str]:
+    """Notices about prompts that lost solved examples, or were not asked, because of the model's context.
+
+    `context`: the most tokens it takes; `most`: the solved examples of a whole prompt.
+    """
     too_long = [name for name, reply in replies.items() if reply.shots == NO_ROOM]
-    fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < bench.shots for reply in replies.values())
+    fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < most for reply in replies.values())
     notices = []
     if fewer:
         notices.append(
-            f"{bench.name}: {fewer} prompts were given fewer than {bench.shots} solved examples, since the model takes "
-            f"{context} tokens"
+            f"{bench.name}: {fewer} prompts were given fewer than {most} solved examples, since the model takes "
+            f"{context or 'no more'} tokens"
         )
     if too_long:
         notices.append(
-            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context} tokens and "
-            f"count as answered with nothing: {', '.join(too_long[:10])}"
+            f"{bench.name}: {len(too_long)} prompts leave no room for a reply in the model's {context or 'few'} tokens "
+            f"and count as answered with nothing: {', '.join(too_long[:10])}"
         )
     return notices
 
@@ -137,8 +177,8 @@ def _fitting(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit:
     """Per item, the question with as many solved examples as fit; None where not even the bare question fits."""
     questions: list[Question | None] = [None] * len(items)
     left = list(range(len(items)))
-    for shots in range(bench.shots, -1, -1):
-        prompts = [bench.prompt(items[place], answerer.chat, shots) for place in left]
+    for shots in range(answerer.asking.shots(bench), -1, -1):
+        prompts = [answerer.asking.prompt_of(bench, items[place], shots) for place in left]
         for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
             if answerer.context is None or len(ids) + limit <= answerer.context:
                 questions[place] = Question(items[place], ids, shots)
@@ -216,34 +256,49 @@ def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) ->
     return out
 
 
-def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply) -> None:
+def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, asking: Asking) -> None:
     row: dict[str, Any] = {"id": item.id, "response": bench.conceal(reply.text), "finished": reply.finished}
-    row |= {"tokens": reply.tokens, "shots": reply.shots}
+    row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": asking.fingerprint_of(bench, item, reply.shots)}
     if reply.likelihoods is not None:
         row["likelihoods"] = list(reply.likelihoods)
     handle.write(json.dumps(row) + "\n")  # ASCII, so that a lone surrogate can be written
 
 
-def resume(file: Path, bench: Benchmark, items: Sequence[Item]) -> dict[str, Reply]:
-    """The replies of an earlier run. A last line that a kill cut short is removed from the file."""
+def count_replies(file: Path) -> int:
+    """How many replies a file holds; 0 where there is none."""
+    return sum(1 for line in file.open(encoding="utf-8") if line.strip()) if file.is_file() else 0
+
+
+def resume(
+    file: Path, bench: Benchmark, items: Sequence[Item], asking: Asking, rewrite: bool = True
+) -> dict[str, Reply]:
+    """The replies of an earlier run to today's prompts.
+
+    Removed from the file, if `rewrite`: a last line that a kill cut short, and replies to other prompts of the items.
+    """
     if not file.is_file():
         return {}
-    kept, broken = [], False
+    kept, broken, other_prompts = [], False, set()
+    by_id = {item.id: item for item in items}
     for line in file.read_text(encoding="utf-8").split("\n"):
         if not line:
             continue
         try:
-            json.loads(line)
+            row = json.loads(line)
         except ValueError:
             broken = True
             break
+        item, asked = by_id.get(str(row.get("id"))), row.get("asked")
+        if item is not None and asked is not None and asked != asking.fingerprint_of(bench, item, row.get("shots")):
+            other_prompts.add(item.id)
+            continue
         kept.append(line)
-    if broken or not file.read_bytes().endswith(b"\n"):
+    if rewrite and (broken or other_prompts or not file.read_bytes().endswith(b"\n")):
         write_atomically(file, "".join(f"{line}\n" for line in kept))
     if not kept:
         return {}
-    known = {json.loads(line)["id"] for line in kept}
+    known = {json.loads(line)["id"] for line in kept} | other_prompts
     found = read_replies(bench, file, items, known)
     if found.doubled:
         raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write to it? remove the file")
-    return found.replies
+    return {id: reply for id, reply in found.replies.items() if id not in other_prompts}

@@ -1,13 +1,14 @@
 """Compare two evaluations of the same examples: the difference a − b, its 95 % interval and p.
 
-Clusters (`Metric.cluster`) are resampled whole: a BBH task, an MMLU-Pro category, an IFEval prompt.
+Examples are resampled, with their parts (an IFEval prompt with its instructions). Where a benchmark has tasks of its
+own (BBH, MMLU-Pro), they stay as they are, and examples vary within them (`clusters.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.chance import CHANCE, chance_warning
-from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, units_of, widening
+from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, units_of
 from tutelage.evaluation.records import ExampleRecord, aligned, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
@@ -184,7 +185,7 @@ def _compare_metric(
     pairs_U2 = np.array([(one.score, two.score) for one, two in scored], dtype=np.float64).reshape(-1, 2)
     weights_U = unit_weights([one.group for one, _ in scored], metric.equal_groups)
     clusters = [one.cluster for one, _ in scored]
-    means, paired = _paired(pairs_U2, weights_U, clusters, metric.cluster == "group", samples)
+    means, paired = _paired(pairs_U2, weights_U, clusters, [one.stratum for one, _ in scored], samples)
     return MetricComparison(
         metric=name,
         a=100 * means[0],
@@ -201,20 +202,14 @@ def _compare_metric(
 
 
 def _paired(
-    pairs_U2: Scores, weights_U: Scores, clusters: Sequence[str], few: bool, samples: int
+    pairs_U2: Scores, weights_U: Scores, clusters: Sequence[str], strata: Sequence[str], samples: int
 ) -> tuple[tuple[float, float], Paired]:
-    """Weighted means of both sides, and the paired bootstrap of their clusters' values.
-
-    With `few` clusters the draws are spread by `widening`; the standard error stays that of the values.
-    """
+    """Weighted means of both sides, and the paired bootstrap of their clusters' values."""
     if not len(pairs_U2):
         nan = float("nan")
         return (nan, nan), Paired(nan, nan, nan, nan, nan, 0, 0)
-    (left, left_C), (right, right_C) = (cluster_values(scores_U, weights_U, clusters) for scores_U in pairs_U2.T)
-    spread = widening(len(left_C)) if few else 1.0
-    left_C, right_C = left + spread * (left_C - left), right + spread * (right_C - right)
-    paired = paired_bootstrap(left_C, right_C, samples=samples)
-    return (left, right), replace(paired, stderr=paired.stderr / spread)
+    (left, left_C), (right, right_C) = (cluster_values(one_U, weights_U, clusters, strata) for one_U in pairs_U2.T)
+    return (left, right), paired_bootstrap(left_C, right_C, samples=samples)
 
 
 def _without_nan(value: Any) -> Any:

@@ -66,9 +66,8 @@ def score_file(
     notices += [sentence for kind, ids in listed.items() if (sentence := _sentence(kind, ids, len(items)))]
     chance, warnings = with_chance(bench, items, records)
     notices += warnings
-    return Evaluation(
-        {**result, **chance, **{kind: list(ids) for kind, ids in listed.items()}, "notices": notices}, records
-    )
+    found_ids = {kind: list(ids) for kind, ids in listed.items()}
+    return Evaluation({**result, **chance, **found_ids, "reading": bench.reading, "notices": notices}, records)
 
 
 def write_evaluation(folder: Path, bench: Benchmark, evaluation: Evaluation) -> None:

@@ -25,6 +25,7 @@ from tutelage.evaluation.replies import Evaluation, score, with_chance, write_ev
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+    from tutelage.recipe.sections import ModelConfig
 
 RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
 SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"
@@ -36,7 +37,7 @@ class Settings:
     """What to run and how: the options of `tutelage evaluate`."""
 
     tasks: tuple[str, ...]  # names of benchmarks, or of tasks of lm-eval with "lm-eval:" before them
-    model: str  # as the user wrote it
+    model: str  # as the user wrote it, for the results
     out: Path
     data_dir: Path | None = None
     limit: int | None = None  # examples per benchmark
@@ -46,6 +47,10 @@ class Settings:
     chat: bool | None = None  # None: where the tokenizer has a chat template
     sampler: Literal["engine", "vllm"] = "engine"
     judge: JudgeEndpoint | None = None
+    prompt: str | None = None  # template of the question instead of the benchmark's own prompt; see `answer_items`
+    group: str | None = None  # only the examples of this group
+    loading: ModelConfig | None = None  # where the model comes from and how it is loaded; None: `model` by its defaults
+    device: str | None = None  # "cpu" or "cuda"; None: a GPU if there is one
 
 
 def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list[dict[str, Any]]:
@@ -58,7 +63,7 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     loaded = {
         name: load_lm_eval_task(name)
         if name.startswith(LM_EVAL)
-        else benchmark(name).load(folder, settings.limit, settings.seed)
+        else benchmark(name).load(folder, settings.limit, settings.seed, settings.group)
         for name in settings.tasks
     }
     answerer = answerer or load_answerer(settings)
@@ -81,38 +86,49 @@ def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def load_answerer(settings: Settings) -> Answerer:
-    """Load the model: in bfloat16 on a GPU if there is one, else in float32 on the CPU."""
+    """Load the model: in bfloat16 on a GPU, in float32 on the CPU."""
     import torch
 
     from tutelage.models.load import load_model
     from tutelage.recipe.sections import ModelConfig, SamplingConfig
     from tutelage.sampling.make_sampler import make_sampler
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = settings.loading or ModelConfig(path=settings.model)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if settings.sampler == "vllm" and device == "cpu":
         raise TutelageError("--sampler vllm needs a CUDA device; leave it out")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = load_model(ModelConfig(path=settings.model), device, dtype)
+    model = load_model(config, device, dtype)
     backend = "torch" if settings.sampler == "engine" else "vllm"
     sampling = SamplingConfig(backend=backend, batch_size=settings.batch_size, memory=0.7)
     sampler = make_sampler(model, sampling, cache_share=0.8)
-    chat = settings.chat if settings.chat is not None else model.tokenizer.chat_template is not None
+    templated = config.chat_template != "auto" or model.tokenizer.chat_template is not None
+    chat = templated if settings.chat is None else settings.chat
     context = getattr(model.model.config, "max_position_embeddings", None)
-    return Answerer(model.template, sampler, model.fingerprint, chat, context, settings.seed, settings.batch_tokens)
+    return Answerer(
+        model.template,
+        sampler,
+        model.fingerprint,
+        chat,
+        context,
+        settings.seed,
+        settings.batch_tokens,
+        settings.prompt,
+    )
 
 
 def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, Any]:
     """Answer the items without a reply, score all of them, write the benchmark's folder; return its result."""
     folder = settings.out / bench.name
     _check_settings(folder, settings, bench, answerer)
-    replies = resume(folder / RESPONSES_FILE, bench, items)
+    replies = resume(folder / RESPONSES_FILE, bench, items, answerer.asking)
     missing = [item for item in items if item.id not in replies]
     if missing:
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
         write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
         replies |= new
     records, about_scores = score(bench, items, replies, settings.judge)
-    about_prompts = prompt_notices(bench, replies, answerer.context)
+    about_prompts = prompt_notices(bench, replies, answerer.context, answerer.asking.shots(bench))
     result = bench.summarise(records)
     chance, warnings = with_chance(bench, items, records)
     result |= {
@@ -120,9 +136,12 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "model": settings.model,
         "seed": settings.seed,
         "limit": settings.limit,
+        "group": settings.group,
         "chat": answerer.chat,
-        "shots": bench.shots,
+        "shots": answerer.asking.shots(bench),
         "max_new_tokens": new_token_limit(bench, answerer),
+        "context": answerer.context,
+        "reading": bench.reading,
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "speed": _speed(folder),
@@ -150,7 +169,8 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for result in results:
         for name, found in result["metrics"].items():
             value, error = ("unknown" if found[k] is None else f"{found[k]:.2f}" for k in ("value", "stderr"))
-            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']})")
+            tasks = f"; ± {found['stderr_tasks']:.2f} over tasks" if found.get("stderr_tasks") is not None else ""
+            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']}{tasks})")
         if result.get("speed"):
             speed = result["speed"]
             out.append(
@@ -182,13 +202,15 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
     }
     if settings.sampler != "engine":
         current["sampler"] = settings.sampler
+    if answerer.prompt is not None:
+        current["prompt"] = answerer.prompt
     file = folder / SETTINGS_FILE
     if file.is_file():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        keys = [*current, *(["sampler"] if "sampler" in before else [])]
+        keys = [*current, *(key for key in ("sampler", "prompt") if key in before and key not in current)]
         changed = [key for key in keys if before.get(key) != current.get(key) and key != "model"]
         if changed:
             key = changed[0]

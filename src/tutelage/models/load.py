@@ -50,7 +50,9 @@ def load_model(
     folder, content = locate(config)
     options: dict[str, Any] = {"device_map": "meta"} if sharded and dist.get_rank() else {}
     model = _from_pretrained("AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options)
-    tokenizer = _from_pretrained("AutoTokenizer", config.tokenizer or folder, config)
+    # A tokenizer from elsewhere has revisions of its own.
+    tokens_of = config if config.tokenizer is None else config.model_copy(update={"revision": None})
+    tokenizer = _from_pretrained("AutoTokenizer", config.tokenizer or folder, tokens_of)
     if content is None:
         content = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
     device_type = torch.device(device).type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tutelage.recipe.base import NAME_PATTERN, Count, Fraction, Positive, Section
 from tutelage.recipe.sections import FilterConfig, PruneConfig, SamplingConfig
@@ -73,8 +73,21 @@ class DistillStage(_TrainStage):
     temperature: Positive = Field(
         default=1.0, description="Divides the logits of teacher and student before the divergence."
     )
+    ce_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="α: the loss is α · cross-entropy on the data's responses + (1 − α) · the divergence. The "
+        "student's own responses have no cross-entropy, so `on_policy` must be below 1.",
+    )
     on_policy: Fraction = Field(default=0.5, description=_ON_POLICY)
     sampling: SamplingConfig = Field(default=SamplingConfig(), description=_STUDENT_SAMPLING)
+
+    @model_validator(mode="after")
+    def _cross_entropy_has_responses(self) -> DistillStage:
+        if self.ce_weight > 0.0 and self.on_policy == 1.0:
+            raise ValueError(
+                "`ce_weight` needs responses of the data, and `on_policy: 1.0` uses none: lower `on_policy`"
+            )
+        return self
 
 
 class SeqkdStage(_TrainStage):

@@ -24,13 +24,31 @@ class BenchmarkTask(Section):
     batch_size: Count = Field(default=128, description="Replies decoded at the same time; limits memory.")
     chat: bool | None = Field(
         default=None,
-        description="Whether prompts go through the chat template. Default: if the tokenizer has one.",
+        description="Whether prompts go through the chat template. Default: if the tokenizer has one, or the model's "
+        "section sets `chat_template`.",
+    )
+    prompt: str | None = Field(
+        default=None,
+        description="Template of the question, as `prompt` of a data section, with the columns of the benchmark's rows "
+        "or `{prompt}`, its text: to ask a model what it was trained on. Zero-shot, and the reply begins freely. "
+        "Default: the benchmark's own prompt.",
+    )
+    group: str | None = Field(
+        default=None,
+        description="Only the examples of this group of the benchmark: `test` of flores is the paper's 512 sentences. "
+        "Default: all.",
     )
     judge_model: str | None = Field(
         default=None,
         description="Name of the model that judges InFoBench's replies, served at `$TUTELAGE_JUDGE_URL`. Default: no "
         "judge, for benchmarks that need none.",
     )
+
+    def content(self) -> dict[str, Any]:
+        """The keys for a fingerprint. `prompt` and `group` count only if set, so that runs from before these keys
+        existed keep their fingerprints."""
+        unset = {key for key in ("prompt", "group") if getattr(self, key) is None}
+        return self.model_dump(mode="json", exclude=unset)
 
 
 class HeldOutTask(Section):

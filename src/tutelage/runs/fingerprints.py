@@ -15,6 +15,7 @@ from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+from tutelage.recipe.study import BenchmarkTask
 
 # Raised by hand whenever the code changes what a run computes; results made before are then not reused.
 METHOD_VERSION = 5
@@ -27,6 +28,8 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
     "annotator",
     "min_acceptance",
 }
+# Keys that count only if set, so that runs from before they existed keep their fingerprints.
+_LATER = {"ce_weight"}
 # How often state is saved, and how memory is used, does not change what is computed.
 _COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
 
@@ -42,18 +45,32 @@ def stage_fingerprint(
 ) -> str:
     """Fingerprint of a run that makes a model or data. `stage`: its config; `models` (by role) and `data`: fingerprints
     of its inputs; `extra`: what else changes the result."""
-    content = stage.model_dump(exclude=_NOT_CONTENT)
+    unset = {key for key in _LATER if not getattr(stage, key, None)}
+    content = stage.model_dump(exclude=_NOT_CONTENT | unset)
     resolved = None if training is None else training.model_dump(exclude=_COSMETIC)
     return fingerprint(METHOD_VERSION, content, resolved, seed, models, list(data), device, *extra)
 
 
 def evaluation_fingerprint(
-    kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str
+    kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str, reading: str = ""
 ) -> str:
-    """Fingerprint of a run that measures a model. `task`: the task's config; the others as in `stage_fingerprint`."""
+    """Fingerprint of a run that measures a model: of what is sampled and, after an underscore, of how it is read.
+
+    `task`: the task's config; `reading`: the fingerprint of the code that scores (`evaluation/readers/fingerprint.py`),
+    empty where nothing is read; the others as in `stage_fingerprint`. Runs that differ in the reading alone have the
+    same replies, which are scored again instead of sampled.
+    """
     if kind == "evaluate":  # a task of the recipe, which reads one data section
-        return fingerprint(METHOD_VERSION, task, seed, models, *data, device)
-    return fingerprint(METHOD_VERSION, kind, task, seed, models, list(data), device)
+        sampling = fingerprint(METHOD_VERSION, task, seed, models, *data, device)
+    else:
+        content = task.content() if isinstance(task, BenchmarkTask) else task
+        sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
+    return f"{sampling}_{reading}" if reading else sampling
+
+
+def sampling_of(run_fingerprint: str) -> str:
+    """The part of an evaluation's fingerprint that says what is sampled."""
+    return run_fingerprint.partition("_")[0]
 
 
 class InputFingerprints:

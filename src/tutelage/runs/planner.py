@@ -15,7 +15,8 @@ from typing import Any
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import fingerprint
 from tutelage.common.run_folder import MODEL
-from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.benchmarks import BENCHMARKS, benchmark
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
@@ -140,7 +141,7 @@ class Planner:
         if isinstance(stage, SeqkdStage):
             # The teacher's answers do not depend on what a search tries, so they are a run of their own.
             data = names[:-1] if training.validation else names  # a section may be both trained on and validation
-            answers = (self._plan_answers(stage, seed, data),)
+            answers = (self._plan_answers(stage, seed, data, training.max_length),)
             extra = [answers[0].fingerprint]
         elif not isinstance(stage, SftStage):
             roles["teacher"] = stage.teacher
@@ -152,9 +153,12 @@ class Planner:
         inputs.parents = (*answers, *inputs.parents)
         return self._build_stage(stage, seed, inputs, training, extra)
 
-    def _plan_answers(self, stage: SeqkdStage, seed: int, data: Sequence[str]) -> Run:
+    def _plan_answers(self, stage: SeqkdStage, seed: int, data: Sequence[str], max_length: int) -> Run:
         inputs = self._resolve({"teacher": stage.teacher}, seed, data)
-        return self._build_stage(stage, seed, inputs, extra=["answers"], name=f"{stage.name}-answers", kind="answers")
+        extra = ["answers", f"max_length {max_length}"]  # which questions fit
+        return self._build_stage(
+            stage, seed, inputs, extra=extra, name=f"{stage.name}-answers", kind="answers", max_length=max_length
+        )
 
     def _plan_evaluation(
         self,
@@ -174,7 +178,8 @@ class Planner:
             rows = self.inputs.data(config.data, section, self.recipe_folder, require_response=kind != "evaluate")
             inputs.data_fingerprints.append(rows)
         models = inputs.model_fingerprints or {"model": subject}
-        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device)
+        reading = _reading(kind, config)
+        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device, reading)
         return self._build(
             key,
             f"{subject}-on-{task}",
@@ -196,11 +201,22 @@ class Planner:
         extra: Sequence[str] = (),
         name: str = "",
         kind: str = "",
+        max_length: int | None = None,
     ) -> Run:
         name, kind = name or stage.name, kind or stage.kind
         models, data = inputs.model_fingerprints, inputs.data_fingerprints
         key = stage_fingerprint(stage, training, seed, models, data, self.device, extra)
-        return self._build(key, name, inputs, stage=name, kind=kind, seed=seed, config=stage, training=training)
+        return self._build(
+            key,
+            name,
+            inputs,
+            stage=name,
+            kind=kind,
+            seed=seed,
+            config=stage,
+            training=training,
+            max_length=max_length,
+        )
 
     def _build(
         self,
@@ -213,6 +229,7 @@ class Planner:
         seed: int,
         config: Any,
         training: TrainingConfig | None = None,
+        max_length: int | None = None,
         task: str = "",
         subject: str = "",
     ) -> Run:
@@ -227,6 +244,7 @@ class Planner:
             device=self.device,
             config=config,
             training=training,
+            max_length=max_length,
             data=inputs.data,
             models=inputs.models,
             parents=inputs.parents,
@@ -253,8 +271,11 @@ class Planner:
             if isinstance(source, str):
                 run = self.stage_run(source, seed, settings)
                 found.parents += (run,)
-                path, attention = str(run.folder / MODEL), self.recipe.teacher.attention
-                found.models[role] = ModelConfig(path=path, attention=attention)
+                origin = self._origin(
+                    source
+                )  # tokenizer and chat template are saved with a stage's model; these are not
+                kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code")}
+                found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept)
                 found.model_fingerprints[role] = run.fingerprint
             else:
                 found.models[role] = source
@@ -279,6 +300,13 @@ class Planner:
             pruned = isinstance(stage, PruneStage)
             source = self._source(stage.model if pruned else stage.student or default_student(self.recipe, source))
         return source
+
+
+def _reading(kind: str, config: Any) -> str:
+    """The fingerprint of the code that scores an evaluation's replies; empty for losses, which read none."""
+    if kind == "benchmark":
+        return benchmark(config.benchmark).reading
+    return reading_fingerprint("tutelage.evaluation.tasks") if kind == "evaluate" else ""
 
 
 def _check_names(recipe: RecipeConfig) -> None:

@@ -111,7 +111,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         search=None if recipe.search is None else _search_results(search),
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
-        planned=search.expected() if search.open else len(runs),
+        planned=len(search.expected()) if search.open else len(runs),
         elsewhere=elsewhere,
     )
 

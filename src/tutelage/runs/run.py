@@ -24,6 +24,7 @@ class Run:
     device: str  # "cpu" or "cuda"
     config: Any  # the stage's config; for evaluations the task's (TaskConfig, BenchmarkTask or HeldOutTask)
     training: TrainingConfig | None  # None: the run does not train
+    max_length: int | None = None  # answers: `max_length` of the training that uses them
     data: dict[str, DataConfig]  # every data section it reads, by name
     models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
     parents: tuple[Run, ...] = ()

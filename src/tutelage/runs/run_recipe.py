@@ -11,6 +11,7 @@ from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import hours_of
 from tutelage.runs.planner import Planner
+from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids
 from tutelage.runs.recipe_results import RecipeResults, read_results, restricted
 from tutelage.runs.run import Run
@@ -48,6 +49,8 @@ def run_recipe(
         return known[run.fingerprint]
 
     resources = Resources(jobs, ranks=gpus_per_run or 1, gpus=gpus)
+    expected = search.expected()
+    refuse_problems(find_problems([*search.known(), *expected], root, data=False, ranks=gpus_per_run or 1))
     with Scheduler(resources, debug, hours=hours if jobs > 1 else None) as scheduler:
-        scheduler.execute(search.known, search.expected())
+        scheduler.execute(search.known, len(expected))
     return read_results(search, time.monotonic() - began)

@@ -48,14 +48,14 @@ class Search:
             self._known += [run for subject, _, run in evaluations(self.planner, self.settled)]
         return self._known
 
-    def expected(self) -> int:
-        """How many runs there will be in the end, counted as if the first point were always the best."""
+    def expected(self) -> list[Run]:
+        """The runs that there will be in the end, as if the first point were always the best."""
         real = self.planner
         guess = Search(Planner(real.recipe, real.recipe_folder, real.root, inputs=real.inputs))
         while guess.open:
             guess._plan_trials()
             guess._choose(guessing=True)
-        return len(with_parents(guess.known()))
+        return with_parents(guess.known())
 
     @property
     def points(self) -> list[SearchPoint]:

@@ -8,6 +8,7 @@ from typing import Any
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of, label_of
+from tutelage.runs.preflight import Problem, find_problems
 from tutelage.runs.run import Run, with_parents
 from tutelage.study.plan import StudyPlan
 
@@ -41,7 +42,14 @@ def plan_json(plan: StudyPlan, on: str) -> dict[str, Any]:
         "runs": [_run_json(plan, run, cost[run.fingerprint]) for run in plan.runs],
         "totals": _totals(list(cost.values())),
         "absent": list(plan.absent),
+        "problems": [vars(problem) for problem in problems(plan)],
     }
+
+
+def problems(plan: StudyPlan) -> list[Problem]:
+    """What the runs would lack on this machine, as far as it is known without asking the network."""
+    found = find_problems(plan.runs, plan.root, network=False, here=False)
+    return [problem for problem in found if problem.text not in plan.absent]
 
 
 def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False) -> list[str]:
@@ -103,7 +111,7 @@ def _closing(plan: StudyPlan, on: str, cost: dict[str, Cost | None]) -> list[str
     if len(known) < len(cost):
         out.append(f"? {len(cost) - len(known)} runs with a model of unknown shape have no figures")
     out += [f"not here, so fingerprints are provisional: {line}" for line in plan.absent[:5]]
-    return out
+    return out + [f"{'missing here' if one.stops else 'note'}: {one.text}" for one in problems(plan)]
 
 
 def _numbers(cost: Cost | None) -> str:

@@ -11,6 +11,7 @@ from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import resolve_device
+from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
@@ -41,11 +42,13 @@ def run_study(
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":
             resolve_device(device)
+    ranks = _ranks(gpus_per_run, executor)
     make_runs_folder(plan.root)
     written = write_plan(plan)
     if store is not None:
         store.put(written)
         store.settle(plan.runs, push=True)
+    refuse_problems(find_problems(plan.runs, plan.root, here=executor == "local", ranks=ranks))
     model = CostModel(machine("H100"))
 
     def memory(run: Run) -> float:
@@ -53,7 +56,6 @@ def run_study(
         return cost.memory_gib if cost is not None else gpu_memory or 0.0
 
     pool, gpus = None, None
-    ranks = _ranks(gpus_per_run, executor)
     cuda = any(run.device == "cuda" for run in plan.runs)
     if executor == "ray":
         from tutelage.runs.ray_pool import RayPool

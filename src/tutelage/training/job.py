@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.common.types import TokenSequence
-from tutelage.loss.objective import Objective
+from tutelage.loss.objective import CrossEntropy, Objective, WeightedSum
 from tutelage.models.load import LoadedModel
 from tutelage.recipe.sections import TrainingConfig
 from tutelage.sampling.sampler import Sampler
@@ -31,3 +31,11 @@ class Job:
     folder: Path  # of the run: metrics and checkpoints
     fingerprint: str  # of the run: its checkpoints are only for itself
     title: str = "training"  # of the progress line
+    ce_weight: float = 0.0  # α: the loss is α · cross-entropy on the data's responses + (1 − α) · `objective`
+
+    def objective_of(self, sampled: bool) -> Objective:
+        """The objective of a response token; `sampled`: the student wrote the response."""
+        if self.ce_weight == 0.0:
+            return self.objective
+        distilled = (1.0 - self.ce_weight, self.objective)
+        return WeightedSum((distilled,) if sampled else ((self.ce_weight, CrossEntropy()), distilled))

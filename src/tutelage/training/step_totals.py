@@ -23,13 +23,17 @@ def over_ranks(device: torch.device, world: int, value: float, how: Any = dist.R
 
 
 class Totals:
-    """Sums of per-token values over the micro-batches of a step, kept on the device until the end of the step."""
+    """Sums of per-token values over the micro-batches of a step, kept on the device until the end of the step.
+
+    `ce_weight`: the α of `Job`; if it is not 0, the two terms of the loss are reported as well.
+    """
 
     _NAMES = ("cross_entropy", "forward_kl", "reverse_kl", "student_entropy", "teacher_entropy", "agreement")
 
-    def __init__(self, device: torch.device) -> None:
-        # float64 [8]: the sums of `_NAMES`, the number of response tokens, the loss
-        self.sums = torch.zeros(len(self._NAMES) + 2, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, ce_weight: float = 0.0) -> None:
+        self.ce_weight = ce_weight
+        # float64 [10]: the sums of `_NAMES`, the number of response tokens, the loss, its two terms
+        self.sums = torch.zeros(len(self._NAMES) + 4, dtype=torch.float64, device=device)
 
     def add(self, batch: MicroBatch, loss: Tensor, stats: TokenStats) -> None:
         """Add a micro-batch: its loss, and its per-token values where the weight is not 0."""
@@ -38,15 +42,23 @@ class Totals:
         sums = [
             torch.full_like(counted.sum(), math.nan) if c is None else torch.dot(c.float(), counted) for c in columns
         ]
-        self.sums += torch.stack([*sums, counted.sum(), loss.detach().float()]).double()
+        # In float64, since the small term is a difference of large ones.
+        hard = torch.zeros_like(stats.loss) if batch.sampled else stats.cross_entropy
+        soft = (stats.loss.double() - self.ce_weight * hard) / (1.0 - self.ce_weight)
+        terms = [torch.dot(term.double(), batch.weights.double()) for term in (hard, soft)]
+        self.sums += torch.stack([*(s.double() for s in sums), counted.sum(), loss.detach().float(), *terms])
 
     def values(self, world: int) -> dict[str, Any]:
-        """Means per response token over all `world` ranks (None without a teacher), and the loss that was optimised."""
+        """Means per response token over all `world` ranks (None without a teacher), and the loss that was optimised.
+
+        With α: `ce_loss` and `kd_loss`, where loss = α · ce_loss + (1 − α) · kd_loss.
+        """
         if world > 1:
             dist.all_reduce(self.sums)
-        *sums, tokens, loss = self.sums.tolist()
+        *sums, tokens, loss, hard, soft = self.sums.tolist()
         means = {n: None if math.isnan(s) else s / tokens for n, s in zip(self._NAMES, sums, strict=True)}
-        return {"loss": loss, **means, "response_tokens": int(tokens)}
+        terms = {"ce_loss": hard, "kd_loss": soft} if self.ce_weight else {}
+        return {"loss": loss, **terms, **means, "response_tokens": int(tokens)}
 
 
 def sequence_metrics(

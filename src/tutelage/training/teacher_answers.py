@@ -2,6 +2,9 @@
 
 Writing them is a run of its own, so that a search over learning rates reuses them. Lines are only appended, and each
 sample has its own seed from (seed, row, number), so a killed run resumes where it stopped.
+
+For a conversation that `max_length` cuts, the teacher answers the last question that is left, as an on-policy student
+does. An answer says how many messages it answers, and is trained on after exactly those.
 """
 
 from __future__ import annotations
@@ -10,15 +13,17 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.progress import Progress
 from tutelage.common.types import Conversation, Message, Sample, TokenSequence
-from tutelage.data.chat_template import ChatTemplate
+from tutelage.data.chat_template import ChatTemplate, messages_asked
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.sampling.sampler import Sampler
 from tutelage.training.on_policy import with_response
@@ -33,6 +38,7 @@ class Answer:
 
     row: int  # of the prompt, among the conversations
     number: int  # which of the row's k samples, from 0
+    asked: int  # messages of the row that the teacher was given
     tokens: tuple[int, ...]
     text: str
     finished: bool
@@ -40,7 +46,7 @@ class Answer:
 
 def write_answers(
     folder: Path,
-    conversations: Sequence[Conversation],
+    questions: Mapping[int, Sequence[Message]],
     template: ChatTemplate,
     sampler: Sampler,
     sampling: SamplingConfig,
@@ -48,14 +54,14 @@ def write_answers(
     seed: int,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """Sample `samples_per_prompt` answers to every conversation's prompt into `folder`, after those already there.
+    """Sample `samples_per_prompt` answers to every question into `folder`, after those already there.
 
-    Returns all answers, in the order of rows.
+    `questions`: the messages to answer, by row. Returns all answers, in the order of `questions`.
     """
     path = folder / FILE
     done = read_answers(folder)
     _keep_whole_lines(path, len(done))
-    todo = [(row, k) for row in range(len(conversations)) for k in range(samples_per_prompt)][len(done) :]
+    todo = [(row, k) for row in questions for k in range(samples_per_prompt)][len(done) :]
     if progress is not None:
         progress.restore(len(done))
     size = sampling.batch_size * _BATCHES
@@ -63,7 +69,7 @@ def write_answers(
         for start in range(0, len(todo), size):
             chosen = todo[start : start + size]
             asked = sorted({row for row, _ in chosen})
-            encoded = template.encode_prompts([conversations[row].prompt for row in asked])
+            encoded = template.encode_prompts([questions[row] for row in asked])
             prompts = dict(zip(asked, encoded, strict=True))
             samples = sampler.sample(
                 [prompts[row] for row, _ in chosen],
@@ -73,7 +79,8 @@ def write_answers(
                 seeds=[keyed_integer("answer", seed, row, k) for row, k in chosen],
             )
             for (row, k), sample in zip(chosen, samples, strict=True):
-                done.append(Answer(row, k, sample.tokens, template.decode(sample.tokens), sample.finished))
+                text, count = template.decode(sample.tokens), len(questions[row])
+                done.append(Answer(row, k, count, sample.tokens, text, sample.finished))
                 file.write(json.dumps(vars(done[-1]), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -85,7 +92,7 @@ def write_answers(
 def read_answers(folder: Path) -> list[Answer]:
     """The answers in `folder`, none if there is no file; an incomplete last line is ignored."""
     return [
-        Answer(line["row"], line["number"], tuple(line["tokens"]), line["text"], line["finished"])
+        Answer(line["row"], line["number"], line["asked"], tuple(line["tokens"]), line["text"], line["finished"])
         for line in _lines(folder / FILE)
     ]
 
@@ -104,16 +111,21 @@ def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
 def answer_examples(
     examples: Sequence[TokenSequence],
     rows: Sequence[int],
+    conversations: Sequence[Conversation],
     answers: Sequence[Answer],
-    end_id: int,
+    template: ChatTemplate,
     teacher_ends: Sequence[int],
     max_length: int,
-) -> list[TokenSequence]:
+) -> tuple[list[TokenSequence], list[str]]:
     """The examples with the teacher's answers as responses: each distinct answer once, weighted by its number.
 
-    `rows[i]`: the row that example i was made from. The loss is on the answer only, even after earlier assistant turns
-    of the conversation. A final token among `teacher_ends` is replaced by `end_id`, the student's end of turn.
+    `rows[i]`: the row, in `conversations`, that example i was made from; `template`: the student's. The loss is on the
+    answer only, even after earlier assistant turns of the conversation. A final token among `teacher_ends` is replaced
+    by the student's end of turn. Also returns the sources of the rows left out, because their question does not fit
+    into `max_length` tokens of the student or was not asked.
     """
+    end_id, left_out = template.end_of_turn_id, dict[int, str]()
+    asked = {answer.row: answer.asked for answer in answers}
     found: dict[int, Counter[Sample]] = {}
     for answer in answers:
         tokens = answer.tokens
@@ -122,10 +134,20 @@ def answer_examples(
         found.setdefault(answer.row, Counter())[Sample(tokens, (), answer.finished)] += 1
     out: list[TokenSequence] = []
     for example, row in zip(examples, rows, strict=True):
-        for sample, copies in found.get(row, Counter()).items():
+        if row not in asked:
+            left_out[row] = conversations[row].source
+            continue
+        question = conversations[row].messages[: asked[row]]
+        if question != messages_asked(conversations[row], example):  # the student's tokens are cut elsewhere
+            ids = template.encode_prompt(question)
+            if len(ids) >= max_length:
+                left_out[row] = conversations[row].source
+                continue
+            example = replace(example, ids=torch.tensor(ids), prompt_length=len(ids))
+        for sample, copies in found[row].items():
             written = with_response(example, sample, max_length, "teacher")
             out.append(replace(written, weight=float(copies)))
-    return out
+    return out, list(left_out.values())
 
 
 def retokenise(
@@ -134,7 +156,7 @@ def retokenise(
     """The answers, encoded again from their text with another tokenizer: for a teacher of another family."""
     out = []
     for answer in answers:
-        turns = (*conversations[answer.row].prompt, Message("assistant", answer.text))
+        turns = (*conversations[answer.row].messages[: answer.asked], Message("assistant", answer.text))
         sequence = template.encode(Conversation("", turns), 0, sys.maxsize)
         tokens = sequence.ids[sequence.prompt_length :].tolist()
         out.append(replace(answer, tokens=tuple(tokens if answer.finished else tokens[:-1])))

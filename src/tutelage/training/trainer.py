@@ -139,7 +139,7 @@ class Trainer:
         batches = self._batches(sequences, token_weights, budget, spare=global_batch[0])
 
         # 4. Forward and backward; the last micro-batch sums the gradients over the ranks.
-        totals = Totals(self.device)
+        totals = Totals(self.device, job.ce_weight)
         for i, batch in enumerate(batches):
             loss, stats = self._forward_backward(batch, sync=i + 1 == len(batches))
             totals.add(batch, loss, stats)
@@ -170,7 +170,7 @@ class Trainer:
         teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
         with contextlib.nullcontext() if sync else self._no_sync():
             with self._autocast():
-                loss, stats = self.module(batch, self.job.objective, teacher)
+                loss, stats = self.module(batch, self.job.objective_of(batch.sampled), teacher)
             (loss * self.world).backward()  # data parallelism averages over ranks; the weights sum to 1 over all ranks
         return loss, stats
 
@@ -180,11 +180,11 @@ class Trainer:
         self._bare().model.eval()
         sequences = rank_share(self.job.validation, self.rank, self.world)
         weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
-        totals, tokens = Totals(self.device), self.config.tokens_per_micro_batch
+        totals, tokens = Totals(self.device, self.job.ce_weight), self.config.tokens_per_micro_batch
         for batch in self._batches(sequences, weights, tokens, spare=self.job.validation[0]):
             teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
             with self._autocast():
-                loss, stats = self._bare()(batch, self.job.objective, teacher)
+                loss, stats = self._bare()(batch, self.job.objective_of(batch.sampled), teacher)
             totals.add(batch, loss, stats)
         reshard(self._bare().model.train())
         return {f"validation_{k}": v for k, v in totals.values(self.world).items()}
@@ -196,7 +196,8 @@ class Trainer:
 
         Ranks must run equally many, so missing ones are copies of `spare` with weight 0.
         """
-        batches = make_micro_batches(sequences, weights, tokens, *self.padding)
+        by_author = self.job.ce_weight > 0.0  # the two then have different objectives
+        batches = make_micro_batches(sequences, weights, tokens, *self.padding, by_author=by_author)
         missing = int(self._over_ranks(len(batches), dist.ReduceOp.MAX)) - len(batches)
         batches += [make_micro_batch([spare], [0.0], *self.padding)] * missing
         # All at once: a copy during the loop would wait for the device.

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
-from tutelage.evaluation.benchmarks.find_letter import find_letter
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 
 _LETTERS = "ABCDE"
 _TEXT = (
@@ -33,6 +33,8 @@ _TEXT = (
 
 @dataclass(frozen=True)
 class ARC(Benchmark):
+    files: ClassVar[tuple[str, ...]] = ("arc_challenge/ARC-Challenge-test.jsonl",)
+    hub: ClassVar[str] = "allenai/ai2_arc"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(),
         "accuracy_lm_eval": Metric(),
@@ -45,7 +47,7 @@ class ARC(Benchmark):
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("id", "question", "choices", "answerKey")
-        hub = Hub("allenai/ai2_arc", "test", "ARC-Challenge")
+        hub = Hub(self.hub, "test", "ARC-Challenge")
         return [_item(row) for row in read_rows(data_dir, "arc_challenge/ARC-Challenge-test.jsonl", hub, needed)]
 
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Message
+from tutelage.evaluation.benchmarks.data import HubError, located
 from tutelage.evaluation.benchmarks.summary import summarise
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.evaluation.records import ExampleRecord
 
 
@@ -68,6 +70,8 @@ class Benchmark:
 
     name: str
     metrics: ClassVar[Mapping[str, Metric]]
+    files: ClassVar[tuple[str, ...]] = ()  # in the data folder
+    hub: ClassVar[str] = ""  # the data set on the hub that is read if the folder has none of the files
     headline: ClassVar[str]  # the metric that tables and comparisons show first
     max_new_tokens: ClassVar[int] = 1024
     shots: ClassVar[int] = 0  # solved examples in the prompt
@@ -75,9 +79,20 @@ class Benchmark:
     stop: ClassVar[tuple[str, ...]] = ()  # a reply to a plain-text prompt is cut before these
     _cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # objects that are slow to make
 
+    @property
+    def reading(self) -> str:
+        """The fingerprint of the code that scores its replies."""
+        return reading_fingerprint(type(self).__module__)
+
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         """All items in the order of the data. `data_dir` None: from the hub. `seed` shuffles options where they are."""
         raise NotImplementedError
+
+    def source(self, data_dir: Path | None) -> Path | None:
+        """Where the items are read from: `data_dir`, or None, the hub, if it has none of this benchmark's files."""
+        if data_dir is None or not self.files:
+            return data_dir
+        return data_dir if any(located(data_dir, file) for file in self.files) else None
 
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:
         """What a model is asked: as chat messages or as plain text, with `shots` solved examples first."""
@@ -95,12 +110,25 @@ class Benchmark:
         """(context, continuation) per option where likelihoods are compared; empty for most benchmarks."""
         return []
 
-    def load(self, data_dir: Path | None, limit: int | None = None, seed: int = 0) -> list[Item]:
-        """The items to answer: all, or `limit` of them, drawn by `seed` evenly from the groups.
+    def load(
+        self, data_dir: Path | None, limit: int | None = None, seed: int = 0, group: str | None = None
+    ) -> list[Item]:
+        """The items to answer: all, those of `group`, or `limit` of them, drawn by `seed` evenly from the groups.
 
-        Raises TutelageError where the data cannot be found or read, and where two items share an id.
+        They come from the folder `data_dir`, or from the hub without one or if it has no file of this benchmark.
+        Raises TutelageError where the data cannot be found or read, for a group that no item has, and where two items
+        share an id.
         """
-        items = self.items(data_dir, seed)
+        source = self.source(data_dir)
+        try:
+            items = self.items(source, seed)
+        except HubError as error:
+            if data_dir is None:
+                raise
+            raise TutelageError(
+                f"{data_dir / self.files[0]} is missing: put the file there (docs/evaluation.md says where it comes "
+                f"from); it cannot be read from the hub either: {error}"
+            ) from None
         seen: set[str] = set()
         for item in items:
             if item.id in seen:
@@ -108,6 +136,11 @@ class Benchmark:
                     f"{self.name}: the data hold the id `{item.id}` twice; take the file from its source again"
                 )
             seen.add(item.id)
+        if group is not None:
+            groups = sorted({item.group for item in items})
+            items = [item for item in items if item.group == group]
+            if not items:
+                raise TutelageError(f"{self.name}: no example is in group `{group}` (there are: {', '.join(groups)})")
         return items if limit is None else draw_evenly(items, limit, seed)
 
     def score(self, items: Sequence[Item], replies: Mapping[str, Reply]) -> list[ExampleRecord]:

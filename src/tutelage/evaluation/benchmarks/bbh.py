@@ -1,9 +1,10 @@
 """BIG-Bench Hard (Suzgun et al., 2022): 27 tasks, 6,511 examples, three solved examples with chains of thought.
 
 Source: github suzgunmirac/BIG-Bench-Hard. Prompts are lm-eval's `bbh_cot_fewshot`, whose texts equal the official
-cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). lm-eval's own score is reported as
-`accuracy_lm_eval`: it takes the first "the answer is", in lower case only, drops one character after it, and compares
-the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
+cot-prompts. `accuracy` finds the answer as a human reader does (`find_answer.py`). `accuracy_official` is the
+repository's reading: what follows the last "the answer is", without the full stop, must equal the target.
+`accuracy_lm_eval` is lm-eval's own score: it takes the first "the answer is", in lower case only, drops one character
+after it, and compares the rest letter by letter; it also cuts replies at the first blank line and at every "Q".
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, ClassVar
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
-from tutelage.evaluation.benchmarks.find_answer import (
+from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
+from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_answer import (
     Found,
     find_number,
     find_passage,
@@ -28,9 +31,7 @@ from tutelage.evaluation.benchmarks.find_answer import (
     plain,
     trim,
 )
-from tutelage.evaluation.benchmarks.find_letter import find_letter
-from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
-from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 
 TASKS = [
     "boolean_expressions",
@@ -77,10 +78,13 @@ _CUTS = ("\nQ:", "</s>")  # where the reply of a base model that continues with 
 
 @dataclass(frozen=True)
 class BBH(Benchmark):
+    files: ClassVar[tuple[str, ...]] = tuple(f"bbh/bbh/{task}.json" for task in TASKS)
+    hub: ClassVar[str] = "SaylorTwift/bbh"
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric(cluster="group", equal_groups=True),
-        "accuracy_weighted": Metric(source="accuracy", cluster="group"),
-        "accuracy_lm_eval": Metric(cluster="group", equal_groups=True),
+        "accuracy": Metric(fixed_groups=True, equal_groups=True),
+        "accuracy_weighted": Metric(source="accuracy", fixed_groups=True),
+        "accuracy_official": Metric(fixed_groups=True, equal_groups=True),
+        "accuracy_lm_eval": Metric(fixed_groups=True, equal_groups=True),
     }
     headline: ClassVar[str] = "accuracy"
     shots: ClassVar[int] = 3
@@ -90,7 +94,7 @@ class BBH(Benchmark):
         items = []
         for task in TASKS:
             if data_dir is None:
-                rows, where = hub_rows(Hub("SaylorTwift/bbh", "test", task)), f"SaylorTwift/bbh:{task}"
+                rows, where = hub_rows(Hub(self.hub, "test", task)), f"{self.hub}:{task}"
             else:
                 path = find(data_dir, f"bbh/bbh/{task}.json")
                 rows, where = _examples(path), str(path)
@@ -107,12 +111,23 @@ class BBH(Benchmark):
         found = find_answer(reply.text, item.row["input"], target)
         right = found.answer is not None and _same(found.answer, target)
         by_lm_eval = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
-        return Scored({"accuracy": float(right), "accuracy_lm_eval": by_lm_eval}, found.answer, found.how)
+        scores: dict[str, float | None] = {
+            "accuracy": float(right),
+            "accuracy_official": float(official(cut_at(reply.text, _CUTS)) == target),
+            "accuracy_lm_eval": by_lm_eval,
+        }
+        return Scored(scores, found.answer, found.how)
 
     def _task(self, item: Item) -> HarnessTask:
         if item.group not in self._cache:
             self._cache[item.group] = HarnessTask(f"bbh/cot_fewshot/{item.group}.yaml", [item.row])
         return self._cache[item.group]
+
+
+def official(reply: str) -> str | None:
+    """What follows the last "the answer is", without spaces around it and a full stop; else None."""
+    _, cue, answer = reply.rpartition("the answer is")
+    return answer.strip().removesuffix(".").strip() if cue else None
 
 
 def find_answer(reply: str, question: str, target: str) -> Found:
@@ -163,7 +178,10 @@ def _find_brackets(reply: str) -> Found:
     stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
         stated = Found(line, "the last line")
-    brackets = _BRACKETS.match(trim(stated.answer or ""))
+    text = trim(stated.answer or "")
+    brackets = _BRACKETS.match(text)
+    if brackets and re.match(r"[\s\"'`]*(?:or|and|/|,)[\s\"'`]*[\[\](){}<>]", text[brackets.end() :]):
+        return Found(None, "several answers")
     return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
 
 

@@ -16,6 +16,10 @@ from tutelage.common.errors import TutelageError
 VARIABLE = "TUTELAGE_DATA"
 
 
+class HubError(TutelageError):
+    """A data set cannot be loaded from the hub."""
+
+
 @dataclass(frozen=True)
 class Hub:
     """A data set on the hub."""
@@ -38,13 +42,19 @@ def data_folder(option: Path | None) -> Path | None:
 
 def find(data_dir: Path, relative: str) -> Path:
     """A file of the data folder, or the same compressed (.gz). Raises TutelageError when both are absent."""
-    for path in (data_dir / relative, data_dir / f"{relative}.gz"):
-        if path.is_file():
-            return path
-    raise TutelageError(
-        f"{data_dir / relative} is missing: put the file there (docs/evaluation.md says where it comes from), "
-        f"or leave out --data-dir and {VARIABLE} to read from the hub"
-    )
+    found = located(data_dir, relative)
+    if found is None:
+        raise TutelageError(
+            f"{data_dir / relative} is missing: put the file there (docs/evaluation.md says where it comes from), "
+            f"or remove the benchmark's other files, so that it is read from the hub"
+        )
+    return found
+
+
+def located(data_dir: Path, relative: str) -> Path | None:
+    """A file of the data folder, or the same compressed (.gz); None when both are absent."""
+    paths = (data_dir / relative, data_dir / f"{relative}.gz")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_rows(data_dir: Path | None, relative: str, hub: Hub, needed: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -100,13 +110,13 @@ def checked(row: Any, needed: Iterable[str], where: str) -> dict[str, Any]:
 
 
 def hub_rows(hub: Hub) -> list[dict[str, Any]]:
-    """The rows of a hub data set. Raises TutelageError when it cannot be loaded."""
+    """The rows of a hub data set. Raises HubError when it cannot be loaded."""
     from datasets import load_dataset
 
     try:
         return [dict(row) for row in load_dataset(hub.name, hub.config, split=hub.split)]
     except Exception as error:  # no network, gated, unknown name: each its own class of several libraries
-        raise TutelageError(
+        raise HubError(
             f"{hub.name}: cannot be loaded from the hub ({' '.join(str(error).split())[:200]}); give --data-dir or "
             f"{VARIABLE}, or, where the set is gated, accept its terms and log in"
         ) from None

@@ -23,6 +23,8 @@ _REFERENCES = ("summary1", "summary2", "summary3")
 
 @dataclass(frozen=True)
 class DialogSum(Benchmark):
+    files: ClassVar[tuple[str, ...]] = ("dialogsum/dialogsum.test.jsonl",)
+    hub: ClassVar[str] = "knkarthick/dialogsum"
     metrics: ClassVar[Mapping[str, Metric]] = {"rouge_l": Metric(), "rouge_l_best": Metric()}
     headline: ClassVar[str] = "rouge_l"
     max_new_tokens: ClassVar[int] = 128
@@ -30,7 +32,7 @@ class DialogSum(Benchmark):
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         if data_dir is None:
-            rows = _joined(hub_rows(Hub("knkarthick/dialogsum", "test")))
+            rows = _joined(hub_rows(Hub(self.hub, "test")))
         else:
             needed = ("fname", "dialogue", *_REFERENCES)
             rows = read_rows(data_dir, "dialogsum/dialogsum.test.jsonl", Hub("", ""), needed)

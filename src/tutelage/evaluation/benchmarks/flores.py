@@ -29,6 +29,8 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Flores(Benchmark):
+    files: ClassVar[tuple[str, ...]] = tuple(f"flores/devtest/{code}.devtest" for code in ("asm_Beng", "eng_Latn"))
+    hub: ClassVar[str] = "openlanguagedata/flores_plus"
     metrics: ClassVar[Mapping[str, Metric]] = {"comet": Metric(), "chrf": Metric()}
     headline: ClassVar[str] = "chrf"
     max_new_tokens: ClassVar[int] = 256

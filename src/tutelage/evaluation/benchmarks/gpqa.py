@@ -27,10 +27,10 @@ from typing import Any, ClassVar
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, find, hub_rows
-from tutelage.evaluation.benchmarks.find_letter import find_letter
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask
 from tutelage.evaluation.benchmarks.summary import group_entry
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 from tutelage.evaluation.records import ExampleRecord
 
 PASSWORD = b"deserted-untie-orchid"  # published by the authors beside the archive
@@ -45,6 +45,8 @@ class GPQA(Benchmark):
     """`subset`: the file of the archive. Items of the extended file are grouped by the smallest subset they are in."""
 
     subset: str = "extended"
+    files: ClassVar[tuple[str, ...]] = ("gpqa/dataset.zip",)
+    hub: ClassVar[str] = "Idavidrein/gpqa"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(),
         "accuracy_official": Metric(),

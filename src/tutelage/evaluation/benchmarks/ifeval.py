@@ -30,6 +30,8 @@ _LEVELS = ("strict", "loose")
 
 @dataclass(frozen=True)
 class IFEval(Benchmark):
+    files: ClassVar[tuple[str, ...]] = ("ifeval/input_data.jsonl",)
+    hub: ClassVar[str] = "google/IFEval"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "prompt_strict": Metric(),
         "instruction_strict": Metric(),
@@ -41,7 +43,7 @@ class IFEval(Benchmark):
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("key", "prompt", "instruction_id_list", "kwargs")
-        rows = read_rows(data_dir, "ifeval/input_data.jsonl", Hub("google/IFEval", "train"), needed)
+        rows = read_rows(data_dir, "ifeval/input_data.jsonl", Hub(self.hub, "train"), needed)
         return [Item(str(row["key"]), row["prompt"], tuple(row["instruction_id_list"]), row) for row in rows]
 
     def prompt(self, item: Item, chat: bool, shots: int) -> Prompt:

@@ -24,6 +24,8 @@ EASY, HARD = "Easy_set", "Hard_set"
 
 @dataclass(frozen=True)
 class InFoBench(Benchmark):
+    files: ClassVar[tuple[str, ...]] = ("infobench/InFoBench.jsonl",)
+    hub: ClassVar[str] = "kqsong/InFoBench"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "drfr": Metric(),
         "drfr_easy": Metric(source="drfr", of_groups=(EASY,)),
@@ -33,7 +35,7 @@ class InFoBench(Benchmark):
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("id", "instruction", "input", "decomposed_questions", "subset", "category")
-        rows = read_rows(data_dir, "infobench/InFoBench.jsonl", Hub("kqsong/InFoBench", "train"), needed)
+        rows = read_rows(data_dir, "infobench/InFoBench.jsonl", Hub(self.hub, "train"), needed)
         return [
             Item(str(row["id"]), _prompt(row), tuple(row["decomposed_questions"]), row, row["subset"]) for row in rows
         ]

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
-from tutelage.evaluation.benchmarks.find_letter import find_letter
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_letter import find_letter
 
 LETTERS = "ABCDEFGHIJ"
 _IS = re.compile(r"answer is \(?([A-J])\)?")
@@ -28,10 +28,12 @@ _LAST = re.compile(r"([A-J])(?=[^A-J]*$)")
 
 @dataclass(frozen=True)
 class MMLUPro(Benchmark):
+    files: ClassVar[tuple[str, ...]] = ("mmlu_pro/mmlu_pro_test.jsonl", "mmlu_pro/mmlu_pro_validation.jsonl")
+    hub: ClassVar[str] = "TIGER-Lab/MMLU-Pro"
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric(cluster="group"),
-        "accuracy_official": Metric(cluster="group"),
-        "accuracy_lm_eval": Metric(cluster="group"),
+        "accuracy": Metric(fixed_groups=True),
+        "accuracy_official": Metric(fixed_groups=True),
+        "accuracy_lm_eval": Metric(fixed_groups=True),
     }
     headline: ClassVar[str] = "accuracy"
     max_new_tokens: ClassVar[int] = 2048
@@ -40,7 +42,7 @@ class MMLUPro(Benchmark):
 
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("question_id", "question", "options", "answer", "category")
-        rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub("TIGER-Lab/MMLU-Pro", "test"), needed)
+        rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub(self.hub, "test"), needed)
         self._cache["data_dir"] = data_dir
         return [_item(row) for row in rows]
 
@@ -68,7 +70,7 @@ class MMLUPro(Benchmark):
         if item.group not in self._cache:
             if "shots" not in self._cache:
                 needed = ("question", "options", "cot_content", "category")
-                hub = Hub("TIGER-Lab/MMLU-Pro", "validation")
+                hub = Hub(self.hub, "validation")
                 rows = read_rows(self._cache.get("data_dir"), "mmlu_pro/mmlu_pro_validation.jsonl", hub, needed)
                 self._cache["shots"] = rows
             shots = [_plain(row) for row in self._cache["shots"] if row["category"] == item.group]

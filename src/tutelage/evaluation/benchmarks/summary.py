@@ -47,13 +47,21 @@ def group_entry(members: Sequence[ExampleRecord], metrics: Sequence[str], headli
 
 
 def average(records: Sequence[ExampleRecord], name: str, metric: Metric) -> Value:
-    """Weighted mean and clustered standard error of a metric over its scored units, 0..100."""
+    """Weighted mean of a metric over its scored units and its standard error, 0..100.
+
+    The error is over examples, within the tasks where a benchmark has its own; `stderr_tasks` then has the error as if
+    the tasks, too, were drawn at random.
+    """
     scored = [unit for unit in units_of(records, name, metric) if unit.score is not None]
     if not scored:
-        return {"value": None, "stderr": None}
+        missing: Value = {"value": None, "stderr": None}
+        return missing | {"stderr_tasks": None} if metric.fixed_groups else missing
     scores_U = np.array([unit.score for unit in scored], dtype=np.float64)
     weights_U = unit_weights([unit.group for unit in scored], metric.equal_groups)
     weights_U /= weights_U.sum()
     value = float(np.dot(weights_U, scores_U))
-    error = clustered_standard_error(scores_U, [unit.cluster for unit in scored], weights_U)
-    return {"value": 100 * value, "stderr": None if math.isnan(error) else 100 * error}
+    strata = [unit.stratum for unit in scored]
+    errors = {"stderr": clustered_standard_error(scores_U, [unit.cluster for unit in scored], weights_U, strata)}
+    if metric.fixed_groups:
+        errors["stderr_tasks"] = clustered_standard_error(scores_U, strata, weights_U)
+    return {"value": 100 * value, **{name: None if math.isnan(e) else 100 * e for name, e in errors.items()}}

@@ -17,7 +17,7 @@ import numpy as np
 from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import RESULT
 from tutelage.evaluation.benchmarks import benchmark_metrics
-from tutelage.evaluation.clusters import Metric, cluster_scores, widening
+from tutelage.evaluation.clusters import Metric, cluster_scores
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import Scores, crossed_standard_error
@@ -98,10 +98,6 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
     scale = 1 if lower_is_better(metric) else 100
     scores_SC = scale * np.stack([cluster_scores(run.records, metric, averaged) for run in runs])
     error = crossed_standard_error(scores_SC)
-    few_clusters = averaged.cluster == "group"
-    if few_clusters:  # spread as in Student's t, as `tutelage compare` does it
-        means_S1 = np.nanmean(scores_SC, axis=1, keepdims=True)
-        scores_SC = means_S1 + widening(scores_SC.shape[1]) * (scores_SC - means_S1)
     by_seed = tuple(_value(cell, metric, scores) for cell, scores in zip(there, scores_SC, strict=True))
     return Result(
         anchor=anchor,
@@ -115,7 +111,6 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
         cells=tuple(cells),
         seeds=tuple(cell.seed for cell in there),
         examples=len(runs[0].records),
-        few_clusters=few_clusters,
         chance=_chance(there, metric),
     )
 
@@ -162,19 +157,18 @@ def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
         return Result(anchor=anchor, arm=arm, task=AVERAGE, metric=AVERAGE, cells=cells, of=of)
     total = sum(one.scores.shape[1] for one in of)
     by_seed = np.mean([[one.by_seed[one.seeds.index(s)] for s in seeds] for one in of], axis=0)
-    columns, plain = [], []
+    columns = []
     for one in of:
         scores_SC = one.scores[[one.seeds.index(s) for s in seeds]]
         off = (scores_SC - np.nanmean(scores_SC, axis=1, keepdims=True)) * total / (len(of) * scores_SC.shape[1])
         columns.append(by_seed[:, None] + off)
-        plain.append(by_seed[:, None] + off / (widening(scores_SC.shape[1]) if one.few_clusters else 1))
     return Result(
         anchor=anchor,
         arm=arm,
         task=AVERAGE,
         metric=AVERAGE,
         value=float(by_seed.mean()),
-        stderr=crossed_standard_error(np.hstack(plain)),
+        stderr=crossed_standard_error(np.hstack(columns)),
         by_seed=tuple(float(one) for one in by_seed),
         scores=np.hstack(columns),
         cells=cells,

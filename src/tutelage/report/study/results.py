@@ -43,7 +43,6 @@ class Result(MetricValue):
     task: str
     cells: tuple[Cell, ...]  # the planned ones, seed by seed
     of: tuple[Result, ...] = ()  # an average's tasks
-    few_clusters: bool = False  # whole groups were drawn, and there are few
     chance: float | None = None  # the score of guessing, where answers can be guessed
 
     @property

@@ -231,7 +231,8 @@ class CostModel:
         """A model's replies to a benchmark."""
         task: BenchmarkTask = run.config
         known = facts()["benchmarks"][task.benchmark]
-        count = min(known["examples"], task.limit or known["examples"])
+        count = known.get("groups", {}).get(task.group, known["examples"])
+        count = min(count, task.limit or count)
         return self._sampled(shapes["model"], count, known["prompt"], known["reply"], task.batch_size)
 
     def held_out(self, run: Run, shapes: dict[str, Shape]) -> Cost:

@@ -13,10 +13,13 @@ from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.run_benchmarks import Settings, run_benchmarks
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.run import Run
+from tutelage.runs.stages.earlier import BENCHMARK, reuse_replies
 
 
 def measure_benchmark(run: Run) -> dict[str, Any]:
     """Answer and score a benchmark in the run's folder, going on from the replies that are there already.
+
+    Replies of a run that differs in the reading alone are scored, and no model is loaded.
 
     Raises TutelageError when the benchmark needs a judge and TUTELAGE_JUDGE_URL is not set.
     """
@@ -29,18 +32,33 @@ def measure_benchmark(run: Run) -> dict[str, Any]:
         if url is None:
             raise TutelageError(f"{task.benchmark} is judged by `{task.judge_model}`: export TUTELAGE_JUDGE_URL")
         judge = JudgeEndpoint(url=url, model=task.judge_model)
+    bench = benchmark(task.benchmark)
     settings = Settings(
-        tasks=(benchmark(task.benchmark).name,),
+        tasks=(bench.name,),
         model=run.models["model"].path,
-        out=run.folder / "benchmark",
+        out=run.folder / BENCHMARK,
         data_dir=data_folder(None),
         limit=task.limit,
         seed=task.draw,
         batch_size=task.batch_size,
         chat=task.chat,
+        prompt=task.prompt,
+        group=task.group,
         judge=judge,
+        loading=run.models["model"],
+        device=run.device,
     )
-    (result,) = run_benchmarks(settings)
+    result = reuse_replies(run, bench.name, judge)
+    if result is None:
+        (result,) = run_benchmarks(settings)
     examples = settings.out / result["task"] / EXAMPLES  # the replies stay beside it, to be scored again
     write_bytes_atomically(run.folder / EXAMPLES, examples.read_bytes())
-    return {"kind": run.kind, "stage": run.stage, "limit": task.limit, **result, "model": run.subject, "seed": run.seed}
+    return {
+        "kind": run.kind,
+        "stage": run.stage,
+        "limit": task.limit,
+        "group": task.group,
+        **result,
+        "model": run.subject,
+        "seed": run.seed,
+    }

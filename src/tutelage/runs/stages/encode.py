@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.common.types import Conversation, TokenSequence
-from tutelage.data.chat_template import encode_all
+from tutelage.data.chat_template import ChatTemplate, encode_all, messages_asked
 from tutelage.data.dataset import load_dataset
-from tutelage.models.load import LoadedModel
 from tutelage.runs.run import Run
 
 
@@ -18,21 +17,27 @@ class Encoded:
 
     sequences: list[TokenSequence]  # `index` is the position in `conversations`
     conversations: tuple[Conversation, ...]
-    report: dict[str, Any]  # rows read, cut and left out
+    report: dict[str, Any]  # rows read, cut, left out, and those that lost their last turns
 
 
-def encoded(run: Run, name: str, loaded: LoadedModel, max_length: int) -> Encoded:
-    """Read data section `name` and encode it with a model's template, at most `max_length` tokens per row.
+def encoded(run: Run, name: str, template: ChatTemplate, max_length: int) -> Encoded:
+    """Read data section `name` and encode it with a chat template, at most `max_length` tokens per row.
 
     Raises TutelageError when more rows are bad than the section allows.
     """
     config = run.data[name]
     data = load_dataset(name, config, run.recipe_folder)
-    sequences, report = encode_all(loaded.template, data, max_length, config.max_bad_rows, f"data.{name}")
+    sequences, report = encode_all(template, data, max_length, config.max_bad_rows, f"data.{name}")
+    rows = data.conversations
     counts = {
         "rows": len(sequences),
         "cut": report.cut,
         "too_long": list(report.too_long),
+        "last_turns_cut": [
+            rows[s.index].source
+            for s in sequences
+            if s.cut and messages_asked(rows[s.index], s) != rows[s.index].prompt
+        ],
         "bad_rows": [[bad.source, bad.reason] for bad in data.bad_rows],
     }
-    return Encoded(sequences, data.conversations, counts)
+    return Encoded(sequences, rows, counts)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError
 from tutelage.common.progress import progress
+from tutelage.common.types import Conversation
 from tutelage.data.dataset import load_dataset
-from tutelage.evaluation.records import summarise, write_records
-from tutelage.evaluation.tasks import evaluate_generation, lead_1_records
+from tutelage.evaluation.records import ExampleRecord, read_records, summarise, write_records
+from tutelage.evaluation.tasks import evaluate_generation, lead_1_records, score_response
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import TaskConfig
 from tutelage.runs.run import Run
+from tutelage.runs.stages.earlier import earlier_folders
 from tutelage.sampling.make_sampler import make_sampler
 
 
@@ -23,8 +28,15 @@ def evaluate(run: Run) -> dict[str, Any]:
     """
     task: TaskConfig = run.config
     data = load_dataset(task.data, run.data[task.data], run.recipe_folder, require_response=False)
+    kept = _answers_of_an_earlier_reading(run, data.conversations)
     if run.subject == "lead_1":
         records = lead_1_records(run.task, task, data.conversations)
+    elif kept is not None:
+        print(f"{run.stage}: the kept answers were scored by today's reading", flush=True)
+        records = [
+            score_response(row, old.response, task.metrics, finished=old.finished, tokens=old.tokens)
+            for row, old in zip(data.conversations, kept, strict=True)
+        ]
     else:
         kind = torch.bfloat16 if run.device == "cuda" else torch.float32
         loaded = load_model(run.models["model"], run.device, kind)
@@ -39,3 +51,17 @@ def evaluate(run: Run) -> dict[str, Any]:
             )
     write_records(run.folder, records)
     return summarise(records, list(task.metrics), task.headline_metric, task=run.task, model=run.subject, seed=run.seed)
+
+
+def _answers_of_an_earlier_reading(run: Run, rows: Sequence[Conversation]) -> list[ExampleRecord] | None:
+    """The records of a finished run that sampled the same answers, in the order of the rows; None without one."""
+    for folder in earlier_folders(run):
+        if not run_folder.is_done(folder):
+            continue
+        try:
+            records = {record.id: record for record in read_records(folder)}
+        except TutelageError:
+            continue
+        if set(records) == {row.id for row in rows}:
+            return [records[row.id] for row in rows]
+    return None

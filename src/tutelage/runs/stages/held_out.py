@@ -9,6 +9,7 @@ import torch
 
 from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.batch import make_micro_batches
+from tutelage.data.chat_template import messages_asked
 from tutelage.data.teacher_prompts import align
 from tutelage.evaluation.records import ExampleRecord, write_records
 from tutelage.evaluation.tasks import prompt_text
@@ -31,7 +32,7 @@ def measure_held_out(run: Run) -> dict[str, Any]:
     kind = torch.bfloat16 if run.device == "cuda" else torch.float32
     loaded = load_model(run.models["model"], run.device, kind)
     teacher = load_model(run.models["teacher"], run.device, kind) if "teacher" in run.models else None
-    data = encoded(run, task.data, loaded, task.max_length)
+    data = encoded(run, task.data, loaded.template, task.max_length)
     sequences = data.sequences
     if teacher is not None:
         check_vocabularies(teacher.tokenizer, loaded.tokenizer)
@@ -42,12 +43,13 @@ def measure_held_out(run: Run) -> dict[str, Any]:
     for sequence in sequences:
         conversation, (tokens, *values) = data.conversations[sequence.index], sums[sequence.index]
         scores: dict[str, float | None] = {name: v / tokens for name, v in zip(names, values, strict=False)}
+        asked = messages_asked(conversation, sequence)
         values_text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         records.append(
             ExampleRecord(
                 id=conversation.id,
-                prompt=prompt_text(conversation.prompt),
-                response=conversation.response or "",
+                prompt=prompt_text(asked),
+                response=conversation.messages[len(asked)].content,
                 references=(),
                 scores=scores,
                 answer=None,

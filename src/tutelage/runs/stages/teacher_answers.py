@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from tutelage.common.progress import progress
-from tutelage.data.dataset import load_dataset
+from tutelage.common.types import Message
+from tutelage.data.chat_template import ChatTemplate, messages_asked
 from tutelage.models.load import load_model
 from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.run import Run
+from tutelage.runs.stages.encode import encoded
 from tutelage.sampling.make_sampler import make_sampler
 from tutelage.training.teacher_answers import answer_summary, read_answers, write_answers
 
@@ -22,16 +24,14 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     Goes on from the answers that are there already. Returns the content of result.json.
     """
     stage: SeqkdStage = run.config
-    conversations = [
-        c for name in run.data for c in load_dataset(name, run.data[name], run.recipe_folder).conversations
-    ]
     loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
     loaded.tokenizer.save_pretrained(run.folder / "tokenizer")
+    questions, too_long, last_turns_cut = _questions(run, loaded.template)
     sampler = make_sampler(loaded, stage.sampling)
     began, before = time.monotonic(), len(read_answers(run.folder))
-    with progress(run.stage, len(conversations) * stage.samples_per_prompt) as bar:
+    with progress(run.stage, len(questions) * stage.samples_per_prompt) as bar:
         answers = write_answers(
-            run.folder, conversations, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed, bar
+            run.folder, questions, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed, bar
         )  # fmt: skip
     seconds, new = time.monotonic() - began, answers[before:]
     speed = sum(len(answer.tokens) for answer in new) / seconds if new else None
@@ -41,5 +41,27 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "teacher_ends": list(loaded.template.end_of_turn_ids),
         "tokens_per_s": speed,
+        "too_long": too_long,
+        "last_turns_cut": last_turns_cut,
         **answer_summary(answers),
     }
+
+
+def _questions(run: Run, template: ChatTemplate) -> tuple[dict[int, tuple[Message, ...]], list[str], list[str]]:
+    """By row, counted through all sections: the messages to answer, which fit into the run's `max_length`.
+
+    Also the sources of the rows that do not fit at all, and of those whose last turns do not.
+    """
+    assert run.max_length is not None
+    questions: dict[int, tuple[Message, ...]] = {}
+    too_long: list[str] = []
+    last_turns_cut: list[str] = []
+    offset = 0
+    for name in run.data:
+        part = encoded(run, name, template, run.max_length)
+        for sequence in part.sequences:
+            questions[offset + sequence.index] = messages_asked(part.conversations[sequence.index], sequence)
+        offset += len(part.conversations)
+        too_long += part.report["too_long"]
+        last_turns_cut += part.report["last_turns_cut"]
+    return questions, too_long, last_turns_cut

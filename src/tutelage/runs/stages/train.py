@@ -43,7 +43,7 @@ def train(run: Run) -> dict[str, Any]:
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
     teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
     sections = {
-        name: _with_teacher_prompts(encoded(run, name, student, training.max_length), student, teacher)
+        name: _with_teacher_prompts(encoded(run, name, student.template, training.max_length), student, teacher)
         for name in run.data
     }
     if teacher is not None:
@@ -139,8 +139,18 @@ def _with_answers(
         )
         answers, ends = retokenise(answers, student.template, conversations), [student.template.end_of_turn_id]
     assert run.training is not None
-    out = answer_examples(examples, rows, answers, student.template.end_of_turn_id, ends, run.training.max_length)
-    return out, {"samples": sum(int(s.weight) for s in out), "distinct": len(out), "cut": sum(s.cut for s in out)}
+    length = run.training.max_length
+    out, left_out = answer_examples(examples, rows, conversations, answers, student.template, ends, length)
+    if not out:
+        raise TutelageError(
+            f"{run.stage}: no question fits: raise `training.max_length` ({length}) or use shorter rows"
+        )
+    return out, {
+        "samples": sum(int(s.weight) for s in out),
+        "distinct": len(out),
+        "cut": sum(s.cut for s in out),
+        "too_long": left_out,
+    }
 
 
 def _job(
@@ -176,6 +186,7 @@ def _job(
         folder=run.folder,
         fingerprint=run.fingerprint,
         title=f"{run.stage} (seed {run.seed})",
+        ce_weight=stage.ce_weight if isinstance(stage, DistillStage) else 0.0,
     )
     if not isinstance(stage, MethodStage):
         return job

@@ -8,7 +8,9 @@
 | 3. bare | the whole reply, or its beginning | "C\\n\\nPlants need light." | C |
 | 4. bare | the last letter in parentheses, else the only one in the last line | "It has to be this one (B)" | B |
 
-Not read: letters that the reply denies ("not (A)", "C is wrong") or leaves open ("A or B"), and a list of all options.
+Not read: letters that the reply denies ("not (A)", "C is wrong") and a list of all options. A statement that names
+several options ("(A) and (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was stated
+before it; a later statement or a change of mind overrules it like any other.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from tutelage.evaluation.benchmarks.find_answer import (
+from tutelage.evaluation.readers.find_answer import (
     CHOSEN,
     LEADING_NO,
     READ_AT_MOST,
@@ -27,9 +29,20 @@ from tutelage.evaluation.benchmarks.find_answer import (
     last_read,
     plain,
 )
+from tutelage.evaluation.readers.find_refusal import (
+    ANSWER_CANNOT,
+    last_refusal,
+    refused_flatly,
+    refuses,
+    same_refusal,
+)
 
+NO_SINGLE = ""  # what a statement answers that chooses no single option
+_SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
+_DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
+_HIDDEN = 0xE000  # the first of the private characters that keep denied letters
 _IT_IS = re.compile(  # "it must be (B)"
-    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+(?=\(?[A-Z]\b)", re.I
+    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+(?=\(?[A-Z]\b|(?:both\s+|either\s+)?⁂)", re.I
 )
 _LEAD = r"\s*(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
 _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
@@ -47,8 +60,12 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     option_texts = [_normalised(plain(option)) for option in options]
     text = _without_echo(plain(reply), letters, option_texts)
 
+    denied: set[str] = set()  # by later statements than the one that is read
+
     def read(tail: str) -> str | None:
-        return _letter_at(tail, letters) or _option_at(tail, letters, option_texts)
+        denied.update(_denied_at(tail, letters))
+        found = _statement(tail, letters, option_texts)
+        return NO_SINGLE if found in denied else found
 
     whole = _whole_option(text, letters, option_texts)
     if whole is not None:
@@ -59,9 +76,84 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         changed = LEADING_NO.sub("", changed)
         early = _bare_start(changed, letters)
         later = Found(early, "stated") if early else _stated_letter(changed, letters, read)
+        if later is None and _no_single(changed, letters) and _bare_letter(changed, letters, ends=True).answer is None:
+            later = Found(None, "")
         if later is not None:
-            return Found(later.answer, "stated after a change of mind")
-    return _stated_letter(text, letters, read) or _bare_letter(text, letters)
+            return Found(later.answer, _how(later.answer, "stated after a change of mind"))
+        denied.clear()
+    stated = _stated_letter(text, letters, read)
+    flat = refused_flatly(text)
+    if flat > max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1):
+        after = _bare_letter(text[flat:].partition(".")[2], letters)  # "None of the options is right. (C) is closest."
+        return (
+            after if after.answer else Found(_like_option(text[flat - 200 : flat], letters, option_texts), "no option")
+        )
+    if stated is not None:
+        return stated
+    cues = [match.end() for match in STATED.finditer(text)]  # what is stated here is unreadable
+    return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)
+
+
+def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
+    """What a text after a cue states: a letter, NO_SINGLE, or None where it states nothing that can be read."""
+    letter = _letter_at(tail, letters)
+    if letter is not None:
+        return NO_SINGLE if _another_follows(tail, letter, letters, options) else letter
+    option = _option_at(tail, letters, options)
+    if option is not None:
+        return option
+    if refuses(tail):
+        return _like_option(tail, letters, options) or NO_SINGLE
+    return NO_SINGLE if _no_single(tail, letters) else None
+
+
+def _no_single(tail: str, letters: str) -> bool:
+    """Whether a text begins with several letters, a letter that is not offered, or a refusal of all of them."""
+    lead = re.match(_LEAD, tail)
+    rest = tail[lead.end() if lead else 0 :][:400]
+    if re.match(rf"[\s\"'“‘(\[]*(?:(?:both|either|between|all|probably|likely|also|options?)\s+)*{_SEVERAL}", rest):
+        return True
+    foreign = re.match(r"[\s\"'“‘]*(?:\(([A-Za-z])\)|([A-Z])(?=\s*(?:[.,;:!)]|\n|$)))", rest)
+    letter = (foreign[1] or foreign[2]).upper() if foreign else ""
+    return (bool(letter) and letter not in letters) or refuses(rest)
+
+
+def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether the letter's own text is followed by another option: "(A) Paris and (B) Rome", "(A), (B)"."""
+    own = options[letters.index(letter)] if letters.index(letter) < len(options) else ""
+    text = f"(?:[\\s.:)-]*(?:the )?{re.escape(own)}[.]?)?" if own else ""
+    join = (
+        r"\s*(?:,?\s*(?:\band\b|\bor\b|\band/or\b|\bas\s+well\s+as\b|&|/|\+)(?:\s+(?:also|possibly|maybe|even))?|,)\s*"
+    )
+    match = re.match(
+        rf"{_LEAD}[\s\"'“‘(\[{{<]*{letter}[\s)\]}}>.:]*{text}[\s\"'”’]*{join}(?:option\s+|choice\s+)?"
+        rf"(\(?)([{letters}])(?!\w)(\)?)(?P<after>.*)",
+        tail[:600],
+        re.I,
+    )
+    if match is None or match[2].upper() == letter or (match[2].islower() and not match[1]):
+        return False
+    other = letters.index(match[2].upper())
+    shown = _normalised(match["after"]).lstrip(".:) -")
+    if other < len(options) and options[other] and shown.startswith(options[other]):
+        return True
+    return re.match(r"\s*(?:[.,;:!?]|\n|$|and\b|or\b)", match["after"]) is not None
+
+
+def _denied_at(tail: str, letters: str) -> set[str]:
+    """The letters that a text begins by denying."""
+    match = re.match(rf"\s*(?:can|is|are)?{_DENIAL}([\ue000-\ue019]*)", tail)
+    return {letters[ord(one) - _HIDDEN] for one in match[1]} if match else set()
+
+
+def _like_option(tail: str, letters: str, options: Sequence[str]) -> str | None:
+    """The letter of the only option that refuses as a text does: "None of these" for "none of the above"."""
+    fitting = [one for one, option in zip(letters, options, strict=False) if option and same_refusal(option, tail)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _how(answer: str | None, how: str) -> str:
+    return how if answer else f"{how}: no single option"
 
 
 def _letter_at(tail: str, letters: str) -> str | None:
@@ -94,12 +186,12 @@ def _option_at(tail: str, letters: str, options: Sequence[str]) -> str | None:
 
 def _stated_letter(text: str, letters: str, read: Callable[[str], str | None]) -> Found | None:
     """The letter that tier 1 finds, else tier 2."""
-    for tier, patterns in (("stated", (STATED, _IT_IS)), ("chosen", (CHOSEN,))):
+    for tier, patterns in (("stated", (STATED, ANSWER_CANNOT, _IT_IS)), ("chosen", (CHOSEN,))):
         found = last_read(text, patterns, read)
         if tier == "chosen":
             found = max([found, _judged_right(text, letters)], key=lambda one: one[0])
         if found[1] is not None:
-            return Found(found[1], f"{tier} as the answer")
+            return Found(found[1] or None, _how(found[1], f"{tier} as the answer"))
     return None
 
 
@@ -111,8 +203,11 @@ def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     return (matches[-1].end(), matches[-1][1]) if matches else (-1, None)
 
 
-def _bare_letter(text: str, letters: str) -> Found:
-    """Tiers 3 and 4: a letter that nothing calls the answer."""
+def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str] = (), *, ends: bool = False) -> Found:
+    """Tiers 3 and 4: a letter that nothing calls the answer.
+
+    Tier 4 reads the text from `start` on. `ends`: read only tier 4.
+    """
     bare = rf"\W*(?:\b(?:option|choice|answer|letter)\W+)?([{letters}{letters.lower()}])\W*"
     whole = re.fullmatch(bare, text, re.I)
     if whole:
@@ -121,16 +216,28 @@ def _bare_letter(text: str, letters: str) -> Found:
     last, listed = last_line(text), re.findall(rf"(?<!\S)\(?([{letters}])(?:[).:]\s|[).:]?$)", text, re.M)
     if len(listed) > 1 and letters.startswith("".join(listed)) and re.match(rf"\W*[{listed[0]}{listed[-1]}]\b", last):
         return Found(None, "a list of options")
+    own_line = re.match(rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])\W*?\n", text)
+    rest = text[start:]
+    wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
+    refusal = last_refusal(rest)
+    if refusal >= 0 and not (wrapped and wrapped[-1].start() >= refusal) and not own_line:
+        return Found(_like_option(rest[refusal:], letters, options), "no option is chosen")
+    foreign = re.fullmatch(r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])\W*", last_line(rest))
+    open_choice = rf"\W*(?:(?:so|thus|therefore|hence|it\s+is|both|either)\W+)*{_SEVERAL}\W*"
+    if (foreign and foreign[1] not in letters) or re.fullmatch(open_choice, last_line(rest), re.I):
+        return Found(None, "no single option in the last line")
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
         rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I),(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
         text,
     )
-    if opening and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I):
+    if not ends and opening and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I):
         return Found(opening[1], "the reply's beginning")
-    wrapped = re.findall(rf"\(([{letters}])\)", text)
+    last = last_line(rest)
+    if _SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
+        return Found(None, "several options")
     if wrapped:
-        return Found(wrapped[-1], "the last letter in parentheses")
+        return Found(wrapped[-1][1], "the last letter in parentheses")
     alone = _standing_alone(last, letters)
     return Found(alone, "the last line's only letter") if alone else Found(None, "no answer stated")
 
@@ -158,7 +265,12 @@ def _without_echo(text: str, letters: str, options: Sequence[str]) -> str:
 
 
 def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
-    """The text with "…" for letters that it denies ("A and C are wrong") or leaves open ("A or B")."""
+    """The text with marks for letters that it denies ("A and C are wrong") and that it leaves open ("A or B")."""
+
+    def hidden(found: re.Match[str]) -> str:
+        kept = re.findall(rf"(?<!\w)\(?([{letters}])\)?(?!\w)", found[0])
+        return _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
+
     one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\))(?!['’-]?\w)"
     several = rf"{one}(?:(?:\s*,|(?:\s*,)?\s*(?:\b(?:and|or|nor)\b|[/&]))\s*{one}){{1,20}}"
     for denial in (
@@ -170,12 +282,13 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         # "A and C are both wrong", "(C) is incorrect"
         rf"(?:{several}\s+(?=are|were)|{one}[.:]?\s+){_DENIED}",
     ):
-        text = re.sub(denial, "…", text)
+        text = re.sub(denial, hidden, text)
 
     def unless_an_option(found: re.Match[str]) -> str:
         match = _normalised(found[0])  # "both A and B" may be the text of an option
-        apart = "," in found[0] and not re.search(r"[/&a-z]", found[0])  # "(A), (B) being wrong"
-        return found[0] if apart or any(match in option for option in options) else "…"
+        ends = re.match(r"\s*(?:[.;:!?]|\n|$)", found.string[found.end() :])
+        apart = "," in found[0] and not re.search(r"[/&a-z]", found[0]) and not ends  # "(A), (B) being wrong"
+        return found[0] if apart or any(match in option for option in options) else _SEVERAL
 
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"

@@ -1,7 +1,8 @@
 """Find the answer in a reply: a short text, a word such as yes or no, or a number. Letters: `find_letter.py`.
 
-What a reply states last counts, so that a change of mind is respected. Statements come in tiers; a lower tier is read
-only when the higher ones hold nothing. After a change of mind ("wait", "actually") the rest is read first.
+What a reply states last counts, so that a change of mind is respected. A statement of two answers ("3 or 4"), or of
+none ("it cannot be determined"), is no answer, whatever was stated before it. Statements come in tiers; a lower tier is
+read only when the higher ones hold nothing. After a change of mind ("wait", "actually") the rest is read first.
 
 | tier | found in | example | answer |
 |---|---|---|---|
@@ -17,6 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,14 @@ _NUMBER = r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?"  # "1,234", "−5", "24.0
 _UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 NUMBER_WORDS = [*_UNITS, *_TEENS]
+_A_NUMBER = rf"(?:{_NUMBER}|\b(?:{'|'.join(NUMBER_WORDS)})\b)"
+_UNIT = r"(?:\s+(?!or\b|and\b|to\b|because\b|since\b|is\b)[a-z]+){0,2}"
+_TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples", "1, 2 or 3"
+    rf"({_A_NUMBER}){_UNIT}(?:\s*(?:,?\s*(?:\bor\b|\band\b|\bto\b)(?:\s+(?:maybe|perhaps|possibly|even|also))?|/|&|–)"
+    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|\s+\(\s*or\s+)({_A_NUMBER})(?!\s*[-+*=×])",
+    re.I,
+)
+_NO_ANSWER = ""  # what a statement answers that chooses none, or several
 
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time
 
@@ -136,16 +147,26 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     | "True or False?" | True, False | None |
     """
     known, either = {word.lower(): word for word in words}, "|".join(map(re.escape, words))
+    both = re.compile(  # "Yes and no", "True/False"; but in "True and False = False" the last word is the answer
+        rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}(?:,?\s*(?:\band\b|\bor\b)\s*(?:also\s+|maybe\s+)?|[/&,])"
+        rf"\W{{0,3}}({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
+        re.I,
+    )
     # "no" before another word is not an answer ("there is no way to know"), but for "the answer is no because …"
     pattern = re.compile(rf"(?<!not )(?<!n['’]t )(?!(?-i:no)\s+\w)\b({either})\b", re.I)
     first = re.compile(rf"\W*({either})\b", re.I)
 
     def read(tail: str) -> str | None:
+        two = both.match(tail)
+        if two and two["result"]:
+            tail = tail[two.end() :]
+        elif (two and two[1].lower() != two[2].lower()) or (refuses(tail) and not first.match(tail)):
+            return _NO_ANSWER
         match = pattern.search(_first_line(tail))
         return known[match[1].lower()] if match else None
 
     def read_stated(tail: str) -> str | None:
-        match = first.match(tail)
+        match = None if both.match(tail) else first.match(tail)
         return known[match[1].lower()] if match else read(tail)
 
     def only(part: str) -> str | None:
@@ -157,16 +178,21 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     changed = after_change(text)
     if changed is not None:  # "wait, no: yes" is a yes, "wait, no" a no
         word = only(LEADING_NO.sub("", changed)) or only(changed)
+        if word is None and not STATED.search(changed) and (refuses(changed) or both.match(changed)):
+            word = _NO_ANSWER
         if word is not None:
-            return Found(word, "stated after a change of mind")
-    for tier, cue, reader in (("stated", STATED, read_stated), ("chosen", CHOSEN, read)):
-        _, word = last_read(text, (cue,), reader)
+            return Found(word or None, "stated after a change of mind")
+    for tier, cues, reader in (("stated", (STATED, ANSWER_CANNOT), read_stated), ("chosen", (CHOSEN,), read)):
+        _, word = last_read(text, cues, reader)
         if word is not None:
-            return Found(word, f"{tier} as the answer")
+            return Found(word or None, f"{tier} as the answer")
     last = last_line(text)
     opens = re.match(rf"\W*({either})[\"'”’)]*\s*(?:[.,!;:–—-]|\n|$)", text, re.I)  # not "True and False is …"
     if opens and only(_first_line(text)) and not re.fullmatch(rf"\W*({either})\W*", last, re.I):
         return Found(known[opens[1].lower()], "the reply's beginning")
+    refusal = last_refusal(text)
+    if refusal >= 0 and only(text[refusal:]) is None:
+        return Found(None, "no answer is chosen")
     word = only(last)
     if word is not None:
         return Found(word, "the last line's only answer word")
@@ -187,18 +213,24 @@ def find_number(reply: str) -> Found:
     """
     text = re.sub(rf"(?:not|n['’]t)\s+(?:be\s+)?{_NUMBER}(?!\w)", "…", plain(reply))  # "the answer is not 8"
     changed = LEADING_NO.sub("", after_change(text) or "")
+    if re.search(r"\w", changed) and not STATED.search(changed) and (refuses(changed) or _two_numbers(changed)):
+        return Found(None, "no single number after a change of mind")
     corrected = re.match(rf"(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)\s+)?({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
     if corrected:
         return Found(_tidy(corrected[1]), "stated after a change of mind")
-    for tier, cue in (("stated", STATED), ("chosen", CHOSEN)):
-        _, number = last_read(text, (cue,), lambda tail: _number_in(_first_line(tail)))
+    for tier, cues in (("stated", (STATED, ANSWER_CANNOT)), ("chosen", (CHOSEN,))):
+        _, number = last_read(text, cues, _stated_number)
         if number is not None:
-            return Found(number, f"{tier} as the answer")
+            return Found(number or None, f"{tier} as the answer")
     alone = rf"\W*?((?:{_NUMBER})|{'|'.join(NUMBER_WORDS)})\W*"
     opening = re.fullmatch(alone, _first_line(text), re.I)
     if opening and not re.fullmatch(alone, last_line(text), re.I):
         return Found(_number_in(opening[1]), "the reply's beginning")
-    numbers = re.findall(_NUMBER, re.sub(r"(?<=\d) \([^()\n]*\)", "", text))  # in "8 (2 + 6)" 8 is the number
+    cues = [match.end() for match in STATED.finditer(text)]  # what is stated there is no number
+    text = re.sub(r"(?<=\d) \([^()\n]*\)", "", text[cues[-1] if cues else 0 :])  # in "8 (2 + 6)" 8 is the number
+    if last_refusal(text, undecided_only=True) >= 0 or _two_numbers(last_line(text), at_end=True):
+        return Found(None, "no single number")
+    numbers = re.findall(_NUMBER, text)
     if numbers:
         return Found(_tidy(numbers[-1]), "the reply's last number")
     word = _number_word(text, -1)
@@ -242,6 +274,26 @@ def _first_line(tail: str) -> str:
 
 def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), "")
+
+
+def _stated_number(tail: str) -> str | None:
+    """The number that a text after a cue states; `_NO_ANSWER` for two numbers, and for none."""
+    line = _first_line(tail)
+    return _NO_ANSWER if refuses(line) or _two_numbers(line) else _number_in(line)
+
+
+def _two_numbers(line: str, at_end: bool = False) -> bool:
+    """Whether a line begins (or, `at_end`, ends) with two different numbers, of which it chooses none: "3 or 4"."""
+    line = re.split(r"\s(?:because|since)\b|[.;!]\s", line)[-1 if at_end else 0]
+    if "=" in line:
+        return False
+    for match in _TWO_NUMBERS.finditer(line):
+        if _number_in(match[1]) == _number_in(match[2]):
+            continue
+        around = line[match.end() :] if at_end else line[: match.start()]
+        if not re.search(_A_NUMBER, around, re.I):
+            return True
+    return False
 
 
 def _number_in(line: str) -> str | None:

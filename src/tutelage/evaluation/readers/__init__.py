@@ -1,0 +1,1 @@
+"""How answers are read from replies, and the fingerprint of a reading."""

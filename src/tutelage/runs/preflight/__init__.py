@@ -1,0 +1,6 @@
+"""What runs will need, checked before the first of them starts."""
+
+from tutelage.runs.preflight.check import find_problems, refuse_problems
+from tutelage.runs.preflight.problem import Problem
+
+__all__ = ["Problem", "find_problems", "refuse_problems"]

@@ -1,0 +1,148 @@
+"""Whether data, models, benchmarks, judges and packages of runs are here, or can be had."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from tutelage.common.errors import TutelageError
+from tutelage.data.sources import resolve_sources
+from tutelage.evaluation.benchmarks import benchmark
+from tutelage.evaluation.benchmarks.data import VARIABLE, data_folder, located
+from tutelage.recipe.sections import DataConfig, ModelConfig
+from tutelage.recipe.stages import SynthesizeStage
+from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.preflight.hub import Hub
+from tutelage.runs.preflight.problem import Problem
+from tutelage.runs.run import Run
+
+_SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
+
+
+def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -> Iterator[Problem]:
+    """The problems of what the runs read, in the order: data, models, benchmarks, packages."""
+    hub = Hub(network)
+    if data:
+        sections = {
+            (run.recipe_folder, name, config.model_dump_json()): config
+            for run in runs
+            for name, config in run.data.items()
+            if not _made(run, str(config.path))
+        }
+        for (folder, name, _), config in sections.items():
+            yield from _data_problems(name, config, folder, hub)
+    models = {m.model_dump_json(): m for run in runs for m in run.models.values() if not _made(run, m.path)}
+    for model in models.values():
+        yield from _model_problems(model, hub)
+    names: dict[str, BenchmarkTask | None] = {}
+    for run in runs:
+        if isinstance(run.config, BenchmarkTask):
+            names[run.config.benchmark] = run.config
+        elif isinstance(run.config, SynthesizeStage):
+            names = dict.fromkeys(run.config.avoid) | names
+    for name, task in names.items():
+        yield from _benchmark_problems(name, task, hub)
+    if here:
+        yield from _package_problems(runs)
+
+
+def _made(run: Run, path: str) -> bool:
+    """Whether a run of the plan makes what is at this path."""
+    return any(str(parent.folder) in path or str(parent.folder.resolve()) in path for parent in run.parents)
+
+
+def _data_problems(name: str, config: DataConfig, folder: Path, hub: Hub) -> Iterator[Problem]:
+    for path in [config.path] if isinstance(config.path, str) else config.path:
+        try:
+            found = resolve_sources(f"data.{name}", path, folder)
+        except TutelageError as error:
+            yield Problem(str(error))
+            continue
+        if isinstance(found, str):
+            wrong = hub.problem(found.partition(":")[0], "dataset")
+            if wrong:
+                yield Problem(f"data.{name}.path: `{found}` is not a local file, and {wrong}, or name local files")
+
+
+def _model_problems(model: ModelConfig, hub: Hub) -> Iterator[Problem]:
+    from tutelage.models.files import locate
+
+    template = model.chat_template
+    if template not in ("auto", "tulu") and not Path(template).is_file():
+        yield Problem(f"chat_template: there is no file `{template}`: give auto, tulu or the path of a Jinja file")
+    try:
+        path, content = locate(model)
+    except TutelageError as error:
+        yield Problem(str(error))
+        return
+    if content is None:
+        wrong = hub.problem(path, "model")
+        if wrong:
+            yield Problem(
+                f"cannot load `{model.path}`: it is not a local folder, and {wrong}. Check the name, or give a folder"
+            )
+
+
+def _benchmark_problems(name: str, task: BenchmarkTask | None, hub: Hub) -> Iterator[Problem]:
+    """`task`: how it is measured; None: only its texts are read."""
+    bench = benchmark(name)
+    try:
+        folder = data_folder(None)
+        source = bench.source(folder)
+    except TutelageError as error:
+        yield Problem(str(error))
+        return
+    if source is None:
+        wrong = hub.problem(bench.hub, "dataset")
+        where = f"in {folder / bench.files[0]}" if folder else f"in a folder (${VARIABLE} is not set)"
+        if wrong:
+            yield Problem(f"{name}: its data are not {where}, and {wrong}, or put the file there (docs/evaluation.md)")
+    else:
+        absent = [file for file in bench.files if located(source, file) is None]
+        if absent:
+            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+            yield Problem(f"{name}: {source / absent[0]}{more} is missing: put the file there (docs/evaluation.md)")
+    if task is None:
+        return
+    if name == "ifeval":
+        yield from _ifeval_problems()
+    if task.judge_model is not None:
+        yield from _judge_problems(name, task.judge_model)
+    elif name == "infobench":
+        yield Problem(f"{name}: no judge is named, so its replies stay unscored: set `judge_model` of the task", False)
+    if name == "flores":
+        from tutelage.evaluation.judges.comet import comet_ready
+
+        if not comet_ready():
+            yield Problem(f"{name}: COMET is not set up, so only chrF is measured: run `tutelage setup comet`", False)
+
+
+def _ifeval_problems() -> Iterator[Problem]:
+    from tutelage.evaluation.benchmarks.ifeval import find_punkt
+
+    try:
+        find_punkt()
+    except TutelageError as error:
+        yield Problem(str(error))
+    if find_spec("langdetect") is None:
+        yield Problem("ifeval: langdetect is not installed: pip install 'lm-eval[ifeval]'")
+
+
+def _judge_problems(name: str, model: str) -> Iterator[Problem]:
+    url = os.environ.get("TUTELAGE_JUDGE_URL")
+    if url is None:
+        yield Problem(f"{name} is judged by `{model}`: export TUTELAGE_JUDGE_URL, the address of its endpoint")
+    elif not url.startswith(("http://", "https://")):
+        yield Problem(f"{name}: TUTELAGE_JUDGE_URL is `{url}`, not an address such as https://api.openai.com/v1")
+
+
+def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
+    for run in runs:
+        samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]
+        if any(getattr(sampling, "backend", None) == "vllm" for sampling in samplings) and find_spec("vllm") is None:
+            yield Problem("`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'")
+        for tracker in run.training.trackers if run.training is not None else ():
+            if find_spec(tracker) is None:
+                yield Problem(f"training.trackers: {tracker} is not installed: pip install {tracker}")

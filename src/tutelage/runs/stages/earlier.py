@@ -1,0 +1,134 @@
+"""Evaluations whose answers were scored by an earlier reading: found, and scored again without a model."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_bytes_atomically
+from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.replies import Evaluation, write_evaluation
+from tutelage.evaluation.rescore import rescore
+from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE, SPEED_FILE, SUMMARY_FILE, table_3
+from tutelage.runs.fingerprints import sampling_of
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+    from tutelage.runs.run import Run
+
+BENCHMARK = "benchmark"  # folder of a benchmark run's replies and scores
+
+
+def earlier_folders(run: Run) -> list[Path]:
+    """Folders of runs that sampled what `run` would, and scored it by another reading; the newest first."""
+    root, sampling = glob.escape(str(run.folder.parent)), sampling_of(run.fingerprint)
+    found = {Path(path) for end in ("", "_*") for path in glob.glob(f"{root}/*-{sampling}{end}")} - {run.folder}
+    return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name), reverse=True)
+
+
+def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str, Any] | None:
+    """Score the replies of an earlier run of the benchmark `task` again, into `run`'s folder; returns the result.
+
+    None where there are none, or not all of them; those that there are then lie in `run`'s folder.
+    """
+    inner = run.folder / BENCHMARK / task
+    if (inner / RESPONSES_FILE).is_file():
+        return None
+    for folder in earlier_folders(run):
+        before = folder / BENCHMARK / task
+        if not (before / RESPONSES_FILE).is_file():
+            continue
+        _copy_replies(before, inner)
+        try:
+            found = rescore(before, judge=judge)
+        except TutelageError as error:
+            print(f"{run.stage}: the replies of {folder.name} go on: {error}", flush=True)
+            return None
+        write_evaluation(inner, BENCHMARKS[task], found)
+        print(f"{run.stage}: the replies of {folder.name} were scored by today's reading", flush=True)
+        return found.result
+    return None
+
+
+def rescore_runs(root: Path, data_dir: Path | None = None) -> Iterator[str]:
+    """Score all kept replies to benchmarks under `root` by today's reading; yields one line per evaluation.
+
+    A run gets a new folder, which plans find; the old one stays. In a folder of `tutelage evaluate --out`, the old
+    result and records stay beside the new ones, with the old reading in their names. Raises TutelageError where `root`
+    holds no replies.
+    """
+    files = sorted(root.rglob(RESPONSES_FILE))
+    if not files:
+        raise TutelageError(f"{root}: holds no kept replies ({RESPONSES_FILE}); give a folder of runs or of scores")
+    for file in files:
+        folder = file.parent
+        of_run = folder.parent.name == BENCHMARK and (folder.parents[1] / run_folder.CONFIG).is_file()
+        shown = (folder.parents[1] if of_run else folder).name
+        try:
+            yield f"{shown}: {_rescore_run(folder, data_dir) if of_run else _rescore_in_place(folder, data_dir)}"
+        except TutelageError as error:
+            yield f"{shown}: skipped: {error}"
+
+
+def _rescore_run(inner: Path, data_dir: Path | None) -> str:
+    old = inner.parents[1]
+    if not run_folder.is_done(old):
+        raise TutelageError("not finished; the run goes on by itself")
+    config = run_folder.read_json(old, run_folder.CONFIG)
+    before, mark = run_folder.read_json(old, run_folder.RESULT), str(config["fingerprint"])
+    bench = BENCHMARKS.get(inner.name)
+    if bench is None:
+        raise TutelageError(f"no benchmark is called `{inner.name}`")
+    new_mark = f"{sampling_of(mark)}_{bench.reading}"
+    new = old.with_name(old.name.removesuffix(mark) + new_mark)
+    if run_folder.is_done(new):
+        return "scored by today's reading" if new == old else f"scored by today's reading in {new.name}"
+    found = rescore(inner, data_dir)
+    _copy_replies(inner, new / BENCHMARK / inner.name)
+    write_evaluation(new / BENCHMARK / inner.name, bench, found)
+    examples = (new / BENCHMARK / inner.name / run_folder.EXAMPLES).read_bytes()
+    write_bytes_atomically(new / run_folder.EXAMPLES, examples)
+    run_folder.write_json(new, run_folder.CONFIG, config | {"fingerprint": new_mark})
+    if (old / run_folder.ENVIRONMENT).is_file():
+        shutil.copy2(old / run_folder.ENVIRONMENT, new / run_folder.ENVIRONMENT)
+    own = {key: before[key] for key in ("model", "seed", "seconds") if key in before}
+    run_folder.write_json(new, run_folder.RESULT, before | found.result | own | {"fingerprint": new_mark})
+    return _change(before, found)
+
+
+def _rescore_in_place(folder: Path, data_dir: Path | None) -> str:
+    before = run_folder.read_json(folder, run_folder.RESULT) if run_folder.is_done(folder) else {}
+    bench = BENCHMARKS.get(str(before.get("task")))
+    if bench is not None and before.get("reading") == bench.reading:
+        return "scored by today's reading"
+    found = rescore(folder, data_dir)
+    assert bench is not None  # `rescore` refuses others
+    for name in (run_folder.RESULT, run_folder.EXAMPLES):
+        kept = Path(name)
+        shutil.copy2(folder / name, folder / f"{kept.stem}-{before.get('reading', 'before')}{kept.suffix}")
+    write_evaluation(folder, bench, found)
+    if (folder.parent / SUMMARY_FILE).is_file():
+        summary = run_folder.read_json(folder.parent, SUMMARY_FILE)
+        results = [found.result if one.get("task") == bench.name else one for one in summary.get("results", [])]
+        run_folder.write_json(folder.parent, SUMMARY_FILE, summary | {"table_3": table_3(results), "results": results})
+    return _change(before, found)
+
+
+def _copy_replies(old: Path, new: Path) -> None:
+    new.mkdir(parents=True, exist_ok=True)
+    for name in (SETTINGS_FILE, SPEED_FILE, RESPONSES_FILE):
+        if (old / name).is_file():
+            write_bytes_atomically(new / name, (old / name).read_bytes())
+
+
+def _change(before: dict[str, Any], found: Evaluation) -> str:
+    """ "accuracy 92.00 → 66.00 (250 replies)"."""
+    name = found.result["headline"]
+    values = [result.get("metrics", {}).get(name, {}).get("value") for result in (before, found.result)]
+    old, new = ("unknown" if value is None else f"{value:.2f}" for value in values)
+    return f"{found.result['task']} {name} {old} → {new} ({len(found.records)} replies)"

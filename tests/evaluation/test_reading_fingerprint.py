@@ -1,0 +1,81 @@
+"""The fingerprint of a reading follows the code that scores, and not its wording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.readers.fingerprint import code_of, reading_fingerprint
+
+FILES = {
+    "top/__init__.py": "",
+    "top/bench.py": "from top.reader import read\nfrom other.thing import x\n\ndef score():\n    return read(x)\n",
+    "top/reader.py": "def read(text):\n    from top.inner import CUES\n    return CUES\n",
+    "top/inner.py": "CUES = 'answer  is'\n",
+    "top/typed.py": "X = 1\n",
+    "top/other.py": "Y = 1\n",
+}
+
+
+def fingerprint(root: Path, **changed: str) -> str:
+    for name, text in (FILES | {f"top/{key}.py": text for key, text in changed.items()}).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    reading_fingerprint.cache_clear()
+    return reading_fingerprint("top.bench", root, "top")
+
+
+def test_code_counts_wherever_it_is_imported_and_wording_does_not(tmp_path: Path) -> None:
+    first = fingerprint(tmp_path)
+    assert len(first) == 8
+    assert fingerprint(tmp_path, inner="CUES = 'answer is'\n") != first  # a space in a text is code
+    assert fingerprint(tmp_path, reader=FILES["top/reader.py"].replace("return CUES", "return None")) != first
+    assert fingerprint(tmp_path, other="Y = 2\n") == first  # nothing imports it
+    worded = '"""Cues."""\n\n# those that follow\nCUES = \'answer  is\'  # two spaces\n'
+    assert fingerprint(tmp_path, inner=worded) == first
+    docstring = FILES["top/bench.py"].replace(
+        "def score():\n", 'def score():\n    """The score.\n\n    Of a reply.\n    """\n'
+    )
+    assert fingerprint(tmp_path, bench=docstring) == first
+
+
+def test_imports_for_annotations_alone_do_not_count(tmp_path: Path) -> None:
+    bench = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from top.typed import X\n" + FILES["top/bench.py"]
+    first = fingerprint(tmp_path, bench=bench)
+    assert fingerprint(tmp_path, bench=bench, typed="X = 2\n") == first
+
+
+def test_a_hash_in_a_text_is_no_comment() -> None:
+    assert (
+        code_of('x = "# not a comment"  # a comment\n\ny = """a\n# b"""\n') == 'x = "# not a comment"\ny = """a\n# b"""'
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "affected"),
+    [
+        ("readers/find_letter.py", {"bbh", "gpqa", "gpqa_main", "gpqa_diamond", "mmlu_pro", "arc_challenge"}),
+        ("readers/find_answer.py", {"bbh", "gpqa", "gpqa_main", "gpqa_diamond", "mmlu_pro", "arc_challenge"}),
+        ("benchmarks/mmlu_pro.py", {"mmlu_pro"}),
+        ("benchmarks/ifeval.py", {"ifeval"}),
+        ("clusters.py", set(BENCHMARKS)),
+        ("metrics.py", set(BENCHMARKS)),  # clusters.py imports it
+        ("compare.py", set()),
+    ],
+)
+def test_which_benchmarks_a_file_belongs_to(monkeypatch: pytest.MonkeyPatch, changed: str, affected: set[str]) -> None:
+    reading_fingerprint.cache_clear()
+    before = {name: bench.reading for name, bench in BENCHMARKS.items()}
+    read_text = Path.read_text
+
+    def edited(self: Path, *arguments: object, **options: object) -> str:
+        text = read_text(self, *arguments, **options)  # type: ignore[arg-type]
+        return text + "\nEDITED = 1\n" if str(self).endswith(f"evaluation/{changed}") else text
+
+    monkeypatch.setattr(Path, "read_text", edited)
+    reading_fingerprint.cache_clear()
+    after = {name: bench.reading for name, bench in BENCHMARKS.items()}
+    reading_fingerprint.cache_clear()
+    assert {name for name in before if before[name] != after[name]} == affected
