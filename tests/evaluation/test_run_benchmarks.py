@@ -277,12 +277,12 @@ def test_solved_examples_are_left_out_where_the_context_is_short(data: Path, tmp
     answerer = Answerer(Letters(), recorder, "f", chat=True, context=2 * full[1])
     assert new_token_limit(bench, answerer) == full[1]
     replies, _ = answer(bench, items, answerer, tmp_path / "r.jsonl")
-    notices = prompt_notices(bench, replies, answerer)
+    notices = prompt_notices(bench, replies, answerer.context, bench.shots)
     assert sorted(len(prompt) for call in recorder.calls for prompt in call) == sorted([full[1], full[4]])
     assert "2 prompts were given fewer than 3 solved examples" in notices[0]
     answerer = replace(answerer, context=2 * (full[5] - 1))
     replies, _ = answer(bench, items, answerer, tmp_path / "s.jsonl")
-    notices = prompt_notices(bench, replies, answerer)
+    notices = prompt_notices(bench, replies, answerer.context, bench.shots)
     assert {reply.text for reply in replies.values()} == {""}
     assert "2 prompts leave no room for a reply" in notices[0]
     assert BENCHMARKS["bbh"].score(items, replies)[0].scores["accuracy"] == 0

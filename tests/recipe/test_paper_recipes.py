@@ -9,7 +9,7 @@ import pytest
 from tiny_benchmarks import ARC_ROWS, DIALOGUES, SENTENCES, write_data
 
 from tutelage.data.rows import convert
-from tutelage.evaluation.answer_items import Answerer
+from tutelage.evaluation.answer_items import prompt_of
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.recipe.sections import DataConfig
@@ -49,8 +49,7 @@ def test_what_is_trained_on_is_what_is_asked(name: str, tmp_path: Path):
         bench = BENCHMARKS[config.benchmark]
         (item,) = [item for item in bench.load(data) if item.id == item_id]
         trained, _ = convert(row, "x", DataConfig(**grid.values["gold"]), True)
-        answerer = Answerer(None, None, "", True, prompt=config.prompt)  # type: ignore[arg-type]
-        asked = answerer.prompt_of(bench, item, answerer.shots(bench))
+        asked = prompt_of(bench, item, True, bench.shots, config.prompt)
         assert asked.messages == trained.prompt
         assert asked.prefix == ""  # the reply begins freely, as the responses do
         if task == "arc_challenge":

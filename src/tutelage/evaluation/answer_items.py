@@ -44,19 +44,6 @@ class Answerer:
         """The most solved examples in a prompt."""
         return 0 if self.prompt is not None else bench.shots
 
-    def prompt_of(self, bench: Benchmark, item: Item, shots: int) -> Prompt:
-        """What the model is asked. A template's columns are those of the item's row, and `prompt`, its text.
-
-        Raises TutelageError for a column that the row does not have.
-        """
-        if self.prompt is None:
-            return bench.prompt(item, self.chat, shots)
-        try:
-            text = fill_template(self.prompt, {"prompt": item.prompt, **item.row})
-        except BadRowError as error:
-            raise TutelageError(f"`prompt` of a task on {bench.name}: {error}") from None
-        return Prompt(messages=user(text)) if self.chat else Prompt(text=f"{text}\n\n")
-
 
 @dataclass(frozen=True)
 class Question:
@@ -65,6 +52,21 @@ class Question:
     item: Item
     ids: list[int]
     shots: int
+
+
+def prompt_of(bench: Benchmark, item: Item, chat: bool, shots: int, template: str | None = None) -> Prompt:
+    """What a model is asked: the benchmark's prompt, or a template's text (`Answerer.prompt`), zero-shot.
+
+    The columns of a template are those of the item's row, and `prompt`, its text. Raises TutelageError for a column
+    that the row does not have.
+    """
+    if template is None:
+        return bench.prompt(item, chat, shots)
+    try:
+        text = fill_template(template, {"prompt": item.prompt, **item.row})
+    except BadRowError as error:
+        raise TutelageError(f"`prompt` of a task on {bench.name}: {error}") from None
+    return Prompt(messages=user(text)) if chat else Prompt(text=f"{text}\n\n")
 
 
 def new_token_limit(bench: Benchmark, answerer: Answerer) -> int:
@@ -84,14 +86,14 @@ def answer(
     shared = tally.shared if tally else 0
     with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions)) as bar:
         for item in too_long:
-            _append(handle, bench, item, replies[item.id], answerer.chat)
+            _append(handle, bench, item, replies[item.id], answerer)
         started, new_tokens = time.monotonic(), 0
 
         def keep(new: list[tuple[Item, Reply]]) -> None:
             nonlocal new_tokens
             for item, reply in new:
                 replies[item.id] = reply
-                _append(handle, bench, item, reply, answerer.chat)
+                _append(handle, bench, item, reply, answerer)
                 new_tokens += reply.tokens
             handle.flush()
             bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
@@ -134,10 +136,9 @@ def make_questions(bench: Benchmark, items: Sequence[Item], answerer: Answerer) 
     return questions, too_long
 
 
-def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], answerer: Answerer) -> list[str]:
+def prompt_notices(bench: Benchmark, replies: Mapping[str, Reply], context: int | None, most: int) -> list[str]:
     """Notices about prompts that lost solved examples, or were not asked, because of the model's context."""
     too_long = [name for name, reply in replies.items() if reply.shots == NO_ROOM]
-    context, most = answerer.context, answerer.shots(bench)
     fewer = sum(reply.shots is not None and NO_ROOM < reply.shots < most for reply in replies.values())
     notices = []
     if fewer:
@@ -158,7 +159,7 @@ def _fitting(bench: Benchmark, items: Sequence[Item], answerer: Answerer, limit:
     questions: list[Question | None] = [None] * len(items)
     left = list(range(len(items)))
     for shots in range(answerer.shots(bench), -1, -1):
-        prompts = [answerer.prompt_of(bench, items[place], shots) for place in left]
+        prompts = [prompt_of(bench, items[place], answerer.chat, shots, answerer.prompt) for place in left]
         for place, ids in zip(list(left), encode(answerer.template, prompts), strict=True):
             if answerer.context is None or len(ids) + limit <= answerer.context:
                 questions[place] = Question(items[place], ids, shots)
@@ -236,17 +237,18 @@ def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) ->
     return out
 
 
-def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, chat: bool) -> None:
+def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, answerer: Answerer) -> None:
     row: dict[str, Any] = {"id": item.id, "response": bench.conceal(reply.text), "finished": reply.finished}
-    row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": _asked(bench, item, chat, reply.shots)}
+    asked = _asked(bench, item, answerer.chat, reply.shots, answerer.prompt)
+    row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": asked}
     if reply.likelihoods is not None:
         row["likelihoods"] = list(reply.likelihoods)
     handle.write(json.dumps(row) + "\n")  # ASCII, so that a lone surrogate can be written
 
 
-def _asked(bench: Benchmark, item: Item, chat: bool, shots: int | None) -> str:
+def _asked(bench: Benchmark, item: Item, chat: bool, shots: int | None, template: str | None) -> str:
     """The fingerprint of the prompt that an item is asked with: replies to another prompt are not its own."""
-    prompt = bench.prompt(item, chat, bench.shots if shots in (None, NO_ROOM) else shots)
+    prompt = prompt_of(bench, item, chat, bench.shots if shots in (None, NO_ROOM) else shots, template)
     return fingerprint([[one.role, one.content] for one in prompt.messages], prompt.text, prompt.prefix)
 
 
@@ -255,8 +257,10 @@ def count_replies(file: Path) -> int:
     return sum(1 for line in file.open(encoding="utf-8") if line.strip()) if file.is_file() else 0
 
 
-def resume(file: Path, bench: Benchmark, items: Sequence[Item], chat: bool, rewrite: bool = True) -> dict[str, Reply]:
-    """The replies of an earlier run to today's prompts.
+def resume(
+    file: Path, bench: Benchmark, items: Sequence[Item], chat: bool, template: str | None = None, rewrite: bool = True
+) -> dict[str, Reply]:
+    """The replies of an earlier run to today's prompts; `chat` and `template`: as in `prompt_of`.
 
     Removed from the file, if `rewrite`: a last line that a kill cut short, and replies to other prompts of the items.
     """
@@ -273,7 +277,7 @@ def resume(file: Path, bench: Benchmark, items: Sequence[Item], chat: bool, rewr
             broken = True
             break
         item, asked = by_id.get(str(row.get("id"))), row.get("asked")
-        if item is not None and asked is not None and asked != _asked(bench, item, chat, row.get("shots")):
+        if item is not None and asked is not None and asked != _asked(bench, item, chat, row.get("shots"), template):
             other_prompts.add(item.id)
             continue
         kept.append(line)

@@ -20,7 +20,20 @@ from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
-_KEPT = ("model", "seed", "limit", "chat", "shots", "max_new_tokens", "context", "speed", "kind", "stage")
+_KEPT = (
+    "model",
+    "seed",
+    "limit",
+    "group",
+    "prompt",
+    "chat",
+    "shots",
+    "max_new_tokens",
+    "context",
+    "speed",
+    "kind",
+    "stage",
+)
 
 
 def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Evaluation:
@@ -33,12 +46,12 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
     bench = BENCHMARKS.get(str(before["task"]))
     if bench is None:
         raise TutelageError(f"{before['task']} is scored by lm-eval itself; run it again")
-    items = bench.load(data_folder(data_dir), before.get("limit"), before.get("seed") or 0)
+    items = bench.load(data_folder(data_dir), before.get("limit"), before.get("seed") or 0, before.get("group"))
     file = folder / RESPONSES_FILE
     kept = count_replies(file)
     if not kept:
         raise TutelageError(f"{file}: no replies were kept; run the benchmark again")
-    replies = resume(file, bench, items, chat=_chat(folder, before), rewrite=False)
+    replies = resume(file, bench, items, _chat(folder, before), before.get("prompt"), rewrite=False)
     missing = sum(item.id not in replies for item in items)
     if missing:
         raise TutelageError(
@@ -53,7 +66,11 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "reading": bench.reading,
-        "notices": [*prompt_notices(bench, replies, before.get("context")), *notices, *warnings],
+        "notices": [
+            *prompt_notices(bench, replies, before.get("context"), before.get("shots", bench.shots)),
+            *notices,
+            *warnings,
+        ],
     }
     return Evaluation(result, records)
 

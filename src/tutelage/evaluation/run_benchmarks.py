@@ -121,14 +121,14 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
     """Answer the items without a reply, score all of them, write the benchmark's folder; return its result."""
     folder = settings.out / bench.name
     _check_settings(folder, settings, bench, answerer)
-    replies = resume(folder / RESPONSES_FILE, bench, items, answerer.chat)
+    replies = resume(folder / RESPONSES_FILE, bench, items, answerer.chat, answerer.prompt)
     missing = [item for item in items if item.id not in replies]
     if missing:
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
         write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
         replies |= new
     records, about_scores = score(bench, items, replies, settings.judge)
-    about_prompts = prompt_notices(bench, replies, answerer)
+    about_prompts = prompt_notices(bench, replies, answerer.context, answerer.shots(bench))
     result = bench.summarise(records)
     chance, warnings = with_chance(bench, items, records)
     result |= {
@@ -136,6 +136,8 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "model": settings.model,
         "seed": settings.seed,
         "limit": settings.limit,
+        "group": settings.group,
+        "prompt": answerer.prompt,
         "chat": answerer.chat,
         "shots": answerer.shots(bench),
         "max_new_tokens": new_token_limit(bench, answerer),

@@ -54,7 +54,8 @@ def average(records: Sequence[ExampleRecord], name: str, metric: Metric) -> Valu
     """
     scored = [unit for unit in units_of(records, name, metric) if unit.score is not None]
     if not scored:
-        return {"value": None, "stderr": None} | ({"stderr_tasks": None} if metric.fixed_groups else {})
+        unknown: Value = {"value": None, "stderr": None}
+        return unknown | ({"stderr_tasks": None} if metric.fixed_groups else {})
     scores_U = np.array([unit.score for unit in scored], dtype=np.float64)
     weights_U = unit_weights([unit.group for unit in scored], metric.equal_groups)
     weights_U /= weights_U.sum()
