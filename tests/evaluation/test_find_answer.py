@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Callable
-
 import pytest
+from growth import growth
 
 from tutelage.evaluation.readers.find_answer import find_number, find_phrase, find_word, trim
 from tutelage.evaluation.readers.find_letter import find_letter
@@ -164,27 +161,6 @@ def test_options_are_read_like_replies() -> None:
     assert find_letter("b", "ABCD", options).answer == "B"  # a letter is a letter, also where it is an option's text
     assert find_letter("It is sure that C is true", "ABCD", options).answer == "D"
     assert find_letter("The answer is both A and B.", "ABC", ["x", "y", "both A and B"]).answer == "C"
-
-
-def growth(function: Callable[[int], object], size: int) -> float:
-    """CPU time of `function(4 * size)` over that of `function(size)`, each the least of three calls.
-
-    Linear cost gives 4, quadratic 16, cubic 64. Time that other processes take does not count.
-    """
-    return _least(function, 4 * size) / _least(function, size)
-
-
-def _least(function: Callable[[int], object], size: int) -> float:
-    seconds = []
-    gc.disable()
-    try:
-        for _ in range(3):
-            began = time.thread_time()
-            function(size)
-            seconds.append(time.thread_time() - began)
-    finally:
-        gc.enable()
-    return min(seconds)
 
 
 @pytest.mark.parametrize("piece", ["\n", '"', "the answer is ", "I choose ", "answer\n", "\\boxed{", "wait, no, "])

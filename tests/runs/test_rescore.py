@@ -129,6 +129,21 @@ def test_the_command_makes_the_run_that_a_study_plans(
     )
 
 
+def test_replies_of_a_group_to_a_prompt_of_its_own_are_scored_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data, model = write_data(tmp_path / "data"), str(workshop.models / "student")
+    settings = Settings(("bbh",), model, tmp_path / "out", data, prompt="Read: {input}", group="navigate", chat=True)
+    (before,) = run_benchmarks.run_benchmarks(settings)
+    without_models(monkeypatch)
+    after = rescore(tmp_path / "out" / "bbh", data).result
+    assert (after["n"], after["group"], after["prompt"], after["shots"]) == (1, "navigate", "Read: {input}", 0)
+    assert after["metrics"] == before["metrics"]
+    monkeypatch.setattr("tutelage.evaluation.answer_items.fill_template", lambda *_: "another text")
+    with pytest.raises(TutelageError, match="1 of 1 replies are missing or were made with other prompts"):
+        rescore(tmp_path / "out" / "bbh", data)
+
+
 def test_what_cannot_be_scored_again_is_skipped_with_the_reason(
     workshop: Workshop, old: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,9 @@ from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
-_KEPT = ("model", "seed", "limit", "group", "chat", "shots", "max_new_tokens", "context", "speed", "kind", "stage")
+# What a result keeps: how the model was asked, and which run it belongs to.
+_KEPT = ("model", "seed", "limit", "group", "prompt", "chat", "shots", "max_new_tokens", "context", "speed")
+_KEPT += ("kind", "stage")
 
 
 def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Evaluation:

@@ -137,6 +137,7 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         "seed": settings.seed,
         "limit": settings.limit,
         "group": settings.group,
+        "prompt": answerer.prompt,
         "chat": answerer.chat,
         "shots": answerer.asking.shots(bench),
         "max_new_tokens": new_token_limit(bench, answerer),

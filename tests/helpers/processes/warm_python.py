@@ -50,18 +50,18 @@ def started() -> Iterator[str]:
     client, address = folder / "python", str(folder / "socket")
     client.write_text(CLIENT.format(python=sys.executable, address=address))
     client.chmod(0o700)
-    try:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(address)
-            listener.listen(64)
-            number = listener.fileno()
-            command = [sys.executable, __file__, str(number), str(client)]
-            with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number]) as server:
-                yield str(client)
-                assert server.stdin is not None
-                server.stdin.close()  # as happens when this process is killed
-    finally:
-        shutil.rmtree(folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        number = listener.fileno()
+        command = [sys.executable, __file__, str(number), str(client)]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
+    with server:  # alone has the socket now: where it fails, so do its clients
+        try:
+            yield str(client)
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()  # as happens when this process is killed
 
 
 def serve(listener: socket.socket, client: str) -> None:
@@ -80,7 +80,8 @@ def serve(listener: socket.socket, client: str) -> None:
     while True:
         ready = select.select([listener, sys.stdin], [], [])[0]
         supervisors -= {process for process in supervisors if os.waitpid(process, os.WNOHANG)[0]}
-        if sys.stdin in ready:
+        if sys.stdin in ready:  # closed
+            shutil.rmtree(Path(client).parent, ignore_errors=True)
             os._exit(0)
         connection, _ = listener.accept()
         process = os.fork()
