@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.evaluation.metrics import SCORERS, exact_match, rouge_l, rouge_l_best
+from tutelage.evaluation.metrics import SCORERS, exact_match, final_answer, rouge_l, rouge_l_best
 
 
 def test_rouge_l_by_hand() -> None:
@@ -22,6 +22,22 @@ def test_mean_and_best_over_references() -> None:
     assert rouge_l("cat sat mat", references).value == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert rouge_l_best("cat sat mat", references).value == pytest.approx(1.0)
     assert rouge_l_best("cat sat mat", references).reason == "F best of 3 references: 0.667, 1.000, 0.000"
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("Sex equals reproduction. The answer is (D).", 1.0),
+        ("the answer is  (D)", 1.0),
+        ("The answer is (A). No: the answer is (D).", 1.0),
+        ("The answer is (D). No: the answer is (A).", 0.0),
+        ("The answer is (D) or (A).", 0.0),
+        ("(D)", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_final_answer_is_what_follows_the_last_statement(response: str, value: float) -> None:
+    assert final_answer(response, ["(D)"]).value == value
 
 
 def test_exact_match_strips_and_collapses_but_keeps_case() -> None:

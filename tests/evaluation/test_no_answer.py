@@ -9,7 +9,8 @@ from tiny_benchmarks import item_of, scored
 
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
-from tutelage.evaluation.benchmarks.bbh import find_answer, official
+from tutelage.evaluation.benchmarks.bbh import find_answer
+from tutelage.evaluation.readers.answer_phrase import answer_phrase
 from tutelage.evaluation.readers.find_answer import find_number, find_word
 from tutelage.evaluation.readers.find_letter import find_letter
 
@@ -247,9 +248,9 @@ def test_bbh_counts_no_answer_as_wrong_and_reports_the_official_reading(data: Pa
 
 
 def test_the_official_reading_of_bbh_is_what_follows_the_last_statement() -> None:
-    assert official("So the answer is (A). So the answer is  (B). ") == "(B)"
-    assert official("the answer is ] ) .\n") == "] )"
-    assert official("(B)") is None
+    assert answer_phrase("So the answer is (A). So the answer is  (B). ") == "(B)"
+    assert answer_phrase("the answer is ] ) .\n") == "] )"
+    assert answer_phrase("(B)") is None
 
 
 def test_options_of_real_tasks(data_folder: Path) -> None:

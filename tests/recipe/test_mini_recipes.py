@@ -120,12 +120,12 @@ def test_table_2_from_end_to_end(long_context: Workshop, data: Path):
         points = [p for p in results.search.points if p.stage.endswith(f"_{task}")]
         searched = {p.stage.removesuffix(f"_{task}") for p in points}
         control = ["gkd_long"] if task == "dialogsum" else []
-        assert searched == {"teacher", "sft", "warm", "gkd", "mix", "two_stage", *control}
+        assert searched == {"teacher", "sft", "sft_again", "warm", "gkd", "mix", "two_stage", *control}
         assert all(list(long_context.runs.glob(f"{p.stage}-on-dev_{task}-s0-*")) for p in points)
         measured = results.tasks[f"test_{task}"]
-        assert measured.reference == f"sft_{task}"
+        assert measured.reference == f"sft_again_{task}"
         assert [row.removesuffix(f"_{task}") for row in measured.rows or ()] == [
-            "teacher", "teacher", "general", "sft", "gkd", "mix", "warm", "two_stage", *control
+            "teacher", "teacher", "general", "sft", "sft_again", "gkd", "mix", "warm", "two_stage", *control
         ]  # fmt: skip
     assert "synthetic" in {label.partition(": ")[2].partition(" ")[0] for label in results.facts}
     build_report(results, long_context.folder / "report")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tutelage.evaluation.readers.answer_phrase import answer_phrase
+
 
 @dataclass(frozen=True)
 class Score:
@@ -46,6 +48,18 @@ def exact_match(response: str, references: Sequence[str]) -> Score:
     return Score(0.0, answer, f"equals none of {_count(len(references))}")
 
 
+def final_answer(response: str, references: Sequence[str]) -> Score:
+    """1 if what follows the last "the answer is" equals a reference, else 0. Whitespace is normalised; case counts."""
+    early = _without_comparing(response, references)
+    if early is not None:
+        return early
+    answer = answer_phrase(response, any_case=True)
+    if answer is None:
+        return Score(0.0, None, "no “the answer is”")
+    right = _collapse(answer) in map(_collapse, references)
+    return Score(float(right), answer, f"equals {'one' if right else 'none'} of {_count(len(references))}")
+
+
 def chrf(response: str, references: Sequence[str]) -> Score:
     """Sentence chrF2 (Popović, 2015) by sacrebleu, best over the references; for every script."""
     early = _without_comparing(response, references)
@@ -61,6 +75,7 @@ SCORERS: Mapping[str, Scorer] = {
     "rouge_l": rouge_l,
     "rouge_l_best": rouge_l_best,
     "exact_match": exact_match,
+    "final_answer": final_answer,
     "chrf": chrf,
 }
 

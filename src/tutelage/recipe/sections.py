@@ -229,10 +229,11 @@ class TaskConfig(Section):
     """A generation task: prompts with references, and the metrics that score the answers."""
 
     data: str = Field(description="Data section with the prompts and references.")
-    metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match", "chrf"]] = Field(
+    metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match", "final_answer", "chrf"]] = Field(
         default=["rouge_l", "rouge_l_best"],
         description="Metrics from 0 to 1. `rouge_l`: ROUGE-L F-measure, mean over the references; `rouge_l_best`: the "
-        "best of them; `exact_match`: equal to a reference; `chrf`: sentence chrF2.",
+        "best of them; `exact_match`: equal to a reference; `final_answer`: what follows the last “the answer is” "
+        "equals one; `chrf`: sentence chrF2.",
     )
     headline: str | None = Field(
         default=None, description="The metric for searches and summaries. Default: the first of `metrics`."

@@ -31,6 +31,7 @@ METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "rouge_l_best": "ROUGE-L, best reference",
     "exact_match": "exact match",
+    "final_answer": "final answer",
     "chrf": "chrF2",
     "comet": "COMET",
     "prompt_loose": "prompt-level loose accuracy",

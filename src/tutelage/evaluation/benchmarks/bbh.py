@@ -22,6 +22,7 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.answer_phrase import answer_phrase
 from tutelage.evaluation.readers.find_answer import (
     Found,
     find_number,
@@ -113,7 +114,7 @@ class BBH(Benchmark):
         by_lm_eval = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
         scores: dict[str, float | None] = {
             "accuracy": float(right),
-            "accuracy_official": float(official(cut_at(reply.text, _CUTS)) == target),
+            "accuracy_official": float(answer_phrase(cut_at(reply.text, _CUTS)) == target),
             "accuracy_lm_eval": by_lm_eval,
         }
         return Scored(scores, found.answer, found.how)
@@ -122,12 +123,6 @@ class BBH(Benchmark):
         if item.group not in self._cache:
             self._cache[item.group] = HarnessTask(f"bbh/cot_fewshot/{item.group}.yaml", [item.row])
         return self._cache[item.group]
-
-
-def official(reply: str) -> str | None:
-    """What follows the last "the answer is", without spaces around it and a full stop; else None."""
-    _, cue, answer = reply.rpartition("the answer is")
-    return answer.strip().removesuffix(".").strip() if cue else None
 
 
 def find_answer(reply: str, question: str, target: str) -> Found:
