@@ -29,5 +29,5 @@ class Job:
     config: TrainingConfig
     seed: int
     folder: Path  # of the run: metrics and checkpoints
-    fingerprint: str  # of the run: its checkpoints are only for itself
+    fingerprint: str  # of the run; a checkpoint with another one is refused
     title: str = "training"  # of the progress line
