@@ -242,7 +242,7 @@ def test_dialogsum_as_the_paper_uses_it(data_folder: Path) -> None:
         completion="{summary1}",
         references=["{summary1}", "{summary2}", "{summary3}"],
     )
-    data = load_dataset("data.test", config, data_folder)
+    data = load_dataset("test", config, data_folder)
     assert (data.total, len(data.conversations), data.bad_rows) == (500, 500, ())
     assert data.conversations[0].id == "test_0"
     assert all(len(set(c.targets)) >= 2 for c in data.conversations[:20])

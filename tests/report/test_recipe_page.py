@@ -59,7 +59,7 @@ def test_page_and_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_each_against_each(tmp_path: Path) -> None:
+def test_pairwise_comparisons(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=40)
     results = dataclasses.replace(results, tasks={"test": results.tasks["test"]}, search=None)
     html = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def test_each_against_each(tmp_path: Path) -> None:
     seen = {"up": 0, "down": 0, None: 0}
     for n, m in itertools.combinations(range(5), 2):
         pair = next(p for p in task.pairs if (p.left.label, p.right.label) == (labels[n], labels[m]))
-        for cell, one in ((cells[n][m], pair), (cells[m][n], pair.turned())):
+        for cell, one in ((cells[n][m], pair), (cells[m][n], pair.swapped())):
             mark = next((mark for mark in ("up", "down") if f'class="{mark}"' in cell), None)
             assert mark == (None if one.versus.p_value >= 0.05 else "up" if one.versus.difference > 0 else "down")
             assert ("∗" in cell) == (mark is not None)
@@ -82,7 +82,7 @@ def test_each_against_each(tmp_path: Path) -> None:
             seen[mark] += 1
     assert min(seen.values()) > 0  # the run has all three
     text = Page(html).text
-    assert "10 comparisons, each shown from both sides; none is corrected for their number." in text
+    assert "10 comparisons, each shown from both sides, without a correction for their number." in text
     assert f"about 0.5 of 10 would be marked by chance alone; {seen['up']} are marked." in text
     assert "This page makes 16 comparisons." in text  # 5 x 2 metrics in the table, 6 pairs without the reference
 
@@ -92,10 +92,10 @@ def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=6)
     results = dataclasses.replace(results, rows=results.rows[:4])  # a baseline, the teacher, SFT, GKD
     three = Page(build_report(results, tmp_path / "out").read_text(encoding="utf-8"))
-    assert three.text.count("Each against each") == 1
+    assert three.text.count("Pairwise comparisons") == 1
     assert three.text.count("row − column") == 2
     html = build_report(with_row(results, "teacher", runs=()), tmp_path / "out").read_text(encoding="utf-8")
-    assert "Each against each" not in Page(html).text
+    assert "Pairwise comparisons" not in Page(html).text
     assert '<table class="pairs">' not in html
     assert "This page makes 8 comparisons." in Page(html).text
     assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task

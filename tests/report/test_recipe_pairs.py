@@ -124,5 +124,5 @@ def test_counts_of_comparisons(run: tuple[RecipeResults, TaskTable]) -> None:
 
 def test_the_same_row_twice_has_no_negative_zero(run: tuple[RecipeResults, TaskTable]) -> None:
     row = pairs_of(run[1]).rows[0]
-    turned = Pair(row, row, Paired(0.0, 0.0, 0.0, 1.0, 0.0, 12, 0)).turned().versus
-    assert [math.copysign(1, value) for value in (turned.difference, turned.low, turned.high)] == [1, 1, 1]
+    swapped = Pair(row, row, Paired(0.0, 0.0, 0.0, 1.0, 0.0, 12, 0)).swapped().versus
+    assert [math.copysign(1, value) for value in (swapped.difference, swapped.low, swapped.high)] == [1, 1, 1]

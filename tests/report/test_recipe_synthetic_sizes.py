@@ -259,7 +259,7 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert (out / "synthetic.png").read_bytes().startswith(b"\x89PNG")
     assert "synthetic rows" in (out / "synthetic.svg").read_text()
     section = html[html.index("<h2>Scores against synthetic rows</h2>") :].partition("</section>")[0]
-    assert html.index("Each against each") < html.index(section) < html.index("<h2>Training</h2>")
+    assert html.index("Pairwise comparisons") < html.index(section) < html.index("<h2>Training</h2>")
     assert section.count("<svg") == 1
     assert "± 1 standard error over seeds and examples" in section
     assert "Dashed line" in section

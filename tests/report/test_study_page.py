@@ -132,7 +132,7 @@ def test_an_empty_study_and_one_of_other_models_report_too(tmp_path: Path) -> No
     cells = plan(tmp_path / "runs", seeds=(0,))
     page = Page(write_study_report("empty", cells, tmp_path / "out", True).page.read_text("utf-8"))
     assert f"0 of {len(cells)} cells evaluated" in page.text
-    assert "Nothing can be set beside SFT yet." in page.text
+    assert "Nothing can be compared with SFT yet." in page.text
     few = [dataclasses.replace(c, student="cut-64m") for c in cells if c.student == STUDENTS[0] and c.task == "ifeval"]
     few = [c for c in few if c.method in ("sft", "gkd_sft")]
     report = write_study_report("other", few, tmp_path / "other", True)

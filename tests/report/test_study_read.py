@@ -152,4 +152,4 @@ def test_holm_keeps_what_survives_all_comparisons(tmp_path: Path) -> None:
     made = {"a": 0.001, "b": 0.02, "c": 0.026, "d": 0.9}
     for name, p in made.items():
         study.compared[name, "sft"] = Paired(1, 0, 2, p, 0.5, 10, 0)
-    assert study.survivors() == {("a", "sft")}  # 0.02 · 3 is above 0.05, and nothing after it counts
+    assert study.after_holm() == {("a", "sft")}  # 0.02 · 3 is above 0.05, and nothing after it counts

@@ -17,8 +17,8 @@ def take_copies(
 ) -> list[TokenSequence]:
     """Copies `first` to `last` (exclusive) of the examples in the order `order` [n]; example i is weights[i] copies.
 
-    An example that crosses an end is taken with the part of its weight inside. So a batch has the same number of
-    copies, and an epoch the same number of steps, whether copies are stored separately or once with a weight.
+    An example that crosses `first` or `last` is taken with the part of its weight between them. So a batch has the same
+    number of copies, and an epoch the same number of steps, whether copies are stored separately or once with a weight.
     """
     ends = weights[order].cumsum(0)
     taken = ends.clamp(max=last) - (ends - weights[order]).clamp(min=first)

@@ -17,7 +17,7 @@ from tutelage.common.files import hash_file
 from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation
 from tutelage.data.rows import ID_COLUMNS, BadRow, BadRowError, convert
-from tutelage.data.sources import read_rows, resolve_sources
+from tutelage.data.sources import paths_of, read_rows, resolve_sources
 from tutelage.recipe.sections import DataConfig
 
 
@@ -47,7 +47,7 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
     Raises TutelageError for missing files, an unreachable hub, duplicate ids, more bad rows than `max_bad_rows`, and a
     subset larger than the data.
     """
-    key = name if name.startswith("data.") else f"data.{name}"
+    key = f"data.{name}"
     if config.completion is not None and config.prompt is None:
         raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
     good: list[_Candidate] = []
@@ -80,9 +80,9 @@ def declared_fingerprint(name: str, config: DataConfig, folder: Path, require_re
 
     For local files it equals that of `load_dataset`. The hub is not asked. Raises TutelageError for missing files.
     """
-    key = name if name.startswith("data.") else f"data.{name}"
+    key = f"data.{name}"
     versions: list[str] = []
-    for path in [config.path] if isinstance(config.path, str) else config.path:
+    for path in paths_of(config):
         found = resolve_sources(key, path, folder)
         if isinstance(found, str):
             versions.append(f"hub:{found}@{config.revision or 'main'}")

@@ -21,11 +21,18 @@ SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
+def paths_of(config: DataConfig) -> list[str]:
+    """The paths and hub names of a data section, which may be written as one text or as a list."""
+    return [config.path] if isinstance(config.path, str) else config.path
+
+
 def local_files(name: str, config: DataConfig, folder: Path) -> list[Path] | None:
-    """The files of a data section, or None if it names a hub set; relative paths start at `folder`."""
-    paths = [config.path] if isinstance(config.path, str) else config.path
+    """The files of data section `name`, or None if it names a hub set; relative paths start at `folder`.
+
+    Raises TutelageError as `resolve_sources` does.
+    """
     files: list[Path] = []
-    for path in paths:
+    for path in paths_of(config):
         found = resolve_sources(f"data.{name}", path, folder)
         if isinstance(found, str):
             return None
@@ -39,7 +46,7 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
     Appends a hash of each file or hub set to `versions`. Raises TutelageError, with `key` as the place, for sources
     that cannot be read.
     """
-    paths = [config.path] if isinstance(config.path, str) else config.path
+    paths = paths_of(config)
     if not paths:
         raise TutelageError(f"{key}.path: the list is empty; name at least one file or hub data set")
     sources = [resolve_sources(key, path, folder) for path in paths]
@@ -57,9 +64,10 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
 
 
 def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
-    """The files that the path of a data section means, or its text if it is a hub name.
+    """The files of `written`, one path of a data section, or `written` with its variables replaced if it is a hub name.
 
-    Raises TutelageError for variables that are not set, missing files, folders, and unknown formats.
+    Relative paths start at `folder`; `key` names the section in messages. Raises TutelageError for variables that are
+    not set, missing files, folders, and unknown formats.
     """
 
     def value_of(match: re.Match[str]) -> str:

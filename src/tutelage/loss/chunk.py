@@ -47,7 +47,7 @@ class LossArguments:
         self.objective, self.scale, self.softcap = objective, head.scale, head.softcap
         self.labels, self.weights, self.statistics = labels, weights, statistics
         self.chunk_tokens, self.group_chunks, self.chunks = chunk_tokens, group_chunks, chunks
-        self.gradients = torch.is_grad_enabled()  # `needs_input_grad` does not tell
+        self.gradients = torch.is_grad_enabled()  # `needs_input_grad` is true under `no_grad` too
         self.teacher = teacher
         if teacher is not None:  # converted once, not once per chunk
             weight, bias = teacher.head.weight.to(teacher.hidden.dtype), teacher.head.bias
@@ -56,7 +56,11 @@ class LossArguments:
 
 
 class TorchChunks:
-    """A chunk's values, statistics and gradient in plain torch."""
+    """A chunk's values, statistics and gradient in plain torch.
+
+    `chunk_tokens`: tokens per call of `evaluate`; `group_tokens`: tokens after which `product_gradient` is read.
+    `gradient`: whether it will be read; this path computes it in any case.
+    """
 
     def __init__(self, arguments: LossArguments, hidden: Tensor, head: Head, gradient: bool) -> None:
         self.arguments, self.hidden, self.head = arguments, hidden, replace(head, weight=operand(head.weight))
@@ -88,7 +92,7 @@ class TorchChunks:
     def _piece(
         self, student: Tensor, teacher: Tensor | None, labels: Tensor, weights: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Values and statistics; overwrites the student's logits with the weighted gradient of their products."""
+        """Values and statistics; overwrites `student` with the weighted gradient with respect to hidden @ weight.T."""
         distributions = divergence.distributions(student, teacher) if self.arguments.statistics else None
         statistics: list[Tensor | None] = [None] * 6
         if distributions is not None:
@@ -105,7 +109,7 @@ class TorchChunks:
 
 
 class TritonChunks:
-    """The same by the Triton kernel, in buffers that are allocated once."""
+    """The same interface as `TorchChunks`, computed by the Triton kernel in buffers that are allocated once."""
 
     def __init__(self, arguments: LossArguments, hidden: Tensor, head: Head, gradient: bool) -> None:
         from tutelage.loss import triton_launch
@@ -170,9 +174,8 @@ def _token_statistics(
         or distributions.teacher_norm is None
     ):
         return [cross_entropy.float(), None, None, student_entropy.float(), None, None]
-    gap = distributions.teacher.sum(-1) - distributions.student.sum(
-        -1
-    )  # 0 except for rounding, which it removes from both divergences
+    # 0 except for rounding errors, which it removes from both divergences.
+    gap = distributions.teacher.sum(-1) - distributions.student.sum(-1)
     statistics = (
         cross_entropy,
         -torch.linalg.vecdot(distributions.teacher, distributions.delta) - gap,

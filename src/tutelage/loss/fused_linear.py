@@ -90,6 +90,8 @@ def label_logprobs(hidden: Tensor, head: Head, labels: Tensor, temperature: floa
 
 
 class _LinearObjective(torch.autograd.Function):
+    """(hidden, weight, bias, arguments) → the loss, then the columns of TokenStats, which have no gradient."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: LossArguments
@@ -117,6 +119,7 @@ def _scaled(gradient: Tensor | None, dtype: torch.dtype, scale: Tensor) -> Tenso
 def _forward(
     ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: LossArguments
 ) -> tuple[Tensor | None, ...]:
+    """The outputs of `_LinearObjective`; saves the gradients of hidden, weight and bias in `ctx`."""
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     compute = weight.to(hidden.dtype)
     head = Head(compute, None if bias is None else bias.to(wide), arguments.scale, arguments.softcap)

@@ -186,7 +186,7 @@ def _sums(
 def _slopes(
     s, s_bias, s_inner, s_outer, S_MAP: tl.constexpr, S_BIASED: tl.constexpr,
     t, t_bias, t_inner, t_outer, T_MAP: tl.constexpr, T_BIASED: tl.constexpr,
-    s_kept, t_kept, s_log, t_log, shift, gradient, factor, label, begin, length, width,
+    s_kept, t_kept, s_log, shift, gradient, factor, label, begin, length, width,
     cross_entropy, divergence, beta, one_minus_beta, mean,
     KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr, IN_REGISTERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -234,7 +234,7 @@ def _publish(scratch, ENTRY: tl.constexpr, program, value, PROGRAMS: tl.constexp
 
 @triton.jit
 def _read_all(scratch, ENTRY: tl.constexpr, PROGRAMS: tl.constexpr):
-    """The partial results of the row's programs, [PROGRAMS]; past the L1 cache, which may hold stale values."""
+    """The partial results of the row's programs, [PROGRAMS]; bypasses the L1 cache, which may hold stale values."""
     return tl.load(scratch + ENTRY * PROGRAMS + tl.arange(0, PROGRAMS), cache_modifier=".cg")
 
 
@@ -256,7 +256,7 @@ def loss_kernel(
     VALUES: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
     PROGRAMS: tl.constexpr, IN_REGISTERS: tl.constexpr,
 ):  # fmt: skip
-    """One program's part of a row: values[row], statistics[0..5, row] and gradient[row, :], times weights[row].
+    """One program's part of a row: values[row], statistics[0..5, row], and gradient[row, :] times weights[row].
 
     KIND is the divergence (0: none); HARD: the loss contains the label's cross-entropy; `factor` is d logit / d product
     without the soft cap. For PROGRAMS > 1: scratch [count, 13, PROGRAMS], and arrived [count], zeros at the start.
@@ -327,7 +327,7 @@ def loss_kernel(
     if GRADIENT and not ONE_PASS:
         _slopes(
             s, s_bias, s_inner, s_outer, S_MAP, S_BIASED, t, t_bias, t_inner, t_outer, T_MAP, T_BIASED,
-            s_kept, t_kept, s_log, t_log, shift, gradient, factor, label, begin, length, width,
+            s_kept, t_kept, s_log, shift, gradient, factor, label, begin, length, width,
             cross_entropy, divergence, beta, one_minus_beta,
             s_ratio if KIND == JSD else s_delta, KIND, HALF, HARD, IN_REGISTERS, BLOCK,
         )  # fmt: skip

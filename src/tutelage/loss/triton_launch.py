@@ -96,16 +96,16 @@ def evaluate_chunk(
 
     student, teacher: products [n, V], float32, contiguous, not changed; of the heads only bias, scale and softcap are
     read. labels [n] in [0, V); weights [n] float32. gradient [n, V], of any floating type, is overwritten with
-    weights[i] · d value[i] / d product[i]; None: no gradient. config: None takes `launch_config`; several programs per
-    row need a GPU.
+    weights[i] · d value[i] / d product[i]; None: no gradient. config: by default that of `launch_config`; several
+    programs per row need a GPU.
     """
     values = torch.empty(student.shape[0], dtype=torch.float32, device=student.device)
     columns = torch.empty((6, student.shape[0]), dtype=torch.float32, device=student.device) if statistics else None
     one_launch = objective.temperature == 1.0  # statistics are always those at temperature 1
     heads = (student_head, teacher_head)
-    filled = columns if one_launch else None
-    pair = (student, teacher if objective.divergence or filled is not None else None)
-    _launch(objective, pair, heads, labels, weights, values, filled, gradient, config)
+    statistics_too = columns if one_launch else None
+    needed = (student, teacher if objective.divergence or statistics_too is not None else None)
+    _launch(objective, needed, heads, labels, weights, values, statistics_too, gradient, config)
     if columns is not None and not one_launch:
         _launch(KernelObjective(), (student, teacher), heads, labels, weights, None, columns, None, config)
     if columns is None:

@@ -58,11 +58,13 @@ def _sums_and_firsts(a, b, c, d, p, q, r, s):
 
 @triton.jit
 def add_three(a, b, c, p, q, r):
+    """For `tl.reduce`: the sums of three tensors in one reduction."""
     return a + p, b + q, c + r
 
 
 @triton.jit
 def add_seven(a, b, c, d, e, f, g, p, q, r, s, t, u, v):
+    """For `tl.reduce`: the sums of seven tensors in one reduction."""
     return a + p, b + q, c + r, d + s, e + t, f + u, g + v
 
 

@@ -15,8 +15,8 @@ def compare(left: MetricValue, right: MetricValue) -> Paired:
     return paired_bootstrap(left.scores, right.scores, paired_seeds=paired)
 
 
-def turned(versus: Paired) -> Paired:
-    """The same comparison from the other side; 0 − x, because −x would make a zero negative."""
+def swapped(versus: Paired) -> Paired:
+    """Right minus left, from left minus right; 0 − x, because −x would make a zero negative."""
     return Paired(
         difference=0 - versus.difference,
         low=0 - versus.high,

@@ -54,14 +54,17 @@ def short(name: str) -> str:
 
 
 def method_name(method: str) -> str:
+    """The name of a study's method, such as "GKD (SFT-S)"; an unknown one without underscores."""
     return METHOD_LABELS.get(method, method.replace("_", " "))
 
 
 def task_label(task: str) -> str:
+    """The name of a task or benchmark; an unknown one without underscores."""
     return TASK_LABELS.get(task, task.replace("_", " "))
 
 
 def metric_label(metric: str) -> str:
+    """The name of a metric; an unknown one without underscores."""
     return METRIC_LABELS.get(metric, metric.replace("_", " "))
 
 

@@ -66,6 +66,7 @@ def difference_and_interval(versus: Paired) -> str:
 
 
 def p_text(p_value: float) -> str:
+    """ "p = 0.012" or "p < 0.001", with narrow spaces."""
     if p_value < 0.001:
         return f"p{NARROW}<{NARROW}0.001"
     return f"p{NARROW}={NARROW}{p_value:.{3 if p_value < 0.1 else 2}f}"

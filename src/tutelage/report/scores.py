@@ -37,10 +37,11 @@ class MetricValue:
 
     @property
     def is_missing(self) -> bool:
+        """Whether no seed has an evaluation."""
         return not self.seeds
 
 
-def is_there(folder: Path) -> bool:
+def is_evaluated(folder: Path) -> bool:
     """Whether the folder holds a finished evaluation."""
     return (folder / EXAMPLES).is_file() and (folder / RESULT).is_file()
 
@@ -52,7 +53,7 @@ def read_seeds(folders: Iterable[tuple[int | None, Path]], order: SeedScores | N
     """
     found: list[SeedScores] = []
     for seed, folder in folders:
-        if is_there(folder):
+        if is_evaluated(folder):
             read = SeedScores(seed, folder, tuple(read_records(folder)))
             first = order or next(iter(found), read)
             records = aligned(read.records, first.records, folder, first.folder)

@@ -20,6 +20,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Reply:
+    """One model's reply to an example."""
+
     label: str
     color: str
     response: str
@@ -47,7 +49,7 @@ def example_view(id: str, why: str, sides: Sequence[Side], metric: str) -> Examp
 
 
 def extremes(gains: Mapping[str, float], count: int) -> tuple[list[str], list[str]]:
-    """Ids of the `count` largest gains and of as many largest losses; of equal ones, those that come first."""
+    """Ids of the `count` largest gains and of as many largest losses (gains below 0); ties in the order of `gains`."""
     known = [id for id, gain in gains.items() if not math.isnan(gain)]
     best = [id for id in sorted(known, key=lambda id: -gains[id]) if gains[id] > 0]
     worst = [id for id in sorted(known, key=lambda id: gains[id]) if gains[id] < 0]

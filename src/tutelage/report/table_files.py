@@ -26,6 +26,7 @@ def compared_fields(versus: Paired | None) -> list[float | None]:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the cells are plain text, which is escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(markdown_escape(cell) for cell in line) + " |" for line in lines)
 
@@ -48,8 +49,8 @@ def latex_table(
     `heads` are the titles of the left-aligned columns, `columns` of the others; `groups`, (title, width), are above
     the latter. `lines`: whether a group of rows begins, and its cells as LaTeX.
     """
-    spec = "l" * len(heads) + "r" * len(columns)
-    parts = ["\\begin{table}", "\\centering", f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]
+    alignment = "l" * len(heads) + "r" * len(columns)
+    parts = ["\\begin{table}", "\\centering", f"\\begin{{tabular}}{{{alignment}}}", "\\toprule"]
     if groups:
         over = " & ".join(f"\\multicolumn{{{n}}}{{c}}{{{latex_escape(name)}}}" for name, n in groups)
         parts.append(f"{' & ' * len(heads)}{over} \\\\")
@@ -63,6 +64,7 @@ def latex_table(
 
 
 def latex_escape(text: str) -> str:
+    """One line of plain text, with LaTeX's special characters escaped."""
     special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "∗": "$\\ast$", "<": "$<$", ">": "$>$", "–": "--",
                "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}  # fmt: skip
     special |= {one: f"\\{one}" for one in "&%$#_{}"}

@@ -14,6 +14,8 @@ from tutelage.report.drawing import INK, LINE, Look
 
 @dataclass(frozen=True)
 class Curve:
+    """One line: a logged quantity of one run."""
+
     look: Look
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -21,6 +23,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class CurvePanel:
+    """Curves with common axes."""
+
     title: str
     x_label: str
     curves: tuple[Curve, ...]

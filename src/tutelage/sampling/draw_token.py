@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tutelage.common.types import Head
 from tutelage.loss.chunk import chunk_logits
 
 _BLOCK = 128
@@ -53,7 +53,7 @@ def _first_above(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uniform_table(seeds: Sequence[int], count: int) -> Tensor:
-    """Random numbers in [0, 1), float64 [B, count]. Row b depends only on seeds[b]; any count begins the same."""
+    """Random numbers in [0, 1), float64 [B, count]. Row b depends only on seeds[b]; a longer row begins alike."""
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
@@ -61,7 +61,7 @@ def uniform_table(seeds: Sequence[int], count: int) -> Tensor:
     return torch.stack(rows)
 
 
-def choose(hidden: Tensor, head: Any, uniforms: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+def choose(hidden: Tensor, head: Head, uniforms: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """Next tokens int64 [B] and their log-probabilities [B] (see `sampler.py`), from last hidden states [B, D]."""
     logits = chunk_logits(hidden, head)
     if temperature not in (0.0, 1.0):

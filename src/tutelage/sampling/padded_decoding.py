@@ -87,9 +87,8 @@ class _Batch:
                 keep = live.nonzero().squeeze(-1)
                 rows, chosen = rows[keep], chosen[keep]
                 self.mask, self.lengths = self.mask[keep], self.lengths[keep]
-                self.cache.reorder_cache(
-                    keep
-                )  # the only selection that linear attention supports too (Qwen 3.5, LFM 2)
+                # Of the cache's ways to select rows, only this one supports linear attention too (Qwen 3.5, LFM 2).
+                self.cache.reorder_cache(keep)
             self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
             hidden = self._forward(chosen[:, None], self.lengths[:, None])
             self.lengths = self.lengths + 1

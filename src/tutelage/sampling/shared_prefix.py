@@ -1,7 +1,7 @@
 """Finding prompts with a common prefix, which is then read once (few-shot examples, several samples per prompt).
 
 In sorted order, prompts with a common prefix are neighbours, and the prefixes form a tree: a branch is a run of
-neighbours that share a prefix, and branches with longer prefixes lie inside it. For each branch the cheaper choice is
+neighbours that share a prefix, and branches with longer prefixes are inside it. For each branch the cheaper choice is
 taken: one group of all its prompts, or the groups of its inner branches and one group of the prompts left over.
 
 Example: prompts A and B share 1,000 tokens (a system message and few-shot examples), C shares only the 70 tokens of the
@@ -104,13 +104,13 @@ class _Branch:
     length: int
     start: int
     count: int = 0
-    saved: int = 0  # tokens, by `groups`
+    saved: int = 0  # tokens that `groups` save
     groups: list[tuple[list[int], int]] = field(default_factory=list)
     ungrouped: list[int] = field(default_factory=list)  # in none of the groups
 
 
 def _close_branches(path: list[_Branch], length: int, order: list[int], min_tokens: int, min_prompts: int) -> None:
-    """Close the branches of more than `length` tokens, which is what the next prompt shares with the last one."""
+    """Close the branches that share more than `length` tokens; the next prompt shares `length` with the last one."""
     while path[-1].length > length:
         branch = path.pop()
         if branch.length >= min_tokens:

@@ -5,7 +5,7 @@ samples. Between two calls it sleeps: it gives the memory of its weights and cac
 
 Differences from `TorchSampler`, for speed:
 - Log-probabilities only with `logprobs=True`: training does not use them, and each step would read all logits twice
-  more. Below temperature 1 with top_p < 1 they are those after top-p.
+  more. At temperatures other than 0 and 1, with top_p < 1, they are those after top-p.
 - vLLM's first model runner (for architectures that its second one does not support) can give each row its own generator
   only at the cost of one kernel per row. Unless `seeded=True`, a call's samples then depend on all of its seeds
   together and on the prompts of the call.

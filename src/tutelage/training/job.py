@@ -29,7 +29,7 @@ class Job:
     config: TrainingConfig
     seed: int
     folder: Path  # of the run: metrics and checkpoints
-    fingerprint: str  # of the run: its checkpoints are only for itself
+    fingerprint: str  # of the run; a checkpoint with another one is refused
     title: str = "training"  # of the progress line
     ce_weight: float = 0.0  # α: the loss is α · cross-entropy on the data's responses + (1 − α) · `objective`
 

@@ -153,7 +153,7 @@ def answer_examples(
 def retokenise(
     answers: Sequence[Answer], template: ChatTemplate, conversations: Sequence[Conversation]
 ) -> list[Answer]:
-    """The answers, encoded again from their text with another tokenizer: for a teacher of another family."""
+    """The answers, encoded again from their text by the student's `template`: for a teacher of another tokenizer."""
     out = []
     for answer in answers:
         turns = (*conversations[answer.row].messages[: answer.asked], Message("assistant", answer.text))

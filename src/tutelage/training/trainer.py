@@ -250,6 +250,7 @@ class Trainer:
         return self.job.folder / "checkpoints" / f"pending-{self.rank}" / f"{step:08d}.json"
 
     def _bare(self) -> LanguageModel:
+        """The module without the wrapper of data parallelism."""
         return self.accelerator.unwrap_model(self.module)
 
     def _no_sync(self) -> Any:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = (4.4, 2.7)
 
-# metrics.jsonl key -> title; beside these, each kind of stage has its losses, which are different quantities
+# Key of metrics.jsonl → title. Losses are not here: those of different kinds of stages are different quantities.
 QUANTITIES = {
     "forward_kl": "KL(teacher ‖ student), nats per token",
     "reverse_kl": "KL(student ‖ teacher), nats per token",
@@ -93,6 +93,7 @@ def loss_panels(results: RecipeResults) -> list[CurvePanel]:
 
 
 def legend_of(panels: Sequence[CurvePanel]) -> list[Look]:
+    """The looks of all curves, each once."""
     return list(dict.fromkeys(curve.look for panel in panels for curve in panel.curves))
 
 

@@ -37,7 +37,8 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     or when a folder cannot be read.
     """
     searched = searched_task(results)
-    tables = sorted(build_tables(results), key=lambda table: table.task == searched)  # the one that flatters goes last
+    # The task that settings were chosen on goes last: its scores are optimistic.
+    tables = sorted(build_tables(results), key=lambda table: table.task == searched)
     pairs = [pairs_of(table) for table in tables]
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
     progress = progress_text(results)

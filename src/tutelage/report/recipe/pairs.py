@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired, significant
-from tutelage.report.comparisons import compare, turned
+from tutelage.report.comparisons import compare, swapped
 from tutelage.report.recipe.tables import TableRow, TaskTable
 
-# A baseline without a model answers no question about training, and it would add one comparison per row to those of
-# which chance marks one in twenty. The table has its difference to the reference.
+# A baseline without a model says nothing about training, and every further comparison may be significant by chance. The
+# table has its difference to the reference.
 LEFT_OUT = ("baseline",)
 
 
@@ -25,10 +25,12 @@ class Pair:
 
     @property
     def tested(self) -> bool:
+        """Whether enough examples are scored in both rows."""
         return not math.isnan(self.versus.p_value)
 
     @property
     def significant(self) -> bool:
+        """Whether p < 0.05."""
         return significant(self.versus)
 
     @property
@@ -36,8 +38,9 @@ class Pair:
         """The smaller number of seeds: with one, the interval does not cover another training run of that row."""
         return min(len(self.left.runs), len(self.right.runs))
 
-    def turned(self) -> Pair:
-        return Pair(self.right, self.left, turned(self.versus))
+    def swapped(self) -> Pair:
+        """The same pair with the rows exchanged."""
+        return Pair(self.right, self.left, swapped(self.versus))
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,12 @@ class TaskPairs:
 
     @property
     def tested(self) -> int:
+        """How many pairs were compared."""
         return sum(pair.tested for pair in self.pairs)
 
     @property
     def marked(self) -> int:
+        """How many pairs are significant."""
         return sum(pair.significant for pair in self.pairs)
 
     @property
@@ -77,7 +82,7 @@ class TaskPairs:
             if (pair.left.stage, pair.right.stage) == (row.stage, column.stage):
                 return pair
             if (pair.left.stage, pair.right.stage) == (column.stage, row.stage):
-                return pair.turned()
+                return pair.swapped()
         return None
 
 
@@ -105,4 +110,4 @@ def _versus(left: TableRow, right: TableRow, metric: str) -> Paired:
     assert other is not None
     if right.is_reference and one.versus:
         return one.versus
-    return turned(other.versus) if left.is_reference and other.versus else compare(one, other)
+    return swapped(other.versus) if left.is_reference and other.versus else compare(one, other)

@@ -29,6 +29,8 @@ SLANTED_BELOW, DROPPED_BELOW = 0.14, 0.05  # gaps between ticks, as shares of th
 
 @dataclass(frozen=True)
 class SizePoint:
+    """One row of a task's table, as a point of a curve."""
+
     rows: int  # distinct synthetic rows, not how often they were seen
     row: TableRow
     value: TableValue  # of the task's headline metric

@@ -28,11 +28,14 @@ class TableValue(MetricValue):
 
     @property
     def significant(self) -> bool:
+        """Whether the difference to the reference has p < 0.05."""
         return significant(self.versus)
 
 
 @dataclass(frozen=True)
 class TableRow:
+    """One model or baseline of the recipe, evaluated on one task."""
+
     stage: str
     label: str
     kind: str
@@ -44,6 +47,7 @@ class TableRow:
 
     @property
     def examples(self) -> int:
+        """Number of examples per seed."""
         return len(self.runs[0].records) if self.runs else 0
 
     @property
@@ -54,6 +58,7 @@ class TableRow:
 
     @property
     def mean_tokens(self) -> float:
+        """Mean length of the responses, in tokens."""
         counts = [record.tokens for run in self.runs for record in run.records]
         return sum(counts) / len(counts) if counts else 0.0
 
@@ -71,6 +76,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TaskTable:
+    """One task's rows and metrics; `headline` is the metric that figures and sentences are about."""
+
     task: str
     headline: str
     metrics: tuple[str, ...]

@@ -20,6 +20,8 @@ DISTILLED = ("distill", "method")  # kinds of stages that the report is about
 
 @dataclass(frozen=True)
 class Verdict:
+    """A sentence about a difference, and what it says: better, worse or unclear."""
+
     text: str
     tone: Tone
 
@@ -41,7 +43,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
 
 
 def searched_task(results: RecipeResults) -> str | None:
-    """The task that settings were chosen on, unless it is the only one. Its scores flatter, so it judges nothing."""
+    """The task that settings were chosen on, unless it is the only one. Its scores are optimistic: no verdict on it."""
     task = results.search.task if results.search else None
     return task if any(other != task for other in results.tasks) else None
 
@@ -90,6 +92,6 @@ def _caveat(row: TableRow, reference: TableRow) -> str:
         if one.missing and one.runs:
             parts.append(f"{one.label} has {one.seeds_text} seeds so far")
     if len(row.runs) == 1 and len(reference.runs) == 1:
-        parts.append("with one training run each, the interval speaks of these two runs only, not of another seed")
+        parts.append("with one training run each, the interval does not cover another seed")
     joined = "; ".join(parts)
     return f" {joined[:1].upper()}{joined[1:]}." if joined else ""

@@ -50,7 +50,7 @@ class Choice(Enum):
 
 @dataclass(frozen=True)
 class _SizeAnswer:
-    """The answer at one size; sizes in a row whose `key` is equal are told together."""
+    """The answer at one size; successive sizes with the same `key` share one part of the sentence."""
 
     size: int
     choice: Choice | None = None  # None: nothing can be compared with SFT yet

@@ -23,15 +23,17 @@ EQUAL_HELD_OUT = 0.02  # nats per token, 2 % in perplexity
 
 @dataclass(frozen=True)
 class Claim:
+    """A claim of the paper, what the study says of it, and one sentence per comparison."""
+
     text: str
     outcome: Outcome
     evidence: tuple[Sentence, ...]
-    measure: str = ""  # empty: the tasks' scores, as in the paper
+    measure: str = ""  # a held-out measure; empty: the tasks' scores, as in the paper
 
 
 @dataclass(frozen=True)
 class _Test:
-    """One place where a claim can be looked at."""
+    """One comparison that tests a claim."""
 
     where: str
     versus: Paired
@@ -39,14 +41,14 @@ class _Test:
     predicted: Predicted = "more"
 
     @property
-    def lower(self) -> bool:
+    def lower_is_better(self) -> bool:
         return lower_is_better(self.result.metric)
 
 
 def claims(study: Study) -> list[Claim]:
     """The paper's five claims about general data, then those about domain tasks that the study has; then the five again
-    by held-out loss, which tells small models apart where tasks cannot. (Not by the divergence from a teacher: each
-    size has another.)"""
+    by held-out loss, which tells small models apart where tasks cannot. (Not by the KL to the teacher: each size has
+    its own teacher.)"""
     task, points = headline_task(study), f"{EQUAL_WITHIN:g} point"
     found = [_claim(text.format(points), test(study, task) if task else []) for text, test in GENERAL.items()]
     if study.domain:
@@ -72,7 +74,7 @@ def _claim(text: str, tests: Sequence[_Test], measure: str = "") -> Claim:
 
 
 def _outcome(test: _Test) -> Outcome:
-    sign, within = (-1.0, EQUAL_HELD_OUT) if test.lower else (1.0, EQUAL_WITHIN)
+    sign, within = (-1.0, EQUAL_HELD_OUT) if test.lower_is_better else (1.0, EQUAL_WITHIN)
     better, (low, high) = sign * test.versus.difference, sorted((sign * test.versus.low, sign * test.versus.high))
     shown = significant(test.versus)
     if test.predicted == "equal":
@@ -105,7 +107,7 @@ def _little_data(study: Study, task: str) -> list[_Test]:
 
 
 def _gap_closes(study: Study, task: str) -> list[_Test]:
-    """The gap at the smallest size less that at the largest, all four arms on the same examples."""
+    """The gap at the smallest size minus that at the largest, all four arms on the same examples."""
     tests = []
     for student in study.students:
         sizes = study.sizes(task, ("gkd_sft",), student)
@@ -116,7 +118,7 @@ def _gap_closes(study: Study, task: str) -> list[_Test]:
         there = [one for one in four if one is not None and not one.is_missing]
         if len(there) < 4 or small is None:
             continue
-        where = f"{short(student)}, gap at {size_text(sizes[0])} less that at {size_text(sizes[-1])}"
+        where = f"{short(student)}, gap at {size_text(sizes[0])} minus gap at {size_text(sizes[-1])}"
         tests += _tested(_gap_difference(there), small, where)
     return tests
 
@@ -124,7 +126,7 @@ def _gap_closes(study: Study, task: str) -> list[_Test]:
 def _gap_difference(four: Sequence[Result]) -> Paired | None:
     """(a − b) − (c − d); seeds are paired where all four have the same, else averaged first."""
     same = len({one.seeds for one in four}) == 1
-    a, b, c, d = (one.scores if same else one.scores.mean(0, keepdims=True) for one in four)
+    a, b, c, d = (_by_seed_or_mean(one.scores, same) for one in four)
     found = paired_bootstrap(a - b, c - d, paired_seeds=same and len(four[0].seeds) > 1)
     return None if np.isnan(found.difference) else found
 
@@ -143,7 +145,7 @@ def _start(study: Study, task: str) -> list[_Test]:
             continue
         seeds = {one.seeds for pair in pairs for one in pair}
         left, right = (
-            np.mean([_rows(pair[side].scores, len(seeds) == 1) for pair in pairs], axis=0) for side in (0, 1)
+            np.mean([_by_seed_or_mean(pair[side].scores, len(seeds) == 1) for pair in pairs], axis=0) for side in (0, 1)
         )
         found = paired_bootstrap(left, right, paired_seeds=len(left) > 1)
         where = f"{short(student)}, mean of {len(pairs)} size{'s' if len(pairs) > 1 else ''}, SFT-S against Base-S"
@@ -151,8 +153,9 @@ def _start(study: Study, task: str) -> list[_Test]:
     return tests
 
 
-def _rows(scores: Scores, keep: bool) -> Scores:
-    return scores if keep else scores.mean(0, keepdims=True)
+def _by_seed_or_mean(scores: Scores, by_seed: bool) -> Scores:
+    """[S, C] as it is, or the mean over seeds, [1, C]."""
+    return scores if by_seed else scores.mean(0, keepdims=True)
 
 
 def _stronger(study: Study, task: str) -> list[_Test]:

@@ -15,12 +15,16 @@ from tutelage.report.training_curves import CurvePanel
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "X")
 HATCHES = ("", "////", "..", "xxxx", "\\\\\\\\", "++++")
-ADDED = ("gkd_sft", "gkd_base", "gkd_it", "seqkd", "sft_long")
+ADDED = ("gkd_sft", "gkd_base", "gkd_it", "seqkd", "sft_long")  # on general tasks, compared with SFT in the answer
 ORDER = ("sft", "gkd_sft", "gkd_base", "gkd_it", "seqkd", "mix", "two_stage", "sft_long")
+# Places in PALETTE. Methods that share a colour differ in marker and hatching.
+COLORS = {"sft": 0, "gkd_sft": 1, "gkd_base": 2, "gkd_it": 3, "seqkd": 5, "mix": 4, "two_stage": 2, "sft_long": 4}
 
 
 @dataclass(frozen=True)
 class Point:
+    """A value and its error bar."""
+
     x: float
     y: float  # nan: missing
     low: float
@@ -30,12 +34,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
+    """Points that look alike; they are joined unless they are bars."""
+
     look: Look
     points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
 class Panel:
+    """Axes with their series."""
+
     title: str
     x_label: str
     y_label: str
@@ -48,6 +56,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class StudyFigure:
+    """A figure of the page, which is also written as NAME.png and NAME.svg."""
+
     name: str
     title: str
     note: str
@@ -56,10 +66,12 @@ class StudyFigure:
 
     @property
     def bars(self) -> bool:
+        """Whether all panels have bars."""
         return all(isinstance(panel, Panel) and panel.bars for panel in self.panels)
 
     @property
     def looks(self) -> list[Look]:
+        """The looks of all series, each once: the legend."""
         panels = [panel for panel in self.panels if isinstance(panel, Panel)]
         return list(dict.fromkeys(series.look for panel in panels for series in panel.series))
 
@@ -71,8 +83,9 @@ def build_figures(study: Study) -> list[StudyFigure]:
 
 
 def look_of(method: str, faint: bool = False) -> Look:
+    """The look of a method, the same in every figure; `faint`: of the paper's values."""
     place = ORDER.index(method) if method in ORDER else len(ORDER)
-    color = {"gkd_it": PALETTE[3], "two_stage": PALETTE[2]}.get(method, PALETTE[(0, 1, 2, 3, 5, 4, 2, 4, 4)[place]])
+    color = PALETTE[COLORS.get(method, 4)]
     label = method_name(method)
     return Look(f"{label}, the paper" if faint else label, color, DASHES[place % 4], MARKERS[place % 8],
                 HATCHES[place % 6], faint)  # fmt: skip
@@ -90,7 +103,7 @@ def _answer(study: Study) -> StudyFigure:
                                                if study.find(student, m, s, task or ""))) for m in methods]  # fmt: skip
             series = _apart([one for one in series if one.points])
             ticks = tuple((float(size), size_text(size)) for size in sizes)
-            panels.append(Panel(short(student), "training rows", f"{_what(study)} − SFT", ticks, tuple(series),
+            panels.append(Panel(short(student), "training rows", f"{_general_label(study)} − SFT", ticks, tuple(series),
                                      log=True, zero=True))  # fmt: skip
     for domain in study.domain:
         used = [m for m in ORDER[1:] if any(a.method == m and t == domain for a, t in study.results)]
@@ -120,7 +133,7 @@ def _figure_1(study: Study) -> StudyFigure:
             if len(study.general) > 1:
                 panels.append(_by_task(study, student, sizes[-1], methods[1:]))
     note = f"{SCORES} ∗ GKD differs from SFT on the same data."
-    return _figure(study, "figure1", "Figure 1: where the student starts, Base-S and SFT-S", note, panels, "Base-S")
+    return _figure("figure1", "Figure 1: where the student starts, Base-S and SFT-S", note, panels, "Base-S")
 
 
 def _figure_2(study: Study) -> StudyFigure:
@@ -130,7 +143,7 @@ def _figure_2(study: Study) -> StudyFigure:
     if students and not any(paper_values().student(student) for student in students):
         panels.append(_paper_panel())
     note = f"{SCORES} ∗ GKD differs from SFT. Faint: {paper_values().source}."
-    return _figure(study, "figure2", "Figure 2: SFT and GKD by data size and student", note, panels, "GKD (SFT-S)")
+    return _figure("figure2", "Figure 2: SFT and GKD by data size and student", note, panels, "GKD (SFT-S)")
 
 
 def _figure_3(study: Study) -> StudyFigure:
@@ -141,7 +154,7 @@ def _figure_3(study: Study) -> StudyFigure:
         for size in study.sizes(task or "", ("gkd_it",), student)[-1:]
     ]
     note = f"{SCORES} ∗ GKD-IT differs from GKD."
-    return _figure(study, "figure3", "Figure 3: a stronger teacher, GKD and GKD-IT", note, panels, "GKD-IT")
+    return _figure("figure3", "Figure 3: a stronger teacher, GKD and GKD-IT", note, panels, "GKD-IT")
 
 
 def _figure_4(study: Study) -> StudyFigure:
@@ -158,7 +171,7 @@ def _figure_4(study: Study) -> StudyFigure:
         ticks = tuple((float(n), short(student)) for n, student in enumerate(students))
         panels.append(Panel(task_label(task), "student", _metric(study, task), ticks, (*series, *paper), bars=True))
     note = f"{SCORES} ∗ GKD differs from SFT. Faint lines: {paper_values().source}."
-    return _figure(study, "figure4", "Figure 4: domain tasks by student", note, panels, "a domain task")
+    return _figure("figure4", "Figure 4: domain tasks by student", note, panels, "a domain task")
 
 
 def _figure_5(study: Study) -> StudyFigure:
@@ -179,7 +192,7 @@ def _figure_5(study: Study) -> StudyFigure:
             panels.append(Panel(task_label(task), "synthetic rows", _metric(study, task), ticks, tuple(series),
                                      log=True))  # fmt: skip
     note = f"{SCORES} ∗ differs from SFT on the gold rows."
-    return _figure(study, "figure5", "Figure 5: how much synthetic data", note, panels, "synthetic data")
+    return _figure("figure5", "Figure 5: how much synthetic data", note, panels, "synthetic data")
 
 
 def _held_out(study: Study) -> StudyFigure:
@@ -192,13 +205,13 @@ def _held_out(study: Study) -> StudyFigure:
                 panel = _by_size(study, student, task, methods, paper=False)
                 panels.append(replace(panel, title=f"{panel.title}, {task_label(task)}", y_label=_metric(study, task)))
     note = f"Lower is better. {SCORES} ∗ differs from SFT."
-    return _figure(study, "held_out", "Held-out rows", note, panels, "held-out measures by size")
+    return _figure("held_out", "Held-out rows", note, panels, "held-out measures by size")
 
 
 SCORES = "Bars: ± 1 standard error over seeds and examples. ×: missing."
 
 
-def _figure(study: Study, name: str, title: str, note: str, panels: Sequence[Panel], lacking: str) -> StudyFigure:
+def _figure(name: str, title: str, note: str, panels: Sequence[Panel], lacking: str) -> StudyFigure:
     return StudyFigure(name, title, note, tuple(panels), "" if panels else f"The study has no cells of {lacking}.")
 
 
@@ -212,7 +225,7 @@ def _by_size(study: Study, student: str, task: str, methods: Sequence[str], pape
         if any(not math.isnan(point.y) for point in faint):
             series.append(Series(look_of(method, faint=True), tuple(p for p in faint if not math.isnan(p.y))))
     ticks = tuple((float(size), size_text(size)) for size in sizes)
-    return Panel(short(student), "training rows", _what(study), ticks, tuple(_apart(series)), log=True)
+    return Panel(short(student), "training rows", _general_label(study), ticks, tuple(_apart(series)), log=True)
 
 
 def _by_task(study: Study, student: str, size: int, methods: Sequence[str], against: str | None = None) -> Panel:
@@ -232,7 +245,7 @@ def _by_task(study: Study, student: str, size: int, methods: Sequence[str], agai
 
 
 def _paper_panel() -> Panel:
-    """The paper's own figure 2, for studies of other models: their scores say nothing about each other's height."""
+    """The paper's own figure 2, in a panel of its own: with other models, scores cannot be compared one by one."""
     paper = paper_values()
     sizes = sorted(next(iter(paper.content["table3"].values())))
     series = []
@@ -273,6 +286,7 @@ def _apart(series: Sequence[Series]) -> list[Series]:
 
 
 def _beside(series: Sequence[Series]) -> list[Series]:
+    """`_apart` for a linear axis."""
     return [_moved(one, lambda x, n=n: x + 0.12 * (n - (len(series) - 1) / 2)) for n, one in enumerate(series)]
 
 
@@ -280,7 +294,8 @@ def _moved(series: Series, move: Callable[[float], float]) -> Series:
     return Series(series.look, tuple(Point(move(p.x), p.y, p.low, p.high, p.shown) for p in series.points))
 
 
-def _what(study: Study) -> str:
+def _general_label(study: Study) -> str:
+    """What a score of the general tasks is: "average of 5 tasks", or the metric of the only one."""
     count = len(study.general)
     return f"average of {count} tasks" if count > 1 else _metric(study, study.general[0]) if count else "score"
 

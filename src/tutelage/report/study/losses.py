@@ -1,4 +1,4 @@
-"""The loss of distilling over training, one line per size: the paper says that it starts low and stays flat where the
+"""The loss of distilling over training, one line per size. The paper says that it starts low and stays flat if the
 teacher was trained on the same data."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def loss_figures(study: Study, logs: Mapping[Path, Path]) -> list[StudyFigure]:
     note = (
         "The logged loss of each run, from its first step to its last; labels at the right name the training rows, in "
         "the order of the lines' ends. Where 40 steps or more were logged, the pale line is the log and the full one "
-        "its moving mean. Methods are different quantities where their teachers differ."
+        "its moving mean. Losses of methods with different teachers are not comparable."
     )
     return [StudyFigure("losses", "The loss of distilling over training", note, tuple(panels))] if panels else []
 

@@ -21,7 +21,7 @@ from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
 from tutelage.report.labels import AVERAGE, metric_label, short, size_text, task_label
 from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
-from tutelage.report.scores import is_there
+from tutelage.report.scores import is_evaluated
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 from tutelage.report.study.answers import answers, guessing
 from tutelage.report.study.claims import claims
@@ -44,6 +44,8 @@ SHOWN_TASKS = 6  # with replies side by side
 
 @dataclass(frozen=True)
 class StudyReport:
+    """The files of a report."""
+
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
@@ -52,6 +54,8 @@ class StudyReport:
 
 @dataclass(frozen=True)
 class RunLink:
+    """One seed's run, as the table of all cells shows it."""
+
     seed: int
     score: str
     folder: str  # as the page shows it
@@ -61,6 +65,8 @@ class RunLink:
 
 @dataclass(frozen=True)
 class CellView:
+    """One row of the table of all cells."""
+
     result: Result
     name: str
     runs: tuple[RunLink, ...]
@@ -71,15 +77,15 @@ def write_study_report(
 ) -> StudyReport:
     """Write report.html, the tables (CSV, Markdown, LaTeX) and the figures (PNG, SVG) into `out`; return their paths.
 
-    `include_text=False` leaves prompts, references and replies out, for data that may not be published. `logs`, from an
-    evaluation's folder to that of the run that trained its model, adds the losses over training. Links to runs are
+    `include_text=False` leaves prompts, references and replies out, for data that may not be published. `logs`, as from
+    `training_logs`, adds the losses over training. Links to runs are
     relative to `out`. Raises TutelageError when a task's evaluations are not of the same examples, when a cell is given
     twice, or when a folder cannot be read.
     """
     study = build_study(cells)
     sentences, claimed = answers(study), claims(study)
     tables, figures = build_tables(study), [*build_figures(study), *loss_figures(study, logs or {})]
-    missing = sum(not is_there(cell.folder) for cell in cells)
+    missing = sum(not is_evaluated(cell.folder) for cell in cells)
 
     out.mkdir(parents=True, exist_ok=True)
     written = [path for table in tables for path in _write_table(table, out)]

@@ -21,14 +21,17 @@ class PaperValues:
 
     @property
     def source(self) -> str:
+        """Title and tables of the paper, for captions."""
         return self.content["source"]
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """The general tasks, in the order of the tables' columns."""
         return tuple(self.content["tasks"])
 
     @property
     def students(self) -> tuple[str, ...]:
+        """The paper's names of its students."""
         return tuple(self.content["table3"])
 
     def student(self, name: str) -> str | None:
@@ -42,7 +45,10 @@ class PaperValues:
         return full if size is not None and abs(size - full) < 0.005 * full else size
 
     def general(self, student: str, size: int | None, method: str, task: str) -> float | None:
-        """Table 3's value, or table 1's for SeqKD. `task` may be the average of the five benchmarks."""
+        """Table 3's score, or table 1's for SeqKD, 0..100; None where the paper has none.
+
+        `student`: the paper's name of it. `task` may be the average of the five benchmarks.
+        """
         values = self.content["table3"].get(student, {}).get(self.size(size), {}).get(method)
         if values is None:
             table = self.content["table1"]
@@ -55,19 +61,22 @@ class PaperValues:
         return values[self.tasks.index(task)] if task in self.tasks else None
 
     def domain(self, student: str, method: str, task: str) -> float | None:
-        """Table 2's value."""
+        """Table 2's score, 0..100; None where the paper has none."""
         table = self.content["table2"]
         values = table["rows"].get(student, {}).get(task)
         return values[table["columns"].index(method)] if values and method in table["columns"] else None
 
     def domain_teacher(self, task: str) -> float | None:
+        """Table 2's score of the 70B teacher, 0..100."""
         return self.content["table2"]["teacher"].get(task)
 
     def same_metric(self, task: str, metric: str) -> bool:
+        """Whether the paper reports this metric for the task."""
         return self.content["metrics"].get(task) == metric
 
 
 @cache
 def paper_values() -> PaperValues:
+    """The values of paper_values.yaml, read once."""
     text = (files("tutelage.report.study") / "paper_values.yaml").read_text(encoding="utf-8")
     return PaperValues(yaml.safe_load(text))

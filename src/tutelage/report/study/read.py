@@ -22,7 +22,7 @@ from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import Scores, crossed_standard_error
 from tutelage.report.labels import AVERAGE
-from tutelage.report.scores import SeedScores, is_there, read_seeds
+from tutelage.report.scores import SeedScores, is_evaluated, read_seeds
 from tutelage.report.study.results import DOMAIN_TASKS, SYNTHETIC, Arm, Result, Study
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def build_study(cells: Sequence[Cell]) -> Study:
 
 
 def cell_name(cell: Cell) -> str:
+    """A cell in words, for messages."""
     size = f" at {cell.size}" if cell.size is not None else ""
     return f"{cell.method} of {cell.student}{size} on {cell.task}, seed {cell.seed}"
 
@@ -66,7 +67,7 @@ def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
     without_comet: set[str] = set()
     losses: dict[str, dict[str, None]] = {}
     for cell in cells:
-        if not is_there(cell.folder):
+        if not is_evaluated(cell.folder):
             continue
         result = read_result(cell.folder)
         headline = str(result.get("headline"))
@@ -87,7 +88,7 @@ def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
 
 def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], first: dict[str, SeedScores]) -> Result:
     cells = sorted(cells, key=lambda cell: cell.seed)
-    there = [cell for cell in cells if is_there(cell.folder)]
+    there = [cell for cell in cells if is_evaluated(cell.folder)]
     if not there:
         return Result(anchor=anchor, arm=arm, task=task, metric=metric, cells=tuple(cells))
     planned = cells[0].task

@@ -28,6 +28,8 @@ SAME_DATA = ("gkd_sft", "gkd_base", "seqkd")  # distilled from the teacher that 
 
 @dataclass(frozen=True)
 class Arm:
+    """What was trained; size, student, method and teacher are those of a study's `Cell`."""
+
     size: int | None
     student: str
     method: str
@@ -60,6 +62,7 @@ class Result(MetricValue):
 
     @property
     def seeds_text(self) -> str:
+        """Seeds with an evaluation, as `scores.seeds_text` writes them."""
         return seeds_text(self.seeds, self.missing)
 
 
@@ -72,17 +75,20 @@ class Study:
     held_out: tuple[str, ...]  # tasks where lower is better: never averaged
     domain: tuple[str, ...]
     cells: tuple[Cell, ...]
-    compared: dict[tuple[str, str], Paired | None] = field(default_factory=dict)
+    compared: dict[tuple[str, str], Paired | None] = field(default_factory=dict)  # by both results' anchors
 
     @property
     def arms(self) -> list[Arm]:
+        """All arms, in the study's order."""
         return list(dict.fromkeys(arm for arm, _ in self.results))
 
     @property
     def students(self) -> list[str]:
+        """All students, in the study's order."""
         return list(dict.fromkeys(arm.student for arm in self.arms if arm.method != "teacher"))
 
     def get(self, arm: Arm | None, task: str) -> Result | None:
+        """The arm's result on a task; None where it is not in the study."""
         return self.results.get((arm, task)) if arm is not None else None
 
     def find(self, student: str, method: str, size: int | None, task: str) -> Result | None:
@@ -128,10 +134,11 @@ class Study:
         return self.compared[key]
 
     def versus(self, result: Result | None) -> Paired | None:
+        """The result minus its `reference`; None where it cannot be compared."""
         return self.compare(result, self.reference(result)) if result is not None else None
 
-    def survivors(self) -> set[tuple[str, str]]:
-        """Comparisons that stay below 0.05 after Holm's correction for all that the report has made."""
+    def after_holm(self) -> set[tuple[str, str]]:
+        """Keys of `compared` with p < 0.05 after Holm's correction for all comparisons made so far."""
         made = sorted((p.p_value, key) for key, p in self.compared.items() if p is not None)
         kept: set[tuple[str, str]] = set()
         for place, (p_value, key) in enumerate(made):

@@ -12,6 +12,8 @@ from tutelage.report.study.results import Arm, Result, Study
 
 @dataclass(frozen=True)
 class Link:
+    """A text that links to the cell with this anchor."""
+
     text: str
     anchor: str
 
@@ -21,11 +23,14 @@ Part = str | Link
 
 @dataclass(frozen=True)
 class Sentence:
+    """Texts and links in order; `tone` colours the sentence on the page."""
+
     parts: tuple[Part, ...]
     tone: Tone = "unclear"
 
     @property
     def text(self) -> str:
+        """The sentence without its links."""
         return "".join(part if isinstance(part, str) else part.text for part in self.parts)
 
 
@@ -39,8 +44,10 @@ def method_label(arm: Arm, study: Study) -> str:
 
 
 def linked(result: Result) -> Link:
+    """The result's score, as a link to its cell."""
     return Link(f"{result.value:.1f}", result.anchor)
 
 
 def evidence_text(versus: Paired) -> str:
+    """ "(0.2 to 1.4, p = 0.012)": interval and p."""
     return f"({interval_text(versus)}, {p_text(versus.p_value)})"

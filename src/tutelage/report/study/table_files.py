@@ -28,6 +28,7 @@ def _csv_line(cell: TableCell) -> list[object]:
 
 
 def study_markdown(table: StudyTable) -> str:
+    """Title, table and legend; with groups of columns, each column's title has the group's name too."""
     if table.absent:
         return f"**{table.title}**\n\n{table.absent}\n"
     columns = [cell.column for cell in table.lines[0].cells] if table.groups else table.columns

@@ -18,6 +18,8 @@ NO_RESULT = "–"  # not in the study, which is not the same as missing
 
 @dataclass(frozen=True)
 class TableCell:
+    """One result in a table, and how it compares with SFT on the same data."""
+
     result: Result | None  # None: not in the study
     versus: Paired | None  # against SFT
     mark: str  # "*" p < 0.05; "**" after Holm's correction too
@@ -35,28 +37,34 @@ class TableCell:
 
     @property
     def difference(self) -> str:
+        """The difference to SFT with its interval; empty where there is none."""
         return "" if self.versus is None else difference_and_interval(self.versus)
 
 
 @dataclass(frozen=True)
 class TableLine:
+    """A row of a table: its left-aligned titles, then its cells."""
+
     heads: tuple[str, ...]
     cells: tuple[TableCell, ...]
-    opens: bool  # the first of a group
+    opens: bool  # the first line of a group, above which there is a rule
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    name: str  # of the files
+    """A table of the page, which is also written as files."""
+
+    name: str  # of the files, without ending
     title: str
-    heads: tuple[str, ...]
-    columns: tuple[str, ...]
+    heads: tuple[str, ...]  # titles of the columns on the left, which name a row
+    columns: tuple[str, ...]  # titles of the columns of scores
     lines: tuple[TableLine, ...]
     absent: str = ""  # why it is empty
     groups: tuple[tuple[str, int], ...] = ()  # (title, width) above the columns
 
     @property
     def has_paper(self) -> bool:
+        """Whether the paper has a value for any cell."""
         return any(cell.paper is not None for line in self.lines for cell in line.cells)
 
 
@@ -67,12 +75,12 @@ def build_tables(study: Study) -> list[StudyTable]:
     """
     for result in study.results.values():
         study.versus(result)
-    kept = study.survivors()
-    tables = [_table_1(study, kept), _table_2(study, kept), _table_3(study, kept)]
-    return [*tables, _held_out(study, kept)] if study.held_out else tables
+    after_holm = study.after_holm()
+    tables = [_table_1(study, after_holm), _table_2(study, after_holm), _table_3(study, after_holm)]
+    return [*tables, _held_out(study, after_holm)] if study.held_out else tables
 
 
-def _table_1(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+def _table_1(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     columns = _columns(study)
     lines: list[TableLine] = []
     sizes: list[int] = []
@@ -83,7 +91,7 @@ def _table_1(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
                     and arm.method in ("sft", "gkd_sft", "seqkd")]  # fmt: skip
             sizes.append(size)
             lines += _group(
-                [_line(study, arm, columns, kept, (short(student), method_label(arm, study))) for arm in arms]
+                [_line(study, arm, columns, after_holm, (short(student), method_label(arm, study))) for arm in arms]
             )
     where = f", {size_text(sizes[0])} rows" if len(set(sizes)) == 1 else ""
     title = f"SFT, GKD and SeqKD at the largest size with SeqKD{where}"
@@ -91,23 +99,23 @@ def _table_1(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
     return StudyTable("table1", title, ("student", "method"), _titles(columns), tuple(lines), absent)
 
 
-def _table_3(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+def _table_3(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     columns = _columns(study)
     arms = [arm for arm in study.arms if any((arm, task) in study.results for task in study.general)]
     lines: list[TableLine] = []
     for key in dict.fromkeys((arm.student, arm.size) for arm in arms):
         own = [arm for arm in arms if (arm.student, arm.size) == key]
         heads = [(short(arm.student), size_text(arm.size) if arm.size else "", method_label(arm, study)) for arm in own]
-        lines += _group([_line(study, arm, columns, kept, head) for arm, head in zip(own, heads, strict=True)])
+        lines += _group([_line(study, arm, columns, after_holm, head) for arm, head in zip(own, heads, strict=True)])
     absent = "" if lines else "The study has no general tasks."
     title = "All students, sizes and methods"
     return StudyTable("table3", title, ("student", "size", "method"), _titles(columns), tuple(lines), absent)
 
 
-def _held_out(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+def _held_out(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     arms = [arm for arm in study.arms if any((arm, task) in study.results for task in study.held_out)]
     lines = [
-        _line(study, arm, study.held_out, kept, (short(arm.student), size_text(arm.size) if arm.size else "",
+        _line(study, arm, study.held_out, after_holm, (short(arm.student), size_text(arm.size) if arm.size else "",
               method_label(arm, study)))
         for arm in arms
     ]  # fmt: skip
@@ -115,7 +123,7 @@ def _held_out(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
     return StudyTable("held_out", title, ("student", "size", "method"), _titles(study.held_out), tuple(lines))
 
 
-def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
+def _table_2(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     """Each method at its largest size: synthetic rows for Mix and two stages."""
     used = {arm.method for arm, task in study.results if task in study.domain}
     methods = [m for m in TABLE_2 if m in used]
@@ -127,7 +135,7 @@ def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
             continue
         best = {task: max(_values(results[task, m] for m in methods), default=None) for task in study.domain}
         cells = tuple(
-            _cell(study, result, kept, f"{task_label(task)}, {method_name(method)}",
+            _cell(study, result, after_holm, f"{task_label(task)}, {method_name(method)}",
                   best=result is not None and result.value == best[task])
             for (task, method), result in results.items()
         )  # fmt: skip
@@ -150,8 +158,8 @@ def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine
 
 def every_cell(study: Study) -> StudyTable:
     """All results, one per line; written as CSV only."""
-    kept = study.survivors()
-    cells = [_cell(study, result, kept, task_label(task)) for (_, task), result in study.results.items()]
+    after_holm = study.after_holm()
+    cells = [_cell(study, result, after_holm, task_label(task)) for (_, task), result in study.results.items()]
     return StudyTable("cells", "Every cell", (), (), tuple(TableLine((), (cell,), opens=False) for cell in cells))
 
 
@@ -172,18 +180,18 @@ def _group(lines: list[TableLine]) -> list[TableLine]:
 
 
 def _line(
-    study: Study, arm: Arm, columns: Sequence[str], kept: set[tuple[str, str]], heads: tuple[str, ...]
+    study: Study, arm: Arm, columns: Sequence[str], after_holm: set[tuple[str, str]], heads: tuple[str, ...]
 ) -> TableLine:
-    cells = tuple(_cell(study, study.get(arm, task), kept, task_label(task)) for task in columns)
+    cells = tuple(_cell(study, study.get(arm, task), after_holm, task_label(task)) for task in columns)
     return TableLine(heads, cells, opens=False)
 
 
 def _cell(
-    study: Study, result: Result | None, kept: set[tuple[str, str]], column: str, best: bool = False
+    study: Study, result: Result | None, after_holm: set[tuple[str, str]], column: str, best: bool = False
 ) -> TableCell:
     reference = study.reference(result) if result is not None else None
     versus = study.versus(result)
     mark = ""
     if result is not None and reference is not None and significant(versus):
-        mark = "**" if (result.anchor, reference.anchor) in kept else "*"
+        mark = "**" if (result.anchor, reference.anchor) in after_holm else "*"
     return TableCell(result, versus, mark, best, paper_value(study, result), column)
