@@ -17,8 +17,8 @@ student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs
 
 Several GPUs: only a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 %
 where they share (`training.shard`); a decoding step takes its time however few rows a rank has. Every other run is one
-process on one GPU. Whether a run fits is not asked here (`preflight/fit.py`). Several GPUs, machines other than an H100,
-and models above 10B are marked `extrapolated`.
+process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an H100, and
+models above 10B are marked `extrapolated`.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Cost:
 class CostModel:
     """Costs of runs on `machine`. Shapes and token statistics are looked up once per model and data section.
 
-    `ranks`: of a training run (`--gpus-per-run`); by default, all GPUs of the machine. `kinds.cost_of` is the way in; it
-    knows which method of this class is for which kind of run.
+    `ranks`: of a training run (`--gpus-per-run`); by default, all GPUs of the machine. `kinds.cost_of` is the way
+    in; it knows which method of this class is for which kind.
     """
 
     def __init__(self, machine: Machine, ranks: int | None = None) -> None:
@@ -212,20 +212,27 @@ class CostModel:
         if "model" not in shapes:  # lead-1: no model at all
             return Cost(0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, False, {})
         task: TaskConfig = run.config
-        data = self.rows(run, task.data)
-        new = min(task.sampling.max_new_tokens, max(1.0, data.response))
-        asked = Sampling(shapes["model"], task.sampling, data.tokens - data.response, data.rows)
-        return self._sampled(shapes, (asked,), (new,))
+        count, prompt, reply = self.replies(run)
+        asked = Sampling(shapes["model"], task.sampling, prompt, count)
+        return self._sampled(shapes, (asked,), (reply,))
 
     def benchmark(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A model's replies to a benchmark. A judge is elsewhere, behind an address."""
         task: BenchmarkTask = run.config
-        known = facts()["benchmarks"][task.benchmark]
-        count = known.get("groups", {}).get(task.group, known["examples"])
-        count = min(count, task.limit or count)
+        count, prompt, reply = self.replies(run)
         most, config = benchmark(task.benchmark).max_new_tokens, SamplingConfig(batch_size=task.batch_size)
-        asked = Sampling(shapes["model"], config, known["prompt"], count, new=most, share=BENCHMARK_SHARE)
-        return self._sampled(shapes, (asked,), (known["reply"],))
+        asked = Sampling(shapes["model"], config, prompt, count, new=most, share=BENCHMARK_SHARE)
+        return self._sampled(shapes, (asked,), (reply,))
+
+    def replies(self, run: Run) -> tuple[float, float, float]:
+        """Of an evaluation: the number of its examples, and their tokens per prompt and per reply."""
+        if isinstance(run.config, BenchmarkTask):
+            known = facts()["benchmarks"][run.config.benchmark]
+            count = known.get("groups", {}).get(run.config.group, known["examples"])
+            return min(count, run.config.limit or count), known["prompt"], known["reply"]
+        data, task = self.rows(run, run.config.data), run.config
+        most = task.sampling.max_new_tokens if isinstance(task, TaskConfig) else data.response
+        return data.rows, data.tokens - data.response, min(most, max(1.0, data.response))
 
     def held_out(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """The loss on held-out rows, read by the model and, for KL, by the teacher."""

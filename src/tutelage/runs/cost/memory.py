@@ -17,7 +17,7 @@ ranks: each has a copy to sample from, and caches of its own.
 A forward pass takes (4·h + 6·feed-forward) bytes per token: residual, norm, the MLP's three. The engine reads prompts
 in passes of up to 32,768 tokens; a row of its cache has the prompt's and the largest number of new tokens, and there
 are as many rows as asked, or as fit in a share of the memory that is free when the engine is made: before the first
-gradients. On CUDA 3 GiB are added, for the loss and all else.
+gradients. On CUDA 3 GiB are added for the loss and all else (fitted), 1.5 where nothing but a sampler runs (assumed).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tutelage.recipe.sections import SamplingConfig, TrainingConfig
 from tutelage.runs.cost.facts import Machine, Shape
 
 GIB = 2**30
-BASE = 3.0 * GIB
+BASE, SAMPLING_BASE = 3.0 * GIB, 1.5 * GIB
 ACTIVATION_BYTES = 53  # per token of a micro-batch, layer and unit of width; fitted
 PREFILL_TOKENS, ROW_STEP = 32_768, 256  # of the engine
 ENGINE_SHARE, BENCHMARK_SHARE = 0.5, 0.8  # of free memory, for the caches
@@ -66,7 +66,8 @@ class Sampling:
         row = (self.prompt + new) * self.shape.cache_bytes * width / 2
         if self.config.backend == "vllm":  # its share has a copy of the weights, and pages for rows as long as they are
             taken = self.config.memory * machine.memory * GIB
-            return max(1, min(self.config.batch_size, int((taken - 2 * self.shape.weights) / row))), taken
+            rows = max(1, min(self.config.batch_size, int((taken - 2 * self.shape.weights) / row)))
+            return rows, max(taken, 2 * self.shape.weights + row)
         if machine.device == "cpu":
             slots = max(1, min(self.config.batch_size, ceil(self.count)))
             return slots, slots * row
@@ -119,7 +120,8 @@ def training_memory(
         if sampling.config.backend == "torch" and (shared or not wide):
             held["student to sample from"] = width * student.weights
         # when the engine is made there are no gradients, moments and copies yet
-        later = held["student and optimizer"] * 0.75 + held.get("copies in bfloat16", 0) + held.get("gathered layers", 0)
+        later = 0.75 * held["student and optimizer"]
+        later += sum(held.get(name, 0.0) for name in ("copies in bfloat16", "gathered layers"))
         free = machine.memory * GIB - base - sum(held.values()) + later
         count, cache = sampling.slots(machine, free, width)
         slots = (count,)
@@ -134,8 +136,9 @@ def training_memory(
 
 
 def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:
-    """Of a run that samples from the models it holds, by role, with one sampler after the other; all keep their caches."""
+    """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept."""
     width, base = _frozen(machine)
+    base = min(base, SAMPLING_BASE)
     parts: dict[str, float] = {role: width * shape.weights for role, shape in models.items()}
     slots, caches = [], 0.0
     for one in samplings:
