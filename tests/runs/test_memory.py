@@ -200,11 +200,12 @@ def test_what_would_make_it_fit():
     tail = "; inference of a model on several GPUs is not possible in this version"
     answers, smaller = run_of("answers", teacher=B70), f"or a smaller model{tail}"
     assert fixes(answers, "8xH100") == [(True, f"needs a GPU of 134 GiB, {smaller}")]
-    assert fixes(answers, "8xH200") == [(False, "it may run out of memory")]
+    slow = "it may run out of memory; slow: its caches have room for few rows at a time (8)"
+    assert fixes(answers, "8xH200") == [(False, slow)]
     # 2 · 131.4 of weights, 1.5, and one row of 768 and of 512 positions
     two = run_of("synthesize", generator=B70, annotator="meta-llama/Llama-3.3-70B-Instruct")
     assert fixes(two, "8xH200") == [
-        (True, f"needs a GPU of 265 GiB, or one model as both generator and annotator, or smaller models{tail}")
+        (True, f"needs a GPU of 265 GiB, or one model as generator and annotator, or smaller models{tail}")
     ]
 
 

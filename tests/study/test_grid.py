@@ -234,11 +234,11 @@ def test_what_the_paper_cannot_start_on_eight_gpus():
     plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
     lines = plan_lines(plan, "8xH200")
     end = lines[next(i for i, line in enumerate(lines) if line.startswith("cannot start on 8xH200: 15 of 598 runs")) :]
-    assert [line.split(":")[0].strip() for line in end[1:5:2]] == ["12 teacher SFT (teacher_sft)", "3 synthesize (new)"]
-    assert "generator 131.4, annotator 131.4" in end[3]
-    assert "11 GPUs in one host" in end[2]
-    assert "one model as both generator and annotator" in end[4]
-    assert "inference of a model on several GPUs is not possible in this version" in end[4]
+    assert [line.split(":")[0].strip() for line in end[1:5:3]] == ["12 teacher SFT (teacher_sft)", "3 synthesize (new)"]
+    assert "needs 11 GPUs in one host" in end[3]
+    assert end[5] == "      most of it: generator 131.4, annotator 131.4"
+    assert "one model as generator and annotator" in end[6]
+    assert end[7] == "      inference of a model on several GPUs is not possible in this version"
     made = [line for line in lines if line[:12].isalnum() and "-s0" in line]
     assert sum("cannot start" in line for line in made) == 15
     assert {int(line.split()[2]) for line in made if "new-s0" in line or "answers-s0" in line} == {1}

@@ -34,6 +34,7 @@ class Priced:
     misfits: list[Misfit]  # of runs that are not done
     blocked: int  # runs that build on those that cannot start
     disk: Disk  # that runs which are not done will fill
+    downloads: float  # bytes of hub models that they load
 
     @property
     def stuck(self) -> set[str]:
@@ -65,7 +66,8 @@ def priced(plan: StudyPlan, on: str, ranks: int | None = None) -> Priced:
     model, waiting = CostModel(where, ranks), [run for run in plan.runs if not run.done]
     found = misfits(waiting, model)
     costs = {run.fingerprint: cost_of(run, model) for run in plan.runs}
-    return Priced(on, model, costs, found, blocked(waiting, found), disk_of_all(waiting, model))
+    disk = disk_of_all(waiting, model)
+    return Priced(on, model, costs, found, blocked(waiting, found), disk, downloads(waiting))
 
 
 def plan_json(plan: StudyPlan, on: str, ranks: int | None = None) -> dict[str, Any]:
@@ -85,11 +87,11 @@ def plan_json(plan: StudyPlan, on: str, ranks: int | None = None) -> dict[str, A
         "runs": [_run_json(plan, run, cost.costs[run.fingerprint]) for run in plan.runs],
         "totals": cost.totals(plan.runs),
         "misfits": [
-            {"kind": one.kind, "stops": one.stops, "need": one.need, "fix": one.fix}
+            {key: getattr(one, key) for key in ("kind", "stops", "need", "parts", "fix")}
             | {"runs": [run.fingerprint for run in one.runs]}
             for one in cost.misfits
         ],
-        "disk": vars(cost.disk) | {"downloads": downloads(plan.runs), "free": free_disk(plan.root)},
+        "disk": vars(cost.disk) | {"downloads": cost.downloads, "free": free_disk(plan.root)},
         "absent": list(plan.absent),
         "problems": [vars(problem) for problem in problems(plan)],
     }
@@ -149,17 +151,16 @@ def _by_task(plan: StudyPlan, cost: Priced) -> list[str]:
 def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
     known = [one for one in cost.costs.values() if one is not None]
     total, stuck, ranks = cost.totals(plan.runs), len(cost.stuck), cost.model.ranks
-    each = f"--gpus-per-run {ranks} (training; 1 for any other run)" if ranks > 1 else "1 GPU per run"
-    without = f", without the {stuck} runs that cannot start" if stuck else ""
+    each = f"--gpus-per-run {ranks} for training" if ranks > 1 else "one GPU per run"
+    without = f", without {stuck} runs that cannot start" if stuck else ""
     out = [
         f"in all on {cost.on}, {each}{without}:",
-        f"  {total['flops']:.2e} FLOP, {total['hours']:,.1f} h one run after the other, "
-        f"{total['gpu_hours']:,.0f} GPU hours, {total['dollars']:,.0f} $ (prices are assumptions)",
-        f"  {disk_text(cost.disk)}; {free_disk(plan.root) / GIB:,.1f} GiB are free",
+        f"  {total['flops']:.2e} FLOP, {total['hours']:,.1f} h one after the other, "
+        f"{total['gpu_hours']:,.0f} GPU hours, {total['dollars']:,.0f} $ (assumed prices)",
+        f"  disk {disk_text(cost.disk)}; {free_disk(plan.root) / GIB:,.1f} free",
     ]
-    loaded = downloads(plan.runs)
-    if loaded:
-        out.append(f"  {loaded / GIB:,.1f} GiB of models to download into the hub's cache")
+    if cost.downloads:
+        out.append(f"  {cost.downloads / GIB:,.1f} GiB to download into the hub's cache, of models whose size is known")
     if any(one.extrapolated for one in known):
         number = sum(one.extrapolated for one in known)
         out.append(f"~ {number} of {len(known)} figures are extrapolated: one H100 and teachers to 8B were measured")
@@ -170,7 +171,7 @@ def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
 
 
 def _unfit(cost: Priced) -> list[str]:
-    """What cannot start, and what may just fit: two lines per kind and reason."""
+    """What cannot start, and what may just fit: some lines per kind and reason."""
     out = []
     for stops, title in ((True, f"cannot start on {cost.on}"), (False, f"close to the memory of {cost.on}")):
         found = [one for one in cost.misfits if one.stops == stops]
@@ -178,7 +179,9 @@ def _unfit(cost: Priced) -> list[str]:
         build = f"; {cost.blocked} more build on them" if stops and cost.blocked else ""
         out += ["", f"{title}: {count} of {len(cost.costs)} runs{build}"] if found else []
         for one in found:
-            out += [f"  {len(one.runs)} {one.kind} ({one.names}): {one.need}", f"      {one.fix}"]
+            more = [f"most of it: {one.parts}"] if one.parts else []
+            out += [f"  {len(one.runs)} {one.kind} ({one.names}): {one.need}"]
+            out += [f"      {line}" for line in (*more, *one.fix.split("; "))]
     return out
 
 

@@ -71,6 +71,7 @@ class Cost:
     dollars: float
     extrapolated: bool  # beyond what the constants were fitted to
     memory_parts: Mapping[str, float]  # GiB
+    rows: tuple[int, ...] = ()  # that its samplers decode at a time: as asked, or as their caches have room for
 
 
 class CostModel:
@@ -286,4 +287,4 @@ class CostModel:
         extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS
         parts = {name: size / GIB for name, size in memory.parts.items() if size}
         dollars = hours * gpus * self.machine.price
-        return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts)
+        return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts, memory.slots)

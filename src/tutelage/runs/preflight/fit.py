@@ -19,6 +19,7 @@ from tutelage.runs.run import Run, with_parents
 SURE, CLOSE = 1.02, 0.93  # shares of a GPU's memory
 MOST_GPUS = 64  # that are tried
 SMALL_MICRO_BATCH = 2048  # tokens
+FEW_ROWS = 16  # decoded at a time
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,23 @@ class Misfit:
 
     kind: str  # what plans call it
     runs: tuple[Run, ...]
-    need: str  # how much memory, and for what
+    need: str  # how much memory; of the largest
+    parts: str  # what most of it is for; may be empty
     fix: str  # what would make it fit
     stops: bool = True  # False: it may just fit
 
     @property
     def names(self) -> str:
-        """Up to three different names of the runs."""
+        """Some of the runs' names, each once."""
         names = list(dict.fromkeys(run.stage for run in self.runs))
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        shown = [name for place, name in enumerate(names) if not place or len(", ".join(names[: place + 1])) <= 40]
+        return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
     @property
     def text(self) -> str:
         """One line."""
         many = f"{len(self.runs)} {self.kind} runs ({self.names})" if len(self.runs) > 1 else self.names
-        return f"{many}: {self.need}: {self.fix}"
+        return f"{many}: {self.need}{f' ({self.parts})' if self.parts else ''}: {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ def misfits(runs: Iterable[Run], model: CostModel) -> list[Misfit]:
             fix, enough = _what_would_fit(run, enough, model)
         elif cost.memory_gib > CLOSE * model.machine.memory:
             fix, stops = "it may run out of memory", False
+            if cost.rows and min(cost.rows) < FEW_ROWS:
+                fix += f"; slow: its caches have room for few rows at a time ({min(cost.rows)})"
         if fix:
             found.setdefault((label_of(run), fix, stops), []).append((cost.memory_gib, run, enough))
     out = []
     for (kind, fix, stops), members in found.items():
         _, largest, enough = max(members, key=lambda member: member[0])
         fix = fix.format(gib=f"{ceil(enough.gib):,} GiB", gpus=enough.gpus)
-        out.append(Misfit(kind, tuple(run for _, run, _ in members), _need(largest, model), fix, stops))
+        need, parts = _need(largest, model)
+        out.append(Misfit(kind, tuple(run for _, run, _ in members), need, parts, fix, stops))
     return sorted(out, key=lambda misfit: not misfit.stops)
 
 
@@ -85,16 +91,17 @@ def blocked(runs: Sequence[Run], found: Sequence[Misfit]) -> int:
     )
 
 
-def _need(run: Run, model: CostModel) -> str:
+def _need(run: Run, model: CostModel) -> tuple[str, str]:
+    """What the run needs, and the two largest parts of it."""
     if model.ranks > 1 and samples_in_one_process(run):
-        return f"vLLM samples in one process, and the run has {model.ranks} ranks"
+        return f"vLLM samples in one process, and the run has {model.ranks} ranks", ""
     cost = cost_of(run, model)
     assert cost is not None
     ranked = sorted(cost.memory_parts.items(), key=lambda part: -part[1])[:2]
     parts = ", ".join(f"{name} {size:,.1f}" for name, size in ranked)
     many = f"on each of {cost.gpus} GPUs" if cost.gpus > 1 else "on one GPU"
     where = "of memory" if model.machine.device == "cpu" else many
-    return f"about {cost.memory_gib:,.1f} GiB {where} of {model.machine.memory:,.1f} ({parts})"
+    return f"about {cost.memory_gib:,.1f} GiB {where} of {model.machine.memory:,.1f}", parts
 
 
 def _what_would_fit(run: Run, enough: _Enough, model: CostModel) -> tuple[str, _Enough]:
@@ -148,7 +155,7 @@ def _for_one_process(run: Run, model: CostModel) -> str:
     options = ["a machine with {gib}" if cpu else "a GPU of {gib}"]
     alone = (replace(run, models=dict.fromkeys(roles, config)) for config in run.models.values())
     if run.kind == "synthesize" and any(_gib(one, model) <= model.machine.memory for one in alone):
-        options.append("one model as both generator and annotator")
+        options.append("one model as generator and annotator")
     options.append("a smaller model" if len(roles) == 1 else "smaller models")
     several = "" if cpu else "; inference of a model on several GPUs is not possible in this version"
     return f"needs {', or '.join(options)}{several}"

@@ -28,12 +28,12 @@ def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Pr
     if free < largest:
         yield Problem(
             f"no room for a checkpoint in {folder}: a training run writes {largest / GIB:,.1f} GiB, and "
-            f"{free / GIB:,.1f} GiB are free (all runs: {disk_text(needed)}). Free some space, or choose another "
+            f"{free / GIB:,.1f} are free (all runs write {disk_text(needed)}): free some space, or choose another "
             "place with --runs"
         )
     elif free < needed.total:
         yield Problem(
-            f"the runs write {disk_text(needed)}, and {folder} has {free / GIB:,.1f} GiB free: free some space before "
+            f"{folder} has {free / GIB:,.1f} GiB free, and the runs write {disk_text(needed)}; free some space before "
             "it is full",
             stops=False,
         )
@@ -47,12 +47,10 @@ def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Pr
 
 def disk_text(disk: Disk) -> str:
     """What runs write, in words."""
-    words = [
-        f"{disk.models / GIB:,.1f} GiB of models",
-        f"{disk.checkpoints / GIB:,.1f} of checkpoints at a time",
-        f"{disk.texts / GIB:,.1f} of replies and rows",
-    ]
-    return f"{', '.join(words[:2])} and {words[2]}"
+    models, checkpoints, texts = (f"{size / GIB:,.1f}" for size in (disk.models, disk.checkpoints, disk.texts))
+    return (
+        f"{disk.total / GIB:,.1f} GiB: models {models}, checkpoints {checkpoints} at a time, replies and rows {texts}"
+    )
 
 
 def free_disk(root: Path) -> float:
