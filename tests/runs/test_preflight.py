@@ -230,12 +230,14 @@ def test_memory(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     assert find_problems(runs, workshop.runs) == []
     here = this_machine("cpu")
     assert here is not None
-    need = [cost.memory_gib for run in runs if (cost := cost_of(run, CostModel(here)))]
+    costs = [cost for run in runs if (cost := cost_of(run, CostModel(here)))]
+    need = [cost.memory_gib - cost.memory_parts["activations"] - cost.memory_parts.get("caches", 0) for cost in costs]
     assert need[1] > need[0]  # it holds the teacher too
     monkeypatch.setattr(machine_module, "_devices", lambda _: (1, GIB * (need[0] + need[1]) / 2))
-    (problem,) = find_problems(runs, workshop.runs)
+    close, problem = sorted(find_problems(runs, workshop.runs), key=lambda one: one.stops)
     assert problem.text.startswith("gkd: about ")
-    assert problem.stops
+    assert (close.stops, problem.stops) == (False, True)
+    assert close.text.startswith("sft: about ")  # with activations, which on CPUs are a guess, it is more
     assert find_problems(runs, workshop.runs, here=False) == []
     assert len(find_problems(runs, workshop.runs, ranks=2)) == 2  # ranks share the machine's memory
 

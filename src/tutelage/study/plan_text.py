@@ -62,7 +62,7 @@ def priced(plan: StudyPlan, on: str, ranks: int | None = None) -> Priced:
     """
     where = machine(on)
     if ranks is not None and ranks > where.gpus:
-        raise TutelageError(f"--gpus-per-run {ranks}: {on} has {where.gpus}; ask for fewer, or plan for more")
+        raise TutelageError(f"--gpus-per-run {ranks}: {on} has {where.gpus} GPUs: ask for fewer, or plan for more")
     model, waiting = CostModel(where, ranks), [run for run in plan.runs if not run.done]
     found = misfits(waiting, model)
     costs = {run.fingerprint: cost_of(run, model) for run in plan.runs}

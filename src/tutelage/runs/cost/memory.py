@@ -15,9 +15,10 @@ With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precisio
 ranks: each has a copy to sample from, and caches of its own.
 
 A forward pass takes (4·h + 6·feed-forward) bytes per token: residual, norm, the MLP's three. The engine reads prompts
-in passes of up to 32,768 tokens; a row of its cache has the prompt's and the largest number of new tokens, and there
-are as many rows as asked, or as fit in a share of the memory that is free when the engine is made: before the first
-gradients. On CUDA 3 GiB are added for the loss and all else (fitted), 1.5 where nothing but a sampler runs (assumed).
+in passes of up to 32,768 tokens. A row of its cache has a prompt (of mean length here) and the largest number of new
+tokens; there are as many rows as asked, or as fit in a share of the memory that is free when the engine is made, before
+the first gradients. On CUDA 3 GiB are added for the loss and all else (fitted), or 1.5 where only a sampler runs (an
+assumption).
 """
 
 from __future__ import annotations
