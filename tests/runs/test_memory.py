@@ -214,6 +214,8 @@ def test_vllm_samples_in_one_process():
     run = run_of("distill", config=stage, student=B1, teacher=B8)
     assert fixes(run, "8xH200", 1) == []
     assert fixes(run, "8xH200", 2) == [(True, "set `sampling.backend: torch`, or --gpus-per-run 1")]
+    answered = SeqkdStage(name="seqkd", kind="seqkd", data="rows", sampling=SamplingConfig(backend="vllm"))
+    assert fixes(run_of("seqkd", config=answered, student=B1), "8xH200", 2) == []  # its answers are a run of their own
 
 
 def test_runs_are_grouped_and_those_that_build_on_them_counted():
