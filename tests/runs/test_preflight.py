@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +22,16 @@ from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.recipe.load import load_recipe
+from tutelage.runs.cost.cost_model import CostModel
+from tutelage.runs.cost.disk import disk_of
+from tutelage.runs.cost.facts import machine
+from tutelage.runs.cost.memory import GIB
+from tutelage.runs.kinds import cost_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import Problem, find_problems, refuse_problems
 from tutelage.runs.preflight import hub as hub_module
 from tutelage.runs.preflight import machine as machine_module
+from tutelage.runs.preflight.machine import this_machine
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.study.grid import plan_study
 from tutelage.study.run_study import run_study
@@ -208,7 +216,7 @@ def test_disk(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, bytes_per_wei
     """Two models of one student: 4 bytes per weight each, and two checkpoints of 12 while one replaces the other."""
     plan = Planner(load_recipe(workshop.write()), workshop.folder, workshop.runs)
     runs = [plan.stage_run("sft", 0), plan.stage_run("gkd", 0)]
-    weights = machine_module._saved_weights(runs[0], machine_module.CostModel(machine_module.machine("H100")))
+    weights = disk_of(runs[0], CostModel(machine("H100"))).models / 4
     saved = load_file(workshop.models / "student" / "model.safetensors")
     assert weights == sum(tensor.numel() for tensor in saved.values())
     free = int(bytes_per_weight * weights)
@@ -220,14 +228,41 @@ def test_memory(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     plan = Planner(load_recipe(workshop.write()), workshop.folder, workshop.runs)
     runs = [plan.stage_run("sft", 0), plan.stage_run("gkd", 0)]
     assert find_problems(runs, workshop.runs) == []
-    need = [
-        machine_module._least_bytes(run, machine_module.CostModel(machine_module.machine("H100")), 1) for run in runs
-    ]
+    here = this_machine("cpu")
+    assert here is not None
+    costs = [cost for run in runs if (cost := cost_of(run, CostModel(here)))]
+    need = [cost.memory_gib - cost.memory_parts["activations"] - cost.memory_parts.get("caches", 0) for cost in costs]
     assert need[1] > need[0]  # it holds the teacher too
-    monkeypatch.setattr(machine_module, "_memory", lambda _: (need[0] + need[1]) / 2)
-    (problem,) = find_problems(runs, workshop.runs)
-    assert problem.text.startswith("gkd: its weights and optimizer state alone take ")
+    monkeypatch.setattr(machine_module, "_devices", lambda _: (1, GIB * (need[0] + need[1]) / 2))
+    close, problem = sorted(find_problems(runs, workshop.runs), key=lambda one: one.stops)
+    assert problem.text.startswith("gkd: about ")
+    assert (close.stops, problem.stops) == (False, True)
+    assert close.text.startswith("sft: about ")  # with activations, which on CPUs are a guess, it is more
     assert find_problems(runs, workshop.runs, here=False) == []
+    assert len(find_problems(runs, workshop.runs, ranks=2)) == 2  # ranks share the machine's memory
+
+
+def test_a_plan_and_a_run_say_the_same(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, done: list[str], capsys: pytest.CaptureFixture[str]
+):
+    """What `study plan` names for a machine, `study run` refuses there, in the same words, before anything is done."""
+    file, here = write_study(workshop), replace(machine("H100"), memory=1e-3)
+    monkeypatch.setattr("tutelage.study.plan_text.machine", lambda _: here)
+    monkeypatch.setattr(machine_module, "this_machine", lambda *_: here)
+    main(["study", "plan", str(file), "--runs", str(workshop.runs)])
+    planned = capsys.readouterr().out.partition("cannot start on ")[2].split("\n  ")
+    assert planned[0].endswith(": 12 of 12 runs")
+    with pytest.raises(SystemExit):
+        main(["study", "run", str(file), "--runs", str(workshop.runs)])
+    refused = [line for line in capsys.readouterr().err.splitlines() if line.startswith("problem: ")]
+    joined = "\n".join(planned)
+    for line in refused:
+        need, parts, fix = re.split(r" \(base |\): ", line.split("): ", 1)[1])
+        assert f"): {need}\n" in joined
+        assert f"most of it: base {parts}\n" in joined
+        assert all(piece in joined for piece in fix.split("; "))
+    assert len(refused) == 4  # teacher SFT, student SFT, distill, evaluation
+    assert done == []
 
 
 def test_what_is_done_is_not_checked_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
@@ -242,11 +277,11 @@ def test_what_is_done_is_not_checked_again(workshop: Workshop, monkeypatch: pyte
 def test_a_recipe_is_refused_before_its_first_run(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, done: list[str], capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(machine_module, "_memory", lambda _: 1.0)
+    monkeypatch.setattr(machine_module, "_devices", lambda _: (1, 1.0))
     with pytest.raises(TutelageError, match="problems \\(above\\), so nothing was started"):
         run_recipe(load_recipe(workshop.write()), workshop.folder, workshop.runs)
     assert {line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines() if "problem: " in line} == {
-        "sft", "gkd", "sft on test", "gkd on test"
+        "2 student SFT runs (sft)", "2 distill runs (gkd)", "4 evaluation runs (sft on test, gkd on test)"
     }  # fmt: skip
     assert done == []
 

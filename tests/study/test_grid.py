@@ -19,7 +19,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import load_recipe, read_yaml
 from tutelage.runs.kinds import label_of
 from tutelage.runs.planner import Planner
-from tutelage.runs.run import with_parents
+from tutelage.runs.run import Run, with_parents
 from tutelage.study.grid import load_study, plan_study
 from tutelage.study.plan import cells
 from tutelage.study.plan_text import counts, plan_json, plan_lines, served
@@ -229,6 +229,40 @@ def test_the_recipes_say_appendix_a2():
             assert run.models["generator"] != run.models["annotator"]
 
 
+@pytest.mark.usefixtures("offline")
+def test_what_the_paper_cannot_start_on_eight_gpus():
+    plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
+    lines = plan_lines(plan, "8xH200")
+    end = lines[next(i for i, line in enumerate(lines) if line.startswith("cannot start on 8xH200: 15 of 598 runs")) :]
+    assert [line.split(":")[0].strip() for line in end[1:5:3]] == ["12 teacher SFT (teacher_sft)", "3 synthesize (new)"]
+    assert "needs 11 GPUs in one host" in end[3]
+    assert end[5] == "      most of it: generator 131.4, annotator 131.4"
+    assert "one model as generator and annotator" in end[6]
+    assert end[7] == "      inference of a model on several GPUs is not possible in this version"
+    made = [line for line in lines if line[:12].isalnum() and "-s0" in line]
+    assert sum("cannot start" in line for line in made) == 15
+    assert {int(line.split()[2]) for line in made if "new-s0" in line or "answers-s0" in line} == {1}
+    content = plan_json(plan, "8xH200")
+    assert len(content["runs"]) == 598
+    assert [(one["kind"], len(one["runs"])) for one in content["misfits"] if one["stops"]] == [
+        ("teacher SFT", 12),
+        ("synthesize", 3),
+    ]
+    assert content["disk"]["models"] == sum(4 * weights_of(run) for run in plan.runs if run.training)
+    one = plan_lines(plan, "8xH200", ranks=1)
+    assert any("set training.shard" not in line and "set --gpus-per-run 8" in line for line in one)
+
+
+def weights_of(run: Run) -> int:
+    """Published parameter counts."""
+    path = run.models["student"].path
+    maker = next((parent for parent in run.parents if str(parent.folder) in path), None)
+    if maker is not None:
+        return weights_of(maker)
+    name = next(n for n in ("70B", "1B", "3B", "8B") if path.endswith(f"-{n}"))
+    return {"1B": 1_235_814_400, "3B": 3_212_749_824, "8B": 8_030_261_248, "70B": 70_553_706_496}[name]
+
+
 def test_the_mini_study_heals_on_plain_text_that_no_subset_shares(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -254,7 +288,10 @@ def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.Captur
     assert "done once for several measured models: 2 teacher SFT, 2 student SFT" in output
     main(["study", "plan", str(file), "--runs", str(workshop.runs), "--json", "--machine", "2xA100"])
     content = json.loads(capsys.readouterr().out)
-    assert content == json.loads(json.dumps(plan_json(plan_study(file, workshop.runs), "2xA100")))
+    again = json.loads(json.dumps(plan_json(plan_study(file, workshop.runs), "2xA100")))
+    assert content["disk"].pop("free") > 0
+    assert again["disk"].pop("free") > 0
+    assert content == again
     by_fingerprint = {run["fingerprint"]: run for run in content["runs"]}
     assert len(by_fingerprint) == 12
     assert all(cell["run"] in by_fingerprint for cell in content["cells"])

@@ -35,11 +35,14 @@ def plan(
     file: File,
     machine: Annotated[str, typer.Option(help="Machine that costs are for: H100, 8xH100, 4xA100, …")] = "1xH100",
     runs: RunsFolder = "runs",
+    gpus_per_run: Annotated[
+        int | None, typer.Option(min=1, help="Ranks per training run, one GPU each. Default: all of the machine's.")
+    ] = None,
     as_json: AsJson = False,
     evaluations: Annotated[bool, typer.Option(help="List every evaluation, not only totals per task.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show every run once, which runs are shared, and costs in memory, time and money. Asks no network.
+    """Show every run once, costs in memory, disk, time and money, and which runs cannot start. Asks no network.
 
     tutelage study plan recipes/paper/table3.yaml --machine 8xH100
     """
@@ -51,9 +54,9 @@ def plan(
     planned = plan_study(file, folder, partial=True, fetch=store.settle if store else None)
     note_elsewhere(planned.elsewhere)
     if as_json:
-        print(json.dumps(plan_json(planned, machine), indent=1, ensure_ascii=False))
+        print(json.dumps(plan_json(planned, machine, gpus_per_run), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(plan_lines(planned, machine, evaluations)))
+        print("\n".join(plan_lines(planned, machine, evaluations, gpus_per_run)))
 
 
 @study.command()

@@ -25,7 +25,7 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted, stop_requests
-from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
+from tutelage.recipe.stages import DistillStage, MethodStage
 from tutelage.runs.run import Run
 
 PR_SET_PDEATHSIG = 1
@@ -49,6 +49,12 @@ def takes_ranks(run: Run) -> bool:
     return run.training is not None
 
 
+def samples_in_one_process(run: Run) -> bool:
+    """Whether it samples through vLLM while it trains, which several ranks cannot."""
+    stage = run.config
+    return isinstance(stage, DistillStage | MethodStage) and stage.on_policy > 0 and stage.sampling.backend == "vllm"
+
+
 def gpu_ids(wanted: int) -> list[str]:
     """Ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Raises TutelageError if fewer than `wanted`."""
     import torch
@@ -66,8 +72,7 @@ def do_in_processes(run: Run, share: Share, log: Path) -> None:
 
     Raises TutelageError, one line, when a rank fails or dies, and Interrupted when asked to stop, after saving.
     """
-    samples = isinstance(run.config, DistillStage | MethodStage | SeqkdStage)
-    if share.ranks > 1 and samples and run.config.sampling.backend == "vllm":
+    if share.ranks > 1 and samples_in_one_process(run):
         raise TutelageError("sampling.backend: vllm samples in one process: set it to torch, or use --gpus-per-run 1")
     with tempfile.TemporaryDirectory(prefix="tutelage-") as name, stop_requests() as asked:
         folder, stopping, before = Path(name), False, log.stat().st_size if log.exists() else 0

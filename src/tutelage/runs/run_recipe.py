@@ -40,7 +40,7 @@ def run_recipe(
     make_runs_folder(root)
     planner = Planner(restricted(Planner(recipe, base, root), only), base, root)
     gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
-    search, model = Search(planner), CostModel(machine("H100"))
+    search, model = Search(planner), CostModel(machine("H100"), gpus_per_run)
     known: dict[str, float] = {}
 
     def hours(run: Run) -> float:  # trials first: the more stages wait for one, the sooner
@@ -50,7 +50,8 @@ def run_recipe(
 
     resources = Resources(jobs, ranks=gpus_per_run or 1, gpus=gpus)
     expected = search.expected()
-    refuse_problems(find_problems([*search.known(), *expected], root, data=False, ranks=gpus_per_run or 1))
+    plan = [*search.known(), *expected]
+    refuse_problems(find_problems(plan, root, data=False, ranks=gpus_per_run or 1, jobs=jobs))
     with Scheduler(resources, debug, hours=hours if jobs > 1 else None) as scheduler:
         scheduler.execute(search.known, len(expected))
     return read_results(search, time.monotonic() - began)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from tutelage.common.errors import TutelageError
 from tutelage.runs.cost.cost_model import Cost, CostModel
+from tutelage.runs.cost.disk import Disk, disk_of_all
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.cost.memory import GIB
 from tutelage.runs.kinds import cost_of, label_of
-from tutelage.runs.preflight import Problem, find_problems
+from tutelage.runs.preflight import Misfit, Problem, blocked, find_problems, misfits
+from tutelage.runs.preflight.machine import disk_text, downloads, free_disk
 from tutelage.runs.run import Run, with_parents
 from tutelage.study.plan import StudyPlan
 
@@ -18,29 +24,74 @@ def counts(plan: StudyPlan) -> dict[str, int]:
     return dict(Counter(label_of(run) for run in plan.runs))
 
 
-def costs(plan: StudyPlan, on: str) -> dict[str, Cost | None]:
-    """Costs by fingerprint, on a machine such as `8xH100`; None when the shape of a model is not known.
+@dataclass(frozen=True)
+class Priced:
+    """A plan on a machine such as `8xH200`, with `ranks` GPUs per training run and 1 for every other."""
 
-    Raises TutelageError for a machine that is not known.
+    on: str
+    model: CostModel
+    costs: dict[str, Cost | None]  # by fingerprint; None when the shape of a model is not known
+    misfits: list[Misfit]  # of runs that are not done
+    blocked: int  # runs that build on those that cannot start
+    disk: Disk  # that runs which are not done will fill
+    downloads: float  # bytes of hub models that they load
+
+    @property
+    def stuck(self) -> set[str]:
+        """Fingerprints of the runs that cannot start."""
+        return {run.fingerprint for misfit in self.misfits if misfit.stops for run in misfit.runs}
+
+    def totals(self, runs: Iterable[Run]) -> dict[str, float]:
+        """Sums over those of `runs` that can start and have known costs."""
+        stuck = self.stuck
+        found = [self.costs[run.fingerprint] for run in runs if run.fingerprint not in stuck]
+        known = [one for one in found if one is not None]
+        return {
+            "flops": sum(one.flops for one in known),
+            "tokens": sum(one.tokens + one.sampled for one in known),
+            "hours": sum(one.hours for one in known),
+            "gpu_hours": sum(one.hours * one.gpus for one in known),
+            "dollars": sum(one.dollars for one in known),
+        }
+
+
+def priced(plan: StudyPlan, on: str, ranks: int | None = None) -> Priced:
+    """The plan's costs and what cannot start. `ranks`: by default, all GPUs of the machine.
+
+    Raises TutelageError for a machine that is not known, or has fewer GPUs than `ranks`.
     """
-    model = CostModel(machine(on))
-    return {run.fingerprint: cost_of(run, model) for run in plan.runs}
+    where = machine(on)
+    if ranks is not None and ranks > where.gpus:
+        raise TutelageError(f"--gpus-per-run {ranks}: {on} has {where.gpus} GPUs: ask for fewer, or plan for more")
+    model, waiting = CostModel(where, ranks), [run for run in plan.runs if not run.done]
+    found = misfits(waiting, model)
+    costs = {run.fingerprint: cost_of(run, model) for run in plan.runs}
+    disk = disk_of_all(waiting, model)
+    return Priced(on, model, costs, found, blocked(waiting, found), disk, downloads(waiting))
 
 
-def plan_json(plan: StudyPlan, on: str) -> dict[str, Any]:
-    """The plan as one JSON object: counts, all cells, all runs with fingerprint, parents, use and cost on a machine."""
-    cost = costs(plan, on)
+def plan_json(plan: StudyPlan, on: str, ranks: int | None = None) -> dict[str, Any]:
+    """The plan as one JSON object: counts, all cells, all runs with fingerprint, parents, use and cost on a machine,
+    what cannot start there (and what it may just hold), and the disk in bytes."""
+    cost = priced(plan, on, ranks)
     return {
         "study": plan.config.name,
         "machine": on,
+        "gpus_per_training_run": cost.model.ranks,
         "counts": counts(plan),
         "cells": [
             {k: getattr(cell, k) for k in ("size", "student", "method", "teacher", "seed", "task")}
             | {"run": run.fingerprint}
             for cell, run in plan.points
         ],
-        "runs": [_run_json(plan, run, cost[run.fingerprint]) for run in plan.runs],
-        "totals": _totals(list(cost.values())),
+        "runs": [_run_json(plan, run, cost.costs[run.fingerprint]) for run in plan.runs],
+        "totals": cost.totals(plan.runs),
+        "misfits": [
+            {key: getattr(one, key) for key in ("kind", "stops", "need", "parts", "fix")}
+            | {"runs": [run.fingerprint for run in one.runs]}
+            for one in cost.misfits
+        ],
+        "disk": vars(cost.disk) | {"downloads": cost.downloads, "free": free_disk(plan.root)},
         "absent": list(plan.absent),
         "problems": [vars(problem) for problem in problems(plan)],
     }
@@ -52,11 +103,11 @@ def problems(plan: StudyPlan) -> list[Problem]:
     return [problem for problem in found if problem.text not in plan.absent]
 
 
-def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False) -> list[str]:
+def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False, ranks: int | None = None) -> list[str]:
     """The plan as lines of text, with costs on a machine. Evaluations are summed up per task unless `evaluations`."""
-    cost = costs(plan, on)
+    cost = priced(plan, on, ranks)
     made = [run for run in plan.runs if evaluations or label_of(run) != "evaluation"]
-    models = served(plan)
+    models, stuck = served(plan), cost.stuck
     trained = {run.parents[0].fingerprint for _, run in plan.points if run.parents}
     out = [
         f"{plan.config.name}: {len(plan.runs)} runs: " + ", ".join(f"{n} {k}" for k, n in counts(plan).items()),
@@ -67,14 +118,15 @@ def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False) -> list[str]
     for run in made:
         parents = ", ".join(parent.fingerprint for parent in run.parents)
         name = f"{run.folder.name.removesuffix('-' + run.fingerprint)}{' (done)' if run.done else ''}"
-        line = f"{run.fingerprint}  {len(models[run.fingerprint]):>6}  {_numbers(cost[run.fingerprint])}  {name}"
+        numbers = _numbers(cost.costs[run.fingerprint], run.fingerprint in stuck)
+        line = f"{run.fingerprint}  {len(models[run.fingerprint]):>6}  {numbers}  {name}"
         out.append(line + (f"  ← {parents}" if parents else ""))
     if not evaluations:
         out += ["", *_by_task(plan, cost)]
     by_kind = Counter(label_of(run) for run in plan.runs if len(models[run.fingerprint]) > 1)
     shared = ", ".join(f"{n} {k}" for k, n in by_kind.items()) or "none"
     out += ["", f"done once for several measured models: {shared}"]
-    return out + _closing(plan, on, cost)
+    return out + _closing(plan, cost) + _unfit(cost)
 
 
 def served(plan: StudyPlan) -> dict[str, set[str]]:
@@ -86,43 +138,60 @@ def served(plan: StudyPlan) -> dict[str, set[str]]:
     return found
 
 
-def _by_task(plan: StudyPlan, cost: dict[str, Cost | None]) -> list[str]:
+def _by_task(plan: StudyPlan, cost: Priced) -> list[str]:
     out = []
     runs = {run.fingerprint: run for _, run in plan.points}.values()
     for task in dict.fromkeys(run.task for run in runs):
         own = [run for run in runs if run.task == task]
-        total = _totals([cost[run.fingerprint] for run in own])
+        total = cost.totals(own)
         out.append(f"{len(own)} models on {task}: {duration(3600 * total['hours'])}, {total['dollars']:,.2f} $")
     return out
 
 
-def _closing(plan: StudyPlan, on: str, cost: dict[str, Cost | None]) -> list[str]:
-    known = [one for one in cost.values() if one is not None]
-    total = _totals(list(cost.values()))
+def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
+    known = [one for one in cost.costs.values() if one is not None]
+    total, stuck, ranks = cost.totals(plan.runs), len(cost.stuck), cost.model.ranks
+    each = f"--gpus-per-run {ranks} for training" if ranks > 1 else "one GPU per run"
+    without = f", without {stuck} runs that cannot start" if stuck else ""
     out = [
-        f"in all on {on}: {total['flops']:.2e} FLOP, {total['hours']:,.1f} h one run after the other, "
-        f"{total['gpu_hours']:,.0f} GPU hours, {total['dollars']:,.0f} $ (prices are assumptions)"
+        f"in all on {cost.on}, {each}{without}:",
+        f"  {total['flops']:.2e} FLOP, {total['hours']:,.1f} h one after the other, "
+        f"{total['gpu_hours']:,.0f} GPU hours, {total['dollars']:,.0f} $ (assumed prices)",
+        f"  disk {disk_text(cost.disk)}; {free_disk(plan.root) / GIB:,.1f} free",
     ]
+    if cost.downloads:
+        out.append(f"  {cost.downloads / GIB:,.1f} GiB to download into the hub's cache, of models whose size is known")
     if any(one.extrapolated for one in known):
         number = sum(one.extrapolated for one in known)
         out.append(f"~ {number} of {len(known)} figures are extrapolated: one H100 and teachers to 8B were measured")
-    if machine(on).gpus and any(one.gpus > machine(on).gpus for one in known):
-        out.append("! more GPUs than the machine has: the run does not fit on it, and several are counted")
-    if len(known) < len(cost):
-        out.append(f"? {len(cost) - len(known)} runs with a model of unknown shape have no figures")
+    if len(known) < len(cost.costs):
+        out.append(f"? {len(cost.costs) - len(known)} runs with a model of unknown shape have no figures")
     out += [f"not here, so fingerprints are provisional: {line}" for line in plan.absent[:5]]
     return out + [f"{'missing here' if one.stops else 'note'}: {one.text}" for one in problems(plan)]
 
 
-def _numbers(cost: Cost | None) -> str:
+def _unfit(cost: Priced) -> list[str]:
+    """What cannot start, and what may just fit: some lines per kind and reason."""
+    out = []
+    for stops, title in ((True, f"cannot start on {cost.on}"), (False, f"close to the memory of {cost.on}")):
+        found = [one for one in cost.misfits if one.stops == stops]
+        count = sum(len(one.runs) for one in found)
+        build = f"; {cost.blocked} more build on them" if stops and cost.blocked else ""
+        out += ["", f"{title}: {count} of {len(cost.costs)} runs{build}"] if found else []
+        for one in found:
+            more = [f"most of it: {one.parts}"] if one.parts else []
+            out += [f"  {len(one.runs)} {one.kind} ({one.names}): {one.need}"]
+            out += [f"      {line}" for line in (*more, *one.fix.split("; "))]
+    return out
+
+
+def _numbers(cost: Cost | None, stuck: bool) -> str:
     if cost is None:
         return f"{'?':>4}  {'?':>7}  {'?':>8}  {'?':>8}  {'?':>9}  {'?':>7}"
     sign = "~" if cost.extrapolated else " "
     millions = (cost.tokens + cost.sampled) / 1e6
-    return (
-        f"{cost.gpus:>4}  {cost.memory_gib:>7.1f}  {cost.flops / 1e15:>8,.0f}  {millions:>8,.1f}  "
-        f"{sign}{duration(3600 * cost.hours):>8}  {cost.dollars:>7,.2f}"
-    )
+    spent = f"{'cannot start':>18}" if stuck else f"{sign}{duration(3600 * cost.hours):>8}  {cost.dollars:>7,.2f}"
+    return f"{cost.gpus:>4}  {cost.memory_gib:>7.1f}  {cost.flops / 1e15:>8,.0f}  {millions:>8,.1f}  {spent}"
 
 
 def duration(seconds: float) -> str:
@@ -130,17 +199,6 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
-
-
-def _totals(costs: list[Cost | None]) -> dict[str, float]:
-    known = [one for one in costs if one is not None]
-    return {
-        "flops": sum(one.flops for one in known),
-        "tokens": sum(one.tokens + one.sampled for one in known),
-        "hours": sum(one.hours for one in known),
-        "gpu_hours": sum(one.hours * one.gpus for one in known),
-        "dollars": sum(one.dollars for one in known),
-    }
 
 
 def _run_json(plan: StudyPlan, run: Run, cost: Cost | None) -> dict[str, Any]:

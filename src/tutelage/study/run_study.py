@@ -48,8 +48,8 @@ def run_study(
     if store is not None:
         store.put(written)
         store.settle(plan.runs, push=True)
-    refuse_problems(find_problems(plan.runs, plan.root, here=executor == "local", ranks=ranks))
-    model = CostModel(machine("H100"))
+    refuse_problems(find_problems(plan.runs, plan.root, here=executor == "local", ranks=ranks, jobs=jobs))
+    model = CostModel(machine("H100"), ranks)
 
     def memory(run: Run) -> float:
         cost = cost_of(run, model)

@@ -1,4 +1,4 @@
-"""What a run will need: memory, FLOPs, tokens, hours, money. Computed on paper, from constants fitted on one H100.
+"""What a run will need: FLOPs, tokens, hours, money. Computed on paper, from constants fitted on one H100.
 
 Per token that a model reads (`_pass`), with P matrix weights, L layers, width h, H heads of size d, vocabulary V, and a
 sequence of n tokens; p = 1 for a forward pass, 3 for forward and backward, 4 with gradient checkpointing; t = 1, 4, 5:
@@ -10,77 +10,86 @@ Per sampled token (`_decode`), in a batch of b sequences with n tokens of contex
 
     seconds = ((2 · weights + b · cache bytes per token · n) / bandwidth  +  0.16 ms · L) / b
 
-Memory per GPU of a training run on g GPUs (`_training_gib`), with m tokens per micro-batch; second line on-policy only:
-
-    bytes = (18 · student weights + 2 · teacher weights) / g  +  53 · m · L · h  +  3 GiB
-          + 2 · student weights  +  (sequences being sampled / g) · cache bytes per token · (new tokens + 200)
-
-18 = 16 for float32 weights, gradients and two moments, and 2 for the bf16 copy. With gradient checkpointing the
-activations are (2·L + 53) · m · h bytes. A run that only reads or samples holds 2 · weights / g, its caches or
-12 · m · h bytes of activations, and 3 GiB. Every run takes 8 s more, to load and save.
+Memory is in `memory.py`. Every run takes 8 s more, to load and save.
 
 Fitted to a 1B student with an 8B teacher (19,885 tokens/s off-policy), its profile (the loss takes 2 %), and a 64M
 student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs.
 
-Several GPUs: a training run is divided among all of the machine's, at 65 % efficiency; models that do not fit are
-assumed to be sharded over more of them (`training.shard`). Every other run is one process on one GPU, or on as many as
-would hold its model, which it cannot use yet. Several GPUs, machines other than an H100, and models above 10B are
-marked `extrapolated`.
+Several GPUs: only a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 %
+where they share (`training.shard`); a decoding step takes its time however few rows a rank has. Every other run is one
+process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an H100, and
+models above 10B are marked `extrapolated`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import local_files
-from tutelage.recipe.sections import DataConfig, TaskConfig
+from tutelage.evaluation.benchmarks import benchmark
+from tutelage.recipe.sections import DataConfig, SamplingConfig, TaskConfig
 from tutelage.recipe.stages import DistillStage, MethodStage, PruneStage, SeqkdStage, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
 from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_of
+from tutelage.runs.cost.memory import (
+    BENCHMARK_SHARE,
+    GIB,
+    Memory,
+    Sampling,
+    pruning_memory,
+    reading_memory,
+    sampling_memory,
+    training_memory,
+)
 from tutelage.runs.run import Run
 
-GIB = 2**30
 FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
 LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
 VOCABULARY_BYTES = 19  # memory traffic per two tokens and entry of the vocabulary
 DECODE_SECONDS = 0.16e-3  # per layer and decoding step
-ACTIVATION_BYTES = 53  # per token of a micro-batch, layer and unit of width
-STATE_BYTES, COPY_BYTES, BASE_GIB = 16, 2, 3.0  # per student weight; its bf16 copy; per GPU, whatever runs
 MEASURED_WEIGHTS = 10e9  # larger models have not been measured
 START_SECONDS = 8.0  # to load and save; an assumption
-SHARED_EFFICIENCY = (
-    0.65  # of several GPUs, beside one; measured with two, training sharded models (docs/performance.md)
-)
-USABLE = 0.93  # share of a GPU's memory
+# Of several GPUs, beside one, each with whole models or sharing them; measured with two (docs/performance.md)
+WHOLE_EFFICIENCY, SHARED_EFFICIENCY = 0.86, 0.65
+CALIBRATION_TOKENS = 400  # per row; an assumption
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one run needs on a machine."""
 
-    memory_gib: float  # per GPU
-    gpus: int  # more than the machine has when the run does not fit on it
+    memory_gib: float  # per GPU, whether the GPU has as much or not
+    gpus: int  # ranks of a training run; 1 for every other; 0 without a model
     flops: float
     tokens: float  # read or trained on, over all passes
     sampled: float  # tokens
     hours: float
     dollars: float
     extrapolated: bool  # beyond what the constants were fitted to
+    memory_parts: Mapping[str, float]  # GiB
+    rows: tuple[int, ...] = ()  # that its samplers decode at a time: as asked, or as their caches have room for
 
 
 class CostModel:
     """Costs of runs on `machine`. Shapes and token statistics are looked up once per model and data section.
 
-    `kinds.cost_of` is the way in; it knows which method of this class is for which kind of run.
+    `ranks`: of a training run (`--gpus-per-run`); by default, all GPUs of the machine. `kinds.cost_of` is the way
+    in; it knows which method of this class is for which kind.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, ranks: int | None = None) -> None:
+        self.machine, self.ranks = machine, machine.gpus if ranks is None else ranks
         self._rows: dict[str, Rows] = {}
+
+    def elsewhere(self, machine: Machine, ranks: int) -> CostModel:
+        """The same model for another machine or number of ranks."""
+        other = CostModel(machine, ranks)
+        other._rows = self._rows
+        return other
 
     def shape(self, run: Run, role: str) -> Shape | None:
         """The shape of the model in `role`: by hub name, from a local config.json, or that of the model from which the
@@ -147,61 +156,39 @@ class CostModel:
         if training.max_steps is not None:
             steps_rows = min(steps_rows, training.max_steps * training.batch_size)
         on_policy = stage.on_policy if isinstance(stage, DistillStage | MethodStage) else 0.0
-        tokens = steps_rows * length
+        prompt, sampling, new = data.tokens - data.response, None, 0.0
+        if on_policy:
+            new = min(data.response, stage.sampling.max_new_tokens)
+            sampling = Sampling(student, stage.sampling, prompt, training.batch_size * on_policy / self.ranks)
+        per_step = training.batch_size * length
+        memory = training_memory(training, student, teacher, sampling, per_step, self.machine, self.ranks)
+        tokens, sampled = steps_rows * length, steps_rows * on_policy * new
         seconds, flops = self._pass(student, length, training=True, checkpointing=training.gradient_checkpointing)
         if teacher is not None:
             more, work = self._pass(teacher, length)
             seconds, flops = seconds + more, flops + work
-        seconds, flops = seconds * tokens, flops * tokens
-        sampled = 0.0
-        if on_policy:
-            new = min(data.response, stage.sampling.max_new_tokens)
-            sampled = steps_rows * on_policy * new
-            batch = min(stage.sampling.batch_size, max(1.0, training.batch_size * on_policy))
-            seconds += sampled * self._decode(student, batch, length)
-            flops += 2 * student.matrix_weights * sampled
-        micro = max(training.tokens_per_micro_batch, 1)
-        gpus = self._gpus(lambda n: self._training_gib(run, student, teacher, micro, on_policy, n), self.machine.gpus)
-        return self._total(
-            self._training_gib(run, student, teacher, micro, on_policy, gpus), gpus, flops, tokens, sampled, seconds,
-            max((teacher.weights if teacher else 0), student.weights),
-        )  # fmt: skip
-
-    def _training_gib(
-        self, run: Run, student: Shape, teacher: Shape | None, micro: int, on_policy: float, gpus: int
-    ) -> float:
-        assert run.training is not None
-        stage = run.config
-        states = student.weights * (STATE_BYTES + COPY_BYTES) + (2 * teacher.weights if teacher else 0)
-        width = student.hidden * micro
-        activations = ACTIVATION_BYTES * width * student.layers
-        if run.training.gradient_checkpointing:
-            activations = (2 * student.layers + ACTIVATION_BYTES) * width
-        total = states / gpus + activations
-        if on_policy:
-            batch = min(stage.sampling.batch_size, run.training.batch_size) / gpus
-            total += 2 * student.weights  # each rank samples from a copy of its own
-            total += batch * student.cache_bytes * (stage.sampling.max_new_tokens + 200)
-        return total / GIB + BASE_GIB
+        efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
+        seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
+        if sampling is not None:
+            batch = min(memory.slots[0], max(1.0, sampling.count))
+            seconds += sampled / self.ranks * self._decode(student, batch, length)
+        flops = flops * tokens + 2 * student.matrix_weights * sampled
+        largest = max((teacher.weights if teacher else 0), student.weights)
+        return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:
-        """A synthesize stage: `rows` inputs by the generator, then as many answers by the annotator."""
+        """A synthesize stage: `rows` inputs by the generator, then as many answers by the annotator. Both are held all
+        the time, unless they are one model; each has its own sampler."""
         stage: SynthesizeStage = run.config
         gold = self.rows(run, stage.gold)
         question = gold.tokens - gold.response
         prompt = stage.demonstrations * gold.tokens
-        inputs = self._sampled(shapes["generator"], stage.rows, prompt, question, stage.inputs.batch_size)
-        answers = self._sampled(shapes["annotator"], stage.rows, question, gold.response, stage.answers.batch_size)
-        return replace(
-            inputs,
-            memory_gib=max(inputs.memory_gib, answers.memory_gib),
-            gpus=max(inputs.gpus, answers.gpus),
-            flops=inputs.flops + answers.flops,
-            tokens=inputs.tokens + answers.tokens,
-            sampled=inputs.sampled + answers.sampled,
-            hours=inputs.hours + answers.hours,
-            dollars=inputs.dollars + answers.dollars,
-        )
+        held = dict(shapes)
+        if run.models["annotator"] == run.models["generator"]:
+            del held["annotator"]
+        asked = (Sampling(shapes["generator"], stage.inputs, prompt, stage.rows),
+                 Sampling(shapes["annotator"], stage.answers, question, stage.rows))  # fmt: skip
+        return self._sampled(held, asked, (question, gold.response))
 
     def answers(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """The teacher's samples for a seqkd stage."""
@@ -209,38 +196,52 @@ class CostModel:
         data = self._all_rows(run, list(run.data))
         new = min(data.response, stage.sampling.max_new_tokens)
         count = data.rows * stage.samples_per_prompt
-        return self._sampled(shapes["teacher"], count, data.tokens - data.response, new, stage.sampling.batch_size)
+        asked = Sampling(shapes["teacher"], stage.sampling, data.tokens - data.response, count)
+        return self._sampled(shapes, (asked,), (new,))
 
     def pruning(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A prune stage: one pass over the calibration rows per layer taken away, each shorter than the one before."""
         stage: PruneStage = run.config
-        model = shapes["model"]
+        model, calibrated = shapes["model"], stage.prune.calibration is not None
         passes = sum(range(stage.prune.layers or 0, model.layers)) / max(1, model.layers)
-        return self._read(model, stage.prune.calibration_rows * 400 * passes, 8192)  # 400 tokens per row
+        tokens = stage.prune.calibration_rows * CALIBRATION_TOKENS if calibrated else 0
+        memory = pruning_memory(model, min(tokens, 8192), self.machine)
+        return self._read([model], tokens * passes, memory)
 
     def evaluation(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A model's answers to a task of the recipe."""
         if "model" not in shapes:  # lead-1: no model at all
-            return Cost(0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, False)
+            return Cost(0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, False, {})
         task: TaskConfig = run.config
-        data = self.rows(run, task.data)
-        new = min(task.sampling.max_new_tokens, max(1.0, data.response))
-        return self._sampled(shapes["model"], data.rows, data.tokens - data.response, new, task.sampling.batch_size)
+        count, prompt, reply = self.replies(run)
+        asked = Sampling(shapes["model"], task.sampling, prompt, count)
+        return self._sampled(shapes, (asked,), (reply,))
 
     def benchmark(self, run: Run, shapes: dict[str, Shape]) -> Cost:
-        """A model's replies to a benchmark."""
+        """A model's replies to a benchmark. A judge is elsewhere, behind an address."""
         task: BenchmarkTask = run.config
-        known = facts()["benchmarks"][task.benchmark]
-        count = known.get("groups", {}).get(task.group, known["examples"])
-        count = min(count, task.limit or count)
-        return self._sampled(shapes["model"], count, known["prompt"], known["reply"], task.batch_size)
+        count, prompt, reply = self.replies(run)
+        most, config = benchmark(task.benchmark).max_new_tokens, SamplingConfig(batch_size=task.batch_size)
+        asked = Sampling(shapes["model"], config, prompt, count, new=most, share=BENCHMARK_SHARE)
+        return self._sampled(shapes, (asked,), (reply,))
+
+    def replies(self, run: Run) -> tuple[float, float, float]:
+        """Of an evaluation: the number of its examples, and their tokens per prompt and per reply."""
+        if isinstance(run.config, BenchmarkTask):
+            known = facts()["benchmarks"][run.config.benchmark]
+            count = known.get("groups", {}).get(run.config.group, known["examples"])
+            return min(count, run.config.limit or count), known["prompt"], known["reply"]
+        data, task = self.rows(run, run.config.data), run.config
+        most = task.sampling.max_new_tokens if isinstance(task, TaskConfig) else data.response
+        return data.rows, data.tokens - data.response, min(most, max(1.0, data.response))
 
     def held_out(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """The loss on held-out rows, read by the model and, for KL, by the teacher."""
         task: HeldOutTask = run.config
         data = self.rows(run, task.data)
         tokens = data.rows * data.tokens
-        return self._read(shapes["model"], tokens, task.tokens_per_micro_batch, shapes.get("teacher"))
+        memory = reading_memory(shapes, min(tokens, task.tokens_per_micro_batch), self.machine)
+        return self._read(list(shapes.values()), tokens, memory)
 
     # --- the formulas -------------------------------------------------------------------------------------------------
 
@@ -260,45 +261,30 @@ class CostModel:
         read = 2 * shape.weights + batch * shape.cache_bytes * context
         return (read / (1e12 * self.machine.bandwidth) + DECODE_SECONDS * shape.layers) / max(1.0, batch)
 
-    def _sampled(self, shape: Shape, count: float, prompt: float, new: float, batch: int) -> Cost:
-        """`count` prompts of `prompt` tokens are read, and `new` tokens sampled for each."""
-        seconds, flops = self._pass(shape, prompt)
-        batch = int(min(batch, max(1, count)))
-        seconds = count * (prompt * seconds + new * self._decode(shape, batch, prompt + new))
-        cache = batch * shape.cache_bytes * (prompt + new)
+    def _sampled(self, held: dict[str, Shape], samplings: Sequence[Sampling], new: Sequence[float]) -> Cost:
+        """The work of `samplings` in turn, by the models that are held; `new` tokens are sampled per prompt."""
+        memory = sampling_memory(held, samplings, self.machine)
+        seconds, flops, read, sampled = 0.0, 0.0, 0.0, 0.0
+        for one, length, slots in zip(samplings, new, memory.slots, strict=True):
+            more, work = self._pass(one.shape, one.prompt)
+            batch = int(min(slots, max(1, one.count)))
+            decode = self._decode(one.shape, batch, one.prompt + length)
+            seconds += one.count * (one.prompt * more + length * decode)
+            flops += one.count * (one.prompt * work + 2 * length * one.shape.matrix_weights)
+            read, sampled = read + one.count * one.prompt, sampled + one.count * length
+        return self._total(memory, 1, flops, read, sampled, seconds, max(one.shape.weights for one in samplings))
 
-        def gib(gpus: int) -> float:
-            return (2 * shape.weights / gpus + cache) / GIB + BASE_GIB
-
-        gpus = self._gpus(gib, 1)
-        flops = count * (prompt * flops + 2 * new * shape.matrix_weights)
-        return self._total(gib(gpus), gpus, flops, count * prompt, count * new, seconds, shape.weights)
-
-    def _read(self, shape: Shape, tokens: float, micro: int, teacher: Shape | None = None) -> Cost:
-        """`tokens` are read in micro-batches of `micro` tokens, by each of the models."""
-        seconds, flops = 0.0, 0.0
-        models = [shape, *([] if teacher is None else [teacher])]
-        for one in models:
-            more, work = self._pass(one, 500)
-            seconds, flops = seconds + more, flops + work
-        weights = sum(one.weights for one in models)
-
-        def gib(gpus: int) -> float:
-            return (2 * weights / gpus + 12 * shape.hidden * micro) / GIB + BASE_GIB
-
-        gpus = self._gpus(gib, 1)
-        return self._total(gib(gpus), gpus, flops * tokens, tokens, 0.0, seconds * tokens, weights)
-
-    def _gpus(self, gib: Callable[[int], float], least: int) -> int:
-        """The smallest multiple of `least` GPUs, up to the 64th, on which the memory per GPU, `gib(gpus)`, fits."""
-        gpus = least
-        while gib(gpus) > USABLE * self.machine.memory and gpus < 64 * least:
-            gpus += least
-        return gpus
+    def _read(self, models: Sequence[Shape], tokens: float, memory: Memory) -> Cost:
+        """`tokens` are read by each of the models."""
+        parts = [self._pass(one, 500) for one in models]
+        seconds, flops = (tokens * sum(part[place] for part in parts) for place in (0, 1))
+        return self._total(memory, 1, flops, tokens, 0.0, seconds, max(one.weights for one in models))
 
     def _total(
-        self, gib: float, gpus: int, flops: float, tokens: float, sampled: float, seconds: float, largest: float
+        self, memory: Memory, gpus: int, flops: float, tokens: float, sampled: float, seconds: float, largest: float
     ) -> Cost:
-        hours = (seconds / gpus / (SHARED_EFFICIENCY if gpus > 1 else 1.0) + START_SECONDS) / 3600
+        hours = (seconds + START_SECONDS) / 3600
         extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS
-        return Cost(gib, gpus, flops, tokens, sampled, hours, hours * gpus * self.machine.price, extrapolated)
+        parts = {name: size / GIB for name, size in memory.parts.items() if size}
+        dollars = hours * gpus * self.machine.price
+        return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts, memory.slots)

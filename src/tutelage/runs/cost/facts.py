@@ -66,6 +66,7 @@ class Machine:
     memory: float  # GiB per GPU
     price: float  # dollars per GPU and hour
     measured: bool  # whether the cost model's constants were fitted on it
+    device: str = "cuda"  # or "cpu": memory is then that of one process
 
 
 @dataclass(frozen=True)

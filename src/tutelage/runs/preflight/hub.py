@@ -22,7 +22,7 @@ class Hub:
         """What keeps this machine from loading it, and what to do; None if nothing is known to."""
         key = (name, kind)
         if key not in self.known:
-            self.known[key] = None if _cached(name, kind) else self._ask(name, kind)
+            self.known[key] = None if cached(name, kind) else self._ask(name, kind)
         return self.known[key]
 
     def _ask(self, name: str, kind: Kind) -> str | None:
@@ -47,7 +47,7 @@ class Hub:
         return None
 
 
-def _cached(name: str, kind: Kind) -> bool:
+def cached(name: str, kind: Kind) -> bool:
     """Whether the hub's cache, or that of `datasets`, has something of it."""
     from huggingface_hub import constants
 

@@ -1,0 +1,68 @@
+"""The disk of a run: what stays in its folder, and what is there while it runs. Bytes, of estimated lengths.
+
+A saved model takes 4 bytes per weight (2 for `pure_bfloat16`), a checkpoint three times as much (weights and Adam's two
+moments); while a new checkpoint replaces the old one there are both. Text takes 4 bytes per token, token ids 7 as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tutelage.recipe.stages import PruneStage
+from tutelage.runs.cost.cost_model import CostModel
+from tutelage.runs.run import Run
+
+TEXT, IDS = 4, 7  # bytes per token, as text and as ids in JSON
+RECORD = 600  # bytes of a record beside its texts
+COPIES = {"evaluate": 1, "benchmark": 2, "held_out": 1}  # files with an evaluation's records
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on disk."""
+
+    models: float = 0.0
+    texts: float = 0.0  # replies, synthetic rows, teacher's answers
+    checkpoints: float = 0.0  # only while runs train
+
+    @property
+    def total(self) -> float:
+        """Everything at the fullest moment."""
+        return self.models + self.texts + self.checkpoints
+
+
+def disk_of(run: Run, model: CostModel) -> Disk:
+    """What one run writes. Models of unknown shape count as 0."""
+    if isinstance(run.config, PruneStage):
+        shape, prune = model.shape(run, "model"), run.config.prune
+        kept = None if shape is None else replace(shape, layers=prune.layers or len(prune.keep or ()))
+        return Disk(models=4.0 * kept.weights if kept else 0.0)
+    if run.training is not None:
+        shape = model.shape(run, "student")
+        saved = (2.0 if run.training.precision == "pure_bfloat16" else 4.0) * (shape.weights if shape else 0)
+        return Disk(models=saved, checkpoints=2 * 3 * saved)
+    return Disk(texts=_texts(run, model))
+
+
+def disk_of_all(runs: Sequence[Run], model: CostModel, jobs: int = 1) -> Disk:
+    """What runs write together, `jobs` of them at a time."""
+    parts = [disk_of(run, model) for run in runs]
+    checkpoints = sorted((part.checkpoints for part in parts), reverse=True)[:jobs]
+    return Disk(sum(part.models for part in parts), sum(part.texts for part in parts), sum(checkpoints))
+
+
+def _texts(run: Run, model: CostModel) -> float:
+    if run.kind == "synthesize":  # as if every row were accepted
+        gold = model.rows(run, run.config.gold)
+        return run.config.rows * (TEXT * gold.tokens + RECORD)
+    if run.kind == "answers":
+        rows = [model.rows(run, name) for name in run.data]
+        samples = sum(part.rows for part in rows) * run.config.samples_per_prompt
+        new = sum(part.rows * part.response for part in rows) / max(1, sum(part.rows for part in rows))
+        return samples * ((TEXT + IDS) * min(new, run.config.sampling.max_new_tokens) + 100)
+    if run.kind not in COPIES:
+        return 0.0
+    count, prompt, reply = model.replies(run)
+    raw = TEXT * reply + RECORD / 2 if run.kind == "benchmark" else 0.0  # the replies before they are scored
+    return count * (COPIES[run.kind] * (TEXT * (prompt + reply) + RECORD) + raw)

@@ -1,0 +1,190 @@
+"""The memory of a run, per process and part by part: what its code holds at the same time at its fullest moment.
+
+With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precision: float32`), W weights, g ranks:
+
+    training   student   8·b' + b' (two and more ranks that do not share: DDP's buffers) per weight, b' = 4
+                         (2 for `pure_bfloat16`): weights, gradients, Adam's two moments; and 2 for autocast's copies
+               teacher   b per weight
+               on-policy 2 per student weight for the copy that is sampled from; the caches
+               activations of a micro-batch of m tokens: 53·m·L·h, with checkpointing (2·L + 53)·m·h, or the teacher's
+    others     b per weight of each model that is held; the caches; activations of a forward pass
+    prune      4 per weight, and 2 for autocast's copies
+
+`training.shard` divides the student's 16 and the teacher's b by g. Gathered all the same: embedding and head of both
+(weights, the student's gradients and autocast's copies too), and two layers of each model. Nothing else is divided by
+ranks: each has a copy to sample from, and caches of its own.
+
+A forward pass takes (4·h + 6·feed-forward) bytes per token: residual, norm, the MLP's three. The engine reads prompts
+in passes of up to 32,768 tokens. A row of its cache has a prompt (of mean length here) and the largest number of new
+tokens; there are as many rows as asked, or as fit in a share of the memory that is free when the engine is made, before
+the first gradients. On CUDA 3 GiB are added for the loss and all else (fitted), or 1.5 where only a sampler runs (an
+assumption).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from tutelage.recipe.sections import SamplingConfig, TrainingConfig
+from tutelage.runs.cost.facts import Machine, Shape
+
+GIB = 2**30
+BASE, SAMPLING_BASE = 3.0 * GIB, 1.5 * GIB
+ACTIVATION_BYTES = 53  # per token of a micro-batch, layer and unit of width; fitted
+PREFILL_TOKENS, ROW_STEP = 32_768, 256  # of the engine
+ENGINE_SHARE, BENCHMARK_SHARE = 0.5, 0.8  # of free memory, for the caches
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process by part; `slots`: rows that each of its samplers decodes at a time."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    slots: tuple[int, ...] = ()
+
+    @property
+    def gib(self) -> float:
+        """All parts together, in GiB."""
+        return sum(self.parts.values()) / GIB
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a sampler of model `shape` is asked for: `count` prompts of about `prompt` tokens."""
+
+    shape: Shape
+    config: SamplingConfig
+    prompt: float
+    count: float
+    new: int | None = None  # largest number of new tokens; None: the config's
+    share: float = ENGINE_SHARE
+
+    def slots(self, machine: Machine, free: float, width: int) -> tuple[int, float]:
+        """Rows decoded at a time, and their bytes, with `free` bytes on the device and weights of `width` bytes."""
+        new = self.config.max_new_tokens if self.new is None else self.new
+        row = (self.prompt + new) * self.shape.cache_bytes * width / 2
+        if self.config.backend == "vllm":  # its share has a copy of the weights, and pages for rows as long as they are
+            taken = self.config.memory * machine.memory * GIB
+            rows = max(1, min(self.config.batch_size, int((taken - 2 * self.shape.weights) / row)))
+            return rows, max(taken, 2 * self.shape.weights + row)
+        if machine.device == "cpu":
+            slots = max(1, min(self.config.batch_size, ceil(self.count)))
+            return slots, slots * row
+        row *= ceil((self.prompt + new) / ROW_STEP) * ROW_STEP / (self.prompt + new)
+        slots = max(1, min(self.config.batch_size, int(self.share * free / row)))
+        return slots, slots * row
+
+    def reading(self, slots: int, width: int) -> float:
+        """Bytes of a pass over prompts."""
+        return _forward(self.shape, min(PREFILL_TOKENS, slots * self.prompt), width)
+
+
+def training_memory(
+    config: TrainingConfig,
+    student: Shape,
+    teacher: Shape | None,
+    sampling: Sampling | None,
+    tokens: float,
+    machine: Machine,
+    ranks: int,
+) -> Memory:
+    """Of one rank of a training run. `sampling`: of the student's responses, if it writes any. `tokens`: per step."""
+    cuda = machine.device != "cpu"
+    pure, wide = config.precision == "pure_bfloat16", config.precision == "float32" or not cuda
+    width, master, shared = 4 if wide else 2, 2 if pure else 4, config.shard and ranks > 1
+    part = ranks if shared else 1
+    held: dict[str, float] = {"student and optimizer": 4 * master * student.weights / part}
+    if shared:
+        held["gathered layers"] = _gathered(student, ranks, 2 * master, width) + _layer(student) * (width + 4)
+        held["gathered layers"] += 0 if wide or pure else 2 * _ends(student)
+    else:
+        held["copies in bfloat16"] = 0 if wide or pure else 2 * student.weights
+        held["gradient buffers"] = master * student.weights if ranks > 1 else 0
+    if teacher is not None:
+        held["teacher"] = width * teacher.weights / part
+        if shared:
+            held["gathered layers"] += _gathered(teacher, ranks, width, width)
+    micro = min(config.tokens_per_micro_batch, max(1.0, tokens / ranks))
+    if config.memory_gib is not None and cuda:
+        micro = min(micro, config.max_length)  # the least that it tries; the rest of its memory is for larger ones
+    width_tokens = micro * student.hidden * width / 2
+    activations = (ACTIVATION_BYTES + 2 * student.layers) * width_tokens
+    if not config.gradient_checkpointing:
+        activations = ACTIVATION_BYTES * student.layers * width_tokens
+    if teacher is not None:
+        activations = max(activations, _forward(teacher, micro, width))
+    slots: tuple[int, ...] = ()
+    base = BASE if cuda else 0.0
+    if sampling is not None:
+        if sampling.config.backend == "torch" and (shared or not wide):
+            held["student to sample from"] = width * student.weights
+        # when the engine is made there are no gradients, moments and copies yet
+        later = 0.75 * held["student and optimizer"]
+        later += sum(held.get(name, 0.0) for name in ("copies in bfloat16", "gathered layers"))
+        free = machine.memory * GIB - base - sum(held.values()) + later
+        count, cache = sampling.slots(machine, free, width)
+        slots = (count,)
+        if sampling.config.backend == "vllm":  # asleep while training
+            cache = max(0.0, cache - later - activations)
+        held["caches"] = cache
+        activations = max(activations, sampling.reading(count, width))
+    parts = {**held, "activations": activations, "base": base}
+    if config.memory_gib is not None and cuda:
+        parts["activations"] += max(0.0, config.memory_gib * GIB - sum(parts.values()))
+    return Memory(parts, slots)
+
+
+def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:
+    """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept."""
+    width, base = _frozen(machine)
+    base = min(base, SAMPLING_BASE)
+    parts: dict[str, float] = {role: width * shape.weights for role, shape in models.items()}
+    slots, caches = [], 0.0
+    for one in samplings:
+        count, cache = one.slots(machine, machine.memory * GIB - base - sum(parts.values()) - caches, width)
+        slots.append(count)
+        caches += cache
+    reading = max(one.reading(count, width) for one, count in zip(samplings, slots, strict=True))
+    return Memory({**parts, "caches": caches, "activations": reading, "base": base}, tuple(slots))
+
+
+def reading_memory(models: dict[str, Shape], micro: float, machine: Machine) -> Memory:
+    """Of a run that reads rows, in micro-batches of `micro` tokens, with each of the models it holds, by role."""
+    width, base = _frozen(machine)
+    parts: dict[str, float] = {role: width * shape.weights for role, shape in models.items()}
+    kept = width * models["teacher"].hidden * micro if "teacher" in models else 0.0
+    most = max(_forward(shape, micro, width) for shape in models.values())
+    return Memory({**parts, "activations": kept + most, "base": base})
+
+
+def pruning_memory(model: Shape, micro: float, machine: Machine) -> Memory:
+    """Of a run that cuts a model: float32 weights, under autocast on CUDA."""
+    width, base = _frozen(machine)
+    copies = 2 * model.weights if micro and width == 2 else 0
+    return Memory({"model": 4 * model.weights, "copies in bfloat16": copies,
+                   "activations": _forward(model, micro, width), "base": base})  # fmt: skip
+
+
+def _frozen(machine: Machine) -> tuple[int, float]:
+    """Bytes per weight of a model that is not trained, and what is there in any case."""
+    return (4, 0.0) if machine.device == "cpu" else (2, BASE)
+
+
+def _forward(shape: Shape, tokens: float, width: int) -> float:
+    return (4 * shape.hidden + 6 * shape.feed_forward) * tokens * width / 2
+
+
+def _layer(shape: Shape) -> float:
+    return (shape.matrix_weights - shape.vocab * shape.hidden) / shape.layers
+
+
+def _ends(shape: Shape) -> float:
+    """Weights of embedding and head."""
+    return shape.vocab * shape.hidden * (1 if shape.tied else 2)
+
+
+def _gathered(shape: Shape, ranks: int, ends: int, layers: int) -> float:
+    """Bytes of two layers, and of the other ranks' parts of embedding and head."""
+    return ends * _ends(shape) * (1 - 1 / ranks) + 2 * layers * _layer(shape)

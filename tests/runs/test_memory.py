@@ -1,0 +1,248 @@
+"""The memory of each kind of run, against arithmetic of its own: bytes counted from what the code of the kind loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.recipe.sections import (
+    AnswerSamplingConfig,
+    DataConfig,
+    ModelConfig,
+    PruneConfig,
+    SamplingConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage
+from tutelage.recipe.study import BenchmarkTask, HeldOutTask
+from tutelage.runs.cost.cost_model import Cost, CostModel
+from tutelage.runs.cost.disk import disk_of, disk_of_all
+from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, machine
+from tutelage.runs.cost.memory import GIB
+from tutelage.runs.kinds import cost_of
+from tutelage.runs.preflight import blocked, misfits
+from tutelage.runs.run import Run
+from tutelage.runs.scheduler import Resources
+
+B1, B8, B70 = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B"
+W1, W8, W70 = 1_235_814_400, 8_030_261_248, 70_553_706_496  # published parameter counts
+ROWS = Rows(1000, 300, 100)
+SAMPLING = SamplingConfig(max_new_tokens=312, batch_size=8)  # a prompt of 200 and these: 512 positions
+ANSWERS = AnswerSamplingConfig(**SAMPLING.model_dump())
+STAGES: dict[str, Any] = {
+    "sft": SftStage(name="sft", kind="sft", data="rows"),
+    "distill": DistillStage(name="gkd", kind="distill", data="rows", on_policy=0.5, sampling=SAMPLING),
+    "answers": SeqkdStage(name="seqkd", kind="seqkd", data="rows", sampling=SAMPLING),
+    "seqkd": SeqkdStage(name="seqkd", kind="seqkd", data="rows", sampling=SAMPLING),
+    "synthesize": SynthesizeStage(
+        name="new", kind="synthesize", gold="rows", rows=100_000, inputs=SAMPLING, answers=SAMPLING, demonstrations=1
+    ),
+    "prune": PruneStage(name="cut", kind="prune", prune=PruneConfig(layers=8, calibration="rows")),
+    "evaluate": TaskConfig(data="rows", sampling=ANSWERS),
+    "benchmark": BenchmarkTask(benchmark="ifeval", batch_size=8),
+    "held_out": HeldOutTask(data="rows", tokens_per_micro_batch=1000),
+}
+
+
+def run_of(kind: str, training: TrainingConfig | None = None, config: Any = None, **models: str) -> Run:
+    config = STAGES[kind] if config is None else config
+    training = training or (TrainingConfig() if kind in ("sft", "distill", "seqkd") else None)
+    return Run(
+        stage=kind, kind=kind, seed=0, folder=Path("nowhere"), fingerprint=f"{kind} {models}", device="cuda",
+        recipe_folder=Path(), config=config, training=training, data={"rows": DataConfig(path="rows")},
+        models={role: ModelConfig(path=path) for role, path in models.items()},
+    )  # fmt: skip
+
+
+def model_of(on: str | Machine, ranks: int | None = None) -> CostModel:
+    model = CostModel(machine(on) if isinstance(on, str) else on, ranks)
+    model.rows = lambda *_: ROWS  # type: ignore[method-assign]
+    model.elsewhere = lambda where, n: model_of(where, n)  # type: ignore[method-assign]
+    return model
+
+
+def cost(run: Run, on: str = "8xH200", ranks: int | None = None) -> Cost:
+    found = cost_of(run, model_of(on, ranks))
+    assert found is not None
+    return found
+
+
+def parts(run: Run, on: str = "8xH200", ranks: int | None = None) -> dict[str, float]:
+    """Bytes by part; they add up to the whole."""
+    found = cost(run, on, ranks)
+    assert found.memory_gib == pytest.approx(sum(found.memory_parts.values()))
+    return {name: size * GIB for name, size in found.memory_parts.items()}
+
+
+def test_synthesis_holds_generator_and_annotator_together():
+    both = parts(run_of("synthesize", generator=B70, annotator=B8))
+    assert both["generator"] + both["annotator"] == 2 * (W70 + W8)
+    one = parts(run_of("synthesize", generator=B8, annotator=B8))
+    assert "annotator" not in one
+    assert one["generator"] == 2 * W8
+    # Two samplers, each with a cache: 8 rows of 768 positions (300 shown + 312 new) and of 512, 128 KiB per position.
+    assert one["caches"] == 8 * (768 + 512) * 131_072
+    assert one["activations"] == (4 * 4096 + 6 * 14336) * 8 * 300  # of the longer prompts
+
+
+@pytest.mark.parametrize("kind", ["answers", "evaluate"])
+def test_what_one_sampler_holds(kind: str):
+    role = "teacher" if kind == "answers" else "model"
+    found = parts(run_of(kind, **{role: B8}))
+    assert found[role] == 2 * W8
+    assert found["caches"] == 8 * 512 * 131_072
+    assert sum(found.values()) == 2 * W8 + 8 * 512 * 131_072 + (4 * 4096 + 6 * 14336) * 8 * 200 + 1.5 * GIB
+
+
+def test_a_benchmark_caches_its_longest_reply_and_holds_no_judge():
+    config = BenchmarkTask(benchmark="infobench", batch_size=8, judge_model="a-judge")
+    found = parts(run_of("benchmark", config=config, model=B8))
+    assert found["caches"] == 8 * 1280 * 131_072  # 60 + 1,024 new tokens, in steps of 256
+    assert found == parts(run_of("benchmark", config=BenchmarkTask(benchmark="infobench", batch_size=8), model=B8))
+
+
+def test_caches_take_a_share_of_the_free_memory_at_most():
+    """As `sampling.engine._slots_that_fit`: half of it, at least one row; fewer rows at a time take longer."""
+    large = AnswerSamplingConfig(max_new_tokens=1848, batch_size=10_000)  # 2,048 positions
+    task = run_of("evaluate", config=TaskConfig(data="rows", sampling=large), model=B8)
+    row, free = 2048 * 131_072, 79 * GIB - 2 * W8 - 1.5 * GIB
+    assert parts(task, "H100")["caches"] == int(0.5 * free / row) * row
+    tight = run_of("evaluate", model=B70)
+    assert parts(tight, "H100")["caches"] == 512 * 327_680  # one row, though there is no room at all
+    roomy = cost_of(tight, model_of(replace(machine("H100"), memory=178.0)))
+    assert roomy is not None
+    assert roomy.hours < cost(tight, "H100").hours / 7  # 8 rows at a time, and one
+
+
+def test_held_out_holds_the_teacher_too():
+    alone, both = parts(run_of("held_out", model=B1)), parts(run_of("held_out", model=B1, teacher=B70))
+    assert (alone["model"], both["model"], both["teacher"]) == (2 * W1, 2 * W1, 2 * W70)
+    assert both["activations"] == (4 * 8192 + 6 * 28672 + 2 * 8192) * 1000  # a pass of the wider one, and what it gives
+
+
+def test_prune_has_float32_weights_and_copies_in_bfloat16():
+    found = parts(run_of("prune", model=B8))
+    assert (found["model"], found["copies in bfloat16"]) == (4 * W8, 2 * W8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "per_weight", "copies", "frozen"),
+    [({}, 16, 2, 2), ({"precision": "float32"}, 16, 0, 4), ({"precision": "pure_bfloat16"}, 8, 0, 2)],
+)
+def test_the_student_with_its_optimizer(settings: dict[str, Any], per_weight: int, copies: int, frozen: int):
+    found = parts(run_of("distill", TrainingConfig(**settings), student=B1, teacher=B8), ranks=1)
+    assert found["student and optimizer"] == per_weight * W1
+    assert found.get("copies in bfloat16", 0.0) == copies * W1
+    assert found["teacher"] == frozen * W8
+    assert found.get("student to sample from", 0.0) == (0 if frozen == 4 else 2 * W1)
+    assert parts(run_of("sft", TrainingConfig(**settings), student=B70), ranks=1)["student and optimizer"] == (
+        per_weight * W70
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_only_what_the_ranks_share_is_divided(ranks: int):
+    whole = parts(run_of("distill", student=B1, teacher=B8), ranks=ranks)
+    shared = parts(run_of("distill", TrainingConfig(shard=True), student=B1, teacher=B8), ranks=ranks)
+    assert (whole["student and optimizer"], whole["teacher"]) == (16 * W1, 2 * W8)
+    assert whole.get("gradient buffers", 0.0) == (4 * W1 if ranks > 1 else 0)  # of DistributedDataParallel
+    assert (shared["student and optimizer"], shared["teacher"]) == (16 * W1 / ranks, 2 * W8 / ranks)
+    for name in ("student to sample from", "caches"):
+        assert shared[name] == whole[name]
+    assert whole["caches"] == 8 * 512 * 32_768
+    if ranks > 1:
+        student, teacher = 128_256 * 2048, 2 * 128_256 * 4096  # embedding and head; the student's are one matrix
+        layers = (W1 - student - 33 * 2048) / 16 * (2 * 2 + 2 + 4) + (W8 - teacher - 65 * 4096) / 32 * 2 * 2
+        gathered = (1 - 1 / ranks) * (8 * student + 2 * teacher) + 2 * student + layers
+        assert shared["gathered layers"] == pytest.approx(gathered)
+
+
+def test_a_seqkd_training_holds_no_teacher():
+    names = {"student and optimizer", "copies in bfloat16", "activations", "base"}
+    assert set(parts(run_of("seqkd", student=B1), ranks=1)) == names
+
+
+@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("ranks", [1, 8])
+def test_a_plan_gives_each_run_the_gpus_of_the_scheduler(kind: str, ranks: int):
+    roles = {"held_out": ("model", "teacher"), "synthesize": ("generator", "annotator"), "sft": ("student",)}
+    roles |= {"distill": ("student", "teacher"), "seqkd": ("student",), "answers": ("teacher",)}
+    run = run_of(kind, **dict.fromkeys(roles.get(kind, ("model",)), B1))
+    share = Resources(1, ranks=ranks, gpus=[str(gpu) for gpu in range(8)]).take(run)
+    assert cost(run, "8xH200", ranks).gpus == share.ranks == len(share.gpus)
+
+
+# --- what cannot start ------------------------------------------------------------------------------------------------
+
+
+def fixes(run: Run, on: str, ranks: int | None = None) -> list[tuple[bool, str]]:
+    return [(found.stops, found.fix) for found in misfits([run], model_of(on, ranks))]
+
+
+def test_what_would_make_it_fit():
+    plain, shared = TrainingConfig(), TrainingConfig(shard=True)
+    assert fixes(run_of("distill", plain, student=B1, teacher=B8), "8xH200") == []
+    distill = run_of("distill", plain, student=B8, teacher=B70)
+    assert fixes(distill, "8xH200") == [(True, "set training.shard: true")]
+    assert fixes(distill, "8xH200", 1) == [(True, "set training.shard: true and --gpus-per-run 8")]
+    (teacher,) = misfits([run_of("sft", shared, student=B70)], model_of("8xH200"))
+    assert teacher.fix.startswith("needs ")
+    gpus = int(teacher.fix.split()[1])
+    assert cost(run_of("sft", shared, student=B70), ranks=gpus).memory_gib <= 139
+    assert cost(run_of("sft", shared, student=B70), ranks=gpus - 1).memory_gib > 139
+    assert fixes(run_of("sft", plain, student=B8), "H200") == [
+        (True, "set training.gradient_checkpointing: true and training.tokens_per_micro_batch: 2048")
+    ]
+    tail = "; inference of a model on several GPUs is not possible in this version"
+    answers, smaller = run_of("answers", teacher=B70), f"or a smaller model{tail}"
+    assert fixes(answers, "8xH100") == [(True, f"needs a GPU of 134 GiB, {smaller}")]
+    slow = "it may run out of memory; slow: its caches have room for few rows at a time (8)"
+    assert fixes(answers, "8xH200") == [(False, slow)]
+    # 2 · 131.4 of weights, 1.5, and one row of 768 and of 512 positions
+    two = run_of("synthesize", generator=B70, annotator="meta-llama/Llama-3.3-70B-Instruct")
+    assert fixes(two, "8xH200") == [
+        (True, f"needs a GPU of 265 GiB, or one model as generator and annotator, or smaller models{tail}")
+    ]
+
+
+def test_vllm_samples_in_one_process():
+    stage = DistillStage(name="gkd", kind="distill", data="rows", sampling=SamplingConfig(backend="vllm"))
+    run = run_of("distill", config=stage, student=B1, teacher=B8)
+    assert fixes(run, "8xH200", 1) == []
+    assert fixes(run, "8xH200", 2) == [(True, "set `sampling.backend: torch`, or --gpus-per-run 1")]
+    answered = SeqkdStage(name="seqkd", kind="seqkd", data="rows", sampling=SamplingConfig(backend="vllm"))
+    assert fixes(run_of("seqkd", config=answered, student=B1), "8xH200", 2) == []  # its answers are a run of their own
+
+
+def test_runs_are_grouped_and_those_that_build_on_them_counted():
+    stuck = [run_of("answers", teacher=B70), run_of("answers", teacher="meta-llama/Llama-3.3-70B-Instruct")]
+    child = replace(run_of("seqkd", student=B1), parents=(stuck[0],))
+    (found,) = misfits([*stuck, child], model_of("8xH100"))
+    assert (found.kind, len(found.runs), found.names) == ("answers", 2, "answers")
+    assert blocked([*stuck, child], [found]) == 1
+    assert found.text.startswith("2 answers runs (answers): about 133.")
+
+
+# --- disk -------------------------------------------------------------------------------------------------------------
+
+
+def test_disk():
+    model = model_of("H100")
+    saved = disk_of(run_of("sft", student=B8), model)
+    assert (saved.models, saved.checkpoints) == (4 * W8, 2 * 12 * W8)  # the old one goes when the new one is whole
+    half = disk_of(run_of("sft", TrainingConfig(precision="pure_bfloat16"), student=B8), model)
+    assert (half.models, half.checkpoints) == (2 * W8, 2 * 6 * W8)
+    eight = Shape(**facts()["models"][B1] | {"layers": 8})
+    assert disk_of(run_of("prune", model=B1), model).models == 4 * eight.weights
+    answers = disk_of(run_of("answers", teacher=B8), model)
+    assert answers.texts == 5 * 1000 * (11 * 100 + 100)
+    assert disk_of(run_of("synthesize", generator=B8, annotator=B8), model).texts == 100_000 * (4 * 300 + 600)
+    assert disk_of(run_of("evaluate", model=B8), model).texts == 1000 * (4 * 300 + 600)
+    assert disk_of(run_of("benchmark", model=B8), model).texts == 541 * (2 * (4 * 460 + 600) + 4 * 400 + 300)
+    runs = [run_of("sft", student=name) for name in (B1, B8, B70)]
+    assert disk_of_all(runs, model).checkpoints == 24 * W70
+    assert disk_of_all(runs, model, jobs=2).checkpoints == 24 * (W70 + W8)
