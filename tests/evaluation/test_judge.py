@@ -19,11 +19,12 @@ import pytest
 from judge_endpoint import KEY, Endpoint, completion, hangs, hangs_up, sends
 from waiting import HANG, wait_for
 
-from tutelage.cli.evaluate import _judge
+from tutelage.cli.options import judge_from
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.judges import chat_client
 from tutelage.evaluation.judges.endpoint import RULES, JudgeEndpoint
-from tutelage.evaluation.judges.judge import JudgeItem, judge, judge_questions, read_answer
+from tutelage.evaluation.judges.judge import JudgeItem, judge, judge_questions
+from tutelage.evaluation.judges.protocol import read_answer
 
 pytest.importorskip("openai", reason="the judge needs the openai client (the extra `judge`)")
 
@@ -269,7 +270,7 @@ def test_an_endpoint_that_is_down_is_given_up_on(server: Endpoint, tmp_path: Pat
 
 def test_the_command_takes_the_judges_limits(server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
-    given = _judge(server.url, "j", 1, 16)
+    given = judge_from(server.url, "j", 1, 16)
     assert judge_questions(given, ITEMS) == judge_questions(at(server, tmp_path / "other"), ITEMS)
     assert server.requests[0]["max_tokens"] == 16
     assert "max_tokens" not in server.requests[-1]
