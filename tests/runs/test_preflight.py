@@ -31,7 +31,7 @@ from tutelage.study.run_study import run_study
 BENCHED = {
     "flores": {"benchmark": "flores"},
     "ifeval": {"benchmark": "ifeval"},
-    "infobench": {"benchmark": "infobench", "judge_model": "judge"},
+    "infobench": {"benchmark": "infobench"},
 }
 
 
@@ -46,7 +46,7 @@ def benched(workshop: Workshop, **changes: Any) -> Path:
     """A study that also measures three benchmarks."""
     file = write_study(workshop)
     study = yaml.safe_load(file.read_text())
-    study["tasks"] |= BENCHED
+    study |= {"tasks": study["tasks"] | BENCHED, "judge": {"model": "judge"}}
     study["grids"][0] |= {"tasks": list(BENCHED), "sizes": [4], "methods": ["sft"]} | changes
     file.write_text(yaml.safe_dump(study))
     return file

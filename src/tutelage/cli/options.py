@@ -33,7 +33,7 @@ JudgeMaxTokens = Annotated[
 ]
 JudgeRules = Annotated[
     str,
-    typer.Option(help="What the judge is told: tutelage, official (fetched from InFoBench's repository), or a file."),
+    typer.Option(help="What the judge is told: tutelage, official (fetched from its repository), or a file."),
 ]
 JudgeDecision = Annotated[
     Literal["tutelage", "official"] | None,

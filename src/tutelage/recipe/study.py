@@ -64,8 +64,8 @@ class JudgeConfig(Section):
     )
     rules: str = Field(
         default="tutelage",
-        description="What the judge is told: `tutelage`, `official` (the wording of the benchmark's own script, fetched "
-        "from its repository), or a file with the wording or that script, relative to the study file.",
+        description="What the judge is told: `tutelage`, `official` (the wording of the benchmark's own script, "
+        "fetched from its repository), or a file with the wording or that script, relative to the study file.",
     )
     decision: Literal["tutelage", "official"] | None = Field(
         default=None,

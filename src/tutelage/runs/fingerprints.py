@@ -73,7 +73,7 @@ def evaluation_fingerprint(
 
 
 def scored_by(run_fingerprint: str, judge: JudgeEndpoint | None = None, comet: bool = False) -> str:
-    """The fingerprint of an evaluation whose replies a judge or COMET also scores: one more part after an underscore."""
+    """The fingerprint of an evaluation that a judge or COMET also scores: one more part after an underscore."""
     return "_".join([run_fingerprint, *([judge.fingerprint] if judge else []), *(["comet"] if comet else [])])
 
 

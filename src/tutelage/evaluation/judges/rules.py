@@ -1,4 +1,4 @@
-"""The wording of InFoBench's own rules for judges: fetched from its repository, or read from a file; never kept here."""
+"""The wording of InFoBench's own rules for judges: fetched from its repository, or read from a file; it is not here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 30
 
 
 def official_wording() -> str:
-    """The benchmark's own rules, from the cache folder or its repository. Raises TutelageError when neither has them."""
+    """The benchmark's own rules, from the cache folder, else its repository. Raises TutelageError when neither does."""
     kept = cache_folder() / "judge" / f"official-rules-{COMMIT[:12]}.txt"
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
@@ -25,8 +25,8 @@ def official_wording() -> str:
             source = answer.read().decode("utf-8")
     except (OSError, ValueError) as error:
         raise TutelageError(
-            f"`rules: official`: the rules cannot be fetched ({error}): download {SCRIPT} where there is a network, and "
-            "give that file as `rules`, with `decision: official`"
+            f"`rules: official`: the rules cannot be fetched ({error}): download {SCRIPT} where there is a network, "
+            "and give that file as `rules`, with `decision: official`"
         ) from None
     wording = _of_script(source, SCRIPT)
     write_atomically(kept, wording)

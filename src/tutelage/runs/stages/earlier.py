@@ -64,10 +64,10 @@ def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str,
 def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Iterator[str]:
     """Score all kept replies to benchmarks under `root` by today's reading; yields one line per evaluation.
 
-    `judge` is asked about replies to InFoBench that it has not judged, COMET about those to FLORES, once it is set up. A
-    run gets a new folder, which plans find; the old one stays. In a folder of `tutelage evaluate --out`, the old result
-    and records stay beside the new ones, with the old reading in their names. Raises TutelageError where `root` holds
-    no replies.
+    `judge` is asked about replies to InFoBench that it has not judged, COMET about those to FLORES, once it is set up.
+    A run gets a new folder, which plans find; the old one stays. In a folder of `tutelage evaluate --out`, the old
+    result and records stay beside the new ones, with the old reading in their names. Raises TutelageError where `root`
+    holds no replies.
     """
     files = sorted(root.rglob(RESPONSES_FILE))
     if not files:
