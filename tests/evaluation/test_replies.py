@@ -144,9 +144,7 @@ def test_infobench_takes_judgements(data: Path, tmp_path: Path) -> None:
 
 def test_infobench_without_judgements_says_how_to_get_them(data: Path, tmp_path: Path) -> None:
     result = score_file("infobench", write(tmp_path / "r.jsonl", reply("easy_1")), data).result
-    assert result["notices"][0].startswith(
-        "infobench: 1 replies are not judged, so they are unscored: name a judge ("
-    )
+    assert result["notices"][0].startswith("infobench: 1 replies are not judged, so they are unscored: name a judge (")
     assert (result["judge"], result["metrics"]["drfr"]["value"]) == (None, None)
 
 

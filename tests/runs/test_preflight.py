@@ -71,7 +71,7 @@ def test_all_that_a_study_lacks_is_told_before_it_trains(
         f"problem: flores: {data}/flores/devtest/eng_Latn.devtest is missing: put the file there (docs/evaluation.md)",
         f"problem: infobench: its data are not in {data}/infobench/InFoBench.jsonl, and `kqsong/InFoBench` is not in "
         "the local cache while HF_HUB_OFFLINE is set: unset it, or put the file there (docs/evaluation.md)",
-        "problem: infobench is judged by `judge`: export TUTELAGE_JUDGE_URL, the address of its endpoint",
+        "problem: infobench is judged by `judge`: set `judge.url`, or export TUTELAGE_JUDGE_URL, the address of its endpoint",
     ]
     assert any("flores: COMET is not set up" in line for line in errors if line.startswith("note: "))
     assert "tutelage: 3 problems (above), so nothing was started: correct them and try again" in errors
@@ -85,13 +85,13 @@ def test_the_plan_shows_them(workshop: Workshop, monkeypatch: pytest.MonkeyPatch
     file = benched(workshop)
     main(["study", "plan", str(file), "--runs", str(workshop.runs)])
     out = capsys.readouterr().out
-    assert "missing here: infobench is judged by `judge`: export TUTELAGE_JUDGE_URL" in out
+    assert "missing here: infobench is judged by `judge`: set `judge.url`, or export TUTELAGE_JUDGE_URL" in out
     assert "note: flores: COMET is not set up" in out
     monkeypatch.setenv("TUTELAGE_JUDGE_URL", "localhost:8000")
     (wrong,) = [problem for problem in problems_of(file, workshop) if problem.stops]
-    assert wrong.text.startswith("infobench: TUTELAGE_JUDGE_URL is `localhost:8000`, not an address")
+    assert wrong.text.startswith("infobench is judged by `judge`: its address is `localhost:8000`, not one such as")
     monkeypatch.setenv("TUTELAGE_JUDGE_URL", "http://localhost:8000/v1")
-    assert [problem for problem in problems_of(file, workshop) if problem.stops] == []
+    assert [problem for problem in problems_of(file, workshop, network=False) if problem.stops] == []
 
 
 def test_a_benchmark_that_the_folder_lacks_comes_from_the_hub_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.comparisons import compare
-from tutelage.report.labels import AVERAGE
+from tutelage.report.labels import AVERAGE, JUDGED_METRICS, task_label
 from tutelage.report.scores import MetricValue, seeds_text
 from tutelage.report.study.paper_values import paper_values
 
@@ -48,7 +49,8 @@ class Result(MetricValue):
     @property
     def missing(self) -> tuple[int, ...]:
         """Planned seeds without an evaluation."""
-        return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in self.seeds))
+        there = {*self.seeds, *self.unscored_seeds}
+        return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in there))
 
     @property
     def at_chance(self) -> bool:
@@ -60,7 +62,7 @@ class Result(MetricValue):
 
     @property
     def seeds_text(self) -> str:
-        return seeds_text(self.seeds, self.missing)
+        return seeds_text(self.seeds, (*self.missing, *self.unscored_seeds))
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Study:
     """All results of a study, and its comparisons, each made once."""
 
     results: dict[tuple[Arm, str], Result]
-    general: tuple[str, ...]  # tasks of the average
+    general: tuple[str, ...]  # tasks of the average, except for unscored ones
     held_out: tuple[str, ...]  # tasks where lower is better: never averaged
     domain: tuple[str, ...]
     cells: tuple[Cell, ...]
@@ -81,6 +83,30 @@ class Study:
     @property
     def students(self) -> list[str]:
         return list(dict.fromkeys(arm.student for arm in self.arms if arm.method != "teacher"))
+
+    @cached_property
+    def unscored(self) -> tuple[str, ...]:
+        """Tasks with evaluations, none of which has a score: InFoBench without a judge. They are in no average."""
+        tasks = dict.fromkeys(task for _, task in self.results if task != AVERAGE)
+        own = {task: [result for (_, t), result in self.results.items() if t == task] for task in tasks}
+        return tuple(t for t, of in own.items() if all(r.is_missing for r in of) and any(r.is_unscored for r in of))
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The general tasks that are in the average."""
+        return tuple(task for task in self.general if task not in self.unscored)
+
+    def label(self, task: str) -> str:
+        """The task's name in tables and figures; that of the average says what is not in it."""
+        left_out = [task_label(one) for one in self.general if one in self.unscored] if task == AVERAGE else []
+        return f"{task_label(task)} without {', '.join(left_out)}" if left_out else task_label(task)
+
+    def why_unscored(self, task: str) -> str:
+        """ "InFoBench is unscored: name a judge"; for other tasks without what to do."""
+        return f"{task_label(task)} is unscored{': name a judge' if self.is_judged(task) else ''}"
+
+    def is_judged(self, task: str) -> bool:
+        return any(result.metric in JUDGED_METRICS for (_, t), result in self.results.items() if t == task)
 
     def get(self, arm: Arm | None, task: str) -> Result | None:
         return self.results.get((arm, task)) if arm is not None else None
@@ -142,10 +168,10 @@ class Study:
 
 
 def headline_task(study: Study) -> str | None:
-    """The task of general answers: the average, or the only general task; None without general tasks."""
-    if len(study.general) > 1:
+    """The task of general answers: the average, or the only general task with scores; None without general tasks."""
+    if len(study.averaged) > 1:
         return AVERAGE
-    return study.general[0] if study.general else None
+    return next(iter(study.averaged or study.general), None)
 
 
 def paper_value(study: Study, result: Result | None) -> float | None:
@@ -163,7 +189,7 @@ def paper_value(study: Study, result: Result | None) -> float | None:
     if student is None:
         return None
     if result.task == AVERAGE:
-        same = set(study.general) == set(paper.tasks)
+        same = set(study.averaged) == set(paper.tasks)
     else:
         same = not result.metric or paper.same_metric(result.task, result.metric)
     return paper.general(student, arm.size, arm.method, result.task) if same else None

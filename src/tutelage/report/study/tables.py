@@ -88,7 +88,7 @@ def _table_1(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
     where = f", {size_text(sizes[0])} rows" if len(set(sizes)) == 1 else ""
     title = f"SFT, GKD and SeqKD at the largest size with SeqKD{where}"
     absent = "" if lines else "The study has no SeqKD cells."
-    return StudyTable("table1", title, ("student", "method"), _titles(columns), tuple(lines), absent)
+    return StudyTable("table1", title, ("student", "method"), _titles(study, columns), tuple(lines), absent)
 
 
 def _table_3(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
@@ -101,7 +101,7 @@ def _table_3(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
         lines += _group([_line(study, arm, columns, kept, head) for arm, head in zip(own, heads, strict=True)])
     absent = "" if lines else "The study has no general tasks."
     title = "All students, sizes and methods"
-    return StudyTable("table3", title, ("student", "size", "method"), _titles(columns), tuple(lines), absent)
+    return StudyTable("table3", title, ("student", "size", "method"), _titles(study, columns), tuple(lines), absent)
 
 
 def _held_out(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
@@ -112,7 +112,7 @@ def _held_out(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
         for arm in arms
     ]  # fmt: skip
     title = "Held-out measures, where lower is better"
-    return StudyTable("held_out", title, ("student", "size", "method"), _titles(study.held_out), tuple(lines))
+    return StudyTable("held_out", title, ("student", "size", "method"), _titles(study, study.held_out), tuple(lines))
 
 
 def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
@@ -156,11 +156,11 @@ def every_cell(study: Study) -> StudyTable:
 
 
 def _columns(study: Study) -> tuple[str, ...]:
-    return (*study.general, AVERAGE) if len(study.general) > 1 else study.general
+    return (*study.general, AVERAGE) if len(study.averaged) > 1 else study.general
 
 
-def _titles(tasks: Iterable[str]) -> tuple[str, ...]:
-    return tuple(task_label(task) for task in tasks)
+def _titles(study: Study, tasks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(study.label(task) for task in tasks)
 
 
 def _values(results: Iterable[Result | None]) -> list[float]:
@@ -174,7 +174,7 @@ def _group(lines: list[TableLine]) -> list[TableLine]:
 def _line(
     study: Study, arm: Arm, columns: Sequence[str], kept: set[tuple[str, str]], heads: tuple[str, ...]
 ) -> TableLine:
-    cells = tuple(_cell(study, study.get(arm, task), kept, task_label(task)) for task in columns)
+    cells = tuple(_cell(study, study.get(arm, task), kept, study.label(task)) for task in columns)
     return TableLine(heads, cells, opens=False)
 
 

@@ -34,8 +34,8 @@ def unscored_notes(runs: Sequence[Run]) -> Iterator[Problem]:
     plain = sum(_measures(run, WITH_COMET) and not run.comet for run in runs)
     if plain:
         yield Problem(
-            f"{WITH_COMET}: COMET is not set up, so {_runs(plain)} have chrF only: run `tutelage setup comet`; what was "
-            "sampled by then is kept and only scored",
+            f"{WITH_COMET}: COMET is not set up, so {_runs(plain)} have chrF only: run `tutelage setup comet`; what "
+            "was sampled by then is kept and only scored",
             stops=False,
         )
 
@@ -91,7 +91,7 @@ def _asked(judge: JudgeEndpoint, start: str) -> Problem | None:
     if names and judge.model not in names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return Problem(
-            f"{start}: {judge.url} does not list that model (it has: {', '.join(names[:_NAMED])}{more}): correct the name"
+            f"{start}: {judge.url} does not list that model (it has: {', '.join(names[:_NAMED])}{more}): correct it"
         )
     return None
 
