@@ -71,7 +71,8 @@ def test_all_that_a_study_lacks_is_told_before_it_trains(
         f"problem: flores: {data}/flores/devtest/eng_Latn.devtest is missing: put the file there (docs/evaluation.md)",
         f"problem: infobench: its data are not in {data}/infobench/InFoBench.jsonl, and `kqsong/InFoBench` is not in "
         "the local cache while HF_HUB_OFFLINE is set: unset it, or put the file there (docs/evaluation.md)",
-        "problem: infobench is judged by `judge`: set `judge.url`, or export TUTELAGE_JUDGE_URL, the address of its endpoint",
+        "problem: infobench is judged by `judge`: set `judge.url`, or export TUTELAGE_JUDGE_URL, the address of its "
+        "endpoint",
     ]
     assert any("flores: COMET is not set up" in line for line in errors if line.startswith("note: "))
     assert "tutelage: 3 problems (above), so nothing was started: correct them and try again" in errors

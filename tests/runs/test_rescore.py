@@ -10,7 +10,7 @@ import pytest
 import yaml
 from recipes_fixture import Workshop
 from tiny_benchmarks import write_data
-from tiny_study import write_study
+from tiny_study import without_models, write_study
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
@@ -24,7 +24,6 @@ from tutelage.evaluation.run_benchmarks import Settings
 from tutelage.runs.do_run import do_run
 from tutelage.runs.fingerprints import sampling_of
 from tutelage.runs.run import Run
-from tutelage.runs.stages import evaluate
 from tutelage.study.grid import plan_study
 from tutelage.study.status import study_status
 
@@ -43,14 +42,6 @@ def planned(workshop: Workshop, *tasks: str, **arc: Any) -> list[Run]:
 def with_old_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tutelage.evaluation.benchmarks.base.reading_fingerprint", lambda module: OLD)
     monkeypatch.setattr("tutelage.runs.planner.reading_fingerprint", lambda module: OLD)
-
-
-def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loaded(*_: Any, **__: Any) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(run_benchmarks, "load_answerer", loaded)
-    monkeypatch.setattr(evaluate, "load_model", loaded)
 
 
 @pytest.fixture

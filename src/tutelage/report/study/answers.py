@@ -54,9 +54,10 @@ def gaps(study: Study) -> list[str]:
         lacking = [result for folder in folders if (result := read_result(folder)).get("task") == WITH_COMET
                    and "comet" not in result["metrics"]]  # fmt: skip
         if lacking:
+            count = f"{len(lacking)} of {len(folders)} evaluations"
             found.append(
-                f"{task_label(task)} is in chrF only: COMET has not scored {len(lacking)} of {len(folders)} evaluations."
-                " Run `tutelage setup comet` and the study again: replies are kept."
+                f"{task_label(task)} is in chrF only: COMET has not scored {count}. Run `tutelage setup comet` and the "
+                "study again: replies are kept."
             )
     return found
 

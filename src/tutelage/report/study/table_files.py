@@ -11,7 +11,8 @@ from tutelage.report.table_files import compared_fields, csv_text, latex_escape,
 def study_csv(table: StudyTable) -> str:
     """One line per cell, numbers in full; empty where there is none."""
     head = ["student", "size", "method", "teacher", "task", "metric", "value", "stderr", "seeds", "seeds_missing",
-            "seeds_unscored", "examples", "difference_to_sft", "low", "high", "p_value", "significant", "paper"]  # fmt: skip
+            "seeds_unscored", "examples", "difference_to_sft", "low", "high", "p_value", "significant",
+            "paper"]  # fmt: skip
     return csv_text(head, (_csv_line(cell) for line in table.lines for cell in line.cells if cell.result is not None))
 
 
