@@ -56,7 +56,7 @@ def test_an_average_names_what_is_not_in_it(tmp_path: Path) -> None:
         assert table.columns[-1] == "Average without InFoBench"
         assert {line.cells[GENERAL.index("infobench")].text for line in table.lines} == {"unscored"}
     panels = [panel for figure in build_figures(study) for panel in figure.panels]
-    assert any(getattr(p, "y_label", "") == "average of 4 tasks without InFoBench" for p in panels)
+    assert any(getattr(p, "y_label", "") == "average without InFoBench" for p in panels)
     assert any("InFoBench (unscored)" in [label for _, label in getattr(p, "ticks", ())] for p in panels)
     assert gaps(study) == [f"{UNSCORED}{WHAT_TO_DO} It is in no average."]
     for claim in claims(study)[:5]:
@@ -138,7 +138,8 @@ def test_results_with_and_without_comet_are_not_mixed_silently(
 ) -> None:
     study = build_study(flores(tmp_path, set(seeds)))
     assert {result.metric for result in study.results.values()} == {metric}
-    said = f"asm is in chrF only: COMET has not scored {count} of 12 evaluations. Run `tutelage setup comet` and the "
+    assert study.label("asm") == ("asm (chrF only)" if count else "asm")
+    said = f"asm (chrF only): COMET has not scored {count} of 12 evaluations. Run `tutelage setup comet` and the "
     assert gaps(study) == ([f"{said}study again: replies are kept."] if count else [])
 
 

@@ -97,6 +97,27 @@ def test_a_judge_that_is_filled_in_later_samples_nothing(
     assert "b has no judge, so it is unscored" in table(compare_folders(run.folder, unjudged.folder))
 
 
+def test_the_same_command_judges_what_it_has_sampled(
+    workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = workshop.folder / "study.yaml"
+    command = [str(file), "--runs", str(workshop.runs)]
+    (workshop.folder / "judge.yaml").write_text("model:\n")
+    planned(workshop, "infobench", "judge.yaml")
+    main(["study", "run", *command])
+    assert "note: infobench stays unscored in 1 run, as no judge is named" in capsys.readouterr().err
+    main(["report", *command, "--out", str(workshop.folder / "unjudged")])
+    assert "InFoBench is unscored: name a judge" in (workshop.folder / "unjudged/report.html").read_text()
+    without_models(monkeypatch)
+    (workshop.folder / "judge.yaml").write_text(f"model: j\nurl: {server.url}\n")
+    main(["study", "run", *command])
+    assert "no judge" not in capsys.readouterr().err
+    main(["report", *command, "--out", str(workshop.folder / "judged")])
+    page = (workshop.folder / "judged/report.html").read_text()
+    assert "unscored: name a judge" not in page
+    assert ">80.0" in page
+
+
 def test_a_judge_that_fails_is_asked_again_from_the_kept_replies(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
-from tutelage.evaluation.benchmarks import WITH_COMET
-from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import Paired, significant
 from tutelage.report.labels import short, size_text, task_label
 from tutelage.report.numbers import Tone, difference_text, interval_text
@@ -48,17 +46,11 @@ def gaps(study: Study) -> list[str]:
         left_out = " It is in no average." if task in study.general and len(study.general) > 1 else ""
         kept = " (`judge` of the study), and run the study again: replies are kept" if study.is_judged(task) else ""
         found.append(f"{study.why_unscored(task)}{kept}.{left_out}")
-    for task in dict.fromkeys(task for _, task in study.results):
-        own = [result for (_, t), result in study.results.items() if t == task and result.metric == "chrf"]
-        folders = {cell.folder for result in own for cell in result.cells if cell.seed in result.seeds}
-        lacking = [result for folder in folders if (result := read_result(folder)).get("task") == WITH_COMET
-                   and "comet" not in result["metrics"]]  # fmt: skip
-        if lacking:
-            count = f"{len(lacking)} of {len(folders)} evaluations"
-            found.append(
-                f"{task_label(task)} is in chrF only: COMET has not scored {count}. Run `tutelage setup comet` and the "
-                "study again: replies are kept."
-            )
+    found += [
+        f"{study.label(task)}: COMET has not scored {lacking} of {count} evaluations. Run `tutelage setup comet` and "
+        "the study again: replies are kept."
+        for task, (lacking, count) in study.without_comet.items()
+    ]
     return found
 
 

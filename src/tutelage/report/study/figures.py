@@ -227,7 +227,9 @@ def _by_task(study: Study, student: str, size: int, methods: Sequence[str], agai
             point = _point(study, result, n)
             points.append(Point(point.x, point.y, point.low, point.high, significant(versus)))
         series.append(Series(look_of(method), tuple(points)))
-    labels = [f"{study.label(task)}{' (unscored)' if task in study.unscored else ''}" for task in tasks]
+    labels = [f"{task_label(task)}{' (unscored)' if task in study.unscored else ''}" for task in tasks]
+    if tasks and tasks[-1] == AVERAGE and study.averaged != study.general:
+        labels[-1] = f"{task_label(AVERAGE)} of {len(study.averaged)}"
     ticks = tuple((float(n), label) for n, label in enumerate(labels))
     return Panel(f"{short(student)}, {size_text(size)} rows", "", "score", ticks, tuple(series), bars=True)
 
@@ -284,7 +286,11 @@ def _moved(series: Series, move: Callable[[float], float]) -> Series:
 def _what(study: Study) -> str:
     count = len(study.averaged)
     if count > 1:
-        return f"average of {count} tasks{study.label(AVERAGE).removeprefix(task_label(AVERAGE))}"
+        return (
+            f"average of {count} tasks"
+            if study.averaged == study.general
+            else f"average{study.label(AVERAGE).removeprefix(task_label(AVERAGE))}"
+        )
     return _metric(study, study.averaged[0]) if count else "score"
 
 

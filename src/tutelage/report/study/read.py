@@ -40,14 +40,15 @@ def build_study(cells: Sequence[Cell]) -> Study:
             raise TutelageError(f"the study has a cell twice: {cell_name(cell)}; give each cell one folder")
         members.append(cell)
     first: dict[str, SeedScores] = {}
-    metrics = _metrics(cells)
+    without_comet: dict[str, tuple[int, int]] = {}
+    metrics = _metrics(cells, without_comet)
     results: dict[tuple[Arm, str], Result] = {}
     for (arm, task), members in sorted(grouped.items(), key=lambda item: _rank(item[0], cells)):
         for metric in metrics.get(task, ("",)):
             name = task if len(metrics.get(task, ())) < 2 else f"{task}: {metric}"
             results[arm, name] = _read(f"c{len(results)}", arm, name, metric, members, first)
     general, held_out, domain = _kinds(results)
-    study = Study(results, general, held_out, domain, tuple(cells))
+    study = Study(results, general, held_out, domain, tuple(cells), without_comet)
     if len(study.averaged) > 1:
         averages = [_average(f"a{n}", arm, study) for n, arm in enumerate(study.arms)]
         results.update({(one.arm, AVERAGE): one for one in averages if one is not None})
@@ -59,13 +60,14 @@ def cell_name(cell: Cell) -> str:
     return f"{cell.method} of {cell.student}{size} on {cell.task}, seed {cell.seed}"
 
 
-def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+def _metrics(cells: Sequence[Cell], without_comet: dict[str, tuple[int, int]]) -> dict[str, tuple[str, ...]]:
     """Each task's metric: the headline, or COMET where every evaluation of FLORES has it; every one of losses.
+    Tasks with evaluations that COMET has not scored are added to `without_comet`.
 
     Raises TutelageError for evaluations of one task with different headlines or judges.
     """
     metrics: dict[str, str] = {}
-    by_comet: dict[str, bool] = {}  # whether every evaluation of the task has COMET's score
+    by_comet: dict[str, tuple[int, int]] = {}  # evaluations without COMET's score, of all of FLORES
     judges: dict[str, dict[str, Any]] = {}
     losses: dict[str, dict[str, None]] = {}
     for cell in cells:
@@ -80,10 +82,9 @@ def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
                 f"{cell.folder / RESULT} is headed by `{headline}`, other evaluations of {cell.task} by "
                 f"`{metrics[cell.task]}`; evaluate all with one version"
             )
-        if "comet" in result["metrics"]:
-            by_comet.setdefault(cell.task, True)
-        elif result.get("task") == WITH_COMET:
-            by_comet[cell.task] = False
+        if result.get("task") == WITH_COMET or "comet" in result["metrics"]:
+            lacking, count = by_comet.get(cell.task, (0, 0))
+            by_comet[cell.task] = (lacking + ("comet" not in result["metrics"]), count + 1)
         judge = result.get("judge")
         if judge and judges.setdefault(cell.task, judge) != judge:
             raise TutelageError(
@@ -93,7 +94,8 @@ def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
             )
         if lower_is_better(headline):
             losses.setdefault(cell.task, {}).update(dict.fromkeys(result["metrics"]))
-    headlines = {t: "comet" if by_comet.get(t) else m for t, m in metrics.items()}
+    without_comet.update({task: counts for task, counts in by_comet.items() if counts[0]})
+    headlines = {t: "comet" if t in by_comet and t not in without_comet else m for t, m in metrics.items()}
     return {task: tuple(losses.get(task, (metric,))) for task, metric in headlines.items()}
 
 

@@ -74,6 +74,7 @@ class Study:
     held_out: tuple[str, ...]  # tasks where lower is better: never averaged
     domain: tuple[str, ...]
     cells: tuple[Cell, ...]
+    without_comet: dict[str, tuple[int, int]] = field(default_factory=dict)  # evaluations that it did not score, of all
     compared: dict[tuple[str, str], Paired | None] = field(default_factory=dict)
 
     @property
@@ -97,7 +98,10 @@ class Study:
         return tuple(task for task in self.general if task not in self.unscored)
 
     def label(self, task: str) -> str:
-        """The task's name in tables and figures; that of the average says what is not in it."""
+        """The task's name in tables and figures; that of the average says what is not in it, that of FLORES that COMET
+        has not scored it."""
+        if task in self.without_comet:
+            return f"{task_label(task)} (chrF only)"
         left_out = [task_label(one) for one in self.general if one in self.unscored] if task == AVERAGE else []
         return f"{task_label(task)} without {', '.join(left_out)}" if left_out else task_label(task)
 

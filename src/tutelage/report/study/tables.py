@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluation.statistics import Paired, significant
-from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
+from tutelage.report.labels import AVERAGE, method_name, short, size_text
 from tutelage.report.numbers import difference_and_interval, score_text
 from tutelage.report.study.results import Arm, Result, Study, largest, paper_value
 from tutelage.report.study.sentences import method_label
@@ -127,13 +127,13 @@ def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
             continue
         best = {task: max(_values(results[task, m] for m in methods), default=None) for task in study.domain}
         cells = tuple(
-            _cell(study, result, kept, f"{task_label(task)}, {method_name(method)}",
+            _cell(study, result, kept, f"{study.label(task)}, {method_name(method)}",
                   best=result is not None and result.value == best[task])
             for (task, method), result in results.items()
         )  # fmt: skip
         lines.append(TableLine((short(student),), cells, opens=False))
     titles = tuple(method_name(method) for _, method in columns)
-    groups = tuple((task_label(task), len(methods)) for task in study.domain)
+    groups = tuple((study.label(task), len(methods)) for task in study.domain)
     absent = "" if study.domain else "The study has no domain tasks."
     title = "Domain tasks: SFT, GKD, synthetic data mixed in, and in two stages"
     return StudyTable("table2", title, ("student",), titles, tuple(lines) if study.domain else (), absent, groups)
@@ -144,14 +144,14 @@ def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine
     for task, method in columns:
         own = [r for (arm, t), r in study.results.items() if t == task and arm.method == "teacher"]
         result = own[0] if own and method == columns[0][1] else None
-        cells.append(_cell(study, result, set(), f"{task_label(task)}, {method_name(method)}"))
+        cells.append(_cell(study, result, set(), f"{study.label(task)}, {method_name(method)}"))
     return TableLine(("Teacher",), tuple(cells), opens=False)
 
 
 def every_cell(study: Study) -> StudyTable:
     """All results, one per line; written as CSV only."""
     kept = study.survivors()
-    cells = [_cell(study, result, kept, task_label(task)) for (_, task), result in study.results.items()]
+    cells = [_cell(study, result, kept, study.label(task)) for (_, task), result in study.results.items()]
     return StudyTable("cells", "Every cell", (), (), tuple(TableLine((), (cell,), opens=False) for cell in cells))
 
 
