@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from comet_stand_in import stand_in
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
@@ -22,28 +22,6 @@ from tutelage.evaluation.judges.comet import comet_ready, comet_scores, setup_co
 
 SOURCES, REFERENCES = ["the cat sat", "the dog runs", "a tree"], ["the cat sat on", "a dog runs", "a green tree"]
 HYPOTHESES = ["the cat", "dog\ndog\u2028dog", ""]
-
-# Scores a segment by its number of words, and keeps what it was given.
-STAND_IN = """#!{python}
-import json, os, sys
-arguments = [a for a in sys.argv[1:] if a not in ("--quiet", "--only_system")]
-given = dict(zip(arguments[::2], arguments[1::2]))
-texts = {{kind: open(given[kind], encoding="utf-8").read().split("\\n")[:-1] for kind in ("-s", "-t", "-r")}}
-json.dump({{"given": given, "texts": texts, "path": os.environ.get("PYTHONPATH")}}, open("{seen}", "w"))
-{extra}
-rows = [{{"COMET": len(line.split()) / 10}} for line in texts["-t"]]
-json.dump({{given["-t"]: rows}}, open(given["--to_json"], "w"))
-"""
-
-
-def stand_in(folder: Path, extra: str = "") -> Path:
-    """A COMET environment that holds the stand-in; returns the file in which it writes what it was given."""
-    script, seen = folder / "comet" / "bin" / "comet-score", folder / "seen.json"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(STAND_IN.format(python=sys.executable, seen=seen, extra=extra))
-    script.chmod(0o755)
-    (folder / "comet" / "ready.json").write_text("{}")
-    return seen
 
 
 @pytest.fixture

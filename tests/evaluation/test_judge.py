@@ -19,11 +19,12 @@ import pytest
 from judge_endpoint import KEY, Endpoint, completion, hangs, hangs_up, sends
 from waiting import HANG, wait_for
 
-from tutelage.cli.evaluate import _judge
+from tutelage.cli.options import judge_from
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.judges import chat_client
+from tutelage.evaluation.judges import chat_client, rules
 from tutelage.evaluation.judges.endpoint import RULES, JudgeEndpoint
-from tutelage.evaluation.judges.judge import JudgeItem, judge, judge_questions, read_answer
+from tutelage.evaluation.judges.judge import JudgeItem, judge, judge_questions
+from tutelage.evaluation.judges.protocol import read_answer, read_official
 
 pytest.importorskip("openai", reason="the judge needs the openai client (the extra `judge`)")
 
@@ -269,7 +270,7 @@ def test_an_endpoint_that_is_down_is_given_up_on(server: Endpoint, tmp_path: Pat
 
 def test_the_command_takes_the_judges_limits(server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
-    given = _judge(server.url, "j", 1, 16)
+    given = judge_from(server.url, "j", 1, 16)
     assert judge_questions(given, ITEMS) == judge_questions(at(server, tmp_path / "other"), ITEMS)
     assert server.requests[0]["max_tokens"] == 16
     assert "max_tokens" not in server.requests[-1]
@@ -339,3 +340,60 @@ def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
         return False
 
     return wait_for(lambda: "up" if up() else process.poll() is not None and "ended", "the server") == "up"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("YES", "yes"),
+        ("no, it is not", "no"),
+        ("Not sure", "no"),
+        ("Yesterday it rained", "yes"),
+        ("It is so: YES.", "yes"),
+        ("NOT so: YES.", "no"),
+        ("**YES**", "yes"),
+        ("**Yes**", None),
+        ("It is YES or NO", None),
+        ("ANOTHER text", "no"),
+    ],
+)
+def test_the_benchmarks_own_decision(text: str, answer: str | None) -> None:
+    assert read_official(text) == answer
+
+
+def test_an_answer_that_is_neither_ends_the_official_conversation_as_a_no(server: Endpoint, tmp_path: Path) -> None:
+    """As in the script, whose share of yes counts it with those answered no, and not the questions after it."""
+    server.text = lambda body: "Hard to tell." if "two" in body["messages"][-1]["content"][-20:] else "YES"
+    found = judge(at(server, tmp_path, decision="official"), ITEMS)
+    assert found.answers == [["yes", "no", None], ["yes"]]
+    assert found.unscored[0].reason == "not asked, because question 2 was answered with neither yes nor no"
+    assert judge(at(server, tmp_path), ITEMS).answers == [["yes", None, "yes"], ["yes"]]
+
+
+def test_the_official_rules_are_fetched_once_or_given_as_a_file(
+    server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    script = tmp_path / "evaluation.py"
+    script.write_text("import os\nSYS_MSG = 'Made-up rules:\\n- YES'\nprint('never run')\n")
+    monkeypatch.setattr(rules, "SCRIPT", script.as_uri())
+    given = judge_from(server.url, "j", rules="official")
+    assert given is not None
+    assert (given.decision, given.about["rules"]) == ("official", "official")
+    assert judge_questions(given, ITEMS[1:]) == [["yes"]]
+    assert server.requests[0]["messages"][0]["content"].startswith("Made-up rules:\n- YES\n\nGenerated Text:\n")
+    monkeypatch.setattr(rules, "SCRIPT", "file:///nowhere")
+    assert given.wording == "Made-up rules:\n- YES"
+    of_file = judge_from(server.url, "j", rules=str(script), decision="official")
+    assert of_file is not None
+    assert (of_file.wording, of_file.decision) == (given.wording, "official")
+    others = at(server, tmp_path), at(server, tmp_path, max_tokens=1)
+    assert len({one.fingerprint for one in (given, of_file, *others)}) == 4
+    script.write_text("x = 1")
+    with pytest.raises(TutelageError, match=r"evaluation\.py has no text called SYS_MSG: give a file with the rules"):
+        judge_from(server.url, "j", rules=str(script))
+    with pytest.raises(TutelageError, match=r"absent\.txt cannot be read"):
+        judge_from(server.url, "j", rules=str(tmp_path / "absent.txt"))
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "other"))
+    with pytest.raises(TutelageError, match=r"`rules: official`: the rules cannot be fetched .*: download file:///now"):
+        judge(given, ITEMS)

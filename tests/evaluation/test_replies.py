@@ -144,7 +144,8 @@ def test_infobench_takes_judgements(data: Path, tmp_path: Path) -> None:
 
 def test_infobench_without_judgements_says_how_to_get_them(data: Path, tmp_path: Path) -> None:
     result = score_file("infobench", write(tmp_path / "r.jsonl", reply("easy_1")), data).result
-    assert "infobench: 1 replies are not judged; give --judge-url and --judge-model, or judgements" in result["notices"]
+    assert result["notices"][0].startswith("infobench: 1 replies are not judged, so they are unscored: name a judge (")
+    assert (result["judge"], result["metrics"]["drfr"]["value"]) == (None, None)
 
 
 def test_infobench_asks_the_judge(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def completion(text: str | None, finish: str = "stop") -> dict[str, Any]:
 class Endpoint:
     """A judge that says YES unless the question holds "(no)"; `misbehave[n]` decides about the n-th request."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: tuple[str, ...] = ("j",)) -> None:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -40,6 +40,10 @@ class Endpoint:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}
+                (outer.always or (lambda handler: send(handler, 200, listed)))(self)
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:

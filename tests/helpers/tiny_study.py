@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from recipes_fixture import Workshop
 
@@ -29,6 +30,16 @@ TEMPLATE: dict[str, Any] = {
         },
     ],
 }
+
+
+def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a run that loads a model fails."""
+
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tutelage.evaluation.run_benchmarks.load_answerer", loaded)
+    monkeypatch.setattr("tutelage.runs.stages.evaluate.load_model", loaded)
 
 
 def write_study(workshop: Workshop, **changes: Any) -> Path:

@@ -15,6 +15,7 @@ from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.study.grid import load_study, plan_study
+from tutelage.study.plan_text import problems
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 # One test row of each benchmark in the columns of the training data: the id of the benchmark's item, and the row.
@@ -79,3 +80,12 @@ def test_every_paper_study_asks_alike(tmp_path: Path):
     ]
     assert all(found == tasks[0] for found in tasks)
     assert tasks[0]["flores"].group == "test"
+
+
+def test_the_plan_says_where_infobenchs_judge_is_to_be_named(tmp_path: Path):
+    plan = plan_study(PAPER / "all.yaml", tmp_path, partial=True)
+    count = sum(run.task == "infobench" for run in plan.runs)
+    (note,) = [problem for problem in problems(plan) if problem.text.startswith("infobench stays unscored")]
+    assert count > 0
+    assert f"in {count} runs, as no judge is named: fill in `model` in {PAPER}/judge.yaml" in note.text
+    assert not note.stops

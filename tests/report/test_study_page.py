@@ -140,7 +140,7 @@ def test_an_empty_study_and_one_of_other_models_report_too(tmp_path: Path) -> No
     assert "The study has no SeqKD cells." in text
     figure = " ".join(ElementTree.parse(tmp_path / "other" / "figure2.svg").getroot().itertext())
     assert "The paper's students" in figure
-    assert figure.count("missing") == 1  # the study's panel; the paper's own is whole
+    assert figure.count("no scores") == 1  # the study's panel; the paper's own is whole
     assert "The study has no domain tasks." in (tmp_path / "other" / "table2.md").read_text("utf-8")
 
 

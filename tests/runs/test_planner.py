@@ -242,7 +242,7 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
 
 def test_a_benchmarks_prompt_and_group_count_only_if_set():
     task = BenchmarkTask(benchmark="arc_challenge")
-    before = task.model_dump(mode="json", exclude={"prompt", "group"})
+    before = task.model_dump(mode="json", exclude={"prompt", "group"}) | {"judge_model": None}
     expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [], "cpu")
     assert evaluation_fingerprint("benchmark", task, 0, {}, [], "cpu") == expected
     for own in ({"prompt": "{question}"}, {"group": "test"}):

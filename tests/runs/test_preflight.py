@@ -39,7 +39,7 @@ from tutelage.study.run_study import run_study
 BENCHED = {
     "flores": {"benchmark": "flores"},
     "ifeval": {"benchmark": "ifeval"},
-    "infobench": {"benchmark": "infobench", "judge_model": "judge"},
+    "infobench": {"benchmark": "infobench"},
 }
 
 
@@ -54,7 +54,7 @@ def benched(workshop: Workshop, **changes: Any) -> Path:
     """A study that also measures three benchmarks."""
     file = write_study(workshop)
     study = yaml.safe_load(file.read_text())
-    study["tasks"] |= BENCHED
+    study |= {"tasks": study["tasks"] | BENCHED, "judge": {"model": "judge"}}
     study["grids"][0] |= {"tasks": list(BENCHED), "sizes": [4], "methods": ["sft"]} | changes
     file.write_text(yaml.safe_dump(study))
     return file
@@ -79,7 +79,8 @@ def test_all_that_a_study_lacks_is_told_before_it_trains(
         f"problem: flores: {data}/flores/devtest/eng_Latn.devtest is missing: put the file there (docs/evaluation.md)",
         f"problem: infobench: its data are not in {data}/infobench/InFoBench.jsonl, and `kqsong/InFoBench` is not in "
         "the local cache while HF_HUB_OFFLINE is set: unset it, or put the file there (docs/evaluation.md)",
-        "problem: infobench is judged by `judge`: export TUTELAGE_JUDGE_URL, the address of its endpoint",
+        "problem: infobench is judged by `judge`: set `judge.url`, or export TUTELAGE_JUDGE_URL, the address of its "
+        "endpoint",
     ]
     assert any("flores: COMET is not set up" in line for line in errors if line.startswith("note: "))
     assert "tutelage: 3 problems (above), so nothing was started: correct them and try again" in errors
@@ -93,13 +94,13 @@ def test_the_plan_shows_them(workshop: Workshop, monkeypatch: pytest.MonkeyPatch
     file = benched(workshop)
     main(["study", "plan", str(file), "--runs", str(workshop.runs)])
     out = capsys.readouterr().out
-    assert "missing here: infobench is judged by `judge`: export TUTELAGE_JUDGE_URL" in out
+    assert "missing here: infobench is judged by `judge`: set `judge.url`, or export TUTELAGE_JUDGE_URL" in out
     assert "note: flores: COMET is not set up" in out
     monkeypatch.setenv("TUTELAGE_JUDGE_URL", "localhost:8000")
     (wrong,) = [problem for problem in problems_of(file, workshop) if problem.stops]
-    assert wrong.text.startswith("infobench: TUTELAGE_JUDGE_URL is `localhost:8000`, not an address")
+    assert wrong.text.startswith("infobench is judged by `judge`: its address is `localhost:8000`, not one such as")
     monkeypatch.setenv("TUTELAGE_JUDGE_URL", "http://localhost:8000/v1")
-    assert [problem for problem in problems_of(file, workshop) if problem.stops] == []
+    assert [problem for problem in problems_of(file, workshop, network=False) if problem.stops] == []
 
 
 def test_a_benchmark_that_the_folder_lacks_comes_from_the_hub_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

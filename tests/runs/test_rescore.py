@@ -10,7 +10,7 @@ import pytest
 import yaml
 from recipes_fixture import Workshop
 from tiny_benchmarks import write_data
-from tiny_study import write_study
+from tiny_study import without_models, write_study
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
@@ -19,12 +19,11 @@ from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.records import read_records
 from tutelage.evaluation.replies import Evaluation, write_evaluation
-from tutelage.evaluation.rescore import rescore
+from tutelage.evaluation.rescore import kept_replies, rescore
 from tutelage.evaluation.run_benchmarks import Settings
 from tutelage.runs.do_run import do_run
 from tutelage.runs.fingerprints import sampling_of
 from tutelage.runs.run import Run
-from tutelage.runs.stages import evaluate
 from tutelage.study.grid import plan_study
 from tutelage.study.status import study_status
 
@@ -43,14 +42,6 @@ def planned(workshop: Workshop, *tasks: str, **arc: Any) -> list[Run]:
 def with_old_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tutelage.evaluation.benchmarks.base.reading_fingerprint", lambda module: OLD)
     monkeypatch.setattr("tutelage.runs.planner.reading_fingerprint", lambda module: OLD)
-
-
-def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loaded(*_: Any, **__: Any) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(run_benchmarks, "load_answerer", loaded)
-    monkeypatch.setattr(evaluate, "load_model", loaded)
 
 
 @pytest.fixture
@@ -136,12 +127,12 @@ def test_replies_of_a_group_to_a_prompt_of_its_own_are_scored_again(
     settings = Settings(("bbh",), model, tmp_path / "out", data, prompt="Read: {input}", group="navigate", chat=True)
     (before,) = run_benchmarks.run_benchmarks(settings)
     without_models(monkeypatch)
-    after = rescore(tmp_path / "out" / "bbh", data).result
+    after = rescore(kept_replies(tmp_path / "out" / "bbh", data)).result
     assert (after["n"], after["group"], after["prompt"], after["shots"]) == (1, "navigate", "Read: {input}", 0)
     assert after["metrics"] == before["metrics"]
     monkeypatch.setattr("tutelage.evaluation.answer_items.fill_template", lambda *_: "another text")
     with pytest.raises(TutelageError, match="1 of 1 replies are missing or were made with other prompts"):
-        rescore(tmp_path / "out" / "bbh", data)
+        rescore(kept_replies(tmp_path / "out" / "bbh", data))
 
 
 def test_what_cannot_be_scored_again_is_skipped_with_the_reason(
@@ -210,7 +201,7 @@ def test_what_a_judge_and_comet_said_is_kept(tmp_path: Path, monkeypatch: pytest
         write_evaluation(folder, bench, Evaluation(bench.summarise(records) | {"chat": True}, records))
         rows = [{"id": id, "response": reply.text} for id, reply in replies.items()]
         (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = rescore(folder, data)
+        found = rescore(kept_replies(folder, data))
         name = "drfr" if task == "infobench" else "comet"
         assert found.result["metrics"][name]["value"] == 50.0
 

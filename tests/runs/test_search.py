@@ -35,7 +35,7 @@ def search(workshop: Workshop) -> Search:
     return Search(Planner(load_recipe(workshop.write(**changes)), workshop.folder, workshop.runs))
 
 
-def finish(run: Run, value: float = 0.0) -> None:
+def finish(run: Run, value: float | None = 0.0) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     metrics = {"rouge_l": {"value": value}}
     (run.folder / "result.json").write_text(json.dumps({"metrics": metrics}))
@@ -72,6 +72,20 @@ def test_what_needs_no_search_does_not_wait(search: Search):
         ("sft", 0.2),
         ("gkd", 0.1),
     ]
+
+
+def test_trials_without_any_score_choose_nothing(search: Search):
+    search.known()
+    for (_, run), value in zip(search.trials["sft"], (None, 3.0, None), strict=True):
+        finish(run, value)
+    search.known()
+    assert [p.settings["learning_rate"] for p in search.points if p.chosen and p.stage == "sft"] == [0.2]
+    for _, run in search.trials["teacher_sft"]:
+        finish(run, None)
+    with pytest.raises(
+        TutelageError, match="stage `teacher_sft`: every trial of its search is unscored on `test`, so no"
+    ):
+        search.known()
 
 
 def test_trials_that_hold_up_more_go_first(search: Search):

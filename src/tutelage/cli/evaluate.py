@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import AsJson, Debug, RunsFolder
+from tutelage.cli.options import (
+    AsJson,
+    Debug,
+    JudgeDecision,
+    JudgeMaxTokens,
+    JudgeModel,
+    JudgeRequests,
+    JudgeRules,
+    JudgeUrl,
+    RunsFolder,
+    judge_from,
+)
 from tutelage.common.run_folder import EXAMPLES, RESULT, read_json
 
 if TYPE_CHECKING:
@@ -60,12 +71,12 @@ def evaluate(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
     ] = None,
-    judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")] = None,
-    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
-    judge_requests: Annotated[int, typer.Option(min=1, help="Replies judged at the same time.")] = 8,
-    judge_max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The judge's longest answer.", show_default="the endpoint's own")
-    ] = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_requests: JudgeRequests = 8,
+    judge_max_tokens: JudgeMaxTokens = None,
+    judge_rules: JudgeRules = "tutelage",
+    judge_decision: JudgeDecision = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
     debug: Debug = False,
@@ -86,7 +97,7 @@ def evaluate(
     from tutelage.recipe.sections import ModelConfig
 
     names = task_names(tasks or ())
-    judge = _judge(judge_url, judge_model, judge_requests, judge_max_tokens)
+    judge = judge_from(judge_url, judge_model, judge_requests, judge_max_tokens, judge_rules, judge_decision)
     if responses is not None:
         if recipe or model or len(names) != 1:
             raise TutelageError("--responses needs one name in --tasks, and neither a recipe nor a --model")
@@ -175,6 +186,7 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
 def _evaluate_recipe(recipe: Path, model: ModelConfig, names: Sequence[str], runs: Path, debug: bool) -> None:
     """Evaluate the model, in the teacher's place, on tasks of the recipe; finished evaluations are only printed."""
     from tutelage.common.errors import TutelageError
+    from tutelage.evaluation.run_benchmarks import score_words
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
@@ -196,21 +208,8 @@ def _evaluate_recipe(recipe: Path, model: ModelConfig, names: Sequence[str], run
             raise TutelageError(error)
         result = read_json(planned.folder, RESULT)
         for metric, score in result["metrics"].items():
-            value, error = ("unknown" if score[k] is None else f"{score[k]:.2f}" for k in ("value", "stderr"))
-            print(f"{name} {metric}: {value} ± {error} (n = {result['n']})")
+            print(f"{name} {metric}: {score_words(score)} (n = {result['n']})")
         print(f"examples: {planned.folder / EXAMPLES}")
-
-
-def _judge(url: str | None, model: str | None, requests: int, max_tokens: int | None) -> JudgeEndpoint | None:
-    from tutelage.common.errors import TutelageError
-
-    if (url is None) != (model is None):
-        raise TutelageError("--judge-url and --judge-model go together")
-    if url is None or model is None:
-        return None
-    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
-
-    return JudgeEndpoint(url=url, model=model, concurrency=requests, max_tokens=max_tokens)
 
 
 def _default_folder(model: str) -> str:

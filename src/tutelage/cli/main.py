@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.evaluate import evaluate
-from tutelage.cli.options import AsJson, Debug, RunsFolder, no_url
+from tutelage.cli.options import (
+    AsJson,
+    Debug,
+    JudgeDecision,
+    JudgeMaxTokens,
+    JudgeModel,
+    JudgeRequests,
+    JudgeRules,
+    JudgeUrl,
+    RunsFolder,
+    judge_from,
+    no_url,
+)
 from tutelage.cli.study import note_elsewhere, study
 
 app = typer.Typer(
@@ -177,15 +189,25 @@ def rescore(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the data; default $TUTELAGE_DATA, else the hub.")
     ] = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_requests: JudgeRequests = 8,
+    judge_max_tokens: JudgeMaxTokens = None,
+    judge_rules: JudgeRules = "tutelage",
+    judge_decision: JudgeDecision = None,
     debug: Debug = False,
 ) -> None:
-    """Score kept replies to benchmarks by today's reading; no model is loaded. What is up to date stays as it is.
+    """Score kept replies to benchmarks by today's reading, and by a judge or COMET that was not there before; no model
+    is loaded. What is up to date stays as it is.
 
     tutelage rescore runs
+
+    tutelage rescore scores/M --judge-url http://localhost:8000/v1 --judge-model J
     """
     from tutelage.runs.stages.earlier import rescore_runs
 
-    for line in rescore_runs(runs, data_dir):
+    judge = judge_from(judge_url, judge_model, judge_requests, judge_max_tokens, judge_rules, judge_decision)
+    for line in rescore_runs(runs, data_dir, judge):
         print(line, flush=True)
 
 

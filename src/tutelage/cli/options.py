@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 
 def no_url(place: Path) -> Path:
@@ -22,3 +25,42 @@ RunsFolder = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+JudgeUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")]
+JudgeModel = Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")]
+JudgeRequests = Annotated[int, typer.Option(min=1, help="Replies judged at the same time.")]
+JudgeMaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="The judge's longest answer.", show_default="the endpoint's own")
+]
+JudgeRules = Annotated[
+    str,
+    typer.Option(help="What the judge is told: tutelage, official (fetched from its repository), or a file."),
+]
+JudgeDecision = Annotated[
+    Literal["tutelage", "official"] | None,
+    typer.Option(help="How its answers are read; default: official with official rules, else tutelage."),
+]
+
+
+def judge_from(
+    url: str | None,
+    model: str | None,
+    requests: int = 8,
+    max_tokens: int | None = None,
+    rules: str = "tutelage",
+    decision: Literal["tutelage", "official"] | None = None,
+) -> JudgeEndpoint | None:
+    """The judge that the options name; None without any. Raises TutelageError for options that do not fit."""
+    from tutelage.common.errors import TutelageError
+
+    if (url is None) != (model is None):
+        raise TutelageError("--judge-url and --judge-model go together")
+    if url is None:
+        if rules != "tutelage" or decision is not None:
+            raise TutelageError("--judge-rules and --judge-decision need a judge: give --judge-url and --judge-model")
+        return None
+    from tutelage.evaluation.judges.endpoint import judge_of
+    from tutelage.recipe.study import JudgeConfig
+
+    return judge_of(
+        JudgeConfig(model=model, url=url, requests=requests, max_tokens=max_tokens, rules=rules, decision=decision)
+    )

@@ -97,7 +97,7 @@ def table(comparison: Comparison) -> str:
             interval = "unknown" if math.isnan(one.low) else f"{one.low:+.2f} to {one.high:+.2f}"
             values = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", interval, _p(one.p_value), counted)
             rows.append(
-                (task.task, one.metric, *("unknown" if value in ("nan", "+nan") else value for value in values))
+                (task.task, one.metric, *("unscored" if value in ("nan", "+nan") else value for value in values))
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -135,7 +135,7 @@ def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> Task
     left, right = _same_examples(a, b)
     task = str(results[0]["task"])
     known = metrics_of(task)
-    metrics, warnings = [], []
+    metrics, warnings = [], _scored_otherwise(*results)
     for name in results[0]["metrics"]:
         if name not in results[1]["metrics"]:
             warnings.append(f"{name} is only in {a.name}")
@@ -145,6 +145,26 @@ def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> Task
     for side, result, records in (("a", results[0], left), ("b", results[1], right)):
         warnings += _at_chance(side, result, known, records)
     return TaskComparison(task, len(left), tuple(metrics), tuple(warnings))
+
+
+def _scored_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Warnings where a judge, or COMET, has scored one side only, or another judge each side."""
+    judges = [result.get("judge") for result in (a, b)]
+    if all(judges):
+        if judges[0] == judges[1]:
+            return []
+        one, two = (f"{judge['model']} ({judge['rules']} rules)" for judge in judges if judge)
+        return [f"a is judged by {one}, b by {two}: their scores cannot be compared"]
+    sides = dict(zip("ab", (a, b), strict=True))
+    found = [f"{side} has no judge, so it is unscored" for side, one in sides.items() if one.get("judge", "") is None]
+    by_comet = [side for side, result in sides.items() if result.get("comet")]
+    if len(by_comet) == 1:
+        other = "b" if by_comet == ["a"] else "a"
+        found.append(
+            f"COMET has scored only {by_comet[0]}: compare them by chrF, or run `tutelage setup comet` and score "
+            f"{other} again"
+        )
+    return found
 
 
 def _at_chance(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
-from tutelage.evaluation.benchmarks import benchmark
+from tutelage.evaluation.benchmarks import JUDGED, WITH_COMET, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder, read_lines
 from tutelage.evaluation.chance import chance_warning
@@ -22,6 +22,7 @@ from tutelage.evaluation.records import ExampleRecord, write_records, write_resu
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
+GIVEN = {"model": "given with the replies", "rules": "unknown", "decision": "unknown", "fingerprint": ""}
 _NAMED = 10  # ids in a one-line message; the result holds all of them
 
 
@@ -61,7 +62,7 @@ def score_file(
     items = everything if limit is None else bench.load(folder, limit, seed)
     found = read_replies(bench, file, items, {item.id for item in everything})
     records, notices = score(bench, items, found.replies, judge)
-    result = bench.summarise(records)
+    result = bench.summarise(records) | scored_by(bench, records, judge)
     listed = {"missing": found.missing, "unknown": found.unknown, "doubled": found.doubled}
     notices += [sentence for kind, ids in listed.items() if (sentence := _sentence(kind, ids, len(items)))]
     chance, warnings = with_chance(bench, items, records)
@@ -113,22 +114,53 @@ def read_replies(bench: Benchmark, file: Path, items: Sequence[Item], known: set
 
 
 def score(
-    bench: Benchmark, items: Sequence[Item], replies: Mapping[str, Reply], judge: JudgeEndpoint | None = None
+    bench: Benchmark,
+    items: Sequence[Item],
+    replies: Mapping[str, Reply],
+    judge: JudgeEndpoint | None = None,
+    comet: bool | None = None,
 ) -> tuple[list[ExampleRecord], list[str]]:
     """Records of the items with a reply, and notices.
 
-    Replies to InFoBench go to the judge, those to FLORES to COMET, where there is one. A reply that has judgements is
-    not judged again.
+    Replies to InFoBench go to the judge, those to FLORES to COMET. A reply that has judgements, or COMET's score, is
+    not judged again. `comet`: True needs it, False does without, None takes it where it is set up.
+    Raises TutelageError when the judge, or COMET where it is needed, gives no scores.
     """
     notices: list[str] = []
-    if bench.name == "infobench":
+    if bench.name == JUDGED:
         replies, notices = _judged(items, replies, judge)
-    if bench.name == "flores" and replies:
+    if bench.name == WITH_COMET and replies and comet is not False:
         from tutelage.evaluation.benchmarks.flores import with_comet
 
-        replies, notice = with_comet(items, replies)
-        notices = [notice] if notice else []
+        try:
+            replies = with_comet(items, replies)
+        except TutelageError as error:
+            if comet:
+                raise
+            notices = [f"flores: no COMET: {error}"]
     return bench.score(items, replies), notices
+
+
+def scored_by(
+    bench: Benchmark,
+    records: Sequence[ExampleRecord],
+    judge: JudgeEndpoint | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a result says of the other programs that scored it: {"judge": …} of InFoBench, {"comet": …} of FLORES.
+
+    Both are None where there was none. `before`: what an earlier result said of the judge whose answers were kept.
+    """
+    if bench.name == WITH_COMET:
+        from tutelage.evaluation.judges.comet import MODEL
+
+        return {"comet": MODEL if any(record.scores.get("comet") is not None for record in records) else None}
+    if bench.name != JUDGED:
+        return {}
+    if judge is not None:
+        return {"judge": judge.about}
+    answered = any(part.get("answer") is not None for record in records for part in record.parts)
+    return {"judge": (before or GIVEN) if answered else None}
 
 
 def with_chance(
@@ -159,7 +191,8 @@ def _judged(
         return dict(replies), []
     if endpoint is None:
         return dict(replies), [
-            f"infobench: {len(asked)} replies are not judged; give --judge-url and --judge-model, or judgements"
+            f"infobench: {len(asked)} replies are not judged, so they are unscored: name a judge (--judge-url and "
+            "--judge-model, or `judge` of a study), or give judgements"
         ]
     from tutelage.evaluation.judges.judge import JudgeItem, judge_questions
 
@@ -184,7 +217,7 @@ def _id(row: Any, where: str) -> str:
 def _reply(bench: Benchmark, row: Mapping[str, Any], where: str) -> Reply:
     from tutelage.evaluation.benchmarks.infobench import normalise
 
-    judged = row.get("judgements") is not None and bench.name == "infobench"
+    judged = row.get("judgements") is not None and bench.name == JUDGED
     text = row.get("response", "" if judged else None)
     if not isinstance(text, str):
         raise TutelageError(f'{where}: `response` of `{row["id"]}` is not a text; write "" for an empty reply')

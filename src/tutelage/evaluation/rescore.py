@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.answer_items import Asking, count_replies, prompt_notices, resume
-from tutelage.evaluation.benchmarks import BENCHMARKS
-from tutelage.evaluation.benchmarks.base import Reply
+from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.records import read_records, read_result
-from tutelage.evaluation.replies import Evaluation, score, with_chance
+from tutelage.evaluation.replies import GIVEN, Evaluation, score, scored_by, with_chance
 from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE
 
 if TYPE_CHECKING:
@@ -23,13 +23,26 @@ if TYPE_CHECKING:
 # What a result keeps: how the model was asked, and which run it belongs to.
 _KEPT = ("model", "seed", "limit", "group", "prompt", "chat", "shots", "max_new_tokens", "context", "speed")
 _KEPT += ("kind", "stage")
+BEFORE = GIVEN | {"model": "a judge that was not recorded"}  # of results from before `judge` was a part of them
 
 
-def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Evaluation:
-    """Score the replies in a benchmark's folder (`responses.jsonl`) again; nothing is written.
+@dataclass(frozen=True)
+class Kept:
+    """The kept replies of a finished benchmark."""
 
-    What a judge or COMET said is kept; `judge` is asked where none was. Raises TutelageError where the replies cannot
-    be scored again: some are missing, were made with other prompts, or the folder has no result to be replaced.
+    folder: Path
+    bench: Benchmark
+    items: list[Item]
+    replies: dict[str, Reply]
+    before: dict[str, Any]  # its result
+    asking: Asking
+
+
+def kept_replies(folder: Path, data_dir: Path | None = None) -> Kept:
+    """The replies in a benchmark's folder (`responses.jsonl`).
+
+    Raises TutelageError where they cannot be scored again: some are missing, were made with other prompts, or the
+    folder has no result to be replaced.
     """
     before = read_result(folder)
     bench = BENCHMARKS.get(str(before["task"]))
@@ -37,8 +50,7 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
         raise TutelageError(f"{before['task']} is scored by lm-eval itself; run it again")
     items = bench.load(data_folder(data_dir), before.get("limit"), before.get("seed") or 0, before.get("group"))
     file = folder / RESPONSES_FILE
-    kept = count_replies(file)
-    if not kept:
+    if not count_replies(file):
         raise TutelageError(f"{file}: no replies were kept; run the benchmark again")
     asking = _asking(folder, before)
     replies = resume(file, bench, items, asking, rewrite=False)
@@ -48,15 +60,32 @@ def rescore(folder: Path, data_dir: Path | None = None, judge: JudgeEndpoint | N
             f"{file}: {missing} of {len(items)} replies are missing or were made with other prompts; run the benchmark "
             "again"
         )
-    records, notices = score(bench, items, _with_outside_scores(folder, bench.name, replies), judge)
-    chance, warnings = with_chance(bench, items, records)
-    result = bench.summarise(records) | chance
+    return Kept(folder, bench, items, replies, before, asking)
+
+
+def rescore(kept: Kept, judge: JudgeEndpoint | None = None, comet: bool | None = None, keep: bool = True) -> Evaluation:
+    """Score kept replies by today's reading; nothing is sampled or written.
+
+    `judge` is asked about all that it has not judged itself. Without one, what another judge said is kept if `keep`.
+    `comet` is as in `score`; scores of COMET are kept unless it is False.
+    Raises TutelageError when the judge, or COMET where it is needed, gives no scores.
+    """
+    bench, before = kept.bench, kept.before
+    judged = before.get("judge") or BEFORE
+    same = keep if judge is None else judged["fingerprint"] == judge.fingerprint
+    replies = kept.replies
+    if same if bench.name == JUDGED else bench.name == WITH_COMET and comet is not False:
+        replies = _with_outside_scores(kept)
+    records, notices = score(bench, kept.items, replies, judge, comet)
+    chance, warnings = with_chance(bench, kept.items, records)
+    result = bench.summarise(records) | chance | scored_by(bench, records, judge, judged)
     result |= {key: before[key] for key in _KEPT if key in before}
+    shots = kept.asking.shots(bench)
     result |= {
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "reading": bench.reading,
-        "notices": [*prompt_notices(bench, replies, before.get("context"), asking.shots(bench)), *notices, *warnings],
+        "notices": [*prompt_notices(bench, kept.replies, before.get("context"), shots), *notices, *warnings],
     }
     return Evaluation(result, records)
 
@@ -70,17 +99,17 @@ def _asking(folder: Path, before: dict[str, Any]) -> Asking:
         return Asking(bool(before.get("chat")))
 
 
-def _with_outside_scores(folder: Path, task: str, replies: dict[str, Reply]) -> dict[str, Reply]:
+def _with_outside_scores(kept: Kept) -> dict[str, Reply]:
     """The replies with what a judge or COMET said of them, from the folder's records."""
-    if task not in ("infobench", "flores") or not (folder / EXAMPLES).is_file():
-        return replies
-    out = dict(replies)
-    for record in read_records(folder):
+    out = dict(kept.replies)
+    if not (kept.folder / EXAMPLES).is_file():
+        return out
+    for record in read_records(kept.folder):
         if record.id not in out:
             continue
         answers = tuple(part.get("answer") for part in record.parts)
-        if task == "infobench" and any(answer is not None for answer in answers):
-            out[record.id] = replace(out[record.id], judgements=answers)
-        elif task == "flores":
+        if kept.bench.name == WITH_COMET:
             out[record.id] = replace(out[record.id], comet=record.scores.get("comet"))
+        elif any(answer is not None for answer in answers):
+            out[record.id] = replace(out[record.id], judgements=answers)
     return out

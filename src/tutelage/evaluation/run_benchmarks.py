@@ -21,7 +21,7 @@ from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
 from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
-from tutelage.evaluation.replies import Evaluation, score, with_chance, write_evaluation
+from tutelage.evaluation.replies import Evaluation, score, scored_by, with_chance, write_evaluation
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
@@ -47,6 +47,7 @@ class Settings:
     chat: bool | None = None  # None: where the tokenizer has a chat template
     sampler: Literal["engine", "vllm"] = "engine"
     judge: JudgeEndpoint | None = None
+    comet: bool | None = None  # for FLORES: needed, not used, or (None) where it is set up
     prompt: str | None = None  # template of the question instead of the benchmark's own prompt; see `answer_items`
     group: str | None = None  # only the examples of this group
     loading: ModelConfig | None = None  # where the model comes from and how it is loaded; None: `model` by its defaults
@@ -127,12 +128,13 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
         write_atomically(folder / SPEED_FILE, json.dumps(measured, indent=1) + "\n")
         replies |= new
-    records, about_scores = score(bench, items, replies, settings.judge)
+    records, about_scores = score(bench, items, replies, settings.judge, settings.comet)
     about_prompts = prompt_notices(bench, replies, answerer.context, answerer.asking.shots(bench))
     result = bench.summarise(records)
     chance, warnings = with_chance(bench, items, records)
     result |= {
         **chance,
+        **scored_by(bench, records, settings.judge),
         "model": settings.model,
         "seed": settings.seed,
         "limit": settings.limit,
@@ -169,25 +171,35 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     out = []
     for result in results:
         for name, found in result["metrics"].items():
-            value, error = ("unknown" if found[k] is None else f"{found[k]:.2f}" for k in ("value", "stderr"))
             tasks = f"; ± {found['stderr_tasks']:.2f} over tasks" if found.get("stderr_tasks") is not None else ""
-            out.append(f"{result['task']} {name}: {value} ± {error} (n = {result['n']}{tasks})")
+            out.append(f"{result['task']} {name}: {score_words(found)} (n = {result['n']}{tasks})")
         if result.get("speed"):
             speed = result["speed"]
             out.append(
                 f"{result['task']}: {speed['examples']} examples in {speed['seconds']:.0f} s, "
                 f"{speed['new_tokens_per_s']:.0f} new tokens/s, {speed['tokens_per_s']:.0f} with prompts"
             )
+        if "comet" in result:
+            out.append(f"{result['task']}: {'COMET by ' + result['comet'] if result['comet'] else 'chrF only'}")
         out += [f"note: {notice}" for notice in result.get("notices", [])]
     return out
 
 
+def score_words(found: Mapping[str, Any]) -> str:
+    """ "43.40 ± 0.51" for a metric of a result; "unscored" where there is no value."""
+    if found["value"] is None:
+        return "unscored"
+    return f"{found['value']:.2f} ± {'unknown' if found['stderr'] is None else format(found['stderr'], '.2f')}"
+
+
 def table_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The row of Table 3 in Markdown; empty where none of its benchmarks was run."""
+    """The row of Table 3 in Markdown; empty where none of its benchmarks was run. – is not run."""
     row = table_3(results)
-    if all(value is None for value in row.values()):
+    ran = {TABLE_3[result["task"]] for result in results if result["task"] in TABLE_3}
+    if not ran:
         return []
-    cells = ["–" if value is None else f"{value:.2f}" for value in row.values()]
+    lacking = {**dict.fromkeys(ran, "unscored"), "Average": "unscored" if ran == {*TABLE_3.values()} else "–"}
+    cells = [lacking.get(name, "–") if value is None else f"{value:.2f}" for name, value in row.items()]
     return [f"| {' | '.join(row)} |", "|" + "---|" * len(row), f"| {' | '.join(cells)} |"]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from tutelage.recipe.base import NAME_PATTERN, Count, Section
 
@@ -38,17 +39,59 @@ class BenchmarkTask(Section):
         description="Only the examples of this group of the benchmark: `test` of flores is the paper's 512 sentences. "
         "Default: all.",
     )
-    judge_model: str | None = Field(
-        default=None,
-        description="Name of the model that judges InFoBench's replies, served at `$TUTELAGE_JUDGE_URL`. Default: no "
-        "judge, for benchmarks that need none.",
-    )
 
     def content(self) -> dict[str, Any]:
-        """The keys for a fingerprint. `prompt` and `group` count only if set, so that runs from before these keys
-        existed keep their fingerprints."""
+        """The keys for the fingerprint of what is sampled. `prompt` and `group` count only if set, and `judge_model` is
+        always absent, so that runs from before and after these keys existed keep their fingerprints."""
         unset = {key for key in ("prompt", "group") if getattr(self, key) is None}
-        return self.model_dump(mode="json", exclude=unset)
+        return self.model_dump(mode="json", exclude=unset) | {"judge_model": None}
+
+
+class JudgeConfig(Section):
+    """The model that judges InFoBench's replies. It has no part in what is sampled: added later, it scores what was
+    kept."""
+
+    model: str | None = Field(
+        default=None, description="Its name at the endpoint. Default: none yet, and InFoBench stays unscored."
+    )
+    url: str | None = Field(
+        default=None,
+        description="Address of an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`. Default: "
+        "`$TUTELAGE_JUDGE_URL`.",
+    )
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="Environment variable that holds the key; local servers need none."
+    )
+    rules: str = Field(
+        default="tutelage",
+        description="What the judge is told: `tutelage`, `official` (the wording of the benchmark's own script, "
+        "fetched from its repository), or a file with the wording or that script, relative to the study file.",
+    )
+    decision: Literal["tutelage", "official"] | None = Field(
+        default=None,
+        description="How its answers are read, as here or as by the benchmark's own script. Default: `official` with "
+        "`rules: official`, else `tutelage`.",
+    )
+    requests: Count = Field(default=8, description="Replies judged at the same time.")
+    temperature: Annotated[float, Field(ge=0.0)] | None = Field(
+        default=0.0, description="Sent with each request; `null`: not sent."
+    )
+    max_tokens: Count | None = Field(default=None, description="The longest answer. Default: the endpoint's own.")
+
+    _place: str = PrivateAttr("`judge.model` of the study")
+
+    @property
+    def place(self) -> str:
+        """Where its model is named, for messages."""
+        return self._place
+
+    def found_in(self, file: Path, whole: bool) -> JudgeConfig:
+        """The section as read from a file, of which it may be the `whole`; paths are relative to the file."""
+        named = self.rules in ("tutelage", "official")
+        out = self if named else self.model_copy(update={"rules": str(file.parent / self.rules)})
+        out = out.model_copy()
+        out._place = f"`{'' if whole else 'judge.'}model` in {file}"
+        return out
 
 
 class HeldOutTask(Section):
@@ -129,6 +172,11 @@ class StudyConfig(Section):
     tasks: dict[str, BenchmarkTask | HeldOutTask] = Field(
         default={},
         description="Tasks beside those of the templates, by name: benchmarks with settings, or held-out loss.",
+    )
+    judge: JudgeConfig | str | None = Field(
+        default=None,
+        description="The judge of InFoBench: a section, or a YAML file with one, relative to this file, for several "
+        "studies. Default: that of the study that includes this one, else none.",
     )
     grids: list[Grid] = Field(default=[], description="The grids of this study.")
 

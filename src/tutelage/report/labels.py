@@ -39,6 +39,7 @@ METRIC_LABELS = {
     "loss": "loss, nats per token",
     "kl": "KL to the teacher, nats",
 }
+JUDGED_METRICS = ("drfr",)  # answers of a judge
 TRAINED = ("distill", "method", "sft", "seqkd")
 KIND_NAMES = {
     "distill": "distilling",

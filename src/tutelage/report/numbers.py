@@ -29,7 +29,7 @@ def decimals(values: Iterable[float]) -> int:
 def score_text(value: MetricValue | None) -> str:
     """ "43.4 ± 0.5", the second number a standard error, left out where it is undefined; or "missing", "unscored"."""
     if value is None or value.is_missing:
-        return "missing"
+        return "missing" if value is None or not value.is_unscored else "unscored"
     if math.isnan(value.value):
         return "unscored"
     error = "" if math.isnan(value.stderr) else f" ± {number_text(value.stderr, value.metric)}"

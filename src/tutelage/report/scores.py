@@ -32,13 +32,19 @@ class MetricValue:
     stderr: float = math.nan
     by_seed: tuple[float, ...] = ()
     scores: Scores = field(default_factory=lambda: np.zeros((0, 0)))  # [S, C]: C independent draws per seed
-    seeds: tuple[int | None, ...] = ()  # with an evaluation, row by row of `scores`; none where missing
+    seeds: tuple[int | None, ...] = ()  # with a score, row by row of `scores`
+    unscored_seeds: tuple[int | None, ...] = ()  # with an evaluation in which nothing is scored: no judge, no COMET
     examples: int = 0
 
     @property
     def is_missing(self) -> bool:
-        """Whether no seed has an evaluation."""
+        """Whether it has no score, since no evaluation is there, or since those that are there are unscored."""
         return not self.seeds
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether it has evaluations, and no score."""
+        return self.is_missing and bool(self.unscored_seeds)
 
 
 def is_evaluated(folder: Path) -> bool:

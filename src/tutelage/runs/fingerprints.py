@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
@@ -16,6 +16,9 @@ from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import BenchmarkTask
+
+if TYPE_CHECKING:
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 # Raised by hand whenever the code changes what a run computes; results made before are then not reused.
 METHOD_VERSION = 5
@@ -55,6 +58,7 @@ def evaluation_fingerprint(
     kind: str, task: Any, seed: int, models: dict[str, str], data: Sequence[str], device: str, reading: str = ""
 ) -> str:
     """Fingerprint of a run that measures a model: of what is sampled and, after an underscore, of how it is read.
+    `scored_by` adds who else scores it.
 
     `task`: the task's config; `reading`: the fingerprint of the code that scores (`evaluation/readers/fingerprint.py`),
     empty where nothing is read; the others as in `stage_fingerprint`. Runs that differ in the reading alone have the
@@ -66,6 +70,11 @@ def evaluation_fingerprint(
         content = task.content() if isinstance(task, BenchmarkTask) else task
         sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
     return f"{sampling}_{reading}" if reading else sampling
+
+
+def scored_by(run_fingerprint: str, judge: JudgeEndpoint | None = None, comet: bool = False) -> str:
+    """The fingerprint of an evaluation that a judge or COMET also scores: one more part after an underscore."""
+    return "_".join([run_fingerprint, *([judge.fingerprint] if judge else []), *(["comet"] if comet else [])])
 
 
 def sampling_of(run_fingerprint: str) -> str:

@@ -14,15 +14,17 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import fingerprint
-from tutelage.common.run_folder import MODEL
-from tutelage.evaluation.benchmarks import BENCHMARKS, benchmark
+from tutelage.common.run_folder import MODEL, is_done
+from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET, benchmark
+from tutelage.evaluation.judges.comet import comet_ready
+from tutelage.evaluation.judges.endpoint import judge_of
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
-from tutelage.recipe.study import BenchmarkTask
-from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, stage_fingerprint
+from tutelage.recipe.study import BenchmarkTask, JudgeConfig
+from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
 from tutelage.runs.run import Run
 from tutelage.training.methods import METHODS, method_fingerprint
 
@@ -105,12 +107,21 @@ class Planner:
         roles = {} if subject == "lead_1" else {"model": subject}
         return self._plan_evaluation("evaluate", subject, task, self.recipe.tasks[task], roles, seed, settings)
 
-    def measurement(self, subject: str, task: str, kind: str, config: Any, roles: dict[str, str], seed: int) -> Run:
+    def measurement(
+        self,
+        subject: str,
+        task: str,
+        kind: str,
+        config: Any,
+        roles: dict[str, str],
+        seed: int,
+        judge: JudgeConfig | None = None,
+    ) -> Run:
         """The run of a task that only the study defines: `kind` is `benchmark` or `held_out`, `config` its config.
 
-        `roles`: the models it needs by role, `model` among them.
+        `roles`: the models it needs by role, `model` among them. `judge`: the study's.
         """
-        return self._plan_evaluation(kind, subject, task, config, roles, seed)
+        return self._plan_evaluation(kind, subject, task, config, roles, seed, judge=judge)
 
     def section(self, name: str, seed: int, require_response: bool = True) -> tuple[DataConfig, str, Run | None]:
         """Data section or synthesize stage `name`: its config, its fingerprint, and the run that makes its rows, if
@@ -169,6 +180,7 @@ class Planner:
         roles: dict[str, str],
         seed: int,
         settings: dict[str, Any] | None = None,
+        judge: JudgeConfig | None = None,
     ) -> Run:
         inputs = self._resolve(roles, seed, settings=settings)
         seed = inputs.parents[0].seed if inputs.parents else self.recipe.seeds[0]  # what is made once is asked once
@@ -180,9 +192,15 @@ class Planner:
         models = inputs.model_fingerprints or {"model": subject}
         reading = _reading(kind, config)
         key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device, reading)
+        folder, comet = f"{subject}-on-{task}", False
+        if isinstance(config, BenchmarkTask):
+            judge = judge if config.benchmark == JUDGED else None
+            if config.benchmark == WITH_COMET:  # what it has scored is shown on machines without it, too
+                comet = comet_ready() or is_done(self.root / f"{folder}-s{seed}-{scored_by(key, comet=True)}")
+            key = scored_by(key, judge_of(judge), comet)
         return self._build(
             key,
-            f"{subject}-on-{task}",
+            folder,
             inputs,
             stage=f"{subject} on {task}",
             kind=kind,
@@ -190,6 +208,8 @@ class Planner:
             config=config,
             task=task,
             subject=subject,
+            judge=judge,
+            comet=comet,
         )
 
     def _build_stage(
@@ -232,6 +252,8 @@ class Planner:
         max_length: int | None = None,
         task: str = "",
         subject: str = "",
+        judge: JudgeConfig | None = None,
+        comet: bool = False,
     ) -> Run:
         """The run with fingerprint `key`: a new one, unless an equal one is known, which then names the folder."""
         run = Run(
@@ -250,6 +272,8 @@ class Planner:
             parents=inputs.parents,
             task=task,
             subject=subject,
+            judge=judge,
+            comet=comet,
         )
         return self.known.setdefault(key, run)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tutelage.common.run_folder import is_done
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+from tutelage.recipe.study import JudgeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Run:
     parents: tuple[Run, ...] = ()
     task: str = ""  # evaluations: the task's name
     subject: str = ""  # evaluations: the stage, or base, teacher, lead_1, whose answers are scored
+    judge: JudgeConfig | None = None  # benchmarks that are judged: by whom, once its `model` is named
+    comet: bool = False  # benchmarks that COMET can score: whether it does
 
     @property
     def done(self) -> bool:

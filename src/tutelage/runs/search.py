@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.runs.planner import Planner
@@ -90,6 +91,12 @@ class Search:
         tried = [n for n in self.open if n in self.trials and (guessing or all(run.done for _, run in self.trials[n]))]
         for name in tried:
             values = [0.0 if guessing else _headline(self.planner, name, run) for _, run in self.trials[name]]
+            if all(value is None for value in values):
+                task = search_task(self.planner, name)
+                raise TutelageError(
+                    f"stage `{name}`: every trial of its search is unscored on `{task}`, so none can be chosen: "
+                    f"correct `tasks.{task}` (its references and metrics), or search on another task"
+                )
             best = max(range(len(values)), key=lambda i: (-1.0 if values[i] is None else values[i], -i))
             self.planner.choices[name] = self.trials[name][best][0]
             self.open.remove(name)

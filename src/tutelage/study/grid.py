@@ -22,7 +22,7 @@ from tutelage.recipe.base import first_message
 from tutelage.recipe.load import default_student, read_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import SftStage, TrainStage
-from tutelage.recipe.study import BenchmarkTask, Grid, HeldOutTask, StudyConfig
+from tutelage.recipe.study import BenchmarkTask, Grid, HeldOutTask, JudgeConfig, StudyConfig
 from tutelage.runs.cost.facts import facts
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner
@@ -38,9 +38,21 @@ def load_study(path: Path) -> StudyConfig:
     if "stages" in content:
         raise TutelageError(f"{path}: this is a recipe, not a study: use `tutelage run` and `tutelage report` on it")
     try:
-        return StudyConfig.model_validate(content)
+        config = StudyConfig.model_validate(content)
     except ValidationError as error:
         raise TutelageError(f"{path}: {first_message(error)}") from error
+    return config if config.judge is None else config.model_copy(update={"judge": _judge(config.judge, path)})
+
+
+def _judge(given: JudgeConfig | str, path: Path) -> JudgeConfig:
+    """The `judge` section of the study file `path`, or of the file that it names instead."""
+    if isinstance(given, JudgeConfig):
+        return given.found_in(path, whole=False)
+    file = path.parent / given
+    try:
+        return JudgeConfig.model_validate(read_yaml(file)).found_in(file, whole=True)
+    except ValidationError as error:
+        raise TutelageError(f"{file}: {first_message(error)}") from error
 
 
 def plan_study(
@@ -84,7 +96,10 @@ def _grids(config: StudyConfig, path: Path, outer: tuple[Path, ...]) -> Iterator
         raise TutelageError(f"{path}: `include` goes in a circle: a study cannot include itself")
     for name in config.include:
         file = path.parent / name
-        yield from _grids(load_study(file), file, (*outer, path))
+        included = load_study(file)
+        if included.judge is None:
+            included = included.model_copy(update={"judge": config.judge})
+        yield from _grids(included, file, (*outer, path))
     for grid in config.grids:
         yield config, grid, path
 
@@ -193,7 +208,8 @@ def _measure(planner: Planner, study: StudyConfig, path: Path, stage: str, task:
         roles = {"model": stage} | ({} if config.teacher is None else {"teacher": config.teacher})
         return planner.measurement(stage, task, "held_out", config, roles, seed)
     benchmark(config.benchmark)  # raises for a name that does not exist
-    return planner.measurement(stage, task, "benchmark", config, {"model": stage}, seed)
+    assert not isinstance(study.judge, str)  # `load_study` reads the file
+    return planner.measurement(stage, task, "benchmark", config, {"model": stage}, seed, study.judge)
 
 
 def _fill(node: Any, values: dict[str, Any], names: dict[str, str], file: Path) -> Any:

@@ -31,6 +31,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 PAPER = ("bbh", "gpqa", "ifeval", "infobench", "mmlu_pro", "flores", "dialogsum", "arc_challenge")
 TABLE_3 = {"bbh": "BBH", "gpqa": "GPQA", "ifeval": "IF-Eval", "infobench": "InfoBench", "mmlu_pro": "MMLU-Pro"}
 _KNOWN = f"{', '.join(BENCHMARKS)}; paper: the first eight; lm-eval:NAME: any task of lm-eval"
+JUDGED, WITH_COMET = "infobench", "flores"  # scored by other programs, or also by one
 LM_EVAL = "lm-eval:"  # the prefix of names of lm-eval's tasks
 
 

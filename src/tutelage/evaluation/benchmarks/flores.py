@@ -78,19 +78,18 @@ class Flores(Benchmark):
         return result
 
 
-def with_comet(items: Sequence[Item], replies: Mapping[str, Reply]) -> tuple[dict[str, Reply], str | None]:
-    """The replies with COMET's scores; where there are none, the replies unchanged and one line that says why."""
+def with_comet(items: Sequence[Item], replies: Mapping[str, Reply]) -> dict[str, Reply]:
+    """The replies, those without a score of COMET with one. Raises TutelageError when COMET gives none."""
     from tutelage.evaluation.judges.comet import comet_scores
 
-    asked = [item for item in items if item.id in replies]
+    asked = [item for item in items if item.id in replies and replies[item.id].comet is None]
+    if not asked:
+        return dict(replies)
     texts = [replies[item.id].text.strip() for item in asked]
-    try:
-        values = comet_scores([item.prompt for item in asked], texts, [item.targets[0] for item in asked])
-    except TutelageError as error:
-        return dict(replies), f"flores: no COMET: {error}"
+    values = comet_scores([item.prompt for item in asked], texts, [item.targets[0] for item in asked])
     found = [None if math.isnan(value) else value for value in values]
     scored = {item.id: replace(replies[item.id], comet=value) for item, value in zip(asked, found, strict=True)}
-    return {**replies, **scored}, None
+    return {**replies, **scored}
 
 
 def corpus_chrf(records: Sequence[ExampleRecord], seed: int = 0) -> dict[str, float | None]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder
+from tutelage.common.hashing import fingerprint
+from tutelage.evaluation.judges.rules import official_wording, wording_of_file
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
+from tutelage.recipe.study import JudgeConfig
+
+URL_VARIABLE = "TUTELAGE_JUDGE_URL"
 
 # The benchmark's two rules in other words (docs/evaluation.md). Another meaning would make scores incomparable.
 RULES = """\
@@ -24,7 +33,7 @@ asked whether the second sentence is a compound sentence, a text of one sentence
 class JudgeEndpoint:
     """Which model judges, and how it is asked. The key is sent to this endpoint alone, never written or logged."""
 
-    url: str  # the base address, such as https://api.openai.com/v1 or http://localhost:8000/v1
+    url: str  # the base address, such as https://api.openai.com/v1 or http://localhost:8000/v1; "": not known here
     model: str
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
     concurrency: int = 8  # responses judged at the same time
@@ -33,9 +42,63 @@ class JudgeEndpoint:
     cache_folder: Path | None = None  # for answers and the report; None: `judge` in the tool's cache folder
     temperature: float | None = 0.0  # None: not sent, for models that do not allow it
     max_tokens: int | None = None  # None: not sent, as in the benchmark's own script
-    rules: str = RULES  # sent before the first question
+    rules: str = RULES  # sent before the first question; `official`: the benchmark's own, fetched when they are needed
+    decision: str = "tutelage"  # how an answer is read: `tutelage` or `official`
 
     @property
     def folder(self) -> Path:
         """Where answers and the report are kept."""
         return self.cache_folder or cache_folder() / "judge"
+
+    @property
+    def wording(self) -> str:
+        """The rules as text. Raises TutelageError where the benchmark's own cannot be had."""
+        return official_wording() if self.rules == "official" else self.rules
+
+    @property
+    def decides_officially(self) -> bool:
+        return self.decision == "official"
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits of what decides its answers: model, rules, decision, sampling, and the code that reads them.
+
+        Its address, key and limits do not count.
+        """
+        code = reading_fingerprint("tutelage.evaluation.judges.protocol")
+        return fingerprint(code, self.model, self.rules, self.decision, self.temperature, self.max_tokens)[:8]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a judged result says of its judge."""
+        known = {RULES: "tutelage", "official": "official"}
+        rules = known.get(self.rules) or f"own ({fingerprint(self.rules)[:8]})"
+        return {"model": self.model, "rules": rules, "decision": self.decision, "fingerprint": self.fingerprint}
+
+
+def judge_of(config: JudgeConfig | None) -> JudgeEndpoint | None:
+    """The endpoint of a `judge` section; None where it names no model.
+
+    The address is the section's, else `$TUTELAGE_JUDGE_URL`, else unknown. Raises TutelageError where the file of the
+    rules cannot be read.
+    """
+    if config is None or config.model is None:
+        return None
+    rules = {"tutelage": RULES, "official": "official"}.get(config.rules) or wording_of_file(Path(config.rules))
+    return JudgeEndpoint(
+        url=config.url or os.environ.get(URL_VARIABLE, ""),
+        model=config.model,
+        api_key_env=config.api_key_env,
+        concurrency=config.requests,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        rules=rules,
+        decision=config.decision or ("official" if config.rules == "official" else "tutelage"),
+    )
+
+
+def with_url(judge: JudgeEndpoint, task: str) -> JudgeEndpoint:
+    """The judge, unless its address is not known. Raises TutelageError then."""
+    if not judge.url:
+        raise TutelageError(f"{task} is judged by `{judge.model}`: set `judge.url`, or export {URL_VARIABLE}")
+    return judge

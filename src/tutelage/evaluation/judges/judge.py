@@ -8,7 +8,6 @@ killed run continues where it stopped, and a second run asks nothing.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.evaluation.judges.chat_client import ChatClient, ChatReply
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+from tutelage.evaluation.judges.protocol import first_message, read_answer, read_official, visible
 
 Progress = Callable[[int, int], None]  # (responses judged, responses in all)
 JudgeChat = list[tuple[str | None, ChatReply]]  # per question: yes, no or None, and the reply
@@ -82,7 +82,8 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
 
     A question is *unscored* (None, and listed) when its answer is neither yes nor no, when the endpoint refuses it, or
     when no complete answer comes after all retries. In the last two cases the item's later questions, whose context is
-    then missing, are unscored too.
+    then missing, are unscored too. With the benchmark's own decision, an answer that is neither counts as no, and ends
+    the conversation.
     Raises TutelageError when the endpoint cannot be used (wrong key, unknown model, no connection, quota used up,
     several requests in a row without an answer), and for a doubled id; answers until then stay on disk.
     """
@@ -93,7 +94,7 @@ def judge(endpoint: JudgeEndpoint, items: Sequence[JudgeItem], progress: Progres
     done: SimpleQueue[tuple[int, JudgeChat | BaseException]] = SimpleQueue()
     for row in range(len(items)):
         todo.put(row)
-    arguments = (client, endpoint.rules, items, todo, done)
+    arguments = (client, endpoint, endpoint.wording, items, todo, done)
     try:
         for _ in range(min(max(1, endpoint.concurrency), len(items))):
             # daemons, so that an error or Ctrl-C does not wait for answers that are no longer needed
@@ -123,39 +124,10 @@ def write_report(judgement: Judgement, folder: Path) -> Path:
     return write_atomically(folder / REPORT_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def first_message(rules: str, input_text: str, response: str, question: str) -> str:
-    """The first message, in the layout of the benchmark's own evaluation: rules, input if any, response, question."""
-    shown = f'Input:\n"{input_text}"\n\n' if input_text else ""
-    return f'{rules}\n\n{shown}Generated Text:\n"{response}"\n\nQuestion:\n{question}\n'
-
-
-def read_answer(text: str) -> str | None:
-    """ "yes", "no", or None for anything else.
-
-    The first word decides, in any case and markup; else "the answer is yes" (or no); else exactly one of the words YES
-    and NO in capitals. Text before `</think>` is ignored.
-    """
-    text = visible(text)
-    first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
-    if first:
-        both = re.match(r"[\W_]*(?:and|or|/)\s*(?:yes|no)\b", text[first.end() :], re.I)
-        return None if both else first[1].lower()
-    answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
-    answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
-    return answers.pop() if len(answers) == 1 else None
-
-
-def visible(text: str) -> str:
-    """A reply without a reasoning model's thoughts before it; empty when the thoughts do not end."""
-    text = text.strip()
-    if "</think>" in text:
-        return text.rpartition("</think>")[2].strip()
-    return "" if text.startswith("<think>") else text
-
-
 def _work(
     client: ChatClient,
-    rules: str,
+    endpoint: JudgeEndpoint,
+    wording: str,
     items: Sequence[JudgeItem],
     todo: SimpleQueue[int],
     done: SimpleQueue[tuple[int, JudgeChat | BaseException]],
@@ -167,28 +139,35 @@ def _work(
         except Empty:
             return
         try:
-            done.put((row, _judge_item(client, rules, items[row])))
+            done.put((row, _judge_item(client, endpoint, wording, items[row])))
         except BaseException as error:
             done.put((row, error))
             return
 
 
-def _judge_item(client: ChatClient, rules: str, item: JudgeItem) -> JudgeChat:
+def _judge_item(client: ChatClient, endpoint: JudgeEndpoint, wording: str, item: JudgeItem) -> JudgeChat:
     """Ask the questions of one item, one after the other."""
+    official = endpoint.decides_officially
+    read = read_official if official else read_answer
     messages: list[dict[str, str]] = []
     found: JudgeChat = []
-    unanswered = 0  # the number of the question without an answer: the conversation cannot continue after it
+    stopped = ""  # why the later questions are not asked: their context is missing
     for number, question in enumerate(item.questions, 1):
-        if unanswered:
-            found.append((None, ChatReply(None, f"not asked, because question {unanswered} got no answer")))
+        if stopped:
+            found.append((None, ChatReply(None, f"not asked, because question {stopped}")))
             continue
-        content = f"{question}\n" if number > 1 else first_message(rules, item.input, item.response, question)
+        content = f"{question}\n" if number > 1 else first_message(wording, item.input, item.response, question)
         messages.append({"role": "user", "content": content})
-        reply = client.ask(messages, is_enough=lambda text: read_answer(text) is not None)
-        text = visible(reply.text or "")
+        reply = client.ask(messages, is_enough=lambda text: read(text) is not None)
+        text = (reply.text or "") if official else visible(reply.text or "")
         messages.append({"role": "assistant", "content": text})
-        unanswered = 0 if text else number
-        found.append((read_answer(text), reply))
+        answer = read(text)
+        if not text:
+            stopped = f"{number} got no answer"
+        elif official and answer is None:
+            # the script ends the conversation here, and counts this question with those answered no
+            answer, stopped = "no", f"{number} was answered with neither yes nor no"
+        found.append((answer, reply))
     return found
 
 

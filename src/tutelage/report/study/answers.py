@@ -34,9 +34,24 @@ def guessing(study: Study) -> str | None:
             parts.append(f"{above} of {len(own)} on {task_label(task)} (guessing gives {own[0].chance:.1f})")
     if not parts:
         return None
-    average = ", also within the average" if len(study.general) > 1 else ""
+    average = ", also within the average" if len(study.averaged) > 1 else ""
     known = ", ".join(parts)
     return f"Models shown to do better than guessing: {known}. Differences between the others say little{average}."
+
+
+def gaps(study: Study) -> list[str]:
+    """What evaluations lack that are there: tasks without any score, and FLORES without COMET. One sentence each."""
+    found = []
+    for task in study.unscored:
+        left_out = " It is in no average." if task in study.general and len(study.general) > 1 else ""
+        kept = " (`judge` of the study), and run the study again: replies are kept" if study.is_judged(task) else ""
+        found.append(f"{study.why_unscored(task)}{kept}.{left_out}")
+    found += [
+        f"{study.label(task)}: COMET has not scored {lacking} of {count} evaluations. Run `tutelage setup comet` and "
+        "the study again: replies are kept."
+        for task, (lacking, count) in study.without_comet.items()
+    ]
+    return found
 
 
 class Choice(Enum):
@@ -56,6 +71,7 @@ class _SizeAnswer:
     choice: Choice | None = None  # None: nothing can be compared with SFT yet
     arm: Result | None = None  # the distilled arm with the best difference to SFT, among those shown to beat it if any
     missing: tuple[str, ...] = ()  # where the choice is open: the arms that are
+    unscored: bool = False  # nothing can be compared since the task is unscored
 
     @property
     def key(self) -> tuple[Choice | None, tuple[str, ...], str]:
@@ -73,7 +89,9 @@ def _general(study: Study, student: str, task: str) -> list[Sentence]:
         first, where = same[0], _range([one.size for one in same])
         parts.append("; " if index else "")
         if first.arm is None:
-            parts.append(f"at {where} not known yet (cells are missing)")
+            unscored = "; ".join(study.why_unscored(one) for one in study.unscored)
+            why = unscored if first.unscored else "cells are missing"
+            parts.append(f"at {where} not known yet ({why})")
             continue
         tones.add("better" if first.choice is Choice.USE else "unclear")
         parts += [_advice(first, where, method_label(first.arm.arm, study)), *_evidence(study, same)]
@@ -86,7 +104,7 @@ def _answer_at(study: Study, student: str, size: int, task: str) -> _SizeAnswer:
     arms = [r for method in SAME_DATA if (r := study.find(student, method, size, task)) is not None]
     compared = [(r, versus) for r in arms if (versus := study.versus(r)) is not None]
     if not compared:
-        return _SizeAnswer(size)
+        return _SizeAnswer(size, unscored=task in study.unscored)
     better = [(r, v) for r, v in compared if significant(v) and v.difference > 0]
     arm, versus = max(better or compared, key=lambda pair: pair[1].difference)
     if better:

@@ -50,27 +50,32 @@ def claims(study: Study) -> list[Claim]:
     by held-out loss, which tells small models apart where tasks cannot. (Not by the KL to the teacher: each size has
     its own teacher.)"""
     task, points = headline_task(study), f"{EQUAL_WITHIN:g} point"
-    found = [_claim(text.format(points), test(study, task) if task else []) for text, test in GENERAL.items()]
+    lacking = [study.why_unscored(one) for one in study.general if one in study.unscored]
+    found = [_claim(text.format(points), test(study, task) if task else [], lacking) for text, test in GENERAL.items()]
     if study.domain:
-        found += [_claim(text, test(study)) for text, test in DOMAIN.items()]
+        lacking = [study.why_unscored(one) for one in study.domain if one in study.unscored]
+        found += [_claim(text, test(study), lacking) for text, test in DOMAIN.items()]
     nats = f"{EQUAL_HELD_OUT:g} nats per token"
     for measure in (one for one in study.held_out if "kl" not in one.lower()):
         tested = [(text.format(nats), test(study, measure)) for text, test in GENERAL.items()]
-        found += [_claim(text, tests, task_label(measure)) for text, tests in tested if tests]
+        found += [_claim(text, tests, measure=task_label(measure)) for text, tests in tested if tests]
     return found
 
 
-def _claim(text: str, tests: Sequence[_Test], measure: str = "") -> Claim:
+def _claim(text: str, tests: Sequence[_Test], lacking: Sequence[str] = (), measure: str = "") -> Claim:
+    """`lacking`: which tasks are unscored and why, as sentences without a full stop."""
     outcomes = {_outcome(test) for test in tests}
+    unscored = tuple(Sentence((f"{one}.",)) for one in lacking)
     if not tests:
-        return Claim(text, "not tested", (Sentence(("The study has no evaluated cells for it.",)),), measure)
+        none = Sentence(("The study has no evaluated cells for it.",))
+        return Claim(text, "not tested", unscored or (none,), measure)
     if outcomes == {"held"}:
         outcome: Outcome = "held"
     elif "held" in outcomes:
         outcome = "mixed" if "did not hold" in outcomes else "held in part"
     else:
         outcome = "did not hold" if "did not hold" in outcomes else "not shown"
-    return Claim(text, outcome, tuple(_sentence(test) for test in tests), measure)
+    return Claim(text, outcome, (*(_sentence(test) for test in tests), *unscored), measure)
 
 
 def _outcome(test: _Test) -> Outcome:

@@ -55,7 +55,7 @@ def write_files(figure: StudyFigure, out: Path) -> list[Path]:
 
 
 def draw_panel(axes: Any, panel: Panel) -> None:
-    """Lines with error bars, or bars; × at the bottom where a planned cell is missing."""
+    """Lines with error bars, or bars; × at the bottom where a planned cell has no score."""
     if panel.zero:
         axes.axhline(0, color=INK, linewidth=1, zorder=1)
         axes.annotate("SFT", (1, 0), xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
@@ -133,11 +133,13 @@ def _star(axes: Any, point: Point, color: str) -> None:
 
 
 def _missing(axes: Any, panel: Panel, count: int) -> None:
-    """× in the series' colour at the bottom of the axes; "missing" where all points are."""
+    """× in the series' colour at the bottom of the axes; "no scores" where there are none at all."""
     every = [p for series in panel.series for p in series.points if not series.look.faint]
     if every and all(math.isnan(p.y) for p in every):
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", fontsize=10, style="italic", color=MUTED)
+        axes.text(
+            0.5, 0.5, "no scores", transform=axes.transAxes, ha="center", fontsize=10, style="italic", color=MUTED
+        )
     width = 0.8 / max(1, count)
     for place, series in enumerate([one for one in panel.series if not one.look.faint]):
         for p in series.points:

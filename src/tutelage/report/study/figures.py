@@ -26,7 +26,7 @@ class Point:
     """A value and its error bar."""
 
     x: float
-    y: float  # nan: missing
+    y: float  # nan: no score
     low: float
     high: float
     shown: bool = False  # a difference was shown, p < 0.05
@@ -116,7 +116,7 @@ def _answer(study: Study) -> StudyFigure:
                                      tuple(_beside(series)), zero=True))  # fmt: skip
     note = (
         "Above the line: better than SFT on the same data. Bars: 95 % intervals of the paired difference. "
-        "Filled: a difference was shown (p < 0.05). Hollow: not shown. ×: missing."
+        "Filled: a difference was shown (p < 0.05). Hollow: not shown. ×: no score."
     )
     absent = "" if panels else "Nothing in the study can be compared with SFT."
     return StudyFigure("answer", "What each method adds to SFT", note, tuple(panels), absent)
@@ -130,7 +130,7 @@ def _figure_1(study: Study) -> StudyFigure:
         sizes = study.sizes(task or "", ("gkd_base",), student)
         if sizes:
             panels.append(_by_size(study, student, task or "", methods, paper=False))
-            if len(study.general) > 1:
+            if len(study.averaged) > 1:
                 panels.append(_by_task(study, student, sizes[-1], methods[1:]))
     note = f"{SCORES} ∗ GKD differs from SFT on the same data."
     return _figure("figure1", "Figure 1: where the student starts, Base-S and SFT-S", note, panels, "Base-S")
@@ -208,7 +208,7 @@ def _held_out(study: Study) -> StudyFigure:
     return _figure("held_out", "Held-out rows", note, panels, "held-out measures by size")
 
 
-SCORES = "Bars: ± 1 standard error over seeds and examples. ×: missing."
+SCORES = "Bars: ± 1 standard error over seeds and examples. ×: no score."
 
 
 def _figure(name: str, title: str, note: str, panels: Sequence[Panel], lacking: str) -> StudyFigure:
@@ -229,7 +229,7 @@ def _by_size(study: Study, student: str, task: str, methods: Sequence[str], pape
 
 
 def _by_task(study: Study, student: str, size: int, methods: Sequence[str], against: str | None = None) -> Panel:
-    tasks = (*study.general, AVERAGE) if len(study.general) > 1 else study.general
+    tasks = (*study.general, AVERAGE) if len(study.averaged) > 1 else study.general
     series = []
     for method in methods:
         points = []
@@ -240,7 +240,10 @@ def _by_task(study: Study, student: str, size: int, methods: Sequence[str], agai
             point = _point(study, result, n)
             points.append(Point(point.x, point.y, point.low, point.high, significant(versus)))
         series.append(Series(look_of(method), tuple(points)))
-    ticks = tuple((float(n), task_label(task)) for n, task in enumerate(tasks))
+    labels = [f"{task_label(task)}{' (unscored)' if task in study.unscored else ''}" for task in tasks]
+    if tasks and tasks[-1] == AVERAGE and study.averaged != study.general:
+        labels[-1] = f"{task_label(AVERAGE)} of {len(study.averaged)}"
+    ticks = tuple((float(n), label) for n, label in enumerate(labels))
     return Panel(f"{short(student)}, {size_text(size)} rows", "", "score", ticks, tuple(series), bars=True)
 
 
@@ -296,8 +299,14 @@ def _moved(series: Series, move: Callable[[float], float]) -> Series:
 
 def _general_label(study: Study) -> str:
     """What a score of the general tasks is: "average of 5 tasks", or the metric of the only one."""
-    count = len(study.general)
-    return f"average of {count} tasks" if count > 1 else _metric(study, study.general[0]) if count else "score"
+    count = len(study.averaged)
+    if count > 1:
+        return (
+            f"average of {count} tasks"
+            if study.averaged == study.general
+            else f"average{study.label(AVERAGE).removeprefix(task_label(AVERAGE))}"
+        )
+    return _metric(study, study.averaged[0]) if count else "score"
 
 
 def _metric(study: Study, task: str) -> str:

@@ -23,7 +23,7 @@ from tutelage.report.labels import AVERAGE, metric_label, short, size_text, task
 from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
 from tutelage.report.scores import is_evaluated
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
-from tutelage.report.study.answers import answers, guessing
+from tutelage.report.study.answers import answers, gaps, guessing
 from tutelage.report.study.claims import claims
 from tutelage.report.study.draw import legend_svgs, panel_svgs, write_files
 from tutelage.report.study.figures import build_figures
@@ -94,7 +94,7 @@ def write_study_report(
 
     filters = {
         "size": size_text,
-        "task": task_label,
+        "task": study.label,
         "metric": metric_label,
         "score": score_text,
         "difference": difference_text,
@@ -106,7 +106,7 @@ def write_study_report(
         study=study,
         done=len(cells) - missing,
         answers=sentences,
-        guessing=guessing(study),
+        notes=[*gaps(study), *([known] if (known := guessing(study)) else [])],
         claims=claimed,
         tables=tables,
         figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
@@ -148,8 +148,10 @@ def _runs(result: Result, out: Path) -> Iterable[RunLink]:
         return
     for cell in result.cells:
         folder = os.path.relpath(cell.folder, out)
-        there = cell.seed in result.seeds
-        score = number_text(result.by_seed[result.seeds.index(cell.seed)], result.metric) if there else "missing"
+        scored = cell.seed in result.seeds
+        there = scored or cell.seed in result.unscored_seeds
+        score = number_text(result.by_seed[result.seeds.index(cell.seed)], result.metric) if scored else "unscored"
+        score = score if there else "missing"
         page = next((n for n in (PAGE_FILE, EXAMPLES) if there and (cell.folder / n).is_file()), None)
         # "./" keeps a folder's name from being read as a scheme
         href = f"./{quote(folder)}/" if there else None

@@ -8,15 +8,14 @@ examples cross in the average as they do in one task, and arms are compared on i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import RESULT
-from tutelage.evaluation.benchmarks import benchmark_metrics
+from tutelage.evaluation.benchmarks import WITH_COMET, benchmark_metrics
 from tutelage.evaluation.clusters import Metric, cluster_scores
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import read_result
@@ -41,15 +40,16 @@ def build_study(cells: Sequence[Cell]) -> Study:
             raise TutelageError(f"the study has a cell twice: {cell_name(cell)}; give each cell one folder")
         members.append(cell)
     first: dict[str, SeedScores] = {}
-    metrics = _metrics(cells)
+    without_comet: dict[str, tuple[int, int]] = {}
+    metrics = _metrics(cells, without_comet)
     results: dict[tuple[Arm, str], Result] = {}
     for (arm, task), members in sorted(grouped.items(), key=lambda item: _rank(item[0], cells)):
         for metric in metrics.get(task, ("",)):
             name = task if len(metrics.get(task, ())) < 2 else f"{task}: {metric}"
             results[arm, name] = _read(f"c{len(results)}", arm, name, metric, members, first)
     general, held_out, domain = _kinds(results)
-    study = Study(results, general, held_out, domain, tuple(cells))
-    if len(general) > 1:
+    study = Study(results, general, held_out, domain, tuple(cells), without_comet)
+    if len(study.averaged) > 1:
         averages = [_average(f"a{n}", arm, study) for n, arm in enumerate(study.arms)]
         results.update({(one.arm, AVERAGE): one for one in averages if one is not None})
     return study
@@ -61,10 +61,15 @@ def cell_name(cell: Cell) -> str:
     return f"{cell.method} of {cell.student}{size} on {cell.task}, seed {cell.seed}"
 
 
-def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
-    """Each task's metric: the headline, or COMET where every evaluation of FLORES has it; every one of losses."""
+def _metrics(cells: Sequence[Cell], without_comet: dict[str, tuple[int, int]]) -> dict[str, tuple[str, ...]]:
+    """Each task's metric: the headline, or COMET where every evaluation of FLORES has it; every one of losses.
+    Tasks with evaluations that COMET has not scored are added to `without_comet`.
+
+    Raises TutelageError for evaluations of one task with different headlines or judges.
+    """
     metrics: dict[str, str] = {}
-    without_comet: set[str] = set()
+    by_comet: dict[str, tuple[int, int]] = {}  # evaluations without COMET's score, of all of FLORES
+    judges: dict[str, dict[str, Any]] = {}
     losses: dict[str, dict[str, None]] = {}
     for cell in cells:
         if not is_evaluated(cell.folder):
@@ -78,19 +83,30 @@ def _metrics(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
                 f"{cell.folder / RESULT} is headed by `{headline}`, other evaluations of {cell.task} by "
                 f"`{metrics[cell.task]}`; evaluate all with one version"
             )
-        if "comet" not in result["metrics"]:
-            without_comet.add(cell.task)
+        if result.get("task") == WITH_COMET or "comet" in result["metrics"]:
+            lacking, count = by_comet.get(cell.task, (0, 0))
+            by_comet[cell.task] = (lacking + ("comet" not in result["metrics"]), count + 1)
+        judge = result.get("judge")
+        if judge and judges.setdefault(cell.task, judge) != judge:
+            raise TutelageError(
+                f"{cell.folder / RESULT} is judged by {judge['model']} ({judge['fingerprint'] or 'unknown'}), other "
+                f"evaluations of {cell.task} by {judges[cell.task]['model']} ({judges[cell.task]['fingerprint']}), and "
+                "such scores cannot be compared: name one `judge` and run the study again, which only judges"
+            )
         if lower_is_better(headline):
             losses.setdefault(cell.task, {}).update(dict.fromkeys(result["metrics"]))
-    headlines = {t: "comet" if t == "flores" and t not in without_comet else m for t, m in metrics.items()}
+    without_comet.update({task: counts for task, counts in by_comet.items() if counts[0]})
+    headlines = {t: "comet" if t in by_comet and t not in without_comet else m for t, m in metrics.items()}
     return {task: tuple(losses.get(task, (metric,))) for task, metric in headlines.items()}
 
 
 def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], first: dict[str, SeedScores]) -> Result:
     cells = sorted(cells, key=lambda cell: cell.seed)
-    there = [cell for cell in cells if is_evaluated(cell.folder)]
+    evaluated = [cell for cell in cells if is_evaluated(cell.folder)]
+    there = [cell for cell in evaluated if _reported(cell, metric) is not None]
+    unscored = tuple(cell.seed for cell in evaluated if cell not in there)
     if not there:
-        return Result(anchor=anchor, arm=arm, task=task, metric=metric, cells=tuple(cells))
+        return Result(anchor=anchor, arm=arm, task=task, metric=metric, cells=tuple(cells), unscored_seeds=unscored)
     planned = cells[0].task
     runs = read_seeds(((cell.seed, cell.folder) for cell in there), first.get(planned))
     first.setdefault(planned, runs[0])
@@ -111,6 +127,7 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
         scores=scores_SC,
         cells=tuple(cells),
         seeds=tuple(cell.seed for cell in there),
+        unscored_seeds=unscored,
         examples=len(runs[0].records),
         chance=_chance(there, metric),
     )
@@ -125,10 +142,14 @@ def _chance(cells: Sequence[Cell], metric: str) -> float | None:
 
 def _value(cell: Cell, metric: str, scores_C: Scores) -> float:
     """The evaluation's own number, which for a corpus score is not the mean of its examples."""
-    reported = read_result(cell.folder)["metrics"].get(metric, {}).get("value")
-    if reported is None:
-        return float(np.nanmean(scores_C)) if not np.isnan(scores_C).all() else math.nan
-    return float(reported)
+    reported = _reported(cell, metric)
+    return float(np.nanmean(scores_C)) if reported is None else reported
+
+
+def _reported(cell: Cell, metric: str) -> float | None:
+    """The number in an evaluation's result; None where nothing is scored."""
+    value = read_result(cell.folder)["metrics"].get(metric, {}).get("value")
+    return None if value is None else float(value)
 
 
 def _kinds(results: dict[tuple[Arm, str], Result]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -147,15 +168,17 @@ def _kinds(results: dict[tuple[Arm, str], Result]) -> tuple[tuple[str, ...], tup
 
 
 def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
-    """The mean of the general tasks, over the seeds that have them all; None for an arm that none is planned for."""
-    of = tuple(result for task in study.general if (result := study.get(arm, task)) is not None)
+    """The mean of the averaged tasks, over the seeds that have them all; None for an arm that none is planned for."""
+    of = tuple(result for task in study.averaged if (result := study.get(arm, task)) is not None)
     if not of:
         return None
     cells = tuple(cell for result in of for cell in result.cells)
-    whole = len(of) == len(study.general)
+    whole = len(of) == len(study.averaged)
     seeds = tuple(s for s in of[0].seeds if whole and all(s in one.seeds for one in of))
+    evaluated = [s for s in dict.fromkeys(cell.seed for cell in cells) if whole and not any(s in r.missing for r in of)]
+    unscored = tuple(s for s in evaluated if s not in seeds)
     if not seeds:
-        return Result(anchor=anchor, arm=arm, task=AVERAGE, metric=AVERAGE, cells=cells, of=of)
+        return Result(anchor=anchor, arm=arm, task=AVERAGE, metric=AVERAGE, cells=cells, of=of, unscored_seeds=unscored)
     total = sum(one.scores.shape[1] for one in of)
     by_seed = np.mean([[one.by_seed[one.seeds.index(s)] for s in seeds] for one in of], axis=0)
     columns = []
@@ -174,6 +197,7 @@ def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
         scores=np.hstack(columns),
         cells=cells,
         seeds=seeds,
+        unscored_seeds=unscored,
         examples=sum(one.examples for one in of),
         of=of,
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.comparisons import compare
-from tutelage.report.labels import AVERAGE
+from tutelage.report.labels import AVERAGE, JUDGED_METRICS, task_label
 from tutelage.report.scores import MetricValue, seeds_text
 from tutelage.report.study.paper_values import paper_values
 
@@ -50,7 +51,8 @@ class Result(MetricValue):
     @property
     def missing(self) -> tuple[int, ...]:
         """Planned seeds without an evaluation."""
-        return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in self.seeds))
+        there = {*self.seeds, *self.unscored_seeds}
+        return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in there))
 
     @property
     def at_chance(self) -> bool:
@@ -62,8 +64,8 @@ class Result(MetricValue):
 
     @property
     def seeds_text(self) -> str:
-        """Seeds with an evaluation, as `scores.seeds_text` writes them."""
-        return seeds_text(self.seeds, self.missing)
+        """Seeds with a score, as `scores.seeds_text` writes them."""
+        return seeds_text(self.seeds, (*self.missing, *self.unscored_seeds))
 
 
 @dataclass
@@ -71,10 +73,11 @@ class Study:
     """All results of a study, and its comparisons, each made once."""
 
     results: dict[tuple[Arm, str], Result]
-    general: tuple[str, ...]  # tasks of the average
+    general: tuple[str, ...]  # tasks of the average, except for unscored ones
     held_out: tuple[str, ...]  # tasks where lower is better: never averaged
     domain: tuple[str, ...]
     cells: tuple[Cell, ...]
+    without_comet: dict[str, tuple[int, int]] = field(default_factory=dict)  # evaluations that it did not score, of all
     compared: dict[tuple[str, str], Paired | None] = field(default_factory=dict)  # by both results' anchors
 
     @property
@@ -86,6 +89,33 @@ class Study:
     def students(self) -> list[str]:
         """All students, in the study's order."""
         return list(dict.fromkeys(arm.student for arm in self.arms if arm.method != "teacher"))
+
+    @cached_property
+    def unscored(self) -> tuple[str, ...]:
+        """Tasks with evaluations, none of which has a score: InFoBench without a judge. They are in no average."""
+        tasks = dict.fromkeys(task for _, task in self.results if task != AVERAGE)
+        own = {task: [result for (_, t), result in self.results.items() if t == task] for task in tasks}
+        return tuple(t for t, of in own.items() if all(r.is_missing for r in of) and any(r.is_unscored for r in of))
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The general tasks that are in the average."""
+        return tuple(task for task in self.general if task not in self.unscored)
+
+    def label(self, task: str) -> str:
+        """The task's name in tables and figures; that of the average says what is not in it, that of FLORES that COMET
+        has not scored it."""
+        if task in self.without_comet:
+            return f"{task_label(task)} (chrF only)"
+        left_out = [task_label(one) for one in self.general if one in self.unscored] if task == AVERAGE else []
+        return f"{task_label(task)} without {', '.join(left_out)}" if left_out else task_label(task)
+
+    def why_unscored(self, task: str) -> str:
+        """ "InFoBench is unscored: name a judge"; for other tasks without what to do."""
+        return f"{task_label(task)} is unscored{': name a judge' if self.is_judged(task) else ''}"
+
+    def is_judged(self, task: str) -> bool:
+        return any(result.metric in JUDGED_METRICS for (_, t), result in self.results.items() if t == task)
 
     def get(self, arm: Arm | None, task: str) -> Result | None:
         """The arm's result on a task; None where it is not in the study."""
@@ -149,10 +179,10 @@ class Study:
 
 
 def headline_task(study: Study) -> str | None:
-    """The task of general answers: the average, or the only general task; None without general tasks."""
-    if len(study.general) > 1:
+    """The task of general answers: the average, or the only general task with scores; None without general tasks."""
+    if len(study.averaged) > 1:
         return AVERAGE
-    return study.general[0] if study.general else None
+    return next(iter(study.averaged or study.general), None)
 
 
 def paper_value(study: Study, result: Result | None) -> float | None:
@@ -170,7 +200,7 @@ def paper_value(study: Study, result: Result | None) -> float | None:
     if student is None:
         return None
     if result.task == AVERAGE:
-        same = set(study.general) == set(paper.tasks)
+        same = set(study.averaged) == set(paper.tasks)
     else:
         same = not result.metric or paper.same_metric(result.task, result.metric)
     return paper.general(student, arm.size, arm.method, result.task) if same else None

@@ -11,7 +11,8 @@ from tutelage.report.table_files import compared_fields, csv_text, latex_escape,
 def study_csv(table: StudyTable) -> str:
     """One line per cell, numbers in full; empty where there is none."""
     head = ["student", "size", "method", "teacher", "task", "metric", "value", "stderr", "seeds", "seeds_missing",
-            "examples", "difference_to_sft", "low", "high", "p_value", "significant", "paper"]  # fmt: skip
+            "seeds_unscored", "examples", "difference_to_sft", "low", "high", "p_value", "significant",
+            "paper"]  # fmt: skip
     return csv_text(head, (_csv_line(cell) for line in table.lines for cell in line.cells if cell.result is not None))
 
 
@@ -22,7 +23,8 @@ def _csv_line(cell: TableCell) -> list[object]:
     return [
         *(arm.student, arm.size, arm.method, arm.teacher),
         *(result.task, result.metric, result.value, result.stderr),
-        *(" ".join(map(str, result.seeds)), " ".join(map(str, sorted(result.missing))), result.examples or None),
+        *(" ".join(map(str, one)) for one in (result.seeds, sorted(result.missing), result.unscored_seeds)),
+        result.examples or None,
         *(*compared_fields(cell.versus), cell.mark, None if cell.paper is None else round(cell.paper, 2)),
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluation.statistics import Paired, significant
-from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
+from tutelage.report.labels import AVERAGE, method_name, short, size_text
 from tutelage.report.numbers import difference_and_interval, score_text
 from tutelage.report.study.results import Arm, Result, Study, largest, paper_value
 from tutelage.report.study.sentences import method_label
@@ -96,7 +96,7 @@ def _table_1(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     where = f", {size_text(sizes[0])} rows" if len(set(sizes)) == 1 else ""
     title = f"SFT, GKD and SeqKD at the largest size with SeqKD{where}"
     absent = "" if lines else "The study has no SeqKD cells."
-    return StudyTable("table1", title, ("student", "method"), _titles(columns), tuple(lines), absent)
+    return StudyTable("table1", title, ("student", "method"), _titles(study, columns), tuple(lines), absent)
 
 
 def _table_3(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
@@ -109,7 +109,7 @@ def _table_3(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
         lines += _group([_line(study, arm, columns, after_holm, head) for arm, head in zip(own, heads, strict=True)])
     absent = "" if lines else "The study has no general tasks."
     title = "All students, sizes and methods"
-    return StudyTable("table3", title, ("student", "size", "method"), _titles(columns), tuple(lines), absent)
+    return StudyTable("table3", title, ("student", "size", "method"), _titles(study, columns), tuple(lines), absent)
 
 
 def _held_out(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
@@ -120,7 +120,7 @@ def _held_out(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
         for arm in arms
     ]  # fmt: skip
     title = "Held-out measures, where lower is better"
-    return StudyTable("held_out", title, ("student", "size", "method"), _titles(study.held_out), tuple(lines))
+    return StudyTable("held_out", title, ("student", "size", "method"), _titles(study, study.held_out), tuple(lines))
 
 
 def _table_2(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
@@ -135,13 +135,13 @@ def _table_2(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
             continue
         best = {task: max(_values(results[task, m] for m in methods), default=None) for task in study.domain}
         cells = tuple(
-            _cell(study, result, after_holm, f"{task_label(task)}, {method_name(method)}",
+            _cell(study, result, after_holm, f"{study.label(task)}, {method_name(method)}",
                   best=result is not None and result.value == best[task])
             for (task, method), result in results.items()
         )  # fmt: skip
         lines.append(TableLine((short(student),), cells, opens=False))
     titles = tuple(method_name(method) for _, method in columns)
-    groups = tuple((task_label(task), len(methods)) for task in study.domain)
+    groups = tuple((study.label(task), len(methods)) for task in study.domain)
     absent = "" if study.domain else "The study has no domain tasks."
     title = "Domain tasks: SFT, GKD, synthetic data mixed in, and in two stages"
     return StudyTable("table2", title, ("student",), titles, tuple(lines) if study.domain else (), absent, groups)
@@ -152,23 +152,23 @@ def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine
     for task, method in columns:
         own = [r for (arm, t), r in study.results.items() if t == task and arm.method == "teacher"]
         result = own[0] if own and method == columns[0][1] else None
-        cells.append(_cell(study, result, set(), f"{task_label(task)}, {method_name(method)}"))
+        cells.append(_cell(study, result, set(), f"{study.label(task)}, {method_name(method)}"))
     return TableLine(("Teacher",), tuple(cells), opens=False)
 
 
 def every_cell(study: Study) -> StudyTable:
     """All results, one per line; written as CSV only."""
     after_holm = study.after_holm()
-    cells = [_cell(study, result, after_holm, task_label(task)) for (_, task), result in study.results.items()]
+    cells = [_cell(study, result, after_holm, study.label(task)) for (_, task), result in study.results.items()]
     return StudyTable("cells", "Every cell", (), (), tuple(TableLine((), (cell,), opens=False) for cell in cells))
 
 
 def _columns(study: Study) -> tuple[str, ...]:
-    return (*study.general, AVERAGE) if len(study.general) > 1 else study.general
+    return (*study.general, AVERAGE) if len(study.averaged) > 1 else study.general
 
 
-def _titles(tasks: Iterable[str]) -> tuple[str, ...]:
-    return tuple(task_label(task) for task in tasks)
+def _titles(study: Study, tasks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(study.label(task) for task in tasks)
 
 
 def _values(results: Iterable[Result | None]) -> list[float]:
@@ -182,7 +182,7 @@ def _group(lines: list[TableLine]) -> list[TableLine]:
 def _line(
     study: Study, arm: Arm, columns: Sequence[str], after_holm: set[tuple[str, str]], heads: tuple[str, ...]
 ) -> TableLine:
-    cells = tuple(_cell(study, study.get(arm, task), after_holm, task_label(task)) for task in columns)
+    cells = tuple(_cell(study, study.get(arm, task), after_holm, study.label(task)) for task in columns)
     return TableLine(heads, cells, opens=False)
 
 

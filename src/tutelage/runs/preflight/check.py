@@ -25,19 +25,23 @@ def find_problems(
     ranks: int = 1,
     jobs: int = 1,
 ) -> list[Problem]:
-    """The problems of the runs that are not done, each once. Fast, and nothing at all when all runs are done.
+    """The problems of the runs that are not done, each once, and what stays unscored in any. Asks and looks for nothing
+    when all runs are done.
 
     `root`: the folder of all runs. `network`: ask the hub for what is not in its local cache. `data`: look for data
     sections too (False: they have been read already). `here`: the runs use this machine's memory and packages. `ranks`:
     of a training run. `jobs`: runs at the same time.
     """
+    from tutelage.runs.preflight.judge import unscored_notes
+
+    notes = list(unscored_notes(runs))
     waiting = [run for run in runs if not run.done]
     if not waiting:
-        return []
+        return notes
     from tutelage.runs.preflight.inputs import input_problems
     from tutelage.runs.preflight.machine import disk_problems, memory_problems
 
-    found = [*input_problems(waiting, network, data, here), *disk_problems(waiting, root, jobs)]
+    found = [*input_problems(waiting, network, data, here), *disk_problems(waiting, root, jobs), *notes]
     if here:
         found += memory_problems(waiting, ranks)
     return list(dict.fromkeys(found))

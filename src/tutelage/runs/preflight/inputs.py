@@ -1,8 +1,7 @@
-"""Whether data, models, benchmarks, judges and packages of runs are here, or can be had."""
+"""Whether data, models, benchmarks and packages of runs are here, or can be had."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from tutelage.recipe.sections import DataConfig, ModelConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.preflight.hub import Hub
+from tutelage.runs.preflight.judge import scorer_problems
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
 
@@ -22,7 +22,7 @@ _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
 
 
 def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -> Iterator[Problem]:
-    """The problems of what the runs read, in the order: data, models, benchmarks, packages."""
+    """The problems of what the runs read, in the order: data, models, benchmarks, judges, packages."""
     hub = Hub(network)
     if data:
         sections = {
@@ -36,14 +36,15 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -
     models = {m.model_dump_json(): m for run in runs for m in run.models.values() if not _made(run, m.path)}
     for model in models.values():
         yield from _model_problems(model, hub)
-    names: dict[str, BenchmarkTask | None] = {}
+    names: dict[str, bool] = {}
     for run in runs:
         if isinstance(run.config, BenchmarkTask):
-            names[run.config.benchmark] = run.config
+            names[run.config.benchmark] = True
         elif isinstance(run.config, SynthesizeStage):
-            names = dict.fromkeys(run.config.avoid) | names
-    for name, task in names.items():
-        yield from _benchmark_problems(name, task, hub)
+            names = dict.fromkeys(run.config.avoid, False) | names
+    for name, measured in names.items():
+        yield from _benchmark_problems(name, measured, hub)
+    yield from scorer_problems(runs, network, hub)
     if here:
         yield from _package_problems(runs)
 
@@ -85,8 +86,8 @@ def _model_problems(model: ModelConfig, hub: Hub) -> Iterator[Problem]:
             )
 
 
-def _benchmark_problems(name: str, task: BenchmarkTask | None, hub: Hub) -> Iterator[Problem]:
-    """`task`: how it is measured; None: only its texts are read."""
+def _benchmark_problems(name: str, measured: bool, hub: Hub) -> Iterator[Problem]:
+    """`measured`: replies to it are scored, too; else only its texts are read."""
     bench = benchmark(name)
     try:
         folder = data_folder(None)
@@ -104,19 +105,8 @@ def _benchmark_problems(name: str, task: BenchmarkTask | None, hub: Hub) -> Iter
         if absent:
             more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
             yield Problem(f"{name}: {source / absent[0]}{more} is missing: put the file there (docs/evaluation.md)")
-    if task is None:
-        return
-    if name == "ifeval":
+    if measured and name == "ifeval":
         yield from _ifeval_problems()
-    if task.judge_model is not None:
-        yield from _judge_problems(name, task.judge_model)
-    elif name == "infobench":
-        yield Problem(f"{name}: no judge is named, so its replies stay unscored: set `judge_model` of the task", False)
-    if name == "flores":
-        from tutelage.evaluation.judges.comet import comet_ready
-
-        if not comet_ready():
-            yield Problem(f"{name}: COMET is not set up, so only chrF is measured: run `tutelage setup comet`", False)
 
 
 def _ifeval_problems() -> Iterator[Problem]:
@@ -128,14 +118,6 @@ def _ifeval_problems() -> Iterator[Problem]:
         yield Problem(str(error))
     if find_spec("langdetect") is None:
         yield Problem("ifeval: langdetect is not installed: pip install 'lm-eval[ifeval]'")
-
-
-def _judge_problems(name: str, model: str) -> Iterator[Problem]:
-    url = os.environ.get("TUTELAGE_JUDGE_URL")
-    if url is None:
-        yield Problem(f"{name} is judged by `{model}`: export TUTELAGE_JUDGE_URL, the address of its endpoint")
-    elif not url.startswith(("http://", "https://")):
-        yield Problem(f"{name}: TUTELAGE_JUDGE_URL is `{url}`, not an address such as https://api.openai.com/v1")
 
 
 def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_bytes_atomically
 from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.judges.endpoint import judge_of, with_url
 from tutelage.evaluation.run_benchmarks import Settings, run_benchmarks
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.run import Run
@@ -19,19 +18,13 @@ from tutelage.runs.stages.earlier import BENCHMARK, reuse_replies
 def measure_benchmark(run: Run) -> dict[str, Any]:
     """Answer and score a benchmark in the run's folder, going on from the replies that are there already.
 
-    Replies of a run that differs in the reading alone are scored, and no model is loaded.
-
-    Raises TutelageError when the benchmark needs a judge and TUTELAGE_JUDGE_URL is not set.
+    Replies of a run that differs in how they are scored alone (the reading, a judge, COMET) are scored again, and no
+    model is loaded. Raises TutelageError when the benchmark has a judge whose address is not known.
     """
     task: BenchmarkTask = run.config
-    judge = None
-    if task.judge_model is not None:
-        from tutelage.evaluation.judges.endpoint import JudgeEndpoint
-
-        url = os.environ.get("TUTELAGE_JUDGE_URL")
-        if url is None:
-            raise TutelageError(f"{task.benchmark} is judged by `{task.judge_model}`: export TUTELAGE_JUDGE_URL")
-        judge = JudgeEndpoint(url=url, model=task.judge_model)
+    judge = judge_of(run.judge)
+    if judge is not None:
+        with_url(judge, task.benchmark)
     bench = benchmark(task.benchmark)
     settings = Settings(
         tasks=(bench.name,),
@@ -45,6 +38,7 @@ def measure_benchmark(run: Run) -> dict[str, Any]:
         prompt=task.prompt,
         group=task.group,
         judge=judge,
+        comet=run.comet,
         loading=run.models["model"],
         device=run.device,
     )

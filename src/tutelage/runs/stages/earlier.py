@@ -1,4 +1,4 @@
-"""Evaluations whose answers were scored by an earlier reading: found, and scored again without a model."""
+"""Evaluations whose answers were scored by an earlier reading or judge: found, and scored again without a model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_bytes_atomically
-from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET
+from tutelage.evaluation.benchmarks.base import Benchmark
+from tutelage.evaluation.judges.comet import comet_ready
 from tutelage.evaluation.replies import Evaluation, write_evaluation
-from tutelage.evaluation.rescore import rescore
+from tutelage.evaluation.rescore import kept_replies, rescore
 from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE, SPEED_FILE, SUMMARY_FILE, table_3
 from tutelage.runs.fingerprints import sampling_of
 
@@ -34,30 +36,35 @@ def earlier_folders(run: Run) -> list[Path]:
 def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str, Any] | None:
     """Score the replies of an earlier run of the benchmark `task` again, into `run`'s folder; returns the result.
 
-    None where there are none, or not all of them; those that there are then lie in `run`'s folder.
+    None where there are none, or not all of them; those that there are then lie in `run`'s folder. Raises TutelageError
+    when the judge or COMET gives no scores.
     """
-    inner = run.folder / BENCHMARK / task
-    if (inner / RESPONSES_FILE).is_file():
-        return None
+    inner, partly = run.folder / BENCHMARK / task, ""
     for folder in earlier_folders(run):
         before = folder / BENCHMARK / task
         if not (before / RESPONSES_FILE).is_file():
             continue
-        _copy_replies(before, inner)
         try:
-            found = rescore(before, judge=judge)
+            kept = kept_replies(before)
         except TutelageError as error:
-            print(f"{run.stage}: the replies of {folder.name} go on: {error}", flush=True)
-            return None
+            if not (inner / RESPONSES_FILE).is_file():
+                _copy_replies(before, inner)
+                partly = f"{run.stage}: the replies of {folder.name} go on: {error}"
+            continue
+        found = rescore(kept, judge, run.comet, keep=False)
+        _copy_replies(before, inner)
         write_evaluation(inner, BENCHMARKS[task], found)
-        print(f"{run.stage}: the replies of {folder.name} were scored by today's reading", flush=True)
+        print(f"{run.stage}: the replies of {folder.name} were scored again, nothing was sampled", flush=True)
         return found.result
+    if partly:
+        print(partly, flush=True)
     return None
 
 
-def rescore_runs(root: Path, data_dir: Path | None = None) -> Iterator[str]:
+def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Iterator[str]:
     """Score all kept replies to benchmarks under `root` by today's reading; yields one line per evaluation.
 
+    `judge` is asked about replies to InFoBench that it has not judged, COMET about those to FLORES, once it is set up.
     A run gets a new folder, which plans find; the old one stays. In a folder of `tutelage evaluate --out`, the old
     result and records stay beside the new ones, with the old reading in their names. Raises TutelageError where `root`
     holds no replies.
@@ -69,13 +76,31 @@ def rescore_runs(root: Path, data_dir: Path | None = None) -> Iterator[str]:
         folder = file.parent
         of_run = folder.parent.name == BENCHMARK and (folder.parents[1] / run_folder.CONFIG).is_file()
         shown = (folder.parents[1] if of_run else folder).name
+        again = _rescore_run if of_run else _rescore_in_place
         try:
-            yield f"{shown}: {_rescore_run(folder, data_dir) if of_run else _rescore_in_place(folder, data_dir)}"
+            yield f"{shown}: {again(folder, data_dir, judge)}"
         except TutelageError as error:
             yield f"{shown}: skipped: {error}"
 
 
-def _rescore_run(inner: Path, data_dir: Path | None) -> str:
+def _scoring(before: dict[str, Any], bench: Benchmark, judge: JudgeEndpoint | None) -> str:
+    """How an evaluation is to be scored: its reading and, after an underscore, who else scores it, as in a run's
+    fingerprint (`fingerprints.py:scored_by`). Without a judge given, what one said is kept."""
+    judged_by, comet = _others(before)
+    if judge is not None and bench.name == JUDGED:
+        judged_by = [judge.fingerprint]
+    if bench.name == WITH_COMET and comet_ready():
+        comet = ["comet"]
+    return "_".join([bench.reading, *judged_by, *comet])
+
+
+def _others(before: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The judge's fingerprint and the word `comet`, each alone in a list, or [] where it did not score a result."""
+    known = (before.get("judge") or {}).get("fingerprint")
+    return [known] if known else [], ["comet"] if "comet" in before.get("metrics", {}) else []
+
+
+def _rescore_run(inner: Path, data_dir: Path | None, judge: JudgeEndpoint | None) -> str:
     old = inner.parents[1]
     if not run_folder.is_done(old):
         raise TutelageError("not finished; the run goes on by itself")
@@ -84,11 +109,11 @@ def _rescore_run(inner: Path, data_dir: Path | None) -> str:
     bench = BENCHMARKS.get(inner.name)
     if bench is None:
         raise TutelageError(f"no benchmark is called `{inner.name}`")
-    new_mark = f"{sampling_of(mark)}_{bench.reading}"
+    new_mark = f"{sampling_of(mark)}_{_scoring(before, bench, judge)}"
     new = old.with_name(old.name.removesuffix(mark) + new_mark)
     if run_folder.is_done(new):
         return "scored by today's reading" if new == old else f"scored by today's reading in {new.name}"
-    found = rescore(inner, data_dir)
+    found = rescore(kept_replies(inner, data_dir), judge, new_mark.endswith("_comet"))
     _copy_replies(inner, new / BENCHMARK / inner.name)
     write_evaluation(new / BENCHMARK / inner.name, bench, found)
     examples = (new / BENCHMARK / inner.name / run_folder.EXAMPLES).read_bytes()
@@ -101,16 +126,18 @@ def _rescore_run(inner: Path, data_dir: Path | None) -> str:
     return _change(before, found)
 
 
-def _rescore_in_place(folder: Path, data_dir: Path | None) -> str:
+def _rescore_in_place(folder: Path, data_dir: Path | None, judge: JudgeEndpoint | None) -> str:
     before = run_folder.read_json(folder, run_folder.RESULT) if run_folder.is_done(folder) else {}
     bench = BENCHMARKS.get(str(before.get("task")))
-    if bench is not None and before.get("reading") == bench.reading:
+    judged_by, comet = _others(before)
+    old = "_".join([before.get("reading", "before"), *judged_by, *comet])
+    if bench is not None and old == _scoring(before, bench, judge):
         return "scored by today's reading"
-    found = rescore(folder, data_dir)
-    assert bench is not None  # `rescore` refuses others
+    found = rescore(kept_replies(folder, data_dir), judge)
+    assert bench is not None  # `kept_replies` refuses others
     for name in (run_folder.RESULT, run_folder.EXAMPLES):
         kept = Path(name)
-        shutil.copy2(folder / name, folder / f"{kept.stem}-{before.get('reading', 'before')}{kept.suffix}")
+        shutil.copy2(folder / name, folder / f"{kept.stem}-{old}{kept.suffix}")
     write_evaluation(folder, bench, found)
     if (folder.parent / SUMMARY_FILE).is_file():
         summary = run_folder.read_json(folder.parent, SUMMARY_FILE)
@@ -130,5 +157,5 @@ def _change(before: dict[str, Any], found: Evaluation) -> str:
     """ "accuracy 92.00 → 66.00 (250 replies)"."""
     name = found.result["headline"]
     values = [result.get("metrics", {}).get(name, {}).get("value") for result in (before, found.result)]
-    old, new = ("unknown" if value is None else f"{value:.2f}" for value in values)
+    old, new = ("unscored" if value is None else f"{value:.2f}" for value in values)
     return f"{found.result['task']} {name} {old} → {new} ({len(found.records)} replies)"

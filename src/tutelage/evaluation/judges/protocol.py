@@ -1,0 +1,54 @@
+"""How a judge is asked, and how its answers are read.
+
+The code of this file is part of a judged result's fingerprint (`endpoint.py:JudgeEndpoint.fingerprint`).
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def first_message(rules: str, input_text: str, response: str, question: str) -> str:
+    """The first message, in the layout of the benchmark's own evaluation: rules, input if any, response, question."""
+    shown = f'Input:\n"{input_text}"\n\n' if input_text else ""
+    return f'{rules}\n\n{shown}Generated Text:\n"{response}"\n\nQuestion:\n{question}\n'
+
+
+def read_answer(text: str) -> str | None:
+    """ "yes", "no", or None for anything else.
+
+    The first word decides, in any case and markup; else "the answer is yes" (or no); else exactly one of the words YES
+    and NO in capitals. Text before `</think>` is ignored.
+    """
+    text = visible(text)
+    first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
+    if first:
+        both = re.match(r"[\W_]*(?:and|or|/)\s*(?:yes|no)\b", text[first.end() :], re.I)
+        return None if both else first[1].lower()
+    answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
+    answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
+    return answers.pop() if len(answers) == 1 else None
+
+
+def visible(text: str) -> str:
+    """A reply without a reasoning model's thoughts before it; empty when the thoughts do not end."""
+    text = text.strip()
+    if "</think>" in text:
+        return text.rpartition("</think>")[2].strip()
+    return "" if text.startswith("<think>") else text
+
+
+def read_official(text: str) -> str | None:
+    """The decision of the benchmark's own script (`evaluation.py` of github qinyiwei/InfoBench), on the whole text.
+
+    "yes" or "no" for a text that begins with these letters in any case ("Not sure" is a no); else for one that holds
+    just one of YES and NO in capitals, as part of a word too; else None.
+    """
+    start = text.lower()
+    if start.startswith("yes"):
+        return "yes"
+    if start.startswith("no"):
+        return "no"
+    if ("YES" in text) != ("NO" in text):
+        return "yes" if "YES" in text else "no"
+    return None
