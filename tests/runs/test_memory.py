@@ -99,10 +99,9 @@ def test_what_one_sampler_holds(kind: str):
 
 
 def test_a_benchmark_caches_its_longest_reply_and_holds_no_judge():
-    config = BenchmarkTask(benchmark="infobench", batch_size=8, judge_model="a-judge")
-    found = parts(run_of("benchmark", config=config, model=B8))
+    found = parts(run_of("benchmark", config=BenchmarkTask(benchmark="infobench", batch_size=8), model=B8))
     assert found["caches"] == 8 * 1280 * 131_072  # 60 + 1,024 new tokens, in steps of 256
-    assert found == parts(run_of("benchmark", config=BenchmarkTask(benchmark="infobench", batch_size=8), model=B8))
+    assert sorted(found) == ["activations", "base", "caches", "model"]
 
 
 def test_caches_take_a_share_of_the_free_memory_at_most():
