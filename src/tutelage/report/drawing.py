@@ -100,7 +100,7 @@ def inline_svg(size: tuple[float, float], salt: str, draw: Draw) -> str:
     text = re.sub(r'(<g|<path) id="[A-Za-z0-9.]+_\d+"', r"\1", text)  # matplotlib's names, equal in all figures
     for color, name in ((INK, "ink"), (MUTED, "muted"), (LINE, "line"), (PAGE, "page")):
         text = text.replace(color, f"var(--{name})")
-    return text
+    return " ".join(text.split())  # matplotlib breaks the line after every point of a path
 
 
 def write_figure(figure: Any, stem: Path) -> None:
