@@ -25,4 +25,5 @@ def turned(versus: Paired) -> Paired:
         stderr=versus.stderr,
         examples=versus.examples,
         dropped=versus.dropped,
+        seed_stderr=versus.seed_stderr,
     )

@@ -58,8 +58,8 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     """Lines with error bars, or bars; × at the bottom where a planned cell is missing."""
     if panel.zero:
         axes.axhline(0, color=INK, linewidth=1, zorder=1)
-        axes.annotate("SFT", (1, 0), xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
-                      va="center", fontsize=8, color=MUTED)  # fmt: skip
+        axes.annotate("\n".join(textwrap.wrap(panel.zero, 10)), (1, 0), xycoords=axes.get_yaxis_transform(),
+                      xytext=(3, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)  # fmt: skip
     solid = [one for one in panel.series if not (panel.bars and one.look.faint)]
     for place, series in enumerate(panel.series):
         if panel.bars:

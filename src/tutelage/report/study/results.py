@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
-from tutelage.evaluation.statistics import SIGNIFICANT, Paired
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.comparisons import compare
 from tutelage.report.labels import AVERAGE
 from tutelage.report.scores import MetricValue, seeds_text
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DOMAIN_TASKS = ("flores", "dialogsum", "arc_challenge")
 SYNTHETIC = ("mix", "two_stage")  # their size counts synthetic rows
+CONTROLS = ("sft_again", "sft")  # what arms are compared with: the first that the study has
 SAME_DATA = ("gkd_sft", "gkd_base", "seqkd")  # distilled from the teacher that was fine-tuned on the same data
 
 
@@ -51,12 +52,12 @@ class Result(MetricValue):
         return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in self.seeds))
 
     @property
-    def at_chance(self) -> bool:
-        """Whether guessing gives the mean score with a probability of 0.05 or more (binomial, examples of one run)."""
+    def guessing_p(self) -> float | None:
+        """The probability that guessing reaches the mean score (binomial, examples of one run); None where answers
+        cannot be guessed or none is scored."""
         if self.chance is None or math.isnan(self.value):
-            return False
-        hits = round(self.value / 100 * self.examples)
-        return binomial_tail(hits, self.examples, self.chance / 100) > CHANCE_LEVEL
+            return None
+        return binomial_tail(round(self.value / 100 * self.examples), self.examples, self.chance / 100)
 
     @property
     def seeds_text(self) -> str:
@@ -73,6 +74,26 @@ class Study:
     domain: tuple[str, ...]
     cells: tuple[Cell, ...]
     compared: dict[tuple[str, str], Paired | None] = field(default_factory=dict)
+    headlines: dict[str, str] = field(default_factory=dict)  # student → its task of advice and claims
+
+    def headline(self, student: str) -> str:
+        """The task of general advice for a student: the average of the general tasks that are not left out for it, or
+        the only one; empty where there is none."""
+        return self.headlines.get(student, "")
+
+    def left_out(self, student: str) -> dict[str, str]:
+        """Tasks that say nothing about a student, each with the reason: on which none of its models is shown to do
+        better than guessing (Holm over the models), or no reply is scored."""
+        found: dict[str, str] = {}
+        for task in (*self.general, *self.domain):
+            methods = {arm.method for arm in self.arms} - {"teacher"}
+            own = [one for one in self.having(student, methods, task) if not one.is_missing]
+            guessed = [one.guessing_p for one in own if one.guessing_p is not None]
+            if own and all(math.isnan(one.value) for one in own):
+                found[task] = "no reply is scored"
+            elif guessed and min(holm(guessed)) > CHANCE_LEVEL:
+                found[task] = f"none of its models was shown to do better than guessing, {own[0].chance:.1f}"
+        return found
 
     @property
     def arms(self) -> list[Arm]:
@@ -85,37 +106,42 @@ class Study:
     def get(self, arm: Arm | None, task: str) -> Result | None:
         return self.results.get((arm, task)) if arm is not None else None
 
+    def having(self, student: str, methods: Iterable[str], task: str) -> list[Result]:
+        """All results of a student's methods on a task: every size and every teacher."""
+        wanted = set(methods)
+        return [r for (arm, t), r in self.results.items()
+                if t == task and arm.student == student and arm.method in wanted]  # fmt: skip
+
     def find(self, student: str, method: str, size: int | None, task: str) -> Result | None:
         """The result of a method; of its first teacher where it has several."""
-        found = (r for (arm, t), r in self.results.items()
-                 if t == task and (arm.student, arm.method, arm.size) == (student, method, size))  # fmt: skip
-        return next(found, None)
+        return next((r for r in self.having(student, (method,), task) if r.arm.size == size), None)
 
-    def sizes(self, task: str, methods: Iterable[str] | None = None, student: str | None = None) -> list[int]:
-        """Data sizes that are planned for a task, ascending."""
-        wanted = None if methods is None else set(methods)
-        arms = [arm for arm, t in self.results if t == task and arm.method not in ("teacher", "base")]
-        return sorted(
-            {
-                arm.size
-                for arm in arms
-                if arm.size is not None
-                and (wanted is None or arm.method in wanted)
-                and (student is None or arm.student == student)
-            }
-        )
+    def sizes(self, task: str, methods: Iterable[str], student: str) -> list[int | None]:
+        """Data sizes that are planned for a task, ascending. None, all rows of data whose number is not known, is the
+        largest."""
+        found = {r.arm.size for r in self.having(student, methods, task)}
+        return sorted(found, key=lambda size: math.inf if size is None else size)
 
     def reference(self, result: Result) -> Result | None:
-        """What a result is compared with: the student's SFT on the same data, for synthetic arms on the gold data."""
+        """What a result is compared with everywhere: SFT again of the student on the same data where the study has it,
+        else SFT. For synthetic arms that on the gold rows, and where there is none GKD on the gold rows."""
         arm = result.arm
         if arm.method in ("sft", "teacher", "base"):
             return None
-        same = self.find(arm.student, "sft", arm.size, result.task)
-        if same is not None or arm.method not in SYNTHETIC:
-            return same
-        own = [r for (a, t), r in self.results.items()
-               if t == result.task and (a.student, a.method) == (arm.student, "sft")]  # fmt: skip
-        return own[0] if len(own) == 1 else None
+        options = CONTROLS[CONTROLS.index(arm.method) + 1 :] if arm.method in CONTROLS else CONTROLS
+        for method in (*options, "gkd_sft") if arm.method in SYNTHETIC else options:
+            found = self.find(arm.student, method, arm.size, result.task)
+            if found is None and arm.method in SYNTHETIC:
+                found = self.on_gold(arm.student, method, result.task)
+            if found is not None:
+                return found
+        return None
+
+    def on_gold(self, student: str, method: str, task: str) -> Result | None:
+        """A method's result on a domain task's gold rows: the one without a size, or all if they are the same runs."""
+        own = self.having(student, (method,), task)
+        same = len({one.cells[0].folder for one in own}) == 1
+        return own[0] if same else next((one for one in own if one.arm.size is None), None)
 
     def compare(self, left: Result | None, right: Result | None) -> Paired | None:
         """Left minus right; None where either is missing, or too few examples are scored in both."""
@@ -132,20 +158,8 @@ class Study:
 
     def survivors(self) -> set[tuple[str, str]]:
         """Comparisons that stay below 0.05 after Holm's correction for all that the report has made."""
-        made = sorted((p.p_value, key) for key, p in self.compared.items() if p is not None)
-        kept: set[tuple[str, str]] = set()
-        for place, (p_value, key) in enumerate(made):
-            if p_value * (len(made) - place) >= SIGNIFICANT:
-                break
-            kept.add(key)
-        return kept
-
-
-def headline_task(study: Study) -> str | None:
-    """The task of general answers: the average, or the only general task; None without general tasks."""
-    if len(study.general) > 1:
-        return AVERAGE
-    return study.general[0] if study.general else None
+        made = {key: p.p_value for key, p in self.compared.items() if p is not None}
+        return {key for key, p in zip(made, holm([*made.values()]), strict=True) if p < SIGNIFICANT}
 
 
 def paper_value(study: Study, result: Result | None) -> float | None:
@@ -171,5 +185,5 @@ def paper_value(study: Study, result: Result | None) -> float | None:
 
 def largest(study: Study, student: str, method: str, task: str) -> Result | None:
     """A method's result at its largest size."""
-    found = [r for (arm, t), r in study.results.items() if t == task and (arm.student, arm.method) == (student, method)]
+    found = study.having(student, (method,), task)
     return max(found, key=lambda one: -1 if one.arm.size is None else one.arm.size, default=None)

@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from tutelage.evaluation.statistics import Paired, significant
 from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
 from tutelage.report.numbers import difference_and_interval, score_text
-from tutelage.report.study.results import Arm, Result, Study, largest, paper_value
+from tutelage.report.study.results import CONTROLS, Arm, Result, Study, largest, paper_value
 from tutelage.report.study.sentences import method_label
+from tutelage.report.study.synthetic import SyntheticSizes, synthetic_sizes
 
-TABLE_2 = ("sft", "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
+TABLE_2 = (*CONTROLS[::-1], "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
 NO_RESULT = "–"  # not in the study, which is not the same as missing
 
 
 @dataclass(frozen=True)
 class TableCell:
     result: Result | None  # None: not in the study
-    versus: Paired | None  # against SFT
+    versus: Paired | None
     mark: str  # "*" p < 0.05; "**" after Holm's correction too
     best: bool
     paper: float | None
     column: str
+    reference: Result | None = None  # what `versus` is against
 
     @property
     def text(self) -> str:
@@ -54,6 +56,7 @@ class StudyTable:
     lines: tuple[TableLine, ...]
     absent: str = ""  # why it is empty
     groups: tuple[tuple[str, int], ...] = ()  # (title, width) above the columns
+    legend: str = ""  # what marks mean, where it is not what they mean in the other tables
 
     @property
     def has_paper(self) -> bool:
@@ -61,26 +64,27 @@ class StudyTable:
 
 
 def build_tables(study: Study) -> list[StudyTable]:
-    """Tables 1 to 3, and one of the held-out measures if there are any.
+    """Tables 1 to 3, one of figure 5's comparisons, and one of the held-out measures, these two if there are any.
 
-    Makes every comparison with SFT first, so that Holm's correction counts them all.
+    Makes every comparison with a reference first, so that Holm's correction counts them all.
     """
     for result in study.results.values():
         study.versus(result)
     kept = study.survivors()
     tables = [_table_1(study, kept), _table_2(study, kept), _table_3(study, kept)]
+    tables += [_figure_5(study, families) for families in [synthetic_sizes(study)] if families]
     return [*tables, _held_out(study, kept)] if study.held_out else tables
 
 
 def _table_1(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
     columns = _columns(study)
     lines: list[TableLine] = []
-    sizes: list[int] = []
+    sizes: list[int | None] = []
     for student in study.students:
-        task = study.general[0] if study.general else ""
-        for size in study.sizes(task, ("seqkd",), student)[-1:]:
-            arms = [arm for arm in study.arms if (arm.student, arm.size) == (student, size)
-                    and arm.method in ("sft", "gkd_sft", "seqkd")]  # fmt: skip
+        own = [arm for arm in study.arms if arm.student == student and any((arm, t) in study.results for t in columns)]
+        planned = [arm.size for arm in own if arm.method == "seqkd"]
+        for size in [max(planned, key=lambda one: math.inf if one is None else one)] if planned else []:
+            arms = [arm for arm in own if arm.size == size and arm.method in (*CONTROLS, "gkd_sft", "seqkd")]
             sizes.append(size)
             lines += _group(
                 [_line(study, arm, columns, kept, (short(student), method_label(arm, study))) for arm in arms]
@@ -139,6 +143,39 @@ def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
     return StudyTable("table2", title, ("student",), titles, tuple(lines) if study.domain else (), absent, groups)
 
 
+def _figure_5(study: Study, families: Sequence[SyntheticSizes]) -> StudyTable:
+    """Synthetic arms by the number of synthetic rows; the column 0 is GKD, with which they are compared."""
+    by_size = [(one, size) for one in families for size in sorted({r.arm.size or 0 for r in one.arms})]
+    columns = [(one, size) for one in families for size in (0, *(s for f, s in by_size if f is one))]
+    lines: list[TableLine] = []
+    for student in study.students:
+        own = []
+        for method in dict.fromkeys(r.arm.method for one in families for r in one.arms if r.arm.student == student):
+            cells = tuple(_synthetic_cell(study, one, student, method, size) for one, size in columns)
+            own.append(TableLine((short(student), method_name(method)), cells, opens=False))
+        lines += _group(own)
+    titles = tuple(size_text(size) if size else "0 (GKD)" for _, size in columns)
+    groups = tuple((task_label(one.task), sum(f is one for f, _ in columns)) for one in families)
+    legend = (
+        "Mean ± standard error over seeds and examples; 0 is GKD on the gold rows alone; ∗ p < 0.05 against it, paired "
+        "bootstrap; ∗∗ after Holm's correction for all sizes and students of the task too."
+    )
+    title = "Figure 5 as numbers: by synthetic rows, against GKD without"
+    return StudyTable("figure5", title, ("student", "method"), titles, tuple(lines), "", groups, legend)
+
+
+def _synthetic_cell(study: Study, family: SyntheticSizes, student: str, method: str, size: int) -> TableCell:
+    column, gold = f"{task_label(family.task)}, {size_text(size) if size else '0 (GKD)'}", family.gold.get(student)
+    if not size:
+        return TableCell(gold, None, "", False, paper_value(study, gold), column)
+    result = study.find(student, method, size, family.task)
+    versus = study.compare(result, gold)
+    mark = "*" if significant(versus) else ""
+    if mark and result is not None and gold is not None and (result.anchor, gold.anchor) in family.survivors:
+        mark = "**"
+    return TableCell(result, versus, mark, False, paper_value(study, result), column, gold)
+
+
 def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine:
     cells = []
     for task, method in columns:
@@ -186,4 +223,4 @@ def _cell(
     mark = ""
     if result is not None and reference is not None and significant(versus):
         mark = "**" if (result.anchor, reference.anchor) in kept else "*"
-    return TableCell(result, versus, mark, best, paper_value(study, result), column)
+    return TableCell(result, versus, mark, best, paper_value(study, result), column, reference)
