@@ -6,8 +6,8 @@ import pytest
 from fake_study import STUDENTS, evaluate, make_study, plan
 
 from tutelage.evaluation.records import ExampleRecord, read_result, write_records, write_result
-from tutelage.report.labels import short, size_text
-from tutelage.report.study.answers import answers, left_out, yardstick
+from tutelage.report.labels import AVERAGE, short, size_text
+from tutelage.report.study.answers import answers, left_out
 from tutelage.report.study.claims import claims
 from tutelage.report.study.read import build_study
 from tutelage.report.study.results import Study
@@ -49,7 +49,7 @@ def test_claims_follow_the_numbers(study: Study) -> None:
     assert outcome["A stronger teacher restores the gain at full size"] == "held"
     assert outcome["Two stages beat mixing"] in ("held", "could not be told")
     assert outcome["SeqKD equals GKD at full size"] in ("held", "could not be told")
-    assert len(outcome) == 8
+    assert len(outcome) == 9
 
 
 def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
@@ -81,22 +81,28 @@ def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
 def test_guessing_is_named(tmp_path: Path) -> None:
     """Of 80 examples 25 % are 20: SFT's 27.5 % (22) are no more, 90 % are."""
     cells = [Cell(10, "s", method, None, 0, task, tmp_path / f"{method}-{task}")
-             for method in ("sft", "gkd_sft") for task in ("arc_challenge", "mmlu_pro", "ifeval")]  # fmt: skip
-    rights = {("sft", "arc_challenge"): 22, ("gkd_sft", "arc_challenge"): 72}
+             for method in ("sft", "gkd_sft") for task in ("gpqa", "mmlu_pro", "ifeval")]  # fmt: skip
+    rights = {("sft", "gpqa"): 22, ("gkd_sft", "gpqa"): 72}
     for cell in cells:
         evaluate(cell)
         right = rights.get((cell.method, cell.task), 78)
         metric = "prompt_loose" if cell.task == "ifeval" else "accuracy"
         records = [ExampleRecord(f"{n}", "", "", (), {metric: float(n < right)}, "", "", True, 1) for n in range(80)]
         write_records(cell.folder, records)
-        chance = {"arc_challenge": 25.0, "mmlu_pro": 10.0}.get(cell.task)
+        chance = {"gpqa": 25.0, "mmlu_pro": 10.0}.get(cell.task)
         metrics = {metric: {"value": 100 * right / 80, "stderr": 1.0}}
         write_result(cell.folder, read_result(cell.folder) | {"chance": chance, "metrics": metrics})
-    assert guessing(build_study(cells)) == (
-        "Models shown to do better than guessing: 1 of 2 on ARC-Challenge (guessing gives 25.0). "
-        "Differences between the others say little, also within the average."
-    )
-    assert guessing(build_study([cell for cell in cells if cell.task != "arc_challenge"])) is None
+    assert left_out(build_study(cells)) == []  # one of two models does better
+    study = build_study([cell for cell in cells if (cell.method, cell.task) != ("gkd_sft", "gpqa")])
+    assert [one.text for one in left_out(study)] == [
+        "Left out for s: GPQA (none of its models was shown to do better than guessing, 25.0)."
+    ]
+    assert study.headline("s") == "average of MMLU-Pro, IFEval"
+    (advice,) = answers(study)
+    assert advice.text.startswith("s by average of MMLU-Pro, IFEval: ")
+    arm = next(arm for arm in study.arms if arm.method == "gkd_sft")
+    assert study.results[arm, "average of MMLU-Pro, IFEval"].value == pytest.approx(97.5)
+    assert study.results[arm, AVERAGE].is_missing
 
 
 def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:

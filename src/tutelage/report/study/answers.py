@@ -98,7 +98,7 @@ class _SizeAnswer:
 
     @property
     def key(self) -> tuple[Choice | None, tuple[str, ...], str]:
-        return self.choice, self.missing, self.arm.arm.method if self.arm else ""
+        return self.choice, self.missing, self.arm.arm.method if self.arm and self.choice is Choice.USE else ""
 
 
 def _general(study: Study, student: str, task: str) -> list[Sentence]:
@@ -159,7 +159,8 @@ def _evidence(study: Study, same: Sequence[_SizeAnswer]) -> list[Part]:
         parts.append(", " if parts else "")
         if strongest and result is shown[0]:
             parts += [linked(result), f" against {method_label(reference.arm, study)}'s ", linked(reference), ", "]
-        label = "" if strongest or result is not shown[0] else f"{method_label(result.arm, study)} "
+        named = strongest or (result is not shown[0] and result.arm.method == shown[0].arm.method)
+        label = "" if named else f"{method_label(result.arm, study)} "
         where = f" at {size_text(result.arm.size)}" if len(shown) > 1 else ""
         parts += [label, Link(difference_text(versus), result.anchor), f" ({interval_text(versus)}){where}"]
     return parts

@@ -173,7 +173,8 @@ def _average(anchor: str, arm: Arm, study: Study, name: str, tasks: Sequence[str
     columns = []
     for one in of:
         scores_SC = one.scores[[one.seeds.index(s) for s in seeds]]
-        off = (scores_SC - np.nanmean(scores_SC, axis=1, keepdims=True)) * total / (len(of) * scores_SC.shape[1])
+        middle = scores_SC if np.isnan(scores_SC).all() else np.nanmean(scores_SC, axis=1, keepdims=True)
+        off = (scores_SC - middle) * total / (len(of) * scores_SC.shape[1])
         columns.append(by_seed[:, None] + off)
     return Result(
         anchor=anchor,
