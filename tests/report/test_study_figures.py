@@ -113,11 +113,12 @@ def test_figure_5_begins_with_gkd_and_compares_with_it(root: Path) -> None:
             assert (series.points[0].y, series.points[0].of) == (gold.value, gold.anchor)
             assert series.points[0].x < series.points[1].x
     made = table(study, "figure5")
-    assert heads(made) == [(student, "Two-stage") for student in STUDENTS]
-    assert made.columns == 3 * ("0 (GKD)", "5k", "10k", "20k", "50k", "100k")
+    assert heads(made) == [(task, student, "Two-stage") for task in TASKS for student in STUDENTS]
+    assert made.columns == ("0 (GKD)", "5k", "10k", "20k", "50k", "100k")
     rows = list(csv.DictReader(study_csv(made).splitlines()))
     assert len(rows) == 3 * 3 * 6
     compared = [row for row in rows if row["method"] == "two_stage"]
+    assert {row["size"] for row in compared if row["paper"]} == {"100000"}  # table 2's
     assert {row["reference"] for row in compared} == {"gkd_sft"}
     for row in compared:
         gold = study.find(row["student"], "gkd_sft", None, row["task"])

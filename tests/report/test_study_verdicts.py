@@ -58,7 +58,7 @@ def test_advice_is_corrected_for_the_arms_and_sizes_that_it_chose_among(tmp_path
     six = made(tmp_path / "six", gains | {("gkd_sft", 20): 0.022}, "bbh")
     (advice,) = answers(six)
     assert advice.text.startswith("s: at 10–30 use SFT, nothing was shown to beat it: ")
-    assert advice.text.endswith("(Shown after correction for 6 comparisons or not at all.)")
+    assert advice.text.endswith("(Holm's correction for 6 comparisons.)")
     assert advice.tone == "unclear"
     more = made(tmp_path / "more", gains | {("gkd_sft", 20): 0.04}, "bbh")
     assert "at 20 use GKD (SFT-S): " in answers(more)[0].text
@@ -77,7 +77,9 @@ def test_sft_again_is_the_reference_wherever_it_is(tmp_path: Path) -> None:
     """GKD is above SFT, and level with as much SFT again."""
     gains = {("sft", 10): 0.0, ("sft_again", 10): 0.05, ("gkd_sft", 10): 0.05, ("gkd_base", 10): 0.0}
     study = made(tmp_path / "with", gains, "bbh")
-    assert "use SFT, nothing was shown to beat it" in answers(study)[0].text
+    assert "use SFT again, nothing was shown to beat it" in answers(study)[0].text
+    level = made(tmp_path / "level", gains | {("sft_again", 10): -0.001, ("gkd_sft", 10): 0.0}, "bbh")
+    assert "use SFT, nothing was shown to beat it" in answers(level)[0].text  # SFT costs least
     assert yardstick(study).text == (
         "Every arm is compared with SFT again of the same student on the same data: SFT, then as much SFT again with a "
         "fresh schedule. So no gain is that of more steps."

@@ -12,10 +12,12 @@ from enum import Enum
 from itertools import groupby
 
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
-from tutelage.report.labels import AVERAGE, short, size_text, task_label
+from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
 from tutelage.report.numbers import Tone, difference_text, interval_text
-from tutelage.report.study.results import CONTROLS, SAME_DATA, SYNTHETIC, Result, Study
+from tutelage.report.study.results import SAME_DATA, SYNTHETIC, Result, Study
 from tutelage.report.study.sentences import Link, Part, Sentence, linked, method_label
+
+AGAIN = "sft_again"
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ def answers(study: Study) -> list[Sentence]:
 
 def yardstick(study: Study) -> Sentence:
     """What every arm is compared with, and where the control of equal training is missing."""
-    used = [(r, ref) for r in study.results.values() if not r.of and r.arm.method != "sft_again"
+    used = [(r, ref) for r in study.results.values() if not r.of and r.arm.method != AGAIN
             and (ref := study.reference(r)) is not None]  # fmt: skip
     names = list(dict.fromkeys(method_label(reference.arm, study) for _, reference in used))
     if not used:
         return Sentence(("Nothing in the study can be compared with SFT.",))
-    without = [r for r, reference in used if reference.arm.method != "sft_again"]
+    without = [r for r, reference in used if reference.arm.method != AGAIN]
     start = f"Every arm is compared with {' or '.join(names)} of the same student on the same data"
     what = "SFT, then as much SFT again with a fresh schedule"
     if not without:
@@ -95,16 +97,18 @@ class _SizeAnswer:
     choice: Choice | None = None  # None: nothing can be compared yet
     arm: Result | None = None  # the distilled arm with the largest difference, among those shown to be better if any
     missing: tuple[str, ...] = ()  # where the choice is open: the arms that are
+    fallback: str = "SFT"  # what to use where nothing was shown to beat the reference
 
     @property
     def key(self) -> tuple[Choice | None, tuple[str, ...], str]:
-        return self.choice, self.missing, self.arm.arm.method if self.arm and self.choice is Choice.USE else ""
+        using = self.arm is not None and self.choice is Choice.USE
+        return self.choice, self.missing, self.arm.arm.method if self.arm and using else self.fallback
 
 
 def _general(study: Study, student: str, task: str) -> list[Sentence]:
     """Ranges of sizes with one answer each, then what a stronger teacher would add."""
     arms = study.having(student, SAME_DATA, task)
-    compared = _compared(study, arms)
+    compared = _compared(study, study.having(student, (*SAME_DATA, AGAIN), task))
     per_size = [_answer_at(study, size, arms, compared) for size in study.sizes(task, ("sft", *SAME_DATA), student)]
     by = f" by {task_label(task)}" if len(study.general) > 1 and task != AVERAGE else ""
     parts: list[Part] = [f"{short(student)}{by}: "]
@@ -124,17 +128,24 @@ def _general(study: Study, student: str, task: str) -> list[Sentence]:
 
 
 def _answer_at(study: Study, size: int | None, arms: Sequence[Result], all_sizes: Sequence[_Compared]) -> _SizeAnswer:
-    compared = [one for one in all_sizes if one.result.arm.size == size]
+    here = [one for one in all_sizes if one.result.arm.size == size]
+    compared = [one for one in here if one.result.arm.method != AGAIN]
     if not compared:
         return _SizeAnswer(size)
-    better = [one for one in compared if one.better]
+    better, fallback = [one for one in compared if one.better], _fallback(here)
     best = max(better or compared, key=lambda one: one.versus.difference)
     if better:
         return _SizeAnswer(size, Choice.USE, best.result)
     missing = tuple(method_label(r.arm, study) for r in arms if r.arm.size == size and r.is_missing)
     if missing:
         return _SizeAnswer(size, Choice.OPEN, best.result, missing)
-    return _SizeAnswer(size, Choice.WORSE if best.shown else Choice.SFT, best.result)
+    return _SizeAnswer(size, Choice.WORSE if best.shown else Choice.SFT, best.result, (), fallback)
+
+
+def _fallback(compared: Sequence[_Compared]) -> str:
+    """SFT, which costs least, unless as much SFT again was shown to beat it."""
+    better = any(one.better for one in compared if one.result.arm.method == AGAIN)
+    return method_name(AGAIN) if better else method_name("sft")
 
 
 def _advice(answer: _SizeAnswer, where: str, name: str) -> str:
@@ -144,7 +155,7 @@ def _advice(answer: _SizeAnswer, where: str, name: str) -> str:
         missing = f"{' and '.join(answer.missing)} {'is' if len(answer.missing) == 1 else 'are'} missing"
         return f"at {where} not known yet, {missing}; of the rest "
     why = "nothing was shown to beat it" if answer.choice is Choice.SFT else "the rest was shown to be worse"
-    return f"at {where} use SFT, {why}: "
+    return f"at {where} use {answer.fallback}, {why}: "
 
 
 def _evidence(study: Study, same: Sequence[_SizeAnswer]) -> list[Part]:
@@ -168,7 +179,7 @@ def _evidence(study: Study, same: Sequence[_SizeAnswer]) -> list[Part]:
 
 def _family(compared: Sequence[_Compared]) -> str:
     count = len(compared)
-    return f" (Shown after correction for {count} comparisons or not at all.)" if count > 1 else ""
+    return f" (Holm's correction for {count} comparisons.)" if count > 1 else ""
 
 
 def _stronger(study: Study, student: str, task: str) -> list[Part]:
@@ -199,26 +210,29 @@ def _stronger(study: Study, student: str, task: str) -> list[Part]:
 def _domain(study: Study, task: str) -> Sentence | None:
     """One sentence per task, in which students with the same answer are named together."""
     students = [student for student in study.students if task not in study.left_out(student)]
-    methods = {arm.method for arm in study.arms} - {*CONTROLS, "sft_long", "teacher", "base"}
+    methods = {arm.method for arm in study.arms} - {"sft", "sft_long", "teacher", "base"}
     compared = _compared(study, [r for student in students for r in study.having(student, methods, task)])
     chosen: dict[str, list[_Compared]] = {}
     for student in students:
-        own = [one for one in compared if one.result.arm.student == student]
+        here = [one for one in compared if one.result.arm.student == student]
+        own = [one for one in here if one.result.arm.method != AGAIN]
         if own:
             best = max([one for one in own if one.better] or own, key=lambda one: one.versus.difference)
-            chosen.setdefault(method_label(best.result.arm, study) if best.better else "", []).append(best)
+            reference = study.reference(best.result)
+            on_gkd = reference is not None and reference.arm.method == "gkd_sft"
+            other = f"use {'GKD' if on_gkd else _fallback(here)}, nothing was shown to beat it: "
+            name = f"use {method_label(best.result.arm, study)}: " if best.better else other
+            chosen.setdefault(name, []).append(best)
     parts: list[Part] = [f"{task_label(task)}: "]
     for index, (name, found) in enumerate(chosen.items()):
-        reference = study.reference(found[0].result)
-        other = "GKD" if reference is not None and reference.arm.method == "gkd_sft" else "SFT"
-        parts += ["; " if index else "", f"use {name}: " if name else f"use {other}, nothing was shown to beat it: "]
+        parts += ["; " if index else "", name]
         for place, one in enumerate(found):
             result = one.result
             rows = f", {size_text(result.arm.size)} synthetic rows" if result.arm.method in SYNTHETIC else ""
-            what = "" if name else f"{method_label(result.arm, study)} "
+            what = "" if one.better else f"{method_label(result.arm, study)} "
             parts += [", " if place else "", f"{short(result.arm.student)} {what}", linked(result), " ("]
             parts += [Link(difference_text(one.versus), result.anchor), f", {interval_text(one.versus)}{rows})"]
-    tone: Tone = "better" if any(chosen) else "unclear"
+    tone: Tone = "better" if any(one.better for found in chosen.values() for one in found) else "unclear"
     return Sentence((*parts, f".{_family(compared)}"), tone) if chosen else None
 
 

@@ -102,21 +102,23 @@ def _answer(study: Study) -> StudyFigure:
     panels = []
     for student in study.students:
         task = study.headline(student)
-        methods = [m for m in ADDED if study.having(student, (m,), task)]
-        sizes = study.sizes(task, methods, student)
-        if sizes:
-            at, zero = _places(sizes), _zero(study, study.having(student, methods, task))
-            series = [Series(look_of(m), tuple(_gain(study, study.find(student, m, s, task), at[s]) for s in sizes
-                                               if study.find(student, m, s, task))) for m in methods]  # fmt: skip
+        found = [r for m in ADDED for size in study.sizes(task, (m,), student)
+                 if (r := study.find(student, m, size, task)) and study.reference(r)]  # fmt: skip
+        sizes = study.sizes(task, {r.arm.method for r in found}, student)
+        if found:
+            at, zero = _places(sizes), _zero(study, found)
+            series = [Series(look_of(m), tuple(_gain(study, r, at[r.arm.size]) for r in found if r.arm.method == m))
+                      for m in dict.fromkeys(r.arm.method for r in found)]  # fmt: skip
             panels.append(Panel(short(student), "training rows", f"{_what(study, task)} − {zero}", _ticks(sizes),
                                      tuple(_apart(series)), log=True, zero=zero))  # fmt: skip
     for domain in study.domain:
-        students = [s for s in study.students if domain not in study.left_out(s) and study.having(s, COMPARED, domain)]
-        used = [m for m in COMPARED if any(study.having(s, (m,), domain) for s in students)]
-        zero = _zero(study, [r for s in students for r in study.having(s, COMPARED, domain)])
+        kept = [s for s in study.students if domain not in study.left_out(s)]
+        found = [r for s in kept for m in COMPARED if (r := largest(study, s, m, domain)) and study.reference(r)]
+        students, zero = list(dict.fromkeys(r.arm.student for r in found)), _zero(study, found)
         ticks = tuple((float(n), short(student)) for n, student in enumerate(students))
-        series = [Series(look_of(m), tuple(_gain(study, r, n) for n, s in enumerate(students)
-                                           if (r := largest(study, s, m, domain)))) for m in used]  # fmt: skip
+        used = [m for m in COMPARED if any(r.arm.method == m for r in found)]
+        series = [Series(look_of(m), tuple(_gain(study, r, students.index(r.arm.student)) for r in found
+                                           if r.arm.method == m)) for m in used]  # fmt: skip
         if students:
             panels.append(Panel(task_label(domain), "student", f"{_metric(study, domain)} − {zero}", ticks,
                                      tuple(_beside(series)), zero=zero))  # fmt: skip
@@ -244,7 +246,10 @@ def _held_out(study: Study) -> StudyFigure:
 
 
 SCORES = "Bars: ± 1 standard error over seeds and examples. ×: missing."
-STAR = "∗ differs from the reference (SFT again where the study has it, else SFT), p < 0.05 in this comparison alone."
+STAR = (
+    "∗ differs from the reference (SFT again where the study has it, else SFT; SFT again from SFT), p < 0.05 in this "
+    "comparison alone."
+)
 
 
 def _average(study: Study) -> str:
@@ -348,9 +353,8 @@ def _moved(series: Series, move: Callable[[float], float]) -> Series:
 
 
 def _what(study: Study, task: str) -> str:
-    if any(r.of for (_, t), r in study.results.items() if t == task):
-        return f"average of {len(study.general)} tasks" if task == AVERAGE else task
-    return _metric(study, task)
+    of = max((len(r.of) for (_, t), r in study.results.items() if t == task), default=0)
+    return f"average of {of} tasks" if of else _metric(study, task)
 
 
 def _metric(study: Study, task: str) -> str:

@@ -170,6 +170,7 @@ def paper_value(study: Study, result: Result | None) -> float | None:
     student = paper.student(arm.student)
     if result.task in study.domain:
         same = not result.metric or paper.same_metric(result.task, result.metric)
+        same = same and (arm.method not in SYNTHETIC or arm.size == paper.synthetic_rows)
         if arm.method == "teacher":
             name = (arm.teacher or arm.student).lower()
             return paper.domain_teacher(result.task) if same and "llama-3.1-70b" in name else None

@@ -145,27 +145,25 @@ def _table_2(study: Study, kept: set[tuple[str, str]]) -> StudyTable:
 
 def _figure_5(study: Study, families: Sequence[SyntheticSizes]) -> StudyTable:
     """Synthetic arms by the number of synthetic rows; the column 0 is GKD, with which they are compared."""
-    by_size = [(one, size) for one in families for size in sorted({r.arm.size or 0 for r in one.arms})]
-    columns = [(one, size) for one in families for size in (0, *(s for f, s in by_size if f is one))]
+    sizes = (0, *sorted({r.arm.size or 0 for one in families for r in one.arms}))
     lines: list[TableLine] = []
-    for student in study.students:
+    for family in families:
         own = []
-        for method in dict.fromkeys(r.arm.method for one in families for r in one.arms if r.arm.student == student):
-            cells = tuple(_synthetic_cell(study, one, student, method, size) for one, size in columns)
-            own.append(TableLine((short(student), method_name(method)), cells, opens=False))
+        for student, method in dict.fromkeys((r.arm.student, r.arm.method) for r in family.arms):
+            cells = tuple(_synthetic_cell(study, family, student, method, size) for size in sizes)
+            own.append(TableLine((task_label(family.task), short(student), method_name(method)), cells, opens=False))
         lines += _group(own)
-    titles = tuple(size_text(size) if size else "0 (GKD)" for _, size in columns)
-    groups = tuple((task_label(one.task), sum(f is one for f, _ in columns)) for one in families)
     legend = (
         "Mean ± standard error over seeds and examples; 0 is GKD on the gold rows alone; ∗ p < 0.05 against it, paired "
         "bootstrap; ∗∗ after Holm's correction for all sizes and students of the task too."
     )
     title = "Figure 5 as numbers: by synthetic rows, against GKD without"
-    return StudyTable("figure5", title, ("student", "method"), titles, tuple(lines), "", groups, legend)
+    titles = tuple(size_text(size) if size else "0 (GKD)" for size in sizes)
+    return StudyTable("figure5", title, ("task", "student", "method"), titles, tuple(lines), legend=legend)
 
 
 def _synthetic_cell(study: Study, family: SyntheticSizes, student: str, method: str, size: int) -> TableCell:
-    column, gold = f"{task_label(family.task)}, {size_text(size) if size else '0 (GKD)'}", family.gold.get(student)
+    column, gold = size_text(size) if size else "0 (GKD)", family.gold.get(student)
     if not size:
         return TableCell(gold, None, "", False, paper_value(study, gold), column)
     result = study.find(student, method, size, family.task)
