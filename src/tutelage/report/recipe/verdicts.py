@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import Tone, decimals, interval_text, p_text, score_text
@@ -36,13 +38,36 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     p-values are corrected together by Holm's method, since a reader takes the best of them."""
     if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    judged = [table for table in tables if table.task != searched_task(results)]
+    tables = [table for table in tables if table.task != searched_task(results)]
+    left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
+    judged = [table for table in tables if table.task not in left_out]
     rows = [(table, row) for table in judged for row in judged_rows(table)]
     tested = [(table.task, row.stage, p) for table, row in rows if not math.isnan(p := _p_value(table, row))]
     corrected = holm([p for _, _, p in tested])
     known = {(task, stage): p for (task, stage, _), p in zip(tested, corrected, strict=True)}
     found = [_verdict(table, row, known.get((table.task, row.stage), math.nan), len(known)) for table, row in rows]
+    found += [
+        Verdict(
+            f"{task} is left out: no model was shown to do better on it than the commonest answer given always, "
+            f"{chance:.1f}.",
+            "unclear",
+        )
+        for task, chance in left_out.items()
+    ]
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
+
+
+def _at_chance(table: TaskTable) -> float | None:
+    """The score (0..100) of always giving the commonest reference, where that explains all that the judged rows and
+    their reference match exactly (binomial, Holm over them); else None, as for tasks with another headline metric."""
+    rows = [row for row in (*judged_rows(table), table.reference) if row is not None and row.runs]
+    if table.headline != "exact_match" or not rows:
+        return None
+    records = rows[0].runs[0].records
+    share = max(Counter(text for one in records for text in {*one.references}).values(), default=0) / len(records)
+    values = [value.value for row in rows if (value := row.value(table.headline)) and not math.isnan(value.value)]
+    guessed = [binomial_tail(round(value / 100 * len(records)), len(records), share) for value in values]
+    return 100 * share if guessed and min(holm(guessed)) > CHANCE_LEVEL else None
 
 
 def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
