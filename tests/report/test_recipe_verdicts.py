@@ -154,7 +154,7 @@ def test_a_task_at_chance_is_left_out(tmp_path: Path) -> None:
     """One of four letters: 30 of 100 right where the commonest is 25 say nothing; where GKD has 60, they do."""
 
     def letters(right: int) -> TableRow:
-        scores = [{"exact_match": float(n < right)} for n in range(100)]
+        scores: list[dict[str, float | None]] = [{"exact_match": float(n < right)} for n in range(100)]
         records = tuple(ExampleRecord(f"{n}", "", "", ("ABCD"[n % 4],), score, None, "", True, 1)
                         for n, score in enumerate(scores))  # fmt: skip
         runs = (SeedScores(0, tmp_path, records),)

@@ -13,6 +13,7 @@ import pytest
 from fake_study import STRONGER, TEACHER, evaluate
 
 from tutelage.report.labels import AVERAGE
+from tutelage.report.study.claims import claims
 from tutelage.report.study.figures import Panel, StudyFigure, build_figures, undrawn
 from tutelage.report.study.read import build_study
 from tutelage.report.study.results import Study
@@ -21,6 +22,7 @@ from tutelage.report.study.tables import StudyTable, build_tables
 from tutelage.study.grid import plan_study
 from tutelage.study.plan import Cell, cells
 
+pytestmark = pytest.mark.slow
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 STUDENTS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b")
 NINE = (10_000, 20_000, 40_000, 80_000, 100_000, 150_000, 200_000, 500_000, 939_343)
@@ -171,6 +173,9 @@ def test_two_grids_may_score_a_method_on_different_tasks(tmp_path: Path) -> None
     (panel,) = figure(study, "figure3").panels
     assert isinstance(panel, Panel)
     assert [math.isnan(point.y) for point in panel.series[1].points] == [True, False, True]
+    tested = {claim.text.split(" (")[0]: claim.evidence[0].text for claim in claims(study)}
+    assert tested["A stronger teacher restores the gain at full size"].startswith("s at 10k on IFEval, GKD-IT against")
+    assert tested["SeqKD equals GKD at full size"].startswith("s at 10k on IFEval, SeqKD against")
     assert [line.heads[1] for line in table(study, "table1").lines] == ["SFT", "GKD (SFT-S)", "SeqKD"]
 
 

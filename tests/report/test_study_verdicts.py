@@ -3,8 +3,9 @@ outcomes with the data that would tell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_holm_rejects_what_the_step_down_method_rejects(p_values: list[float], l
     assert {n for n, p in enumerate(holm(p_values)) if p <= level} == rejected
 
 
-def made(root: Path, gains: dict[tuple[str, int | None], float], task: str = "dialogsum", name: str = "s") -> Study:
+def made(root: Path, gains: Mapping[tuple[str, Any], float], task: str = "dialogsum", name: str = "s") -> Study:
     """One seed; each (method, size) scores 0.5 + its gain ± NOISE per example, in the share of the whole."""
     found = []
     for number, ((method, size), gain) in enumerate(gains.items()):
@@ -59,6 +60,7 @@ def test_advice_is_corrected_for_the_arms_and_sizes_that_it_chose_among(tmp_path
     (advice,) = answers(six)
     assert advice.text.startswith("s: at 10–30 use SFT, nothing was shown to beat it: ")
     assert advice.text.endswith("(Holm's correction for 6 comparisons.)")
+    assert "beat it: GKD (SFT-S) +2.2 (0.2 to 4.2) at 20. (Holm" in advice.text  # the largest difference
     assert advice.tone == "unclear"
     more = made(tmp_path / "more", gains | {("gkd_sft", 20): 0.04}, "bbh")
     assert "at 20 use GKD (SFT-S): " in answers(more)[0].text

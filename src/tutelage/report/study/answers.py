@@ -159,20 +159,21 @@ def _advice(answer: _SizeAnswer, where: str, name: str) -> str:
 
 
 def _evidence(study: Study, same: Sequence[_SizeAnswer]) -> list[Part]:
-    """The arm's difference to the reference at the range's first size, and at its last where that is another."""
-    strongest = same[0].choice is Choice.USE
-    shown = [one.arm for one in (same[:1] if len(same) == 1 else (same[0], same[-1])) if one.arm]
+    """The named arm's difference to the reference at the range's first size, and at its last where that is another;
+    where no arm is named, the largest difference in the range."""
+    using, arms = same[0].choice is Choice.USE, [one.arm for one in same if one.arm]
+    found = [(arm, versus) for arm in arms if (versus := study.versus(arm)) is not None]
+    largest = max(found, key=lambda pair: pair[1].difference)
+    shown = [largest] if not using else found[:1] if len(found) == 1 else [found[0], found[-1]]
     parts: list[Part] = []
-    for result in shown:
-        versus, reference = study.versus(result), study.reference(result)
-        assert versus is not None
+    for place, (result, versus) in enumerate(shown):
+        reference = study.reference(result)
         assert reference is not None
-        parts.append(", " if parts else "")
-        if strongest and result is shown[0]:
+        parts.append(", " if place else "")
+        if using and not place:
             parts += [linked(result), f" against {method_label(reference.arm, study)}'s ", linked(reference), ", "]
-        named = strongest or (result is not shown[0] and result.arm.method == shown[0].arm.method)
-        label = "" if named else f"{method_label(result.arm, study)} "
-        where = f" at {size_text(result.arm.size)}" if len(shown) > 1 else ""
+        label = "" if using else f"{method_label(result.arm, study)} "
+        where = f" at {size_text(result.arm.size)}" if len(same) > 1 else ""
         parts += [label, Link(difference_text(versus), result.anchor), f" ({interval_text(versus)}){where}"]
     return parts
 

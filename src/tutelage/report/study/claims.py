@@ -76,7 +76,7 @@ def claims(study: Study) -> list[Claim]:
 def _claim(text: str, tests: Sequence[_Test], measure: str = "") -> Claim:
     if not tests:
         return Claim(text, "could not be told", (Sentence(("The study has no evaluated cells for it.",)),), measure)
-    outcomes = [_outcome(test, len(tests)) for test in tests]
+    outcomes: list[Outcome] = [_outcome(test, len(tests)) for test in tests]
     whole: Outcome = "could not be told"
     if "did not hold" in outcomes:
         whole = "did not hold"
@@ -211,10 +211,21 @@ def _at_largest(study: Study, task_of: TaskOf, method: str, words: str, question
     for student in study.students:
         task = task_of(student)
         for size in study.sizes(task, (method,), student)[-1:]:
-            result = study.find(student, method, size, task)
-            versus = study.compare(result, study.find(student, "gkd_sft", size, task))
-            tests += _tested(versus, result, f"{short(student)} at {size_text(size)}, {words}", question)
+            where = f"{short(student)} at {size_text(size)}"
+            found = _pair(study, student, (method, "gkd_sft"), size, task)
+            tests += _tested(*found, f"{where}, {words}", question)
+            if found[0] is None and task not in (*study.general, *study.held_out):  # an average that one of them lacks
+                for one in (t for t in study.general if t not in study.left_out(student)):
+                    found = _pair(study, student, (method, "gkd_sft"), size, one)
+                    tests += _tested(*found, f"{where} on {task_label(one)}, {words}", question)
     return tests
+
+
+def _pair(
+    study: Study, student: str, methods: tuple[str, str], size: int | None, task: str
+) -> tuple[Paired | None, Result | None]:
+    result, other = (study.find(student, method, size, task) for method in methods)
+    return study.compare(result, other), result
 
 
 def _distilling_domain(study: Study) -> list[_Test]:
