@@ -273,7 +273,7 @@ CASES = [
     Case("NaN weight", ("loss nan", "step 1", "learning_rate"), ONLY_SFT, copied("nan", put_nan)),
     Case(
         "full disk",
-        ("no room for a checkpoint", "Free some space"),
+        ("no room for a checkpoint", "free some space"),
         {**ONLY_SFT, "training__checkpoint_every": 1},
         full_disk,
     ),

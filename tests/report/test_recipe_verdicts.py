@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_run import make_run, row_of, with_row
 
+from tutelage.evaluation.records import ExampleRecord
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.numbers import decimals, difference_text, interval_text, p_text
-from tutelage.report.recipe.tables import TableValue, TaskTable, build_tables
-from tutelage.report.recipe.verdicts import progress_text, verdicts
+from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable, build_tables, metric_value
+from tutelage.report.recipe.verdicts import progress_text, verdicts, yardstick
+from tutelage.report.scores import SeedScores
 from tutelage.runs.recipe_results import RecipeResults
 
 
@@ -114,3 +117,51 @@ def test_one_run_each_gets_a_caveat(run: tuple[RecipeResults, list[TaskTable]]) 
 )
 def test_as_many_decimals_as_an_interval_needs(values: tuple[float, ...], digits: int) -> None:
     assert decimals(values) == digits
+
+
+def test_verdicts_are_corrected_for_all_that_they_choose_among(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+    """p = 0.03 is shown alone, and not among the three distilled rows of the page."""
+    results, (_, test) = run
+    assert sentence(run, 0.8, 0.1, 1.5, 0.03)[1] == "better"
+    paired = Paired(0.8, 0.1, 1.5, 0.03, stderr=0.3, examples=10, dropped=0)
+    (row,) = [row for row in with_difference(test, paired).rows if row.stage == "gkd"]
+    rows = (*(r for r in test.rows if r.kind != "distill"), row)
+    others = tuple(dataclasses.replace(row, stage=f"gkd{n}") for n in range(2))
+    found = verdicts(results, [dataclasses.replace(test, rows=(*rows, *others))])
+    assert [verdict.tone for verdict in found] == ["unclear"] * 3
+    assert "p = 0.090 after correction for 3 comparisons" in found[0].text.replace("\u202f", " ")
+    assert found[0].text.endswith("no difference was shown.")
+
+
+def test_the_opponent_is_named_and_a_missing_control_too(run: tuple[RecipeResults, list[TaskTable]]) -> None:
+    results, tables = run
+    (text,) = yardstick(results, tables)
+    assert text.startswith(
+        "Distilled models are compared with SFT. The control is missing (SFT, then as much SFT again"
+    )
+    again = dataclasses.replace(row_of(results, "sft"), stage="sft_again", label="SFT again", control=True)
+    more = dataclasses.replace(results, rows=(*results.rows, again))
+    (text,) = yardstick(more, build_tables(more))
+    assert text.endswith("with SFT, as `compare_to` says; the control of equal training, SFT again, is in the table.")
+    fair = dataclasses.replace(more, reference="sft_again")
+    (text,) = yardstick(fair, build_tables(fair))
+    assert text.endswith("so that no gain is that of more steps.")
+    searched = with_row(fair, "gkd", searched=True)
+    assert "not searched" in yardstick(searched, build_tables(searched))[0]
+
+
+def test_a_task_at_chance_is_left_out(tmp_path: Path) -> None:
+    """One of four letters: 30 of 100 right where the commonest is 25 say nothing; where GKD has 60, they do."""
+
+    def letters(right: int) -> TableRow:
+        scores: list[dict[str, float | None]] = [{"exact_match": float(n < right)} for n in range(100)]
+        records = tuple(ExampleRecord(f"{n}", "", "", ("ABCD"[n % 4],), score, None, "", True, 1)
+                        for n, score in enumerate(scores))  # fmt: skip
+        runs = (SeedScores(0, tmp_path, records),)
+        return TableRow("gkd", "GKD", "distill", {}, False, runs, (), (metric_value(runs, "exact_match"),))
+
+    results = make_run(tmp_path, count=4)
+    for right, text in ((30, "arc is left out: no model was shown to do better on it than the commonest answer"),
+                        (60, "GKD scores 60.0")):  # fmt: skip
+        (verdict,) = verdicts(results, [TaskTable("arc", "exact_match", ("exact_match",), (letters(right),))])
+        assert verdict.text.startswith(text)

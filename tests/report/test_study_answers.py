@@ -6,8 +6,8 @@ import pytest
 from fake_study import STUDENTS, evaluate, make_study, plan
 
 from tutelage.evaluation.records import ExampleRecord, read_result, write_records, write_result
-from tutelage.report.labels import short, size_text
-from tutelage.report.study.answers import answers, guessing
+from tutelage.report.labels import AVERAGE, short, size_text
+from tutelage.report.study.answers import answers, left_out
 from tutelage.report.study.claims import claims
 from tutelage.report.study.read import build_study
 from tutelage.report.study.results import Study
@@ -47,9 +47,9 @@ def test_claims_follow_the_numbers(study: Study) -> None:
     assert outcome["The gap closes as data grow"] == "held"
     assert outcome["Starting from the SFT student is no worse than from the base"] == "held"
     assert outcome["A stronger teacher restores the gain at full size"] == "held"
-    assert outcome["Two stages beat mixing"] in ("held", "held in part")
-    assert outcome["SeqKD equals GKD at full size"] in ("held", "held in part", "not shown")
-    assert len(outcome) == 8
+    assert outcome["Two stages beat mixing"] in ("held", "could not be told")
+    assert outcome["SeqKD equals GKD at full size"] in ("held", "could not be told")
+    assert len(outcome) == 9
 
 
 def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
         one = {"value": sum(loss) / 30, "stderr": 0.1}
         write_result(cell.folder, {"task": "held_out", "headline": "loss", "metrics": {"loss": one, "kl": one}})
     found = claims(build_study(cells))
-    assert {claim.outcome for claim in found if not claim.measure} == {"not tested"}
+    assert {claim.outcome for claim in found if not claim.measure} == {"could not be told"}
     outcome = {claim.text: claim.outcome for claim in found if claim.measure == "held out: loss"}
     assert {claim.measure for claim in found} == {"", "held out: loss"}
     assert outcome == {
@@ -81,22 +81,28 @@ def test_claims_are_tested_by_held_out_loss_too(tmp_path: Path) -> None:
 def test_guessing_is_named(tmp_path: Path) -> None:
     """Of 80 examples 25 % are 20: SFT's 27.5 % (22) are no more, 90 % are."""
     cells = [Cell(10, "s", method, None, 0, task, tmp_path / f"{method}-{task}")
-             for method in ("sft", "gkd_sft") for task in ("arc_challenge", "mmlu_pro", "ifeval")]  # fmt: skip
-    rights = {("sft", "arc_challenge"): 22, ("gkd_sft", "arc_challenge"): 72}
+             for method in ("sft", "gkd_sft") for task in ("gpqa", "mmlu_pro", "ifeval")]  # fmt: skip
+    rights = {("sft", "gpqa"): 22, ("gkd_sft", "gpqa"): 72}
     for cell in cells:
         evaluate(cell)
         right = rights.get((cell.method, cell.task), 78)
         metric = "prompt_loose" if cell.task == "ifeval" else "accuracy"
         records = [ExampleRecord(f"{n}", "", "", (), {metric: float(n < right)}, "", "", True, 1) for n in range(80)]
         write_records(cell.folder, records)
-        chance = {"arc_challenge": 25.0, "mmlu_pro": 10.0}.get(cell.task)
+        chance = {"gpqa": 25.0, "mmlu_pro": 10.0}.get(cell.task)
         metrics = {metric: {"value": 100 * right / 80, "stderr": 1.0}}
         write_result(cell.folder, read_result(cell.folder) | {"chance": chance, "metrics": metrics})
-    assert guessing(build_study(cells)) == (
-        "Models shown to do better than guessing: 1 of 2 on ARC-Challenge (guessing gives 25.0). "
-        "Differences between the others say little, also within the average."
-    )
-    assert guessing(build_study([cell for cell in cells if cell.task != "arc_challenge"])) is None
+    assert left_out(build_study(cells)) == []  # one of two models does better
+    study = build_study([cell for cell in cells if (cell.method, cell.task) != ("gkd_sft", "gpqa")])
+    assert [one.text for one in left_out(study)] == [
+        "Left out for s: GPQA (none of its models was shown to do better than guessing, 25.0)."
+    ]
+    assert study.headline("s") == "average of MMLU-Pro, IFEval"
+    (advice,) = answers(study)
+    assert advice.text.startswith("s by average of MMLU-Pro, IFEval: ")
+    arm = next(arm for arm in study.arms if arm.method == "gkd_sft")
+    assert study.results[arm, "average of MMLU-Pro, IFEval"].value == pytest.approx(97.5)
+    assert study.results[arm, AVERAGE].is_missing
 
 
 def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
@@ -105,14 +111,14 @@ def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
 
     study = build_study(make_study(tmp_path, 40, skip))
     text = answers(study)[0].text
-    assert "at 939k not known yet, GKD (SFT-S) is missing; of the rest " in text
+    assert "at 939k not known yet, GKD (SFT-S) has no score; of the rest " in text
     by_text = {claim.text: claim for claim in claims(study)}
-    assert by_text["The gap closes as data grow"].outcome == "not tested"
+    assert by_text["The gap closes as data grow"].outcome == "could not be told"
 
 
 def test_nothing_evaluated(tmp_path: Path) -> None:
     study = build_study(plan(tmp_path))
-    assert {claim.outcome for claim in claims(study)} == {"not tested"}
+    assert {claim.outcome for claim in claims(study)} == {"could not be told"}
     assert "at 10k–939k not known yet (cells are missing)" in answers(study)[0].text
     assert answers(build_study([]))[0].text.startswith("The study has no cells that could be compared")
 

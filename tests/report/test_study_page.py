@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], StudyRep
 def test_page_tables_and_figures(made: tuple[list[Cell], StudyReport]) -> None:
     cells, report = made
     names = {path.name for path in report.page.parent.iterdir()}
-    tables = {f"table{n}.{kind}" for n in (1, 2, 3) for kind in ("csv", "md", "tex")}
+    tables = {f"{name}.{kind}" for name in ("table1", "table2", "table3", "figure5") for kind in ("csv", "md", "tex")}
     assert names == {"report.html", "cells.csv"} | tables | {f"{n}.{k}" for n in NAMES for k in ("png", "svg")}
     assert {path.name for path in (*report.tables, *report.figures)} == names - {"report.html"}
     assert report.missing == sum(map(skip, cells)) == 15

@@ -122,6 +122,26 @@ def test_a_half_done_search(workshop: Workshop) -> None:
     assert [p.value for p in none.search.points] == [None, None]
 
 
+def test_the_reference_is_the_control_where_there_is_one(workshop: Workshop) -> None:
+    """SFT, then SFT on the same data, under whatever name; not SFT that starts from other data, nor a row that is not
+    evaluated."""
+    stages = [
+        {"name": "general", "kind": "sft", "data": "test"},
+        {"name": "first", "kind": "sft", "student": "general", "data": "train"},
+        {"name": "second", "kind": "sft", "student": "first", "data": "train"},
+        {"name": "gkd", "kind": "distill", "student": "first", "data": "train"},
+    ]
+
+    def reference(models: list[str], **more: str) -> tuple[str | None, list[str]]:
+        scores = {"name": "scores", "kind": "evaluate", "models": models, "tasks": ["test"]} | more
+        found = read(workshop, workshop.write(stages=[*stages, scores]))
+        return found.reference, [row.stage for row in found.rows if row.control]
+
+    assert reference(["first", "second", "gkd"]) == ("second", ["second"])
+    assert reference(["first", "gkd"]) == ("first", [])
+    assert reference(["first", "second", "gkd"], compare_to="first") == ("first", ["second"])
+
+
 def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workshop.write(device="auto", stages__2__models=["lead_1"])
     monkeypatch.setattr(module, "resolve_device", lambda wanted: "cuda")

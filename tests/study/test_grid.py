@@ -22,7 +22,7 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
 from tutelage.study.grid import load_study, plan_study
 from tutelage.study.plan import cells
-from tutelage.study.plan_text import counts, plan_json, plan_lines, served
+from tutelage.study.plan_text import counts, plan_json, plan_lines, priced, served
 from tutelage.study.run_study import run_study
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
@@ -80,6 +80,36 @@ def test_who_only_looks_sees_what_was_done_on_another_machines_device(
     here.runs[0].folder.mkdir(parents=True)
     (here.runs[0].folder / "result.json").write_text("{}")
     assert plan_study(file, workshop.runs, partial=True).runs == here.runs
+
+
+def test_sft_again_needs_no_stage_and_is_priced_as_the_training_it_is(workshop: Workshop):
+    file = write_study(workshop)
+    study = yaml.safe_load(file.read_text())
+    study["grids"][0]["methods"] = ["sft", "sft_again", "gkd_sft"]
+    file.write_text(yaml.safe_dump(study))
+    plan = plan_study(file, workshop.runs)
+    assert counts(plan) == {"student SFT": 4, "teacher SFT": 2, "distill": 2, "evaluation": 6}
+    again = {run.data["train"].size: run for run in plan.runs if run.stage == "sft_again"}
+    first = {run.data["train"].size: run for run in plan.runs if run.stage == "sft"}
+    assert {size: run.parents for size, run in again.items()} == {size: (run,) for size, run in first.items()}
+    assert again[4].training == first[4].training
+    assert [cell.teacher for cell, _ in plan.points if cell.method == "sft_again"] == [None, None]
+    assert all(run.parents[0].stage == "sft" for run in plan.runs if run.kind == "distill")
+    cost = priced(plan, "H100").costs
+    for size in (4, 8):
+        known, added = cost[first[size].fingerprint], cost[again[size].fingerprint]
+        assert known is not None
+        assert added is not None
+        assert (added.flops, added.memory_gib) == (known.flops, known.memory_gib)
+        assert added.flops > 0
+    # a stage of that name in the template is taken as it is
+    own = copy.deepcopy(TEMPLATE)
+    own["stages"].append({"name": "sft_again", "kind": "sft", "student": "sft", "data": "train",
+                          "training": {"epochs": 3}})  # fmt: skip
+    (workshop.folder / "template.yaml").write_text(yaml.safe_dump(own))
+    epochs = {run.training.epochs for run in plan_study(file, workshop.runs).runs if run.stage == "sft_again"
+              if run.training is not None}  # fmt: skip
+    assert epochs == {3}
 
 
 def test_exclusions_seeds_and_tasks(workshop: Workshop):
@@ -168,14 +198,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("offline")
 def test_table_3_and_figure_1():
     found = kinds(PAPER / "table3.yaml")
-    assert found == {"teacher SFT": 9, "student SFT": 27, "distill": 27, "evaluation": 270}
+    assert found == {"teacher SFT": 9, "student SFT": 54, "distill": 27, "evaluation": 405}
     plan = plan_study(PAPER / "table3.yaml", Path("runs"))
     evaluated = {run.parents[0].fingerprint for _, run in plan.points}
-    assert len(evaluated) == 54
-    # The teacher of a size serves three students; an SFT student is an arm and a start.
+    assert len(evaluated) == 81
+    # The teacher of a size serves three students; an SFT student is an arm and a start of GKD and of SFT again.
     models = served(plan)
     assert {len(models[r.fingerprint]) for r in plan.runs if label_of(r) == "teacher SFT"} == {3}
-    assert {len(models[r.fingerprint]) for r in plan.runs if label_of(r) == "student SFT"} == {2}
+    assert {len(models[r.fingerprint]) for r in plan.runs if r.stage == "sft"} == {3}
+    assert {len(models[r.fingerprint]) for r in plan.runs if r.stage == "sft_again"} == {1}
     known = {run.fingerprint for run in plan.runs}
     new = [r for r in plan_study(PAPER / "figure1.yaml", Path("runs")).runs if r.fingerprint not in known]
     assert Counter(label_of(run) for run in new) == {"distill": 9, "evaluation": 45}
@@ -194,8 +225,8 @@ def test_all_shares_what_the_seven_have_in_common(monkeypatch: pytest.MonkeyPatc
     plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
     assert reads["domain.yaml"] == reads["general.yaml"] == 1  # templates, of several hundred combinations
     assert counts(plan) == {
-        "student SFT": 81,  # 27 on Tulu 3; 9 on a task's rows; 45 on synthetic rows
-        "evaluation": 400,
+        "student SFT": 117,  # 27 on Tulu 3; 9 on a task's rows; as many again; 45 on synthetic rows
+        "evaluation": 544,
         "teacher SFT": 12,  # 9 sizes, 3 tasks
         "distill": 100,  # 27 SFT-S, 9 Base-S, GKD-IT; 9 GKD, 9 Mix, 45 Two-stage
         "answers": 1,
@@ -233,7 +264,7 @@ def test_the_recipes_say_appendix_a2():
 def test_what_the_paper_cannot_start_on_eight_gpus():
     plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
     lines = plan_lines(plan, "8xH200")
-    end = lines[next(i for i, line in enumerate(lines) if line.startswith("cannot start on 8xH200: 15 of 598 runs")) :]
+    end = lines[next(i for i, line in enumerate(lines) if line.startswith("cannot start on 8xH200: 15 of 778 runs")) :]
     assert [line.split(":")[0].strip() for line in end[1:5:3]] == ["12 teacher SFT (teacher_sft)", "3 synthesize (new)"]
     assert "needs 11 GPUs in one host" in end[3]
     assert end[5] == "      most of it: generator 131.4, annotator 131.4"
@@ -243,7 +274,7 @@ def test_what_the_paper_cannot_start_on_eight_gpus():
     assert sum("cannot start" in line for line in made) == 15
     assert {int(line.split()[2]) for line in made if "new-s0" in line or "answers-s0" in line} == {1}
     content = plan_json(plan, "8xH200")
-    assert len(content["runs"]) == 598
+    assert len(content["runs"]) == 778
     assert [(one["kind"], len(one["runs"])) for one in content["misfits"] if one["stops"]] == [
         ("teacher SFT", 12),
         ("synthesize", 3),

@@ -12,6 +12,7 @@ since both another training run and another draw of the examples would give anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,7 @@ class Paired:
     stderr: float
     examples: int
     dropped: int
+    seed_stderr: float = 0.0  # the seeds' part of `stderr`, which more examples do not make smaller
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,10 @@ def paired_bootstrap(
     generator = np.random.default_rng(seed)
     differences = left.mean(0) - right.mean(0)
     drawn = _resampled_means(differences, samples, generator)
-    variance = differences.var(ddof=1) / examples
+    of_examples, of_seeds = differences.var(ddof=1) / examples, 0.0
     for arm in [left - right] if paired_seeds else [left, -right]:
         drawn += _resampled_seed_effects(arm, samples, generator)
-        variance += _components(arm).seed / arm.shape[0]
+        of_seeds += _components(arm).seed / arm.shape[0]
     low, high = np.percentile(drawn, [2.5, 97.5])
     tail = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return Paired(
@@ -148,9 +150,10 @@ def paired_bootstrap(
         low=float(low),
         high=float(high),
         p_value=min(1.0, 2 * tail / (samples + 1)),
-        stderr=float(np.sqrt(variance)),
+        stderr=float(np.sqrt(of_examples + of_seeds)),
         examples=examples,
         dropped=dropped,
+        seed_stderr=float(np.sqrt(of_seeds)),
     )
 
 
@@ -195,6 +198,17 @@ def _resampled_seed_effects(scores: Scores, samples: int, generator: np.random.G
     counts = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=samples)
     spread = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=samples))
     return counts @ effects / (seeds - 1) * spread
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down method, in the given order: the k-th smallest of m is
+    multiplied by m − k + 1, and none is smaller than the one before it or larger than 1."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, least = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        least = max(least, min(1.0, p_values[index] * (len(order) - place)))
+        corrected[index] = least
+    return corrected
 
 
 def significant(versus: Paired | None) -> bool:

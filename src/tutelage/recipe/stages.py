@@ -178,8 +178,8 @@ class EvaluateStage(_Stage):
     tasks: list[str] = Field(min_length=1, description="Tasks of the recipe whose prompts they answer.")
     compare_to: str | None = Field(
         default=None,
-        description="One of `models`, with which the others are compared example by example. Default: the first SFT of "
-        "the student.",
+        description="One of `models`, with which the others are compared example by example. Default: the control of "
+        "equal training (SFT, then SFT again on the same data) if it is one of them, else the student's first SFT.",
     )
 
 

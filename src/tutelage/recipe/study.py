@@ -118,7 +118,8 @@ class Grid(Section):
     students: list[str] = Field(min_length=1, description="Values of `<student>`: names of `models`.")
     teachers: list[str] = Field(min_length=1, description="Values of `<teacher>`: names of `models`.")
     methods: dict[str, str] = Field(
-        description="Stage of the template that makes each method's model; a list names methods like their stages."
+        description="Stage of the template that makes each method's model; a list names methods like their stages. "
+        "`sft_again` needs no stage: it is `sft`, then as much SFT again on the same data with a fresh schedule."
     )
     tasks: list[str] = Field(
         min_length=1,

@@ -25,4 +25,5 @@ def swapped(versus: Paired) -> Paired:
         stderr=versus.stderr,
         examples=versus.examples,
         dropped=versus.dropped,
+        seed_stderr=versus.seed_stderr,
     )

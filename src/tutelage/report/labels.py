@@ -5,6 +5,7 @@ from __future__ import annotations
 AVERAGE = "average"
 METHOD_LABELS = {
     "sft": "SFT",
+    "sft_again": "SFT again",
     "sft_long": "SFT, as long",
     "gkd_sft": "GKD (SFT-S)",
     "gkd_base": "GKD (Base-S)",

@@ -41,6 +41,8 @@ class ResultRow:
     kind: str  # the stage's kind; `model` for a model as given, `baseline` for lead_1
     runs: tuple[RowRun, ...]
     chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
+    searched: bool = False
+    control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
 
 
 @dataclass(frozen=True)
@@ -141,16 +143,25 @@ def _task(planner: Planner, task: str, asked: Sequence[tuple[str, str]], stages:
     rows = tuple(subject for subject, name in asked if name == task)
     if set(rows) == {subject for subject, _ in asked}:
         return ResultTask(config.headline_metric, tuple(config.metrics))
-    reference = next((s.compare_to for s in stages if task in s.tasks and s.compare_to), None)
-    return ResultTask(config.headline_metric, tuple(config.metrics), rows, reference)
+    own = [stage for stage in stages if task in stage.tasks]
+    return ResultTask(config.headline_metric, tuple(config.metrics), rows, _reference(planner, own, rows))
 
 
 def _reference(planner: Planner, stages: Sequence[EvaluateStage], subjects: Sequence[str]) -> str | None:
-    """What an evaluate stage asks to compare with; else the first SFT of the student that is evaluated."""
+    """What an evaluate stage asks to compare with; else the first control of equal training that is evaluated, else the
+    first SFT of the student."""
     named = [stage.compare_to for stage in stages if stage.compare_to]
     student_sft = [s.name for s in planner.recipe.stages
                    if isinstance(s, SftStage) and s.student != "teacher" and not s.shared]  # fmt: skip
-    return next(iter(named or [name for name in student_sft if name in subjects]), None)
+    controls = [name for name in student_sft if _is_control(planner, name)]
+    return next(iter(named or [name for name in (*controls, *student_sft) if name in subjects]), None)
+
+
+def _is_control(planner: Planner, name: str) -> bool:
+    """Whether a stage is SFT on the data that the SFT stage which it starts from was trained on."""
+    stage = planner.stages.get(name)
+    before = planner.stages.get(stage.student) if isinstance(stage, SftStage) else None
+    return isinstance(stage, SftStage) and isinstance(before, SftStage) and before.data == stage.data
 
 
 def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) -> ResultRow:
@@ -170,6 +181,8 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         kind=stage.kind if stage is not None else "baseline" if subject == "lead_1" else "model",
         runs=tuple(runs.values()),
         chosen=planner.settings(subject) if stage is not None and search.settled(subject) else {},
+        searched=isinstance(stage, TrainStage) and bool(stage.search),
+        control=_is_control(planner, subject),
     )
 
 

@@ -29,6 +29,7 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
 from tutelage.study.plan import Cell, StudyPlan
 
+AGAIN = "sft_again"
 _PLACEHOLDER = re.compile(r"<([a-z_][\w.]*)>")
 
 
@@ -171,13 +172,16 @@ class _Planning:
         for role, name in (("student", student), ("teacher", teacher)):
             values[role] = study.models[name]
             values |= {f"{role}.{key}": value for key, value in study.models[name].items()} | {f"{role}.name": name}
-        key = (file, str(values), tuple(study.seeds))
+        again = AGAIN in grid.methods.values()
+        key = (file, str(values), tuple(study.seeds), again)
         if key not in self.planners:
             names = {"student": student, "teacher": teacher}
             if file not in self.templates:
                 self.templates[file] = read_yaml(file)
             content = _fill(self.templates[file], values, names, file)
             recipe = recipe_from(content | {"seeds": study.seeds}, file)
+            if again:
+                recipe = _with_control(recipe)
             if recipe.search is not None:
                 raise TutelageError(
                     f"{file}: a template cannot have `search`: find the settings with `tutelage run` first"
@@ -192,6 +196,18 @@ class _Planning:
                 auto_device=self.auto_device,
             )
         return self.planners[key]
+
+
+def _with_control(recipe: RecipeConfig) -> RecipeConfig:
+    """The recipe with a stage `sft_again`, the control of equal training: from the stage `sft`, as much SFT again on
+    the same data with a fresh schedule. As it is where it has such a stage or no `sft`."""
+    stages = {stage.name: stage for stage in recipe.stages}
+    sft = stages.get("sft")
+    if AGAIN in stages or not isinstance(sft, SftStage):
+        return recipe
+    # at the end, so that no other stage takes it for the student's latest SFT
+    again = sft.model_copy(update={"name": AGAIN, "student": "sft", "label": "SFT again"})
+    return recipe.model_copy(update={"stages": [*recipe.stages, again]})
 
 
 def _measure(planner: Planner, study: StudyConfig, path: Path, stage: str, task: str, seed: int) -> Run:

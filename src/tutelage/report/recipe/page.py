@@ -19,7 +19,7 @@ from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
 from tutelage.report.recipe.table_files import pairs_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables
-from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_task, verdicts
+from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_task, verdicts, yardstick
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         results=results,
         progress=progress,
         verdicts=verdicts(results, tables),
+        yardstick=yardstick(results, tables),
         tables=tables,
         matrices=[one for one in pairs if one.worth_showing],
         curves=list(zip(curves, size_svgs(curves, looks), strict=True)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tutelage.evaluation.statistics import Paired
+from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import Tone, decimals, interval_text, p_text, score_text
 from tutelage.report.recipe.tables import TableRow, TaskTable
@@ -34,12 +36,68 @@ def progress_text(results: RecipeResults) -> str:
 
 
 def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
-    """One sentence for each distilled row (else each trained row) on each task that no setting was chosen on."""
+    """One sentence for each distilled row (else each trained row) on each task that no setting was chosen on. Their
+    p-values are corrected together by Holm's method, since a reader takes the best of them."""
     if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    judged = [table for table in tables if table.task != searched_task(results)]
-    found = [_verdict(table, row) for table in judged for row in judged_rows(table)]
+    tables = [table for table in tables if table.task != searched_task(results)]
+    left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
+    judged = [table for table in tables if table.task not in left_out]
+    rows = [(table, row) for table in judged for row in judged_rows(table)]
+    tested = [(table.task, row.stage, p) for table, row in rows if not math.isnan(p := _p_value(table, row))]
+    corrected = holm([p for _, _, p in tested])
+    known = {(task, stage): p for (task, stage, _), p in zip(tested, corrected, strict=True)}
+    found = [_verdict(table, row, known.get((table.task, row.stage), math.nan), len(known)) for table, row in rows]
+    found += [
+        Verdict(
+            f"{task} is left out: no model was shown to do better on it than the commonest answer given always, "
+            f"{chance:.1f}.",
+            "unclear",
+        )
+        for task, chance in left_out.items()
+    ]
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
+
+
+def _at_chance(table: TaskTable) -> float | None:
+    """The score (0..100) of always giving the commonest reference, where that explains all that the judged rows and
+    their reference match exactly (binomial, Holm over them); else None, as for tasks with another headline metric."""
+    rows = [row for row in (*judged_rows(table), table.reference) if row is not None and row.runs]
+    if table.headline != "exact_match" or not rows:
+        return None
+    records = rows[0].runs[0].records
+    share = max(Counter(text for one in records for text in {*one.references}).values(), default=0) / len(records)
+    values = [value.value for row in rows if (value := row.value(table.headline)) and not math.isnan(value.value)]
+    guessed = [binomial_tail(round(value / 100 * len(records)), len(records), share) for value in values]
+    return 100 * share if guessed and min(holm(guessed)) > CHANCE_LEVEL else None
+
+
+def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
+    """What distilled rows are compared with, a sentence per reference, and whether it controls for their training."""
+    found: dict[str, None] = {}
+    by_stage = {row.stage: row for row in results.rows}
+    for table in tables:
+        reference, rows = table.reference, judged_rows(table)
+        if reference is None or not any(row.kind in DISTILLED for row in rows):
+            continue
+        what = "SFT, then as much SFT again on the same data with a fresh schedule"
+        text = f"Distilled models are compared with {reference.label}"
+        others = [row.label for row in table.rows if by_stage[row.stage].control and row is not reference]
+        if by_stage[reference.stage].control:
+            text += f": {what}, so that no gain is that of more steps."
+            if any(by_stage[row.stage].searched for row in rows) and not by_stage[reference.stage].searched:
+                text += " But its settings were not searched, as theirs were."
+        elif others:
+            text += f", as `compare_to` says; the control of equal training, {others[0]}, is in the table."
+        else:
+            text += f". The control is missing ({what}): a gain may be that of more steps or of a second schedule."
+        found[text] = None
+    return list(found)
+
+
+def _p_value(table: TaskTable, row: TableRow) -> float:
+    value = row.value(table.headline)
+    return math.nan if value is None or value.versus is None else value.versus.p_value
 
 
 def searched_task(results: RecipeResults) -> str | None:
@@ -54,7 +112,8 @@ def judged_rows(table: TaskTable) -> list[TableRow]:
     return [row for row in others if row.kind in DISTILLED] or [row for row in others if row.kind in ("sft", "seqkd")]
 
 
-def _verdict(table: TaskTable, row: TableRow) -> Verdict:
+def _verdict(table: TaskTable, row: TableRow, p_value: float, count: int) -> Verdict:
+    """`p_value`: corrected for the `count` comparisons of all verdicts."""
     value, reference = row.value(table.headline), table.reference
     if value is None:
         return Verdict(f"{row.label} has no {table.task} scores yet, so nothing can be said about it.", "unclear")
@@ -69,11 +128,12 @@ def _verdict(table: TaskTable, row: TableRow) -> Verdict:
     helped, hurt = (
         ("distilling helped", "distilling hurt") if row.kind in DISTILLED else ("it is better", "it is worse")
     )
-    if not value.significant:
+    if not p_value < SIGNIFICANT:
         end, tone = "no difference was shown", "unclear"
     else:
         end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
-    evidence = f"95 % interval {interval_text(value.versus)}, {p_text(value.versus.p_value)}"
+    after = f" after correction for {count} comparisons" if count > 1 else ""
+    evidence = f"95 % interval {interval_text(value.versus)}, {p_text(p_value)}{after}"
     text = f"{start}, {_distance(value.versus, reference.label)} ({evidence}): {end}."
     return Verdict(text + _caveat(row, reference), tone)
 

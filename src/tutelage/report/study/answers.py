@@ -1,4 +1,8 @@
-"""The study's answers in words. A sentence is a list of texts and of links to the cells that its numbers are from."""
+"""The study's answers in words. A sentence is a list of texts and of links to the cells that its numbers are from.
+
+An answer chooses among arms and sizes, so the p-values of all comparisons that it chose among are corrected together by
+Holm's method. Every comparison is with the same reference (`Study.reference`).
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,73 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
-from tutelage.evaluation.statistics import Paired, significant
-from tutelage.report.labels import short, size_text, task_label
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
+from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
 from tutelage.report.numbers import Tone, difference_text, interval_text
-from tutelage.report.study.results import SAME_DATA, SYNTHETIC, Result, Study, headline_task
+from tutelage.report.study.results import CONTROLS, SAME_DATA, SYNTHETIC, Result, Study
 from tutelage.report.study.sentences import Link, Part, Sentence, linked, method_label
+
+AGAIN = "sft_again"
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One of the comparisons that an answer chooses among."""
+
+    result: Result
+    versus: Paired
+    p_value: float  # corrected for all of them
+
+    @property
+    def shown(self) -> bool:
+        return self.p_value < SIGNIFICANT
+
+    @property
+    def better(self) -> bool:
+        return self.shown and self.versus.difference > 0
 
 
 def answers(study: Study) -> list[Sentence]:
     """Which method to use at which size, for each student; then which for each domain task."""
     found: list[Sentence] = []
-    task = headline_task(study)
-    for student in study.students if task is not None else ():
-        found += _general(study, student, str(task))
+    for student in study.students:
+        found += _general(study, student, study.headline(student))
     found += [s for domain in study.domain if (s := _domain(study, domain)) is not None]
     return found or [Sentence(("The study has no cells that could be compared with SFT.",))]
 
 
-def guessing(study: Study) -> str | None:
-    """How many models do better than guessing, for each task where one does not; None where all do."""
-    parts: list[str] = []
-    for task in (*study.general, *study.domain):
-        own = [r for (_, t), r in study.results.items() if t == task and r.chance is not None and not r.is_missing]
-        above = sum(not r.at_chance for r in own)
-        if above < len(own):
-            parts.append(f"{above} of {len(own)} on {task_label(task)} (guessing gives {own[0].chance:.1f})")
-    if not parts:
-        return None
-    average = ", also within the average" if len(study.averaged) > 1 else ""
-    known = ", ".join(parts)
-    return f"Models shown to do better than guessing: {known}. Differences between the others say little{average}."
+def yardstick(study: Study) -> Sentence:
+    """What every arm is compared with, and where the control of equal training is missing."""
+    used = [(r, ref) for r in study.results.values() if not r.of and r.arm.method != AGAIN
+            and (ref := study.reference(r)) is not None]  # fmt: skip
+    names = list(dict.fromkeys(method_label(reference.arm, study) for _, reference in used))
+    if not used:
+        return Sentence(("Nothing in the study can be compared with SFT.",))
+    without = [r for r, reference in used if reference.arm.method != AGAIN]
+    start = f"Every arm is compared with {' or '.join(names)} of the same student on the same data"
+    what = "SFT, then as much SFT again with a fresh schedule"
+    if not without:
+        return Sentence((f"{start}: {what}. So no gain is that of more steps.",))
+    places = dict.fromkeys(f"{short(r.arm.student)} at {size_text(r.arm.size)}" for r in without)
+    where = "" if len(without) == len(used) else f" for {', '.join(places)}"
+    there = " there" if where else ""
+    return Sentence((f"{start}. The control is missing{where} ({what}): a gain{there} may be that of more steps.",))
+
+
+def left_out(study: Study) -> list[Sentence]:
+    """Tasks that no advice is given from, and why; one sentence for all students with the same."""
+    found: dict[str, list[str]] = {}
+    for student in study.students:
+        tasks = "; ".join(f"{task_label(task)} ({why})" for task, why in study.left_out(student).items())
+        found.setdefault(tasks, []).append(short(student))
+    return [Sentence((f"Left out for {', '.join(names)}: {tasks}.",)) for tasks, names in found.items() if tasks]
+
+
+def _compared(study: Study, results: Sequence[Result]) -> list[_Compared]:
+    """The results that can be compared with their reference, their p-values corrected together."""
+    pairs = [(result, versus) for result in results if (versus := study.versus(result)) is not None]
+    corrected = holm([versus.p_value for _, versus in pairs])
+    return [_Compared(result, versus, p) for (result, versus), p in zip(pairs, corrected, strict=True)]
 
 
 def gaps(study: Study) -> list[str]:
@@ -55,92 +96,114 @@ def gaps(study: Study) -> list[str]:
 
 
 class Choice(Enum):
-    """What a comparison of the distilled arms with SFT says at one size."""
+    """What the comparisons of the distilled arms with the reference say at one size."""
 
-    USE = "at least one distilled arm was shown to beat SFT"
-    SFT = "none was shown to beat SFT"
-    WORSE = "all were shown to be worse than SFT"
-    OPEN = "none was shown to beat SFT, but some are missing"
+    USE = "at least one distilled arm was shown to beat the reference"
+    SFT = "none was shown to beat it"
+    WORSE = "all were shown to be worse"
+    OPEN = "none was shown to beat it, but some have no score"
 
 
 @dataclass(frozen=True)
 class _SizeAnswer:
     """The answer at one size; successive sizes with the same `key` share one part of the sentence."""
 
-    size: int
-    choice: Choice | None = None  # None: nothing can be compared with SFT yet
-    arm: Result | None = None  # the distilled arm with the best difference to SFT, among those shown to beat it if any
-    missing: tuple[str, ...] = ()  # where the choice is open: the arms that are
-    unscored: bool = False  # nothing can be compared since the task is unscored
+    size: int | None
+    choice: Choice | None = None  # None: nothing can be compared yet
+    arm: Result | None = None  # the distilled arm with the largest difference, among those shown to be better if any
+    missing: tuple[str, ...] = ()  # where the choice is open: the arms without a score
+    fallback: str = "SFT"  # what to use where nothing was shown to beat the reference
+    unscored: tuple[str, ...] = ()  # tasks for lack of whose scores nothing can be compared
 
     @property
     def key(self) -> tuple[Choice | None, tuple[str, ...], str]:
-        return self.choice, self.missing, self.arm.arm.method if self.arm else ""
+        using = self.arm is not None and self.choice is Choice.USE
+        lacking = self.missing or self.unscored
+        return self.choice, lacking, self.arm.arm.method if self.arm and using else self.fallback
 
 
 def _general(study: Study, student: str, task: str) -> list[Sentence]:
     """Ranges of sizes with one answer each, then what a stronger teacher would add."""
-    sizes = study.sizes(task, ("sft", *SAME_DATA), student)
-    per_size = [_answer_at(study, student, size, task) for size in sizes]
-    parts: list[Part] = [f"{short(student)}: "]
+    results = study.having(student, (*CONTROLS, *SAME_DATA), task)
+    compared = _compared(study, results)
+    per_size = [_answer_at(study, size, results, compared) for size in study.sizes(task, ("sft", *SAME_DATA), student)]
+    name = study.label(task).replace(task_label(AVERAGE), "average")
+    by = f" by {name}" if len(study.general) > 1 and name != "average" else ""
+    parts: list[Part] = [f"{short(student)}{by}: "]
     tones: set[Tone] = set()
     for index, (_, group) in enumerate(groupby(per_size, lambda one: one.key)):
         same = list(group)
         first, where = same[0], _range([one.size for one in same])
         parts.append("; " if index else "")
         if first.arm is None:
-            unscored = "; ".join(study.why_unscored(one) for one in study.unscored)
-            why = unscored if first.unscored else "cells are missing"
+            why = "; ".join(map(study.why_unscored, first.unscored)) or "cells are missing"
             parts.append(f"at {where} not known yet ({why})")
             continue
         tones.add("better" if first.choice is Choice.USE else "unclear")
         parts += [_advice(first, where, method_label(first.arm.arm, study)), *_evidence(study, same)]
     stronger = _stronger(study, student, task)
-    start = [*parts, "."] if per_size else parts
+    start = [*parts, f".{_family(compared)}"] if per_size else parts
     return [Sentence((*start, *stronger), "better" if "better" in tones else "unclear")] if per_size or stronger else []
 
 
-def _answer_at(study: Study, student: str, size: int, task: str) -> _SizeAnswer:
-    arms = [r for method in SAME_DATA if (r := study.find(student, method, size, task)) is not None]
-    compared = [(r, versus) for r in arms if (versus := study.versus(r)) is not None]
+def _answer_at(
+    study: Study, size: int | None, results: Sequence[Result], all_sizes: Sequence[_Compared]
+) -> _SizeAnswer:
+    results = [one for one in results if one.arm.size == size]
+    here = [one for one in all_sizes if one.result.arm.size == size]
+    compared = [one for one in here if one.result.arm.method != AGAIN]
     if not compared:
-        return _SizeAnswer(size, unscored=task in study.unscored)
-    better = [(r, v) for r, v in compared if significant(v) and v.difference > 0]
-    arm, versus = max(better or compared, key=lambda pair: pair[1].difference)
+        unscored = dict.fromkeys(one.task for r in results for one in r.of or (r,) if one.is_unscored)
+        return _SizeAnswer(size, unscored=tuple(unscored))
+    better, fallback = [one for one in compared if one.better], _fallback(here)
+    best = max(better or compared, key=lambda one: one.versus.difference)
     if better:
-        return _SizeAnswer(size, Choice.USE, arm)
-    missing = tuple(method_label(r.arm, study) for r in arms if r.is_missing)
+        return _SizeAnswer(size, Choice.USE, best.result)
+    missing = tuple(method_label(r.arm, study) for r in results if r.arm.method in SAME_DATA and r.is_missing)
     if missing:
-        return _SizeAnswer(size, Choice.OPEN, arm, missing)
-    return _SizeAnswer(size, Choice.WORSE if significant(versus) else Choice.SFT, arm)
+        return _SizeAnswer(size, Choice.OPEN, best.result, missing)
+    return _SizeAnswer(size, Choice.WORSE if best.shown else Choice.SFT, best.result, (), fallback)
+
+
+def _fallback(compared: Sequence[_Compared]) -> str:
+    """SFT, which costs least, unless as much SFT again was shown to beat it."""
+    better = any(one.better for one in compared if one.result.arm.method == AGAIN)
+    return method_name(AGAIN) if better else method_name("sft")
 
 
 def _advice(answer: _SizeAnswer, where: str, name: str) -> str:
     if answer.choice is Choice.USE:
         return f"at {where} use {name}: "
     if answer.choice is Choice.OPEN:
-        missing = f"{' and '.join(answer.missing)} {'is' if len(answer.missing) == 1 else 'are'} missing"
-        return f"at {where} not known yet, {missing}; of the rest "
+        lacking = f"{' and '.join(answer.missing)} {'has' if len(answer.missing) == 1 else 'have'} no score"
+        return f"at {where} not known yet, {lacking}; of the rest "
     why = "nothing was shown to beat it" if answer.choice is Choice.SFT else "the rest was shown to be worse"
-    return f"at {where} use SFT, {why}: "
+    return f"at {where} use {answer.fallback}, {why}: "
 
 
 def _evidence(study: Study, same: Sequence[_SizeAnswer]) -> list[Part]:
-    """The arm's difference to SFT at the range's first size, and at its last where that is another."""
-    strongest = same[0].choice is Choice.USE
-    shown = [one.arm for one in (same[:1] if len(same) == 1 else (same[0], same[-1])) if one.arm]
+    """The named arm's difference to the reference at the range's first size, and at its last where that is another;
+    where no arm is named, the largest difference in the range."""
+    using, arms = same[0].choice is Choice.USE, [one.arm for one in same if one.arm]
+    found = [(arm, versus) for arm in arms if (versus := study.versus(arm)) is not None]
+    largest = max(found, key=lambda pair: pair[1].difference)
+    shown = [largest] if not using else found[:1] if len(found) == 1 else [found[0], found[-1]]
     parts: list[Part] = []
-    for result in shown:
-        versus, reference = study.versus(result), study.reference(result)
-        assert versus is not None
+    for place, (result, versus) in enumerate(shown):
+        reference = study.reference(result)
         assert reference is not None
-        parts.append(", " if parts else "")
-        if strongest and result is shown[0]:
-            parts += [linked(result), " against ", linked(reference), ", "]
-        label = "" if strongest or result is not shown[0] else f"{method_label(result.arm, study)} "
-        where = f" at {size_text(result.arm.size)}" if len(shown) > 1 else ""
+        parts.append(", " if place else "")
+        if using and not place:
+            parts += [linked(result), f" against {method_label(reference.arm, study)}'s ", linked(reference), ", "]
+        label = "" if using else f"{method_label(result.arm, study)} "
+        where = f" at {size_text(result.arm.size)}" if len(same) > 1 else ""
         parts += [label, Link(difference_text(versus), result.anchor), f" ({interval_text(versus)}){where}"]
     return parts
+
+
+def _family(compared: Sequence[_Compared]) -> str:
+    count = len(compared)
+    return f" (Holm's correction for {count} comparisons.)" if count > 1 else ""
 
 
 def _stronger(study: Study, student: str, task: str) -> list[Part]:
@@ -148,16 +211,19 @@ def _stronger(study: Study, student: str, task: str) -> list[Part]:
     planned = [(s, study.find(student, "gkd_it", s, task)) for s in study.sizes(task, ("gkd_it",), student)]
     there = [(s, result) for s, result in planned if result is not None and not result.is_missing]
     size, result = there[-1] if there else (None, None)
+    if result is None:
+        return []
     same = study.find(student, "gkd_sft", size, task) or study.find(student, "gkd_base", size, task)
     versus = study.compare(result, same)
     against = "above the same-data teacher's student"
     if versus is None:
-        versus, against = study.versus(result), "above SFT"
-    if result is None or versus is None:
+        versus, reference = study.versus(result), study.reference(result)
+        against = f"above {method_label(reference.arm, study)}" if reference is not None else ""
+    if versus is None:
         return []
     teacher = f" ({short(result.arm.teacher)})" if result.arm.teacher else ""
     verdict = ": no difference was shown"
-    if significant(versus):
+    if versus.p_value < SIGNIFICANT:
         verdict = ": use it if you have one" if versus.difference > 0 else ": it is worse"
     return [
         f" With a stronger teacher{teacher} at {size_text(size)}, GKD-IT scores ", linked(result), ", ",
@@ -167,24 +233,32 @@ def _stronger(study: Study, student: str, task: str) -> list[Part]:
 
 def _domain(study: Study, task: str) -> Sentence | None:
     """One sentence per task, in which students with the same answer are named together."""
-    chosen: dict[str, list[tuple[Result, Paired]]] = {}
-    for student in study.students:
-        arms = [r for (arm, t), r in study.results.items() if t == task and arm.student == student]
-        compared = [(r, v) for r in arms if (v := study.versus(r)) is not None]
-        if compared:
-            best = max(compared, key=lambda pair: pair[1].difference)
-            shown = significant(best[1]) and best[1].difference > 0
-            chosen.setdefault(method_label(best[0].arm, study) if shown else "", []).append(best)
+    students = [student for student in study.students if task not in study.left_out(student)]
+    methods = {arm.method for arm in study.arms} - {"sft", "sft_long", "teacher", "base"}
+    compared = _compared(study, [r for student in students for r in study.having(student, methods, task)])
+    chosen: dict[str, list[_Compared]] = {}
+    for student in students:
+        here = [one for one in compared if one.result.arm.student == student]
+        own = [one for one in here if one.result.arm.method != AGAIN]
+        if own:
+            best = max([one for one in own if one.better] or own, key=lambda one: one.versus.difference)
+            reference = study.reference(best.result)
+            on_gkd = reference is not None and reference.arm.method == "gkd_sft"
+            other = f"use {'GKD' if on_gkd else _fallback(here)}, nothing was shown to beat it: "
+            name = f"use {method_label(best.result.arm, study)}: " if best.better else other
+            chosen.setdefault(name, []).append(best)
     parts: list[Part] = [f"{task_label(task)}: "]
     for index, (name, found) in enumerate(chosen.items()):
-        parts += ["; " if index else "", f"use {name}: " if name else "use SFT, nothing was shown to beat it: "]
-        for place, (result, versus) in enumerate(found):
+        parts += ["; " if index else "", name]
+        for place, one in enumerate(found):
+            result = one.result
             rows = f", {size_text(result.arm.size)} synthetic rows" if result.arm.method in SYNTHETIC else ""
-            what = "" if name else f"{method_label(result.arm, study)} "
-            parts += [", " if place else "", f"{short(result.arm.student)} {what}", linked(result), " (",
-                      Link(difference_text(versus), result.anchor), f", {interval_text(versus)}{rows})"]  # fmt: skip
-    return Sentence((*parts, "."), "better" if any(chosen) else "unclear") if chosen else None
+            what = "" if one.better else f"{method_label(result.arm, study)} "
+            parts += [", " if place else "", f"{short(result.arm.student)} {what}", linked(result), " ("]
+            parts += [Link(difference_text(one.versus), result.anchor), f", {interval_text(one.versus)}{rows})"]
+    tone: Tone = "better" if any(one.better for found in chosen.values() for one in found) else "unclear"
+    return Sentence((*parts, f".{_family(compared)}"), tone) if chosen else None
 
 
-def _range(sizes: Sequence[int]) -> str:
+def _range(sizes: Sequence[int | None]) -> str:
     return size_text(sizes[0]) if len(sizes) == 1 else f"{size_text(sizes[0])}–{size_text(sizes[-1])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -12,23 +13,25 @@ from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap, significant
 from tutelage.report.labels import short, size_text, task_label
 from tutelage.report.numbers import difference_text
-from tutelage.report.study.results import Result, Study, headline_task, largest
-from tutelage.report.study.sentences import Link, Part, Sentence, evidence_text
+from tutelage.report.study.power import Question, needed, needed_text
+from tutelage.report.study.results import CONTROLS, Result, Study, largest, paper_value
+from tutelage.report.study.sentences import Link, Part, Sentence, evidence_text, method_label
 
-Outcome = Literal["held", "held in part", "did not hold", "not shown", "mixed", "not tested"]
-Predicted = Literal["more", "no less", "equal"]
-EQUAL_WITHIN = 1.0  # points; table 1 itself has 0.99 between GKD and SeqKD
-EQUAL_HELD_OUT = 0.02  # nats per token, 2 % in perplexity
+Outcome = Literal["held", "did not hold", "could not be told"]
+TaskOf = Callable[[str], str]  # student → task
+SMALLEST = 1.0  # points: the smallest effect that counts, and the margin of "no worse" and "equals"
+SMALLEST_HELD_OUT = 0.02  # the same in nats per token, 2 % in perplexity
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, what the study says of it, and one sentence per comparison."""
+    """A claim of the paper, what the study says of it, and one sentence per comparison: one refutes it."""
 
     text: str
     outcome: Outcome
     evidence: tuple[Sentence, ...]
     measure: str = ""  # a held-out measure; empty: the tasks' scores, as in the paper
+    counts: str = ""  # at how many places what was found, where there are several
 
 
 @dataclass(frozen=True)
@@ -38,94 +41,131 @@ class _Test:
     where: str
     versus: Paired
     result: Result
-    predicted: Predicted = "more"
+    question: Question = "more"
+    paper: float | None = None  # the paper's effect at this place
 
     @property
     def lower_is_better(self) -> bool:
         return lower_is_better(self.result.metric)
+
+    @property
+    def smallest(self) -> float:
+        return SMALLEST_HELD_OUT if self.lower_is_better else SMALLEST
+
+    @property
+    def effect(self) -> float:
+        """The effect that more data are to tell: the paper's if it is larger than the smallest that counts."""
+        paper = self.paper if self.question == "more" and self.paper is not None else 0.0
+        return max(paper, self.smallest)
 
 
 def claims(study: Study) -> list[Claim]:
     """The paper's five claims about general data, then those about domain tasks that the study has; then the five again
     by held-out loss, which tells small models apart where tasks cannot. (Not by the KL to the teacher: each size has
     its own teacher.)"""
-    task, points = headline_task(study), f"{EQUAL_WITHIN:g} point"
-    lacking = [study.why_unscored(one) for one in study.general if one in study.unscored]
-    found = [_claim(text.format(points), test(study, task) if task else [], lacking) for text, test in GENERAL.items()]
+    points, lacking = f"{SMALLEST:g} point", [study.why_unscored(one) for one in study.general if one in study.unscored]
+    found = [_claim(text.format(points), test(study, study.headline), lacking) for text, test in GENERAL.items()]
     if study.domain:
         lacking = [study.why_unscored(one) for one in study.domain if one in study.unscored]
         found += [_claim(text, test(study), lacking) for text, test in DOMAIN.items()]
-    nats = f"{EQUAL_HELD_OUT:g} nats per token"
+    nats = f"{SMALLEST_HELD_OUT:g} nats per token"
     for measure in (one for one in study.held_out if "kl" not in one.lower()):
-        tested = [(text.format(nats), test(study, measure)) for text, test in GENERAL.items()]
+        tested = [(text.format(nats), test(study, lambda _, m=measure: m)) for text, test in GENERAL.items()]
         found += [_claim(text, tests, measure=task_label(measure)) for text, tests in tested if tests]
     return found
 
 
 def _claim(text: str, tests: Sequence[_Test], lacking: Sequence[str] = (), measure: str = "") -> Claim:
     """`lacking`: which tasks are unscored and why, as sentences without a full stop."""
-    outcomes = {_outcome(test) for test in tests}
     unscored = tuple(Sentence((f"{one}.",)) for one in lacking)
     if not tests:
         none = Sentence(("The study has no evaluated cells for it.",))
-        return Claim(text, "not tested", unscored or (none,), measure)
-    if outcomes == {"held"}:
-        outcome: Outcome = "held"
-    elif "held" in outcomes:
-        outcome = "mixed" if "did not hold" in outcomes else "held in part"
+        return Claim(text, "could not be told", unscored or (none,), measure)
+    outcomes: list[Outcome] = [_outcome(test, len(tests)) for test in tests]
+    whole: Outcome = "could not be told"
+    if "did not hold" in outcomes:
+        whole = "did not hold"
+    elif set(outcomes) == {"held"}:
+        whole = "held"
+    parts = [f"{one} at {outcomes.count(one)}" for one in dict.fromkeys(outcomes)]
+    counts = f"{', '.join(parts)} of {len(tests)} places" if len(parts) > 1 else ""
+    return Claim(text, whole, (*map(_sentence, tests, outcomes), *unscored), measure, counts)
+
+
+def _outcome(test: _Test, count: int) -> Outcome:
+    """What the interval says. Held: all of it is on the claim's side, or within the margin. Did not hold: all of it, as
+    wide as `count` looks for a counterexample need (Bonferroni), is where the smallest effect is not, or outside the
+    margin. Else both are possible."""
+    sign = -1.0 if test.lower_is_better else 1.0
+    versus, margin = test.versus, test.smallest
+    middle, (low, high) = sign * versus.difference, sorted((sign * versus.low, sign * versus.high))
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - 0.025 / count) / normal.inv_cdf(0.975)
+    lowest, highest = middle - wider * (middle - low), middle + wider * (high - middle)
+    if test.question == "more":
+        held, refuted = significant(versus) and middle > 0, highest < margin
+    elif test.question == "no less":
+        held, refuted = low > -margin, highest < -margin
     else:
-        outcome = "did not hold" if "did not hold" in outcomes else "not shown"
-    return Claim(text, outcome, (*(_sentence(test) for test in tests), *unscored), measure)
+        held, refuted = -margin < low and high < margin, highest < -margin or lowest > margin
+    return "held" if held else "did not hold" if refuted else "could not be told"
 
 
-def _outcome(test: _Test) -> Outcome:
-    sign, within = (-1.0, EQUAL_HELD_OUT) if test.lower_is_better else (1.0, EQUAL_WITHIN)
-    better, (low, high) = sign * test.versus.difference, sorted((sign * test.versus.low, sign * test.versus.high))
-    shown = significant(test.versus)
-    if test.predicted == "equal":
-        return "held" if low > -within and high < within else "did not hold" if shown else "not shown"
-    if test.predicted == "no less" and low > -within:
-        return "held"
-    if shown:
-        return "held" if better > 0 else "did not hold"
-    return "not shown"
-
-
-def _sentence(test: _Test) -> Sentence:
-    outcome = _outcome(test)
+def _sentence(test: _Test, outcome: Outcome) -> Sentence:
     tone = "better" if outcome == "held" else "worse" if outcome == "did not hold" else "unclear"
     link = Link(difference_text(test.versus), test.result.anchor)
-    parts: tuple[Part, ...] = (f"{test.where}: ", link, f" {evidence_text(test.versus)}: {outcome}.")
+    more = ""
+    if outcome == "could not be told":
+        seeds = len(test.result.seeds)
+        found = needed(test.versus, seeds, test.effect, test.question)
+        unit = "nats per token" if test.lower_is_better else "point" if test.effect == 1 else "points"
+        whose = " (the paper's)" if test.effect > test.smallest else ""
+        more = f"; {needed_text(found, seeds, test.result.examples, f'{test.effect:.3g} {unit}{whose}')}"
+    parts: tuple[Part, ...] = (f"{test.where}: ", link, f" {evidence_text(test.versus)}: {outcome}{more}.")
     return Sentence(parts, tone)
 
 
-def _little_data(study: Study, task: str) -> list[_Test]:
+def _little_data(study: Study, task_of: TaskOf) -> list[_Test]:
     tests = []
     for student in study.students:
+        task = task_of(student)
         for size in study.sizes(task, ("gkd_sft",), student)[:1]:
             result = study.find(student, "gkd_sft", size, task)
-            where = f"{short(student)} at {size_text(size)}, GKD against SFT"
-            tests += _tested(study.versus(result), result, where)
-            long = study.find(student, "sft_long", size, task)  # what the longer training gives by itself
-            tests += _tested(study.compare(result, long), result, f"{where} of as many steps")
+            where = f"{short(student)} at {size_text(size)}, GKD against"
+            tests += _against_reference(study, result, where, _paper_gain(study, result))
     return tests
 
 
-def _gap_closes(study: Study, task: str) -> list[_Test]:
-    """The gap at the smallest size minus that at the largest, all four arms on the same examples."""
+def _gap_closes(study: Study, task_of: TaskOf) -> list[_Test]:
+    """The gap at the smallest size minus that at the largest, all four arms on the same examples, both gaps to the same
+    method."""
     tests = []
     for student in study.students:
+        task = task_of(student)
         sizes = study.sizes(task, ("gkd_sft",), student)
         if len(sizes) < 2:
             continue
         small, large = (study.find(student, "gkd_sft", size, task) for size in (sizes[0], sizes[-1]))
-        four = [small, study.reference(small) if small else None, large, study.reference(large) if large else None]
-        there = [one for one in four if one is not None and not one.is_missing]
+        pairs = [[study.find(student, method, size, task) for size in (sizes[0], sizes[-1])] for method in CONTROLS]
+        both = next((pair for pair in pairs if all(pair)), [None, None])
+        there = [one for one in (small, both[0], large, both[1]) if one is not None and not one.is_missing]
         if len(there) < 4 or small is None:
             continue
-        where = f"{short(student)}, gap at {size_text(sizes[0])} minus gap at {size_text(sizes[-1])}"
-        tests += _tested(_gap_difference(there), small, where)
+        first, last = _paper_gain(study, small), _paper_gain(study, large)
+        where = f"{short(student)}, gap to {method_label(there[1].arm, study)} at {size_text(sizes[0])} minus gap at"
+        tests += _tested(_gap_difference(there), small, f"{where} {size_text(sizes[-1])}", "more",
+                         None if first is None or last is None else first - last)  # fmt: skip
     return tests
+
+
+def _paper_gain(study: Study, result: Result | None) -> float | None:
+    """The paper's difference of the same arm to SFT."""
+    if result is None:
+        return None
+    sft = study.find(result.arm.student, "sft", result.arm.size, result.task)
+    sft = sft or study.on_gold(result.arm.student, "sft", result.task)
+    arm, other = paper_value(study, result), paper_value(study, sft)
+    return None if arm is None or other is None else arm - other
 
 
 def _gap_difference(four: Sequence[Result]) -> Paired | None:
@@ -136,10 +176,11 @@ def _gap_difference(four: Sequence[Result]) -> Paired | None:
     return None if np.isnan(found.difference) else found
 
 
-def _start(study: Study, task: str) -> list[_Test]:
+def _start(study: Study, task_of: TaskOf) -> list[_Test]:
     """SFT-S against Base-S, over all sizes that have both."""
     tests = []
     for student in study.students:
+        task = task_of(student)
         pairs = []
         for size in study.sizes(task, ("gkd_base",), student):
             pair = [study.find(student, method, size, task) for method in ("gkd_sft", "gkd_base")]
@@ -163,51 +204,87 @@ def _by_seed_or_mean(scores: Scores, by_seed: bool) -> Scores:
     return scores if by_seed else scores.mean(0, keepdims=True)
 
 
-def _stronger(study: Study, task: str) -> list[_Test]:
-    return _at_largest(study, task, "gkd_it", "GKD-IT against GKD")
+def _stronger(study: Study, task_of: TaskOf) -> list[_Test]:
+    return _at_largest(study, task_of, "gkd_it", "GKD-IT against GKD")
 
 
-def _seqkd(study: Study, task: str) -> list[_Test]:
-    return _at_largest(study, task, "seqkd", "SeqKD against GKD", predicted="equal")
+def _seqkd(study: Study, task_of: TaskOf) -> list[_Test]:
+    return _at_largest(study, task_of, "seqkd", "SeqKD against GKD", question="equal")
 
 
-def _at_largest(study: Study, task: str, method: str, words: str, predicted: Predicted = "more") -> list[_Test]:
+def _at_largest(study: Study, task_of: TaskOf, method: str, words: str, question: Question = "more") -> list[_Test]:
     tests = []
     for student in study.students:
+        task = task_of(student)
         for size in study.sizes(task, (method,), student)[-1:]:
-            result = study.find(student, method, size, task)
-            versus = study.compare(result, study.find(student, "gkd_sft", size, task))
-            tests += _tested(versus, result, f"{short(student)} at {size_text(size)}, {words}", predicted)
+            where = f"{short(student)} at {size_text(size)}"
+            found = _pair(study, student, (method, "gkd_sft"), size, task)
+            tests += _tested(*found, f"{where}, {words}", question)
+            if found[0] is None and task not in (*study.general, *study.held_out):  # an average that one of them lacks
+                for one in (t for t in study.general if t not in study.left_out(student)):
+                    found = _pair(study, student, (method, "gkd_sft"), size, one)
+                    tests += _tested(*found, f"{where} on {task_label(one)}, {words}", question)
     return tests
+
+
+def _pair(
+    study: Study, student: str, methods: tuple[str, str], size: int | None, task: str
+) -> tuple[Paired | None, Result | None]:
+    result, other = (study.find(student, method, size, task) for method in methods)
+    return study.compare(result, other), result
 
 
 def _distilling_domain(study: Study) -> list[_Test]:
-    return _domain_tests(study, "gkd_sft", "sft", "GKD against SFT")
+    return _domain_tests(study, "gkd_sft", "GKD against")
 
 
 def _mixing(study: Study) -> list[_Test]:
-    return _domain_tests(study, "mix", "sft", "Mix against SFT")
+    return _domain_tests(study, "mix", "Mix against")
 
 
 def _two_stages(study: Study) -> list[_Test]:
-    return _domain_tests(study, "two_stage", "mix", "two stages against Mix")
+    return _domain_tests(study, "two_stage", "two stages against Mix", "mix")
 
 
-def _domain_tests(study: Study, method: str, other: str, words: str) -> list[_Test]:
+def _synthetic(study: Study) -> list[_Test]:
+    """Two stages at the largest size against GKD without synthetic rows: figure 5's ends."""
+    return _domain_tests(study, "two_stage", "two stages against GKD without synthetic rows", "gkd_sft")
+
+
+def _domain_tests(study: Study, method: str, words: str, other: str = "") -> list[_Test]:
+    """A method against another, or against the reference."""
     tests = []
     for task in study.domain:
         for student in study.students:
-            result, against = largest(study, student, method, task), largest(study, student, other, task)
-            versus = study.compare(result, against)
-            tests += _tested(versus, result, f"{short(student)} on {task_label(task)}, {words}")
+            if task in study.left_out(student):
+                continue
+            result, where = largest(study, student, method, task), f"{short(student)} on {task_label(task)}, {words}"
+            paper = _paper_gain(study, result)
+            if not other:
+                tests += _against_reference(study, result, where, paper)
+                continue
+            against = (
+                study.on_gold(student, other, task) if other == "gkd_sft" else largest(study, student, other, task)
+            )
+            less = _paper_gain(study, against)
+            paper = None if paper is None or less is None else paper - less
+            tests += _tested(study.compare(result, against), result, where, "more", paper)
     return tests
 
 
-def _tested(versus: Paired | None, result: Result | None, where: str, predicted: Predicted = "more") -> list[_Test]:
-    return [_Test(where, versus, result, predicted)] if versus is not None and result is not None else []
+def _against_reference(study: Study, result: Result | None, where: str, paper: float | None) -> list[_Test]:
+    reference = study.reference(result) if result is not None else None
+    name = method_label(reference.arm, study) if reference is not None else ""
+    return _tested(study.versus(result), result, f"{where} {name}", "more", paper)
 
 
-GENERAL: dict[str, Callable[[Study, str], list[_Test]]] = {
+def _tested(
+    versus: Paired | None, result: Result | None, where: str, question: Question = "more", paper: float | None = None
+) -> list[_Test]:
+    return [_Test(where, versus, result, question, paper)] if versus is not None and result is not None else []
+
+
+GENERAL: dict[str, Callable[[Study, TaskOf], list[_Test]]] = {
     "Distilling beats SFT with little data": _little_data,
     "The gap closes as data grow": _gap_closes,
     "Starting from the SFT student is no worse than from the base (by {})": _start,
@@ -218,4 +295,5 @@ DOMAIN: dict[str, Callable[[Study], list[_Test]]] = {
     "Distilling beats SFT on domain tasks": _distilling_domain,
     "Mixing in synthetic data beats SFT": _mixing,
     "Two stages beat mixing": _two_stages,
+    "Synthetic data add to distilling": _synthetic,
 }

@@ -58,16 +58,22 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     """Lines with error bars, or bars; × at the bottom where a planned cell has no score."""
     if panel.zero:
         axes.axhline(0, color=INK, linewidth=1, zorder=1)
-        axes.annotate("SFT", (1, 0), xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
-                      va="center", fontsize=8, color=MUTED)  # fmt: skip
+        axes.annotate("\n".join(textwrap.wrap(panel.zero, 10)), (1, 0), xycoords=axes.get_yaxis_transform(),
+                      xytext=(3, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)  # fmt: skip
     solid = [one for one in panel.series if not (panel.bars and one.look.faint)]
-    for place, series in enumerate(panel.series):
+    for series in panel.series:
         if panel.bars:
-            _bars(axes, series, solid.index(series) if series in solid else place - len(solid), len(solid))
+            _bars(axes, series, _own_place(series, solid), len(solid))
         else:
             _line(axes, panel, series)
     _axes(axes, panel)
     _missing(axes, panel, len(solid))
+
+
+def _own_place(series: Series, solid: Sequence[Series]) -> int:
+    """Where a series' bars are: the paper's values are over the bars of the same method."""
+    method = (series.look.color, series.look.hatch)
+    return next(n for n, one in enumerate(solid) if (one.look.color, one.look.hatch) == method)
 
 
 def _drawn(figure: StudyFigure) -> list[Draw]:

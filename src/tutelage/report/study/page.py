@@ -19,14 +19,14 @@ from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.page import PAGE_FILE
 from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
-from tutelage.report.labels import AVERAGE, metric_label, short, size_text, task_label
+from tutelage.report.labels import AVERAGE, method_name, metric_label, short, size_text, task_label
 from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
 from tutelage.report.scores import is_evaluated
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
-from tutelage.report.study.answers import answers, gaps, guessing
+from tutelage.report.study.answers import answers, gaps, left_out, yardstick
 from tutelage.report.study.claims import claims
 from tutelage.report.study.draw import legend_svgs, panel_svgs, write_files
-from tutelage.report.study.figures import build_figures
+from tutelage.report.study.figures import build_figures, undrawn
 from tutelage.report.study.losses import loss_figures
 from tutelage.report.study.paper_values import paper_values
 from tutelage.report.study.read import build_study
@@ -95,6 +95,7 @@ def write_study_report(
     filters = {
         "size": size_text,
         "task": study.label,
+        "method": method_name,
         "metric": metric_label,
         "score": score_text,
         "difference": difference_text,
@@ -106,7 +107,8 @@ def write_study_report(
         study=study,
         done=len(cells) - missing,
         answers=sentences,
-        notes=[*gaps(study), *([known] if (known := guessing(study)) else [])],
+        notes=[yardstick(study).text, *gaps(study), *(sentence.text for sentence in left_out(study))],
+        undrawn=[(_name(one, study), one.anchor) for one in undrawn(study, figures)],
         claims=claimed,
         tables=tables,
         figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],

@@ -34,6 +34,11 @@ class PaperValues:
         """The paper's names of its students."""
         return tuple(self.content["table3"])
 
+    @property
+    def synthetic_rows(self) -> int:
+        """Synthetic rows of table 2's arms."""
+        return self.content["table2"]["synthetic_rows"]
+
     def student(self, name: str) -> str | None:
         """The paper's student with the same Llama version and size, by the names; None where there is none."""
         found = re.search(r"llama[-_. ]?3\.(\d)[-_. ]?(\d+)b(?![a-z0-9])", name.lower())

@@ -20,9 +20,9 @@ from tutelage.evaluation.clusters import Metric, cluster_scores
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import Scores, crossed_standard_error
-from tutelage.report.labels import AVERAGE
+from tutelage.report.labels import AVERAGE, task_label
 from tutelage.report.scores import SeedScores, is_evaluated, read_seeds
-from tutelage.report.study.results import DOMAIN_TASKS, SYNTHETIC, Arm, Result, Study
+from tutelage.report.study.results import DOMAIN_TASKS, SYNTHETIC, UNSCORED, Arm, Result, Study
 
 if TYPE_CHECKING:
     from tutelage.study.plan import Cell
@@ -50,9 +50,29 @@ def build_study(cells: Sequence[Cell]) -> Study:
     general, held_out, domain = _kinds(results)
     study = Study(results, general, held_out, domain, tuple(cells), without_comet)
     if len(study.averaged) > 1:
-        averages = [_average(f"a{n}", arm, study) for n, arm in enumerate(study.arms)]
-        results.update({(one.arm, AVERAGE): one for one in averages if one is not None})
+        _add_averages(study, "a", AVERAGE, study.averaged, study.arms)
+    for place, student in enumerate(study.students):
+        study.headlines[student] = _headline(study, student, place)
     return study
+
+
+def _headline(study: Study, student: str, place: int) -> str:
+    """Makes the student's own average where it is not that of all students; see `Study.headline`."""
+    left_out = study.left_out(student)
+    kept = tuple(task for task in study.general if task not in left_out)
+    if len(kept) < 2:
+        unscored = [task for task in study.general if left_out.get(task) == UNSCORED]
+        return next(iter([*kept, *unscored]), "")
+    if kept == study.averaged:
+        return AVERAGE
+    name = f"average of {', '.join(map(task_label, kept))}"
+    _add_averages(study, f"k{place}-", name, kept, [arm for arm in study.arms if arm.student == student])
+    return name
+
+
+def _add_averages(study: Study, prefix: str, name: str, tasks: Sequence[str], arms: Sequence[Arm]) -> None:
+    made = [_average(f"{prefix}{n}", arm, study, name, tasks) for n, arm in enumerate(arms)]
+    study.results.update({(one.arm, name): one for one in made if one is not None})
 
 
 def cell_name(cell: Cell) -> str:
@@ -167,29 +187,30 @@ def _kinds(results: dict[tuple[Arm, str], Result]) -> tuple[tuple[str, ...], tup
     return tuple(general), tuple(held_out), tuple(domain)
 
 
-def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
-    """The mean of the averaged tasks, over the seeds that have them all; None for an arm that none is planned for."""
-    of = tuple(result for task in study.averaged if (result := study.get(arm, task)) is not None)
+def _average(anchor: str, arm: Arm, study: Study, name: str, tasks: Sequence[str]) -> Result | None:
+    """The mean of tasks, over the seeds that have them all; None for an arm that none is planned for."""
+    of = tuple(result for task in tasks if (result := study.get(arm, task)) is not None)
     if not of:
         return None
     cells = tuple(cell for result in of for cell in result.cells)
-    whole = len(of) == len(study.averaged)
+    whole = len(of) == len(tasks)
     seeds = tuple(s for s in of[0].seeds if whole and all(s in one.seeds for one in of))
     evaluated = [s for s in dict.fromkeys(cell.seed for cell in cells) if whole and not any(s in r.missing for r in of)]
     unscored = tuple(s for s in evaluated if s not in seeds)
     if not seeds:
-        return Result(anchor=anchor, arm=arm, task=AVERAGE, metric=AVERAGE, cells=cells, of=of, unscored_seeds=unscored)
+        return Result(anchor=anchor, arm=arm, task=name, metric=AVERAGE, cells=cells, of=of, unscored_seeds=unscored)
     total = sum(one.scores.shape[1] for one in of)
     by_seed = np.mean([[one.by_seed[one.seeds.index(s)] for s in seeds] for one in of], axis=0)
     columns = []
     for one in of:
         scores_SC = one.scores[[one.seeds.index(s) for s in seeds]]
-        off = (scores_SC - np.nanmean(scores_SC, axis=1, keepdims=True)) * total / (len(of) * scores_SC.shape[1])
+        middle = scores_SC if np.isnan(scores_SC).all() else np.nanmean(scores_SC, axis=1, keepdims=True)
+        off = (scores_SC - middle) * total / (len(of) * scores_SC.shape[1])
         columns.append(by_seed[:, None] + off)
     return Result(
         anchor=anchor,
         arm=arm,
-        task=AVERAGE,
+        task=name,
         metric=AVERAGE,
         value=float(by_seed.mean()),
         stderr=crossed_standard_error(np.hstack(columns)),
@@ -206,7 +227,19 @@ def _average(anchor: str, arm: Arm, study: Study) -> Result | None:
 def _rank(key: tuple[Arm, str], cells: Sequence[Cell]) -> tuple[int, float, int, int, int]:
     """Students and tasks in the study's order, sizes ascending, methods from base to the strongest teacher."""
     arm, task = key
-    order = ("teacher", "base", "sft", "sft_long", "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
+    order = (
+        "teacher",
+        "base",
+        "sft",
+        "sft_again",
+        "sft_long",
+        "gkd_base",
+        "gkd_sft",
+        "seqkd",
+        "gkd_it",
+        "mix",
+        "two_stage",
+    )
     students = list(dict.fromkeys(cell.student for cell in cells))
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     teachers = list(dict.fromkeys(cell.teacher for cell in cells))

@@ -7,13 +7,13 @@ the study's general tasks, over all seeds. `read.py` makes them from the evaluat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
-from tutelage.evaluation.statistics import SIGNIFICANT, Paired
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.comparisons import compare
 from tutelage.report.labels import AVERAGE, JUDGED_METRICS, task_label
 from tutelage.report.scores import MetricValue, seeds_text
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 DOMAIN_TASKS = ("flores", "dialogsum", "arc_challenge")
 SYNTHETIC = ("mix", "two_stage")  # their size counts synthetic rows
+CONTROLS = ("sft_again", "sft")  # what arms are compared with: the first that the study has
 SAME_DATA = ("gkd_sft", "gkd_base", "seqkd")  # distilled from the teacher that was fine-tuned on the same data
+UNSCORED = "unscored"
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ class Result(MetricValue):
         return tuple(dict.fromkeys(cell.seed for cell in self.cells if cell.seed not in there))
 
     @property
-    def at_chance(self) -> bool:
-        """Whether guessing gives the mean score with a probability of 0.05 or more (binomial, examples of one run)."""
+    def guessing_p(self) -> float | None:
+        """The probability that guessing reaches the mean score (binomial, examples of one run); None where answers
+        cannot be guessed or none is scored."""
         if self.chance is None or math.isnan(self.value):
-            return False
-        hits = round(self.value / 100 * self.examples)
-        return binomial_tail(hits, self.examples, self.chance / 100) > CHANCE_LEVEL
+            return None
+        return binomial_tail(round(self.value / 100 * self.examples), self.examples, self.chance / 100)
 
     @property
     def seeds_text(self) -> str:
@@ -79,6 +81,26 @@ class Study:
     cells: tuple[Cell, ...]
     without_comet: dict[str, tuple[int, int]] = field(default_factory=dict)  # evaluations that it did not score, of all
     compared: dict[tuple[str, str], Paired | None] = field(default_factory=dict)  # by both results' anchors
+    headlines: dict[str, str] = field(default_factory=dict)  # student → its task of advice and claims
+
+    def headline(self, student: str) -> str:
+        """The task of general advice for a student: the average of the general tasks that are not left out for it, or
+        the only one; an unscored one where no other is left; empty where there is none."""
+        return self.headlines.get(student, "")
+
+    def left_out(self, student: str) -> dict[str, str]:
+        """Tasks that say nothing about a student, each with the reason: on which it has evaluations but no score, or
+        none of its models is shown to do better than guessing (Holm over the models)."""
+        found: dict[str, str] = {}
+        methods = {arm.method for arm in self.arms} - {"teacher"}
+        for task in (*self.general, *self.domain):
+            own = self.having(student, methods, task)
+            at_chance = [(one.chance, one.guessing_p) for one in own if one.guessing_p is not None]
+            if _is_unscored(own):
+                found[task] = UNSCORED
+            elif at_chance and min(holm([p for _, p in at_chance])) > CHANCE_LEVEL:
+                found[task] = f"none of its models was shown to do better than guessing, {at_chance[0][0]:.1f}"
+        return found
 
     @property
     def arms(self) -> list[Arm]:
@@ -95,7 +117,7 @@ class Study:
         """Tasks with evaluations, none of which has a score: InFoBench without a judge. They are in no average."""
         tasks = dict.fromkeys(task for _, task in self.results if task != AVERAGE)
         own = {task: [result for (_, t), result in self.results.items() if t == task] for task in tasks}
-        return tuple(t for t, of in own.items() if all(r.is_missing for r in of) and any(r.is_unscored for r in of))
+        return tuple(task for task, of in own.items() if _is_unscored(of))
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -115,43 +137,49 @@ class Study:
         return f"{task_label(task)} is unscored{': name a judge' if self.is_judged(task) else ''}"
 
     def is_judged(self, task: str) -> bool:
+        """Whether a judge scores the task."""
         return any(result.metric in JUDGED_METRICS for (_, t), result in self.results.items() if t == task)
 
     def get(self, arm: Arm | None, task: str) -> Result | None:
         """The arm's result on a task; None where it is not in the study."""
         return self.results.get((arm, task)) if arm is not None else None
 
+    def having(self, student: str, methods: Iterable[str], task: str) -> list[Result]:
+        """All results of a student's methods on a task: every size and every teacher."""
+        wanted = set(methods)
+        return [r for (arm, t), r in self.results.items()
+                if t == task and arm.student == student and arm.method in wanted]  # fmt: skip
+
     def find(self, student: str, method: str, size: int | None, task: str) -> Result | None:
         """The result of a method; of its first teacher where it has several."""
-        found = (r for (arm, t), r in self.results.items()
-                 if t == task and (arm.student, arm.method, arm.size) == (student, method, size))  # fmt: skip
-        return next(found, None)
+        return next((r for r in self.having(student, (method,), task) if r.arm.size == size), None)
 
-    def sizes(self, task: str, methods: Iterable[str] | None = None, student: str | None = None) -> list[int]:
-        """Data sizes that are planned for a task, ascending."""
-        wanted = None if methods is None else set(methods)
-        arms = [arm for arm, t in self.results if t == task and arm.method not in ("teacher", "base")]
-        return sorted(
-            {
-                arm.size
-                for arm in arms
-                if arm.size is not None
-                and (wanted is None or arm.method in wanted)
-                and (student is None or arm.student == student)
-            }
-        )
+    def sizes(self, task: str, methods: Iterable[str], student: str) -> list[int | None]:
+        """Data sizes that are planned for a task, ascending. None, all rows of data whose number is not known, is the
+        largest."""
+        found = {r.arm.size for r in self.having(student, methods, task)}
+        return sorted(found, key=lambda size: math.inf if size is None else size)
 
     def reference(self, result: Result) -> Result | None:
-        """What a result is compared with: the student's SFT on the same data, for synthetic arms on the gold data."""
+        """What a result is compared with everywhere: SFT again of the student on the same data where the study has it,
+        else SFT. For synthetic arms that on the gold rows, and where there is none GKD on the gold rows."""
         arm = result.arm
         if arm.method in ("sft", "teacher", "base"):
             return None
-        same = self.find(arm.student, "sft", arm.size, result.task)
-        if same is not None or arm.method not in SYNTHETIC:
-            return same
-        own = [r for (a, t), r in self.results.items()
-               if t == result.task and (a.student, a.method) == (arm.student, "sft")]  # fmt: skip
-        return own[0] if len(own) == 1 else None
+        options = CONTROLS[CONTROLS.index(arm.method) + 1 :] if arm.method in CONTROLS else CONTROLS
+        for method in (*options, "gkd_sft") if arm.method in SYNTHETIC else options:
+            found = self.find(arm.student, method, arm.size, result.task)
+            if found is None and arm.method in SYNTHETIC:
+                found = self.on_gold(arm.student, method, result.task)
+            if found is not None:
+                return found
+        return None
+
+    def on_gold(self, student: str, method: str, task: str) -> Result | None:
+        """A method's result on a domain task's gold rows: the one without a size, or all if they are the same runs."""
+        own = self.having(student, (method,), task)
+        same = len({one.cells[0].folder for one in own}) == 1
+        return own[0] if same else next((one for one in own if one.arm.size is None), None)
 
     def compare(self, left: Result | None, right: Result | None) -> Paired | None:
         """Left minus right; None where either is missing, or too few examples are scored in both."""
@@ -169,20 +197,13 @@ class Study:
 
     def after_holm(self) -> set[tuple[str, str]]:
         """Keys of `compared` with p < 0.05 after Holm's correction for all comparisons made so far."""
-        made = sorted((p.p_value, key) for key, p in self.compared.items() if p is not None)
-        kept: set[tuple[str, str]] = set()
-        for place, (p_value, key) in enumerate(made):
-            if p_value * (len(made) - place) >= SIGNIFICANT:
-                break
-            kept.add(key)
-        return kept
+        made = {key: p.p_value for key, p in self.compared.items() if p is not None}
+        return {key for key, p in zip(made, holm([*made.values()]), strict=True) if p < SIGNIFICANT}
 
 
-def headline_task(study: Study) -> str | None:
-    """The task of general answers: the average, or the only general task with scores; None without general tasks."""
-    if len(study.averaged) > 1:
-        return AVERAGE
-    return next(iter(study.averaged or study.general), None)
+def _is_unscored(results: Sequence[Result]) -> bool:
+    """Whether there are evaluations, none of which has a score."""
+    return all(one.is_missing for one in results) and any(one.is_unscored for one in results)
 
 
 def paper_value(study: Study, result: Result | None) -> float | None:
@@ -193,6 +214,7 @@ def paper_value(study: Study, result: Result | None) -> float | None:
     student = paper.student(arm.student)
     if result.task in study.domain:
         same = not result.metric or paper.same_metric(result.task, result.metric)
+        same = same and (arm.method not in SYNTHETIC or arm.size == paper.synthetic_rows)
         if arm.method == "teacher":
             name = (arm.teacher or arm.student).lower()
             return paper.domain_teacher(result.task) if same and "llama-3.1-70b" in name else None
@@ -208,5 +230,5 @@ def paper_value(study: Study, result: Result | None) -> float | None:
 
 def largest(study: Study, student: str, method: str, task: str) -> Result | None:
     """A method's result at its largest size."""
-    found = [r for (arm, t), r in study.results.items() if t == task and (arm.student, arm.method) == (student, method)]
+    found = study.having(student, (method,), task)
     return max(found, key=lambda one: -1 if one.arm.size is None else one.arm.size, default=None)

@@ -11,7 +11,7 @@ from tutelage.report.table_files import compared_fields, csv_text, latex_escape,
 def study_csv(table: StudyTable) -> str:
     """One line per cell, numbers in full; empty where there is none."""
     head = ["student", "size", "method", "teacher", "task", "metric", "value", "stderr", "seeds", "seeds_missing",
-            "seeds_unscored", "examples", "difference_to_sft", "low", "high", "p_value", "significant",
+            "seeds_unscored", "examples", "reference", "difference", "low", "high", "p_value", "significant",
             "paper"]  # fmt: skip
     return csv_text(head, (_csv_line(cell) for line in table.lines for cell in line.cells if cell.result is not None))
 
@@ -25,6 +25,7 @@ def _csv_line(cell: TableCell) -> list[object]:
         *(result.task, result.metric, result.value, result.stderr),
         *(" ".join(map(str, one)) for one in (result.seeds, sorted(result.missing), result.unscored_seeds)),
         result.examples or None,
+        cell.reference.arm.method if cell.reference is not None else "",
         *(*compared_fields(cell.versus), cell.mark, None if cell.paper is None else round(cell.paper, 2)),
     ]
 
@@ -67,6 +68,9 @@ def _latex_cell(cell: TableCell) -> str:
 
 
 def _legend(table: StudyTable) -> str:
-    text = "Mean ± standard error over seeds and examples; ∗ p < 0.05 against SFT on the same data, paired bootstrap; "
-    text += "∗∗ after Holm's correction for all comparisons of the report too; – not in the study."
+    text = table.legend or (
+        "Mean ± standard error over seeds and examples; ∗ p < 0.05 against SFT again on the same data (SFT where the "
+        "study has no SFT again), paired bootstrap; ∗∗ after Holm's correction for all comparisons of the report too; "
+        "– not in the study."
+    )
     return text + (" In brackets: the paper." if table.has_paper else "")

@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from tutelage.evaluation.statistics import Paired, significant
 from tutelage.report.labels import AVERAGE, method_name, short, size_text
 from tutelage.report.numbers import difference_and_interval, score_text
-from tutelage.report.study.results import Arm, Result, Study, largest, paper_value
+from tutelage.report.study.results import CONTROLS, Arm, Result, Study, largest, paper_value
 from tutelage.report.study.sentences import method_label
+from tutelage.report.study.synthetic import SyntheticSizes, synthetic_sizes
 
-TABLE_2 = ("sft", "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
+TABLE_2 = (*CONTROLS[::-1], "gkd_base", "gkd_sft", "seqkd", "gkd_it", "mix", "two_stage")
 NO_RESULT = "–"  # not in the study, which is not the same as missing
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One result in a table, and how it compares with SFT on the same data."""
+    """One result in a table, and how it compares with its reference."""
 
     result: Result | None  # None: not in the study
-    versus: Paired | None  # against SFT
+    versus: Paired | None
     mark: str  # "*" p < 0.05; "**" after Holm's correction too
     best: bool
     paper: float | None
     column: str
+    reference: Result | None = None  # what `versus` is against
 
     @property
     def text(self) -> str:
@@ -37,7 +39,7 @@ class TableCell:
 
     @property
     def difference(self) -> str:
-        """The difference to SFT with its interval; empty where there is none."""
+        """`versus` with its interval; empty where there is none."""
         return "" if self.versus is None else difference_and_interval(self.versus)
 
 
@@ -61,6 +63,7 @@ class StudyTable:
     lines: tuple[TableLine, ...]
     absent: str = ""  # why it is empty
     groups: tuple[tuple[str, int], ...] = ()  # (title, width) above the columns
+    legend: str = ""  # what marks mean, where it is not what they mean in the other tables
 
     @property
     def has_paper(self) -> bool:
@@ -69,26 +72,27 @@ class StudyTable:
 
 
 def build_tables(study: Study) -> list[StudyTable]:
-    """Tables 1 to 3, and one of the held-out measures if there are any.
+    """Tables 1 to 3, one of figure 5's comparisons, and one of the held-out measures, these two if there are any.
 
-    Makes every comparison with SFT first, so that Holm's correction counts them all.
+    Makes every comparison with a reference first, so that Holm's correction counts them all.
     """
     for result in study.results.values():
         study.versus(result)
     after_holm = study.after_holm()
     tables = [_table_1(study, after_holm), _table_2(study, after_holm), _table_3(study, after_holm)]
+    tables += [_figure_5(study, families) for families in [synthetic_sizes(study)] if families]
     return [*tables, _held_out(study, after_holm)] if study.held_out else tables
 
 
 def _table_1(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     columns = _columns(study)
     lines: list[TableLine] = []
-    sizes: list[int] = []
+    sizes: list[int | None] = []
     for student in study.students:
-        task = study.general[0] if study.general else ""
-        for size in study.sizes(task, ("seqkd",), student)[-1:]:
-            arms = [arm for arm in study.arms if (arm.student, arm.size) == (student, size)
-                    and arm.method in ("sft", "gkd_sft", "seqkd")]  # fmt: skip
+        own = [arm for arm in study.arms if arm.student == student and any((arm, t) in study.results for t in columns)]
+        planned = [arm.size for arm in own if arm.method == "seqkd"]
+        for size in [max(planned, key=lambda one: math.inf if one is None else one)] if planned else []:
+            arms = [arm for arm in own if arm.size == size and arm.method in (*CONTROLS, "gkd_sft", "seqkd")]
             sizes.append(size)
             lines += _group(
                 [_line(study, arm, columns, after_holm, (short(student), method_label(arm, study))) for arm in arms]
@@ -147,6 +151,37 @@ def _table_2(study: Study, after_holm: set[tuple[str, str]]) -> StudyTable:
     return StudyTable("table2", title, ("student",), titles, tuple(lines) if study.domain else (), absent, groups)
 
 
+def _figure_5(study: Study, families: Sequence[SyntheticSizes]) -> StudyTable:
+    """Synthetic arms by the number of synthetic rows; the column 0 is GKD, with which they are compared."""
+    sizes = (0, *sorted({r.arm.size or 0 for one in families for r in one.arms}))
+    lines: list[TableLine] = []
+    for family in families:
+        own = []
+        for student, method in dict.fromkeys((r.arm.student, r.arm.method) for r in family.arms):
+            cells = tuple(_synthetic_cell(study, family, student, method, size) for size in sizes)
+            own.append(TableLine((study.label(family.task), short(student), method_name(method)), cells, opens=False))
+        lines += _group(own)
+    legend = (
+        "Mean ± standard error over seeds and examples; 0 is GKD on the gold rows alone; ∗ p < 0.05 against it, paired "
+        "bootstrap; ∗∗ after Holm's correction for all sizes and students of the task too."
+    )
+    title = "Figure 5 as numbers: by synthetic rows, against GKD without"
+    titles = tuple(size_text(size) if size else "0 (GKD)" for size in sizes)
+    return StudyTable("figure5", title, ("task", "student", "method"), titles, tuple(lines), legend=legend)
+
+
+def _synthetic_cell(study: Study, family: SyntheticSizes, student: str, method: str, size: int) -> TableCell:
+    column, gold = size_text(size) if size else "0 (GKD)", family.gold.get(student)
+    if not size:
+        return TableCell(gold, None, "", False, paper_value(study, gold), column)
+    result = study.find(student, method, size, family.task)
+    versus = study.compare(result, gold)
+    mark = "*" if significant(versus) else ""
+    if mark and result is not None and gold is not None and (result.anchor, gold.anchor) in family.after_holm:
+        mark = "**"
+    return TableCell(result, versus, mark, False, paper_value(study, result), column, gold)
+
+
 def _teacher_line(study: Study, columns: Sequence[tuple[str, str]]) -> TableLine:
     cells = []
     for task, method in columns:
@@ -194,4 +229,4 @@ def _cell(
     mark = ""
     if result is not None and reference is not None and significant(versus):
         mark = "**" if (result.anchor, reference.anchor) in after_holm else "*"
-    return TableCell(result, versus, mark, best, paper_value(study, result), column)
+    return TableCell(result, versus, mark, best, paper_value(study, result), column, reference)
