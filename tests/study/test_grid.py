@@ -303,7 +303,7 @@ def test_the_mini_study_heals_on_plain_text_that_no_subset_shares(
         for name, section in run.data.items():
             assert (section.text is not None) == (name == "heal")
             places.setdefault(name, set()).update(range(section.skip, section.skip + (section.size or 0)))
-    assert len(places["heal"]) == 55_000
+    assert len(places["heal"]) == 52_000
     assert not places["heal"] & (places["train"] | places["held_out"])
     assert not places["train"] & places["held_out"]
 
@@ -341,19 +341,21 @@ def test_listing_evaluations(workshop: Workshop):
 
 @pytest.mark.slow
 def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    """All its arms on tiny models and a handful of rows, the loss on held-out rows as the task."""
+    """All its arms on tiny models and a handful of rows, held-out loss and one task of the template."""
     folder = workshop.folder / "instruct"
     folder.mkdir()
-    names = ("alpaca", "cot", "evol", "flan_x", "gsm", "lima", "oasst_val_en", "rasbt_1100", "sharegpt")
-    for place, name in enumerate([*names, "t0_train_sample"]):
+    flan = [f"flan_cot_{name}" for name in ("aqua", "creak", "ecqa", "strategyqa", "qasc", "sensemaking")]
+    names = ("alpaca", "cot", "evol", "gsm", "lima", "oasst_val_en", "rasbt_1100", "sharegpt")
+    for place, name in enumerate([*names, "t0_train_sample", *flan]):
         turns = [(("user", f"Say {place} {i}"), ("assistant", f"The cat {i}.")) for i in range(3)]
-        rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
+        rows = [{"messages": [{"role": role, "content": text} for role, text in row], "answer": "a"} for row in turns]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder))
     template = yaml.safe_load((MINI / "general.yaml").read_text())
     template["device"] = "cpu"
     template["data"]["heal"]["size"] = 10
+    template["data"]["qasc"]["size"] = template["data"]["sensemaking"]["size"] = 3
     template["data"]["train"]["skip"], template["data"]["held_out"] = (
         10,
         template["data"]["held_out"]
@@ -366,29 +368,33 @@ def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.
     for stage in template["stages"]:
         if "sampling" in stage:
             stage["sampling"] = {"max_new_tokens": 4}
+    for task in template["tasks"].values():
+        task["sampling"] = {"max_new_tokens": 4}
     study = yaml.safe_load((MINI / "study.yaml").read_text())
+    study["seeds"] = [0]
     study["models"] = {
         "ten-layers": {"layers": 3},
         "six-layers": {"layers": 2},
         "smollm2-135m-instruct": {"path": str(workshop.models / "teacher")},
     }
     for grid in study["grids"]:
-        grid |= {"tasks": ["held_out"], "sizes": [4, 8]}
+        grid |= {"tasks": ["held_out", "qasc"], "sizes": [4, 8]}
         grid["exclude"] = [{"method": "seqkd", "size": 8}, *grid["exclude"][1:]]
     (workshop.folder / "general.yaml").write_text(yaml.safe_dump(template))
     file = workshop.folder / "study.yaml"
     file.write_text(yaml.safe_dump(study))
     plan = plan_study(file, workshop.runs)
     run_study(plan)
+    found = cells(plan, workshop.runs)
     metrics = {
-        (cell.size, cell.student, cell.method): json.loads((cell.folder / "result.json").read_text())["metrics"]
-        for cell in cells(plan, workshop.runs)
+        (cell.task, cell.size, cell.student, cell.method): json.loads((cell.folder / "result.json").read_text())[
+            "metrics"
+        ]
+        for cell in found
     }
-    assert {method for _, _, method in metrics} == {
-        "sft", "sft_long", "gkd_base", "gkd_sft", "gkd_it", "seqkd", "teacher", "base"
-    }  # fmt: skip
-    assert all(one["kl"]["value"] > 0 for key, one in metrics.items() if key[2] != "teacher")
-    assert metrics[4, "smollm2-135m-instruct", "teacher"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
-    longer = next(run for run in plan.runs if run.stage == "sft_long")
-    assert longer.training is not None
-    assert longer.training.epochs == 2  # as SFT and GKD together
+    methods = {"sft", "sft_again", "gkd_base", "gkd_sft", "gkd_it", "seqkd", "teacher", "base"}
+    assert {method for *_, method in metrics} == methods
+    held_out = {key: one for key, one in metrics.items() if key[0] == "held_out"}
+    assert all(one["kl"]["value"] > 0 for key, one in held_out.items() if key[-1] != "teacher")
+    assert held_out["held_out", 4, "smollm2-135m-instruct", "teacher"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
+    assert all(one["final_answer"]["value"] == 0 for key, one in metrics.items() if key[0] == "qasc")
