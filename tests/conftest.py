@@ -24,7 +24,15 @@ from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 from synthesize_recipe import long_context  # noqa: E402, F401
 
 # Longest first: of two processes that share the files out, none is left with the last long one.
-LONGEST = ("test_triton", "test_recipe_page", "test_run_recipe", "test_mini_recipes", "test_ranks", "test_run_study")
+LONGEST = (
+    "test_triton",
+    "test_paper_end_to_end",
+    "test_recipe_page",
+    "test_run_recipe",
+    "test_mini_recipes",
+    "test_ranks",
+    "test_run_study",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
