@@ -308,6 +308,17 @@ def test_the_mini_study_heals_on_plain_text_that_no_subset_shares(
     assert not places["train"] & places["held_out"]
 
 
+def test_the_mini_studys_settings_are_found_on_its_own_student(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TUTELAGE_DATA", str(data_folder))
+    study = plan_study(MINI / "study.yaml", tmp_path)
+    search = Planner(load_recipe(MINI / "settings.yaml"), MINI, tmp_path, declared=True)
+    assert search.stage_run("heal", 0) in study.runs
+    searched = {stage.name for stage in search.recipe.stages if getattr(stage, "search", None)}
+    assert searched == {"teacher_sft", *yaml.safe_load((MINI / "study.yaml").read_text())["grids"][0]["methods"]}
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
