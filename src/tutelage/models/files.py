@@ -16,6 +16,7 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder, cached_hash
 from tutelage.common.hashing import fingerprint
+from tutelage.models.whole import adapter_base, check_files, refuse_incomplete, without_load_report
 from tutelage.recipe.sections import ModelConfig
 
 _WEIGHTS = ("*.safetensors",)
@@ -48,8 +49,8 @@ def _hub_commit(config: ModelConfig) -> str:
 def locate(config: ModelConfig) -> tuple[str, str | None]:
     """Where to load the model from, and a fingerprint of its files (None for a hub id: its commit is known on loading).
 
-    A GGUF file is converted first. Raises TutelageError for a missing file or folder, and for one without weights in
-    safetensors.
+    A GGUF file is converted first. Raises TutelageError for a missing file or folder, for one without weights in
+    safetensors or with a part of them, and for an adapter that cannot be merged (`models/whole.py`).
     """
     path = os.path.expandvars(config.path)
     if "$" in path:
@@ -80,7 +81,12 @@ def _packaged_gguf(package: str) -> Path:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    """The fingerprint of a model folder's files; TutelageError if it has no weights in safetensors."""
+    """The fingerprint of a model folder's files, and of an adapter's base; TutelageError as in `locate`."""
+    base = adapter_base(folder)
+    if base is not None:
+        files = [*sorted(folder.glob("adapter_*")), *sorted(folder.glob("token*.json")), *folder.glob("*.jinja")]
+        of_base = model_fingerprint(ModelConfig(path=base[0], revision=base[1]))
+        return fingerprint(of_base, [[p.name, cached_hash(p)] for p in files])
     if not (folder / "config.json").is_file():
         raise TutelageError(f"model folder {folder} has no config.json: give the folder that `save_pretrained` wrote")
     weights = sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
@@ -91,6 +97,7 @@ def _folder_fingerprint(folder: Path) -> str:
                 f"safetensors (model.save_pretrained(folder)) first"
             )
         raise TutelageError(f"model folder {folder} has no weights (*.safetensors)")
+    check_files(folder)
     files = weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
     return fingerprint([[p.name, cached_hash(p)] for p in files])
 
@@ -106,7 +113,10 @@ def _converted(gguf: Path) -> Path:
         raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
     with without_progress_bars():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        checked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        with without_load_report():
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(**where, **checked, dtype=torch.float32)
+        refuse_incomplete(str(gguf), model, info)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.
     del model.config.quantization_config
