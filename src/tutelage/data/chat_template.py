@@ -325,7 +325,7 @@ def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int,
     if prompt_length >= max_length:
         raise PromptTooLongError(
             f"{source}: prompt has {prompt_length} tokens, max_length is {max_length}: "
-            "raise training.max_length or drop the row"
+            "drop the row, or raise training.max_length if the model reads more"
         )
     return TokenSequence(
         index,
