@@ -37,5 +37,6 @@ def prune(run: Run) -> dict[str, Any]:
         result["keep"] = keep
         if calibration:
             result["perplexity_after"] = perplexity(loaded, calibration, device)
-    save_model(loaded.model, loaded.tokenizer, run.folder / "model", loaded.template.text)
+    template = loaded.template
+    save_model(loaded.model, loaded.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
     return result

@@ -62,7 +62,8 @@ def train(run: Run) -> dict[str, Any]:
         after = trainer.validate() if validation else None
         model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
         if trainer.rank == 0:
-            save_model(model, student.tokenizer, run.folder / "model", student.template.text)
+            template = student.template
+            save_model(model, student.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
@@ -100,7 +101,7 @@ def _with_answers(
     (parent,) = (p for p in run.parents if p.kind == "answers")
     answers = read_answers(parent.folder)
     result = run_folder.read_json(parent.folder, run_folder.RESULT)
-    ends = result["teacher_ends"]
+    ends, dropped, unanswered = result["teacher_ends"], 0, set[int]()
     teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
     conversations: list[Conversation] = []
     offsets: dict[str, int] = {}  # answers are numbered through the parent's sections, each section once
@@ -115,9 +116,21 @@ def _with_answers(
             f"{run.stage}: the teacher has another tokenizer: its answers are decoded to text and encoded again",
             flush=True,
         )
-        answers, ends = retokenise(answers, student.template, conversations), [student.template.end_of_turn_id]
+        written, ends = answers, [student.template.end_of_turn_id]
+        answers = retokenise(written, student.template, conversations)
+        dropped = len(written) - len(answers)
+        unanswered = {answer.row for answer in written} - {answer.row for answer in answers}
+        if dropped:
+            print(
+                f"{run.stage}: {dropped} of {len(written)} answers are empty or bytes that are no text, and are left out",
+                flush=True,
+            )
     assert run.training is not None
     length = run.training.max_length
+    asked = [(example, row) for example, row in zip(examples, rows, strict=True) if row not in unanswered]
+    if not asked:
+        raise TutelageError(f"{run.stage}: the teacher's answers are all empty or no text: choose another teacher")
+    examples, rows = [example for example, _ in asked], [row for _, row in asked]
     out, left_out = answer_examples(examples, rows, conversations, answers, student.template, ends, length)
     if not out:
         raise TutelageError(
@@ -128,6 +141,8 @@ def _with_answers(
         "distinct": len(out),
         "cut": sum(s.cut for s in out),
         "too_long": left_out,
+        "dropped": dropped,
+        "unanswered": [conversations[row].source for row in sorted(unanswered)],
     }
 
 
