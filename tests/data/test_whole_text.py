@@ -28,9 +28,7 @@ def byte_fallback() -> ChatTemplate:
     """Llama 2's kind: letters where they are known, else one token per byte."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "é", "東", "\n"]
     inner = Tokenizer(
-        models.BPE(
-            vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True, unk_token="<unk>"
-        )
+        models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True, unk_token="<unk>")
     )
     inner.normalizer = normalizers.Replace(" ", "▁")
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -37,5 +37,7 @@ def test_the_context_is_the_configs(kind: str, options: dict, expected: int | No
 def test_a_token_beyond_the_embedding_is_named():
     refuse_unknown_token("`m`", tiny.llama(), jobs.words(), [5, 96], "a.jsonl:1")
     refuse_unknown_token("`m`", tiny.llama(), jobs.words(), [], "a.jsonl:1")
-    with pytest.raises(TutelageError, match=r"^a\.jsonl:1: has token 97 `w97`, and the embedding of `m` has only 97 rows"):
+    with pytest.raises(
+        TutelageError, match=r"^a\.jsonl:1: has token 97 `w97`, and the embedding of `m` has only 97 rows"
+    ):
         refuse_unknown_token("`m`", tiny.llama(), jobs.words(100), [5, 97, 3], "a.jsonl:1")

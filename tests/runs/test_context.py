@@ -62,8 +62,11 @@ def test_training_is_cut_at_the_shorter_context(workshop: Workshop, capsys: pyte
     run = stage(workshop, GKD | {"sampling": sampling}, **changes)
     workshop.rows("test", [*SHORT, LONG][:4])
     do_run(run)
-    line = f"`{workshop.folder / who}-60` reads 60 tokens (max_position_embeddings of its config), fewer than `max_length` "
-    assert f"gkd: data.train: {line}(4096): 1 rows are cut, 1 left out (train.jsonl:5)\n" in capsys.readouterr().out
+    line = f"`{workshop.folder / who}-60` reads 60 tokens (max_position_embeddings of its config), fewer than "
+    assert (
+        f"gkd: data.train: {line}`max_length` (4096): 1 rows are cut, 1 left out (train.jsonl:5)\n"
+        in capsys.readouterr().out
+    )
     found = data_of(run)["train"]
     assert (found["rows"], found["cut"], found["too_long"]) == (5, 1, ["train.jsonl:5"])
     steps = read_metrics(run.folder / "metrics.jsonl")
@@ -73,7 +76,9 @@ def test_training_is_cut_at_the_shorter_context(workshop: Workshop, capsys: pyte
 
 
 def test_rows_beyond_the_context_are_refused_with_its_name(workshop: Workshop):
-    run = stage(workshop, {"name": "sft", "kind": "sft", "data": "train"}, student__path=with_context(workshop, "student"))
+    run = stage(
+        workshop, {"name": "sft", "kind": "sft", "data": "train"}, student__path=with_context(workshop, "student")
+    )
     workshop.rows("train", [LONG])
     with pytest.raises(TutelageError, match=r"^`.*student-60` reads 60 tokens .*: data\.train: .*, max_length is 60"):
         do_run(run)
@@ -105,7 +110,9 @@ def test_a_teacher_with_longer_prompts_of_its_own_reads_no_more_than_it_can(
 
 def test_the_teachers_answers_end_at_its_context(workshop: Workshop):
     seqkd = {"name": "kd", "kind": "seqkd", "student": "base", "data": "train", "samples_per_prompt": 2}
-    run = stage(workshop, seqkd | {"sampling": {"max_new_tokens": 200}}, teacher__path=with_context(workshop, "teacher"))
+    run = stage(
+        workshop, seqkd | {"sampling": {"max_new_tokens": 200}}, teacher__path=with_context(workshop, "teacher")
+    )
     (parent,) = (p for p in run.parents if p.kind == "answers")
     result = do_run(parent)
     assert (result["prompts"], result["too_long"]) == (5, ["train.jsonl:5"])
@@ -135,10 +142,12 @@ def test_a_tasks_prompt_beyond_the_context_is_listed(workshop: Workshop, capsys:
     assert long.reason.startswith("not asked: the prompt has ")
     assert all(record.tokens > 1 for id, record in records.items() if id != "long")
     out = capsys.readouterr().out
-    assert "student-60` reads 60 tokens (max_position_embeddings of its config): 1 prompts do not fit and count as" in out
+    assert (
+        "student-60` reads 60 tokens (max_position_embeddings of its config): 1 prompts do not fit and count as" in out
+    )
     assert "answered with nothing (test.jsonl:1); 4 leave less room than max_new_tokens (50)" in out
     workshop.rows("test", [LONG])
-    with pytest.raises(TutelageError, match="reads 60 tokens .*, and no prompt fits: use shorter prompts"):
+    with pytest.raises(TutelageError, match=r"reads 60 tokens .*, and no prompt fits: use shorter prompts"):
         do_run(Planner(load_recipe(file), workshop.folder, workshop.runs).evaluation("base", "test", 0))
 
 
@@ -153,7 +162,9 @@ def test_a_tasks_token_beyond_the_embedding_is_named(workshop: Workshop):
     scores = {"name": "scores", "kind": "evaluate", "models": ["base"], "tasks": ["test"]}
     file = workshop.write(student__path=str(folder), stages=[scores])
     run = Planner(load_recipe(file), workshop.folder, workshop.runs).evaluation("base", "test", 0)
-    message = r"^tasks\.test: test\.jsonl:1: has token \d+ `<\|im_start\|>`, and the embedding of `.*small` has only 300"
+    message = (
+        r"^tasks\.test: test\.jsonl:1: has token \d+ `<\|im_start\|>`, and the embedding of `.*small` has only 300"
+    )
     with pytest.raises(TutelageError, match=message):
         do_run(run)
     assert not Path(run.folder / "result.json").exists()

@@ -54,7 +54,9 @@ def test_a_response_is_the_beginning_of_the_one_without_limit(make: Any, packed:
 def test_what_the_model_cannot_read_is_refused(make: Any, packed: bool):
     one = sampler(make(), packed)
     for length in (CONTEXT, CONTEXT + 1, 100):
-        with pytest.raises(TutelageError, match=rf"^a prompt of {length} tokens fills the {CONTEXT} that the model reads"):
+        with pytest.raises(
+            TutelageError, match=rf"^a prompt of {length} tokens fills the {CONTEXT} that the model reads"
+        ):
             one.sample([[5], [5] * length], max_new_tokens=3, seeds=[0, 1])
     with pytest.raises(TutelageError, match=r"a text of 33 tokens is longer than the 32 that the model reads"):
         one.score([[5] * 30], [[6] * 3])

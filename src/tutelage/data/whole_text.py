@@ -16,8 +16,9 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def broken_places(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """Positions in `ids` of the tokens with a byte of no whole character, by the bytes of a byte-level tokenizer (GPT-2,
-    Llama 3, Qwen) or one with byte fallback (Llama 2, Gemma). Special tokens belong to no character.
+    """Positions in `ids` of the tokens with a byte of no whole character. Special tokens belong to no character.
+
+    For byte-level tokenizers (GPT-2, Llama 3, Qwen) and those with byte fallback (Llama 2, Gemma); others have none.
 
     A character U+FFFD that is written out in its own bytes is whole.
     """

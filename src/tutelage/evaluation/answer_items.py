@@ -240,7 +240,8 @@ def _sample(
 
 
 def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, tuple[float, ...]]:
-    """Summed log-probability per option by item id, where the benchmark compares them and the model reads them whole."""
+    """Summed log-probability per option by item id, where the benchmark compares them; none for an item with an option
+    that the model's context does not hold."""
     owners: list[str] = []
     pairs: list[tuple[list[int], list[int]]] = []
     for item in items:

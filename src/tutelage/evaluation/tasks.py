@@ -104,8 +104,8 @@ def _too_long(
     listed = [conversations[place].source or conversations[place].id for place in list(out)[:5]]
     names = f" ({', '.join(listed)}{' …' * (len(out) > len(listed))})" if out else ""
     print(
-        f"{reads}: {len(out)} prompts do not fit and count as answered with nothing{names}; {short} leave less room than "
-        f"max_new_tokens ({wanted})",
+        f"{reads}: {len(out)} prompts do not fit and count as answered with nothing{names}; {short} leave less room "
+        f"than max_new_tokens ({wanted})",
         flush=True,
     )
     return out

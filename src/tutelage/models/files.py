@@ -113,9 +113,10 @@ def _converted(gguf: Path) -> Path:
         raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
     with without_progress_bars():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        checked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
         with without_load_report():
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(**where, **checked, dtype=torch.float32)
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
+        model, info = loaded
         refuse_incomplete(str(gguf), model, info)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.

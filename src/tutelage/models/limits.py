@@ -37,11 +37,13 @@ def refuse_unknown_token(who: str, model: Any, tokenizer: Any, ids: Sequence[int
 
     `who`: the model, in the message; `source`: where the tokens come from; `tokenizer`: None if it is not known.
     """
-    rows, highest = embedding_rows(model), int(max(ids)) if len(ids) else 0
+    if len(ids) == 0:
+        return
+    rows, highest = embedding_rows(model), int(ids.max() if isinstance(ids, Tensor) else max(ids))
     if highest < rows:
         return
     text = "" if tokenizer is None else f" `{tokenizer.convert_ids_to_tokens(highest)}`"
     raise TutelageError(
-        f"{source}: has token {highest}{text}, and the embedding of {who} has only {rows} rows: add rows and train them "
-        "(model.resize_token_embeddings), or use the model's own tokenizer, or a `chat_template` without this token"
+        f"{source}: has token {highest}{text}, and the embedding of {who} has only {rows} rows: add rows and "
+        "train them (model.resize_token_embeddings), or use the model's own tokenizer, or a `chat_template` without this token"
     )

@@ -113,8 +113,8 @@ def _install_attention(model: Any, config: ModelConfig) -> bool:
     own, attention = own_logits(model), model.config._attn_implementation
     if not bool(torch.isfinite(own).all()):
         raise TutelageError(
-            f"`{config.path}`: its own logits are not finite in {str(model.dtype).removeprefix('torch.')}: take another "
-            "copy or an earlier checkpoint of this model"
+            f"`{config.path}`: its own logits are not finite in {str(model.dtype).removeprefix('torch.')}: take "
+            "another copy or an earlier checkpoint of this model"
         )
     if model.device.type == "cuda":
         fuse_norms(model)

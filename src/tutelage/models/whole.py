@@ -53,16 +53,18 @@ def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool =
     `info`: what `from_pretrained` returns with `output_loading_info`; weights that are tied are not missing. Prints a
     note about weights of the files that the model does not use, unless `quiet`.
     """
-    wrong = [f"{name} (its file has {list(found)}, the model {list(own)})" for name, found, own in info["mismatched_keys"]]
+    shapes = info["mismatched_keys"]
+    wrong = [f"{name} (its file has {list(found)}, the model {list(own)})" for name, found, own in shapes]
     name = type(model).__name__
     if wrong:
         raise TutelageError(
-            f"`{path}`: the weights do not fit its config.json: {_first(sorted(wrong))}: give the config that was saved "
-            "with them"
+            f"`{path}`: the weights do not fit its config.json: {_first(sorted(wrong))}: give the config that was "
+            "saved with them"
         )
     missing = sorted(info["missing_keys"])
     if missing:
-        head = "; if its head is its embedding, set `tie_word_embeddings` in config.json" * ("lm_head.weight" in missing)
+        tied = "; if its head is its embedding, set `tie_word_embeddings` in config.json"
+        head = tied if "lm_head.weight" in missing else ""
         raise TutelageError(
             f"`{path}`: weights of {name} are not in its files: {_first(missing)}: get the whole checkpoint{head}"
         )
@@ -103,8 +105,8 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
         raise TutelageError(f"{file}: names its own folder as the base: write the base model's path there")
     if importlib.util.find_spec("peft") is None:
         raise TutelageError(
-            f"model folder {folder} is an adapter of `{base}`, not a whole model: pip install 'tutelage[peft]' to have it "
-            "merged, or merge it yourself (PeftModel.from_pretrained(base, folder).merge_and_unload(), then "
+            f"model folder {folder} is an adapter of `{base}`, not a whole model: pip install 'tutelage[peft]' to have "
+            "it merged, or merge it yourself (PeftModel.from_pretrained(base, folder).merge_and_unload(), then "
             "save_pretrained) and give that folder"
         )
     return str(base), config.get("revision")

@@ -28,8 +28,8 @@ def decode_padded(
     batch_size: int,
     ended: Ended | None = None,
 ) -> list[Sample]:
-    """One sample per prompt; arguments as in `Sampler.sample`, `ends` are the token ids that end a response, `limits` the most
-    tokens of each.
+    """One sample per prompt; arguments as in `Sampler.sample`, `ends` are the token ids that end a response, `limits`
+    the most tokens of each.
 
     Batches contain prompts of similar length, the longest first.
 

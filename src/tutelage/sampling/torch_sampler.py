@@ -130,7 +130,8 @@ class TorchSampler:
         for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
             ids = torch.tensor([*prompt, *continuation])
             if self.context is not None and len(ids) > self.context:
-                raise TutelageError(f"a text of {len(ids)} tokens is longer than the {self.context} that the model reads")
+                text = f"a text of {len(ids)} tokens"
+                raise TutelageError(f"{text} is longer than the {self.context} that the model reads")
             mask = torch.zeros(len(ids), dtype=torch.bool)
             mask[len(prompt) :] = True
             sequences.append(TokenSequence(i, ids, mask, len(prompt)))

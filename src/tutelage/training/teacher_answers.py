@@ -94,7 +94,8 @@ def write_answers(
 
 def read_answers(folder: Path) -> list[Answer]:
     """The answers in `folder`, none if there is no file; an incomplete last line is ignored."""
-    return [Answer(**line | {"tokens": tuple(line["tokens"])}) for line in _lines(folder / FILE)]
+    answers = [Answer(**line) for line in _lines(folder / FILE)]
+    return [replace(answer, tokens=tuple(answer.tokens)) for answer in answers]
 
 
 def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:

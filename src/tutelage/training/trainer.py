@@ -246,10 +246,10 @@ class Trainer:
                     "use another copy of it, or `precision: float32` if its own type is narrower"
                 )
         if step == 0:  # nothing was learnt yet
-            cause = f"The student `{self.job.student.name}` itself gives them: use another copy, or `precision: float32`"
+            cause = f"The student `{self.job.student.name}` itself gives them: use another copy or `precision: float32`"
         raise TutelageError(
-            f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step + 1} ({rows}): the weights before "
-            f"it and the last checkpoint are kept. {cause}"
+            f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step + 1} ({rows}): the weights "
+            f"before it and the last checkpoint are kept. {cause}"
         )
 
     def _save(self, step: int) -> None:

@@ -29,13 +29,11 @@ def readable_length(wanted: int, *models: LoadedModel | None) -> int:
     return min([wanted, *(model.context for model in models if model is not None and model.context is not None)])
 
 
-def encoded(
-    run: Run, name: str, reader: LoadedModel, max_length: int, teacher: LoadedModel | None = None
-) -> Encoded:
+def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: LoadedModel | None = None) -> Encoded:
     """Read data section `name` and encode it with the chat template of `reader`, at most `max_length` tokens per row.
 
-    Rows are also cut at the context of `reader` and `teacher`, which is said in one line. With a teacher, sequences have
-    its rendering of the prompts; rows too long for it in that rendering are left out and listed as well.
+    Rows are also cut at the context of `reader` and `teacher`, which is said in one line. With a teacher, sequences
+    have its rendering of the prompts; rows too long for it in that rendering are left out and listed as well.
 
     Raises TutelageError when more rows are bad than the section allows, and for a row with a token that `reader` or
     `teacher` does not know.
@@ -90,7 +88,7 @@ def _for_teacher(
     teacher: LoadedModel,
     key: str,
 ) -> tuple[list[TokenSequence], list[str]]:
-    """The sequences with the teacher's rendering of their prompts, and the sources of those that are too long for it.
+    """The sequences with the teacher's rendering of their prompts, and the sources of those too long for it.
 
     Raises TutelageError for a token that the teacher does not know, or if no row is left.
     """
@@ -100,11 +98,12 @@ def _for_teacher(
         if teacher.context is not None and len(ids) > teacher.context:
             beyond.append(source)
             continue
-        refuse_unknown_token(f"the teacher `{teacher.name}`", teacher.model, teacher.tokenizer, ids, f"{key}: {source}")
+        who, where = f"the teacher `{teacher.name}`", f"{key}: {source}"
+        refuse_unknown_token(who, teacher.model, teacher.tokenizer, ids, where)
         kept.append(sequence)
     if not kept:
         raise TutelageError(
-            f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, rendered by "
-            "its own chat template: use shorter rows, or a teacher that reads more"
+            f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, rendered "
+            "by its own chat template: use shorter rows, or a teacher that reads more"
         )
     return kept, beyond

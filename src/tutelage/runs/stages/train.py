@@ -122,7 +122,7 @@ def _with_answers(
         unanswered = {answer.row for answer in written} - {answer.row for answer in answers}
         if dropped:
             print(
-                f"{run.stage}: {dropped} of {len(written)} answers are empty or bytes that are no text, and are left out",
+                f"{run.stage}: {dropped} of {len(written)} answers are empty or bytes that are no text: left out",
                 flush=True,
             )
     assert run.training is not None
