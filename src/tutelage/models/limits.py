@@ -44,6 +44,6 @@ def refuse_unknown_token(who: str, model: Any, tokenizer: Any, ids: Sequence[int
         return
     text = "" if tokenizer is None else f" `{tokenizer.convert_ids_to_tokens(highest)}`"
     raise TutelageError(
-        f"{source}: has token {highest}{text}, and the embedding of {who} has only {rows} rows: add rows and "
-        "train them (model.resize_token_embeddings), or use the model's own tokenizer, or a `chat_template` without this token"
+        f"{source}: has token {highest}{text}, and the embedding of {who} has only {rows} rows: use the model's own "
+        "tokenizer, or a `chat_template` without this token, or add rows (model.resize_token_embeddings) and train them"
     )
