@@ -252,7 +252,8 @@ def test_a_prompt_that_fills_the_limit_is_an_error() -> None:
     row = chat("The cat? " * 50, "Fine", source="big.jsonl:9")
     prompt = len(template.encode_prompt(row.prompt))
     expected = (
-        f"big.jsonl:9: prompt has {prompt} tokens, max_length is {prompt}: raise training.max_length or drop the row"
+        f"big.jsonl:9: prompt has {prompt} tokens, max_length is {prompt}: drop the row, or raise training.max_length "
+        "if the model reads more"
     )
     with pytest.raises(PromptTooLongError) as caught:
         template.encode(row, 0, prompt)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -85,6 +86,15 @@ def test_json_cannot_leave_its_element() -> None:
     text = embedded_json(value)
     assert not set("<>&") & set(text)
     assert json.loads(text) == value
+
+
+@pytest.mark.parametrize("lead", ["", "a"])
+def test_a_snippet_never_ends_within_a_letter(tmp_path: Path, dom: Callable[..., str], lead: str) -> None:
+    """Each of these letters is two units of a script's text, and the snippet's border falls between them."""
+    text = lead + "🛶" * 120
+    path = write_page(write(tmp_path, [dataclasses.replace(record(1), prompt=text, response=f"{text} hit {text}")]))
+    for state in ("", "q=hit"):
+        assert "\ufffd" not in dom(path, state)
 
 
 def test_filters(tmp_path: Path, dom: Callable[..., str]) -> None:

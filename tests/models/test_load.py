@@ -19,6 +19,7 @@ from tutelage.models.language_model import LanguageModel, language_model_head
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
+EMPTY: dict[str, Any] = {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": set()}
 TEMPLATE = "{% for m in messages %}w3 {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w3 {% endif %}"
 
 
@@ -117,12 +118,13 @@ def test_the_fingerprint_follows_weights_tokenizer_and_template(tmp_path: Path):
 
 def test_a_tokenizer_from_elsewhere_has_no_revision_of_the_model(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, str | None]] = []
+    whole = tiny.llama()
 
     def absent(source: str, revision: str | None = None, **_: Any) -> None:
         asked.append((source, revision))
         raise OSError("not here")
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: (whole, EMPTY))
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", absent)
     for tokenizer, expected in (("owner/tokens", ("owner/tokens", None)), (None, ("owner/model", "abc"))):
         with pytest.raises(TutelageError):

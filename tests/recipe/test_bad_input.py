@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from tutelage.cli.main import main
 
+DOWN, EMBED = "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -56,6 +58,37 @@ def put_nan(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     next(iter(weights.values())).view(-1)[:4] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def weight(name: str, value: torch.Tensor | None) -> Callable[[Path], None]:
+    """Put `value` in place of a weight, or nothing."""
+
+    def change(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        del weights[name]
+        save_file(weights | ({} if value is None else {name: value}), folder / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def cut_weights(folder: Path) -> None:
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(9_000)
+
+
+def lose_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {DOWN: "model-00001-of-00002.safetensors", EMBED: "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def make_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+
+
+def shorten_context(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
 
 
 def other_tokenizer(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
@@ -233,6 +266,13 @@ CASES = [
     ),
     # --- models
     Case("missing model folder", ("/gone", "does not exist", "path"), {"student__path": "/gone"}),
+    Case("missing layer", (DOWN, "not in its files", "whole checkpoint"), ONLY_SFT, copied("part", weight(DOWN, None))),
+    Case("missing embedding", ("model.embed_tokens", "not in its files"), prepare=copied("part", weight(EMBED, None))),
+    Case("weight of another shape", (DOWN, "[3, 3]"), ONLY_SFT, copied("part", weight(DOWN, torch.ones(3, 3)))),
+    Case("cut weights", ("model.safetensors", "cut or damaged", "copy it again"), ONLY_SFT, copied("cut", cut_weights)),
+    Case("missing shard", ("model-00002", "copy the whole checkpoint"), ONLY_SFT, copied("shards", lose_shard)),
+    Case("adapter", ("is an adapter of `some/base`", "merge_and_unload"), ONLY_SFT, copied("lora", make_adapter)),
+    Case("context too short", ("reads 8 tokens", "max_length"), ONLY_SFT, copied("short", shorten_context)),
     Case(
         "unset variable in model",
         ("$UNSET_FOLDER", "not set", "export it"),
@@ -270,7 +310,7 @@ CASES = [
     ),
     # --- while it runs
     Case("loss goes to NaN", ("step 2", "learning_rate", "train"), DIVERGING | {"stages__0__name": "sft_train"}),
-    Case("NaN weight", ("loss nan", "step 1", "learning_rate"), ONLY_SFT, copied("nan", put_nan)),
+    Case("NaN weight", ("its weight model.", "holds NaN", "another copy"), ONLY_SFT, copied("nan", put_nan)),
     Case(
         "full disk",
         ("no room for a checkpoint", "free some space"),

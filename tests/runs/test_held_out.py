@@ -51,7 +51,7 @@ def test_loss_and_kl_are_those_by_hand(workshop: Workshop):
     assert [record.id for record in records] == ["r0", "r1", "r2", "r3"]
     loss, kl, tokens = 0.0, 0.0, 0
     student = load_model(ModelConfig(path=str(workshop.models / "student")))
-    for sequence, record in zip(encoded(run, "test", student.template, 96).sequences, records, strict=True):
+    for sequence, record in zip(encoded(run, "test", student, 96).sequences, records, strict=True):
         student_lp, teacher_lp = (log_probs(workshop.models / name, sequence.ids) for name in ("student", "teacher"))
         places = sequence.loss_mask[1:].nonzero().squeeze(-1)
         losses = -student_lp[places, sequence.ids[places + 1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from ranks_recipe import GKD, STEPS, TWO, planned
 from recipes_fixture import Workshop
+from safetensors.torch import load_file, save_file
 from tiny_study import write_study
 from two_ranks import DEVICE
 from waiting import wait_for
@@ -141,6 +143,27 @@ def test_a_mistake_is_said_as_one_rank_says_it(
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tutelage: ")]
     assert message.startswith("tutelage: gkd: loss ")
     assert "Lower `learning_rate`" in message
+    assert not processes()
+
+
+@pytest.mark.parametrize("fault", ["missing", "NaN"])
+def test_a_model_that_is_not_whole_is_refused_on_sharded_ranks(
+    workshop: Workshop, processes: Callable[[], dict[str, int]], fault: str
+):
+    """Only the first rank reads the weights; the others must not wait for it."""
+    folder, name = workshop.folder / "broken", "model.layers.3.mlp.down_proj.weight"
+    shutil.copytree(workshop.models / "teacher", folder)
+    weights = load_file(folder / "model.safetensors")
+    if fault == "missing":
+        del weights[name]
+    else:
+        weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    run = planned(workshop, workshop.runs, training__shard=True, teacher__path=str(folder), device=DEVICE)
+    message = str(attempt(run, share=TWO))
+    assert f"`{folder}`: " in message
+    assert name in message
+    assert "\n" not in message
     assert not processes()
 
 

@@ -15,7 +15,7 @@ import torch
 from chat_templates import CHATML, tokenizer
 from recipes_fixture import ROWS, Workshop, save_tiny
 
-from tutelage.common.types import Conversation, Message, TokenSequence
+from tutelage.common.types import Conversation, Message, Sample, TokenSequence
 from tutelage.data.batch import take_copies
 from tutelage.data.chat_template import ChatTemplate, PromptTooLongError, messages_asked
 from tutelage.recipe.load import load_recipe
@@ -204,6 +204,27 @@ def test_answers_of_another_tokenizer_are_encoded_again_from_text():
     ids = TEMPLATE.tokenizer("The dog", add_special_tokens=False)["input_ids"]
     assert list(ended.tokens) == [*ids, TEMPLATE.end_of_turn_id]
     assert list(cut.tokens) == TEMPLATE.tokenizer("ran", add_special_tokens=False)["input_ids"]
+
+
+def test_answers_that_are_no_text_are_not_encoded_again(tmp_path: Path):
+    """Cut in a letter they lose it; bytes that are no text, or none at all, are not trained on."""
+    letters = [TEMPLATE.tokenizer.convert_tokens_to_ids(letter) for letter in ("ð", "Ł", "Ľ", "¶")]  # F0 9F 9B B6: 🛶
+    (a,) = TEMPLATE.tokenizer("a")["input_ids"]
+    end = TEMPLATE.end_of_turn_id
+    tokens = [(a, *letters, a, end), (a, *letters[:3]), (a, letters[0], a), (*letters[:2], end), (end,), (letters[0],)]
+
+    class Fixed:
+        def sample(self, prompts: Any, **_: Any) -> list[Sample]:
+            return [Sample(one, (), one[-1] == end) for one in tokens]
+
+    sampling = SamplingConfig(max_new_tokens=8, batch_size=6)
+    written = write_answers(tmp_path, {0: PROMPTS[0].prompt}, TEMPLATE, Fixed(), sampling, 6, 0)  # type: ignore[arg-type]
+    assert [answer.text for answer in written] == ["a🛶a", "a", "aa", "", "", ""]
+    assert [answer.whole for answer in written] == [True, True, False, False, True, True]
+    assert read_answers(tmp_path) == written
+    old = dataclasses.replace(written[1], text="a\ufffd")  # as written by earlier versions
+    again = retokenise([*written, old], TEMPLATE, PROMPTS)
+    assert [answer.tokens for answer in again] == [(a, *letters, a, end), (a,)]
 
 
 # --- in a recipe -----------------------------------------------------------------------------------------------------

@@ -244,8 +244,21 @@ def test_a_gradient_that_is_not_finite_stops_training(tmp_path: Path):
     job = jobs.sft(tmp_path)
     with torch.no_grad():
         job.student.model.model.norm.weight[0] = math.inf
-    with pytest.raises(TutelageError, match="gradient norm nan at step 1"):
+    with pytest.raises(TutelageError, match=r"gradient norm nan at step 1.*The student `the model` itself") as caught:
         Trainer(job).step(0)
+    assert "learning_rate" not in str(caught.value)  # no step was made with it
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_teacher_of_nan_is_blamed_by_name(tmp_path: Path, packed: bool):
+    job = jobs.gkd(tmp_path, 0.0, packed=packed)
+    assert job.teacher is not None
+    with torch.no_grad():
+        job.teacher.loaded.model.model.norm.weight[0] = math.nan
+    message = r"^the teacher `the model` gives numbers that are not finite \(step 1,"
+    with pytest.raises(TutelageError, match=message) as caught:
+        Trainer(job).step(0)
+    assert "learning_rate" not in str(caught.value)
 
 
 def test_a_batch_without_response_tokens_is_a_one_line_error(tmp_path: Path):

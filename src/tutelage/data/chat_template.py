@@ -27,6 +27,7 @@ from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.dataset import LoadedData, check_bad_rows
 from tutelage.data.rows import BadRow
+from tutelage.data.whole_text import MARK, broken_places
 
 TULU = """\
 {%- for message in messages -%}
@@ -162,9 +163,21 @@ class ChatTemplate:
         return [[next(tokens) for _ in parts] for parts in rows]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a response, without special tokens and end-of-turn ids."""
+        """The text of a response, without special tokens, end-of-turn ids and tokens that hold a part of a character
+        (`whole_text.py`): cut within one, it ends before it."""
         kept = [int(token) for token in ids if int(token) not in self.end_of_turn_ids]
-        return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        text = self.tokenizer.decode(kept, **options)
+        if MARK not in text:
+            return text
+        broken = set(broken_places(self.tokenizer, kept))
+        return self.tokenizer.decode([token for place, token in enumerate(kept) if place not in broken], **options)
+
+    def is_text(self, ids: Sequence[int], finished: bool) -> bool:
+        """Whether the tokens of a response are whole characters; one cut at its length limit may end within one."""
+        kept = [int(token) for token in ids if int(token) not in self.end_of_turn_ids]
+        broken = broken_places(self.tokenizer, kept)
+        return not broken or (not finished and broken == list(range(broken[0], len(kept))))
 
     @property
     def end_of_turn_id(self) -> int:
@@ -325,7 +338,7 @@ def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int,
     if prompt_length >= max_length:
         raise PromptTooLongError(
             f"{source}: prompt has {prompt_length} tokens, max_length is {max_length}: "
-            "raise training.max_length or drop the row"
+            "drop the row, or raise training.max_length if the model reads more"
         )
     return TokenSequence(
         index,

@@ -240,13 +240,15 @@ def _sample(
 
 
 def _likelihoods(bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, tuple[float, ...]]:
-    """Summed log-probability per option by item id, where the benchmark compares them."""
+    """Summed log-probability per option by item id, where the benchmark compares them; none for an item with an option
+    that the model's context does not hold."""
     owners: list[str] = []
     pairs: list[tuple[list[int], list[int]]] = []
     for item in items:
-        for context, continuation in bench.options(item):
-            owners.append(item.id)
-            pairs.append(encode_pair(answerer.template, context, continuation))
+        found = [encode_pair(answerer.template, *option) for option in bench.options(item)]
+        if answerer.context is None or all(len(p) + len(c) <= answerer.context for p, c in found):
+            owners += [item.id] * len(found)
+            pairs += found
     if not pairs:
         return {}
     values = answerer.sampler.score([pair[0] for pair in pairs], [pair[1] for pair in pairs])

@@ -52,12 +52,17 @@ function marked(text, tag = "span", className = "") {
   return made;
 }
 
+/** `text.slice` without half a letter at either end: outside the basic plane a letter is two units. */
+function piece(text, start, end) {
+  return text.slice(start, end).replace(/^[\udc00-\udfff]|[\ud800-\udbff]$/g, "");
+}
+
 /** One line of a text, around the first match if there is one. */
 function snippet(text) {
-  const flat = text.slice(0, 20000).replace(/\s+/g, " ").trim();
+  const flat = piece(text, 0, 20000).replace(/\s+/g, " ").trim();
   const hit = state.q ? flat.toLowerCase().indexOf(state.q.toLowerCase()) : -1;
   const start = Math.max(0, hit - 40);
-  const cut = flat.slice(start, start + SNIPPET);
+  const cut = piece(flat, start, start + SNIPPET);
   return (start ? "…" : "") + cut + (start + SNIPPET < flat.length ? "…" : "");
 }
 

@@ -105,13 +105,12 @@ def load_answerer(settings: Settings) -> Answerer:
     sampler = make_sampler(model, sampling, cache_share=0.8)
     templated = config.chat_template != "auto" or model.tokenizer.chat_template is not None
     chat = templated if settings.chat is None else settings.chat
-    context = getattr(model.model.config, "max_position_embeddings", None)
     return Answerer(
         model.template,
         sampler,
         model.fingerprint,
         chat,
-        context,
+        model.context,
         settings.seed,
         settings.batch_tokens,
         settings.prompt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
@@ -11,10 +12,12 @@ from tutelage.common.hashing import example_seed
 from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.metrics import SCORERS
 from tutelage.evaluation.records import ExampleRecord
+from tutelage.models.limits import refuse_unknown_token
 from tutelage.recipe.sections import TaskConfig
 
 if TYPE_CHECKING:
     from tutelage.data.chat_template import ChatTemplate
+    from tutelage.models.load import LoadedModel
     from tutelage.sampling.sampler import Sampler
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
@@ -32,18 +35,24 @@ def evaluate_generation(
     sampler: Sampler,
     seed: int,
     progress: Progress | None = None,
+    reader: LoadedModel | None = None,
 ) -> list[ExampleRecord]:
     """Answer and score the prompts of the conversations; return the records in the order of the conversations.
 
     Prompts are decoded in batches of `task.sampling.batch_size`, the longest first: a batch then holds prompts of
     similar length, and memory runs out in the first batch if at all. Each example is sampled with a seed of its own
-    (from `seed` and its id), so answers do not depend on each other. `task_name` is for messages.
-    Raises TutelageError when there is nothing to evaluate, or two rows share an id.
+    (from `seed` and its id), so answers do not depend on each other. `task_name` is for messages. `reader`: the model
+    that answers, if its limits are to be checked: a prompt that fills its context counts as answered with nothing, and
+    all of them are listed in one line.
+
+    Raises TutelageError when there is nothing to evaluate, two rows share an id, no prompt fits into the model's
+    context, or one has a token that the model does not know.
     """
     _check(task_name, task, conversations)
     prompts = template.encode_prompts([conversation.prompt for conversation in conversations])
-    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    records: dict[int, ExampleRecord] = {}
+    records = _too_long(task_name, task, conversations, prompts, reader)
+    order = [place for place in range(len(prompts)) if place not in records]
+    order.sort(key=lambda place: (-len(prompts[place]), place))
     for start in range(0, len(order), task.sampling.batch_size):
         places = order[start : start + task.sampling.batch_size]
         samples = sampler.sample(
@@ -59,8 +68,47 @@ def evaluate_generation(
                 conversations[place], response, task.metrics, finished=sample.finished, tokens=len(sample.tokens)
             )
         if progress is not None:
-            progress(len(records), len(order))
-    return [records[place] for place in range(len(order))]
+            progress(len(records), len(prompts))
+    return [records[place] for place in range(len(prompts))]
+
+
+def _too_long(
+    task_name: str,
+    task: TaskConfig,
+    conversations: Sequence[Conversation],
+    prompts: Sequence[Sequence[int]],
+    reader: LoadedModel | None,
+) -> dict[int, ExampleRecord]:
+    """By place, the records of prompts that the model cannot read; prints how many there are, and which."""
+    if reader is None:
+        return {}
+    for row, prompt in zip(conversations, prompts, strict=True):
+        where = f"tasks.{task_name}: {row.source or row.id}"
+        refuse_unknown_token(f"`{reader.name}`", reader.model, reader.tokenizer, prompt, where)
+    context = reader.context
+    if context is None:
+        return {}
+    wanted = task.sampling.max_new_tokens
+    out: dict[int, ExampleRecord] = {}
+    for place, (row, prompt) in enumerate(zip(conversations, prompts, strict=True)):
+        if len(prompt) >= context:
+            record = score_response(row, "", task.metrics, finished=False, tokens=0)
+            reason = f"not asked: the prompt has {len(prompt)} tokens, the model reads {context}"
+            out[place] = replace(record, reason=f"{reason}; {record.reason}")
+    short = sum(context - wanted < len(prompt) < context for prompt in prompts)
+    if not out and not short:
+        return {}
+    reads = f"tasks.{task_name}: `{reader.name}` reads {context} tokens (max_position_embeddings of its config)"
+    if len(out) == len(prompts):
+        raise TutelageError(f"{reads}, and no prompt fits: use shorter prompts, or a model that reads more")
+    listed = [conversations[place].source or conversations[place].id for place in list(out)[:5]]
+    names = f" ({', '.join(listed)}{' …' * (len(out) > len(listed))})" if out else ""
+    print(
+        f"{reads}: {len(out)} prompts do not fit and count as answered with nothing{names}; {short} leave less room "
+        f"than max_new_tokens ({wanted})",
+        flush=True,
+    )
+    return out
 
 
 def lead_1_records(

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder, cached_hash
 from tutelage.common.hashing import fingerprint
+from tutelage.models.whole import adapter_base, check_files, refuse_incomplete, without_load_report
 from tutelage.recipe.sections import ModelConfig
 
 _WEIGHTS = ("*.safetensors",)
@@ -48,8 +49,8 @@ def _hub_commit(config: ModelConfig) -> str:
 def locate(config: ModelConfig) -> tuple[str, str | None]:
     """Where to load the model from, and a fingerprint of its files (None for a hub id: its commit is known on loading).
 
-    A GGUF file is converted first. Raises TutelageError for a missing file or folder, and for one without weights in
-    safetensors.
+    A GGUF file is converted first. Raises TutelageError for a missing file or folder, for one without weights in
+    safetensors or with a part of them, and for an adapter that cannot be merged (`models/whole.py`).
     """
     path = os.path.expandvars(config.path)
     if "$" in path:
@@ -80,7 +81,12 @@ def _packaged_gguf(package: str) -> Path:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    """The fingerprint of a model folder's files; TutelageError if it has no weights in safetensors."""
+    """The fingerprint of a model folder's files, and of an adapter's base; TutelageError as in `locate`."""
+    base = adapter_base(folder)
+    if base is not None:
+        files = [*sorted(folder.glob("adapter_*")), *sorted(folder.glob("token*.json")), *folder.glob("*.jinja")]
+        of_base = model_fingerprint(ModelConfig(path=base[0], revision=base[1]))
+        return fingerprint(of_base, [[p.name, cached_hash(p)] for p in files])
     if not (folder / "config.json").is_file():
         raise TutelageError(f"model folder {folder} has no config.json: give the folder that `save_pretrained` wrote")
     weights = sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
@@ -91,6 +97,7 @@ def _folder_fingerprint(folder: Path) -> str:
                 f"safetensors (model.save_pretrained(folder)) first"
             )
         raise TutelageError(f"model folder {folder} has no weights (*.safetensors)")
+    check_files(folder)
     files = weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
     return fingerprint([[p.name, cached_hash(p)] for p in files])
 
@@ -106,7 +113,11 @@ def _converted(gguf: Path) -> Path:
         raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
     with without_progress_bars():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+        with without_load_report():
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
+        model, info = loaded
+        refuse_incomplete(str(gguf), model, info)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.
     del model.config.quantization_config
@@ -121,13 +132,19 @@ def _converted(gguf: Path) -> Path:
     return target
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None) -> None:
-    """Write weights (safetensors), tokenizer and chat template to `folder`, replacing it.
+def save_model(
+    model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None, ends: Sequence[int] = ()
+) -> None:
+    """Write weights (safetensors), tokenizer, chat template and generation config to `folder`, replacing it.
+
+    `ends`: the token ids at which the saved model is to stop, in transformers, vLLM and others that read its generation
+    config; without them that config stays as it is.
 
     The folder is written beside its place and then renamed, so that it is complete or not there.
     """
     if chat_template is not None:
         tokenizer.chat_template = chat_template
+    _set_ends(model, tokenizer, ends)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -140,6 +157,24 @@ def save_model(model: Any, tokenizer: Any, folder: Path, chat_template: str | No
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     folder.chmod(0o755)
+
+
+def _set_ends(model: Any, tokenizer: Any, ends: Sequence[int]) -> None:
+    """Let the model's generation config stop at `ends`; and make it one that transformers agrees to save."""
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    if ends:
+        config.eos_token_id = [int(end) for end in ends]
+        config.pad_token_id = int(ends[0]) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    # Old models have a temperature without `do_sample`, which transformers reads and then refuses to write.
+    for change in ({}, {"do_sample": True}):
+        config.update(**change)
+        with contextlib.suppress(ValueError):
+            config.validate(strict=True)
+            return
+    ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = type(config)(**ids)
 
 
 @contextlib.contextmanager

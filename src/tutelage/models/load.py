@@ -15,9 +15,11 @@ from tutelage.data.chat_template import ChatTemplate
 from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
 from tutelage.models.files import locate, without_progress_bars
+from tutelage.models.limits import context_of
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import reshard, shard
+from tutelage.models.whole import adapter_base, merged, refuse_incomplete, refuse_nonfinite, without_load_report
 from tutelage.recipe.sections import ModelConfig
 
 
@@ -30,6 +32,12 @@ class LoadedModel:
     template: ChatTemplate
     packed: bool  # takes packed sequences; False: padded ones
     fingerprint: str  # of weights, tokenizer and chat template
+    name: str = "the model"  # as the user wrote it
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens it can read; None: unknown."""
+        return context_of(self.model.config)
 
 
 def load_model(
@@ -44,15 +52,16 @@ def load_model(
     `sharded`: shard it over all ranks, which must call this together; only the first rank reads the weights, into CPU
     memory. `compute`: the type of autocast that the model will run under, if any.
 
-    Raises TutelageError for a folder without weights or with pickled weights, for a name that cannot be loaded, and for
-    a model whose logits are not those of its last hidden states and head.
+    Raises TutelageError for a folder without weights or with pickled weights, for a name that cannot be loaded, for a
+    weight that is not in the files or not finite, and for a model whose logits are not those of its last hidden states
+    and head.
     """
     folder, content = locate(config)
-    options: dict[str, Any] = {"device_map": "meta"} if sharded and dist.get_rank() else {}
-    model = _from_pretrained("AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options)
+    model = read_weights(config, folder, dtype, sharded)
+    refuse_nonfinite(config.path, model)
     # A tokenizer from elsewhere has revisions of its own.
     tokens_of = config if config.tokenizer is None else config.model_copy(update={"revision": None})
-    tokenizer = _from_pretrained("AutoTokenizer", config.tokenizer or folder, tokens_of)
+    tokenizer = _from_pretrained("AutoTokenizer", config.tokenizer or _tokenizer_folder(folder), tokens_of)
     if content is None:
         content = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
     device_type = torch.device(device).type
@@ -66,7 +75,34 @@ def load_model(
         packed = _install_attention(model, config)
     reshard(model)
     template = ChatTemplate(tokenizer, config.chat_template, generation_eos=generation_ends(model))
-    return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint))
+    return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint), config.path)
+
+
+def read_weights(
+    config: ModelConfig, folder: str, dtype: torch.dtype, sharded: bool = False, meta: bool = False
+) -> Any:
+    """The transformers model in `folder` (see `locate`) on the CPU, an adapter merged into its base.
+
+    `meta`: without values, to find out whether all weights are there; so are, with `sharded`, those of all ranks but
+    the first. Raises TutelageError for a weight that is not in the files, or there with another shape.
+    """
+    base = adapter_base(Path(folder))
+    if base is not None:
+        if sharded:
+            raise TutelageError(f"`{config.path}`: adapters are not merged under `training.shard`: merge it first")
+        whole = config.model_copy(update={"path": base[0], "revision": base[1]})
+        model = read_weights(whole, locate(whole)[0], dtype, meta=meta)
+        return model if meta else merged(model, Path(folder))
+    options: dict[str, Any] = {"device_map": "meta"} if meta or (sharded and dist.get_rank()) else {}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with without_load_report():
+        model, info = _from_pretrained(
+            "AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options
+        )
+    refuse_incomplete(config.path, model, info, quiet=meta)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise TutelageError(f"`{config.path}` is an adapter on the hub: download it, and give its folder")
+    return model
 
 
 def _install_attention(model: Any, config: ModelConfig) -> bool:
@@ -75,6 +111,11 @@ def _install_attention(model: Any, config: ModelConfig) -> bool:
     Raises TutelageError if the logits differ from the model's own on every path that the config allows.
     """
     own, attention = own_logits(model), model.config._attn_implementation
+    if not bool(torch.isfinite(own).all()):
+        raise TutelageError(
+            f"`{config.path}`: its own logits are not finite in {str(model.dtype).removeprefix('torch.')}: take "
+            "another copy or an earlier checkpoint of this model"
+        )
     if model.device.type == "cuda":
         fuse_norms(model)
     if config.attention == "packed" or (config.attention == "auto" and runs_packed(model)):
@@ -109,16 +150,23 @@ def generation_ends(model: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ends))
 
 
+def _tokenizer_folder(folder: str) -> str:
+    """`folder`, or for an adapter without a tokenizer its base's."""
+    base = adapter_base(Path(folder))
+    return folder if base is None or (Path(folder) / "tokenizer_config.json").is_file() else base[0]
+
+
 def _from_pretrained(auto_class: str, source: str | Path, config: ModelConfig, **options: Any) -> Any:
     """`transformers.<auto_class>.from_pretrained`, with its errors as one line."""
     import transformers
+    from safetensors import SafetensorError
 
     with without_progress_bars():
         try:
             return getattr(transformers, auto_class).from_pretrained(
                 str(source), revision=config.revision, trust_remote_code=config.trust_remote_code, **options
             )
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise TutelageError(
                 f"cannot load `{config.path}`: {first} Check the name or folder, your network, and access rights "

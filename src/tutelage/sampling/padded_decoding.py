@@ -20,15 +20,16 @@ def decode_padded(
     model: Any,
     ends: Sequence[int],
     prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
     seeds: Sequence[int],
     *,
-    max_new_tokens: int,
     temperature: float,
     top_p: float,
     batch_size: int,
     ended: Ended | None = None,
 ) -> list[Sample]:
-    """One sample per prompt; arguments as in `Sampler.sample`, `ends` are the token ids that end a response.
+    """One sample per prompt; arguments as in `Sampler.sample`, `ends` are the token ids that end a response, `limits`
+    the most tokens of each.
 
     Batches contain prompts of similar length, the longest first.
 
@@ -39,7 +40,7 @@ def decode_padded(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = _Batch(model, [list(prompts[i]) for i in chosen])
-        samples = batch.decode(ends, [seeds[i] for i in chosen], max_new_tokens, temperature, top_p)
+        samples = batch.decode(ends, [seeds[i] for i in chosen], [limits[i] for i in chosen], temperature, top_p)
         done = dict(zip(chosen, samples, strict=True))
         out |= done
         if ended is not None:
@@ -62,14 +63,16 @@ class _Batch:
         self.cache: Any = DynamicCache(config=model.config)
 
     def decode(
-        self, ends: Sequence[int], seeds: Sequence[int], limit: int, temperature: float, top_p: float
+        self, ends: Sequence[int], seeds: Sequence[int], limits: Sequence[int], temperature: float, top_p: float
     ) -> list[Sample]:
-        """One sample of at most `limit` tokens per prompt, in their order."""
+        """One sample of at most limits[i] tokens per prompt, in their order."""
+        limit = max(limits)
         end_ids = torch.tensor(tuple(ends) or (-1,), device=self.device)
         uniforms = uniform_table(seeds, limit).to(self.device)
         rows = torch.arange(len(seeds), device=self.device)  # the rows still in the batch
         finished = torch.zeros(len(seeds), dtype=torch.bool, device=self.device)
-        written = torch.full((len(seeds),), limit, device=self.device)
+        written = torch.tensor(limits, device=self.device)
+        full = written.clone()  # a row with so many tokens must leave the batch: the model's context ends there
         tokens = torch.zeros((len(seeds), limit), dtype=torch.int64, device=self.device)
         logprobs = torch.zeros((len(seeds), limit), dtype=torch.float32, device=self.device)
         hidden = self._forward(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
@@ -80,10 +83,12 @@ class _Batch:
             at_end = torch.isin(chosen, end_ids) & ~finished[rows]
             written[rows] = torch.where(at_end, step + 1, written[rows])
             finished[rows] |= at_end
-            live = ~finished[rows]
+            must_leave = full[rows] <= step + 1
+            live = ~finished[rows] & ~must_leave
             if step + 1 == limit or not bool(live.any()):
                 break
-            if int(live.sum()) <= len(rows) - max(1, len(rows) // 8):  # dropping rows copies the cache
+            few = int(live.sum()) <= len(rows) - max(1, len(rows) // 8)  # dropping rows copies the cache
+            if few or bool(must_leave.any()):
                 keep = live.nonzero().squeeze(-1)
                 rows, chosen = rows[keep], chosen[keep]
                 self.mask, self.lengths = self.mask[keep], self.lengths[keep]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from tutelage.common.errors import TutelageError
 from tutelage.common.types import Sample
 
 # Called with the samples that have ended since the last call, by index of the prompt.
@@ -35,19 +36,39 @@ class Sampler(Protocol):
         seeds: Sequence[int],
         ended: Ended | None = None,
     ) -> list[Sample]:
-        """One response per prompt, of at most `max_new_tokens` tokens; it stops at every end-of-turn id.
+        """One response per prompt, of at most `max_new_tokens` tokens; it stops at every end-of-turn id, and where
+        prompt and response fill the model's context.
 
-        prompts: token ids, of any lengths. seeds: one per prompt. ended: called during the work, see `Ended`.
+        prompts: token ids, of any lengths. seeds: one per prompt. ended: called during the work, see `Ended`. Raises
+        TutelageError for a prompt that fills the context, or has a token that the model does not know.
         """
         ...
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Tensor]:
-        """log p(continuation token | all tokens before it) in nats at temperature 1, one float32 tensor per pair."""
+        """log p(continuation token | all tokens before it) in nats at temperature 1, one float32 tensor per pair.
+
+        Raises TutelageError for a pair that is longer than the model's context, or has a token that it does not know.
+        """
         ...
 
     def update_weights(self, student: Any) -> None:
         """Use the weights of `student` (a transformers model) for all later calls."""
         ...
+
+
+def rooms(prompts: Sequence[Sequence[int]], context: int | None, max_new_tokens: int) -> list[int]:
+    """Per prompt, how many tokens a response may have: `max_new_tokens`, or what the context leaves.
+
+    Raises TutelageError for a prompt that leaves nothing.
+    """
+    if context is None:
+        return [max_new_tokens] * len(prompts)
+    longest = max(map(len, prompts), default=0)
+    if longest >= context:
+        raise TutelageError(
+            f"a prompt of {longest} tokens fills the {context} that the model reads: shorten it or leave it out"
+        )
+    return [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
 
 
 @dataclass

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tutelage.common.errors import TutelageError
 from tutelage.common.types import Sample, TokenSequence
 from tutelage.data.batch import make_micro_batches
 from tutelage.loss.fused_linear import label_logprobs
 from tutelage.models.language_model import LanguageModel
+from tutelage.models.limits import context_of, refuse_unknown_token
 from tutelage.models.sharding import copy_weights, is_sharded, plain_copy
 from tutelage.sampling.engine import Engine
 from tutelage.sampling.padded_decoding import decode_padded
-from tutelage.sampling.sampler import Ended, Tally
+from tutelage.sampling.sampler import Ended, Tally, rooms
 
 _SIZE_STEP = 256  # on CUDA an engine's row length is rounded up to a multiple of this, so that few engines are made
 
@@ -49,6 +51,7 @@ class TorchSampler:
         self._own_copy = is_sharded(model) or (dtype is not None and dtype != next(model.parameters()).dtype)
         self.model = plain_copy(model, dtype) if self._own_copy else model
         self.device = next(self.model.parameters()).device
+        self.context = context_of(model.config)
         self._engine: Engine | None = None
 
     def update_weights(self, student: Any) -> None:
@@ -68,21 +71,25 @@ class TorchSampler:
         seeds: Sequence[int],
         ended: Ended | None = None,
     ) -> list[Sample]:
-        """See `Sampler`. Raises ValueError if prompts and seeds differ in number."""
+        """See `Sampler`. Also raises ValueError if prompts and seeds differ in number."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if not prompts:
             return []
+        limits = rooms(prompts, self.context, max_new_tokens)
+        self.refuse_unknown(prompts)
         start = time.perf_counter()
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         with _evaluating(self.model):
             if self.packed:
-                engine = self._engine_for(prompts, **settings)
-                samples = engine.generate(prompts, [max_new_tokens] * len(prompts), seeds, ended)
+                size = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+                engine = self._engine_for(len(prompts), size, **settings)
+                samples = engine.generate(prompts, limits, seeds, ended)
                 read, shared = engine.read_tokens, engine.shared_tokens
             else:
+                del settings["max_new_tokens"]
                 rest = {"batch_size": self.batch_size, "ended": ended}
-                samples = decode_padded(self.model, self.end_ids, prompts, seeds, **settings, **rest)
+                samples = decode_padded(self.model, self.end_ids, prompts, limits, seeds, **settings, **rest)
                 read, shared = sum(len(p) for p in prompts), 0
         self.tally.read += read
         self.tally.shared += shared
@@ -90,11 +97,10 @@ class TorchSampler:
         self.tally.seconds += time.perf_counter() - start
         return samples
 
-    def _engine_for(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float
-    ) -> Engine:
-        """An engine for these prompts: on CUDA the last call's if it fits, with its recorded graph and its cache."""
-        slots, size = min(self.batch_size, len(prompts)), max(len(p) for p in prompts) + max_new_tokens
+    def _engine_for(self, rows: int, size: int, max_new_tokens: int, temperature: float, top_p: float) -> Engine:
+        """An engine for `rows` rows of at most `size` tokens: on CUDA the last call's if it fits, with its recorded
+        graph and its cache."""
+        slots = min(self.batch_size, rows)
         if self.device.type == "cuda":
             slots, size = self.batch_size, -(-size // _SIZE_STEP) * _SIZE_STEP
         previous = self._engine
@@ -119,9 +125,13 @@ class TorchSampler:
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], token_budget: int = 16_384
     ) -> list[Tensor]:
         """See `Sampler`; `token_budget` is the number of tokens per forward pass."""
+        self.refuse_unknown([*prompts, *continuations])
         sequences = []
         for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
             ids = torch.tensor([*prompt, *continuation])
+            if self.context is not None and len(ids) > self.context:
+                text = f"a text of {len(ids)} tokens"
+                raise TutelageError(f"{text} is longer than the {self.context} that the model reads")
             mask = torch.zeros(len(ids), dtype=torch.bool)
             mask[len(prompt) :] = True
             sequences.append(TokenSequence(i, ids, mask, len(prompt)))
@@ -135,6 +145,11 @@ class TorchSampler:
             for index, part in zip(batch.indices, values.split(counts), strict=True):
                 out[index] = part
         return out
+
+    def refuse_unknown(self, texts: Sequence[Sequence[int]]) -> None:
+        """Raise TutelageError for a token that the model has no row for."""
+        longest = max(texts, key=lambda ids: max(ids, default=0), default=())
+        refuse_unknown_token("the model", self.model, None, longest, f"prompt {list(longest)[:8]}…")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Sample
 from tutelage.models.sharding import gathered
-from tutelage.sampling.sampler import Ended
+from tutelage.sampling.sampler import Ended, rooms
 from tutelage.sampling.torch_sampler import TorchSampler
 
 
@@ -61,7 +61,7 @@ class VllmSampler:
                 "sampling.backend: vllm is not installed: pip install 'tutelage[vllm]', or set it to torch"
             ) from error
         self.model, self.end_ids, self.temperature = model, tuple(end_ids), temperature
-        self.logprobs, self._sleeps = logprobs, sleep
+        self.logprobs, self._sleeps, self.max_length = logprobs, sleep, max_length
         self._scorer = TorchSampler(model, end_ids, packed)
         with tempfile.TemporaryDirectory() as folder:
             config = model.config.__class__.from_dict(model.config.to_dict())
@@ -112,18 +112,22 @@ class VllmSampler:
             return []
         if temperature not in (0.0, self.temperature):
             raise ValueError(f"this sampler was made for temperature {self.temperature}, not {temperature}")
+        limits = rooms(prompts, self.max_length, max_new_tokens)
+        self._scorer.refuse_unknown(prompts)
         self._wake()
         common = {
             "temperature": temperature,
             "top_p": top_p,
-            "max_tokens": max_new_tokens,
             "stop_token_ids": list(self.end_ids),
             "ignore_eos": True,  # `end_ids` already contains the model's own end ids
             "logprobs": 0 if self.logprobs else None,  # 0: only of the sampled token
             "flat_logprobs": True,  # lists of numbers instead of one object per token
             "detokenize": False,
         }
-        settings = [SamplingParams(**common, seed=seed % 2**63 if self.seeded else None) for seed in seeds]
+        settings = [
+            SamplingParams(**common, max_tokens=room, seed=seed % 2**63 if self.seeded else None)
+            for seed, room in zip(seeds, limits, strict=True)
+        ]
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(keyed_integer(*seeds))
             requests = [{"prompt_token_ids": list(p)} for p in prompts]

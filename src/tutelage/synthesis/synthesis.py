@@ -136,7 +136,10 @@ class Synthesis:
                 text, next_field = continuation_input(text)
                 complete = ended or next_field
             attempt.input, attempt.input_tokens = self.frame.content(text.strip()).strip(), len(sample.tokens)
-            attempt.verdict = self.filters.check_input(attempt.input, complete, attempt.id)
+            if self.generator.template.is_text(sample.tokens, sample.finished):
+                attempt.verdict = self.filters.check_input(attempt.input, complete, attempt.id)
+            else:
+                attempt.verdict = FilterResult("broken", "the input has bytes that are no text")
             attempt.nearest = attempt.verdict.nearest
         questions = [self.frame.messages(attempt.input) for attempt in block.passed]
         block.questions = self.annotator.template.encode_prompts(questions)
@@ -150,6 +153,8 @@ class Synthesis:
             attempt.answer = self.annotator.template.decode(sample.tokens).strip()
             attempt.answer_tokens = len(sample.tokens)
             attempt.verdict = FilterResult() if sample.finished else FilterResult("cut")
+            if not self.annotator.template.is_text(sample.tokens, sample.finished):
+                attempt.verdict = FilterResult("broken", "the answer has bytes that are no text")
         return block
 
     def _finish(self, block: Block) -> dict[str, Any]:
@@ -157,7 +162,8 @@ class Synthesis:
         missing = self.counts.missing
         answered = [attempt for attempt in block.attempts if attempt.answer is not None]
         for attempt in answered:
-            attempt.verdict = self.filters.check_answer(attempt.input, attempt.answer or "", attempt.passed)
+            if attempt.verdict.reason != "broken":
+                attempt.verdict = self.filters.check_answer(attempt.input, attempt.answer or "", attempt.passed)
             if attempt.passed and missing == 0:
                 attempt.verdict = FilterResult("surplus", "there were enough rows already")
             missing -= attempt.passed

@@ -31,6 +31,7 @@ class RolloutPlan:
     seed: int
     max_length: int  # tokens of prompt and response together
     known_tokens: int | None = None  # rows of the teacher's embedding; a sampled id beyond them is an error
+    teacher_context: int | None = None  # tokens that the teacher reads, of its own rendering of prompt and response
 
 
 def is_on_policy(plan: RolloutPlan, epoch: int, index: int) -> bool:
@@ -70,8 +71,16 @@ def write_responses(
         _write_pending(pending, keys, samples)
     out = list(examples)
     for i, sample in zip(chosen, samples, strict=True):
-        out[i] = with_response(examples[i], sample, plan.max_length)
+        out[i] = with_response(examples[i], sample, _longest(plan, examples[i]))
     return out
+
+
+def _longest(plan: RolloutPlan, example: TokenSequence) -> int:
+    """The most tokens of prompt and response: less than `max_length` where the teacher's own prompt is longer."""
+    if plan.teacher_context is None:
+        return plan.max_length
+    longer = teacher_view(example).prompt_length - example.prompt_length
+    return min(plan.max_length, plan.teacher_context - longer)
 
 
 def _refuse_unknown_tokens(plan: RolloutPlan, samples: Sequence[Sample]) -> None:

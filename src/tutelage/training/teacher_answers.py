@@ -24,6 +24,7 @@ from tutelage.common.hashing import keyed_integer
 from tutelage.common.progress import Progress
 from tutelage.common.types import Conversation, Message, Sample, TokenSequence
 from tutelage.data.chat_template import ChatTemplate, messages_asked
+from tutelage.data.whole_text import MARK
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.sampling.sampler import Sampler
 from tutelage.training.on_policy import with_response
@@ -40,8 +41,9 @@ class Answer:
     number: int  # which of the row's k samples, from 0
     asked: int  # messages of the row that the teacher was given
     tokens: tuple[int, ...]
-    text: str
+    text: str  # without tokens that hold a part of a character (`data/whole_text.py`)
     finished: bool
+    whole: bool = True  # no such tokens, but for those of a letter that the length limit cut
 
 
 def write_answers(
@@ -80,7 +82,8 @@ def write_answers(
             )
             for (row, k), sample in zip(chosen, samples, strict=True):
                 text, count = template.decode(sample.tokens), len(questions[row])
-                done.append(Answer(row, k, count, sample.tokens, text, sample.finished))
+                whole = template.is_text(sample.tokens, sample.finished)
+                done.append(Answer(row, k, count, sample.tokens, text, sample.finished, whole))
                 file.write(json.dumps(vars(done[-1]), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -91,10 +94,8 @@ def write_answers(
 
 def read_answers(folder: Path) -> list[Answer]:
     """The answers in `folder`, none if there is no file; an incomplete last line is ignored."""
-    return [
-        Answer(line["row"], line["number"], line["asked"], tuple(line["tokens"]), line["text"], line["finished"])
-        for line in _lines(folder / FILE)
-    ]
+    answers = [Answer(**line) for line in _lines(folder / FILE)]
+    return [replace(answer, tokens=tuple(answer.tokens)) for answer in answers]
 
 
 def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -153,9 +154,14 @@ def answer_examples(
 def retokenise(
     answers: Sequence[Answer], template: ChatTemplate, conversations: Sequence[Conversation]
 ) -> list[Answer]:
-    """The answers, encoded again from their text by the student's `template`: for a teacher of another tokenizer."""
+    """The answers, encoded again from their text by the student's `template`: for a teacher of another tokenizer.
+
+    Without those that are empty or not `whole`, and those with U+FFFD, which an earlier version wrote for cut letters.
+    """
     out = []
     for answer in answers:
+        if not answer.text or not answer.whole or MARK in answer.text:
+            continue
         turns = (*conversations[answer.row].messages[: answer.asked], Message("assistant", answer.text))
         sequence = template.encode(Conversation("", turns), 0, sys.maxsize)
         tokens = sequence.ids[sequence.prompt_length :].tolist()

@@ -148,7 +148,7 @@ class Trainer:
         values = totals.values(self.world)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
         values["grad_norm"] = float(gathered(norm))  # type: ignore[arg-type]
-        self._refuse_nonfinite(values, sequences, step)
+        self._refuse_nonfinite(values, sequences, batches, step)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(config, step, self.total_steps)
         self.optimizer.step()
@@ -230,13 +230,26 @@ class Trainer:
             return [s.weight / (count * max(1, s.response_tokens)) for s in sequences]
         return [s.weight for s in sequences]
 
-    def _refuse_nonfinite(self, values: dict[str, Any], sequences: Sequence[TokenSequence], step: int) -> None:
+    def _refuse_nonfinite(
+        self, values: dict[str, Any], sequences: Sequence[TokenSequence], batches: Sequence[MicroBatch], step: int
+    ) -> None:
+        """Raise TutelageError for a loss or gradient that is not finite, and say whose numbers were not."""
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             return
+        rows = f"data rows {sorted(s.index for s in sequences)[:8]} …"
+        teacher, cause = self.job.teacher, "Lower `learning_rate`, or use `precision: float32`"
+        if teacher is not None:
+            broken = [not bool(torch.isfinite(teacher.signal(batch).hidden).all()) for batch in batches]
+            if self._any_rank(any(broken)):
+                raise TutelageError(
+                    f"the teacher `{teacher.loaded.name}` gives numbers that are not finite (step {step + 1}, {rows}): "
+                    "use another copy of it, or `precision: float32` if its own type is narrower"
+                )
+        if step == 0:  # nothing was learnt yet
+            cause = f"The student `{self.job.student.name}` itself gives them: use another copy or `precision: float32`"
         raise TutelageError(
-            f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step + 1} (data rows "
-            f"{sorted(s.index for s in sequences)[:8]} …): the weights before it and the last checkpoint are kept. "
-            f"Lower `learning_rate`, or use `precision: float32`"
+            f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step + 1} ({rows}): the weights "
+            f"before it and the last checkpoint are kept. {cause}"
         )
 
     def _save(self, step: int) -> None:

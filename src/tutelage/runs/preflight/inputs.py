@@ -78,12 +78,26 @@ def _model_problems(model: ModelConfig, hub: Hub) -> Iterator[Problem]:
     except TutelageError as error:
         yield Problem(str(error))
         return
-    if content is None:
+    if content is not None:
+        yield from _weight_problems(model, path)
+    else:
         wrong = hub.problem(path, "model")
         if wrong:
             yield Problem(
                 f"cannot load `{model.path}`: it is not a local folder, and {wrong}. Check the name, or give a folder"
             )
+
+
+def _weight_problems(model: ModelConfig, folder: str) -> Iterator[Problem]:
+    """Of a local model: weights that are not in its files. Their names and shapes are read, not their values."""
+    import torch
+
+    from tutelage.models.load import read_weights
+
+    try:
+        read_weights(model, folder, torch.float32, meta=True)
+    except TutelageError as error:
+        yield Problem(str(error))
 
 
 def _benchmark_problems(name: str, measured: bool, hub: Hub) -> Iterator[Problem]:

@@ -47,7 +47,7 @@ def evaluate(run: Run) -> dict[str, Any]:
                 bar.advance(done - bar.done)
 
             records = evaluate_generation(
-                run.task, task, data.conversations, loaded.template, sampler, run.seed, advance
+                run.task, task, data.conversations, loaded.template, sampler, run.seed, advance, loaded
             )
     write_records(run.folder, records)
     return summarise(records, list(task.metrics), task.headline_metric, task=run.task, model=run.subject, seed=run.seed)

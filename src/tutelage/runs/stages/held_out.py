@@ -10,7 +10,6 @@ import torch
 from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.batch import make_micro_batches
 from tutelage.data.chat_template import messages_asked
-from tutelage.data.teacher_prompts import align
 from tutelage.evaluation.records import ExampleRecord, write_records
 from tutelage.evaluation.tasks import prompt_text
 from tutelage.loss.objective import CrossEntropy, Divergence
@@ -32,11 +31,10 @@ def measure_held_out(run: Run) -> dict[str, Any]:
     kind = torch.bfloat16 if run.device == "cuda" else torch.float32
     loaded = load_model(run.models["model"], run.device, kind)
     teacher = load_model(run.models["teacher"], run.device, kind) if "teacher" in run.models else None
-    data = encoded(run, task.data, loaded.template, task.max_length)
-    sequences = data.sequences
     if teacher is not None:
         check_vocabularies(teacher.tokenizer, loaded.tokenizer)
-        sequences = align(sequences, data.conversations, loaded.template, teacher.template)
+    data = encoded(run, task.data, loaded, task.max_length, teacher)
+    sequences = data.sequences
     sums = _losses(loaded, teacher, sequences, task.tokens_per_micro_batch)
     names = ["loss"] if teacher is None else ["loss", "kl"]
     records = []
@@ -69,7 +67,8 @@ def measure_held_out(run: Run) -> dict[str, Any]:
         "unscored": 0,
         "headline": "loss",
         "metrics": {name: _token_mean(records, name) for name in names},
-        "cut": 0,
+        "cut": data.report["cut"],
+        "too_long": data.report["too_long"],
         "mean_tokens": sum(record.tokens for record in records) / len(records),
     }
 

@@ -96,8 +96,7 @@ def _load(run: Run, role: str) -> LoadedModel:
 
 def _writer(loaded: LoadedModel, sampling: SamplingConfig, stops: tuple[int, ...] = ()) -> Writer:
     sampler = make_sampler(loaded, sampling, more_ends=stops)
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    return Writer(loaded.template, sampler, int(context))
+    return Writer(loaded.template, sampler, loaded.context or 1 << 30)
 
 
 def _name(run: Run, role: str, loaded: LoadedModel) -> str:

@@ -9,8 +9,8 @@ import torch
 
 from tutelage.common.progress import progress
 from tutelage.common.types import Message
-from tutelage.data.chat_template import ChatTemplate, messages_asked
-from tutelage.models.load import load_model
+from tutelage.data.chat_template import messages_asked
+from tutelage.models.load import LoadedModel, load_model
 from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
@@ -26,7 +26,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     stage: SeqkdStage = run.config
     loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
     loaded.tokenizer.save_pretrained(run.folder / "tokenizer")
-    questions, too_long, last_turns_cut = _questions(run, loaded.template)
+    questions, too_long, last_turns_cut = _questions(run, loaded)
     sampler = make_sampler(loaded, stage.sampling)
     began, before = time.monotonic(), len(read_answers(run.folder))
     with progress(run.stage, len(questions) * stage.samples_per_prompt) as bar:
@@ -47,7 +47,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     }
 
 
-def _questions(run: Run, template: ChatTemplate) -> tuple[dict[int, tuple[Message, ...]], list[str], list[str]]:
+def _questions(run: Run, teacher: LoadedModel) -> tuple[dict[int, tuple[Message, ...]], list[str], list[str]]:
     """By row, counted through all sections: the messages to answer, which fit into the run's `max_length`.
 
     Also the sources of the rows that do not fit at all, and of those whose last turns do not.
@@ -58,7 +58,7 @@ def _questions(run: Run, template: ChatTemplate) -> tuple[dict[int, tuple[Messag
     last_turns_cut: list[str] = []
     offset = 0
     for name in run.data:
-        part = encoded(run, name, template, run.max_length)
+        part = encoded(run, name, teacher, run.max_length)
         for sequence in part.sequences:
             questions[offset + sequence.index] = messages_asked(part.conversations[sequence.index], sequence)
         offset += len(part.conversations)

@@ -12,15 +12,16 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.types import Conversation, TokenSequence
-from tutelage.data.teacher_prompts import align, same_rendering, teacher_view
+from tutelage.data.teacher_prompts import same_rendering
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.files import save_model
+from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel, compute_type, load_model
 from tutelage.models.sharding import many_ranks, plain_copy
 from tutelage.models.vocabulary import check_vocabularies, head_notice
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
-from tutelage.runs.stages.encode import Encoded, encoded
+from tutelage.runs.stages.encode import Encoded, encoded, readable_length
 from tutelage.sampling.make_sampler import make_sampler
 from tutelage.teachers.local import Teacher
 from tutelage.training.job import Job
@@ -42,12 +43,10 @@ def train(run: Run) -> dict[str, Any]:
     compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
     teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
-    sections = {
-        name: _with_teacher_prompts(encoded(run, name, student.template, training.max_length), student, teacher)
-        for name in run.data
-    }
-    if teacher is not None:
-        _check_tokens(sections, teacher)
+    sections = {name: encoded(run, name, student, training.max_length, teacher) for name in run.data}
+    # Of the stages' own config nothing changes: the fingerprint is the recipe's.
+    readable = training.model_copy(update={"max_length": readable_length(training.max_length, student, teacher)})
+    run = dataclasses.replace(run, training=readable)
     reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
     validation = sections[training.validation].sequences if training.validation else []
     names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
@@ -63,7 +62,8 @@ def train(run: Run) -> dict[str, Any]:
         after = trainer.validate() if validation else None
         model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
         if trainer.rank == 0:
-            save_model(model, student.tokenizer, run.folder / "model", student.template.text)
+            template = student.template
+            save_model(model, student.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
@@ -92,27 +92,6 @@ def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
     return out
 
 
-def _with_teacher_prompts(section: Encoded, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
-    if teacher is None:
-        return section
-    sequences = align(section.sequences, section.conversations, student.template, teacher.template)
-    return dataclasses.replace(section, sequences=sequences)
-
-
-def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:
-    """Refuse data with tokens that only the student's tokenizer has, since the teacher cannot read them."""
-    known = teacher.model.get_input_embeddings().weight.shape[0]
-    for name, section in sections.items():
-        for sequence in section.sequences:
-            highest = int(teacher_view(sequence).ids.max())
-            if highest >= known:
-                raise TutelageError(
-                    f"data.{name}: {section.conversations[sequence.index].source}: has token {highest} of the student, "
-                    f"and the teacher has only {known} tokens: choose a teacher with the same tokens, or another "
-                    "`chat_template` for the student"
-                )
-
-
 def _with_answers(
     run: Run, student: LoadedModel, examples: list[TokenSequence], names: list[str], sections: dict[str, Encoded]
 ) -> tuple[list[TokenSequence], dict[str, Any]]:
@@ -122,7 +101,7 @@ def _with_answers(
     (parent,) = (p for p in run.parents if p.kind == "answers")
     answers = read_answers(parent.folder)
     result = run_folder.read_json(parent.folder, run_folder.RESULT)
-    ends = result["teacher_ends"]
+    ends, dropped, unanswered = result["teacher_ends"], 0, set[int]()
     teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
     conversations: list[Conversation] = []
     offsets: dict[str, int] = {}  # answers are numbered through the parent's sections, each section once
@@ -137,9 +116,21 @@ def _with_answers(
             f"{run.stage}: the teacher has another tokenizer: its answers are decoded to text and encoded again",
             flush=True,
         )
-        answers, ends = retokenise(answers, student.template, conversations), [student.template.end_of_turn_id]
+        written, ends = answers, [student.template.end_of_turn_id]
+        answers = retokenise(written, student.template, conversations)
+        dropped = len(written) - len(answers)
+        unanswered = {answer.row for answer in written} - {answer.row for answer in answers}
+        if dropped:
+            print(
+                f"{run.stage}: {dropped} of {len(written)} answers are empty or bytes that are no text: left out",
+                flush=True,
+            )
     assert run.training is not None
     length = run.training.max_length
+    asked = [(example, row) for example, row in zip(examples, rows, strict=True) if row not in unanswered]
+    if not asked:
+        raise TutelageError(f"{run.stage}: the teacher's answers are all empty or no text: choose another teacher")
+    examples, rows = [example for example, _ in asked], [row for _, row in asked]
     out, left_out = answer_examples(examples, rows, conversations, answers, student.template, ends, length)
     if not out:
         raise TutelageError(
@@ -150,6 +141,8 @@ def _with_answers(
         "distinct": len(out),
         "cut": sum(s.cut for s in out),
         "too_long": left_out,
+        "dropped": dropped,
+        "unanswered": [conversations[row].source for row in sorted(unanswered)],
     }
 
 
@@ -165,8 +158,9 @@ def _job(
     objective: Objective = CrossEntropy()
     rollouts, sampler = None, None
     if isinstance(stage, DistillStage | MethodStage):
-        known = None if teacher is None else teacher.model.get_input_embeddings().weight.shape[0]
-        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length, known)
+        known = None if teacher is None else embedding_rows(teacher.model)
+        context = None if teacher is None else teacher.context
+        rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length, known, context)
         if stage.on_policy > 0.0:
             half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
             sampler = make_sampler(student, stage.sampling, dtype=half, longest=training.max_length, training=True)
