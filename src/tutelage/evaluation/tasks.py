@@ -41,7 +41,7 @@ def evaluate_generation(
     Raises TutelageError when there is nothing to evaluate, or two rows share an id.
     """
     _check(task_name, task, conversations)
-    prompts = template.encode_prompts([conversation.prompt for conversation in conversations])
+    prompts = template.encode_prompts([row.prompt for row in conversations], [row.source for row in conversations])
     order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
     records: dict[int, ExampleRecord] = {}
     for start in range(0, len(order), task.sampling.batch_size):

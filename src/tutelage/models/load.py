@@ -65,7 +65,7 @@ def load_model(
     with torch.autocast(device_type, compute, enabled=compute not in (None, torch.float32)):
         packed = _install_attention(model, config)
     reshard(model)
-    template = ChatTemplate(tokenizer, config.chat_template, generation_eos=generation_ends(model))
+    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
     return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint))
 
 

@@ -12,6 +12,8 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.types import Conversation, TokenSequence
+from tutelage.data.columns import BadRow
+from tutelage.data.dataset import check_bad_rows
 from tutelage.data.teacher_prompts import align, same_rendering, teacher_view
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.files import save_model
@@ -42,10 +44,7 @@ def train(run: Run) -> dict[str, Any]:
     compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
     teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
-    sections = {
-        name: _with_teacher_prompts(encoded(run, name, student.template, training.max_length), student, teacher)
-        for name in run.data
-    }
+    sections = {name: _with_teacher_prompts(run, name, student, teacher) for name in run.data}
     if teacher is not None:
         _check_tokens(sections, teacher)
     reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
@@ -92,11 +91,17 @@ def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
     return out
 
 
-def _with_teacher_prompts(section: Encoded, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
+def _with_teacher_prompts(run: Run, name: str, student: LoadedModel, teacher: LoadedModel | None) -> Encoded:
+    """Data section `name`, encoded, with the teacher's prompts; rows that its template refuses are bad rows."""
+    assert run.training is not None
+    section = encoded(run, name, student.template, run.training.max_length)
     if teacher is None:
         return section
-    sequences = align(section.sequences, section.conversations, student.template, teacher.template)
-    return dataclasses.replace(section, sequences=sequences)
+    bad: list[BadRow] = []
+    sequences = align(section.sequences, section.conversations, student.template, teacher.template, bad)
+    check_bad_rows(f"data.{name}", bad, len(section.conversations), run.data[name].max_bad_rows)
+    report = {**section.report, "bad_rows": section.report["bad_rows"] + [[row.source, row.reason] for row in bad]}
+    return dataclasses.replace(section, sequences=sequences, report=report)
 
 
 def _check_tokens(sections: dict[str, Encoded], teacher: LoadedModel) -> None:

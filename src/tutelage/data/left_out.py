@@ -1,0 +1,93 @@
+"""What a row carries and its token sequences do not: found by looking for it in the text that was rendered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tutelage.common.types import Conversation, Message
+from tutelage.data.chat_template import ChatTemplate, Part
+from tutelage.data.thoughts import THOUGHTS, begun_thought, split_thought, thought_of
+
+_NAMES = {"name", "id", "tool_call_id", "tool_calls", *THOUGHTS}  # keys that need no word, or have one of their own
+
+
+def left_out(template: ChatTemplate, conversation: Conversation, sequences: Sequence[Sequence[Part]]) -> set[str]:
+    """What the conversation carries and its `sequences` do not, in words; each thing once.
+
+    Counted as well are empty thoughts that were added, and turns that carry no loss because the row says so.
+    """
+    if conversation.plain:
+        return set(conversation.unread)
+    messages = conversation.messages
+    found = {f"{what} (not read)" for what in conversation.unread}
+    responses = {part.turn: part.text for one in sequences for part in one if part.turn is not None}
+    last = max(responses)
+    text = "".join(part.text for part in sequences[-1])
+    for place, message in enumerate(messages[: last + 1]):
+        found.update(_of_keys(template, message))
+        if place in responses:
+            found.update(_of_response(message, responses[place]))
+        elif message.role == "assistant":
+            found.add("assistant turns with `weight: 0` or `train: false` (no loss)")
+        elif not _written(message.content, text) and _is_ignored(template, messages[: last + 1], place):
+            found.add(f"{message.role} turns (not written by the chat template)")
+        found.update(_of_calls(message, responses.get(place, text)))
+    if last + 1 < len(messages):
+        found.add("turns after the last one that carries loss (not used)")
+    pairs = [(one[k - 1].text, part.turn) for one in sequences for k, part in enumerate(one) if part.turn is not None]
+    if any(_adds_empty_thought(messages[turn], prompt) for prompt, turn in pairs):
+        found.add("rows without a thought where the prompt begins one (an empty thought is learnt)")
+    if messages[0].tools and _same_without_tools(template, messages[:last]):
+        found.add("`tools` (not written by the chat template)")
+    return found
+
+
+def beside_texts(conversation: Conversation) -> set[str]:
+    """The keys of the conversation's turns beside role and content, and `tools` if it offers any."""
+    keys = {key for message in conversation.messages for key in message.extra}
+    return keys | {"tools"} if conversation.messages[0].tools else keys
+
+
+def _of_keys(template: ChatTemplate, message: Message) -> Iterator[str]:
+    for key in message.extra:
+        if key not in _NAMES and not template.reads(key):
+            yield f"key `{key}` of a message (not read)"
+
+
+def _of_response(message: Message, response: str) -> Iterator[str]:
+    """What of an assistant turn is not in the response that is learnt."""
+    thought = thought_of(message)
+    if thought and not _written(thought, response):
+        own = next((f"`{key}`" for key in THOUGHTS if key in message.extra), "thoughts")
+        yield f"{own} (not written by the chat template)"
+    parts = split_thought(message.content)
+    if not _written(message.content if parts is None else parts[2], response):
+        yield "text of assistant turns (changed by the chat template)"
+
+
+def _of_calls(message: Message, text: str) -> Iterator[str]:
+    if not all(_written(call["function"]["name"], text) for call in message.extra.get("tool_calls", ())):
+        yield "`tool_calls` (not written by the chat template)"
+
+
+def _written(content: str, text: str) -> bool:
+    """Whether the content is in the text, as it is or as JSON writes it; spaces around it do not count."""
+    content = content.strip()
+    return content in text or any(json.dumps(content, ensure_ascii=a)[1:-1] in text for a in (False, True))
+
+
+def _is_ignored(template: ChatTemplate, messages: Sequence[Message], place: int) -> bool:
+    """Whether another content of this message gives the same text."""
+    other = [*messages[:place], replace(messages[place], content="ProbeOther"), *messages[place + 1 :]]
+    return template.render(messages, False) == template.render(other, False)
+
+
+def _same_without_tools(template: ChatTemplate, messages: Sequence[Message]) -> bool:
+    return template.render(messages, True) == template.render([replace(messages[0], tools=()), *messages[1:]], True)
+
+
+def _adds_empty_thought(message: Message, prompt: str) -> bool:
+    begun = begun_thought(prompt)
+    return begun is not None and begun[1] not in begun[2] and not thought_of(message)
