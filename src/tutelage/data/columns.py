@@ -95,7 +95,7 @@ def find_value(column: str, row: dict[str, Any]) -> tuple[Any, str | None]:
 def _value(column: str, row: dict[str, Any]) -> Any:
     value, problem = find_value(column, row)
     if problem is not None:
-        raise BadRowError(problem if "did you mean" in problem else f"{problem}{_if_missing(column)}")
+        raise BadRowError(f"{problem}{_if_missing(column)}")
     return value
 
 

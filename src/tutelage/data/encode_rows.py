@@ -77,8 +77,7 @@ def notes(report: EncodingReport) -> list[str]:
     """What a user should know before training, one line each; none if the sequences have all that the rows carry."""
     out = []
     if report.left_out:
-        counts = "; ".join(f"{what} in {rows} rows" for what, rows in report.left_out.items())
-        out.append(f"left out or changed: {counts}")
+        out.append(_counted(report.left_out))
     if report.split[0]:
         out.append(
             f"{report.split[0]} rows are {report.split[1]} sequences, since the chat template renders earlier turns "
@@ -89,6 +88,16 @@ def notes(report: EncodingReport) -> list[str]:
             f"{len(report.refused)} rows left out, the first {report.refused[0].source}: {report.refused[0].reason}"
         )
     return out
+
+
+def prompt_notes(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[str]:
+    """As `notes`, of the conversations' prompts. Raises RenderError for one that the template cannot render."""
+    counts = Counter(what for row in conversations for what in left_out(template, row))
+    return [_counted(dict(sorted(counts.items())))] if counts else []
+
+
+def _counted(found: dict[str, int]) -> str:
+    return "left out or changed: " + "; ".join(f"{what} in {rows} rows" for what, rows in found.items())
 
 
 def messages_asked(conversation: Conversation, sequence: TokenSequence) -> tuple[Message, ...]:

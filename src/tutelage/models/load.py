@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -50,9 +51,7 @@ def load_model(
     folder, content = locate(config)
     options: dict[str, Any] = {"device_map": "meta"} if sharded and dist.get_rank() else {}
     model = _from_pretrained("AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options)
-    # A tokenizer from elsewhere has revisions of its own.
-    tokens_of = config if config.tokenizer is None else config.model_copy(update={"revision": None})
-    tokenizer = _from_pretrained("AutoTokenizer", config.tokenizer or folder, tokens_of)
+    tokenizer = _tokenizer(folder, config)
     if content is None:
         content = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
     device_type = torch.device(device).type
@@ -67,6 +66,24 @@ def load_model(
     reshard(model)
     template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
     return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint))
+
+
+def load_template(config: ModelConfig) -> ChatTemplate:
+    """The tokenizer and chat template of a model, without its weights. Raises TutelageError as `load_model` does."""
+    folder, _ = locate(config)
+    tokenizer = _tokenizer(folder, config)
+    try:
+        generation = _from_pretrained("GenerationConfig", folder, config)
+    except TutelageError:  # many models have none
+        generation = None
+    model = SimpleNamespace(config=_from_pretrained("AutoConfig", folder, config), generation_config=generation)
+    return ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
+
+
+def _tokenizer(folder: str, config: ModelConfig) -> Any:
+    # A tokenizer from elsewhere has revisions of its own.
+    tokens_of = config if config.tokenizer is None else config.model_copy(update={"revision": None})
+    return _from_pretrained("AutoTokenizer", config.tokenizer or folder, tokens_of)
 
 
 def _install_attention(model: Any, config: ModelConfig) -> bool:
