@@ -175,8 +175,11 @@ def test_bad_rows_are_listed_with_place_and_reason(tmp_path: Path, bad: Any, rea
 
 
 TEMPLATED = [
-    ({"dialog": "d", "summary": "s"}, "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary); "
-        "write `{?…{dialogue}…?}` if it may be missing"),
+    (
+        {"dialog": "d", "summary": "s"},
+        "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary); "
+        "write `{?…{dialogue}…?}` if it may be missing",
+    ),
     (
         {"dialogue": None, "summary": "s"},
         "column `dialogue` is null, not a text or a number; write `{?…{dialogue}…?}` if it may be missing",

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,19 +25,10 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation, Message, TokenSequence
-from tutelage.data.thoughts import THOUGHTS, begun_thought, continue_thought, thought_of
+from tutelage.data.template_text import begins, switches, template_text
+from tutelage.data.thoughts import THOUGHTS, begun_thought, continue_thought, split_thought, thought_of
 
-TULU = """\
-{%- for message in messages -%}
-{{ '<|' + message['role'] + '|>\\n' + message['content'] }}
-{%- if message['role'] == 'assistant' %}{{ eos_token }}{% endif -%}
-{%- if not (loop.last and message['role'] == 'assistant') %}{{ '\\n' }}{% endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif -%}
-"""
 # Some templates (Llama 3.2) write today's date into the system turn; a run must not depend on the day it starts.
-_SWITCHES = {"enable_thinking", "thinking"}  # Qwen, SmolLM, GLM; DeepSeek, Granite
-_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # a block of transformers, unknown to Jinja
 _TODAY = datetime.datetime(2024, 7, 26)
 
 
@@ -77,14 +67,15 @@ class ChatTemplate:
         thinking: bool | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.text = _template_text(tokenizer, template)
+        self.text = template_text(tokenizer, template)
         self.thinking = thinking
-        self._switches = {} if thinking is None else dict.fromkeys(_switches(self.text), thinking)
+        self._switches = {} if thinking is None else dict.fromkeys(switches(self.text), thinking)
         if thinking is not None and not self._switches:
             raise TutelageError(
                 f"`thinking: {str(thinking).lower()}`: the chat template has no `enable_thinking`: remove the key, or "
                 "set another `chat_template`"
             )
+        self._in_parts = self._own_thoughts = False
         self._probe(generation_eos)
 
     # --- rendering ---------------------------------------------------------------------------------------------------
@@ -94,7 +85,7 @@ class ChatTemplate:
 
         Raises RenderError if the template cannot render these messages.
         """
-        turns = [{"role": message.role, "content": message.content, **self._extra(message)} for message in messages]
+        turns = [self._turn(message) for message in messages]
         try:
             return self.tokenizer.apply_chat_template(
                 turns,
@@ -116,10 +107,20 @@ class ChatTemplate:
         """Whether the template's text has this key of a message in it."""
         return re.search(rf"\b{re.escape(key)}\b", self.text) is not None
 
-    def _extra(self, message: Message) -> dict[str, Any]:
-        """The message's other keys, with its thought under every name by which a template may read it."""
-        thought = next((message.extra[key] for key in THOUGHTS if key in message.extra), None)
-        return dict(message.extra) if thought is None else {**dict.fromkeys(THOUGHTS, thought), **message.extra}
+    def _turn(self, message: Message) -> dict[str, Any]:
+        """A message for the template: its thought under every name by which templates read one, its content as a list
+        of parts if the template reads only these (as those of models that see)."""
+        content, thought = message.content, next((message.extra[key] for key in THOUGHTS if key in message.extra), None)
+        inline = split_thought(content) if self._own_thoughts and message.role == "assistant" else None
+        if inline is not None and thought is None:
+            content, thought = inline[2].lstrip("\n"), inline[0].strip()
+        written = [{"type": "text", "text": content}] if self._in_parts else content
+        return {
+            "role": message.role,
+            "content": written,
+            **dict.fromkeys(THOUGHTS if thought else (), thought),
+            **message.extra,
+        }
 
     def parts(self, messages: Sequence[Message], turns: Sequence[int] | None = None) -> list[list[Part]]:
         """Prompts and responses, alternating, of the assistant turns `turns` (default: all with `train`).
@@ -306,10 +307,24 @@ class ChatTemplate:
 
     # --- properties of the template, found with a probe ---------------------------------------------------------------
 
+    def _writes(self, text: str, *messages: Message) -> bool:
+        """Whether the template can render the messages, and the text is in them."""
+        try:
+            return text in self.render(messages, False)
+        except RenderError:
+            return False
+
     def _probe(self, generation_eos: Sequence[int]) -> None:
         """Find the text after an assistant turn's content (`_tail`; `_after_end` is its part after the end token) and
         the end-of-turn ids."""
         ask, reply, again = Message("user", "ProbeOne"), Message("assistant", "ProbeTwo"), Message("user", "ProbeThree")
+        self._in_parts = not self._writes("ProbeTwo", ask, reply)
+        self._in_parts = self._in_parts and self._writes("ProbeTwo", ask, reply)
+        inline = replace(reply, content="<think>\nProbeFour\n</think>\n\nProbeTwo")
+        apart = replace(reply, extra={THOUGHTS[0]: "ProbeFour"})
+        if self._writes("ProbeFour", ask, apart) and self._writes("<think>", ask, inline):
+            tags = [self.render([ask, form], False).count("<think>") for form in (inline, apart)]
+            self._own_thoughts = tags[0] > tags[1]  # it reads a thought only in a key of its own
         closed, continued = self.render([ask, reply], False), self.render([ask, reply, again], False)
         self._tail = closed.partition(reply.content)[2]
         special = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
@@ -326,7 +341,7 @@ class ChatTemplate:
                 "nothing ends an assistant turn: the chat template writes no special token after it and the tokenizer "
                 "has no eos token; set `chat_template` to one with an end token, or set the tokenizer's eos_token"
             )
-        self._begins = _begins(self.tokenizer)
+        self._begins = begins(self.tokenizer)
         spaced = self.tokenizer.convert_ids_to_tokens(self._ids("a"))[0].startswith("\u2581")
         self._anchor = tuple(self._ids("\n")) if spaced else ()
         self._append_end = end is None
@@ -361,33 +376,3 @@ def _assemble(pieces: list[tuple[int | None, list[int]]], index: int, max_length
         cut=kept < len(ids),
         turns=tuple(turns),
     )
-
-
-def _template_text(tokenizer: Any, template: str) -> str:
-    """The Jinja text of the template that `template` names."""
-    if template == "auto" and tokenizer.chat_template is not None:
-        return tokenizer.get_chat_template()  # of several named ones, the default
-    if template in ("auto", "tulu"):
-        return ("{{- bos_token -}}\n" if _begins(tokenizer) else "") + TULU
-    try:
-        return Path(template).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise TutelageError(
-            f"chat_template: cannot read `{template}`: {error}; give auto, tulu or the path of a Jinja file"
-        ) from error
-
-
-def _switches(template: str) -> set[str]:
-    """The variables by which a template lets the model think or not."""
-    from jinja2 import Environment, TemplateError, meta
-
-    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-    try:
-        return _SWITCHES & meta.find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
-    except TemplateError:
-        return set()
-
-
-def _begins(tokenizer: Any) -> bool:
-    """Whether the tokenizer starts every text with its bos token (Llama, Gemma): the model then always needs it."""
-    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
