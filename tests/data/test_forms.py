@@ -184,7 +184,7 @@ def test_folders(tmp_path: Path) -> None:
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"), num_shards=2)
     assert replies(load(tmp_path, "saved")) == [f"a{n}" for n in range(6)]
     splits = {"train": Dataset.from_list(rows[:4]), "test": Dataset.from_list(rows[4:])}
-    DatasetDict(splits).save_to_disk(str(tmp_path / "both"))
+    DatasetDict(list(splits.items())).save_to_disk(str(tmp_path / "both"))
     with pytest.raises(TutelageError, match=r"`both` is a folder of folders \(test, train\); name one: both/test"):
         load(tmp_path, "both")
     assert replies(load(tmp_path, "both/train")) == ["a0", "a1", "a2", "a3"]

@@ -26,7 +26,7 @@ def left_out(
     messages = conversation.messages if sequences is not None else conversation.prompt
     sequences = [template.prompt_parts(messages)] if sequences is None else sequences
     found = {f"{what} (not read)" for what in conversation.unread}
-    pairs = {part.turn: (part.text, one[k - 1].text) for one in sequences for k, part in enumerate(one) if k % 2}
+    pairs = {part.turn: (part.text, one[k - 1].text) for one in sequences for k, part in enumerate(one) if part.turn}
     last = max(pairs) if messages[-1].role == "assistant" else len(messages) - 1
     text = "".join(part.text for part in sequences[-1])
     for place, message in enumerate(messages[: last + 1]):

@@ -13,8 +13,9 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
@@ -158,7 +159,7 @@ def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, An
         raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
 
 
-def _whole_values(handle: IO[bytes], label: str) -> list[tuple[str, Any]] | None:
+def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tuple[str, Any]] | None:
     """The rows of a file that is called .jsonl but holds one list of objects, or objects over several lines; else None.
 
     A row of a list is named by its number, an object by the line where it begins.

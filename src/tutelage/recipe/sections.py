@@ -34,8 +34,9 @@ class DataConfig(Section):
     """
 
     path: str | list[str] = Field(
-        description="A local .json, .jsonl, .jsonl.gz or .parquet file, a glob, a hub data set (`owner/set` or "
-        "`owner/set:config`), `stage:NAME` for the rows of a `synthesize` stage, or a list of files and data sets."
+        description="A local .json, .jsonl (or .gz), .parquet, .arrow, .csv or .tsv file, a folder of such, a glob, a "
+        "hub data set (`owner/set` or `owner/set:config`), `stage:NAME` for the rows of a `synthesize` stage, or a "
+        "list of files and data sets."
     )
     split: str = Field(default="train", description="Split of a hub data set.")
     revision: str | None = Field(
