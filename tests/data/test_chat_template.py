@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, Message
-from tutelage.data.chat_template import ChatTemplate, PromptTooLongError, encode_all
+from tutelage.data.chat_template import ChatTemplate, PromptTooLongError
 from tutelage.data.dataset import LoadedData
+from tutelage.data.encode_rows import encode_all, messages_asked
 
 PLAIN = (  # does not end turns
     "{% for m in messages %}{{ '### ' + m.role + '\n' + m.content + '\n\n' }}{% endfor %}"
@@ -205,16 +206,29 @@ def test_generation_prompt_that_differs_from_the_rendered_turn() -> None:
     assert text_with_loss(template, row) == "b[/think]c<|im_end|>"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_for_many_turns_only() -> None:
+def test_a_template_that_rewrites_earlier_turns_gives_a_sequence_per_turn() -> None:
     template = ChatTemplate(tokenizer(THINKING))
     assert text_with_loss(template, chat("a", "b")) == "[thought]\nb<|im_end|>"
-    with pytest.raises(
-        TutelageError, match=r"^x\.jsonl:1: .*turns before turn 4 differently.*`chat_template`"
-    ) as caught:
-        template.encode(chat("a", "b", "c", "d"), 0, 1000)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(TutelageError, match="before turn 4"):
-        template.encode_prompt(chat("a", "b", "c").messages)
+    rows = chat("a", "b", "c", "d")
+    (first, second), report = encode_all(template, loaded(rows), 1000)
+    assert (first.index, first.part, first.turns, second.index, second.part, second.turns) == (0, 0, (1,), 0, 1, (3,))
+    for sequence, asked in ((first, rows.messages[:1]), (second, rows.messages[:3])):
+        assert messages_asked(rows, sequence) == asked
+        assert sequence.ids[: sequence.prompt_length].tolist() == template.encode_prompt(asked)
+        assert template.decode(sequence.ids[: sequence.prompt_length]) == template.decode(
+            template.tokenizer(template.render(asked, True))["input_ids"]
+        )
+        assert sequence.loss_mask.tolist() == [i >= sequence.prompt_length for i in range(len(sequence.ids))]
+    learnt = [template.tokenizer.decode(s.ids[s.loss_mask]) for s in (first, second)]
+    assert learnt == ["[thought]\nb<|im_end|>", "[thought]\nd<|im_end|>"]
+    assert "[thought]" not in template.tokenizer.decode(second.ids[: second.prompt_length])
+    assert (report.split, report.left_out) == ((1, 2), {})
+
+
+def test_a_prompt_after_rewritten_turns_is_the_templates_own_text() -> None:
+    template = ChatTemplate(tokenizer(THINKING))
+    prompt = chat("a", "b", "c").messages
+    assert template.tokenizer.decode(template.encode_prompt(prompt)) == template.render(prompt, True)
 
 
 def test_bare_prompts_cannot_be_encoded_and_replies_are_not_prompts() -> None:

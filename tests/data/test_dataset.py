@@ -101,7 +101,7 @@ def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
         ("./no", r"^data\.gold\.path: no file `\./no`"),
         ("no/*.jsonl", r"^data\.gold\.path: no file matches `no/\*\.jsonl`"),
         ("folder", r"^data\.gold\.path: `folder` is a folder; name its files, for example folder/\*\.jsonl"),
-        ("x.csv", r"^data\.gold\.path: cannot read .*x\.csv; the formats are \.json, "),
+        ("x.txt", r"^data\.gold\.path: cannot read .*x\.txt; the formats are \.json, "),
         ("lines.json", r"broken JSON at .*lines\.json:2: Extra data; .* should be called \.jsonl"),
         ("broken.json", r"broken JSON at .*broken\.json:2: "),
         ("two.json", r"two\.json must be a list of rows or an object with one list, not 2"),
@@ -112,7 +112,7 @@ def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
 )
 def test_files_that_cannot_be_read(tmp_path: Path, path: str | list[str], message: str) -> None:
     (tmp_path / "folder").mkdir()
-    write(tmp_path / "x.csv", "a,b")
+    write(tmp_path / "x.txt", "a,b")
     write(tmp_path / "lines.json", row(1), row(2))
     write(tmp_path / "broken.json", "[", "}")
     write(tmp_path / "two.json", {"a": [], "b": []})

@@ -49,7 +49,7 @@ def test_plain_text_is_one_assistant_turn(tmp_path: Path) -> None:
     assert data.conversations[0].plain
     assert [bad.reason.partition(" (")[0] for bad in data.bad_rows] == [
         "the text is empty",
-        "column `messages.1.content`: a list there has no `1`",
+        "column `messages.1.content`: a list there has no `1`; write `{?…{messages.1.content}…?}` if it may be missing",
         "the text has half a character",
     ]
     assert not load(tmp_path, max_bad_rows=0.8).conversations[0].plain
@@ -143,7 +143,7 @@ BAD = [
     ({"messages": [system("s")]}, "no user turn"),
     ({"messages": [user("q")]}, "no reply"),
     ({"messages": [user("q"), {"role": "bot", "content": "a"}]}, "turn 2 has the unknown role `bot`"),
-    ({"messages": [user("q"), {"role": "tool", "content": "a"}]}, "turn 2 has the role `tool`, which is not supported"),
+    ({"messages": [user("q"), {"role": "tool", "content": "a"}]}, "turn 2 has the role `tool`, and no call"),
     ({"messages": [{"role": "developer", "content": "a"}]}, "turn 1 has the role `developer`, which is not supported"),
     ({"messages": [{"role": ["user"], "content": "a"}]}, "turn 1 has the unknown role `['user']`"),
     ({"messages": [assistant("a")]}, "turn 1 (assistant) follows start"),
@@ -175,12 +175,25 @@ def test_bad_rows_are_listed_with_place_and_reason(tmp_path: Path, bad: Any, rea
 
 
 TEMPLATED = [
-    ({"dialog": "d", "summary": "s"}, "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary)"),
-    ({"dialogue": None, "summary": "s"}, "column `dialogue` is null, not a text or a number"),
-    ({"dialogue": ["d"], "summary": "s"}, "column `dialogue` is a list, not a text or a number"),
+    (
+        {"dialog": "d", "summary": "s"},
+        "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary); "
+        "write `{?…{dialogue}…?}` if it may be missing",
+    ),
+    (
+        {"dialogue": None, "summary": "s"},
+        "column `dialogue` is null, not a text or a number; write `{?…{dialogue}…?}` if it may be missing",
+    ),
+    (
+        {"dialogue": ["d"], "summary": "s"},
+        "column `dialogue` is a list, not a text or a number; `{dialogue.0}` names a part of it",
+    ),
     ({"dialogue": "d", "summary": " "}, "turn 2 is an empty assistant turn"),
     ({"dialogue": "d", "summary": "s", "other": ""}, "reference 2 is empty"),
-    ({"dialogue": "d", "summary": "s"}, "no column `other` (columns: dialogue, summary)"),
+    (
+        {"dialogue": "d", "summary": "s"},
+        "no column `other` (columns: dialogue, summary); write `{?…{other}…?}` if it may be missing",
+    ),
 ]
 
 

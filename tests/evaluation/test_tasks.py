@@ -14,7 +14,7 @@ from tutelage.recipe.sections import AnswerSamplingConfig, TaskConfig
 class Letters:
     """A template with one token per character; 0 ends a turn and is not decoded."""
 
-    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]], sources: Sequence[str] = ()) -> list[list[int]]:
         return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
 
     def decode(self, ids: Sequence[int]) -> str:

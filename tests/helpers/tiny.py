@@ -60,5 +60,5 @@ def sequences(lengths, vocab=97, seed=0, prompt=4):
     for i, length in enumerate(lengths):
         ids = torch.randint(3, vocab, (length,), generator=generator)
         mask = torch.arange(length) >= prompt
-        out.append(TokenSequence(i, ids, mask, prompt))
+        out.append(TokenSequence(i, ids, mask, prompt, turns=(1,)))
     return out

@@ -13,8 +13,8 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 from safetensors.torch import load_file
 
 from tutelage.common.errors import TutelageError
-from tutelage.data.chat_template import encode_all
 from tutelage.data.dataset import load_dataset
+from tutelage.data.encode_rows import encode_all
 from tutelage.models.load import load_model
 from tutelage.models.prune import perplexity
 from tutelage.recipe.load import load_recipe

@@ -16,7 +16,7 @@ from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.recipe.load import default_student, load_recipe
-from tutelage.recipe.sections import DataConfig, TrainingConfig
+from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, evaluation_fingerprint, stage_fingerprint
@@ -235,9 +235,12 @@ def test_plain_text_asks_for_no_answers(workshop: Workshop, kind: str):
 
 def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
     config = DataConfig(path="x.jsonl")
-    assert "text" not in config.content()
-    assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text"})
+    assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text", "messages"})
     assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
+    assert DataConfig(path="x.jsonl", messages="chosen").content()["messages"] == "chosen"
+    model = {key: field.default for key, field in ModelConfig.model_fields.items() if key != "thinking"} | {"path": "m"}
+    assert fingerprint(ModelConfig(path="m")) == fingerprint(model)
+    assert fingerprint(ModelConfig(path="m", thinking=False)) == fingerprint(model | {"thinking": False})
 
 
 def test_a_benchmarks_prompt_and_group_count_only_if_set():

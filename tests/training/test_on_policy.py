@@ -177,3 +177,21 @@ def test_keyed_numbers_are_uniform_and_equal_on_every_machine():
     assert float(values.max()) < 1.0
     counts = torch.histc(values, 10, 0.0, 1.0)
     assert float((counts - 1000).abs().max()) < 5 * math.sqrt(900)
+
+
+def test_sequences_of_one_row_are_drawn_and_sampled_apart():
+    """A row that is several sequences has keys for each; the first has those that rows always had."""
+    plan = RolloutPlan(0.5, SamplingConfig(), 3, 100)
+    drawn = {part: [is_on_policy(plan, 0, index, part) for index in range(400)] for part in (0, 1, 2)}
+    assert drawn[0] == [is_on_policy(plan, 0, index) for index in range(400)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        equal = sum(a == b for a, b in zip(drawn[one], drawn[other], strict=True))
+        assert 140 < equal < 260  # independent: 200 ± 3 standard deviations of 10 is 170 to 230
+    example = tiny.sequences((9,))[0]
+    plan = RolloutPlan(1.0, SamplingConfig(max_new_tokens=20), 3, 100)
+    sampler = TorchSampler(tiny.llama(), [1], True)
+    parts = [dataclasses.replace(example, part=part) for part in (0, 1)]
+    first, second = write_responses(plan, parts, 0, 0, sampler, None)
+    (alone,) = write_responses(plan, [example], 0, 0, sampler, None)
+    assert first.ids.tolist() == alone.ids.tolist()
+    assert first.ids.tolist() != second.ids.tolist()

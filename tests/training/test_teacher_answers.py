@@ -17,7 +17,8 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 
 from tutelage.common.types import Conversation, Message, Sample, TokenSequence
 from tutelage.data.batch import take_copies
-from tutelage.data.chat_template import ChatTemplate, PromptTooLongError, messages_asked
+from tutelage.data.chat_template import ChatTemplate, PromptTooLongError
+from tutelage.data.encode_rows import messages_asked
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.runs.do_run import do_run

@@ -44,6 +44,9 @@ def evaluate(
     chat_template: Annotated[
         str, typer.Option(help="auto (the tokenizer's, else Tulu's), tulu, or a Jinja file.")
     ] = "auto",
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="Default: as the chat template does.")
+    ] = None,
     attention: Annotated[
         Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
     ] = "auto",
@@ -112,6 +115,7 @@ def evaluate(
         revision=revision,
         tokenizer=tokenizer,
         chat_template=chat_template,
+        thinking=thinking,
         attention=attention,
         trust_remote_code=trust_remote_code,
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tutelage.cli.data import data
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.options import (
     AsJson,
@@ -212,6 +213,7 @@ def rescore(
 
 
 app.add_typer(study, name="study")
+app.add_typer(data, name="data")
 
 
 setup = typer.Typer(help="Set up tools that need a Python environment of their own.", no_args_is_help=True)

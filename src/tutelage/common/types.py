@@ -8,20 +8,26 @@ Legend of shapes in the whole code base:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Author = Literal["data", "student", "teacher"]
 
 
 @dataclass(frozen=True)
 class Message:
+    """A turn of a conversation."""
+
     role: Role
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # other keys, for the template: tool_calls, …
+    tools: tuple[Any, ...] = field(default=(), hash=False)  # on the first turn: JSON schemas of the tools on offer
+    train: bool = True  # an assistant turn carries loss
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Conversation:
     messages: tuple[Message, ...]
     references: tuple[str, ...] = ()  # for scoring; empty: the last assistant turn is the only reference
     source: str = ""  # where the row is, "file:line" or "hub-name:index"; for error messages
+    unread: tuple[str, ...] = ()  # what the row carries and this project does not read, in words
 
     @property
     def plain(self) -> bool:
@@ -76,6 +83,8 @@ class TokenSequence:
     weight: float = 1.0  # counts as this many copies (SeqKD stores equal samples once)
     # If the teacher has another chat template: the token ids before each response in the teacher's rendering.
     teacher_prompts: tuple[Tensor, ...] | None = None
+    turns: tuple[int, ...] = ()  # which messages of the row carry loss here, by their position
+    part: int = 0  # number of the sequence among those of its row (`data/chat_template.py`)
 
     @property
     def response_tokens(self) -> int:

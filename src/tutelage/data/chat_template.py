@@ -13,11 +13,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,18 +25,10 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation, Message, TokenSequence
-from tutelage.data.dataset import LoadedData, check_bad_rows
-from tutelage.data.rows import BadRow
+from tutelage.data.template_text import begins, switches, template_text
+from tutelage.data.thoughts import THOUGHTS, begun_thought, continue_thought, split_thought, thought_of
 from tutelage.data.whole_text import MARK, broken_places
 
-TULU = """\
-{%- for message in messages -%}
-{{ '<|' + message['role'] + '|>\\n' + message['content'] }}
-{%- if message['role'] == 'assistant' %}{{ eos_token }}{% endif -%}
-{%- if not (loop.last and message['role'] == 'assistant') %}{{ '\\n' }}{% endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif -%}
-"""
 # Some templates (Llama 3.2) write today's date into the system turn; a run must not depend on the day it starts.
 _TODAY = datetime.datetime(2024, 7, 26)
 
@@ -45,34 +37,46 @@ class PromptTooLongError(TutelageError):
     """A prompt is so long that no response token fits into the length limit."""
 
 
-@dataclass(frozen=True)
-class EncodingReport:
-    """What `encode_all` cut or left out."""
-
-    cut: int  # sequences whose response was cut at the length limit
-    too_long: tuple[str, ...]  # sources of the rows left out because no response token fits
+class RenderError(TutelageError):
+    """A chat template cannot render a row; the message names the row where it is known."""
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A part of the text that is tokenised separately; `response`: it carries loss."""
+class Part:
+    """A part of the text that is tokenised separately."""
 
     text: str
-    response: bool
+    turn: int | None = None  # the message whose response this is, which carries loss; None: a prompt
 
 
 class ChatTemplate:
     """A tokenizer with a chat template.
 
     `template`: "auto" (the tokenizer's own, or else Tulu's), "tulu", or the path of a Jinja file. `generation_eos`: the
-    ids at which the model's generation config stops.
+    ids at which the model's generation config stops. `thinking`: whether the model may think; by default the template
+    decides.
 
-    Raises TutelageError for an unreadable template, and if nothing can end an assistant turn.
+    Raises TutelageError for an unreadable template, for `thinking` without such a switch in the template, and if
+    nothing can end an assistant turn.
     """
 
-    def __init__(self, tokenizer: Any, template: str = "auto", generation_eos: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str = "auto",
+        generation_eos: Sequence[int] = (),
+        thinking: bool | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.text = _template_text(tokenizer, template)
+        self.text = template_text(tokenizer, template)
+        self.thinking = thinking
+        self._switches = {} if thinking is None else dict.fromkeys(switches(self.text), thinking)
+        if thinking is not None and not self._switches:
+            raise TutelageError(
+                f"`thinking: {str(thinking).lower()}`: the chat template has no `enable_thinking`: remove the key, or "
+                "set another `chat_template`"
+            )
+        self._in_parts = self._own_thoughts = False
         self._probe(generation_eos)
 
     # --- rendering ---------------------------------------------------------------------------------------------------
@@ -80,53 +84,99 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The text of the conversation; with the generation prompt, it ends with the beginning of an assistant turn.
 
-        Raises TutelageError if the template cannot render these messages.
+        Raises RenderError if the template cannot render these messages.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [self._turn(message) for message in messages]
         try:
             return self.tokenizer.apply_chat_template(
                 turns,
+                tools=list(messages[0].tools) or None,
                 tokenize=False,
                 chat_template=self.text,
                 add_generation_prompt=add_generation_prompt,
                 date_string=_TODAY.strftime("%d %b %Y"),
                 strftime_now=_TODAY.strftime,
+                **self._switches,
             )
         except Exception as error:  # templates raise for roles they refuse, and a user's file may have any error
-            raise TutelageError(
+            raise RenderError(
                 f"the chat template cannot render {len(turns)} turns ({', '.join(t['role'] for t in turns)}): "
                 f"{' '.join(str(error).split())}; change the data or set `chat_template`"
             ) from error
 
-    def _parts(self, messages: Sequence[Message], source: str) -> list[_Part]:
-        """Prompts and responses, alternating; the last part is a prompt if the last message is the user's."""
-        parts: list[_Part] = []
-        rendered = ""  # the text of the parts so far
+    def reads(self, key: str) -> bool:
+        """Whether the template's text has this key of a message in it."""
+        return re.search(rf"\b{re.escape(key)}\b", self.text) is not None
+
+    def _turn(self, message: Message) -> dict[str, Any]:
+        """A message for the template: its thought under every name by which templates read one, its content as a list
+        of parts if the template reads only these (as those of models that see)."""
+        content, thought = message.content, next((message.extra[key] for key in THOUGHTS if key in message.extra), None)
+        inline = split_thought(content) if self._own_thoughts and message.role == "assistant" else None
+        if inline is not None and thought is None:
+            content, thought = inline[2].lstrip("\n"), inline[0].strip()
+        written = [{"type": "text", "text": content}] if self._in_parts else content
+        return {
+            "role": message.role,
+            "content": written,
+            **dict.fromkeys(THOUGHTS if thought else (), thought),
+            **message.extra,
+        }
+
+    def parts(self, messages: Sequence[Message], turns: Sequence[int] | None = None) -> list[list[Part]]:
+        """Prompts and responses, alternating, of the assistant turns `turns` (default: all with `train`).
+
+        Each turn is as the model would be prompted for it. One list is one sequence; where the template renders the
+        turns before a prompt differently than when they were the last ones (some strip earlier thinking), a new list
+        begins with that whole prompt. Raises RenderError if the template cannot render a turn.
+        """
+        sequences: list[list[Part]] = []
+        rendered = ""  # the text of the latest sequence
         for k, message in enumerate(messages):
-            if message.role != "assistant":
+            if message.role != "assistant" or not (message.train if turns is None else k in turns):
                 continue
             prompt = self.render(messages[:k], True)
-            self._check_stable(prompt, rendered, k, source)
-            turn = self.render(messages[: k + 1], False)
-            if turn.startswith(prompt) and turn.endswith(self._tail) and len(turn) >= len(prompt) + len(self._tail):
-                response = turn[len(prompt) : len(turn) - len(self._after_end)]
-            else:  # the template renders a turn differently from its generation prompt: render it as a sampler would
-                response = message.content + self._tail[: len(self._tail) - len(self._after_end)]
-            parts += [_Part(prompt[len(rendered) :], False), _Part(response, True)]
+            response = self._response(messages[: k + 1], prompt)
+            if not sequences or not prompt.startswith(rendered):
+                sequences.append([])
+                rendered = ""
+            sequences[-1] += [Part(prompt[len(rendered) :]), Part(response, k)]
             rendered = prompt + response
-        if messages[-1].role != "assistant":
-            prompt = self.render(messages, True)
-            self._check_stable(prompt, rendered, len(messages), source)
-            parts.append(_Part(prompt[len(rendered) :], False))
-        return parts
+        return sequences
 
-    def _check_stable(self, prompt: str, rendered: str, turn: int, source: str) -> None:
-        """Raise TutelageError if the template changes earlier turns when more turns follow."""
-        if not prompt.startswith(rendered):
-            raise TutelageError(
-                f"{source or 'prompt'}: the chat template renders the turns before turn {turn + 1} differently in "
-                "longer chats (some strip earlier thinking); set `chat_template` to another, or use single-turn rows"
-            )
+    def _response(self, messages: Sequence[Message], prompt: str) -> str:
+        """The text of the last message up to its end of turn, as it follows the prompt."""
+        message, turn = messages[-1], self.render(messages, False)
+        if turn.startswith(prompt) and turn.endswith(self._tail) and len(turn) >= len(prompt) + len(self._tail):
+            return turn[len(prompt) : len(turn) - len(self._after_end)]
+        if turn.startswith(prompt):  # such a turn ends otherwise, as calls of tools may
+            return self._up_to_end(turn[len(prompt) :])
+        end = self._tail[: len(self._tail) - len(self._after_end)]
+        begun = begun_thought(prompt)
+        if begun is None:  # the template renders a turn differently from its generation prompt: as a sampler would
+            return message.content + end
+        header = prompt.removesuffix(begun[2])
+        body = self._up_to_end(turn[len(header) :]) if turn.startswith(header) else message.content + end
+        return continue_thought(begun, body, thought_of(message))
+
+    def _up_to_end(self, text: str) -> str:
+        """The text up to the last special token in it, which ends the turn."""
+        if text.endswith(self._tail):
+            return text[: len(text) - len(self._after_end)]
+        ends = [text.rfind(token) + len(token) for token in self._special if token in text]
+        return text[: max(ends)] if ends else text
+
+    def prompt_parts(self, messages: Sequence[Message]) -> list[Part]:
+        """The text of a sampler's prompt, in the parts in which `parts` has it for the next assistant turn."""
+        prompt = self.render(messages, True)
+        try:
+            earlier = self.parts(messages)[-1:]
+        except RenderError:  # only the whole prompt has to be rendered
+            earlier = []
+        rendered = "".join(part.text for part in earlier[0]) if earlier else ""
+        if not earlier or not prompt.startswith(rendered):
+            return [Part(prompt)]
+        return [*earlier[0], Part(prompt[len(rendered) :])]
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -135,32 +185,72 @@ class ChatTemplate:
 
         The sequence ends with the last token that carries loss. A conversation of more than `max_length` tokens is cut
         (`cut=True`): it loses tokens of a response, and later turns. `prompt_length` belongs to the last assistant turn
-        that is left, and `ids[:prompt_length]` are the ids of `encode_prompt`.
+        that is left, and `ids[:prompt_length]` are the ids of `encode_prompt`. Where the template gives a row several
+        sequences (`parts`), this is the last one.
 
-        Raises PromptTooLongError if no response token fits, and TutelageError for a conversation without a response and
-        for a template that changes earlier turns when more follow.
+        Raises PromptTooLongError if no response token fits, and TutelageError for a conversation without a response.
         """
-        return self._encode_many([conversation], [index], max_length)[0]
+        return self.sequences(self.conversation_parts(conversation), conversation, index, max_length)[-1]
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """A sampler's input: token ids of messages that end in a user turn, up to the start of the assistant turn."""
         return self.encode_prompts([messages])[0]
 
-    def encode_prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """`encode_prompt` for many prompts in one call of the tokenizer, which uses all cores."""
+    def encode_prompts(self, prompts: Sequence[Sequence[Message]], sources: Sequence[str] = ()) -> list[list[int]]:
+        """`encode_prompt` for many prompts in one call of the tokenizer, which uses all cores.
+
+        `sources`: where each prompt is from, for messages.
+        """
         if not prompts:
             return []
-        rows = [self._parts(messages, "") for messages in prompts]
-        if any(parts[-1].response for parts in rows):
-            raise TutelageError("a prompt must end in a user turn, not in an assistant turn; leave the last turn out")
-        tokens = iter(self._tokens([part for parts in rows for part in parts]))
+        rows = []
+        for place, messages in enumerate(prompts):
+            if messages[-1].role == "assistant":
+                raise TutelageError(
+                    "a prompt must end in a user turn, not in an assistant turn; leave the last turn out"
+                )
+            try:
+                rows.append(self.prompt_parts(messages))
+            except RenderError as error:
+                raise RenderError(f"{sources[place]}: {error}" if sources else str(error)) from error
+        tokens = iter(self.tokens([part for parts in rows for part in parts]))
         return [[token for _ in parts for token in next(tokens)] for parts in rows]
 
-    def prompt_parts(self, conversations: Sequence[Conversation]) -> list[list[list[int]]]:
-        """Per conversation, the token ids of the text before each of its assistant turns, in order."""
-        rows = [[p for p in self._parts(c.messages, c.source) if not p.response] for c in conversations]
-        tokens = iter(self._tokens([part for parts in rows for part in parts]))
-        return [[next(tokens) for _ in parts] for parts in rows]
+    def conversation_parts(self, conversation: Conversation) -> list[list[Part]]:
+        """`parts` of a row. Raises RenderError that names it, and TutelageError for a row without a response."""
+        if conversation.response is None:
+            raise TutelageError(f"{conversation.source}: no reply to train on; give the row an assistant turn")
+        if conversation.plain:
+            return [[Part(conversation.messages[0].content, 0)]]
+        try:
+            return self.parts(conversation.messages)
+        except RenderError as error:
+            raise RenderError(f"{conversation.source}: {error}") from error
+
+    def sequences(
+        self, parts: list[list[Part]], conversation: Conversation, index: int, max_length: int, tokens: Any = None
+    ) -> list[TokenSequence]:
+        """The sequences of `parts`, which are the conversation's. `tokens`: an iterator over the tokens of each part.
+
+        Those whose prompt leaves no room are left out; the last one left is then `cut`. Raises PromptTooLongError if
+        none is left.
+        """
+        tokens = iter(self.tokens([part for one in parts for part in one])) if tokens is None else tokens
+        tokenised = [[(part.turn, next(tokens)) for part in one] for one in parts]
+        if conversation.plain:
+            tokenised = [self._text_pieces(tokenised[0][0][1])]
+        out: list[TokenSequence] = []
+        first: PromptTooLongError | None = None
+        for pieces in tokenised:
+            try:
+                out.append(replace(_assemble(pieces, index, max_length, conversation.source), part=len(out)))
+            except PromptTooLongError as error:
+                first = first or error
+        if first is not None and not out:
+            raise first
+        if tokenised[-1][-1][0] != out[-1].turns[-1]:
+            out[-1] = replace(out[-1], cut=True)
+        return out
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a response, without special tokens, end-of-turn ids and tokens that hold a part of a character
@@ -195,49 +285,20 @@ class ChatTemplate:
             for state in ("truncation", "padding"):  # state of the tokenizer's latest call
                 rules.pop(state, None)
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
-        return fingerprint(self.text, digest, self.tokenizer.special_tokens_map, self.end_of_turn_ids)
+        chosen = [] if self.thinking is None else [self.thinking]
+        return fingerprint(self.text, digest, self.tokenizer.special_tokens_map, self.end_of_turn_ids, *chosen)
 
-    def _encode_many(
-        self,
-        conversations: Sequence[Conversation],
-        indices: Sequence[int],
-        max_length: int,
-        too_long: list[BadRow] | None = None,
-    ) -> list[TokenSequence]:
-        """`encode` for many conversations in one call of the tokenizer; too long ones go to `too_long` if given."""
-        rows = []
-        for conversation in conversations:
-            if conversation.response is None:
-                raise TutelageError(f"{conversation.source}: no reply to train on; give the row an assistant turn")
-            if conversation.plain:
-                rows.append([_Part(conversation.messages[0].content, True)])
-            else:
-                rows.append(self._parts(conversation.messages, conversation.source))
-        tokens = iter(self._tokens([part for parts in rows for part in parts]))
-        out = []
-        for conversation, index, parts in zip(conversations, indices, rows, strict=True):
-            try:
-                pieces = [(part.response, next(tokens)) for part in parts]
-                if conversation.plain:
-                    pieces = self._text_pieces(pieces[0][1])
-                out.append(_assemble(pieces, index, max_length, conversation.source))
-            except PromptTooLongError as error:
-                if too_long is None:
-                    raise
-                too_long.append(BadRow(conversation.source, str(error).removeprefix(f"{conversation.source}: ")))
-        return out
-
-    def _text_pieces(self, ids: list[int]) -> list[tuple[bool, list[int]]]:
+    def _text_pieces(self, ids: list[int]) -> list[tuple[int | None, list[int]]]:
         """Plain text: its first token, which nothing predicts, then all later ones and the end token, with loss."""
         ended = ids if self._append_end else [*ids, self._text_end]
         start = [self.tokenizer.bos_token_id] if self._begins else ended[:1]
-        return [(False, start), (True, ended if self._begins else ended[1:])]
+        return [(None, start), (0, ended if self._begins else ended[1:])]
 
-    def _tokens(self, parts: Sequence[_Part]) -> list[list[int]]:
+    def tokens(self, parts: Sequence[Part]) -> list[list[int]]:
         """Token ids of each part; a response gets its end token if the template has none."""
         # Llama 2's kind of tokenizer puts a space before every text, but a response after a prompt must not have one:
         # it is tokenised after a line break, whose tokens are then removed.
-        anchors = [self._anchor if part.response else () for part in parts]
+        anchors = [() if part.turn is None else self._anchor for part in parts]
         texts = ["\n" + part.text if anchor else part.text for part, anchor in zip(parts, anchors, strict=True)]
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         out = []
@@ -245,7 +306,7 @@ class ChatTemplate:
             if anchor and tuple(ids[: len(anchor)]) != anchor:  # merged with the line break
                 ids, anchor = self._ids(part.text), ()
             ids = list(ids[len(anchor) :])
-            out.append([*ids, self.end_of_turn_id] if part.response and self._append_end else ids)
+            out.append([*ids, self.end_of_turn_id] if part.turn is not None and self._append_end else ids)
         return out
 
     def _ids(self, text: str) -> list[int]:
@@ -259,13 +320,28 @@ class ChatTemplate:
 
     # --- properties of the template, found with a probe ---------------------------------------------------------------
 
+    def _writes(self, text: str, *messages: Message) -> bool:
+        """Whether the template can render the messages, and the text is in them."""
+        try:
+            return text in self.render(messages, False)
+        except RenderError:
+            return False
+
     def _probe(self, generation_eos: Sequence[int]) -> None:
         """Find the text after an assistant turn's content (`_tail`; `_after_end` is its part after the end token) and
         the end-of-turn ids."""
         ask, reply, again = Message("user", "ProbeOne"), Message("assistant", "ProbeTwo"), Message("user", "ProbeThree")
+        self._in_parts = not self._writes("ProbeTwo", ask, reply)
+        self._in_parts = self._in_parts and self._writes("ProbeTwo", ask, reply)
+        inline = replace(reply, content="<think>\nProbeFour\n</think>\n\nProbeTwo")
+        apart = replace(reply, extra={THOUGHTS[0]: "ProbeFour"})
+        if self._writes("ProbeFour", ask, apart) and self._writes("<think>", ask, inline):
+            tags = [self.render([ask, form], False).count("<think>") for form in (inline, apart)]
+            self._own_thoughts = tags[0] > tags[1]  # it reads a thought only in a key of its own
         closed, continued = self.render([ask, reply], False), self.render([ask, reply, again], False)
         self._tail = closed.partition(reply.content)[2]
         special = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
+        self._special = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
         end = next((token for token in self._ids(self._tail) if token in special), None)
         # Special tokens that a new turn of user or assistant brings start turns.
         user_turn = self._new_ids(continued.partition(again.content)[0], closed)
@@ -278,7 +354,7 @@ class ChatTemplate:
                 "nothing ends an assistant turn: the chat template writes no special token after it and the tokenizer "
                 "has no eos token; set `chat_template` to one with an end token, or set the tokenizer's eos_token"
             )
-        self._begins = _begins(self.tokenizer)
+        self._begins = begins(self.tokenizer)
         spaced = self.tokenizer.convert_ids_to_tokens(self._ids("a"))[0].startswith("\u2581")
         self._anchor = tuple(self._ids("\n")) if spaced else ()
         self._append_end = end is None
@@ -288,53 +364,18 @@ class ChatTemplate:
         self._after_end = self._tail.partition(written)[2] if written else self._tail
 
 
-def encode_all(
-    template: ChatTemplate, data: LoadedData, max_length: int, max_bad_rows: float = 0.01, key: str = "data"
-) -> tuple[list[TokenSequence], EncodingReport]:
-    """Encode every conversation; `index` is its position in `data.conversations`.
-
-    Rows whose prompt leaves no room for a response within `max_length` tokens are left out and listed. Raises
-    TutelageError if their share exceeds `max_bad_rows` (`key` names the data section in the message), or if no row is
-    left.
-    """
-    from rich.console import Console
-    from rich.progress import track
-
-    rows, size = data.conversations, 500  # rows per tokenizer call
-    starts = range(0, len(rows), size)
-    out: list[TokenSequence] = []
-    bad: list[BadRow] = []
-    quiet = len(rows) < 5000  # takes a second or two
-    for start in track(starts, "tokenising", console=Console(stderr=True), transient=True, disable=quiet):
-        chunk = rows[start : start + size]
-        out += template._encode_many(chunk, range(start, start + len(chunk)), max_length, bad)
-    check_bad_rows(key, bad, len(rows), max_bad_rows)
-    if not out:
-        raise TutelageError(f"{key}: no row fits: {bad[0].source}: {bad[0].reason}" if bad else f"{key}: has no rows")
-    return out, EncodingReport(sum(sequence.cut for sequence in out), tuple(row.source for row in bad))
-
-
-def messages_asked(conversation: Conversation, sequence: TokenSequence) -> tuple[Message, ...]:
-    """The messages before the last assistant turn of `sequence`, which may be cut: what `ids[:prompt_length]` says.
-
-    For a conversation cut at the length limit this is an earlier question than `conversation.prompt`.
-    """
-    mask = sequence.loss_mask.long()
-    turns = int((mask.diff(prepend=mask.new_zeros(1)) == 1).sum())  # assistant turns that are left
-    places = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
-    return conversation.messages[: places[turns - 1]]
-
-
-def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int, source: str) -> TokenSequence:
+def _assemble(pieces: list[tuple[int | None, list[int]]], index: int, max_length: int, source: str) -> TokenSequence:
     """Join tokenised parts into a sequence of at most `max_length` tokens, cut at the end."""
     ids: list[int] = []
     mask: list[bool] = []
+    turns: list[int] = []
     prompt_length, kept = 0, 0  # up to the last assistant turn that has a token within the limit
-    for response, tokens in pieces:
-        if response and (len(ids) < max_length or not kept):
+    for turn, tokens in pieces:
+        if turn is not None and (len(ids) < max_length or not kept):
             prompt_length, kept = len(ids), min(len(ids) + len(tokens), max_length)
+            turns.append(turn)
         ids += tokens
-        mask += [response] * len(tokens)
+        mask += [turn is not None] * len(tokens)
     if prompt_length >= max_length:
         raise PromptTooLongError(
             f"{source}: prompt has {prompt_length} tokens, max_length is {max_length}: "
@@ -346,23 +387,5 @@ def _assemble(pieces: list[tuple[bool, list[int]]], index: int, max_length: int,
         torch.tensor(mask[:kept], dtype=torch.bool),
         prompt_length,
         cut=kept < len(ids),
+        turns=tuple(turns),
     )
-
-
-def _template_text(tokenizer: Any, template: str) -> str:
-    """The Jinja text of the template that `template` names."""
-    if template == "auto" and tokenizer.chat_template is not None:
-        return tokenizer.get_chat_template()  # of several named ones, the default
-    if template in ("auto", "tulu"):
-        return ("{{- bos_token -}}\n" if _begins(tokenizer) else "") + TULU
-    try:
-        return Path(template).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise TutelageError(
-            f"chat_template: cannot read `{template}`: {error}; give auto, tulu or the path of a Jinja file"
-        ) from error
-
-
-def _begins(tokenizer: Any) -> bool:
-    """Whether the tokenizer starts every text with its bos token (Llama, Gemma): the model then always needs it."""
-    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id

@@ -16,7 +16,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
 from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation
-from tutelage.data.rows import ID_COLUMNS, BadRow, BadRowError, convert
+from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value
+from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import paths_of, read_rows, resolve_sources
 from tutelage.recipe.sections import DataConfig
 
@@ -54,14 +55,22 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
     bad: list[BadRow] = []
     total = 0
     versions: list[str] = []
+    templates = [text for text in (config.prompt, config.completion, config.text, config.system) if text]
+    optional = {column for text in templates for column in columns_of(text, optional=True)}
     for position, (source, row) in enumerate(read_rows(key, config, folder, versions)):
         total = position + 1
         try:
             if isinstance(row, BadRow):
                 raise BadRowError(row.reason)
+            if optional and isinstance(row, dict):
+                optional -= {column for column in optional if find_value(column, row)[1] is None}
             good.append(_Candidate(position, *convert(row, source, config, require_response)))
         except BadRowError as error:
             bad.append(BadRow(source, str(error)))
+    if optional and total:
+        raise TutelageError(
+            f"{key}: no row has the column `{min(optional)}` of an optional piece `{{?…?}}`; correct it"
+        )
     if not good:
         first = f"; the first, {bad[0].source}: {bad[0].reason}" if bad else ""
         raise TutelageError(f"{key}: no usable row among the {total} of `{config.path}`{first}")

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, cast
 
-from tutelage.common.errors import did_you_mean
 from tutelage.common.types import Conversation, Message, Role
+from tutelage.data.columns import (
+    BadRowError,
+    columns_of,
+    fill_template,
+    is_missing,
+    is_optional,
+    json_type,
+    missing_column,
+)
+from tutelage.data.forms import own_tools, own_turns, turn_columns, usual_form
+from tutelage.data.thoughts import THOUGHTS
 from tutelage.recipe.sections import DataConfig
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 ID_COLUMNS = ("id", "fname", "key")  # tried in this order where the config names no column
-_FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
-
-
-class BadRowError(ValueError):
-    """A row that cannot be used; the message is the reason."""
+# Columns that change what a conversation means: named if a row has them and nothing reads them.
+_TELLING = (
+    *("system", "system_prompt", "history", "tools", "functions", "images", "image", "videos", "audio", "documents"),
+    *("reasoning", "reasoning_content", "thinking", "chat_template_kwargs", "weight", "train"),
+)
+_EMPTY: tuple[Any, ...] = ("", [], {}, "[]")
+_FLAGS = ("train", "weight")  # of a turn: whether it carries loss
 
 
 def convert(row: Any, source: str, config: DataConfig, require_response: bool) -> tuple[Conversation, dict[str, str]]:
@@ -25,38 +37,70 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     `source` is the row's "file:line". Raises BadRowError with the reason if the row cannot be used.
     """
     if not isinstance(row, dict):
-        raise BadRowError(f"not an object but {_json_type(row)}")
+        raise BadRowError(f"not an object but {json_type(row)}")
     if config.text is not None:
         return _conversation(_plain_text(fill_template(config.text, row), require_response), (), row, source, config)
-    messages = _checked_messages(_turns_of_row(row, config), require_response)
+    turns, tools, read = _turns_of_row(row, config)
+    messages = _checked_messages(turns, require_response)
     if config.system is not None and messages[0].role != "system":
-        messages.insert(0, Message("system", fill_template(config.system, row)))
-    references = tuple(fill_template(template, row) for template in config.references) or _own_references(row)
+        system = fill_template(config.system, row)
+        if system.strip() or not is_optional(config.system):
+            messages.insert(0, Message("system", system))
+    messages[0] = replace(messages[0], tools=tools)
+    references = _references(row, config)
     for number, reference in enumerate(references, start=1):
         if not reference.strip():
             raise BadRowError(f"reference {number} is empty")
-    return _conversation(messages, references, row, source, config)
+    return _conversation(messages, references, row, source, config, read)
 
 
 def _conversation(
-    messages: list[Message], references: tuple[str, ...], row: dict[str, Any], source: str, config: DataConfig
+    messages: list[Message],
+    references: tuple[str, ...],
+    row: dict[str, Any],
+    source: str,
+    config: DataConfig,
+    read: Collection[str] = (),
 ) -> tuple[Conversation, dict[str, str]]:
-    """The conversation, and the values of the columns that can be its id."""
+    """The conversation, and the values of the columns that can be its id. `read`: the columns of its turns."""
     columns = ID_COLUMNS if config.id is None else (config.id,)
     names = {c: str(row[c]) for c in columns if isinstance(row.get(c), str | int) and str(row[c]).strip()}
     if config.id is not None and not names:
-        raise BadRowError(_missing(config.id, row) if config.id not in row else f"column `{config.id}` is empty")
-    return Conversation("", tuple(messages), references, source), names
+        raise BadRowError(missing_column(config.id, row) if config.id not in row else f"column `{config.id}` is empty")
+    templates = [config.text, config.system, config.prompt, config.completion, *config.references]
+    used = {*read, *(name.partition(".")[0] for text in templates if text for name in columns_of(text))}
+    unread = [
+        f"column `{c}`" for c in _TELLING if c not in used and not is_missing(row.get(c)) and row[c] not in _EMPTY
+    ]
+    return Conversation("", tuple(messages), references, source, tuple(unread)), names
 
 
-def _turns_of_row(row: dict[str, Any], config: DataConfig) -> list[Any]:
-    """The row's turns, unchecked: from the config's templates if it has any, else from the row's own columns."""
+def _turns_of_row(row: dict[str, Any], config: DataConfig) -> tuple[list[Any], tuple[Any, ...], tuple[str, ...]]:
+    """The row's turns, unchecked, the tools on offer, and the columns they are from.
+
+    The config's templates give the turns if it has any, else the row's own columns.
+    """
     if config.prompt is None:
-        return _own_turns(row)
+        tools, column = own_tools(row)
+        read = turn_columns(config.messages)
+        return own_turns(row, config.messages), tools, (*read, column) if column else read
     turns = [{"role": "user", "content": fill_template(config.prompt, row)}]
     if config.completion is not None:
         turns.append({"role": "assistant", "content": fill_template(config.completion, row)})
-    return turns
+    return turns, (), ()
+
+
+def _references(row: dict[str, Any], config: DataConfig) -> tuple[str, ...]:
+    """The references of the config's templates, else the row's own column `references`, a list of texts."""
+    filled = [(template, fill_template(template, row)) for template in config.references]
+    if filled:
+        return tuple(text for template, text in filled if text.strip() or not is_optional(template))
+    own = row.get("references")
+    if is_missing(own):
+        return ()
+    if not isinstance(own, list) or not all(isinstance(text, str) for text in own):
+        raise BadRowError("`references` is not a list of texts")
+    return tuple(own)
 
 
 def _plain_text(text: str, require_response: bool) -> list[Message]:
@@ -70,68 +114,67 @@ def _plain_text(text: str, require_response: bool) -> list[Message]:
     return [Message("assistant", text)]
 
 
-def _own_references(row: dict[str, Any]) -> tuple[str, ...]:
-    """The row's own `references`, a list of texts, used without templates for them."""
-    own = row.get("references")
-    if own is None:
-        return ()
-    if not isinstance(own, list) or not all(isinstance(text, str) for text in own):
-        raise BadRowError("`references` is not a list of texts")
-    return tuple(own)
-
-
-def _own_turns(row: dict[str, Any]) -> list[Any]:
-    """The turns of the columns `messages`, or `prompt` and `completion`."""
-    if row.get("messages") is not None:
-        if not isinstance(row["messages"], list):
-            raise BadRowError(f"`messages` is not a list but {_json_type(row['messages'])}")
-        return row["messages"]
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if prompt is None:
-        raise BadRowError(
-            f"neither `messages` nor `prompt` and `completion` (columns: {', '.join(map(str, row))}); "
-            "give templates with the keys `prompt` and `completion`"
-        )
-    if isinstance(prompt, list) and isinstance(completion, list | None):
-        return [*prompt, *(completion or [])]
-    if isinstance(prompt, str) and isinstance(completion, str | None):
-        reply = [] if completion is None else [{"role": "assistant", "content": completion}]
-        return [{"role": "user", "content": prompt}, *reply]
-    raise BadRowError(
-        f"`prompt` ({_json_type(prompt)}) and `completion` ({_json_type(completion)}) must be two texts or two lists"
-    )
-
-
 def _checked_messages(turns: list[Any], require_response: bool) -> list[Message]:
-    """Turns as messages: an optional system turn, then user and assistant alternating. Otherwise BadRowError."""
+    """Turns as messages: an optional system turn, then user and assistant alternating, with results of tools after
+    calls. Otherwise BadRowError."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
+        turn = usual_form(turn, number) if isinstance(turn, dict) else turn
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
             raise BadRowError(f"turn {number} is not an object with `role` and `content`")
-        role, content = turn["role"], turn["content"]
-        if role in ("tool", "developer"):
-            raise BadRowError(f"turn {number} has the role `{role}`, which is not supported; rewrite or leave it out")
-        if role not in ROLES:
-            raise BadRowError(f"turn {number} has the unknown role `{role}`; the roles are {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise BadRowError(f"the content of turn {number} ({role}) is not a text but {_json_type(content)}")
-        if not _has_no_lone_surrogate(content):
-            raise BadRowError(f"turn {number} ({role}) has half a character (a lone surrogate)")
-        before = messages[-1].role if messages else "start"
-        if role == "system" and messages:
-            raise BadRowError(f"turn {number} is a system turn, which may only come first")
-        if (role == "assistant" and before != "user") or (role == "user" and before == "user"):
-            raise BadRowError(f"turn {number} ({role}) follows {before}; user and assistant must alternate, user first")
-        if role == "assistant" and not content.strip():
-            raise BadRowError(f"turn {number} is an empty assistant turn")
-        messages.append(Message(cast(Role, role), content))
+        message = _checked_turn(turn, number)
+        _check_order(message, messages, number)
+        messages.append(message)
     if not messages:
         raise BadRowError("empty conversation")
     if messages[-1].role == "system":
         raise BadRowError("no user turn")
     if require_response and messages[-1].role != "assistant":
-        raise BadRowError("no reply: the last turn is the user's")
+        last = "the user's" if messages[-1].role == "user" else "a tool's"
+        raise BadRowError(f"no reply: the last turn is {last}")
+    if require_response and not any(message.train for message in messages if message.role == "assistant"):
+        raise BadRowError("no assistant turn is trained: all have `weight: 0` or `train: false`")
     return messages
+
+
+def _checked_turn(turn: dict[str, Any], number: int) -> Message:
+    """One turn as a message; its place among the others is not checked."""
+    role, content = turn["role"], turn["content"]
+    if role == "developer":
+        raise BadRowError(f"turn {number} has the role `{role}`, which is not supported; rewrite or leave it out")
+    if role not in ROLES:
+        raise BadRowError(f"turn {number} has the unknown role `{role}`; the roles are {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise BadRowError(f"the content of turn {number} ({role}) is not a text but {json_type(content)}")
+    extra = {
+        key: value for key, value in turn.items() if key not in ("role", "content", *_FLAGS) and value not in _EMPTY
+    }
+    thoughts = [str(extra[key]) for key in THOUGHTS if key in extra]
+    if not all(_has_no_lone_surrogate(text) for text in (content, *thoughts)):
+        raise BadRowError(f"turn {number} ({role}) has half a character (a lone surrogate)")
+    if role == "assistant" and not content.strip() and "tool_calls" not in extra:
+        raise BadRowError(f"turn {number} is an empty assistant turn")
+    return Message(cast(Role, role), content, extra, train=all(_flag(turn, key, number) for key in _FLAGS))
+
+
+def _flag(turn: dict[str, Any], key: str, number: int) -> bool:
+    """Whether a turn's `train` or `weight` lets it carry loss."""
+    value = turn.get(key, 1)
+    if value not in (0, 1):  # True and False are these
+        raise BadRowError(f"turn {number}: `{key}` is {value!r}; only 0 and 1 (false and true) are supported")
+    return bool(value)
+
+
+def _check_order(message: Message, messages: list[Message], number: int) -> None:
+    """Raise BadRowError if this message may not follow the earlier ones."""
+    role, before = message.role, messages[-1].role if messages else "start"
+    if role == "system" and messages:
+        raise BadRowError(f"turn {number} is a system turn, which may only come first")
+    if (role == "assistant" and before not in ("user", "tool")) or (role == "user" and before == "user"):
+        raise BadRowError(f"turn {number} ({role}) follows {before}; user and assistant must alternate, user first")
+    called = before == "tool" or (before == "assistant" and "tool_calls" in messages[-1].extra)
+    if role == "tool" and not called:
+        raise BadRowError(f"turn {number} has the role `tool`, and no call (`tool_calls`) comes before it")
 
 
 def _has_no_lone_surrogate(text: str) -> bool:
@@ -141,60 +184,3 @@ def _has_no_lone_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def fill_template(template: str, row: dict[str, Any]) -> str:
-    """Replace `{column}` by the row's value; `{{column}}` becomes a literal `{column}`, other braces are unchanged."""
-
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] is not None:
-            return f"{{{match[1]}}}"
-        column = match[2]
-        value = _value(column, row)
-        if isinstance(value, dict) and set(value) == {"label", "text"}:  # choices in the form of ARC
-            labels, texts = value["label"], value["text"]
-            if len(labels) != len(texts):
-                raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
-            return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
-        if not isinstance(value, str | int | float):
-            raise BadRowError(f"column `{column}` is {_json_type(value)}, not a text or a number")
-        return str(value)
-
-    return _FIELD.sub(value_of, template)
-
-
-def _value(column: str, row: dict[str, Any]) -> Any:
-    """The value of a column; `messages.0.content` is the content of the first message."""
-    if column in row:
-        return row[column]
-    value: Any = row
-    for key in column.split("."):
-        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-            value = value[int(key)]
-        elif isinstance(value, dict) and key in value:
-            value = value[key]
-        elif value is row:
-            raise BadRowError(_missing(column, row))
-        else:
-            raise BadRowError(f"column `{column}`: {_json_type(value)} there has no `{key}`")
-    return value
-
-
-def _missing(column: str, row: dict[str, Any]) -> str:
-    columns = [str(name) for name in row]
-    guess = did_you_mean(column, columns)
-    guess = f", {guess}" if guess else ""
-    return f"no column `{column}`{guess} (columns: {', '.join(columns)})"
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true/false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that was left out, and why."""
-
-    source: str  # "file.jsonl:17" or "hub-name:16"
-    reason: str

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import datetime
 import glob
 import gzip
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
-from tutelage.data.rows import BadRow
+from tutelage.data.columns import BadRow
 from tutelage.recipe.sections import DataConfig
 
-SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow", ".csv", ".tsv")
+_DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")  # beside saved data
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+_CALLS = ("tools", "functions", "tool_calls", "function_call")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -84,9 +92,7 @@ def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
         if not found:
             raise TutelageError(f"{key}.path: no file matches `{written}` (looked for {path}); correct the path")
     elif path.exists() or text.endswith(SUFFIXES) or text.startswith((".", "/")):
-        found = [path]
-        if path.is_dir():
-            raise TutelageError(f"{key}.path: `{written}` is a folder; name its files, for example {written}/*.jsonl")
+        found = _files_of_folder(key, path, written) if path.is_dir() else [path]
         if not path.exists():
             raise TutelageError(f"{key}.path: no file `{written}` (looked for {path}); correct the path")
     else:
@@ -97,18 +103,50 @@ def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
     return found
 
 
+def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
+    """The data files of a folder, which must be of one format and one split; TutelageError says what to write."""
+    files = sorted(f for f in folder.iterdir() if f.name.endswith(SUFFIXES) and f.name not in _DESCRIPTIONS)
+    kinds = sorted({f".{file.name.partition('.')[2]}" for file in files})
+    splits = sorted({match[1] for file in files if (match := _SPLIT.match(file.name))})
+    inside = sorted({file.parent.name for suffix in SUFFIXES for file in folder.glob(f"*/*{suffix}")})
+    if not files and inside:
+        raise TutelageError(
+            f"{key}.path: `{written}` is a folder of folders ({', '.join(inside)}); name one: {written}/{inside[0]}"
+        )
+    if not files:
+        raise TutelageError(f"{key}.path: `{written}` is a folder; name its files, for example {written}/*.jsonl")
+    if len(splits) > 1:
+        raise TutelageError(
+            f"{key}.path: the folder `{written}` has several splits ({', '.join(splits)}); name the files of one: "
+            f"{written}/{splits[0]}*"
+        )
+    if len({kind.removesuffix(".gz") for kind in kinds}) > 1:
+        raise TutelageError(
+            f"{key}.path: the folder `{written}` has files of several formats ({', '.join(kinds)}); name those of one: "
+            f"{written}/*{kinds[0]}"
+        )
+    return files
+
+
 def _read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_json_lines(key, file, label)
-        return
-    rows = _read_parquet(key, file) if file.name.endswith(".parquet") else _read_json(key, file)
-    for number, row in enumerate(rows, start=1):
-        yield f"{label}:{number}", row
+    elif file.name.endswith((".csv", ".tsv")):
+        yield from _read_csv(key, file, label)
+    else:
+        tables = {".parquet": _read_parquet, ".arrow": _read_arrow}
+        for number, row in enumerate(tables.get(file.suffix, _read_json)(key, file), start=1):
+            yield f"{label}:{number}", row
 
 
 def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+            whole = _whole_values(handle, label)
+            if whole is not None:
+                yield from whole
+                return
+            handle.seek(0)
             for number, line in enumerate(handle, start=1):
                 if not line.strip():
                     continue
@@ -119,6 +157,54 @@ def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, An
                     yield source, BadRow(source, f"broken JSON: {error}")
     except (OSError, EOFError, zlib.error) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
+
+
+def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tuple[str, Any]] | None:
+    """The rows of a file that is called .jsonl but holds one list of objects, or objects over several lines; else None.
+
+    A row of a list is named by its number, an object by the line where it begins.
+    """
+    first = next((line for line in handle if line.strip()), b"").removeprefix(codecs.BOM_UTF8).strip()
+    if first != b"{" and not first.startswith(b"["):
+        return None
+    handle.seek(0)
+    try:
+        text = handle.read().decode("utf-8-sig")
+        if first.startswith(b"["):
+            rows = json.loads(text)
+            named = [(f"{label}:{number}", row) for number, row in enumerate(rows, start=1)]
+        else:
+            named = [(f"{label}:{line}", row) for line, row in _objects(text)]
+    except (ValueError, RecursionError):
+        return None
+    return named if named and all(isinstance(row, dict) for _, row in named) else None
+
+
+def _objects(text: str) -> Iterator[tuple[int, Any]]:
+    """(line, value) of every JSON value of a text, one after the other."""
+    decoder, place, line, counted = json.JSONDecoder(), 0, 1, 0
+    while (start := len(text) - len(text[place:].lstrip())) < len(text):
+        line, counted = line + text.count("\n", counted, start), start
+        value, place = decoder.raw_decode(text, start)
+        yield line, value
+
+
+def _read_csv(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a table with a header; all values are texts. A row is named by the line where it begins."""
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.reader(handle, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
+            header = next(reader, [])
+            line = reader.line_num + 1
+            for row in reader:
+                source, line = f"{label}:{line}", reader.line_num + 1
+                if len(row) == len(header):
+                    yield source, dict(zip(header, row, strict=True))
+                elif row:
+                    yield source, BadRow(source, f"{len(row)} values, and the header has {len(header)} columns")
+    except (OSError, ValueError, csv.Error) as error:
+        raise TutelageError(f"{key}.path: cannot read {file}: {error}; save it as CSV in UTF-8") from error
 
 
 def _read_json(key: str, file: Path) -> list[Any]:
@@ -145,9 +231,38 @@ def _read_parquet(key: str, file: Path) -> Iterator[Any]:
 
     try:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096):
-            yield from batch.to_pylist()
+            yield from map(as_written, batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {_one_line(error)}; get the file again") from error
+
+
+def _read_arrow(key: str, file: Path) -> Iterator[Any]:
+    """Rows of an Arrow file: a stream, as `datasets` saves it, or a file with a footer (Feather)."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(file)) as source:
+            footed = source.read(6) == b"ARROW1"
+            source.seek(0)
+            reader = pa.ipc.open_file(source) if footed else pa.ipc.open_stream(source)
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if footed else iter(reader)
+            for batch in batches:
+                yield from map(as_written, batch.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise TutelageError(f"{key}.path: cannot read {file}: {_one_line(error)}; get the file again") from error
+
+
+def as_written(value: Any, call: bool = False) -> Any:
+    """A value of a table as its writer wrote it: whole numbers without `.0`, dates as text, calls of tools (`call`)
+    without the null keys that all rows of a table must have."""
+    if isinstance(value, dict):
+        inside = {key: as_written(item, call or key in _CALLS) for key, item in value.items()}
+        return {key: item for key, item in inside.items() if item is not None} if call else inside
+    if isinstance(value, list):
+        return [as_written(item, call) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 
 def _read_hub(key: str, written: str, config: DataConfig, versions: list[str]) -> Iterator[tuple[str, Any]]:
@@ -168,7 +283,7 @@ def _read_hub(key: str, written: str, config: DataConfig, versions: list[str]) -
     loaded = cast(datasets.Dataset, loaded)
     versions.append(loaded._fingerprint)
     for index, row in enumerate(loaded):
-        yield f"{written}:{index}", row
+        yield f"{written}:{index}", as_written(row)
 
 
 def _one_line(error: BaseException) -> str:

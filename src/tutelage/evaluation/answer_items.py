@@ -15,7 +15,7 @@ from tutelage.common.files import write_atomically
 from tutelage.common.hashing import example_seed, fingerprint
 from tutelage.common.progress import progress
 from tutelage.common.types import Sample
-from tutelage.data.rows import BadRowError, fill_template
+from tutelage.data.columns import BadRowError, fill_template
 from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Prompt, Reply, user
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.replies import read_replies

@@ -49,7 +49,7 @@ def evaluate_generation(
     context, or one has a token that the model does not know.
     """
     _check(task_name, task, conversations)
-    prompts = template.encode_prompts([conversation.prompt for conversation in conversations])
+    prompts = template.encode_prompts([row.prompt for row in conversations], [row.source for row in conversations])
     records = _too_long(task_name, task, conversations, prompts, reader)
     order = [place for place in range(len(prompts)) if place not in records]
     order.sort(key=lambda place: (-len(prompts[place]), place))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,9 +60,7 @@ def load_model(
     folder, content = locate(config)
     model = read_weights(config, folder, dtype, sharded)
     refuse_nonfinite(config.path, model)
-    # A tokenizer from elsewhere has revisions of its own.
-    tokens_of = config if config.tokenizer is None else config.model_copy(update={"revision": None})
-    tokenizer = _from_pretrained("AutoTokenizer", config.tokenizer or _tokenizer_folder(folder), tokens_of)
+    tokenizer = _tokenizer(folder, config)
     if content is None:
         content = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
     device_type = torch.device(device).type
@@ -74,7 +73,7 @@ def load_model(
     with torch.autocast(device_type, compute, enabled=compute not in (None, torch.float32)):
         packed = _install_attention(model, config)
     reshard(model)
-    template = ChatTemplate(tokenizer, config.chat_template, generation_eos=generation_ends(model))
+    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
     return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint), config.path)
 
 
@@ -103,6 +102,32 @@ def read_weights(
     if getattr(model, "_hf_peft_config_loaded", False):
         raise TutelageError(f"`{config.path}` is an adapter on the hub: download it, and give its folder")
     return model
+
+
+def load_template(config: ModelConfig) -> tuple[ChatTemplate, int | None]:
+    """The chat template of a model, with its tokenizer, and its context, as `load_model` gives them, without weights.
+
+    Raises TutelageError as `load_model` does.
+    """
+    folder, _ = locate(config)
+    tokenizer = _tokenizer(folder, config)
+    base = adapter_base(Path(folder))
+    if base is not None:
+        config = config.model_copy(update={"path": base[0], "revision": base[1]})
+        folder = locate(config)[0]
+    try:
+        generation = _from_pretrained("GenerationConfig", folder, config)
+    except TutelageError:  # many models have none
+        generation = None
+    model = SimpleNamespace(config=_from_pretrained("AutoConfig", folder, config), generation_config=generation)
+    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
+    return template, context_of(model.config)
+
+
+def _tokenizer(folder: str, config: ModelConfig) -> Any:
+    # A tokenizer from elsewhere has revisions of its own.
+    tokens_of = config if config.tokenizer is None else config.model_copy(update={"revision": None})
+    return _from_pretrained("AutoTokenizer", config.tokenizer or _tokenizer_folder(folder), tokens_of)
 
 
 def _install_attention(model: Any, config: ModelConfig) -> bool:

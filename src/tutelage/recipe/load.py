@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+# YAML 1.1 wants a dot and a sign in the exponent; people write 5e-3, which YAML 1.2 and JSON read as a number too.
+_NUMBER = re.compile(r"^[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, read safely. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
 def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
     """Read and check a recipe. `overrides`: `key=value` with dots, such as `training.epochs=3`, `stages.gkd.beta=0.1`.
 
@@ -46,7 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise TutelageError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     except yaml.YAMLError as error:
@@ -85,7 +96,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict):
         raise TutelageError(f"override `{override}`: `{'.'.join(path)}` has no keys")
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = parse_yaml(text)
     except yaml.YAMLError as error:
         raise TutelageError(f"override `{override}`: the value is not valid YAML: correct what follows `=`") from error
 

@@ -80,9 +80,10 @@ class RecipeConfig(Section):
         for key, values in self.search.grid.items() if self.search else ():
             if not values:
                 raise ValueError(f"search.grid.{key}: the list is empty: give at least one value to try")
-            for value in values:
+            for place, value in enumerate(values):
                 try:
-                    TrainingConfig.model_validate({key: value})
+                    checked = TrainingConfig.model_validate({key: value})
+                    values[place] = getattr(checked, key) if isinstance(value, str) else value  # "0.01" is a number
                 except ValueError as error:
                     raise ValueError(f"search.grid: {first_message(error)}") from error
         return self

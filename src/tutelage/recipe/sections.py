@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tutelage.recipe.base import Count, Fraction, Positive, Section
 
@@ -34,16 +34,23 @@ class DataConfig(Section):
     """
 
     path: str | list[str] = Field(
-        description="A local .json, .jsonl, .jsonl.gz or .parquet file, a glob, a hub data set (`owner/set` or "
-        "`owner/set:config`), `stage:NAME` for the rows of a `synthesize` stage, or a list of files and data sets."
+        description="A local .json, .jsonl (or .gz), .parquet, .arrow, .csv or .tsv file, a folder of such, a glob, a "
+        "hub data set (`owner/set` or `owner/set:config`), `stage:NAME` for the rows of a `synthesize` stage, or a "
+        "list of files and data sets."
     )
     split: str = Field(default="train", description="Split of a hub data set.")
     revision: str | None = Field(
         default=None, description="Commit, tag or branch of a hub data set. Default: its main branch."
     )
+    messages: str | None = Field(
+        default=None,
+        description="Column with the turns, such as `chosen` or `data.turns`. Default: `messages`, `prompt` and "
+        "`completion`, or `conversations`.",
+    )
     prompt: str | None = Field(
         default=None,
-        description="Template of the user turn, with `{column}` for a column's value. Default: the row's own columns.",
+        description="Template of the user turn, with `{column}` for a column's value and `{?…?}` around what is left "
+        "out where a column in it is empty. Default: the row's own columns.",
     )
     completion: str | None = Field(
         default=None, description="Template of the assistant turn, like `prompt`, which it needs."
@@ -80,18 +87,22 @@ class DataConfig(Section):
     )
 
     def content(self, *without: str) -> dict[str, Any]:
-        """The keys for a fingerprint, except those in `without`. `text` counts only if it is set, so that runs from
-        before that key existed keep their fingerprints."""
-        unset = {"text"} if self.text is None else set()
+        """The keys for a fingerprint, except those in `without`. `text` and `messages` count only if they are set, so
+        that runs from before those keys existed keep their fingerprints."""
+        unset = {key for key in ("text", "messages") if getattr(self, key) is None}
         return self.model_dump(mode="json", exclude={*without, *unset})
 
     @model_validator(mode="after")
     def _text_alone(self) -> DataConfig:
         others = [
-            key for key in ("prompt", "completion", "references", "system") if getattr(self, key) not in (None, [])
+            key
+            for key in ("messages", "prompt", "completion", "references", "system")
+            if getattr(self, key) not in (None, [])
         ]
         if self.text is not None and others:
             raise ValueError(f"text: plain text has no `{'`, `'.join(others)}`: remove either that or `text`")
+        if self.messages is not None and self.prompt is not None:
+            raise ValueError("messages: names the turns, which `prompt` is a template for: remove one of the two")
         return self
 
 
@@ -136,6 +147,11 @@ class ModelConfig(Section):
         description="`auto`: the tokenizer's own template, or Tulu's if it has none. `tulu`: Tulu's. Else the path of "
         "a Jinja file.",
     )
+    thinking: bool | None = Field(
+        default=None,
+        description="Whether the chat template lets the model think (`enable_thinking`, as in Qwen 3). Default: as the "
+        "template does.",
+    )
     attention: Literal["auto", "packed", "padded"] = Field(
         default="auto",
         description="`packed`: sequences are concatenated without padding. `padded`: for architectures that cannot run "
@@ -144,6 +160,12 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(
         default=False, description="Whether Python code from the model's repository may run while it is loaded."
     )
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`thinking` counts only if it is set, so that runs from before that key existed keep their fingerprints."""
+        content = handler(self)
+        return content if self.thinking is not None else {k: v for k, v in content.items() if k != "thinking"}
 
 
 class AnswerSamplingConfig(SamplingConfig):

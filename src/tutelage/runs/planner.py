@@ -298,7 +298,7 @@ class Planner:
                 origin = self._origin(
                     source
                 )  # tokenizer and chat template are saved with a stage's model; these are not
-                kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code")}
+                kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code", "thinking")}
                 found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept)
                 found.model_fingerprints[role] = run.fingerprint
             else:

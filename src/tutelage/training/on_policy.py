@@ -34,9 +34,18 @@ class RolloutPlan:
     teacher_context: int | None = None  # tokens that the teacher reads, of its own rendering of prompt and response
 
 
-def is_on_policy(plan: RolloutPlan, epoch: int, index: int) -> bool:
-    """Draw whether the student writes the response of example `index` in this epoch (probability λ)."""
-    return keyed_uniform("author", plan.seed, epoch, index) < plan.on_policy
+def is_on_policy(plan: RolloutPlan, epoch: int, index: int, part: int = 0) -> bool:
+    """Draw whether the student writes the response of example `index` in this epoch (probability λ).
+
+    `part`: the number of the sequence, of a row that is several.
+    """
+    return keyed_uniform("author", plan.seed, epoch, index, *_part(part)) < plan.on_policy
+
+
+def _part(part: int) -> list[int]:
+    """What the number of a sequence adds to the keys of its row: nothing for the first, so that those of rows with one
+    sequence are what they always were."""
+    return [part] if part else []
 
 
 def write_responses(
@@ -52,11 +61,11 @@ def write_responses(
     The samples are stored in the file `pending`, one per step, so that a killed run that resumes from an earlier
     checkpoint trains on the same responses. Raises TutelageError for a sampled token that the teacher does not know.
     """
-    chosen = [i for i, e in enumerate(examples) if is_on_policy(plan, epoch, e.index)]
+    chosen = [i for i, e in enumerate(examples) if is_on_policy(plan, epoch, e.index, e.part)]
     if not chosen or sampler is None:
         return list(examples)
     prompts = [examples[i].ids[: examples[i].prompt_length].tolist() for i in chosen]
-    keys = [[step, examples[i].index] for i in chosen]
+    keys = [[step, examples[i].index, *_part(examples[i].part)] for i in chosen]
     samples = _read_pending(pending, keys)
     if samples is None:
         longest = plan.max_length - min(len(p) for p in prompts)
@@ -65,7 +74,7 @@ def write_responses(
             max_new_tokens=max(1, min(plan.sampling.max_new_tokens, longest)),
             temperature=plan.sampling.temperature,
             top_p=plan.sampling.top_p,
-            seeds=[keyed_integer("sample", plan.seed, step, examples[i].index) for i in chosen],
+            seeds=[keyed_integer("sample", plan.seed, *key) for key in keys],
         )
         _refuse_unknown_tokens(plan, samples)
         _write_pending(pending, keys, samples)
@@ -103,7 +112,9 @@ def with_response(example: TokenSequence, sample: Sample, max_length: int, autho
     if example.teacher_prompts is not None:
         view = teacher_view(example)
         prompts = (view.ids[: view.prompt_length],)
-    return replace(example, ids=ids, loss_mask=mask, author=author, cut=cut, teacher_prompts=prompts)
+    return replace(
+        example, ids=ids, loss_mask=mask, author=author, cut=cut, teacher_prompts=prompts, turns=example.turns[-1:]
+    )
 
 
 def _read_pending(pending: Path | None, keys: list[list[int]]) -> list[Sample] | None:

@@ -23,7 +23,8 @@ import torch
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.progress import Progress
 from tutelage.common.types import Conversation, Message, Sample, TokenSequence
-from tutelage.data.chat_template import ChatTemplate, messages_asked
+from tutelage.data.chat_template import ChatTemplate
+from tutelage.data.encode_rows import messages_asked
 from tutelage.data.whole_text import MARK
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.sampling.sampler import Sampler
@@ -134,7 +135,9 @@ def answer_examples(
             tokens = (*tokens[:-1], end_id)
         found.setdefault(answer.row, Counter())[Sample(tokens, (), answer.finished)] += 1
     out: list[TokenSequence] = []
-    for example, row in zip(examples, rows, strict=True):
+    for place, (example, row) in enumerate(zip(examples, rows, strict=True)):
+        if place + 1 < len(rows) and rows[place + 1] == row and examples[place + 1].part > 0:
+            continue  # of a row that is several sequences the last question is asked
         if row not in asked:
             left_out[row] = conversations[row].source
             continue
@@ -144,7 +147,7 @@ def answer_examples(
             if len(ids) >= max_length:
                 left_out[row] = conversations[row].source
                 continue
-            example = replace(example, ids=torch.tensor(ids), prompt_length=len(ids))
+            example = replace(example, ids=torch.tensor(ids), prompt_length=len(ids), turns=(asked[row],))
         for sample, copies in found[row].items():
             written = with_response(example, sample, max_length, "teacher")
             out.append(replace(written, weight=float(copies)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, TokenSequence
-from tutelage.data.chat_template import encode_all, messages_asked
-from tutelage.data.dataset import load_dataset
+from tutelage.data.columns import BadRow
+from tutelage.data.dataset import check_bad_rows, load_dataset
+from tutelage.data.encode_rows import encode_all, notes, split_rows
 from tutelage.data.teacher_prompts import align, teacher_view
 from tutelage.models.limits import refuse_unknown_token
 from tutelage.models.load import LoadedModel
@@ -21,19 +22,20 @@ class Encoded:
 
     sequences: list[TokenSequence]  # `index` is the position in `conversations`
     conversations: tuple[Conversation, ...]
-    report: dict[str, Any]  # rows read, cut, left out, and those that lost their last turns
+    report: dict[str, Any]  # rows used, cut, left out, split, and those that lost their last turns
 
 
 def readable_length(wanted: int, *models: LoadedModel | None) -> int:
-    """The most tokens per row: `wanted`, or what the model with the shortest context reads."""
+    """The most tokens per sequence: `wanted`, or what the model with the shortest context reads."""
     return min([wanted, *(model.context for model in models if model is not None and model.context is not None)])
 
 
 def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: LoadedModel | None = None) -> Encoded:
-    """Read data section `name` and encode it with the chat template of `reader`, at most `max_length` tokens per row.
+    """Read data section `name`, encode it with the chat template of `reader`, at most `max_length` tokens per sequence.
 
     Rows are also cut at the context of `reader` and `teacher`, which is said in one line. With a teacher, sequences
-    have its rendering of the prompts; rows too long for it in that rendering are left out and listed as well.
+    have its rendering of the prompts; those too long for it in that rendering are left out, and rows without any other
+    are listed as well; rows that its template refuses are bad rows. Prints what the rows carry and no sequence has.
 
     Raises TutelageError when more rows are bad than the section allows, and for a row with a token that `reader` or
     `teacher` does not know.
@@ -49,27 +51,35 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
     for sequence in sequences:
         source = f"{key}: {rows[sequence.index].source}"
         refuse_unknown_token(f"`{reader.name}`", reader.model, reader.tokenizer, sequence.ids, source)
-    left_out = list(report.too_long)
+    too_long, last_turns_cut, bad = list(report.too_long), list(report.last_turns_cut), [*report.refused]
     if teacher is not None:
-        sequences, beyond = _for_teacher(sequences, rows, reader, teacher, key)
-        left_out += beyond
-        if beyond and not why:
+        refused: list[BadRow] = []
+        sequences = align(sequences, rows, reader.template, teacher.template, refused)
+        check_bad_rows(key, refused, len(rows), config.max_bad_rows)
+        bad += refused
+        sequences, beyond, shorter = _for_teacher(sequences, rows, teacher, key)
+        too_long += beyond
+        gone = {*beyond, *(row.source for row in refused)}
+        last_turns_cut = [source for source in dict.fromkeys([*last_turns_cut, *shorter]) if source not in gone]
+        if (beyond or shorter) and not why:
             why = f"the teacher's chat template makes some rows longer than the {teacher.context} tokens that it reads"
     cut = sum(sequence.cut for sequence in sequences)
     if why:
-        listed = f" ({', '.join(left_out[:3])}{' …' * (len(left_out) > 3)})" if left_out else ""
-        print(f"{run.stage}: {key}: {why}: {cut} rows are cut, {len(left_out)} left out{listed}", flush=True)
+        listed = f" ({', '.join(too_long[:3])}{' …' * (len(too_long) > 3)})" if too_long else ""
+        print(f"{run.stage}: {key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", flush=True)
+    for note in notes(report):
+        print(f"{run.stage}: {key}: {note}", flush=True)
     counts = {
-        "rows": len(sequences),
+        "rows": len({sequence.index for sequence in sequences}),
         "cut": cut,
-        "too_long": left_out,
-        "last_turns_cut": [
-            rows[s.index].source
-            for s in sequences
-            if s.cut and messages_asked(rows[s.index], s) != rows[s.index].prompt
-        ],
-        "bad_rows": [[bad.source, bad.reason] for bad in data.bad_rows],
+        "too_long": too_long,
+        "last_turns_cut": last_turns_cut,
+        "bad_rows": [[row.source, row.reason] for row in (*data.bad_rows, *bad)],
     }
+    split, _ = split_rows(sequences)
+    if split:
+        counts |= {"split_rows": split, "sequences": len(sequences)}
+    counts |= {key: getattr(report, key) for key in ("rendered", "left_out") if getattr(report, key)}
     return Encoded(sequences, rows, counts)
 
 
@@ -82,28 +92,31 @@ def _why_limited(wanted: int, limit: int, *models: LoadedModel | None) -> str:
 
 
 def _for_teacher(
-    sequences: list[TokenSequence],
-    rows: tuple[Conversation, ...],
-    reader: LoadedModel,
-    teacher: LoadedModel,
-    key: str,
-) -> tuple[list[TokenSequence], list[str]]:
-    """The sequences with the teacher's rendering of their prompts, and the sources of those too long for it.
+    sequences: list[TokenSequence], rows: tuple[Conversation, ...], teacher: LoadedModel, key: str
+) -> tuple[list[TokenSequence], list[str], list[str]]:
+    """The aligned sequences that the teacher can read, and the sources of rows that lose all of theirs, or the last.
 
     Raises TutelageError for a token that the teacher does not know, or if no row is left.
     """
-    kept, beyond = [], []
-    for sequence in align(sequences, rows, reader.template, teacher.template):
-        ids, source = teacher_view(sequence).ids, rows[sequence.index].source
-        if teacher.context is not None and len(ids) > teacher.context:
-            beyond.append(source)
+    kept: dict[int, list[TokenSequence]] = {}
+    lost: dict[int, bool] = {}  # by row, whether its last sequence is too long
+    for sequence in sequences:
+        ids, own = teacher_view(sequence).ids, kept.setdefault(sequence.index, [])
+        beyond = teacher.context is not None and len(ids) > teacher.context
+        lost[sequence.index] = beyond
+        if beyond:
             continue
-        who, where = f"the teacher `{teacher.name}`", f"{key}: {source}"
+        who, where = f"the teacher `{teacher.name}`", f"{key}: {rows[sequence.index].source}"
         refuse_unknown_token(who, teacher.model, teacher.tokenizer, ids, where)
-        kept.append(sequence)
-    if not kept:
+        own.append(replace(sequence, part=len(own)))
+    for index, own in kept.items():
+        if own and lost[index]:
+            own[-1] = replace(own[-1], cut=True)
+    if not any(kept.values()):
         raise TutelageError(
             f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, rendered "
             "by its own chat template: use shorter rows, or a teacher that reads more"
         )
-    return kept, beyond
+    none_left = [rows[index].source for index, own in kept.items() if not own]
+    shorter = [rows[index].source for index, own in kept.items() if own and lost[index]]
+    return [sequence for own in kept.values() for sequence in own], none_left, shorter

@@ -12,6 +12,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.progress import progress
 from tutelage.common.types import Conversation
 from tutelage.data.dataset import load_dataset
+from tutelage.data.encode_rows import prompt_notes
 from tutelage.evaluation.records import ExampleRecord, read_records, summarise, write_records
 from tutelage.evaluation.tasks import evaluate_generation, lead_1_records, score_response
 from tutelage.models.load import load_model
@@ -40,6 +41,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     else:
         kind = torch.bfloat16 if run.device == "cuda" else torch.float32
         loaded = load_model(run.models["model"], run.device, kind)
+        for note in prompt_notes(loaded.template, data.conversations):
+            print(f"{run.stage}: data.{task.data}: {note}", flush=True)
         sampler = make_sampler(loaded, task.sampling)
         with progress(run.stage, len(data.conversations)) as bar:
 

@@ -9,7 +9,7 @@ import torch
 
 from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.batch import make_micro_batches
-from tutelage.data.chat_template import messages_asked
+from tutelage.data.encode_rows import messages_asked
 from tutelage.evaluation.records import ExampleRecord, write_records
 from tutelage.evaluation.tasks import prompt_text
 from tutelage.loss.objective import CrossEntropy, Divergence
@@ -38,7 +38,7 @@ def measure_held_out(run: Run) -> dict[str, Any]:
     sums = _losses(loaded, teacher, sequences, task.tokens_per_micro_batch)
     names = ["loss"] if teacher is None else ["loss", "kl"]
     records = []
-    for sequence in sequences:
+    for sequence in {one.index: one for one in sequences}.values():  # the last one of each row
         conversation, (tokens, *values) = data.conversations[sequence.index], sums[sequence.index]
         scores: dict[str, float | None] = {name: v / tokens for name, v in zip(names, values, strict=False)}
         asked = messages_asked(conversation, sequence)
@@ -93,7 +93,8 @@ def _losses(
         values += [] if stats.forward_kl is None else [stats.forward_kl]
         totals = torch.zeros(len(batch.indices), len(values), dtype=torch.float64, device=device)
         totals.index_add_(0, batch.rows, torch.stack(values, 1).double())
-        out |= dict(zip(batch.indices, totals.tolist(), strict=True))
+        for index, sums in zip(batch.indices, totals.tolist(), strict=True):  # a row may be several sequences
+            out[index] = [a + b for a, b in zip(out.get(index, [0.0] * len(sums)), sums, strict=True)]
     return out
 
 

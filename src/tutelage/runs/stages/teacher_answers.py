@@ -9,7 +9,7 @@ import torch
 
 from tutelage.common.progress import progress
 from tutelage.common.types import Message
-from tutelage.data.chat_template import messages_asked
+from tutelage.data.encode_rows import messages_asked
 from tutelage.models.load import LoadedModel, load_model
 from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.run import Run

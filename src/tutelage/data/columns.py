@@ -1,0 +1,129 @@
+"""Templates of columns, such as `Summarize.\\n\\n{dialogue}`, and the reason why a row is bad."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.common.errors import did_you_mean
+
+_FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
+_OPTIONAL = re.compile(r"\{\?(.*?)\?\}", re.DOTALL)
+
+
+class BadRowError(ValueError):
+    """A row that cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was left out, and why."""
+
+    source: str  # "file.jsonl:17" or "hub-name:16"
+    reason: str
+
+
+def fill_template(template: str, row: dict[str, Any]) -> str:
+    """Replace `{column}` by the row's value; `{{column}}` becomes a literal `{column}`, other braces are unchanged.
+
+    `{?…?}` is left out if a column in it is absent, null, NaN or blank. Values are written as JSON writes them (`true`,
+    `3`). Raises BadRowError for a column that is missing or has no text.
+    """
+
+    def piece(match: re.Match[str]) -> str:
+        columns = [name[2] for name in _FIELD.finditer(match[1]) if name[2] is not None]
+        if not columns:
+            raise BadRowError(f"the optional piece `{match[0]}` names no column: write one in it")
+        return match[1] if all(_has_text(column, row) for column in columns) else ""
+
+    def value_of(match: re.Match[str]) -> str:
+        return f"{{{match[1]}}}" if match[1] is not None else _text(match[2], _value(match[2], row))
+
+    return _FIELD.sub(value_of, _OPTIONAL.sub(piece, template))
+
+
+def columns_of(template: str, optional: bool = False) -> set[str]:
+    """The columns that a template names; with `optional` only those inside of `{?…?}`."""
+    texts = [match[1] for match in _OPTIONAL.finditer(template)] if optional else [template]
+    return {match[2] for text in texts for match in _FIELD.finditer(text) if match[2] is not None}
+
+
+def is_optional(template: str) -> bool:
+    """Whether the template is one optional piece, so that nothing of it may be left."""
+    return _OPTIONAL.fullmatch(template.strip()) is not None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null, or NaN, which tables write for null."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def missing_column(column: str, row: dict[str, Any]) -> str:
+    """The reason why a row without this column is bad."""
+    columns = [str(name) for name in row]
+    guess = did_you_mean(column, columns)
+    guess = f", {guess}" if guess else ""
+    return f"no column `{column}`{guess} (columns: {', '.join(columns)})"
+
+
+def json_type(value: Any) -> str:
+    """What a value is, in JSON's words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true/false", type(None): "null"}
+    known = {**names, int: "a number", float: "a number", bytes: "bytes"}
+    return known.get(type(value), type(value).__name__)
+
+
+def find_value(column: str, row: dict[str, Any]) -> tuple[Any, str | None]:
+    """The value of a column, and None; else (null, why there is none). `messages.0.content`: of the first message."""
+    if column in row:
+        return row[column], None
+    value: Any = row
+    for key in column.split("."):
+        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
+        elif value is row:
+            return None, missing_column(column, row)
+        else:
+            return None, f"column `{column}`: {json_type(value)} there has no `{key}`"
+    return value, None
+
+
+def _value(column: str, row: dict[str, Any]) -> Any:
+    value, problem = find_value(column, row)
+    if problem is not None:
+        raise BadRowError(f"{problem}{_if_missing(column)}")
+    return value
+
+
+def _if_missing(column: str) -> str:
+    return f"; write `{{?…{{{column}}}…?}}` if it may be missing"
+
+
+def _has_text(column: str, row: dict[str, Any]) -> bool:
+    value, problem = find_value(column, row)
+    return problem is None and not is_missing(value) and value != [] and bool(str(value).strip())
+
+
+def _text(column: str, value: Any) -> str:
+    """The value of a column as text."""
+    if isinstance(value, dict) and set(value) == {"label", "text"}:  # choices in the form of ARC
+        labels, texts = value["label"], value["text"]
+        if len(labels) != len(texts):
+            raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
+        return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        what = "NaN, a missing value" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
+        hint = _if_missing(column) if math.isnan(value) else ""
+        raise BadRowError(f"column `{column}` is {what}, not a text or a number{hint}")
+    if isinstance(value, str | int | float):
+        return str(value)
+    inside = next(iter(value), "") if isinstance(value, dict) else "0" if isinstance(value, list) else ""
+    hint = f"; `{{{column}.{inside}}}` names a part of it" if inside else ""
+    hint = _if_missing(column) if value is None else hint
+    raise BadRowError(f"column `{column}` is {json_type(value)}, not a text or a number{hint}")
