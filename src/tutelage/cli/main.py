@@ -73,7 +73,7 @@ def run(
 
     config = load_recipe(recipe, overrides)
     results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
-    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text))
+    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results.notices)
 
 
 @app.command()
@@ -114,7 +114,7 @@ def _report_recipe(
     runs = no_url(Path(place))
     results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
     note_elsewhere(results.elsewhere)
-    _show(build_report(results, out, include_text=text))
+    _show(build_report(results, out, include_text=text), results.notices)
 
 
 def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
@@ -160,7 +160,7 @@ def demo(
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
-    _show(build_report(results, runs / "report"))
+    _show(build_report(results, runs / "report"), results.notices)
 
 
 @app.command()
@@ -246,9 +246,10 @@ def schema() -> None:
     print(json.dumps(RecipeConfig.model_json_schema(), indent=2))
 
 
-def _show(page: Path) -> None:
-    """Print the table beside a recipe's page, and where the page is."""
-    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\nReport: {page}")
+def _show(page: Path, notices: Sequence[str]) -> None:
+    """Print the table beside a recipe's page, the notices, and where the page is."""
+    lines = [f"note: {notice}\n" for notice in notices]
+    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\n{''.join(lines)}Report: {page}")
 
 
 def main(arguments: list[str] | None = None) -> None:

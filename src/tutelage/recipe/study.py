@@ -40,10 +40,16 @@ class BenchmarkTask(Section):
         "Default: all.",
     )
 
+    max_new_tokens: Count | None = Field(
+        default=None,
+        description="Tokens per reply, at most half of the model's context. Models that think first need more. "
+        "Default: the benchmark's own limit.",
+    )
+
     def content(self) -> dict[str, Any]:
-        """The keys for the fingerprint of what is sampled. `prompt` and `group` count only if set, and `judge_model` is
+        """The keys for the fingerprint of what is sampled. Later keys count only if set, and `judge_model` is
         always absent, so that runs from before and after these keys existed keep their fingerprints."""
-        unset = {key for key in ("prompt", "group") if getattr(self, key) is None}
+        unset = {key for key in ("prompt", "group", "max_new_tokens") if getattr(self, key) is None}
         return self.model_dump(mode="json", exclude=unset) | {"judge_model": None}
 
 
