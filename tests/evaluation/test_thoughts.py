@@ -147,7 +147,7 @@ def test_special_tokens_of_a_thought_stay_and_a_prompt_that_opens_one_is_told() 
     assert as_text([], ids("The dog")) == "The dog"
 
 
-# --- every scorer ------------------------------------------------------------------------------------------------------
+# --- every scorer ---
 
 RIGHT: dict[str, tuple[str, str]] = {  # task: (id, a reply that is right)
     "bbh": ("boolean_expressions/0", "So the answer is True."),
@@ -223,7 +223,7 @@ def test_unended_thoughts_are_counted_and_raw_replies_kept(made: Path, tmp_path:
     )
     page = render_page(result, records)
     assert notice in page
-    assert '"thought":22' in page
+    assert '"thought":20' in page
     assert '"said":"The answer is (B)."' in page
 
 
