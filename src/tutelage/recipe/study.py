@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from tutelage.recipe.base import NAME_PATTERN, Count, Section
+from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, Section, names_of_folders
 
 
 class BenchmarkTask(Section):
@@ -158,7 +158,7 @@ class Grid(Section):
 class StudyConfig(Section):
     """A study: its own grids, those of other studies, or both."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=NAME_LENGTH)] = Field(
         description="Name of the study: letters, digits, `_`, `.` and `-`."
     )
     description: str = Field(default="", description="A sentence about the study, for readers of this file.")
@@ -185,6 +185,8 @@ class StudyConfig(Section):
         "studies. Default: that of the study that includes this one, else none.",
     )
     grids: list[Grid] = Field(default=[], description="The grids of this study.")
+
+    _task_names = field_validator("tasks")(names_of_folders)
 
     @model_validator(mode="after")
     def _names(self) -> StudyConfig:
