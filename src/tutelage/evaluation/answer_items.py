@@ -292,6 +292,9 @@ def resume(
         except ValueError:
             broken = True
             break
+        if not isinstance(row, dict):
+            kept.append(line)  # refused by its number below
+            continue
         item, asked = by_id.get(str(row.get("id"))), row.get("asked")
         if item is not None and asked is not None and asked != asking.fingerprint_of(bench, item, row.get("shots")):
             other_prompts.add(item.id)
@@ -301,7 +304,7 @@ def resume(
         write_atomically(file, "".join(f"{line}\n" for line in kept))
     if not kept:
         return {}
-    known = {json.loads(line)["id"] for line in kept} | other_prompts
+    known = {str(row["id"]) for row in map(json.loads, kept) if isinstance(row, dict) and "id" in row} | other_prompts
     found = read_replies(bench, file, items, known)
     if found.doubled:
         raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write to it? remove the file")

@@ -24,6 +24,8 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value if node is not None else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a list or mapping is used as a key", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key `{key.value}` is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -47,6 +49,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except RecursionError:
+        raise TutelageError(f"{path}: lists or mappings are nested too deep to be read: flatten them") from None
     except UnicodeDecodeError as error:
         raise TutelageError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     except yaml.YAMLError as error:
@@ -86,7 +90,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise TutelageError(f"override `{override}`: `{'.'.join(path)}` has no keys")
     try:
         node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise TutelageError(f"override `{override}`: the value is not valid YAML: correct what follows `=`") from error
 
 
