@@ -126,8 +126,8 @@ class Benchmark:
         except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:  # a value of another kind
             where = self.hub if source is None else ", ".join(str(source / file) for file in self.files)
             raise TutelageError(
-                f"{self.name}: a row of {where} is not as the benchmark's own ({type(error).__name__}: {error}); take the "
-                "data from their source again"
+                f"{self.name}: a row of {where} is not as the benchmark's own ({type(error).__name__}: {error}); "
+                "take the data from their source again"
             ) from None
         except HubError as error:
             if data_dir is None:
