@@ -283,7 +283,8 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _fail(message: str, code: int) -> None:
-    """Print one line and exit."""
+    """Print one line and exit. Control characters, by which data could change the terminal, become escapes."""
     if message and code:
-        print(f"tutelage: {' '.join(message.split())}", file=sys.stderr)
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
+        print(f"tutelage: {line}", file=sys.stderr)
     raise SystemExit(code)
