@@ -90,13 +90,13 @@ SCORERS: Mapping[str, Scorer] = {
 
 
 def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:
+    scorer, answer = _rouge(), response.strip()
+    usable = [text for text in references if scorer._tokenizer.tokenize(text)]
+    if references and not usable:  # whatever the response is: an empty one must not be the only one with a score
+        return Score(None, answer or None, NO_LATIN)
     early = _without_comparing(response, references)
     if early is not None:
         return early
-    scorer, answer = _rouge(), response.strip()
-    usable = [text for text in references if scorer._tokenizer.tokenize(text)]
-    if not usable:
-        return Score(None, answer, NO_LATIN)
     values = [float(scorer.score(text, answer)["rougeL"].fmeasure) for text in usable]
     value = max(values) if over == "best" else sum(values) / len(values)
     left_out = f", {len(references) - len(usable)} without Latin text left out" if len(usable) < len(references) else ""
