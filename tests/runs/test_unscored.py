@@ -1,4 +1,4 @@
-"""A metric that scores nothing is said on the screen, in the result and on the page; a search refuses to choose by it."""
+"""A metric that scores nothing is said on the screen, in the result and on the page; no search chooses by it."""
 
 from __future__ import annotations
 
