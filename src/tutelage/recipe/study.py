@@ -39,7 +39,6 @@ class BenchmarkTask(Section):
         description="Only the examples of this group of the benchmark: `test` of flores is the paper's 512 sentences. "
         "Default: all.",
     )
-
     max_new_tokens: Count | None = Field(
         default=None,
         description="Tokens per reply, at most half of the model's context. Models that think first need more. "
@@ -47,8 +46,8 @@ class BenchmarkTask(Section):
     )
 
     def content(self) -> dict[str, Any]:
-        """The keys for the fingerprint of what is sampled. Later keys count only if set, and `judge_model` is
-        always absent, so that runs from before and after these keys existed keep their fingerprints."""
+        """The keys for the fingerprint of what is sampled. Later keys count only if set, and `judge_model` is always
+        absent, so that runs from before and after these keys existed keep their fingerprints."""
         unset = {key for key in ("prompt", "group", "max_new_tokens") if getattr(self, key) is None}
         return self.model_dump(mode="json", exclude=unset) | {"judge_model": None}
 
