@@ -73,3 +73,10 @@ def test_chrf_is_sacrebleus_best_over_references() -> None:
     assert SCORERS["chrf"]("মৰিব লাগিব", ["মৰিব লাগিব।"]).value == pytest.approx(0.9, abs=0.1)
     assert SCORERS["chrf"](" ", references).value == 0.0
     assert SCORERS["chrf"]("a", []).value is None
+
+
+def test_an_empty_response_is_unscored_where_every_response_is() -> None:
+    """Else a search would choose the settings whose model answers with nothing."""
+    for response in ("", "แมว", "cat"):
+        assert SCORERS["rouge_l"](response, ["แมวนั่งบนเสื่อ"]).value is None
+    assert SCORERS["rouge_l"]("", ["cat"]).value == 0

@@ -7,7 +7,7 @@ import pytest
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Conversation, Message, Sample
-from tutelage.evaluation.tasks import evaluate_generation, lead_1, lead_1_records
+from tutelage.evaluation.tasks import about_replies, evaluate_generation, lead_1, lead_1_records
 from tutelage.recipe.sections import AnswerSamplingConfig, TaskConfig
 
 
@@ -123,3 +123,21 @@ def test_real_dialogues(data_folder) -> None:
     assert not any(record.response.startswith("#") for record in records)
     mean = sum(record.scores["rouge_l"] or 0.0 for record in records) / 500
     assert 0.05 < mean < 0.25
+
+
+def test_a_metric_that_scores_nothing_is_named_with_the_reason_and_what_fits() -> None:
+    def notices(*references: str | None) -> list[str]:
+        rows = [row(str(n), "Anna: hi", *([one] if one else [])) for n, one in enumerate(references)]
+        task = TASK.model_copy(update={"metrics": ["rouge_l", "chrf"]})
+        return about_replies("test", "m", task, lead_1_records("test", task, rows))["notices"]
+
+    thai = "แมวนั่งบนเสื่อ"
+    why = (
+        "no reference has a Latin letter or digit, the only text that ROUGE sees: use `chrf`, which is for every script"
+    )
+    assert notices(thai, thai) == [f"tasks.test: `rouge_l` leaves every example unscored: {why}"]
+    assert notices(thai, thai, "cat") == [f"tasks.test: `rouge_l` leaves 2 of 3 examples unscored: {why}"]
+    assert notices(thai, "cat") == []
+    none = "no references: give the rows of the data section `references`, or an assistant turn"
+    assert notices(None, None, thai)[0] == f"tasks.test: `rouge_l` leaves every example unscored: {none}"
+    assert notices(None, None, thai)[1] == f"tasks.test: `chrf` leaves 2 of 3 examples unscored: {none}"

@@ -243,12 +243,12 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
     assert fingerprint(ModelConfig(path="m", thinking=False)) == fingerprint(model | {"thinking": False})
 
 
-def test_a_benchmarks_prompt_and_group_count_only_if_set():
+def test_keys_of_a_benchmark_that_came_later_count_only_if_set():
     task = BenchmarkTask(benchmark="arc_challenge")
-    before = task.model_dump(mode="json", exclude={"prompt", "group"}) | {"judge_model": None}
+    before = task.model_dump(mode="json", exclude={"prompt", "group", "max_new_tokens"}) | {"judge_model": None}
     expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [], "cpu")
     assert evaluation_fingerprint("benchmark", task, 0, {}, [], "cpu") == expected
-    for own in ({"prompt": "{question}"}, {"group": "test"}):
+    for own in ({"prompt": "{question}"}, {"group": "test"}, {"max_new_tokens": 9}):
         changed = task.model_copy(update=own)
         assert evaluation_fingerprint("benchmark", changed, 0, {}, [], "cpu") != expected
 

@@ -67,6 +67,9 @@ def evaluate(
         typer.Option(min=1, help="Tokens per call of the sampler, prompts and new ones; default: all in one call."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per reply; default: the benchmark's own limit.")
+    ] = None,
     sampler: Annotated[
         Literal["engine", "vllm"], typer.Option(help="vllm: on a GPU, with pip install 'tutelage\\[vllm]'.")
     ] = "engine",
@@ -131,6 +134,7 @@ def evaluate(
             seed=seed,
             batch_tokens=batch_tokens,
             batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
             sampler=sampler,
             chat=chat,
             judge=judge,
@@ -213,6 +217,8 @@ def _evaluate_recipe(recipe: Path, model: ModelConfig, names: Sequence[str], run
         result = read_json(planned.folder, RESULT)
         for metric, score in result["metrics"].items():
             print(f"{name} {metric}: {score_words(score)} (n = {result['n']})")
+        for notice in result.get("notices") or ():
+            print(f"note: {notice}")
         print(f"examples: {planned.folder / EXAMPLES}")
 
 

@@ -74,7 +74,7 @@ def run(
 
     config = load_recipe(recipe, overrides)
     results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
-    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text))
+    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results.notices)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def _report_recipe(
     runs = no_url(Path(place))
     results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
     note_elsewhere(results.elsewhere)
-    _show(build_report(results, out, include_text=text))
+    _show(build_report(results, out, include_text=text), results.notices)
 
 
 def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
@@ -161,7 +161,7 @@ def demo(
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
-    _show(build_report(results, runs / "report"))
+    _show(build_report(results, runs / "report"), results.notices)
 
 
 @app.command()
@@ -248,9 +248,10 @@ def schema() -> None:
     print(json.dumps(RecipeConfig.model_json_schema(), indent=2))
 
 
-def _show(page: Path) -> None:
-    """Print the table beside a recipe's page, and where the page is."""
-    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\nReport: {page}")
+def _show(page: Path, notices: Sequence[str]) -> None:
+    """Print the table beside a recipe's page, the notices, and where the page is."""
+    lines = [f"note: {notice}\n" for notice in notices]
+    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\n{''.join(lines)}Report: {page}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -284,7 +285,8 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _fail(message: str, code: int) -> None:
-    """Print one line and exit."""
+    """Print one line and exit. Control characters, by which data could change the terminal, become escapes."""
     if message and code:
-        print(f"tutelage: {' '.join(message.split())}", file=sys.stderr)
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
+        print(f"tutelage: {line}", file=sys.stderr)
     raise SystemExit(code)

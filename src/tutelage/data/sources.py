@@ -215,7 +215,7 @@ def _read_json(key: str, file: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         hint = "; a file of one object per line should be called .jsonl" if error.msg == "Extra data" else "; fix it"
         raise TutelageError(f"{key}.path: broken JSON at {file}:{error.lineno}: {error.msg}{hint}") from error
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
     lists = [value] if isinstance(value, list) else []
     if isinstance(value, dict):

@@ -7,12 +7,20 @@ import re
 from tutelage.common.types import Message
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys of a turn's thought, by the templates that read them
-_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"))
+# Names of tags: Qwen 3, DeepSeek-R1, SmolLM3, Phi 4, Granite 3.3 and others write <think>; Seed-OSS <seed:think>.
+_TAGS = ("think", "thinking", "thought", "reasoning", "seed:think")
+PAIRS = {f"<{tag}>": f"</{tag}>" for tag in _TAGS} | {  # the marks in which a thought begins and ends
+    "[THINK]": "[/THINK]",  # Mistral
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "◁think▷": "◁/think▷",  # Kimi
+    "<|channel>thought": "<channel|>",  # Gemma
+}
 
 
 def split_thought(text: str) -> tuple[str, str, str] | None:
     """The thought at the beginning of a turn, the closing tag and what follows, or None; the opening may be missing."""
-    for opening, closing in _TAGS:
+    for opening, closing in PAIRS.items():
         before, found, answer = text.partition(closing)
         if found:
             return before.lstrip().removeprefix(opening).lstrip("\n"), closing, answer
@@ -29,7 +37,7 @@ def thought_of(message: Message) -> str:
 def begun_thought(prompt: str) -> tuple[str, str, str] | None:
     """The opening tag, the closing one and the text of the thought with which a prompt ends, whether still open
     (`<think>\\n`) or empty and closed (`<think>\\n\\n</think>\\n\\n`); None if it ends otherwise."""
-    for opening, closing in _TAGS:
+    for opening, closing in PAIRS.items():
         match = re.search(rf"{re.escape(opening)}\s*(?:{re.escape(closing)}\s*)?$", prompt)
         if match is not None:
             return opening, closing, match[0]

@@ -17,7 +17,8 @@ from tutelage.common.progress import progress
 from tutelage.common.types import Sample
 from tutelage.data.columns import BadRowError, fill_template
 from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Prompt, Reply, user
-from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
+from tutelage.evaluation.benchmarks.lm_eval import encode, encode_pair
+from tutelage.evaluation.readers.thoughts import ReplyText, cut_answer
 from tutelage.evaluation.replies import read_replies
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Answerer:
     seed: int = 0
     batch_tokens: int | None = None  # tokens per call of the sampler, prompts and new ones; None: one call
     prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
+    max_new_tokens: int | None = None  # per reply; None: the benchmark's own limit
 
     @property
     def asking(self) -> Asking:
@@ -86,8 +88,9 @@ class Question:
 
 
 def new_token_limit(bench: Benchmark, answerer: Answerer) -> int:
-    """The most new tokens of a reply: the benchmark's limit, but at most half of the model's context."""
-    return min(bench.max_new_tokens, answerer.context // 2) if answerer.context else bench.max_new_tokens
+    """The most new tokens of a reply: the given or the benchmark's limit, but at most half of the model's context."""
+    limit = answerer.max_new_tokens or bench.max_new_tokens
+    return min(limit, answerer.context // 2) if answerer.context else limit
 
 
 def answer(
@@ -212,14 +215,15 @@ def _sample(
     """Sample replies and give them to `keep` as they end, so that a killed run loses none of those."""
     likelihoods = _likelihoods(bench, [question.item for question in batch], answerer)
     kept: set[int] = set()
+    as_text = ReplyText(answerer.template)
 
     def ended(samples: Mapping[int, Sample]) -> None:
         new = []
         for place, sample in samples.items():
             question = batch[place]
-            text = answerer.template.decode(sample.tokens)
+            text = as_text(question.ids, sample.tokens)
             if not answerer.chat:  # a base model continues with a next question of its own
-                text = cut_at(text, bench.stop)
+                text = cut_answer(text, bench.stop)
             likely = likelihoods.get(question.item.id)
             reply = Reply(text, sample.finished, len(sample.tokens), question.shots, likelihoods=likely)
             new.append((question.item, reply))
@@ -290,6 +294,9 @@ def resume(
         except ValueError:
             broken = True
             break
+        if not isinstance(row, dict):
+            kept.append(line)  # refused by its number below
+            continue
         item, asked = by_id.get(str(row.get("id"))), row.get("asked")
         if item is not None and asked is not None and asked != asking.fingerprint_of(bench, item, row.get("shots")):
             other_prompts.add(item.id)
@@ -299,7 +306,7 @@ def resume(
         write_atomically(file, "".join(f"{line}\n" for line in kept))
     if not kept:
         return {}
-    known = {json.loads(line)["id"] for line in kept} | other_prompts
+    known = {str(row["id"]) for row in map(json.loads, kept) if isinstance(row, dict) and "id" in row} | other_prompts
     found = read_replies(bench, file, items, known)
     if found.doubled:
         raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write to it? remove the file")

@@ -20,6 +20,7 @@ from tutelage.evaluation.benchmarks import LM_EVAL
 from tutelage.evaluation.benchmarks.gpqa import seal
 from tutelage.evaluation.benchmarks.lm_eval import quiet
 from tutelage.evaluation.page import write_page
+from tutelage.evaluation.readers.thoughts import read_reply, unended_notice
 from tutelage.evaluation.records import ExampleRecord, folder_name, write_records, write_result
 from tutelage.evaluation.sampler_lm import sampler_lm
 
@@ -73,6 +74,7 @@ def run_lm_eval_task(
         answerer.template,
         answerer.sampler,
         seed=answerer.seed,
+        max_new_tokens=answerer.max_new_tokens,
         context=answerer.context,
         greedy=any(_asks_whether_greedy(task) for task in tasks.values()),
     )
@@ -90,9 +92,12 @@ def run_lm_eval_task(
         own = _shares(samples)
         shares |= own
         result = _result(task, found["results"][task], own, len({sample["doc_id"] for sample in samples}))
-        result |= {**about, "shots": found["n-shot"].get(task), "notices": notices}
         written = {place: sample for (of, place), sample in lm.samples.items() if of == task}
-        _write(out / folder_name(result["task"]), result, _records(samples, own, written), sealed="gpqa" in task)
+        records = _records(samples, own, written)
+        unended = sum(read_reply(record.response).unended for record in records)
+        notes = [*notices, *unended_notice(result["task"], unended, len(records))]
+        result |= {**about, "shots": found["n-shot"].get(task), "unended_thoughts": unended, "notices": notes}
+        _write(out / folder_name(result["task"]), result, records, sealed="gpqa" in task)
         results.append(result)
     for group, values in found.get("groups", {}).items():
         result = _result(group, values, shares, sum(found["n-samples"][task]["effective"] for task in tasks))
@@ -153,7 +158,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not math.isnan(value)
 
 
-def _records(samples: Samples, shares: set[str], written: Mapping[int, Sample]) -> list[ExampleRecord]:
+def _records(samples: Samples, shares: set[str], written: Mapping[int, tuple[Sample, str]]) -> list[ExampleRecord]:
     by_example: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:  # an example comes again for every filter
         by_example.setdefault(sample["doc_id"], []).append(sample)
@@ -163,12 +168,12 @@ def _records(samples: Samples, shares: set[str], written: Mapping[int, Sample]) 
     ]
 
 
-def _record(number: int, by_filter: Samples, shares: set[str], written: Sample | None) -> ExampleRecord:
+def _record(number: int, by_filter: Samples, shares: set[str], written: tuple[Sample, str] | None) -> ExampleRecord:
     """One example's evidence. The response to a choice is its likeliest option."""
     first = by_filter[0]
     reply, options = first["resps"][0][0], [str(arguments[-1]) for arguments in first["arguments"]]
     if isinstance(reply, str):
-        response, answer = str(reply), first["filtered_resps"][0]
+        response, answer = written[1] if written else str(reply), first["filtered_resps"][0]
     else:
         totals = [one[0][0] if isinstance(one[0], tuple) else one[0] for one in first["resps"]]
         response = answer = options[totals.index(max(totals))].strip() if len(options) > 1 else ""
@@ -184,8 +189,8 @@ def _record(number: int, by_filter: Samples, shares: set[str], written: Sample |
         scores={name: float(score) for name, score in named if name in shares},
         answer=str(answer) if answer else None,
         reason="scored by lm-eval",
-        finished=written is None or written.finished,
-        tokens=len(written.tokens) if written else 0,
+        finished=written is None or written[0].finished,
+        tokens=len(written[0].tokens) if written else 0,
     )
 
 

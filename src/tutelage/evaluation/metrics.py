@@ -23,6 +23,15 @@ class Score:
     reason: str  # how the value came about
 
 
+NO_REFERENCES = "no references"
+# ROUGE's tokens are runs of a-z and 0-9: it does not see other scripts, so 0 would be wrong.
+NO_LATIN = "no reference has a Latin letter or digit, the only text that ROUGE sees"
+# What to do if a metric leaves examples unscored, by its reason.
+ADVICE = {
+    NO_REFERENCES: "give the rows of the data section `references`, or an assistant turn",
+    NO_LATIN: "use `chrf`, which is for every script",
+}
+
 Scorer = Callable[[str, Sequence[str]], Score]
 
 
@@ -81,13 +90,13 @@ SCORERS: Mapping[str, Scorer] = {
 
 
 def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:
+    scorer, answer = _rouge(), response.strip()
+    usable = [text for text in references if scorer._tokenizer.tokenize(text)]
+    if references and not usable:  # whatever the response is: an empty one must not be the only one with a score
+        return Score(None, answer or None, NO_LATIN)
     early = _without_comparing(response, references)
     if early is not None:
         return early
-    scorer, answer = _rouge(), response.strip()
-    usable = [text for text in references if scorer._tokenizer.tokenize(text)]
-    if not usable:  # ROUGE's tokens are runs of a-z and 0-9: it does not see other scripts, so 0 would be wrong
-        return Score(None, answer, "no reference has a Latin letter or digit, the only text that ROUGE sees")
     values = [float(scorer.score(text, answer)["rougeL"].fmeasure) for text in usable]
     value = max(values) if over == "best" else sum(values) / len(values)
     left_out = f", {len(references) - len(usable)} without Latin text left out" if len(usable) < len(references) else ""
@@ -98,7 +107,7 @@ def _rouge_l(response: str, references: Sequence[str], over: str) -> Score:
 def _without_comparing(response: str, references: Sequence[str]) -> Score | None:
     """The score where there is nothing to compare: no references, or no response."""
     if not references:
-        return Score(None, response.strip() or None, "no references")
+        return Score(None, response.strip() or None, NO_REFERENCES)
     if not response.strip():
         return Score(0.0, None, "empty response")
     return None

@@ -101,9 +101,10 @@ function bodyOf(row) {
   }
   const left = element("div", "", field("Prompt", row.prompt, "scroll"));
   const right = element("div", "", field("Response", row.response, "scroll"));
+  if (row.thought) right.append(field(`Answer after a thought of ${row.thought.toLocaleString("en")} characters`, row.said));
   const targets = row.targets.length ? row.targets.join("\n") : null;
   const pair = element("div", "pair");
-  if (row.answer === null || row.answer !== row.response) pair.append(field("Extracted answer", row.answer));
+  if (row.answer === null || row.answer !== (row.said ?? row.response)) pair.append(field("Extracted answer", row.answer));
   if (!row.parts) pair.append(field(row.targets.length > 1 ? "Targets" : "Target", targets));
   right.append(pair, field("Reason", row.reason));
   if (row.parts) right.append(partsOf(row));
@@ -124,7 +125,7 @@ function lineOf(row) {
   const pair = !row.parts && row.targets.length === 1 && row.targets[0].length <= 40;
   const text = inPrompt ? haystackText(row) : pair && !state.q
     ? `said ${row.answer === null ? "nothing" : snippet(row.answer)}, target ${row.targets[0]}`
-    : row.response;
+    : row.said ?? row.response;
   line.append(marked(snippet(text), "span", "snippet"));
   return line;
 }

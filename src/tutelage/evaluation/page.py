@@ -17,6 +17,7 @@ from typing import Any
 
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
+from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import ExampleRecord, read_records, read_result
 
 PAGE_FILE = "examples.html"
@@ -46,6 +47,7 @@ def render_page(result: Mapping[str, Any], records: Sequence[ExampleRecord], inc
         include_text=include_text,
         groups={record.group for record in records},
         cut=sum(not record.finished for record in records),
+        notices=[*result.get("notices", ())] if include_text else [],
         data=Markup(embedded_json(_page_data(result, records, include_text))),
         script=Markup(script),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -84,10 +86,17 @@ def _row(record: ExampleRecord, metrics: Sequence[str], include_text: bool) -> d
             "answer": record.answer,
             "targets": list(record.references),
             "reason": record.reason,
+            **_thought(record.response),
         }
         if record.parts:
             row["parts"] = [_part(part) for part in record.parts]
     return row
+
+
+def _thought(response: str) -> dict[str, Any]:
+    """The length of a reply's thought and the answer after it, which is what was scored; nothing for other replies."""
+    found = read_reply(response)
+    return {"thought": found.start, "said": None if found.unended else found.answer} if found.thinks else {}
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:

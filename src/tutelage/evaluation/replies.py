@@ -17,6 +17,7 @@ from tutelage.evaluation.benchmarks import JUDGED, WITH_COMET, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder, read_lines
 from tutelage.evaluation.chance import chance_warning
+from tutelage.evaluation.readers.thoughts import read_reply, unended_notice
 from tutelage.evaluation.records import ExampleRecord, write_records, write_result
 
 if TYPE_CHECKING:
@@ -138,7 +139,9 @@ def score(
             if comet:
                 raise
             notices = [f"flores: no COMET: {error}"]
-    return bench.score(items, replies), notices
+    records = bench.score(items, replies)
+    unended = sum(read_reply(record.response).unended for record in records)
+    return records, [*notices, *unended_notice(bench.name, unended, len(records))]
 
 
 def scored_by(
@@ -189,6 +192,7 @@ def _judged(
     asked = [item for item in items if item.id in replies and replies[item.id].judgements is None]
     if not asked:
         return dict(replies), []
+    answers = {item.id: read_reply(replies[item.id].text) for item in asked}
     if endpoint is None:
         return dict(replies), [
             f"infobench: {len(asked)} replies are not judged, so they are unscored: name a judge (--judge-url and "
@@ -196,16 +200,16 @@ def _judged(
         ]
     from tutelage.evaluation.judges.judge import JudgeItem, judge_questions
 
+    to_judge = [item for item in asked if not answers[item.id].unended]  # a thought without an end meets no condition
     questions = [
-        JudgeItem(item.id, item.row["instruction"], item.row["input"], replies[item.id].text, item.targets)
-        for item in asked
+        JudgeItem(item.id, item.row["instruction"], item.row["input"], answers[item.id].answer, item.targets)
+        for item in to_judge
     ]
-    answers = judge_questions(endpoint, questions)
-    judged = {
-        item.id: replace(replies[item.id], judgements=tuple(row)) for item, row in zip(asked, answers, strict=True)
-    }
+    judged: dict[str, tuple[str | None, ...]] = {item.id: ("no",) * len(item.targets) for item in asked}
+    for item, row in zip(to_judge, judge_questions(endpoint, questions) if questions else [], strict=True):
+        judged[item.id] = tuple(row)
     notice = f"infobench: judged by {endpoint.model}; scores by different judges cannot be compared"
-    return {**replies, **judged}, [notice]
+    return {**replies, **{id: replace(replies[id], judgements=row) for id, row in judged.items()}}, [notice]
 
 
 def _id(row: Any, where: str) -> str:

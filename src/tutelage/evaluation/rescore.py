@@ -13,6 +13,7 @@ from tutelage.evaluation.answer_items import Asking, count_replies, prompt_notic
 from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.replies import GIVEN, Evaluation, score, scored_by, with_chance
 from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE
@@ -107,6 +108,8 @@ def _with_outside_scores(kept: Kept) -> dict[str, Reply]:
     for record in read_records(kept.folder):
         if record.id not in out:
             continue
+        if "unended_thoughts" not in kept.before and read_reply(out[record.id].text).thinks:
+            continue  # they were shown the thought too
         answers = tuple(part.get("answer") for part in record.parts)
         if kept.bench.name == WITH_COMET:
             out[record.id] = replace(out[record.id], comet=record.scores.get("comet"))

@@ -51,6 +51,7 @@ class Settings:
     prompt: str | None = None  # template of the question instead of the benchmark's own prompt; see `answer_items`
     group: str | None = None  # only the examples of this group
     loading: ModelConfig | None = None  # where the model comes from and how it is loaded; None: `model` by its defaults
+    max_new_tokens: int | None = None  # per reply; None: the benchmark's own limit
     device: str | None = None  # "cpu" or "cuda"; None: a GPU if there is one
 
 
@@ -114,6 +115,7 @@ def load_answerer(settings: Settings) -> Answerer:
         settings.seed,
         settings.batch_tokens,
         settings.prompt,
+        settings.max_new_tokens,
     )
 
 

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Message, Sample
 from tutelage.evaluation.benchmarks.base import Prompt
-from tutelage.evaluation.benchmarks.lm_eval import continuation_ids, cut_at, encode, encode_pair
+from tutelage.evaluation.benchmarks.lm_eval import continuation_ids, encode, encode_pair
+from tutelage.evaluation.readers.thoughts import ReplyText, answer_of, cut_answer
 
 if TYPE_CHECKING:
     from tutelage.data.chat_template import ChatTemplate
     from tutelage.sampling.sampler import Sampler
+
+
+_NEW_TOKENS = 1024  # of a task without a limit
 
 
 class _Rendered(str):
@@ -35,16 +39,17 @@ def sampler_lm(
     sampler: Sampler,
     *,
     seed: int = 0,
-    max_new_tokens: int = 1024,
+    max_new_tokens: int | None = None,
     context: int | None = None,
     greedy: bool = False,
 ) -> Any:
     """An `lm_eval.api.model.LM` over a sampler and a chat template, for `lm_eval.simple_evaluate(model=…)`.
 
-    Replies are greedy unless a task asks for sampling, have `max_new_tokens` unless it asks for another limit, and are
-    cut at its stop texts; `samples` of the LM keeps them by (task, position of the example in this run). `context`: the
-    most tokens the model takes; longer prompts lose their beginning, as in lm-eval's own backends, and are counted in
-    `cut`. `greedy`: also find out, by sampling, whether each continuation is what greedy decoding writes; else that is
+    Replies are greedy unless a task asks for sampling, have `max_new_tokens`, else the task's limit, else 1,024, and
+    are cut at its stop texts. Thoughts before an answer are left out, and stop texts in them stop nothing; `samples` of
+    the LM keeps each sample and its whole text by (task, position of the example in this run). `context`: the most
+    tokens the model takes; longer prompts lose their beginning, as in lm-eval's own backends, and are counted in `cut`.
+    `greedy`: also find out, by sampling, whether each continuation is what greedy decoding writes; else that is
     reported as False. A rolling likelihood of a text longer than the context raises TutelageError.
     """
     from lm_eval.api.model import LM
@@ -53,7 +58,8 @@ def sampler_lm(
         def __init__(self) -> None:
             super().__init__()
             self.cut = 0
-            self.samples: dict[tuple[str, int], Sample] = {}
+            self.samples: dict[tuple[str, int], tuple[Sample, str]] = {}
+            self.as_text = ReplyText(template)
 
         @property
         def tokenizer_name(self) -> str:
@@ -75,16 +81,18 @@ def sampler_lm(
                 limit = min(limit, context // 2) if context else limit
                 contexts = [requests[place].args[0] for place in places]
                 prompts = encode(template, [getattr(text, "prompt", Prompt(text=text)) for text in contexts])
+                prompts = [self._fitted(ids, limit) for ids in prompts]
                 samples = sampler.sample(
-                    [self._fitted(ids, limit) for ids in prompts],
+                    prompts,
                     max_new_tokens=limit,
                     temperature=temperature,
                     top_p=top_p,
                     seeds=[seed + place for place in places],
                 )
-                for place, sample in zip(places, samples, strict=True):
-                    out[place] = cut_at(template.decode(sample.tokens), stops)
-                    self.samples[requests[place].task_name, requests[place].doc_id] = sample
+                for place, prompt, sample in zip(places, prompts, samples, strict=True):
+                    text = cut_answer(self.as_text(prompt, sample.tokens), stops)
+                    out[place] = answer_of(text)
+                    self.samples[requests[place].task_name, requests[place].doc_id] = sample, text
             return [out[place] for place in range(len(requests))]
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
@@ -135,7 +143,7 @@ def _encoded_pair(template: ChatTemplate, context: str, continuation: str) -> tu
     return prompt, ids
 
 
-def _by_settings(requests: Sequence[Any], max_new_tokens: int) -> dict[tuple[Any, ...], list[int]]:
+def _by_settings(requests: Sequence[Any], max_new_tokens: int | None) -> dict[tuple[Any, ...], list[int]]:
     """Positions of requests that can be sampled together: same limit, temperature, top-p and stop texts."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for place, request in enumerate(requests):
@@ -143,7 +151,7 @@ def _by_settings(requests: Sequence[Any], max_new_tokens: int) -> dict[tuple[Any
         stops = wanted.get("until") or ()
         greedy = not wanted.get("do_sample", False)
         key = (
-            int(wanted.get("max_gen_toks", max_new_tokens)),
+            max_new_tokens or int(wanted.get("max_gen_toks", _NEW_TOKENS)),
             0.0 if greedy else float(wanted.get("temperature", 1.0)),
             float(wanted.get("top_p", 1.0)),
             (stops,) if isinstance(stops, str) else tuple(stops),

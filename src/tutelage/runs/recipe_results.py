@@ -72,6 +72,7 @@ class RecipeResults:
     facts: dict[str, Any]  # label → value
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
+    notices: tuple[str, ...] = ()  # of its evaluations: what could not be scored, and what to do
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
 
 
@@ -114,8 +115,13 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
         planned=len(search.expected()) if search.open else len(runs),
+        notices=tuple(dict.fromkeys(notice for _, _, run in planned for notice in _notices(run))),
         elsewhere=elsewhere,
     )
+
+
+def _notices(run: Run) -> list[str]:
+    return (run_folder.read_json(run.folder, run_folder.RESULT).get("notices") or []) if run.done else []
 
 
 def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:

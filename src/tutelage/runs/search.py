@@ -92,10 +92,12 @@ class Search:
         for name in tried:
             values = [0.0 if guessing else _headline(self.planner, name, run) for _, run in self.trials[name]]
             if all(value is None for value in values):
-                task = search_task(self.planner, name)
+                task, tried_first = search_task(self.planner, name), self.trials[name][0][1].folder
+                why = "; ".join(run_folder.read_json(tried_first, run_folder.RESULT).get("notices") or [])
                 raise TutelageError(
                     f"stage `{name}`: every trial of its search is unscored on `{task}`, so none can be chosen: "
                     f"correct `tasks.{task}` (its references and metrics), or search on another task"
+                    + (f" ({why})" if why else "")
                 )
             best = max(range(len(values)), key=lambda i: (-1.0 if values[i] is None else values[i], -i))
             self.planner.choices[name] = self.trials[name][best][0]

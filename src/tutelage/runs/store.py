@@ -149,7 +149,7 @@ class Store:
             prefix = self.files._strip_protocol(remote)
             found = [path.removeprefix(prefix).strip("/") for path in self.files.find(remote)]
             names = [name for name in found if wanted(name) and not (run.folder / name).is_file()]
-            names = [name for name in names if not name.rpartition("/")[2].startswith(".")]
+            names = [name for name in names if not any(part.startswith(".") for part in re.split(r"[/\\]", name))]
             if not names:
                 return
             self.files.get([f"{remote}/{name}" for name in names], [f"{folder}/{name}" for name in names])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from tutelage.evaluation.benchmarks.data import HubError, located
 from tutelage.evaluation.benchmarks.summary import summarise
 from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
+from tutelage.evaluation.readers.thoughts import NO_ANSWER, Reading, read_reply
 from tutelage.evaluation.records import ExampleRecord
 
 
@@ -122,6 +123,12 @@ class Benchmark:
         source = self.source(data_dir)
         try:
             items = self.items(source, seed)
+        except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:  # a value of another kind
+            where = self.hub if source is None else ", ".join(str(source / file) for file in self.files)
+            raise TutelageError(
+                f"{self.name}: a row of {where} is not as the benchmark's own ({type(error).__name__}: {error}); "
+                "take the data from their source again"
+            ) from None
         except HubError as error:
             if data_dir is None:
                 raise
@@ -144,11 +151,14 @@ class Benchmark:
         return items if limit is None else draw_evenly(items, limit, seed)
 
     def score(self, items: Sequence[Item], replies: Mapping[str, Reply]) -> list[ExampleRecord]:
-        """Records of the items that have a reply, in the order of the items."""
+        """Records of the items that have a reply, in the order of the items. Thoughts before an answer do not count."""
         items = [item for item in items if item.id in replies]
-        answered = [replies[item.id] for item in items]
+        given = [replies[item.id] for item in items]
+        read = [read_reply(self.reveal(reply.text)) for reply in given]
+        answered = [_without_thought(reply, reading) for reply, reading in zip(given, read, strict=True)]
+        scores = self.score_replies(items, answered)
         records = []
-        for item, reply, scored in zip(items, answered, self.score_replies(items, answered), strict=True):
+        for item, reply, reading, scored in zip(items, given, read, scores, strict=True):
             records.append(
                 ExampleRecord(
                     id=item.id,
@@ -157,7 +167,7 @@ class Benchmark:
                     references=item.targets,
                     scores=scored.scores,
                     answer=scored.answer,
-                    reason=scored.reason,
+                    reason=f"{NO_ANSWER}; {scored.reason}" if reading.unended else scored.reason,
                     finished=reply.finished,
                     tokens=reply.tokens,
                     group=item.group,
@@ -177,6 +187,10 @@ class Benchmark:
     def reveal(self, text: str) -> str:
         """The inverse of `conceal`, for replies read from disk."""
         return text
+
+
+def _without_thought(reply: Reply, reading: Reading) -> Reply:
+    return replace(reply, text=reading.answer) if reading.thinks else reply
 
 
 def draw_evenly(items: Sequence[Item], limit: int, seed: int) -> list[Item]:

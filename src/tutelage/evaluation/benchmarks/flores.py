@@ -20,6 +20,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, Scored, user
 from tutelage.evaluation.benchmarks.data import Hub, find, hub_rows, read_text_lines
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.thoughts import answer_of
 from tutelage.evaluation.records import ExampleRecord
 
 INSTRUCTION = "Translate the following sentence from Assamese to English."
@@ -85,7 +86,7 @@ def with_comet(items: Sequence[Item], replies: Mapping[str, Reply]) -> dict[str,
     asked = [item for item in items if item.id in replies and replies[item.id].comet is None]
     if not asked:
         return dict(replies)
-    texts = [replies[item.id].text.strip() for item in asked]
+    texts = [answer_of(replies[item.id].text).strip() for item in asked]
     values = comet_scores([item.prompt for item in asked], texts, [item.targets[0] for item in asked])
     found = [None if math.isnan(value) else value for value in values]
     scored = {item.id: replace(replies[item.id], comet=value) for item, value in zip(asked, found, strict=True)}
@@ -99,7 +100,7 @@ def corpus_chrf(records: Sequence[ExampleRecord], seed: int = 0) -> dict[str, fl
     from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
-    replies = [record.response.strip() for record in records]
+    replies = [answer_of(record.response).strip() for record in records]
     references = [[record.references[0] for record in records]]
     counts = np.array(metric._extract_corpus_statistics(replies, references), dtype=np.int64)  # [sentences, counts]
     value = metric._compute_score_from_stats(counts.sum(0).tolist()).score

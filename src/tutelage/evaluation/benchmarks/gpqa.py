@@ -35,6 +35,7 @@ from tutelage.evaluation.records import ExampleRecord
 
 PASSWORD = b"deserted-untie-orchid"  # published by the authors beside the archive
 SEAL = "sealed:"
+_MOST = 50_000_000  # bytes of an unpacked text
 SUBSETS = {"extended": (), "main": ("main", "diamond"), "diamond": ("diamond",)}
 _OFFICIAL = (r"answer is \((.)\)", r"Answer: \((.)\)", r"answer: \((.)\)", r"answer \((.)\)", r"\((.)\)")
 _WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -139,7 +140,11 @@ def unseal(text: str) -> str:
     if not text.startswith(SEAL):
         return text
     try:
-        return zlib.decompress(base64.b64decode(text.removeprefix(SEAL))).decode("utf-8", "surrogatepass")
+        opened = zlib.decompressobj()
+        content = opened.decompress(base64.b64decode(text.removeprefix(SEAL)), _MOST)
+        if not opened.eof:
+            raise ValueError(f"it is cut, or longer than {_MOST} bytes")
+        return content.decode("utf-8", "surrogatepass")
     except (ValueError, zlib.error) as error:
         raise TutelageError(
             f"a text that begins with `{SEAL}` cannot be opened ({error}); write it as plain text"
@@ -152,7 +157,10 @@ def _rows(data_dir: Path | None, subset: str) -> list[dict[str, str]]:
     path = find(data_dir, "gpqa/dataset.zip")
     try:
         with zipfile.ZipFile(path) as archive:
-            text = archive.read(f"dataset/gpqa_{subset}.csv", pwd=PASSWORD).decode("utf-8")
+            member = archive.getinfo(f"dataset/gpqa_{subset}.csv")
+            if member.file_size > _MOST:  # zipfile reads no more than it is declared to have
+                raise zipfile.BadZipFile(f"it has {member.file_size} bytes, and the benchmark's has less than {_MOST}")
+            text = archive.read(member, pwd=PASSWORD).decode("utf-8")
         return list(csv.DictReader(io.StringIO(text)))
     except (zipfile.BadZipFile, KeyError, RuntimeError, zlib.error, UnicodeDecodeError) as error:
         raise TutelageError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.evaluation.clusters import Metric, clustered_standard_error, unit_weights, units_of
+from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import ExampleRecord
 
 Value = dict[str, float | None]
@@ -17,7 +18,7 @@ Value = dict[str, float | None]
 def summarise(
     task: str, records: Sequence[ExampleRecord], metrics: Mapping[str, Metric], headline: str
 ) -> dict[str, Any]:
-    """A benchmark's result: {"task", "n", "unscored", "headline", "metrics", "groups"}.
+    """A benchmark's result: {"task", "n", "unscored", "unended_thoughts", "headline", "metrics", "groups"}.
 
     Values and standard errors are 0..100, None where undefined. An entry of `groups` has `n`, `unscored`, the
     headline's `value` and `stderr`, and all metrics that are plain means over examples.
@@ -33,6 +34,7 @@ def summarise(
         "task": task,
         "n": len(records),
         "unscored": sum(record.scores.get(headline) is None for record in records),
+        "unended_thoughts": sum(read_reply(record.response).unended for record in records),
         "headline": headline,
         "metrics": {name: average(records, name, metric) for name, metric in metrics.items()},
         "groups": {name: entry for name, entry in groups.items() if name},

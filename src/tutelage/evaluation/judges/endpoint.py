@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder
@@ -44,6 +45,12 @@ class JudgeEndpoint:
     max_tokens: int | None = None  # None: not sent, as in the benchmark's own script
     rules: str = RULES  # sent before the first question; `official`: the benchmark's own, fetched when they are needed
     decision: str = "tutelage"  # how an answer is read: `tutelage` or `official`
+
+    def __post_init__(self) -> None:
+        if "@" in urlsplit(self.url).netloc:  # the address is shown in messages and kept in files
+            raise TutelageError(
+                f"the judge's address holds a password: leave it out, and put the key into ${self.api_key_env}"
+            )
 
     @property
     def folder(self) -> Path:

@@ -18,7 +18,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.evaluation.judges.chat_client import ChatClient, ChatReply
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
-from tutelage.evaluation.judges.protocol import first_message, read_answer, read_official, visible
+from tutelage.evaluation.judges.protocol import first_message, read_answer, read_official
+from tutelage.evaluation.readers.thoughts import answer_of
 
 Progress = Callable[[int, int], None]  # (responses judged, responses in all)
 JudgeChat = list[tuple[str | None, ChatReply]]  # per question: yes, no or None, and the reply
@@ -159,7 +160,7 @@ def _judge_item(client: ChatClient, endpoint: JudgeEndpoint, wording: str, item:
         content = f"{question}\n" if number > 1 else first_message(wording, item.input, item.response, question)
         messages.append({"role": "user", "content": content})
         reply = client.ask(messages, is_enough=lambda text: read(text) is not None)
-        text = (reply.text or "") if official else visible(reply.text or "")
+        text = (reply.text or "") if official else answer_of(reply.text or "").strip()
         messages.append({"role": "assistant", "content": text})
         answer = read(text)
         if not text:

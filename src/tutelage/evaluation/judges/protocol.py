@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from tutelage.evaluation.readers.thoughts import answer_of
+
 
 def first_message(rules: str, input_text: str, response: str, question: str) -> str:
     """The first message, in the layout of the benchmark's own evaluation: rules, input if any, response, question."""
@@ -18,9 +20,9 @@ def read_answer(text: str) -> str | None:
     """ "yes", "no", or None for anything else.
 
     The first word decides, in any case and markup; else "the answer is yes" (or no); else exactly one of the words YES
-    and NO in capitals. Text before `</think>` is ignored.
+    and NO in capitals. What a model thinks before it answers is ignored.
     """
-    text = visible(text)
+    text = answer_of(text)
     first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
     if first:
         both = re.match(r"[\W_]*(?:and|or|/)\s*(?:yes|no)\b", text[first.end() :], re.I)
@@ -28,14 +30,6 @@ def read_answer(text: str) -> str | None:
     answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
     answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
     return answers.pop() if len(answers) == 1 else None
-
-
-def visible(text: str) -> str:
-    """A reply without a reasoning model's thoughts before it; empty when the thoughts do not end."""
-    text = text.strip()
-    if "</think>" in text:
-        return text.rpartition("</think>")[2].strip()
-    return "" if text.startswith("<think>") else text
 
 
 def read_official(text: str) -> str | None:

@@ -13,6 +13,7 @@ COMMIT = "497b42a90a7cc1ca55c3f10774d47efd6a261072"
 SCRIPT = f"https://raw.githubusercontent.com/qinyiwei/InfoBench/{COMMIT}/evaluation.py"
 NAME = "SYS_MSG"  # of the rules in that script
 SECONDS = 30
+_MOST = 1_000_000  # bytes of the script
 
 
 def official_wording() -> str:
@@ -22,7 +23,7 @@ def official_wording() -> str:
         return kept.read_text(encoding="utf-8")
     try:
         with urllib.request.urlopen(SCRIPT, timeout=SECONDS) as answer:
-            source = answer.read().decode("utf-8")
+            source = answer.read(_MOST).decode("utf-8")
     except (OSError, ValueError) as error:
         raise TutelageError(
             f"`rules: official`: the rules cannot be fetched ({error}): download {SCRIPT} where there is a network, "

@@ -221,7 +221,8 @@ class CostModel:
         """A model's replies to a benchmark. A judge is elsewhere, behind an address."""
         task: BenchmarkTask = run.config
         count, prompt, reply = self.replies(run)
-        most, config = benchmark(task.benchmark).max_new_tokens, SamplingConfig(batch_size=task.batch_size)
+        most = task.max_new_tokens or benchmark(task.benchmark).max_new_tokens
+        config = SamplingConfig(batch_size=task.batch_size)
         asked = Sampling(shapes["model"], config, prompt, count, new=most, share=BENCHMARK_SHARE)
         return self._sampled(shapes, (asked,), (reply,))
 

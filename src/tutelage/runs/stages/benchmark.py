@@ -37,6 +37,7 @@ def measure_benchmark(run: Run) -> dict[str, Any]:
         chat=task.chat,
         prompt=task.prompt,
         group=task.group,
+        max_new_tokens=task.max_new_tokens,
         judge=judge,
         comet=run.comet,
         loading=run.models["model"],
