@@ -65,7 +65,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Replies written at the same time.")] = 128,
     sampler: Annotated[
-        Literal["engine", "vllm"], typer.Option(help="vllm: on a GPU, with pip install 'tutelage\\[vllm]'.")
+        Literal["engine", "vllm"], typer.Option(help="vllm: on a GPU, where vLLM is installed.")
     ] = "engine",
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,
     data_dir: Annotated[
