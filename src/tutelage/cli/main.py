@@ -320,6 +320,9 @@ def main(arguments: list[str] | None = None) -> None:
         if code is None or "--debug" in arguments:
             raise
         usage = getattr(error, "format_message", str)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, in a narrow terminal
+            print(usage(), file=sys.stderr)
+            _fail("", code)
         _fail(str(error) if usage is str else f"{usage()} (tutelage --help)" if usage() else "", code)
 
 

@@ -33,8 +33,12 @@ def chat(
     from tutelage.delivery.find_model import find_model
 
     found = [find_model(name) for name in (model, other) if name is not None]
-    settings = ChatSettings(temperature, max_new_tokens, seed)
-    talk([Speaker(one, settings) for one in found], system)
+    settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
+    for one in found:
+        if sys.stderr.isatty():
+            print(f"loading {one.name} …", file=sys.stderr)
+        speakers.append(Speaker(one, settings))
+    talk(speakers, system)
 
 
 def export(

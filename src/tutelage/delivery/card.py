@@ -6,6 +6,7 @@ It names local files and folders without the folders that they are in, since it 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -220,15 +221,15 @@ def _teachers(run: Run) -> list[ModelConfig]:
 
 def is_hub_name(path: str) -> bool:
     """Whether a model's path is a name on the hub."""
-    local = path.startswith(("package:", ".", "/", "~", "$")) or path.endswith(".gguf") or Path(path).exists()
-    return not local and path.count("/") <= 1
+    local = path.startswith((".", "~", "$")) or path.endswith(".gguf") or Path(path).exists()
+    return not local and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is not None
 
 
 def shown_name(path: str) -> str:
     """A model's name for others: of a local folder its last part, of `package:NAME` the package."""
     if is_hub_name(path):
         return path
-    return f"the package {path[8:]}" if path.startswith("package:") else os.path.basename(path.rstrip("/\\")) or path
+    return f"the package {path[8:]}" if path.startswith("package:") else re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def _and(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,46 +165,41 @@ def _lines(console: Console, asking: bool) -> Iterator[str]:
 
 def _answer(speakers: Sequence[Speaker], question: str, console: Console) -> None:
     """Let all speakers answer, and show it; an answer that is stopped or refused is not part of the conversation."""
-    texts = {one.name: "" for one in speakers}
-    live = Live(_view(texts, console), console=console, auto_refresh=False) if console.is_terminal else None
+    names, before = [one.name for one in speakers], [one.turns for one in speakers]
+    texts = ["…" for _ in speakers]
+    live = Live(_view(names, texts, console), console=console, auto_refresh=False) if console.is_terminal else None
     try:
         with live or nullcontext():
-            for one in speakers:
+            for place, one in enumerate(speakers):
 
-                def show(text: str, name: str = one.name) -> None:
-                    texts[name] = text
+                def show(text: str, place: int = place) -> None:
+                    texts[place] = text
                     if live is not None:
-                        live.update(_view(texts, console), refresh=True)
+                        live.update(_view(names, texts, console), refresh=True)
 
-                show(one.answer(question, show))
-    except KeyboardInterrupt:
-        console.print(Text("stopped", "dim"))
-    except TutelageError as error:
-        console.print(Text(str(error), "red"))
+                show(one.answer(question, show) or "(an empty answer)")
+    except (KeyboardInterrupt, TutelageError) as error:
+        console.print(Text(str(error) or "stopped", "dim"))
+        for one, turns in zip(speakers, before, strict=True):
+            one.turns = turns
     else:
         if live is None:
-            heads = [f"{name}: " if len(texts) > 1 else "" for name in texts]
-            console.file.write("".join(f"{head}{text}\n" for head, text in zip(heads, texts.values(), strict=True)))
+            heads = [f"{name}: " if len(names) > 1 else "" for name in names]
+            console.file.write("".join(f"{head}{text}\n" for head, text in zip(heads, texts, strict=True)))
             console.file.flush()
     if live is not None:
         console.print()
 
 
-def _view(texts: dict[str, str], console: Console) -> Table | Group:
+def _view(names: Sequence[str], texts: Sequence[str], console: Console) -> Table | Group:
     """The answers so far: two in columns where the terminal is wide enough, else below each other."""
-    heads = [Text(name, f"bold {color}", overflow="fold") for name, color in zip(texts, _COLORS, strict=False)]
-    bodies = [Text(text or "…", overflow="fold") for text in texts.values()]
-    if len(texts) < 2 or console.width < SIDE_BY_SIDE:
-        return Group(*_alternating(heads, bodies))
+    heads = [Text(name, f"bold {color}", overflow="fold") for name, color in zip(names, _COLORS, strict=False)]
+    bodies = [Text(text, overflow="fold") for text in texts]
+    if len(names) < 2 or console.width < SIDE_BY_SIDE:
+        return Group(*(part for pair in zip(heads, bodies, strict=True) for part in pair))
     table = Table.grid(padding=(0, 2), expand=True)
-    for _ in texts:
+    for _ in names:
         table.add_column(ratio=1)
     table.add_row(*heads)
     table.add_row(*bodies)
     return table
-
-
-def _alternating(heads: Iterable[Text], bodies: Iterable[Text]) -> Iterator[Text]:
-    for head, body in zip(heads, bodies, strict=True):
-        yield head
-        yield body

@@ -30,8 +30,9 @@ def find_model(written: str) -> FoundModel:
         if near := get_close_matches(written, known, n=1, cutoff=0.7):
             raise TutelageError(f"{MODELS}/ has no `{written}`: did you mean `{near[0]}`?")
         return FoundModel(_name(written), written)
-    if (folder / ENVIRONMENT).is_file() and (folder / CONFIG).is_file():  # a run
-        return FoundModel(folder.resolve().name, str(_model_of_run(folder)), _card_of_run(folder))
+    run = folder.resolve().parent if folder.resolve().name == MODEL else folder
+    if (run / ENVIRONMENT).is_file() and (run / CONFIG).is_file():
+        return FoundModel(run.resolve().name, str(_model_of_run(run)), _card_of_run(run))
     card = folder / CARD if (folder / CARD).is_file() else None
     if (folder / WHERE).is_file() and read_mark(folder):
         target = folder / (folder / WHERE).read_text(encoding="utf-8").strip()
