@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         usage = getattr(error, "format_message", str)
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, in a narrow terminal
-            print(usage(), file=sys.stderr)
+            sys.stderr.write(f"{usage()}\n" if usage() else "")
             _fail("", code)
         _fail(str(error) if usage is str else f"{usage()} (tutelage --help)" if usage() else "", code)
 
