@@ -14,6 +14,7 @@ import yaml
 from recipes_fixture import Workshop
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.delivery.card import shown_name
 from tutelage.delivery.find_model import find_model
@@ -151,6 +152,30 @@ def test_what_is_not_ours_stays(copy: Workshop) -> None:
     weights.write_bytes(b"mine")
     assert "has a file model.safetensors of its own" in deliver_models(results(copy), copy.runs).notes[1]
     assert weights.read_bytes() == b"mine"
+
+
+def test_a_folder_that_cannot_be_written_is_a_note(copy: Workshop) -> None:
+    (copy.folder / "models").write_text("a file")
+    made = deliver_models(results(copy), copy.runs)
+    assert made.folders == ()
+    assert len(made.notes) == 2
+    assert "models/tiny-sft was not written: " in made.notes[0]
+
+
+def test_of_a_search_it_is_the_chosen_model(workshop: Workshop) -> None:
+    workshop.recipe["search"] = {"grid": {"learning_rate": [0.001, 0.01]}, "task": "test"}
+    workshop.recipe["stages"] = [
+        {"name": "sft", "kind": "sft", "data": "train", "search": True},
+        {"name": "scores", "kind": "evaluate", "models": ["sft"], "tasks": ["test"]},
+    ]
+    main(["run", str(workshop.write()), "--runs", str(workshop.runs)])
+    found = recipe_results(load_recipe(workshop.folder / "recipe.yaml"), workshop.folder, workshop.runs)
+    (chosen,) = found.rows[0].runs
+    assert len(list(workshop.runs.glob("sft-s0-*"))) == 2
+    (folder,) = (workshop.folder / "models").iterdir()
+    assert (folder / "model.safetensors").resolve() == (chosen.trained or Path()) / "model" / "model.safetensors"
+    assert f"learning_rate: {found.rows[0].chosen['learning_rate']}" in (folder / "README.md").read_text()
+    assert "Settings were chosen on `test`" in (folder / "README.md").read_text()
 
 
 def test_a_name_of_two_stages_is_the_first_ones(copy: Workshop) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.run_folder import MODEL
 from tutelage.delivery.card import model_card
@@ -56,13 +57,16 @@ def deliver_models(results: RecipeResults, runs: Path, command: Sequence[str] = 
         seed = "" if model.seed is None else f"-s{model.seed}"
         folder = models_folder(runs) / f"{results.name}-{model.stage}{seed}"
         mark = read_mark(folder)
-        if problem := _taken(folder, mark, results.name, model):
-            notes.append(f"{problem}; this run's model is in {model.run.folder / MODEL}")
-            continue
-        card = model_card(folder.name, model, results, tables, found, command)
-        if note := _write(folder, mark, model, card, results.name):
-            notes.append(note)
-        folders.append(folder)
+        try:
+            if problem := _taken(folder, mark, results.name, model):
+                notes.append(f"{problem}; this run's model is in {model.run.folder / MODEL}")
+                continue
+            card = model_card(folder.name, model, results, tables, found, command)
+            if note := _write(folder, mark, model, card, results.name):
+                notes.append(note)
+            folders.append(folder)
+        except (OSError, TutelageError) as error:  # the runs are done and reported all the same
+            notes.append(f"{folder} was not written: {error}")
     return Delivered(tuple(folders), tuple(notes))
 
 
