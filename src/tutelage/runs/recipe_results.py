@@ -94,8 +94,8 @@ class RecipeResults:
     facts: dict[str, Any]  # label → value
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
-    models: tuple[TrainedModel, ...] = ()  # made or not
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
+    models: tuple[TrainedModel, ...] = ()  # made or not
 
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
@@ -133,11 +133,11 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         tasks={task: _task(planner, task, asked, stages) for task in dict.fromkeys(task for _, task in asked)},
         reference=_reference(planner, stages, subjects),
         rows=tuple(_row(search, subject, planned) for subject in subjects),
+        models=tuple(_models(search)),
         search=None if recipe.search is None else _search_results(search),
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
         planned=len(search.expected()) if search.open else len(runs),
-        models=tuple(_models(search)),
         elsewhere=elsewhere,
     )
 
