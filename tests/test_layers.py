@@ -27,7 +27,8 @@ ALLOWED: dict[str, str] = {
     "runs": "common recipe data loss models sampling synthesis evaluation teachers training",
     "study": "common recipe evaluation runs",
     "report": "common evaluation runs study",
-    "cli": "common recipe evaluation runs study report",
+    "delivery": "common recipe data models evaluation runs report",
+    "cli": "common recipe evaluation runs study report delivery",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

@@ -32,8 +32,11 @@ def test_names() -> None:
     assert len(PAPER) == 8
     assert resolve_names(["bbh", "paper"])[0] == "bbh"
     assert len(resolve_names(["bbh", "paper"])) == 8
-    with pytest.raises(TutelageError, match="no benchmark is called `mmlu` "):
-        resolve_names(["ifeval", "mmlu"])
+    assert resolve_names(["ifeval", "gsm8k", "lm-eval:ifeval", "gsm8k"]) == [
+        "ifeval",
+        "lm-eval:gsm8k",
+        "lm-eval:ifeval",
+    ]
     with pytest.raises(TutelageError, match="names none"):
         resolve_names([])
 

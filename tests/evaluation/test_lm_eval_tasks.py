@@ -186,9 +186,10 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     unsafe = task_file(tmp_path, "unsafe", f"{GENERATE}unsafe_code: true\n")
     with pytest.raises(TutelageError, match=r"lm-eval cannot run it here: .* marked as unsafe"):
         run(unsafe, "", tmp_path / "out")
-    monkeypatch.setattr(lm_eval_tasks, "_task_manager", lambda all_tasks: SimpleNamespace(all_tasks=["arc"]))
-    with pytest.raises(TutelageError, match="lm-eval:nothing: lm-eval has no task `nothing`; `lm-eval ls tasks`"):
-        load_lm_eval_task("lm-eval:nothing")
+    monkeypatch.setattr(lm_eval_tasks, "_task_manager", lambda all_tasks: SimpleNamespace(all_tasks=["hellaswag"]))
+    for name, hint in (("nothing", "`lm-eval ls tasks` lists lm-eval's"), ("helaswag", "did you mean `hellaswag`")):
+        with pytest.raises(TutelageError, match=f"no benchmark and no task of lm-eval is called `{name}`: {hint}"):
+            load_lm_eval_task(f"lm-eval:{name}")
 
 
 def test_without_lm_eval_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

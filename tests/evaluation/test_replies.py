@@ -257,7 +257,6 @@ def test_the_command_ends_with_1_for_unknown_ids_but_prints(
         (["--responses", "r.jsonl", "--tasks", "rhymes"], "no benchmark is called `rhymes`"),
         (["--tasks", "bbh"], "give --model and --tasks"),
         (["--model", "m"], "give --model and --tasks"),
-        (["--model", "m", "--tasks", "rhymes"], "no benchmark is called `rhymes`"),
         (["--tasks", "infobench", "--responses", "r", "--judge-url", "u"], "--judge-url and --judge-model go together"),
     ],
 )

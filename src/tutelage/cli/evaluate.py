@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tutelage.recipe.sections import ModelConfig
 
 TASKS_HELP = (
-    "Names separated by commas; may be repeated. Benchmarks (`paper`: all eight), lm-eval:NAME (any task of lm-eval), "
-    "or, with a recipe, its tasks."
+    "Names separated by commas; may be repeated. Benchmarks (`paper`: all eight), any task of lm-eval (lm-eval:NAME "
+    "where a benchmark has its name), or, with a recipe, its tasks."
 )
 
 
@@ -71,7 +71,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Tokens per reply; default: the benchmark's own limit.")
     ] = None,
     sampler: Annotated[
-        Literal["engine", "vllm"], typer.Option(help="vllm: on a GPU, with pip install 'tutelage\\[vllm]'.")
+        Literal["engine", "vllm"], typer.Option(help="vllm: on a GPU, where vLLM is installed.")
     ] = "engine",
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Default: if the model has a template.")] = None,
     data_dir: Annotated[
@@ -91,7 +91,7 @@ def evaluate(
 
     tutelage evaluate --model M --tasks paper --out scores/M
 
-    tutelage evaluate --model M --tasks ifeval,lm-eval:hellaswag
+    tutelage evaluate --model M --tasks ifeval,gsm8k,hellaswag
 
     tutelage evaluate --tasks ifeval --responses replies.jsonl --json
 

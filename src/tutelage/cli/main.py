@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import tutelage
 from tutelage.cli.data import data
 from tutelage.cli.evaluate import evaluate
+from tutelage.cli.model import chat, export
 from tutelage.cli.options import (
     AsJson,
     Debug,
@@ -27,13 +30,17 @@ from tutelage.cli.options import (
 )
 from tutelage.cli.study import note_elsewhere, study
 
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import RecipeResults
+
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
     "Then write a recipe for your own data (docs/recipe.md) and `tutelage run` it.\n\n"
     "tutelage demo\n\ntutelage run recipe.yaml",
     no_args_is_help=True,
-    add_completion=False,
+    # Boxes cut the names of options short in a narrow terminal; plain text wraps.
+    rich_markup_mode="rich" if get_terminal_size().columns >= 80 else None,
     pretty_exceptions_enable=False,
 )
 
@@ -46,6 +53,21 @@ Only = Annotated[
     list[str] | None, typer.Option(help="Of a recipe: this evaluate stage and what it builds on; may be repeated.")
 ]
 Text = Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"tutelage {tutelage.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -66,6 +88,8 @@ def run(
 ) -> None:
     """Run a recipe: all its stages, then a report. The same command continues where it stopped.
 
+    tutelage run recipe.yaml
+
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
     from tutelage.recipe.load import load_recipe
@@ -75,6 +99,7 @@ def run(
     config = load_recipe(recipe, overrides)
     results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
     _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results.notices)
+    _deliver(results, runs, ["run", str(recipe), *(overrides or [])])
 
 
 @app.command()
@@ -90,6 +115,8 @@ def report(
     """Build the report of a recipe or a study from its runs, as far as they are done. Runs and changes nothing.
 
     tutelage report recipe.yaml --runs runs --out report
+
+    tutelage report recipes/mini/study.yaml --runs s3://bucket/runs --no-text
     """
     from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import read_yaml
@@ -137,6 +164,8 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
 
 
 app.command()(evaluate)
+app.command()(chat)
+app.command()(export)
 
 
 @app.command()
@@ -149,6 +178,8 @@ def demo(
     It takes about 12 minutes on two CPU cores.
 
     tutelage demo
+
+    tutelage demo --runs /tmp/demo
     """
     from importlib.resources import as_file, files
 
@@ -162,6 +193,7 @@ def demo(
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
     _show(build_report(results, runs / "report"), results.notices)
+    _deliver(results, runs, ["demo"])
 
 
 @app.command()
@@ -176,6 +208,8 @@ def compare(
     """Show by how much two evaluations differ, a − b: 95 % interval and p by paired bootstrap on the same examples.
 
     tutelage compare runs/gkd-on-test-s0-3f… runs/sft-on-test-s0-9a…
+
+    tutelage compare scores/A/ifeval scores/B/ifeval --json
     """
     from tutelage.evaluation.compare import compare_folders as compared
     from tutelage.evaluation.compare import table
@@ -198,8 +232,9 @@ def rescore(
     judge_decision: JudgeDecision = None,
     debug: Debug = False,
 ) -> None:
-    """Score kept replies to benchmarks by today's reading, and by a judge or COMET that was not there before; no model
-    is loaded. What is up to date stays as it is.
+    """Score kept replies to benchmarks by today's reading, and by a judge or COMET that was not there before.
+
+    No model is loaded, and what is up to date stays as it is.
 
     tutelage rescore runs
 
@@ -230,7 +265,9 @@ def comet(
 ) -> None:
     """Make the environment in which COMET runs, once: it takes minutes and gigabytes.
 
-    tutelage setup comet --model Unbabel/wmt22-comet-da
+    tutelage setup comet
+
+    tutelage setup comet --python python3.12 --model Unbabel/wmt22-comet-da
     """
     from tutelage.evaluation.judges.comet import setup_comet
 
@@ -242,6 +279,8 @@ def schema() -> None:
     """Print the JSON schema of recipes: an editor's YAML plugin completes and checks keys with it.
 
     tutelage schema > recipe.schema.json
+
+    tutelage schema | python -m json.tool
     """
     from tutelage.recipe.recipe import RecipeConfig
 
@@ -254,6 +293,18 @@ def _show(page: Path, notices: Sequence[str]) -> None:
     print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\n{''.join(lines)}Report: {page}")
 
 
+def _deliver(results: RecipeResults, runs: Path, command: Sequence[str]) -> None:
+    """Give the trained models their readable folders, and print those."""
+    from tutelage.delivery import deliver_models
+
+    made = deliver_models(results, runs, ["tutelage", *command])
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if made.folders:
+        *_, last = made.folders
+        print("Models: " + "\n        ".join(map(str, made.folders)) + f"\nTalk to one: tutelage chat {last}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments`: the words after the program's name, by default those of this process.
 
@@ -262,7 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -272,6 +323,9 @@ def main(arguments: list[str] | None = None) -> None:
         if code is None or "--debug" in arguments:
             raise
         usage = getattr(error, "format_message", str)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, in a narrow terminal
+            sys.stderr.write(f"{usage()}\n" if usage() else "")
+            _fail("", code)
         _fail(str(error) if usage is str else f"{usage()} (tutelage --help)" if usage() else "", code)
 
 

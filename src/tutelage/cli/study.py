@@ -44,6 +44,8 @@ def plan(
 ) -> None:
     """Show every run once, costs in memory, disk, time and money, and which runs cannot start. Asks no network.
 
+    tutelage study plan recipes/mini/study.yaml
+
     tutelage study plan recipes/paper/table3.yaml --machine 8xH100
     """
     from tutelage.runs.store import open_runs
@@ -80,6 +82,8 @@ def run(
     """Do all runs that are not done yet. Run it again to go on where it stopped.
 
     tutelage study run recipes/mini/study.yaml --jobs 2
+
+    tutelage study run recipes/mini/study.yaml --runs s3://bucket/runs --retry
     """
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
@@ -108,6 +112,8 @@ def status(
     """Show what is done, what runs and for how long yet, what failed and why, and what is left.
 
     tutelage study status recipes/mini/study.yaml --watch
+
+    tutelage study status recipes/mini/study.yaml --json
     """
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study

@@ -1,4 +1,5 @@
-"""Any task of lm-evaluation-harness by name, answered by this project's samplers: `--tasks lm-eval:NAME`.
+"""Any task of lm-evaluation-harness by name, answered by this project's samplers: `--tasks NAME`, or
+`lm-eval:NAME` where a benchmark of this project has the same name.
 
 NAME is a task, a group or a tag of lm-eval, or the path of a task file. lm-eval makes the prompts and scores the
 replies; every task leaves the evidence that a benchmark leaves.
@@ -13,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Sample
-from tutelage.evaluation.benchmarks import LM_EVAL
+from tutelage.evaluation.benchmarks import BENCHMARKS, LM_EVAL
 from tutelage.evaluation.benchmarks.gpqa import seal
 from tutelage.evaluation.benchmarks.lm_eval import quiet
 from tutelage.evaluation.page import write_page
@@ -43,7 +44,8 @@ def load_lm_eval_task(name: str) -> Any:
     except ImportError:
         raise TutelageError(f"{name}: lm-eval is not installed: pip install 'lm-eval>=0.4.13,<0.5'") from None
     if not is_file and asked not in manager.all_tasks:
-        raise TutelageError(f"{name}: lm-eval has no task `{asked}`; `lm-eval ls tasks` lists them")
+        hint = did_you_mean(asked, [*BENCHMARKS, *manager.all_tasks], "`lm-eval ls tasks` lists lm-eval's")
+        raise TutelageError(f"no benchmark and no task of lm-eval is called `{asked}`: {hint}")
     try:
         with quiet():
             loaded = manager.load([asked])

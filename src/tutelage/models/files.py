@@ -56,7 +56,7 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
     if "$" in path:
         raise TutelageError(f"model path `{config.path}` uses a variable that is not set: export it first")
     if path.startswith("package:"):
-        path = str(_packaged_gguf(path.removeprefix("package:")))
+        path = str(packaged_gguf(path.removeprefix("package:")))
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         if not local.is_file():
@@ -69,7 +69,7 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
     return path, None
 
 
-def _packaged_gguf(package: str) -> Path:
+def packaged_gguf(package: str) -> Path:
     """The GGUF file inside an installed Python package, found without importing the package."""
     module = package.replace("-", "_")
     if not module.isidentifier():  # a name with a dot would import the package before it

@@ -6,6 +6,7 @@ import platform
 import time
 from typing import Any
 
+import tutelage
 from tutelage.common import run_folder
 from tutelage.runs.kinds import KINDS
 from tutelage.runs.run import Run
@@ -51,6 +52,7 @@ def _describe(run: Run) -> None:
 
     gpu = torch.cuda.get_device_name() if run.device == "cuda" else None
     environment = {
+        "tutelage": tutelage.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

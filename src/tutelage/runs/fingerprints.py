@@ -34,7 +34,7 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
 # Keys that count only if set, so that runs from before they existed keep their fingerprints.
 _LATER = {"ce_weight"}
 # How often state is saved, and how memory is used, does not change what is computed.
-_COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
+COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
 
 
 def stage_fingerprint(
@@ -50,7 +50,7 @@ def stage_fingerprint(
     of its inputs; `extra`: what else changes the result."""
     unset = {key for key in _LATER if not getattr(stage, key, None)}
     content = stage.model_dump(exclude=_NOT_CONTENT | unset)
-    resolved = None if training is None else training.model_dump(exclude=_COSMETIC)
+    resolved = None if training is None else training.model_dump(exclude=COSMETIC)
     return fingerprint(METHOD_VERSION, content, resolved, seed, models, list(data), device, *extra)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
+from tutelage.data.sources import paths_of, resolve_sources
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
@@ -61,6 +62,27 @@ class SearchResults:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """A data section that a model was trained on, or that a model which it builds on was."""
+
+    files: tuple[str, ...]  # names of local files, without their folders
+    hub: tuple[str, ...]  # names of hub data sets
+    made_by: str | None  # the synthesize stage that wrote it
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that a training stage makes, with its chosen settings."""
+
+    stage: str
+    label: str
+    seed: int | None  # None: the recipe has one seed, or the stage serves all of them
+    run: Run
+    data: dict[str, TrainingData]  # by name of the section
+
+
+@dataclass(frozen=True)
 class RecipeResults:
     name: str
     description: str
@@ -74,6 +96,7 @@ class RecipeResults:
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
     notices: tuple[str, ...] = ()  # of its evaluations: what could not be scored, and what to do
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
+    models: tuple[TrainedModel, ...] = ()  # made or not
 
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
@@ -111,6 +134,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         tasks={task: _task(planner, task, asked, stages) for task in dict.fromkeys(task for _, task in asked)},
         reference=_reference(planner, stages, subjects),
         rows=tuple(_row(search, subject, planned) for subject in subjects),
+        models=tuple(_models(search)),
         search=None if recipe.search is None else _search_results(search),
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
@@ -197,6 +221,39 @@ def _is_shared(planner: Planner, name: str) -> bool:
     student = planner.recipe.student
     stage = planner.stages.get(student if name == "base" and isinstance(student, str) else name)
     return stage is None or stage.shared
+
+
+def _models(search: Search) -> list[TrainedModel]:
+    planner = search.planner
+    seeds, found = planner.recipe.seeds, []
+    for stage in planner.recipe.stages:
+        if not isinstance(stage, TrainStage) or not search.settled(stage.name):
+            continue
+        one_for_all = stage.shared or len(seeds) == 1
+        for seed in seeds[:1] if one_for_all else seeds:
+            run = planner.stage_run(stage.name, seed)
+            uses = {name: one.seed for one in with_parents([run]) if one.training for name in names_of(one.config.data)}
+            data = {name: _training_data(planner, name, used) for name, used in uses.items()}
+            label = stage.label or stage.name
+            found.append(TrainedModel(stage.name, label, None if one_for_all else seed, run, data))
+    return found
+
+
+def names_of(data: str | Sequence[str]) -> list[str]:
+    """The data sections of a training stage, whose key `data` is one name or several."""
+    return [data] if isinstance(data, str) else list(data)
+
+
+def _training_data(planner: Planner, name: str, seed: int) -> TrainingData:
+    config, key, maker = planner.section(name, seed)
+    if maker is not None:
+        return TrainingData((), (), maker.stage, key)
+    files, hub = [], []
+    for path in paths_of(config):
+        found = resolve_sources(f"data.{name}", path, planner.recipe_folder)
+        hub += [found] if isinstance(found, str) else []
+        files += [] if isinstance(found, str) else [file.name for file in found]
+    return TrainingData(tuple(files), tuple(hub), None, key)
 
 
 def _search_results(search: Search) -> SearchResults:

@@ -30,7 +30,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 }
 PAPER = ("bbh", "gpqa", "ifeval", "infobench", "mmlu_pro", "flores", "dialogsum", "arc_challenge")
 TABLE_3 = {"bbh": "BBH", "gpqa": "GPQA", "ifeval": "IF-Eval", "infobench": "InfoBench", "mmlu_pro": "MMLU-Pro"}
-_KNOWN = f"{', '.join(BENCHMARKS)}; paper: the first eight; lm-eval:NAME: any task of lm-eval"
+_KNOWN = f"{', '.join(BENCHMARKS)}; paper: the first eight; and any task of lm-eval"
 JUDGED, WITH_COMET = "infobench", "flores"  # scored by other programs, or also by one
 LM_EVAL = "lm-eval:"  # the prefix of names of lm-eval's tasks
 
@@ -43,14 +43,14 @@ def benchmark(name: str) -> Benchmark:
 
 
 def resolve_names(names: Sequence[str]) -> list[str]:
-    """The names of benchmarks, each once, with `paper` replaced by all eight; names of lm-eval's tasks stay.
-
-    Raises TutelageError for an unknown name, and for an empty list.
+    """The names of benchmarks, each once, with `paper` replaced by all eight. Any other name is one of lm-eval's tasks,
+    and gets the prefix `lm-eval:` if it has none. Raises TutelageError for an empty list.
     """
     wanted = [one for name in names for one in (PAPER if name == "paper" else (name,))]
     if not wanted:
         raise TutelageError(f"--tasks names none (there are: {_KNOWN})")
-    return [name if name.startswith(LM_EVAL) else benchmark(name).name for name in dict.fromkeys(wanted)]
+    own = (name if name in BENCHMARKS or name.startswith(LM_EVAL) else f"{LM_EVAL}{name}" for name in wanted)
+    return list(dict.fromkeys(own))
 
 
 def benchmark_metrics(task: str) -> Mapping[str, Metric]:

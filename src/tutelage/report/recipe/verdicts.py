@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
@@ -26,6 +26,7 @@ class Verdict:
 
     text: str
     tone: Tone
+    stage: str | None = None  # the row that it is about; None: a sentence about the whole
 
 
 def progress_text(results: RecipeResults) -> str:
@@ -47,7 +48,10 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     tested = [(table.task, row.stage, p) for table, row in rows if not math.isnan(p := _p_value(table, row))]
     corrected = holm([p for _, _, p in tested])
     known = {(task, stage): p for (task, stage, _), p in zip(tested, corrected, strict=True)}
-    found = [_verdict(table, row, known.get((table.task, row.stage), math.nan), len(known)) for table, row in rows]
+    found = [
+        replace(_verdict(table, row, known.get((table.task, row.stage), math.nan), len(known)), stage=row.stage)
+        for table, row in rows
+    ]
     found += [
         Verdict(
             f"{task} is left out: no model was shown to do better on it than the commonest answer given always, "

@@ -1,0 +1,77 @@
+"""`tutelage chat` and `tutelage export`: what one does with a trained model. Heavy imports stay inside functions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tutelage.cli.options import Debug
+
+MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    other: Annotated[str | None, typer.Argument(help="Another model, which answers the same questions.")] = None,
+    system: Annotated[str, typer.Option(help="A system turn before the conversation.")] = "",
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the draws, with a temperature.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model, or to two side by side. /reset, /system TEXT and /quit; a pipe's lines are questions.
+
+    tutelage chat models/mine-gkd
+
+    tutelage chat mine-gkd mine-sft_again --temperature 0.7
+    """
+    from tutelage.delivery.chat import ChatSettings, Speaker
+    from tutelage.delivery.chat import chat as talk
+    from tutelage.delivery.find_model import find_model
+
+    found = [find_model(name) for name in (model, other) if name is not None]
+    settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
+    for one in found:
+        if sys.stderr.isatty():
+            print(f"loading {one.name} …", file=sys.stderr)
+        speakers.append(Speaker(one, settings))
+    talk(speakers, system)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="exports/<name>")] = None,
+    dtype: Annotated[
+        Literal["bfloat16", "float32"] | None, typer.Option(help="Type of the weights.", show_default="as they are")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Add an adapter to the weights of its base.")] = False,
+    gguf: Annotated[bool, typer.Option("--gguf", help="Also write a GGUF file, by llama.cpp's script.")] = False,
+    push: Annotated[str | None, typer.Option(help="Upload it to the hub as ORG/NAME, private unless --public.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model as a folder for transformers and vLLM, with its card; on request as GGUF, and to the hub.
+
+    tutelage export models/mine-gkd --out exports/mine-gkd --dtype bfloat16
+
+    tutelage export mine-gkd --gguf --push my-account/mine-gkd
+    """
+    from tutelage.delivery import export as exporting
+    from tutelage.delivery.find_model import find_model
+
+    found = find_model(model)
+    if gguf:
+        exporting.find_converter()
+    if push is not None:
+        exporting.check_push(push)
+    made = exporting.export_model(found, out or Path("exports") / found.name, dtype, merge)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"Model: {made.folder}")
+    if gguf:
+        print(f"GGUF:  {exporting.write_gguf(made.folder, found.name, dtype)}")
+    if push is not None:
+        print(f"Hub:   {exporting.push(made.folder, push, private=not public)}")

@@ -1,0 +1,67 @@
+"""What a user may call a model: a run's folder, a name in `models/`, a folder, a GGUF file, or a name on the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, is_done
+from tutelage.delivery.folders import CARD, MODELS, WHERE, models_folder, read_mark
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that a user named."""
+
+    name: str  # for people, and for files
+    path: str  # the `path` of a recipe's model section
+    card: Path | None = None  # its model card, where one was written
+
+
+def find_model(written: str) -> FoundModel:
+    """The model that `written` names. Raises TutelageError for a run without a model, and for a misspelt name."""
+    folder = Path(written).expanduser()
+    if not folder.is_dir() and not written.startswith((".", "/", "~")) and (Path(MODELS) / written).is_dir():
+        folder = Path(MODELS) / written
+    if not folder.is_dir():
+        known = [path.name for path in Path(MODELS).glob("*/")] if "/" not in written else []
+        if near := get_close_matches(written, known, n=1, cutoff=0.7):
+            raise TutelageError(f"{MODELS}/ has no `{written}`: did you mean `{near[0]}`?")
+        return FoundModel(_name(written), written)
+    run = folder.resolve().parent if folder.resolve().name == MODEL else folder
+    if (run / ENVIRONMENT).is_file() and (run / CONFIG).is_file():
+        return FoundModel(run.resolve().name, str(_model_of_run(run)), _card_of_run(run))
+    card = folder / CARD if (folder / CARD).is_file() else None
+    if (folder / WHERE).is_file() and read_mark(folder):
+        target = folder / (folder / WHERE).read_text(encoding="utf-8").strip()
+        if not target.is_dir():
+            raise TutelageError(f"{folder / WHERE} names {target}, which is not there: was the folder of runs moved?")
+        return FoundModel(folder.name, str(target), card)
+    broken = next((link for link in folder.iterdir() if link.is_symlink() and not link.exists()), None)
+    if broken is not None:
+        raise TutelageError(f"{broken} leads to no file: was its run removed or moved? `tutelage run` makes it again")
+    return FoundModel(folder.resolve().name, str(folder), card)
+
+
+def _model_of_run(run: Path) -> Path:
+    if not is_done(run):
+        raise TutelageError(f"the run {run} is not done, so it has no model yet: run its recipe to the end")
+    if not (run / MODEL).is_dir():
+        raise TutelageError(f"the run {run} made no model: give the run of a stage that trains one")
+    return run / MODEL
+
+
+def _card_of_run(run: Path) -> Path | None:
+    """The card of the folder in `models` that links to this run."""
+    for folder in models_folder(run.resolve().parent).glob("*/"):
+        link = read_mark(folder).get("run")
+        if link and (folder / link).resolve() == run.resolve() and (folder / CARD).is_file():
+            return folder / CARD
+    return None
+
+
+def _name(path: str) -> str:
+    """A short name for a hub id, a file or `package:NAME`."""
+    return Path(path.removeprefix("package:").rstrip("/")).name.removesuffix(".gguf") or path

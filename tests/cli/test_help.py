@@ -1,0 +1,70 @@
+"""Help that answers: version, two examples per verb that the verb accepts, completion, narrow terminals, no colour."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import tutelage
+from tutelage.cli.main import app, main
+
+SOURCE = Path(tutelage.__file__).parent.parent
+
+
+def verbs(command: Any = None, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
+    """All commands that do something, as ("study plan", command)."""
+    command = command or get_command(app)
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return [(" ".join(path), command)]
+    return [found for name, one in inner.items() for found in verbs(one, (*path, name))]
+
+
+def tutelage_says(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(SOURCE), "PATH": "", "TERM": "xterm-256color", **variables}
+    command = [sys.executable, "-m", "tutelage", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"tutelage {tutelage.__version__}\n"
+
+
+@pytest.mark.parametrize(("name", "command"), verbs(), ids=[name for name, _ in verbs()])
+def test_every_verb_has_two_examples_that_it_accepts(name: str, command: Any) -> None:
+    examples = re.findall(r"^\s*tutelage (.+)$", command.callback.__doc__, re.MULTILINE)
+    assert len(examples) >= 2, name
+    for example in examples:
+        words = shlex.split(re.split(r" [|>] ", example)[0])
+        assert " ".join(words[: len(name.split())]) == name
+        command.make_context(name, words[len(name.split()) :])  # a wrong option or value is an error
+
+
+@pytest.mark.slow
+def test_completion_completes_verbs_and_options() -> None:
+    for words, place, expected in (("tutelage ex", 1, ["export"]), ("tutelage export --p", 2, ["--push", "--public"])):
+        asked = {"_TUTELAGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        assert tutelage_says(**asked).stdout.split() == expected
+    assert "complete -o default -F _tutelage_completion tutelage" in tutelage_says("--show-completion", "bash").stdout
+
+
+@pytest.mark.slow
+def test_narrow_terminals_show_whole_words_and_no_color_shows_none() -> None:
+    narrow = tutelage_says("export", "--help", COLUMNS="50").stdout
+    assert max(map(len, narrow.splitlines())) <= 50
+    assert "…" not in narrow.replace("exports", "")
+    assert "│" not in narrow
+    assert narrow.startswith("Usage: tutelage export")
+    alone = tutelage_says(COLUMNS="50")
+    assert alone.returncode == 2
+    assert alone.stderr.count("\n") > 20  # the help, not one line of it
+    plain = tutelage_says("export", "--help", NO_COLOR="1", FORCE_COLOR="1").stdout
+    assert not re.search(r"\x1b\[[\d;]*3\d", plain)

@@ -1,0 +1,146 @@
+"""Answers in the terminal: the sampler's own, over several turns, from one model or two."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.common.types import Message
+from tutelage.delivery.chat import HELP, ChatSettings, Speaker, _view, chat, plain
+from tutelage.delivery.find_model import FoundModel
+from tutelage.models.load import load_model
+from tutelage.recipe.sections import ModelConfig, SamplingConfig
+from tutelage.sampling.make_sampler import make_sampler
+
+SHORT = ChatSettings(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def speaker(tiny_models: Path) -> Speaker:
+    return Speaker(FoundModel("one", str(tiny_models / "student")), SHORT)
+
+
+@pytest.fixture(scope="module")
+def other(tiny_models: Path) -> Speaker:
+    return Speaker(FoundModel("two", str(tiny_models / "teacher")), SHORT)
+
+
+def say(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def test_answers_are_those_of_the_sampler(speaker: Speaker, tiny_models: Path) -> None:
+    loaded = load_model(ModelConfig(path=str(tiny_models / "student")))
+    sampler = make_sampler(loaded, SamplingConfig(max_new_tokens=8))
+    speaker.begin("Be brief.")
+    turns = [Message("system", "Be brief.")]
+    for question in ("The cat sat?", "And the dog?"):
+        turns.append(Message("user", question))
+        prompt = loaded.template.encode_prompt(turns)
+        (sample,) = sampler.sample([prompt], max_new_tokens=8, temperature=0.0, top_p=1.0, seeds=[0])
+        shown: list[str] = []
+        answer = speaker.answer(question, shown.append)
+        assert answer == plain(loaded.template.decode(sample.tokens)).strip()
+        assert shown[-1].strip() == answer
+        assert len(shown) == len(sample.tokens)
+        turns.append(Message("assistant", answer))
+    assert speaker.turns == turns
+    speaker.begin()
+    assert speaker.turns == []
+
+
+def test_a_temperature_draws_by_the_seed(tiny_models: Path) -> None:
+    found = FoundModel("one", str(tiny_models / "student"))
+    answers = []
+    for seed in (0, 0, 1):
+        speaker = Speaker(found, ChatSettings(temperature=2.0, max_new_tokens=12, seed=seed))
+        answers.append(speaker.answer("The cat?"))
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_what_does_not_fit_is_forgotten_oldest_first(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    speaker.begin("S")
+    speaker.answer("first")
+    speaker.answer("second")
+    whole = [*speaker.turns, Message("user", "third")]
+    room = len(speaker.template.encode_prompt([whole[0], *whole[3:]])) + SHORT.max_new_tokens
+    monkeypatch.setattr(speaker.model.config, "max_position_embeddings", room)
+    speaker.answer("third")
+    assert [turn.content for turn in speaker.turns if turn.role != "assistant"] == ["S", "second", "third"]
+    before = speaker.turns
+    with pytest.raises(TutelageError, match=rf"one: that has \d+ tokens, and the model reads {room}: ask shorter"):
+        speaker.answer("x" * 500)
+    assert speaker.turns == before
+
+
+def test_lines_of_a_pipe_are_questions(
+    speaker: Speaker, other: Speaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in (speaker, other):
+        one.begin()
+    alone = [plain(one.answer("The cat?")) or "(an empty answer)" for one in (speaker, other)]
+    say(monkeypatch, "The cat?\n\n/reset\nThe cat?\n/nonsense\n/quit\nnever asked\n")
+    chat([speaker, other])
+    once = f"one: {alone[0]}\ntwo: {alone[1]}\n"
+    written = capsys.readouterr().out
+    assert written.startswith(once + once)
+    assert " ".join(written[2 * len(once) :].split()) == HELP
+    say(monkeypatch, "The cat?\n/system Be brief.\nThe cat?\n")
+    chat([speaker])
+    assert speaker.turns[0] == Message("system", "Be brief.")
+    assert len(speaker.turns) == 3
+    assert "one:" not in capsys.readouterr().out
+
+
+def test_the_command_answers_a_pipe(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "The cat?")
+    main(["chat", str(tiny_models / "student"), str(tiny_models / "teacher"), "--max-new-tokens", "3"])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ": " in line] == [
+        "student",
+        "teacher",
+    ]
+
+
+def test_a_stopped_answer_is_no_part_of_the_conversation(
+    speaker: Speaker, other: Speaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    say(monkeypatch, "The cat?\n")
+    monkeypatch.setattr(other, "answer", stop)
+    chat([speaker, other])
+    assert speaker.turns == other.turns == []
+    assert capsys.readouterr().out == "stopped\n"
+
+
+@pytest.mark.parametrize(("width", "beside"), [(100, True), (80, True), (79, False), (30, False)])
+def test_two_answers_stand_side_by_side_where_there_is_room(width: int, beside: bool) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(_view(["one", "two"], ["a " * 60, "b [bold]not markup[/]"], console))
+    lines = console.file.getvalue().splitlines()
+    assert any("one" in line and "two" in line for line in lines) == beside
+    assert max(map(len, lines)) <= width
+    assert "[bold]not" in " ".join(lines)
+
+
+def test_a_terminal_shows_answers_as_they_come(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, "The cat?\n")
+    console = Console(file=io.StringIO(), width=60, force_terminal=True, highlight=False)
+    chat([speaker], console=console)
+    written = console.file.getvalue()
+    assert plain(speaker.turns[-1].content).split("\n")[0] in written
+    assert "\x1b[1A" in written or written.count("one") > 1  # the answer was drawn again with every token
+
+
+def test_a_model_cannot_steer_the_terminal() -> None:
+    assert plain("a\x1b[2Jb\x07\x9b31m\tc\nd\u202e") == "a[2Jb31m\tc\nd"
+    assert torch.is_grad_enabled()

@@ -1,0 +1,141 @@
+"""Exported folders: the same logits in transformers, other types, GGUF by a script, and the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipes_fixture import Workshop
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.delivery import export as exporting
+from tutelage.delivery.find_model import find_model
+
+pytestmark = pytest.mark.slow
+PROMPT = torch.tensor([[5, 6, 7, 8, 9]])
+
+
+def logits(folder: Path, **options: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, **options)(PROMPT).logits
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_an_exported_folder_is_the_model(made: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", "tiny-gkd"])
+    out = made.folder / "exports" / "tiny-gkd"
+    assert capsys.readouterr().out == "Model: exports/tiny-gkd\n"
+    names = {"README.md", "config.json", "generation_config.json", "chat_template.jinja", "model.safetensors"}
+    assert names | {"tokenizer.json", "tokenizer_config.json", ".tutelage.json"} == {p.name for p in out.iterdir()}
+    assert not any(path.is_symlink() for path in out.iterdir())
+    assert (out / "README.md").read_text() == (made.folder / "models" / "tiny-gkd" / "README.md").read_text()
+    (run,) = made.runs.glob("gkd-s0-*")
+    assert torch.equal(logits(out), logits(run / "model"))
+    said = pipeline("text-generation", str(out))([{"role": "user", "content": "The cat?"}], max_new_tokens=4)
+    assert said[0]["generated_text"][-1]["role"] == "assistant"
+
+
+def test_another_type_rounds_the_weights_once(made: Workshop, tmp_path: Path) -> None:
+    (run,) = made.runs.glob("gkd-s0-*")
+    made_out = exporting.export_model(find_model(str(run)), tmp_path / "half", "bfloat16")
+    assert made_out.notes == ()  # the card in models/ was found
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    own: Any = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    for half, whole in zip(model.parameters(), own.parameters(), strict=True):
+        assert torch.equal(half, whole.bfloat16())
+    exporting.export_model(find_model(str(tmp_path / "half")), tmp_path / "again", "float32")
+    assert torch.equal(logits(tmp_path / "again"), logits(tmp_path / "half", dtype=torch.float32))
+    texts = [AutoTokenizer.from_pretrained(p).chat_template for p in (tmp_path / "again", run / "model")]
+    assert texts[0] == texts[1]
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else_is(
+    made: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for stage in ("sft", "gkd"):
+        main(["export", f"models/tiny-{stage}", "--out", str(out), "--merge"])
+        assert "nothing to merge, tiny-" in capsys.readouterr().err
+        assert json.loads((out / ".tutelage.json").read_text())["exported"] == f"tiny-{stage}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    for folder in ("models/tiny-sft", "runs"):
+        error = fails(["export", "models/tiny-gkd", "--out", folder], capsys)
+        assert error == f"tutelage: {folder} exists and is no earlier export: give another --out, or remove it\n"
+
+
+def test_gguf_by_the_users_own_script(
+    made: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = ["export", "models/tiny-gkd", "--out", str(tmp_path / "out"), "--gguf"]
+    assert "git clone https://github.com/ggml-org/llama.cpp" in fails(asked, capsys)
+    assert not (tmp_path / "out").exists()  # asked before any work
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text(
+        "import sys\nopen(sys.argv[sys.argv.index('--outfile') + 1], 'w').write(' '.join(sys.argv[1:]))\n"
+    )
+    main([*asked, "--dtype", "bfloat16"])
+    file = tmp_path / "out" / "tiny-gkd.gguf"
+    assert f"GGUF:  {file}" in capsys.readouterr().out
+    assert file.read_text() == f"{tmp_path / 'out'} --outfile {file} --outtype bf16"
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    script.write_text("import sys\nsys.exit('Model TinyForCausalLM is not supported')\n")
+    assert fails(asked, capsys).endswith("Model TinyForCausalLM is not supported\n")
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path / "nowhere"))
+    assert "there is no convert_hf_to_gguf.py" in fails(asked, capsys)
+
+
+def test_a_push_asks_for_what_it_needs_first(
+    made: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["export", "models/tiny-gkd", "--out", str(tmp_path / "out"), "--push"]
+    assert "HF_HUB_OFFLINE is set" in fails([*asked, "me/tiny"], capsys)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert "needs a token of the hub that may write: `hf auth login`" in fails([*asked, "me/tiny"], capsys)
+    assert "as ORG/NAME" in fails([*asked, "tiny"], capsys)
+    assert "--push me/-/x" in fails([*asked, "me/-/x"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_push_uploads_the_folder(
+    made: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Any] = []
+
+    class Hub:
+        def create_repo(self, name: str, **options: Any) -> str:
+            calls.append((name, options))
+            return f"https://huggingface.co/{name}"
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(options)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "x")
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    main(["export", "models/tiny-gkd", "--out", str(tmp_path / "out"), "--push", "me/tiny"])
+    assert "Hub:   https://huggingface.co/me/tiny" in capsys.readouterr().out
+    assert calls[0] == ("me/tiny", {"private": True, "exist_ok": True})
+    assert calls[1]["folder_path"] == tmp_path / "out"
+    assert calls[1]["ignore_patterns"] == [".tutelage.json"]
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(Hub, "upload_folder", refused)
+    with pytest.raises(TutelageError, match="cannot push to me/tiny: no route; check the network"):
+        exporting.push(tmp_path / "out", "me/tiny")
