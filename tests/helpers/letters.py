@@ -15,7 +15,7 @@ class Letters:
 
     fingerprint, text = "letters", ""
 
-    def encode_prompts(self, prompts: Sequence[Sequence[Any]]) -> list[list[int]]:
+    def encode_prompts(self, prompts: Sequence[Sequence[Any]], sources: Sequence[str] = ()) -> list[list[int]]:
         return [[ord(letter) for message in messages for letter in message.content] for messages in prompts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -50,9 +50,8 @@ WORDS = ChatTemplate(jobs.words())  # ends a turn with END
 
 
 def weighted_examples(max_length: int = 64) -> list[TokenSequence]:
-    examples, left_out = answer_examples(
-        tiny.sequences((9, 6, 14)), [0, 1, 2], ONE_TURN, ANSWERS, WORDS, [END], max_length
-    )
+    made = tiny.sequences((9, 6, 14))
+    examples, left_out = answer_examples(made, [0, 1, 2], ONE_TURN, ANSWERS, WORDS, [END], max_length)
     assert left_out == []
     return examples
 
