@@ -12,7 +12,7 @@ when `--minutes` are over before the last row.
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import shutil
 import sys
@@ -21,18 +21,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; sums then come out bit for bit the same
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from bench.torture.machine import Row
+from bench.torture.outside import Hub
 
 
-def parts(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[Random], Row]]:
-    """The rows of the table by name, in their order."""
+def parts(
+    folder: Path, options: argparse.Namespace, hub: Hub, closing: contextlib.ExitStack
+) -> dict[str, Callable[[Random], Row]]:
+    """The rows of the table by name, in their order. `closing` ends what they share."""
+    from bench.torture.damage import STOPPED, finished, stopped
     from bench.torture.kills import kills
     from bench.torture.loads import Loads, fork_workers
+    from bench.torture.outside import clocks, hub_row, judge, two
+    from bench.torture.storage import Disk, disk_full, read_only, report_full
 
     loads = Loads(folder)
     loads.prepare()
@@ -41,6 +46,23 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[Rand
     out: dict[str, Callable[[Random], Row]] = {}
     for name in ("training", "seqkd", "synthesis", "evaluation", "search", "study"):
         out[f"kills-{name}"] = lambda chance, name=name: kills(name, loads, chance, count)
+    disk = Disk(folder / "disk")
+    closing.callback(disk.close)
+    small, few = Loads(folder, disk.folder / "runs"), 2 if options.short else 10
+    for name in ("training", "synthesis", "evaluation"):
+        out[f"disk-{name}"] = lambda chance, name=name: disk_full(name, small, disk, chance, few)
+    out["disk-report"] = lambda chance: report_full(loads, disk, chance, few)
+    for name in ("training", "evaluation"):
+        out[f"read-only-{name}"] = lambda chance, name=name: read_only(name, loads, chance, few)
+    for name in STOPPED:
+        out[f"damage-{name}"] = lambda chance, name=name: stopped(name, loads, chance, 2 * few)
+    out["damage-finished"] = lambda chance: finished(loads, chance, 3 * few)
+    for name in ("training", "synthesis", "evaluation"):
+        out[f"clocks-{name}"] = lambda chance, name=name: clocks(name, loads, chance, few)
+    for name in ("training", "evaluation", "study"):
+        out[f"two-{name}"] = lambda chance, name=name: two(name, loads, chance, max(2, few // 2))
+    out["judge"] = lambda chance: judge(folder, chance, 10 * few)
+    out["hub"] = lambda chance: hub_row(hub, loads, chance, few + 1)
     return out
 
 
@@ -70,15 +92,19 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    os.environ |= {"TUTELAGE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub")}
+    hub = Hub()
+    os.environ |= {"TUTELAGE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub"), "HF_ENDPOINT": hub.url}
+    os.environ |= {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_DISABLE_XET": "1"}
+    os.environ.pop("HF_HUB_OFFLINE", None)
     began, rows, late = time.monotonic(), [], []
     import torch
 
     torch.set_num_threads(1)
     for module in ("trainer", "..sampling.engine", "..runs.do_run", "..report.recipe.page", "..study.run_study"):
         __import__("importlib").import_module(module if module[0] == "." else f".{module}", "tutelage.training")
-    try:
-        for name, part in parts(folder, options).items():
+    with contextlib.ExitStack() as closing:
+        closing.callback(shutil.rmtree, folder, ignore_errors=True)
+        for name, part in parts(folder, options, hub, closing).items():
             if options.only and not any(name.startswith(one) for one in options.only):
                 continue
             if time.monotonic() - began > 60 * options.minutes:
@@ -90,8 +116,6 @@ def main() -> None:
             rows.append(row)
             print(f"{name}: {row.faults} faults, {row.kills} kills, {row.seconds:.0f} s, losses: "
                   f"{'; '.join(row.losses) or 'none'}", file=sys.stderr, flush=True)  # fmt: skip
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     show(rows)
     for name in late:
         print(f"{name}: not done, {options.minutes:g} minutes were over")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from random import Random
 
 from bench.torture.loads import Loads
-from bench.torture.machine import Row
+from bench.torture.machine import Load, Row, content, difference
 
 
 def kills(name: str, loads: Loads, chance: Random, count: int) -> Row:
@@ -15,30 +16,24 @@ def kills(name: str, loads: Loads, chance: Random, count: int) -> Row:
     load, row = loads[name], Row(f"SIGKILL: {name}")
     load.begin()
     while row.kills < count:
-        killed = kill_a_worker(loads, chance, row) if name == "study" and chance.random() < 0.5 else load.kill(chance, row)
-        if not killed:
+        a_worker = name == "study" and chance.random() < 0.5
+        if not (kill_a_worker(load, chance, row) if a_worker else load.kill(chance, row)):
             load.begin()
     load.finish(row)
     row.faults = row.kills
     return row
 
 
-def kill_a_worker(loads: Loads, chance: Random, row: Row) -> bool:
-    """Kill one of the four workers of the study, whose driver goes on; returns whether the driver is to be called
-    again."""
-    import time
-
-    load = loads["study"]
+def kill_a_worker(load: Load, chance: Random, row: Row) -> bool:
+    """Kill one of a study's workers, whose driver goes on to the end; returns False."""
     program = load.run()
     time.sleep(chance.uniform(0.0, load.seconds))
     workers = children(program.process)
     if workers and not program.is_over():
         os.kill(chance.choice(workers), signal.SIGKILL)
         row.kills += 1
-    ended = program.ended()
-    problem = ended.problem(may_fail=False)
-    if problem:
-        row.losses.append(f"study, a worker killed: {problem}")
+    problem = program.ended().problem(may_fail=False) or difference(content(load.folder), load.whole)
+    row.losses += [f"study, a worker killed: {problem}"] if problem else []
     return False
 
 

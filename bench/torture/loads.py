@@ -25,7 +25,7 @@ MADE = {"name": "new", "kind": "synthesize", "gold": "train", "rows": 40, "gener
 MADE |= {"demonstrations": 2, "min_acceptance": 0.001, "inputs": WRITER, "answers": WRITER}
 MADE |= {"filters": {"skip": [*OFF.split(), "near_duplicate_of_earlier"]}}
 SCORES = {"name": "scores", "kind": "evaluate", "tasks": ["test"]}
-SCORED = "bbh,arc_challenge,mmlu_pro,dialogsum"
+SCORED = "arc_challenge,mmlu_pro,dialogsum"
 
 
 class Loads:
@@ -53,7 +53,11 @@ class Loads:
             model.save_pretrained(self.folder / name)
             tokens.save_pretrained(self.folder / name)
         rows = [
-            {"id": f"r{i}", "prompt": f"The {'cat' if i % 2 else 'dog'} sat?\n{i % 4}", "completion": f"The dog. {i % 3}"}
+            {
+                "id": f"r{i}",
+                "prompt": f"The {'cat' if i % 2 else 'dog'} sat?\n{i % 4}",
+                "completion": f"The dog. {i % 3}",
+            }
             for i in range(12)
         ]
         tests = [{"prompt": f"Was it bird number {i}?", "completion": f"Bird {i}."} for i in range(4)]
@@ -97,7 +101,7 @@ class Loads:
         return work
 
     def _load(self, name: str, stages: list[dict[str, Any]], start: Path | None = None, **more: Any) -> Load:
-        return Load(name, self.command(self.write(name, stages, **more)), self.runs, start)
+        return Load(name, self.command(self.write(name, stages, **more)), self.runs, self.folder, start)
 
     def _training(self) -> Load:
         return self._load("training", [GKD, SCORES | {"models": ["gkd"]}])
@@ -119,7 +123,7 @@ class Loads:
     def _evaluation(self) -> Load:
         words = ["--model", self.folder / "student", "--tasks", SCORED, "--data-dir", self.folder / "data"]
         words += ["--out", self.runs, "--batch-size", 4, "--batch-tokens", 6000]
-        return Load("evaluation", lambda: tutelage("evaluate", *words), self.runs)
+        return Load("evaluation", lambda: tutelage("evaluate", *words), self.runs, self.folder)
 
     def _search(self) -> Load:
         sft = {"name": "sft", "kind": "sft", "data": "train", "search": True}
@@ -127,11 +131,12 @@ class Loads:
         return self._load("search", [sft, SCORES | {"models": ["sft"]}], search=grid)
 
     def _study(self) -> Load:
-        stages = [TEACHER | {"shared": False, "training": {"epochs": 2}}, {"name": "sft", "kind": "sft", "data": "train"},
-                  GKD | {"name": "gkd_sft", "student": "sft", "teacher": "tsft"}]  # fmt: skip
-        self.write("template", stages, teacher="<teacher>", student="<student>",
-                   training=TRAINING | {"epochs": 2},
-                   data={"train": {"path": "train.jsonl", "size": "<size>"}, "test": {"path": "test.jsonl"}})  # fmt: skip
+        stages = [TEACHER | {"shared": False, "training": {"epochs": 2}}]
+        stages += [{"name": "sft", "kind": "sft", "data": "train"}]
+        stages += [GKD | {"name": "gkd_sft", "student": "sft", "teacher": "tsft"}]
+        names, training = {"teacher": "<teacher>", "student": "<student>"}, TRAINING | {"epochs": 2}
+        data = {"train": {"path": "train.jsonl", "size": "<size>"}, "test": {"path": "test.jsonl"}}
+        self.write("template", stages, training=training, data=data, **names)
         grid = {"template": "template.yaml", "sizes": [4, 8], "students": ["small"], "teachers": ["large"]}
         grid |= {"methods": {"teacher": "tsft", "sft": "sft", "gkd_sft": "gkd_sft"}, "tasks": ["test", "held_out"]}
         models = {"small": {"path": str(self.folder / "student")}, "large": {"path": str(self.folder / "teacher")}}
@@ -139,7 +144,8 @@ class Loads:
         study["tasks"] = {"held_out": {"data": "test", "teacher": "teacher"}}
         file = self.folder / "study.yaml"
         file.write_text(yaml.safe_dump(study, sort_keys=False))
-        return Load("study", lambda: tutelage("study", "run", file, "--runs", self.runs, "--jobs", 4), self.runs)
+        work = lambda: tutelage("study", "run", file, "--runs", self.runs, "--jobs", 4)  # noqa: E731
+        return Load("study", work, self.runs, self.folder)
 
 
 def _undrawn(_: object, file: Any, *, format: str = "png", **__: object) -> None:

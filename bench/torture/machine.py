@@ -50,7 +50,7 @@ class Ended:
         return (self.said.strip().splitlines() or [""])[-1]
 
     def problem(self, may_fail: bool) -> str | None:
-        """What is wrong with the way in which it ended, if anything: a traceback, or an error that was not asked for."""
+        """What is wrong with the way in which it ended, if anything: a traceback, or an error that nobody expects."""
         if "Traceback" in self.said:
             return f"a traceback: {self.line}"
         if self.code == 0 or (may_fail and self.code == 1 and self.line.startswith("tutelage: ")):
@@ -188,6 +188,7 @@ class Load:
     name: str
     work: Callable[[], None]
     folder: Path
+    logs: Path
     start: Path | None = None  # what the folder holds before; None: nothing
     whole: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -204,7 +205,7 @@ class Load:
         if self.whole:
             return
         self.begin()
-        count = self.folder.parent / "writes"
+        count = self.logs / "writes"
 
         def counted() -> None:
             seen = at_write(self.folder, 0, lambda: None)
@@ -220,7 +221,7 @@ class Load:
 
     @property
     def log(self) -> Path:
-        return self.folder.parent / f"{self.name}.log"
+        return self.logs / f"{self.name}.log"
 
     def run(self, before: Callable[[], None] = lambda: None) -> Program:
         """Start it."""
