@@ -12,7 +12,9 @@ import torch
 from recipes_fixture import ROWS, Workshop, save_tiny
 from safetensors.torch import load_file
 
+from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
+from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.data.dataset import load_dataset
 from tutelage.data.encode_rows import encode_all
 from tutelage.models.load import load_model
@@ -36,9 +38,8 @@ def gkd(**keys: Any) -> dict[str, Any]:
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("seconds", "tokens_per_s", "sampled_tokens_per_s")
-    return [{k: v for k, v in line.items() if k not in clocks} for line in lines]
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in CLOCK_KEYS} for line in lines]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -49,7 +50,7 @@ def test_a_finished_run_is_read_not_done(workshop: Workshop):
     run = planned(workshop, "sft")
     first = do_run(run)
     assert (first["stage"], first["kind"], first["seed"], first["fingerprint"]) == ("sft", "sft", 0, run.fingerprint)
-    (run.folder / "result.json").write_text(json.dumps(first | {"extra": 5}))
+    run_folder.finish(run.folder, first | {"extra": 5})
     assert do_run(run)["extra"] == 5
 
 

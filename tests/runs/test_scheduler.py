@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ class Piece:
     parents: list[Piece] = field(default_factory=list)
     done: bool = False
     training: None = None
+    folder: Path = Path("nowhere")
 
 
 def order(monkeypatch: pytest.MonkeyPatch, pieces: list[Piece], **options: Any) -> list[str]:

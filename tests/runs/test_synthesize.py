@@ -145,11 +145,11 @@ def test_a_killed_stage_goes_on(long_context: Workshop, monkeypatch: pytest.Monk
     run.folder.rename(workshop.folder / "whole")
     finish, done = Synthesis._finish, []
 
-    def killed(self: Any, block: Any) -> Any:
+    def killed(self: Any, block: Any, *more: Any) -> Any:
         if done:
             raise KeyboardInterrupt
         done.append(block.number)
-        return finish(self, block)
+        return finish(self, block, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Synthesis, "_finish", killed)

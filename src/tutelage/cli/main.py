@@ -319,7 +319,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:
-        code = _exit_code(error)
+        code, problem = _exit_code(error), _of_storage(error)
+        if "--debug" not in arguments and code is None and problem is not None:
+            _fail(problem, 1)
         if code is None or "--debug" in arguments:
             raise
         usage = getattr(error, "format_message", str)
@@ -336,6 +338,12 @@ def _exit_code(error: Exception) -> int | None:
         return 1
     # Usage errors are click's. They are told by their method, since newer versions of typer bring a click of their own.
     return int(getattr(error, "exit_code", 2)) if hasattr(error, "format_message") else None
+
+
+def _of_storage(error: Exception) -> str | None:
+    """What is wrong with the disk, if that is the error."""
+    module: Any = sys.modules.get("tutelage.common.files")
+    return None if module is None else module.storage_problem(error)
 
 
 def _fail(message: str, code: int) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
@@ -23,16 +28,57 @@ def cached_hash(path: Path) -> str:
     key = fingerprint(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     cached = cache_folder() / "hashes" / key
     if cached.is_file():
-        return cached.read_text()
+        value, _, check = cached.read_text(errors="replace").partition(" ")
+        if check == fingerprint(value):
+            return value
     value = hash_file(path)
-    write_atomically(cached, value)
+    write_atomically(cached, f"{value} {fingerprint(value)}")
     return value
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes (hex)."""
+def hash_file(path: Path, sync: bool = False) -> str:
+    """SHA-256 of a file's bytes (hex). With `sync`, they are on the disk when this returns."""
     with path.open("rb") as handle:
+        if sync:
+            os.fsync(handle.fileno())
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def storage_problem(error: BaseException) -> str | None:
+    """If `error`, or one that it comes from, is a full disk or a folder that may not be written: one line that says so,
+    with what to do; else None. Libraries that are not Python's tell the system's error number in their text."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        number = cause.errno if isinstance(cause, OSError) else None
+        told = re.search(r"\bos error (\d+)\b", text)
+        number = int(told[1]) if number is None and told else number
+        name = getattr(cause, "filename", None)
+        where = f"{name}: " if isinstance(name, str) else ""
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "PytorchStreamWriter failed" in text:
+            return f"{where}no space is left on the disk; free some, then the same command goes on"
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            return f"{where}{os.strerror(number)}; mend that, or choose another folder, then the same command goes on"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[Path]:
+    """Hold the system's lock on a folder, which is made if it is absent; it ends with this process.
+
+    Raises TutelageError when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TutelageError(f"another process is writing to {folder}: wait for it, or stop it") from None
+        yield folder
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, text: str) -> Path:
@@ -52,6 +98,8 @@ def write_bytes_atomically(path: Path, content: bytes) -> Path:
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())  # after a power cut a renamed file must not be without content
             os.chmod(name, 0o644)  # mkstemp creates files that only their owner can read
             os.replace(name, path)
         except BaseException:

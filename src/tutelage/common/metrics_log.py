@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.checksums import DamagedError, read_sealed, seal
 from tutelage.common.files import write_atomically
 
 # Times and memory: the only keys in which a resumed run differs from an uninterrupted one.
@@ -17,13 +18,13 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        whole = takewhile(lambda line: line is not None, read_sealed(path)) if step else ()
+        write_atomically(path, "".join(seal(line) for line in whole if line and line["step"] <= step))
         self._file = path.open("a")
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line; it is on disk for readers when this returns."""
-        self._file.write(json.dumps(values) + "\n")
+        self._file.write(seal(values))
         self._file.flush()
 
     def close(self) -> None:
@@ -31,12 +32,15 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, none if it does not exist; an incomplete last line is ignored."""
-    lines: list[dict[str, Any]] = []
-    if path.is_file():
-        for text in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-    return lines
+    """The lines of a metrics file, none if it does not exist; a last line that is cut is ignored.
+
+    Raises DamagedError, which names the line, for any other that is not as it was written.
+    """
+    lines = read_sealed(path)
+    whole = [line for line in lines if line is not None]
+    if len(whole) < len(lines):
+        raise DamagedError(
+            f"{path}:{lines.index(None) + 1} is damaged; remove the folder {path.parent}, which the same command then "
+            "makes again"
+        )
+    return whole

@@ -1,14 +1,16 @@
 """The files of a run's folder: their names, and how they are read and written.
 
-A run is done when `result.json` exists; it is written last.
+A run is done when `result.json` exists; it is written last, after the checksums of all other files.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.checksums import CHECKSUMS, DamagedError, check_files, read_checked, write_checksums
 from tutelage.common.files import write_atomically
 
 CONFIG = "config.json"  # the planned run: stage, settings, data, models, fingerprints of its parents
@@ -22,6 +24,9 @@ ERROR_LOG = "error.log"  # the traceback
 LOG = "log.txt"  # what the run printed
 MODEL = "model"  # folder of the trained model
 CHECKPOINTS = "checkpoints"  # folder; removed when the run is done
+LOCK = "lock"  # process id, start time and machine of who works on the run
+
+_UNCHECKED = {RESULT, ERROR, ERROR_LOG, LOG, CHECKPOINTS, LOCK, CHECKSUMS}
 
 
 def is_done(folder: Path) -> bool:
@@ -30,8 +35,11 @@ def is_done(folder: Path) -> bool:
 
 
 def read_json(folder: Path, name: str) -> Any:
-    """The content of a JSON file of the folder. Raises OSError when it is absent, ValueError when it is broken."""
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+    """The content of a JSON file of the folder. Raises DamagedError, one line, when it is absent or damaged."""
+    try:
+        return json.loads(read_checked(folder, name))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{folder / name} is damaged ({error}); remove it and run the same command again") from None
 
 
 def write_json(folder: Path, name: str, content: Any) -> Path:
@@ -40,3 +48,27 @@ def write_json(folder: Path, name: str, content: Any) -> Path:
     Raises TutelageError when the file cannot be written.
     """
     return write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def finish(folder: Path, result: dict[str, Any]) -> None:
+    """Write the checksums of all files, then `result.json`: the run is done. Raises TutelageError when it cannot."""
+    text = json.dumps(result, indent=2) + "\n"
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    names = [file.as_posix() for file in files if file.parts[0] not in _UNCHECKED and not _is_hidden(file)]
+    write_checksums(folder, names, RESULT, text)
+    write_atomically(folder / RESULT, text)
+
+
+def check(folder: Path) -> None:
+    """Check the files of a finished run that another one is going to use. Raises DamagedError for a damaged one."""
+    check_files(folder, MODEL)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process had begun to write. Only the holder of the run's lock may call this."""
+    for path in [*folder.rglob(".*.partial"), *folder.glob(f".{MODEL}-*")]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)

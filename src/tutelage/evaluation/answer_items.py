@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tutelage.common.checksums import seal, unseal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.hashing import example_seed, fingerprint
@@ -267,7 +268,7 @@ def _append(handle: TextIO, bench: Benchmark, item: Item, reply: Reply, asking: 
     row |= {"tokens": reply.tokens, "shots": reply.shots, "asked": asking.fingerprint_of(bench, item, reply.shots)}
     if reply.likelihoods is not None:
         row["likelihoods"] = list(reply.likelihoods)
-    handle.write(json.dumps(row) + "\n")  # ASCII, so that a lone surrogate can be written
+    handle.write(seal(row))  # ASCII, so that a lone surrogate can be written
 
 
 def count_replies(file: Path) -> int:
@@ -280,33 +281,36 @@ def resume(
 ) -> dict[str, Reply]:
     """The replies of an earlier run to today's prompts.
 
-    Removed from the file, if `rewrite`: a last line that a kill cut short, and replies to other prompts of the items.
+    Removed from the file, if `rewrite`: lines that a kill cut short or that are damaged, and replies to other prompts
+    of the items. Raises TutelageError for damaged lines if not.
     """
     if not file.is_file():
         return {}
-    kept, broken, other_prompts = [], False, set()
+    kept, broken, other_prompts = [], 0, set()
     by_id = {item.id: item for item in items}
-    for line in file.read_text(encoding="utf-8").split("\n"):
+    content = file.read_bytes()
+    for line in content.decode("utf-8", "replace").split("\n"):
         if not line:
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
-            broken = True
-            break
-        if not isinstance(row, dict):
-            kept.append(line)  # refused by its number below
+            row = unseal(line)
+        except (ValueError, RecursionError):
+            broken += 1
             continue
         item, asked = by_id.get(str(row.get("id"))), row.get("asked")
         if item is not None and asked is not None and asked != asking.fingerprint_of(bench, item, row.get("shots")):
             other_prompts.add(item.id)
             continue
         kept.append(line)
-    if rewrite and (broken or other_prompts or not file.read_bytes().endswith(b"\n")):
+    if broken and not rewrite:
+        raise TutelageError(f"{file}: {broken} replies are cut or damaged; run the benchmark again")
+    if broken - (not content.endswith(b"\n")) > 0:
+        print(f"{file}: {broken} replies are damaged and are asked for again", flush=True)
+    if rewrite and (broken or other_prompts or not content.endswith(b"\n")):
         write_atomically(file, "".join(f"{line}\n" for line in kept))
     if not kept:
         return {}
-    known = {str(row["id"]) for row in map(json.loads, kept) if isinstance(row, dict) and "id" in row} | other_prompts
+    known = {str(row["id"]) for row in map(json.loads, kept) if "id" in row} | other_prompts
     found = read_replies(bench, file, items, known)
     if found.doubled:
         raise TutelageError(f"{file}: `{found.doubled[0]}` has two replies; did two runs write to it? remove the file")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.common.checksums import DamagedError, read_checked
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.run_folder import EXAMPLES, RESULT
@@ -49,21 +50,21 @@ def read_records(folder: Path) -> list[ExampleRecord]:
     names = {field.name for field in fields(ExampleRecord)}
     records: list[ExampleRecord] = []
     try:
-        handle = path.open("rb")
-    except OSError as error:
-        raise TutelageError(f"no evaluation can be read: {path}: {error.strerror}; run that evaluation again") from None
-    with handle:  # not splitlines(), which would also split at U+2028 within a text
-        for number, line in enumerate(handle, 1):
-            try:
-                row: Any = json.loads(line.decode("utf-8"))
-                if not isinstance(row, dict) or set(row) != names:
-                    raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
-                if not all(isinstance(part, dict) and _are_scores(part.get("scores")) for part in (row, *row["parts"])):
-                    raise ValueError("`scores` must be numbers or null, by metric")
-                lists = {key: tuple(row[key]) for key in ("references", "parts")}
-                records.append(ExampleRecord(**{**row, **lists}))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
+        content = read_checked(folder, EXAMPLES)
+    except DamagedError as error:
+        raise TutelageError(f"no evaluation can be read: {error}") from None
+    lines = content.split(b"\n")  # not splitlines(), which would also split at U+2028 within a text
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
+        try:
+            row: Any = json.loads(line.decode("utf-8"))
+            if not isinstance(row, dict) or set(row) != names:
+                raise ValueError(f"expected exactly the keys {', '.join(sorted(names))}")
+            if not all(isinstance(part, dict) and _are_scores(part.get("scores")) for part in (row, *row["parts"])):
+                raise ValueError("`scores` must be numbers or null, by metric")
+            lists = {key: tuple(row[key]) for key in ("references", "parts")}
+            records.append(ExampleRecord(**{**row, **lists}))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
     return records
 
 
@@ -137,8 +138,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     """The content of a folder's `result.json`. Raises TutelageError when it is absent or broken."""
     path = folder / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        result = json.loads(read_checked(folder, RESULT))
+    except DamagedError as error:
+        raise TutelageError(f"no result can be read: {error}") from None
+    except ValueError as error:
         raise TutelageError(f"no result can be read: {path}: {error}; run that evaluation again") from None
     if not isinstance(result, dict) or not {"task", "metrics"} <= result.keys():
         raise TutelageError(

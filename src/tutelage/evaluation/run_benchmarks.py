@@ -8,6 +8,7 @@ with another --limit keeps the replies that exist.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import write_atomically
+from tutelage.common.files import alone_in, write_atomically
 from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, prompt_notices, resume
 from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
@@ -120,8 +121,17 @@ def load_answerer(settings: Settings) -> Answerer:
 
 
 def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer) -> dict[str, Any]:
-    """Answer the items without a reply, score all of them, write the benchmark's folder; return its result."""
-    folder = settings.out / bench.name
+    """Answer the items without a reply, score all of them, write the benchmark's folder; return its result.
+
+    Raises TutelageError while another process does so.
+    """
+    with alone_in(settings.out / bench.name) as folder:
+        return _run_one(settings, bench, items, answerer, folder)
+
+
+def _run_one(
+    settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer, folder: Path
+) -> dict[str, Any]:
     _check_settings(folder, settings, bench, answerer)
     replies = resume(folder / RESPONSES_FILE, bench, items, answerer.asking)
     missing = [item for item in items if item.id not in replies]
@@ -237,5 +247,6 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
 
 def _speed(folder: Path) -> dict[str, Any] | None:
     """The speed of the last call that sampled; this one, or an earlier one that was stopped while it scored."""
-    file = folder / SPEED_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / SPEED_FILE).read_text(encoding="utf-8"))
+    return None

@@ -1,4 +1,4 @@
-"""Doing one run. Its folder gets the config, the environment, metrics, and last of all `result.json`."""
+"""Doing one run. Its folder gets the config, the environment, metrics, checksums, and last of all `result.json`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ def do_run(run: Run, write: bool = True) -> dict[str, Any]:
     """Do `run`, unless it is done already, and return the content of its result.json.
 
     `write`: whether this process writes the run's files; of several ranks that train together (`ranks.py`), one does.
+    Raises DamagedError when a file of a run that it builds on is not as it was written.
     """
     if run.done:
         return run_folder.read_json(run.folder, run_folder.RESULT)
     run.folder.mkdir(parents=True, exist_ok=True)
     if write:
+        for parent in run.parents:
+            run_folder.check(parent.folder)
+        run_folder.remove_leftovers(run.folder)
         _describe(run)
     began = time.monotonic()
     result = KINDS[run.kind].do(run)
@@ -28,7 +32,7 @@ def do_run(run: Run, write: bool = True) -> dict[str, Any]:
     if write:
         from tutelage.training.checkpoint import remove_checkpoints
 
-        run_folder.write_json(run.folder, run_folder.RESULT, result)
+        run_folder.finish(run.folder, result)
         remove_checkpoints(run.folder / run_folder.CHECKPOINTS)
     return result
 

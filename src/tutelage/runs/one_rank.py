@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     die_with_parent(worker, worker if world > 1 else None)
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
-    from tutelage.common.files import write_atomically
+    from tutelage.common.files import storage_problem, write_atomically
     from tutelage.runs.do_run import do_run
 
     kind, line = "done", ""
@@ -38,7 +38,9 @@ def main(folder: Path) -> None:
     except TutelageError as error:
         kind, line = "TutelageError", str(error)
     except Exception as error:  # a bug: the traceback goes into the log, its first line to the worker
-        kind, line = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
+        problem = storage_problem(error)
+        kind = type(error).__name__ if problem is None else "TutelageError"
+        line = problem or next(iter(str(error).strip().splitlines()), "")
         traceback.print_exc()
     report = {"rank": rank, "kind": kind, "line": line, "time": time.time()}
     write_atomically(folder / f"report-{rank}.json", json.dumps(report))

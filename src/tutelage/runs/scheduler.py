@@ -17,7 +17,7 @@ from tutelage.common.run_folder import ERROR
 from tutelage.runs.ranks import Share, takes_ranks
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.store import Store
-from tutelage.runs.worker import Busy, attempt, begin_worker, work
+from tutelage.runs.worker import Busy, attempt, begin_worker, tidy, work
 
 BUSY_SECONDS = 1.0  # until a run that another process is working on is tried again
 CRASHES = 2  # a run is tried again after so many deaths of its worker, then it has failed
@@ -172,7 +172,10 @@ class Scheduler:
 
     def _begin(self, todo: list[Run]) -> State:
         state = State(todo)
-        state.finished = {run.fingerprint for run in todo if run.done}
+        for run in todo:
+            if run.done:
+                tidy(run)
+                state.finished.add(run.fingerprint)
         if self.patient and not self.retry:
             errors = {run.fingerprint: run.folder / ERROR for run in todo if not run.done}
             state.failed = {key: file.read_text().strip() for key, file in errors.items() if file.is_file()}

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import write_atomically
+from tutelage.common.files import storage_problem, write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
-from tutelage.common.run_folder import ERROR, ERROR_LOG, LOG
+from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
 from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 
-LOCK = "lock"
 STALE_SECONDS = 120.0  # another machine's lock is stale when untouched for this long
 
 
@@ -52,7 +51,10 @@ def attempt(
     """
     from tutelage.runs.do_run import do_run
 
-    lock_file = lock(run)
+    try:
+        lock_file = lock(run)
+    except (OSError, TutelageError) as problem:
+        return f"{run.stage}: {storage_problem(problem) or problem}"
     if lock_file is None:
         return Busy(f"{run.stage}: another process is working on {run.folder}; wait for it, or stop it")
     error: str | None = None
@@ -74,22 +76,31 @@ def attempt(
     except TutelageError as problem:
         error = f"{run.stage}: {problem}"
     except Exception as problem:
-        (run.folder / ERROR_LOG).write_text(traceback.format_exc())
+        with suppress(OSError):  # the disk may be what failed
+            (run.folder / ERROR_LOG).write_text(traceback.format_exc())
         if debug:
             raise
         line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        error = f"{run.stage}: {type(problem).__name__}: {line} (traceback: {run.folder / ERROR_LOG})"
+        line = f"{type(problem).__name__}: {line} (traceback: {run.folder / ERROR_LOG})"
+        error = f"{run.stage}: {storage_problem(problem) or line}"
     finally:
-        if error is None:
-            (run.folder / ERROR).unlink(missing_ok=True)
-        else:
-            write_atomically(run.folder / ERROR, error + "\n")
-            if store is not None:
-                with suppress(TutelageError):  # the store may be what failed
-                    store.push_error(run)
-        lock_file.unlink(missing_ok=True)
+        _note(run, error, store)
+        with suppress(OSError):
+            lock_file.unlink(missing_ok=True)
         _free_memory()
     return error
+
+
+def tidy(run: Run) -> None:
+    """Remove what a process that was killed just after it had written the result left in a finished run's folder."""
+    from tutelage.training.checkpoint import remove_checkpoints
+
+    if (run.folder / CHECKPOINTS).is_dir():
+        remove_checkpoints(run.folder / CHECKPOINTS)
+    path = run.folder / LOCK
+    if path.is_file() and not is_held(path):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def begin_worker(parent: int) -> None:
@@ -126,8 +137,7 @@ def lock(run: Run) -> Path | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists() and is_held(path):
             return None
-        path.write_text(f"{os.getpid()} {_start_time(os.getpid())} {platform.node()}")
-        return path
+        return write_atomically(path, f"{os.getpid()} {_start_time(os.getpid())} {platform.node()}")
     finally:
         os.close(descriptor)
 
@@ -140,6 +150,8 @@ def is_held(path: Path) -> bool:
         if len(content) == 3 and content[2] != platform.node():
             return time.time() - path.stat().st_mtime < STALE_SECONDS
         holder = int(content[0]) if content else 0
+        if holder <= 0:  # emptied, or damaged: 0 would ask for this process's own group
+            return False
         os.kill(holder, 0)
     except PermissionError:  # it lives, and belongs to another user
         return True
@@ -209,6 +221,17 @@ def _printing_to(path: Path) -> Iterator[None]:
         for number, descriptor in enumerate(saved, 1):
             os.dup2(descriptor, number)
             os.close(descriptor)
+
+
+def _note(run: Run, error: str | None, store: Store | None) -> None:
+    """Write a run's error file, or remove that of an earlier try; the disk, or the store, may be what failed."""
+    with suppress(OSError, TutelageError):
+        if error is None:
+            (run.folder / ERROR).unlink(missing_ok=True)
+            return
+        write_atomically(run.folder / ERROR, error + "\n")
+        if store is not None:
+            store.push_error(run)
 
 
 def _free_memory() -> None:

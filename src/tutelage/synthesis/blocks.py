@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -88,22 +89,51 @@ class Block:
         return [attempt for attempt in self.attempts if attempt.passed]
 
 
-def write_block(folder: Path, block: Block, plan: SynthesisPlan, frame: Frame) -> None:
-    """Write a block as two files, each atomically; the accepted rows come last and mark the block as done."""
-    for kind, rows in (("rejected", [a for a in block.attempts if not a.passed]), ("accepted", block.passed)):
-        write_atomically(_block_file(folder, kind, block.number), "".join(_line(row, plan, frame) for row in rows))
+def block_texts(block: Block, plan: SynthesisPlan, frame: Frame) -> dict[str, str]:
+    """The content of a block's two files."""
+    kinds = {"rejected": [a for a in block.attempts if not a.passed], "accepted": block.passed}
+    return {kind: "".join(_line(row, plan, frame) for row in rows) for kind, rows in kinds.items()}
+
+
+def write_block(folder: Path, number: int, texts: dict[str, str]) -> None:
+    """Write a block's files, each atomically; the accepted rows come last and mark the block as done."""
+    for kind, text in texts.items():
+        write_atomically(_block_file(folder, kind, number), text)
+
+
+def checksum(texts: Iterable[str]) -> str:
+    """The SHA-256 of a block's texts, for its line of metrics."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _block_file(folder: Path, kind: str, number: int) -> Path:
     return folder / kind / f"{number:05d}.jsonl"
 
 
-def read_block(folder: Path, number: int) -> list[dict[str, Any]] | None:
-    """All rows of a block in the order of their attempts; None if the block is not done."""
-    if not _block_file(folder, "accepted", number).is_file():
+def read_block(folder: Path, number: int, wanted: str | None = None) -> list[dict[str, Any]] | None:
+    """All rows of a block in the order of their attempts; None if the block is not done, or if its checksum is not
+    `wanted` (None: from before there were checksums)."""
+    files = {kind: _block_file(folder, kind, number) for kind in ("rejected", "accepted")}
+    if not all(file.is_file() for file in files.values()):
         return None
-    rows = [row for kind in ("accepted", "rejected") for row in _read(_block_file(folder, kind, number))]
+    try:
+        if wanted not in (None, checksum(file.read_text(encoding="utf-8") for file in files.values())):
+            return None
+        rows = [row for file in files.values() for row in _read(file)]
+    except ValueError:
+        return None
     return sorted(rows, key=lambda row: row["id"])
+
+
+def remove_blocks(folder: Path, first: int) -> bool:
+    """Remove the blocks from `first` on; returns whether there were rows that counted as accepted."""
+    found = False
+    for kind in ("accepted", "rejected"):
+        for file in (folder / kind).glob("*.jsonl"):
+            if int(file.stem) >= first:
+                file.unlink()
+                found |= kind == "accepted"
+    return found
 
 
 def read_rows(folder: Path, kind: Literal["accepted", "rejected"]) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """Synthesis: new inputs from demonstrations, answers by the teacher, filters, in blocks that survive a kill.
 
 Attempts are numbered. Everything about attempt n (demonstrations, prompt, the seeds of input and answer) follows from
-the stage's seed and n, and attempts are judged in that order. A block of attempts is written as `rejected/00007.jsonl`
-and then `accepted/00007.jsonl`, each complete or not at all; the second file marks the block as done. So a
-killed run resumes after the last block that is done, and ends with the rows of an uninterrupted one. The first block is
-small, and the last ones have only as many attempts as the missing rows need.
+the stage's seed and n, and attempts are judged in that order. A block of attempts is written as a line of metrics,
+with the checksum of its rows, then `rejected/00007.jsonl`, then `accepted/00007.jsonl`, each complete or not at all;
+the last file marks the block as done. So a killed run resumes after the last block that is done, a damaged block is
+made again, and the rows are those of an uninterrupted run. The first block is small, and the last ones have only as
+many attempts as the missing rows need.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from tutelage.common.checksums import read_sealed
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.metrics_log import MetricsFile, read_metrics
@@ -28,7 +30,18 @@ from tutelage.common.types import Message, Sample
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.sampling.sampler import Sampler
-from tutelage.synthesis.blocks import Attempt, Block, SynthesisPlan, answer_of, input_of, read_block, write_block
+from tutelage.synthesis.blocks import (
+    Attempt,
+    Block,
+    SynthesisPlan,
+    answer_of,
+    block_texts,
+    checksum,
+    input_of,
+    read_block,
+    remove_blocks,
+    write_block,
+)
 from tutelage.synthesis.counts import Counts
 from tutelage.synthesis.filters import FilterResult, Filters
 from tutelage.synthesis.prompts import Demonstration, Frame, chat_prompt, continuation_input, continuation_prompt
@@ -97,8 +110,7 @@ class Synthesis:
                     prepared = worker.submit(self._prepare, number, sum(counts.block_sizes))
                 if judged is not None:
                     block = self._sample_answers(judged.result())
-                    metrics = worker.submit(self._finish, block).result()
-                    log.write(metrics | {"seconds": time.monotonic() - began})
+                    metrics = worker.submit(self._finish, block, log.write, began).result()
                     counts.refuse_low_acceptance(self.folder)
                     if progress is not None:
                         progress.advance(metrics["accepted"], self._speed(accepted_before, began))
@@ -157,8 +169,8 @@ class Synthesis:
                 attempt.verdict = FilterResult("broken", "the answer has bytes that are no text")
         return block
 
-    def _finish(self, block: Block) -> dict[str, Any]:
-        """Judge the answers and write the block. Returns its line of metrics."""
+    def _finish(self, block: Block, log: Callable[[dict[str, Any]], None], began: float) -> dict[str, Any]:
+        """Judge the answers and write the block, its line of metrics first. Returns that line."""
         missing = self.counts.missing
         answered = [attempt for attempt in block.attempts if attempt.answer is not None]
         for attempt in answered:
@@ -167,16 +179,21 @@ class Synthesis:
             if attempt.passed and missing == 0:
                 attempt.verdict = FilterResult("surplus", "there were enough rows already")
             missing -= attempt.passed
-        write_block(self.folder, block, self.plan, self.frame)
-        self.counts.add([attempt.verdict.reason for attempt in block.attempts], len(answered))
-        return {
+        texts = block_texts(block, self.plan, self.frame)
+        metrics = {
             "step": block.number + 1,
             "attempts": len(block.attempts),
             "answered": len(answered),
             "accepted": len(block.passed),
             "sampled_tokens": block.sampled_tokens,
             "sampling_seconds": block.sampling_seconds,
+            "seconds": time.monotonic() - began,
+            "rows": checksum(texts.values()),
         }
+        log(metrics)
+        write_block(self.folder, block.number, texts)
+        self.counts.add([attempt.verdict.reason for attempt in block.attempts], len(answered))
+        return metrics
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
@@ -217,15 +234,23 @@ class Synthesis:
     # --- counts ------------------------------------------------------------------------------------------------------
 
     def _resume(self) -> int:
-        """Count and remember the blocks that are done. Returns the number of the next block."""
+        """Count and remember the blocks that are done, and remove those after a damaged one. Returns the number of the
+        next block."""
         number = 0
-        while (rows := read_block(self.folder, number)) is not None:
+        for line in read_sealed(self.folder / METRICS):
+            if line is None or line.get("step") != number + 1:
+                break
+            rows = read_block(self.folder, number, line.get("rows"))
+            if rows is None:
+                break
             answered = [row for row in rows if answer_of(row) is not None]
             for row in answered:
                 self.filters.remember(input_of(row, self.frame), row["id"])
             self.counts.block_sizes.append(len(rows))
             self.counts.add([row["verdict"]["reason"] for row in rows], len(answered))
             number += 1
+        if remove_blocks(self.folder, number):
+            print(f"{self.folder}: block {number} or its metrics are damaged; it is made again", flush=True)
         return number
 
     def _speed(self, accepted_before: int, began: float) -> str:

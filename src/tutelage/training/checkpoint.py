@@ -1,18 +1,25 @@
-"""The state of a training run on disk. A checkpoint folder appears complete or not at all; only the newest is kept."""
+"""The state of a training run on disk. A checkpoint folder appears complete or not at all; only the newest is kept.
+
+`state.pt` is a zip file, whose parts have checksums. `step.json` has its own, and `metrics.jsonl` holds the lines of
+the run's metrics up to the checkpoint.
+"""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tutelage.common.checksums import read_one, read_sealed, seal
 from tutelage.common.errors import TutelageError
+from tutelage.common.files import storage_problem, write_bytes_atomically
+from tutelage.common.run_folder import METRICS
 
 _PREFIX = "checkpoint-"
 
@@ -30,7 +37,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    target, partial = folder / f"{_PREFIX}{step:08d}", folder / f".{_PREFIX}{step:08d}"
+    target, partial = folder / _name(step), folder / f".{_name(step)}"
     tensors = _tensors(weights) + _tensors(moments)
     needed = sum(t.numel() * t.element_size() for t in tensors)
     free = shutil.disk_usage(folder).free
@@ -41,41 +48,55 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
         partial.mkdir()
         # Tensors only; loading uses weights_only, which runs no code.
         torch.save({"model": weights, "optimizer": moments, "rng": _rng_state()}, partial / "state.pt")
-        (partial / "step.json").write_text(json.dumps({"step": step, "run": run}))
-        _sync(partial / "state.pt")
+        (partial / "step.json").write_text(seal({"step": step, "run": run}))
+        metrics = folder.parent / METRICS
+        if metrics.is_file():
+            shutil.copyfile(metrics, partial / METRICS)
+        _sync(partial)
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one
         partial.rename(target)
     except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(folder).free
         shutil.rmtree(partial, ignore_errors=True)
-        # torch's writer raises a RuntimeError without a reason for a failed write, so look at the free space.
-        if (error.errno == errno.ENOSPC) if isinstance(error, OSError) else free < 0.05 * needed:
-            raise TutelageError(_no_space(folder, needed, free)) from error
-        raise
-    for old in _complete(folder)[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+        problem = storage_problem(error)
+        if problem is None:
+            raise
+        raise TutelageError(f"no checkpoint can be written in {folder}: {problem}") from error
+    for old in _complete(folder):
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def latest_checkpoint(folder: Path, run: str) -> tuple[Path, int] | None:
     """The folder of the newest complete checkpoint and its step, or None. `run`: the run's fingerprint.
 
-    Raises TutelageError when it belongs to another run: resuming from it would mix two experiments.
+    A damaged one is named and passed over. Raises TutelageError when it belongs to another run: resuming from it would
+    mix two experiments.
     """
-    found = _complete(folder)
-    if not found:
-        return None
-    state = json.loads((found[-1] / "step.json").read_text())
-    if state["run"] != run:
-        raise TutelageError(
-            f"{found[-1]} belongs to a run with another configuration (fingerprint {state['run']}, this run is {run}): "
-            f"delete the folder or choose another output folder"
-        )
-    return found[-1], int(state["step"])
+    for path in reversed(_complete(folder)):
+        state = read_one(path / "step.json")
+        problem = "step.json" if state is None or _name(state["step"]) != path.name else _damage(path, state["step"])
+        if problem:
+            print(f"{path} is not used, since its {problem} is damaged", flush=True)
+            continue
+        assert state is not None
+        if state["run"] != run:
+            raise TutelageError(
+                f"{path} belongs to a run with another configuration (fingerprint {state['run']}, this run is {run}): "
+                f"delete the folder or choose another output folder"
+            )
+        return path, int(state["step"])
+    return None
 
 
 def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
-    """Restore, on every rank, the weights, optimizer state and RNG state that `save_checkpoint` wrote to `path`."""
+    """Restore, on every rank, the weights, optimizer state and RNG state that `save_checkpoint` wrote to `path`.
+
+    The first rank also puts the run's metrics back as they were.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
+    if (path / METRICS).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+        write_bytes_atomically(path.parents[1] / METRICS, (path / METRICS).read_bytes())
     shared = torch.distributed.is_initialized()  # ranks on one machine then share the file's pages
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
     set_state_dict(
@@ -93,6 +114,25 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a run whose result is written."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
+
+
+def _damage(path: Path, step: int) -> str | None:
+    """The first file of a checkpoint that is not as it was written; None if they are whole."""
+    try:
+        with zipfile.ZipFile(path / "state.pt") as state:
+            broken = state.testzip() is not None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
+        broken = True
+    if broken:
+        return "state.pt"
+    lines = read_sealed(path / METRICS)
+    if (path / METRICS).is_file() and [line and line.get("step") for line in lines] != [*range(1, step + 1)]:
+        return METRICS
+    return None
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -121,10 +161,11 @@ def _no_space(folder: Path, needed: int, free: int) -> str:
     )
 
 
-def _sync(path: Path) -> None:
+def _sync(folder: Path) -> None:
     """Flush to disk before the rename: after a power cut a renamed checkpoint must not be without content."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -6,13 +6,13 @@ nor on the number of ranks, nor on where a run was interrupted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from tutelage.common.checksums import read_one, seal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.hashing import keyed_integer, keyed_uniform
@@ -120,8 +120,8 @@ def with_response(example: TokenSequence, sample: Sample, max_length: int, autho
 def _read_pending(pending: Path | None, keys: list[list[int]]) -> list[Sample] | None:
     if pending is None or not pending.is_file():
         return None
-    saved = json.loads(pending.read_text())
-    if saved["keys"] != keys:
+    saved = read_one(pending)
+    if saved is None or saved["keys"] != keys:
         return None
     return [Sample(tuple(s["tokens"]), tuple(s["logprobs"]), s["finished"]) for s in saved["samples"]]
 
@@ -130,4 +130,4 @@ def _write_pending(pending: Path | None, keys: list[list[int]], samples: list[Sa
     if pending is None:
         return
     content = {"keys": keys, "samples": [vars(s) for s in samples]}
-    write_atomically(pending, json.dumps(content))
+    write_atomically(pending, seal(content))

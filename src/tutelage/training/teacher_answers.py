@@ -9,17 +9,19 @@ does. An answer says how many messages it answers, and is trained on after exact
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tutelage.common.checksums import read_sealed, seal
+from tutelage.common.files import write_bytes_atomically
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.progress import Progress
 from tutelage.common.types import Conversation, Message, Sample, TokenSequence
@@ -62,9 +64,12 @@ def write_answers(
     `questions`: the messages to answer, by row. Returns all answers, in the order of `questions`.
     """
     path = folder / FILE
+    wanted = [(row, k) for row in questions for k in range(samples_per_prompt)]
     done = read_answers(folder)
-    _keep_whole_lines(path, len(done))
-    todo = [(row, k) for row in questions for k in range(samples_per_prompt)][len(done) :]
+    if [(answer.row, answer.number) for answer in done] != wanted[: len(done)]:
+        done = []
+    _keep_lines(path, len(done))
+    todo = wanted[len(done) :]
     if progress is not None:
         progress.restore(len(done))
     size = sampling.batch_size * _BATCHES
@@ -85,7 +90,7 @@ def write_answers(
                 text, count = template.decode(sample.tokens), len(questions[row])
                 whole = template.is_text(sample.tokens, sample.finished)
                 done.append(Answer(row, k, count, sample.tokens, text, sample.finished, whole))
-                file.write(json.dumps(vars(done[-1]), ensure_ascii=False) + "\n")
+                file.write(seal(vars(done[-1]), ensure_ascii=False))
             file.flush()
             os.fsync(file.fileno())
             if progress is not None:
@@ -94,9 +99,9 @@ def write_answers(
 
 
 def read_answers(folder: Path) -> list[Answer]:
-    """The answers in `folder`, none if there is no file; an incomplete last line is ignored."""
-    answers = [Answer(**line) for line in _lines(folder / FILE)]
-    return [replace(answer, tokens=tuple(answer.tokens)) for answer in answers]
+    """The answers in `folder` up to the first line that is cut or damaged, none if there is no file."""
+    lines = takewhile(lambda line: line is not None, read_sealed(folder / FILE))
+    return [Answer(**line | {"tokens": tuple(line["tokens"])}) for line in lines if line is not None]
 
 
 def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -172,20 +177,10 @@ def retokenise(
     return out
 
 
-def _keep_whole_lines(path: Path, count: int) -> None:
-    """Truncate the file after `count` lines: a kill may have left an incomplete one."""
-    if path.is_file():
-        with path.open("rb+") as file:
-            for _ in range(count):
-                file.readline()
-            file.truncate(file.tell())
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            yield json.loads(line)
+def _keep_lines(path: Path, count: int) -> None:
+    """Keep the first `count` lines of the file: a kill may have left an incomplete one, the disk a damaged one."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    if len(lines) != count + 1 or lines[-1]:
+        if len(lines) > count + 1:
+            print(f"{path}: goes on after line {count}, since the next one is cut or damaged", flush=True)
+        write_bytes_atomically(path, b"".join(line + b"\n" for line in lines[:count]))

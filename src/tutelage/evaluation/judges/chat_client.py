@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from tutelage.common.checksums import seal, unseal
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
@@ -56,7 +57,7 @@ class _Refused(Exception):
 
 
 class AnswerCache:
-    """An append-only file of answers by the hash of their request. A cut line, from a killed run, is ignored."""
+    """An append-only file of answers by the hash of their request. A cut or damaged line is ignored."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / CACHE_FILE
@@ -66,14 +67,14 @@ class AnswerCache:
         content = self.path.read_bytes() if self.path.exists() else b""
         for line in content.split(b"\n"):
             try:
-                row = json.loads(line)
+                row = unseal(line.decode())
                 self.answers[row["key"]] = str(row["text"])
             except (ValueError, KeyError, TypeError):
                 continue  # that question is asked again
         self._ends_in_cut_line = bool(content) and not content.endswith(b"\n")
 
     def add(self, key: str, model: str, text: str) -> None:
-        line = json.dumps({"key": key, "model": model, "text": text}) + "\n"
+        line = seal({"key": key, "model": model, "text": text})
         with self._lock:
             # one write per line, so that lines of two processes that share the file do not mix
             with self.path.open("ab", buffering=0) as handle:

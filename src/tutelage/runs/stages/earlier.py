@@ -45,6 +45,8 @@ def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str,
         if not (before / RESPONSES_FILE).is_file():
             continue
         try:
+            if run_folder.is_done(folder):
+                run_folder.check(folder)
             kept = kept_replies(before)
         except TutelageError as error:
             if not (inner / RESPONSES_FILE).is_file():
@@ -104,6 +106,7 @@ def _rescore_run(inner: Path, data_dir: Path | None, judge: JudgeEndpoint | None
     old = inner.parents[1]
     if not run_folder.is_done(old):
         raise TutelageError("not finished; the run goes on by itself")
+    run_folder.check(old)
     config = run_folder.read_json(old, run_folder.CONFIG)
     before, mark = run_folder.read_json(old, run_folder.RESULT), str(config["fingerprint"])
     bench = BENCHMARKS.get(inner.name)
@@ -122,7 +125,7 @@ def _rescore_run(inner: Path, data_dir: Path | None, judge: JudgeEndpoint | None
     if (old / run_folder.ENVIRONMENT).is_file():
         shutil.copy2(old / run_folder.ENVIRONMENT, new / run_folder.ENVIRONMENT)
     own = {key: before[key] for key in ("model", "seed", "seconds") if key in before}
-    run_folder.write_json(new, run_folder.RESULT, before | found.result | own | {"fingerprint": new_mark})
+    run_folder.finish(new, before | found.result | own | {"fingerprint": new_mark})
     return _change(before, found)
 
 
