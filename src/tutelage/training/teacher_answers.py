@@ -101,7 +101,8 @@ def write_answers(
 def read_answers(folder: Path) -> list[Answer]:
     """The answers in `folder` up to the first line that is cut or damaged, none if there is no file."""
     lines = takewhile(lambda line: line is not None, read_sealed(folder / FILE))
-    return [Answer(**line | {"tokens": tuple(line["tokens"])}) for line in lines if line is not None]
+    answers = [Answer(**line) for line in lines if line is not None]
+    return [replace(answer, tokens=tuple(answer.tokens)) for answer in answers]
 
 
 def answer_summary(answers: Sequence[Answer]) -> dict[str, Any]:
