@@ -232,7 +232,7 @@ def rescore(
     judge_decision: JudgeDecision = None,
     debug: Debug = False,
 ) -> None:
-    """Score kept replies to benchmarks by today's reading, and by a judge or COMET that was not there before.
+    """Score kept replies to benchmarks and tasks by today's reading, and by a judge or COMET that was not there before.
 
     No model is loaded, and what is up to date stays as it is.
 

@@ -13,7 +13,7 @@ from tutelage.common.hashing import example_seed
 from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.metrics import ADVICE, SCORERS, Score
 from tutelage.evaluation.readers.thoughts import NO_ANSWER, ReplyText, answer_of, read_reply, unended_notice
-from tutelage.evaluation.records import ExampleRecord
+from tutelage.evaluation.records import ExampleRecord, summarise
 from tutelage.models.limits import refuse_unknown_token
 from tutelage.recipe.sections import TaskConfig
 
@@ -159,6 +159,15 @@ def score_response(
         finished=finished,
         tokens=tokens,
     )
+
+
+def task_result(
+    task_name: str, subject: str, seed: int, task: TaskConfig, records: Sequence[ExampleRecord]
+) -> dict[str, Any]:
+    """The result of a task: its metrics, counts and notices. `subject`: the model's name."""
+    metrics = list(task.metrics)
+    result = summarise(records, metrics, task.headline_metric, task=task_name, model=subject, seed=seed)
+    return result | about_replies(task_name, subject, task, records)
 
 
 def about_replies(task_name: str, subject: str, task: TaskConfig, records: Sequence[ExampleRecord]) -> dict[str, Any]:

@@ -8,15 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_bytes_atomically
+from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET
 from tutelage.evaluation.benchmarks.base import Benchmark
 from tutelage.evaluation.judges.comet import comet_ready
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
+from tutelage.evaluation.records import read_records, write_records
 from tutelage.evaluation.replies import Evaluation, write_evaluation
 from tutelage.evaluation.rescore import kept_replies, rescore
 from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE, SPEED_FILE, SUMMARY_FILE, table_3
+from tutelage.evaluation.tasks import score_response, task_result
+from tutelage.recipe.base import first_message
+from tutelage.recipe.sections import TaskConfig
 from tutelage.runs.fingerprints import sampling_of
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str,
 
 
 def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Iterator[str]:
-    """Score all kept replies to benchmarks under `root` by today's reading; yields one line per evaluation.
+    """Score all kept replies under `root`, to benchmarks and to tasks of recipes, by today's reading; yields a line each.
 
     `judge` is asked about replies to InFoBench that it has not judged, COMET about those to FLORES, once it is set up.
     A run gets a new folder, which plans find; the old one stays. In a folder of `tutelage evaluate --out`, the old
@@ -72,7 +80,8 @@ def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint 
     holds no replies.
     """
     files = sorted(root.rglob(RESPONSES_FILE))
-    if not files:
+    tasks = [path.parent for path in sorted(root.glob(f"*/{run_folder.CONFIG}")) if _answers_a_task(path.parent)]
+    if not files and not tasks:
         raise TutelageError(f"{root}: holds no kept replies ({RESPONSES_FILE}); give a folder of runs or of scores")
     for file in files:
         folder = file.parent
@@ -83,6 +92,16 @@ def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint 
             yield f"{shown}: {again(folder, data_dir, judge)}"
         except TutelageError as error:
             yield f"{shown}: skipped: {error}"
+    for folder in tasks:
+        try:
+            yield f"{folder.name}: {_rescore_task(folder)}"
+        except TutelageError as error:
+            yield f"{folder.name}: skipped: {error}"
+
+
+def _answers_a_task(folder: Path) -> bool:
+    """Whether the folder holds a finished evaluation on a task of a recipe."""
+    return run_folder.is_done(folder) and run_folder.read_json(folder, run_folder.CONFIG).get("kind") == "evaluate"
 
 
 def _scoring(before: dict[str, Any], bench: Benchmark, judge: JudgeEndpoint | None) -> str:
@@ -127,6 +146,38 @@ def _rescore_run(inner: Path, data_dir: Path | None, judge: JudgeEndpoint | None
     own = {key: before[key] for key in ("model", "seed", "seconds") if key in before}
     run_folder.finish(new, before | found.result | own | {"fingerprint": new_mark})
     return _change(before, found)
+
+
+def _rescore_task(old: Path) -> str:
+    """An evaluation's records hold all that its metrics need: what was answered, and the references."""
+    run_folder.check(old)
+    config = run_folder.read_json(old, run_folder.CONFIG)
+    before, mark = run_folder.read_json(old, run_folder.RESULT), str(config["fingerprint"])
+    new_mark = f"{sampling_of(mark)}_{reading_fingerprint('tutelage.evaluation.tasks')}"
+    new = old.with_name(old.name.removesuffix(mark) + new_mark)
+    if run_folder.is_done(new):
+        return "scored by today's reading" if new == old else f"scored by today's reading in {new.name}"
+    try:
+        task = TaskConfig(**config["spec"])
+    except ValidationError as error:
+        raise TutelageError(f"its task is of another version: {first_message(error)}; run it again") from None
+    records = [
+        score_response(
+            Conversation(one.id, (Message("user", one.prompt),), one.references, old.name),
+            one.response,
+            task.metrics,
+            finished=one.finished,
+            tokens=one.tokens,
+        )
+        for one in read_records(old)
+    ]
+    result = task_result(str(before["task"]), str(before["model"]), int(before["seed"]), task, records)
+    write_records(new, records)
+    run_folder.write_json(new, run_folder.CONFIG, config | {"fingerprint": new_mark})
+    if (old / run_folder.ENVIRONMENT).is_file():
+        shutil.copy2(old / run_folder.ENVIRONMENT, new / run_folder.ENVIRONMENT)
+    run_folder.finish(new, before | result | {"fingerprint": new_mark})
+    return _change(before, Evaluation(result, records))
 
 
 def _rescore_in_place(folder: Path, data_dir: Path | None, judge: JudgeEndpoint | None) -> str:

@@ -13,8 +13,8 @@ from tutelage.common.progress import progress
 from tutelage.common.types import Conversation
 from tutelage.data.dataset import load_dataset
 from tutelage.data.encode_rows import prompt_notes
-from tutelage.evaluation.records import ExampleRecord, read_records, summarise, write_records
-from tutelage.evaluation.tasks import about_replies, evaluate_generation, lead_1_records, score_response
+from tutelage.evaluation.records import ExampleRecord, read_records, write_records
+from tutelage.evaluation.tasks import evaluate_generation, lead_1_records, score_response, task_result
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import TaskConfig
 from tutelage.runs.run import Run
@@ -53,12 +53,10 @@ def evaluate(run: Run) -> dict[str, Any]:
                 run.task, task, data.conversations, loaded.template, sampler, run.seed, advance, loaded
             )
     write_records(run.folder, records)
-    about = about_replies(run.task, run.subject, task, records)
-    for notice in about["notices"]:
+    result = task_result(run.task, run.subject, run.seed, task, records)
+    for notice in result["notices"]:
         print(f"note: {notice}", flush=True)
-    metrics = list(task.metrics)
-    result = summarise(records, metrics, task.headline_metric, task=run.task, model=run.subject, seed=run.seed)
-    return result | about
+    return result
 
 
 def _answers_of_an_earlier_reading(run: Run, rows: Sequence[Conversation]) -> list[ExampleRecord] | None:
