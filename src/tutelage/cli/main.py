@@ -26,6 +26,7 @@ from tutelage.cli.options import (
     RunsFolder,
     judge_from,
     no_url,
+    print_markdown,
 )
 from tutelage.cli.study import note_elsewhere, study
 
@@ -287,7 +288,9 @@ def schema() -> None:
 
 def _show(page: Path) -> None:
     """Print the table beside a recipe's page, and where the page is."""
-    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\nReport: {page}")
+    print()
+    print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
+    print(f"\nReport: {page}")
 
 
 def _deliver(results: RecipeResults, runs: Path, command: Sequence[str]) -> None:
