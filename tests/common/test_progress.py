@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from pathlib import Path
 
@@ -75,3 +77,18 @@ def test_units_of_an_earlier_call_do_not_count_for_the_time_left(capsys: pytest.
         now[0] = 30.0
         bar.advance(15)
     assert capsys.readouterr().err == "rows: 4515/5000  about 970 s left\n"
+
+
+@pytest.mark.parametrize(("width", "note"), [(40, False), (79, False), (80, True), (120, True)])
+def test_a_bar_shows_count_and_time_left_in_every_terminal(width: int, note: bool, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    for name, value in (("COLUMNS", str(width)), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    with progress("sft_again (seed 0)", 30) as bar:
+        bar.advance(29, note="loss 0.0439, 16 tokens/s")
+        bar._bar.refresh()
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"sft_again \(seed 0\).* 29/30 .*left (-:--:--|\d:\d\d:\d\d)", written)
+    assert ("loss 0.0439, 16 tokens/s" in written) == note

@@ -27,6 +27,7 @@ from tutelage.cli.options import (
     RunsFolder,
     judge_from,
     no_url,
+    print_markdown,
 )
 from tutelage.cli.study import note_elsewhere, study
 
@@ -289,8 +290,9 @@ def schema() -> None:
 
 def _show(page: Path, notices: Sequence[str]) -> None:
     """Print the table beside a recipe's page, the notices, and where the page is."""
-    lines = [f"note: {notice}\n" for notice in notices]
-    print(f"\n{(page.parent / 'table.md').read_text().strip()}\n\n{''.join(lines)}Report: {page}")
+    print()
+    print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
+    print("".join(f"\nnote: {notice}" for notice in notices) + f"\nReport: {page}")
 
 
 def _deliver(results: RecipeResults, runs: Path, command: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def export(
     public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model as a folder for transformers and vLLM, with its card; on request as GGUF, and to the hub.
+    """Write a model as a folder for transformers and others, with its card; on request as GGUF, and to the hub.
 
     tutelage export models/mine-gkd --out exports/mine-gkd --dtype bfloat16
 

@@ -1,9 +1,11 @@
-"""Options that several commands have."""
+"""What several commands have: options, and how tables are printed."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -17,6 +19,17 @@ def no_url(place: Path) -> Path:
     if re.match(r"\w+:/", str(place)):
         raise typer.BadParameter("a URL works for studies only (tutelage study run): give a folder")
     return place
+
+
+def print_markdown(text: str) -> None:
+    """Print Markdown: its tables drawn in a terminal with room for them, else as it is."""
+    if not sys.stdout.isatty() or get_terminal_size().columns < 60:
+        print(text)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))
 
 
 RunsFolder = Annotated[

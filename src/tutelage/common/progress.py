@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+WIDE = 80  # columns of a terminal from which on there is room for a bar and a note
+
 
 class Progress:
     """A bar with the time left in a terminal; in logs at most one line per `interval` seconds.
@@ -25,16 +27,14 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            what, count, left = TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("left")
+            if console.width < WIDE:  # all columns would be cut short, the numbers too
+                columns: tuple[Any, ...] = (what, count, left, TimeRemainingColumn())
+            else:
+                note = TextColumn("{task.fields[note]}")
+                columns = (what, BarColumn(), count, note, TimeElapsedColumn(), left, TimeRemainingColumn())
+            self._bar = Bar(*columns, console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
 

@@ -1,4 +1,4 @@
-"""A model as a folder for transformers, vLLM and others; on the hub; and as a GGUF file for llama.cpp."""
+"""A model as a folder for transformers and others; on the hub; and as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
