@@ -223,3 +223,32 @@ def test_answers_to_a_recipes_task_are_scored_again(workshop: Workshop, monkeypa
     result = do_run(new)
     assert result["metrics"] == before["metrics"]
     assert read_records(new.folder) == read_records(run.folder)
+
+
+def test_answers_to_a_recipes_task_are_scored_again_and_the_report_says_that_they_are_to_be(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = workshop.write(stages=[{"name": "scores", "kind": "evaluate", "models": ["base"], "tasks": ["test"]}])
+    with monkeypatch.context() as patch:
+        with_old_reading(patch)
+        assert main(["run", str(recipe), "--runs", str(workshop.runs)]) in (None, 0)
+    (old,) = workshop.runs.glob("base-on-test-s0-*")
+    (old / "checksums.json").unlink(missing_ok=True)
+    rows = [unseal(line) for line in (old / "examples.jsonl").read_text().splitlines()]
+    answers = [row | {"response": row["references"][0], "scores": {"rouge_l": 0.0}} for row in rows]
+    (old / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    report = ["report", str(recipe), "--runs", str(workshop.runs), "--out", str(workshop.folder / "report")]
+    main(report)
+    assert (
+        f"1 evaluations are scored by an earlier reading, and count as missing: `tutelage rescore {workshop.runs}`"
+        in (capsys.readouterr().out)
+    )
+    without_models(monkeypatch)
+    main(["rescore", str(workshop.runs)])
+    assert "test rouge_l" in capsys.readouterr().out
+    main(report)
+    out = capsys.readouterr().out
+    assert "earlier reading" not in out
+    assert "100.0" in out
+    main(["rescore", str(workshop.runs)])
+    assert capsys.readouterr().out.count("scored by today's reading") == 2  # the old folder stays

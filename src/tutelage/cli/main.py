@@ -150,6 +150,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     """Report the study's cells in `place`, a folder or URL."""
     from tutelage.report.study.losses import training_logs
     from tutelage.report.study.page import write_study_report
+    from tutelage.runs.stages.earlier import reading_note
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.plan import cells
@@ -159,6 +160,8 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     note_elsewhere(planned.elsewhere)
     for notice in planned.absent:
         print(f"note: what uses these data cannot be found without them: {notice}", file=sys.stderr)
+    for notice in reading_note(planned.runs):
+        print(f"note: {notice}", file=sys.stderr)
     logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)
     report = write_study_report(planned.config.name, cells(planned, runs), out, text, logs)
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")

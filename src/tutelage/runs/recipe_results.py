@@ -20,6 +20,7 @@ from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
+from tutelage.runs.stages.earlier import reading_note
 
 PLAIN_LABELS = {"lead_1": "lead-1 (first utterance)", "teacher": "Teacher", "base": "Base student"}
 
@@ -139,7 +140,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
         planned=len(search.expected()) if search.open else len(runs),
-        notices=tuple(dict.fromkeys(notice for _, _, run in planned for notice in _notices(run))),
+        notices=(*reading_note(runs), *dict.fromkeys(notice for _, _, run in planned for notice in _notices(run))),
         elsewhere=elsewhere,
     )
 

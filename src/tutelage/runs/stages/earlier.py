@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,17 @@ def earlier_folders(run: Run) -> list[Path]:
     return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name), reverse=True)
 
 
+def reading_note(runs: Iterable[Run]) -> list[str]:
+    """A line for evaluations that are there, and were scored by an earlier reading alone; none where there are none."""
+    old = [run for run in runs if not run.done and any(run_folder.is_done(one) for one in earlier_folders(run))]
+    if not old:
+        return []
+    root = old[0].folder.parent
+    return [
+        f"{len(old)} evaluations were scored by an earlier reading, and count as missing: `tutelage rescore {root}`"
+    ]
+
+
 def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str, Any] | None:
     """Score the replies of an earlier run of the benchmark `task` again, into `run`'s folder; returns the result.
 
@@ -72,7 +83,7 @@ def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str,
 
 
 def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint | None = None) -> Iterator[str]:
-    """Score all kept replies under `root`, to benchmarks and to tasks of recipes, by today's reading; yields a line each.
+    """Score all kept replies under `root`, to benchmarks and to tasks, by today's reading; yields lines about them.
 
     `judge` is asked about replies to InFoBench that it has not judged, COMET about those to FLORES, once it is set up.
     A run gets a new folder, which plans find; the old one stays. In a folder of `tutelage evaluate --out`, the old
