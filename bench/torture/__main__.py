@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -96,8 +97,8 @@ def parse() -> argparse.Namespace:
 
 
 def lane(part_of: int, options: argparse.Namespace, hub: Hub) -> tuple[list[Row], list[str]]:
-    """Do every second row (the hub's in the first lane, whose server it needs), in a folder of its own. Returns the rows
-    in their order, and the names of those for which there was no time."""
+    """Do every second row (the hub's in the first lane, which has its server), in a folder of its own. Returns the rows
+    and the names of those for which there was no time."""
     folder, began = Path(tempfile.mkdtemp(prefix="torture-")), time.monotonic()
     os.environ |= {"TUTELAGE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub")}
     _use_hub_cache(folder / "hub" / "hub")
@@ -163,8 +164,9 @@ def main() -> None:
     rows = sorted([*rows, *(Row(**row) for row in theirs)], key=lambda row: row.place)
     late += too_late
     show(rows)
-    print(f"{sum(row.kills for row in rows)} kills, {sum(row.faults for row in rows)} faults, "
-          f"{sum(len(row.losses) for row in rows)} losses in {(time.monotonic() - began) / 60:.1f} minutes")  # fmt: skip
+    killed, faults, lost = (sum(x) for x in zip(*((r.kills, r.faults, len(r.losses)) for r in rows), strict=True))
+    minutes = (time.monotonic() - began) / 60
+    print(f"{killed} kills, {faults} faults, {lost or 'no'} losses in {minutes:.1f} minutes")
     for name in late:
         print(f"{name}: not done, {options.minutes:g} minutes were over")
     if options.json:
