@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -27,6 +30,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from bench.torture.machine import Row
 from bench.torture.outside import Hub
+
+LANES = 2  # rows at the same time, one per core
+IMPORTED = ("tutelage.training.trainer", "tutelage.sampling.engine", "tutelage.runs.do_run",
+            "tutelage.report.recipe.page", "tutelage.study.run_study", "huggingface_hub")  # fmt: skip
 
 
 def parts(
@@ -42,13 +49,13 @@ def parts(
     loads = Loads(folder)
     loads.prepare()
     fork_workers()
-    count = 3 if options.short else options.kills
+    count = 1 if options.short else options.kills
     out: dict[str, Callable[[Random], Row]] = {}
     for name in ("training", "seqkd", "synthesis", "evaluation", "search", "study"):
         out[f"kills-{name}"] = lambda chance, name=name: kills(name, loads, chance, count)
     disk = Disk(folder / "disk")
     closing.callback(disk.close)
-    small, few = Loads(folder, disk.folder / "runs"), 2 if options.short else 10
+    small, few = Loads(folder, disk.folder / "runs"), 1 if options.short else 6
     for name in ("training", "synthesis", "evaluation"):
         out[f"disk-{name}"] = lambda chance, name=name: disk_full(name, small, disk, chance, few)
     out["disk-report"] = lambda chance: report_full(loads, disk, chance, few)
@@ -56,13 +63,13 @@ def parts(
         out[f"read-only-{name}"] = lambda chance, name=name: read_only(name, loads, chance, few)
     for name in STOPPED:
         out[f"damage-{name}"] = lambda chance, name=name: stopped(name, loads, chance, 2 * few)
-    out["damage-finished"] = lambda chance: finished(loads, chance, 3 * few)
+    out["damage-finished"] = lambda chance: finished(loads, chance, 4 * few)
     for name in ("training", "synthesis", "evaluation"):
         out[f"clocks-{name}"] = lambda chance, name=name: clocks(name, loads, chance, few)
     for name in ("training", "evaluation", "study"):
-        out[f"two-{name}"] = lambda chance, name=name: two(name, loads, chance, max(2, few // 2))
-    out["judge"] = lambda chance: judge(folder, chance, 10 * few)
-    out["hub"] = lambda chance: hub_row(hub, loads, chance, few + 1)
+        out[f"two-{name}"] = lambda chance, name=name: two(name, loads, chance, max(1, few // 2))
+    out["judge"] = lambda chance: judge(folder, chance, 20 * few)
+    out["hub"] = lambda chance: hub_row(hub, loads, chance, 2 * few)
     return out
 
 
@@ -89,34 +96,77 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    options = parse()
-    folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    hub = Hub()
-    os.environ |= {"TUTELAGE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub"), "HF_ENDPOINT": hub.url}
-    os.environ |= {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_DISABLE_XET": "1"}
-    os.environ.pop("HF_HUB_OFFLINE", None)
-    began, rows, late = time.monotonic(), [], []
-    import torch
-
-    torch.set_num_threads(1)
-    for module in ("trainer", "..sampling.engine", "..runs.do_run", "..report.recipe.page", "..study.run_study"):
-        __import__("importlib").import_module(module if module[0] == "." else f".{module}", "tutelage.training")
+def lane(part_of: int, options: argparse.Namespace, hub: Hub) -> tuple[list[Row], list[str]]:
+    """Do every second row (the hub's in the first lane, which has its server), in a folder of its own. Returns the rows
+    and the names of those for which there was no time."""
+    folder, began = Path(tempfile.mkdtemp(prefix="torture-")), time.monotonic()
+    os.environ |= {"TUTELAGE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub")}
+    _use_hub_cache(folder / "hub" / "hub")
+    rows: list[Row] = []
+    late: list[str] = []
     with contextlib.ExitStack() as closing:
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
-        for name, part in parts(folder, options, hub, closing).items():
-            if options.only and not any(name.startswith(one) for one in options.only):
-                continue
-            if time.monotonic() - began > 60 * options.minutes:
-                late.append(name)
+        every = parts(folder, options, hub, closing)
+        names = [name for name in every if not options.only or any(name.startswith(one) for one in options.only)]
+        for place, name in enumerate(names):
+            if (0 if name == "hub" else place % LANES) != part_of:
                 continue
             start = time.monotonic()
-            row = part(Random(f"{options.seed} {name}"))
-            row.seconds = time.monotonic() - start
+            if start - began > 60 * options.minutes:
+                late.append(name)
+                continue
+            row = every[name](Random(f"{options.seed} {name}"))
+            row.place, row.seconds = list(every).index(name), time.monotonic() - start
             rows.append(row)
             print(f"{name}: {row.faults} faults, {row.kills} kills, {row.seconds:.0f} s, losses: "
                   f"{'; '.join(row.losses) or 'none'}", file=sys.stderr, flush=True)  # fmt: skip
+    return rows, late
+
+
+def _use_hub_cache(folder: Path) -> None:
+    from huggingface_hub import constants
+
+    constants.HF_HUB_CACHE = str(folder)
+
+
+def other_lane(options: argparse.Namespace, hub: Hub, out: Path) -> int:
+    """Start the second lane as a fork, which writes its rows to a file; returns its id."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        rows, late = lane(1, options, hub)
+        out.write_text(json.dumps([[vars(row) for row in rows], late]))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    options, hub, began = parse(), Hub(), time.monotonic()
+    os.environ |= {"HF_ENDPOINT": hub.url, "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    import torch
+
+    torch.set_num_threads(1)
+    for module in IMPORTED:
+        import_module(module)
+    with tempfile.TemporaryDirectory() as place:
+        second = other_lane(options, hub, Path(place) / "rows.json")
+        rows, late = lane(0, options, hub)
+        if os.waitpid(second, 0)[1]:
+            raise SystemExit("the second lane failed")
+        theirs, too_late = json.loads((Path(place) / "rows.json").read_text())
+    rows = sorted([*rows, *(Row(**row) for row in theirs)], key=lambda row: row.place)
+    late += too_late
     show(rows)
+    killed, faults, lost = (sum(x) for x in zip(*((r.kills, r.faults, len(r.losses)) for r in rows), strict=True))
+    minutes = (time.monotonic() - began) / 60
+    print(f"{killed} kills, {faults} faults, {lost or 'no'} losses in {minutes:.1f} minutes")
     for name in late:
         print(f"{name}: not done, {options.minutes:g} minutes were over")
     if options.json:

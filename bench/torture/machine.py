@@ -35,6 +35,7 @@ class Row:
     losses: list[str] = field(default_factory=list)
     seconds: float = 0.0
     note: str = ""
+    place: int = 0  # in the table
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,6 @@ def judge(folder: Path, chance: Random, count: int) -> Row:
         sends(200, {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}),
         sends(200, completion(None)),
         sends(200, completion("", "length")),
-        sends(200, completion("x" * (8 << 20))),
         sends(200, b"\x00" * (8 << 20)),
         sends(200, []),
         sends(200, "YES"),
@@ -111,7 +110,7 @@ def judge(folder: Path, chance: Random, count: int) -> Row:
         endpoint, place = Endpoint(), folder / f"judge-{row.faults}"
         chosen = {n: chance.choice(ways) for n in chance.sample(range(20), chance.randint(2, 18))}
         endpoint.misbehave = chosen
-        asked = JudgeEndpoint(url=endpoint.url, model="j", timeout=0.3, retries=2, concurrency=3, folder=place)
+        asked = JudgeEndpoint(url=endpoint.url, model="j", timeout=0.3, retries=2, concurrency=3, cache_folder=place)
         for kind in ("bad", "good"):
             try:
                 found = judge_questions(asked, items)
@@ -227,9 +226,12 @@ def hub_row(hub: Hub, loads: Loads, chance: Random, count: int) -> Row:
         load.begin()
         shutil.rmtree(cache, ignore_errors=True)
         hub.misbehave = way
-        problem = load.run().ended(limit=60).problem(may_fail=True)
+        ended = load.run().ended(limit=60)
+        problem = ended.problem(may_fail=True)
         row.losses += [f"hub: {problem}"] if problem else []
         hub.misbehave = lambda handler: False
         row.faults += 1
+        if f"remove {cache}" in ended.line:
+            shutil.rmtree(cache)
         load.finish(row)
     return row

@@ -58,7 +58,7 @@ def disk_full(name: str, loads: Loads, disk: Disk, chance: Random, count: int) -
     row = Row(f"disk full: {name}", note="" if disk.mounted else BY_LIMIT)
     while row.faults < count:
         load.begin()
-        size = int(most * chance.uniform(0.02, 0.6))
+        size = used(disk.folder) + int(most * chance.uniform(0.02, 0.6))
         for _ in range(6):
             disk.resize(size)
             ended = load.run(disk.limit).ended()

@@ -184,16 +184,23 @@ def _tokenizer_folder(folder: str) -> str:
 def _from_pretrained(auto_class: str, source: str | Path, config: ModelConfig, **options: Any) -> Any:
     """`transformers.<auto_class>.from_pretrained`, with its errors as one line."""
     import transformers
-    from safetensors import SafetensorError
 
     with without_progress_bars():
         try:
             return getattr(transformers, auto_class).from_pretrained(
                 str(source), revision=config.revision, trust_remote_code=config.trust_remote_code, **options
             )
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # damaged files raise all kinds
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise TutelageError(
                 f"cannot load `{config.path}`: {first} Check the name or folder, your network, and access rights "
-                f"(HF_TOKEN for gated models)"
+                f"(HF_TOKEN for gated models){_cached(config)}"
             ) from error
+
+
+def _cached(config: ModelConfig) -> str:
+    """Where a hub id's files are kept, for an error: the hub's library keeps a damaged download and asks no more."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{config.path.replace('/', '--')}"
+    return f"; if its download is damaged, remove {folder}" if folder.is_dir() else ""

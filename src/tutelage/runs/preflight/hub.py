@@ -27,7 +27,7 @@ class Hub:
 
     def _ask(self, name: str, kind: Kind) -> str | None:
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         if constants.HF_HUB_OFFLINE:
             return f"`{name}` is not in the local cache while HF_HUB_OFFLINE is set: unset it"
@@ -41,7 +41,7 @@ class Hub:
             return f"`{name}` is gated on the hub: accept its terms there and log in (HF_TOKEN)"
         except RepositoryNotFoundError:
             return f"the hub has no {kind} `{name}` that you may read: check the name and HF_TOKEN"
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except Exception as error:  # no network, or answers that are rubbish
             self.unreachable = f"the hub cannot be asked ({type(error).__name__}): check the network"
             return self.unreachable
         return None
