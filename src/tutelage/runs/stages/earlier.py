@@ -47,9 +47,7 @@ def reading_note(runs: Iterable[Run]) -> list[str]:
     if not old:
         return []
     root = old[0].folder.parent
-    return [
-        f"{len(old)} evaluations were scored by an earlier reading, and count as missing: `tutelage rescore {root}`"
-    ]
+    return [f"{len(old)} evaluations are scored by an earlier reading, and count as missing: `tutelage rescore {root}`"]
 
 
 def reuse_replies(run: Run, task: str, judge: JudgeEndpoint | None) -> dict[str, Any] | None:
