@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-smoke docs clean
+.PHONY: help venv demo test check lint format bench bench-smoke torture docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make format       let ruff lay the code out and mend what it can"
 	@echo "make bench        one GKD step in Tutelage and in TRL, with real models (20 minutes on two cores)"
 	@echo "make bench-smoke  the same with tiny models, to see that it runs"
+	@echo "make torture      kill runs, fill disks, damage files: nothing is lost (at most 20 minutes on two cores)"
 	@echo "make docs         write the tables of recipe keys in docs/ from the schema"
 	@echo "make venv         set up alone: $(VENV), from constraints.txt"
 	@echo "make clean        remove $(VENV) and the tools' caches; runs/ stays"
@@ -77,6 +78,9 @@ bench: $(VENV)/bench
 # Without TRL (the `bench` extra) it measures Tutelage alone.
 bench-smoke: $(STAMP)
 	$(BIN)/python -m bench.step.smollm2 --small --steps 2 --new-tokens 8
+
+torture: $(STAMP)
+	$(BIN)/python -m bench.torture --seed 0 --minutes 18
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -36,15 +36,16 @@ def test_rows_are_read_back_and_are_plain_json(tmp_path: Path, ascii_only: bool)
     ]
 
 
-def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path):
+def test_every_flipped_bit_is_found(tmp_path: Path):
     path = written(tmp_path)
     content = path.read_bytes()
     for place in range(8 * len(content)):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        for row in read_sealed(path):  # a flip in the word `checksum` leaves the values as they were
-            assert row is None or any(row.items() >= one.items() for one in ROWS), place
+        rows = read_sealed(path)
+        assert len([row for row in rows if row in ROWS]) < len(ROWS), place
+        assert all(row is None or row in ROWS for row in rows), place
 
 
 @pytest.mark.parametrize("length", range(0, 200, 7))

@@ -138,6 +138,13 @@ def test_a_killed_run_goes_on_to_the_same_replies(settings: Settings) -> None:
     run_benchmarks(settings, replace(whole, sampler=again))
     assert again.calls == []
     assert read_result(settings.out / "bbh") == before
+    content = file.read_text().splitlines(keepends=True)
+    content[2] = content[2].replace('"finished": ', '"finished":  ')  # one of the bytes is not as it was written
+    file.write_text("".join(content))
+    again = Recorder(whole.sampler)
+    run_benchmarks(settings, replace(whole, sampler=again))
+    assert sum(map(len, again.calls)) == 1
+    assert read_records(settings.out / "bbh") == read_records(settings.out / "whole/bbh")
 
 
 def test_a_kill_while_scoring_costs_neither_replies_nor_their_speed(

@@ -218,6 +218,22 @@ def test_killed_at_one_random_point(tmp_path: Path, whole: tuple[Path, dict[str,
     assert result["answered"] == whole[1]["answered"]
 
 
+@pytest.mark.parametrize("name", ["accepted/00001.jsonl", "rejected/00001.jsonl", "metrics.jsonl"])
+@pytest.mark.parametrize("way", ["emptied", "a line less", "a letter"])
+def test_a_damaged_block_is_made_again(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis], name, way, capsys
+):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    content = (tmp_path / name).read_bytes()
+    lines = content.splitlines(keepends=True)
+    new = {"emptied": b"", "a line less": b"".join(lines[:-1]), "a letter": content.replace(b"e", b"a", 1)}[way]
+    (tmp_path / name).write_bytes(new)
+    result = make(tmp_path).run()
+    assert files(tmp_path) == files(whole[0])
+    assert (result["rejected"], result["sampled_tokens"]) == (whole[1]["rejected"], whole[1]["sampled_tokens"])
+    assert "it is made again" in capsys.readouterr().out
+
+
 def test_a_finished_block_is_not_made_again(tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis]):
     for name, content in files(whole[0]).items():
         if not name.endswith(("00002.jsonl", "00003.jsonl", "00004.jsonl", "00005.jsonl", "00006.jsonl")):

@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.metrics_log import MetricsFile
 from tutelage.training.checkpoint import latest_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 
 Usage = namedtuple("Usage", "total used free")
@@ -159,3 +160,38 @@ def test_loading_runs_no_code(tmp_path: Path):
     torch.save({"model": Path("x")}, folder / "state.pt")  # any object that is not plain data
     with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler|Unsupported"):
         load_checkpoint(folder, *trained(0))
+
+
+@pytest.mark.parametrize("name", ["state.pt", "step.json", "metrics.jsonl"])
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.6, 0.9])
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, capsys, name: str, place: float):
+    folder = tmp_path / "checkpoints"
+    log = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        log.write({"step": step, "loss": 0.5})
+    save_checkpoint(folder, 2, *trained(1), "run")
+    path = folder / "checkpoint-00000002" / name
+    content = bytearray(path.read_bytes())
+    for damaged in (content[: int(place * len(content))], flipped(content, int(place * len(content)))):
+        path.write_bytes(damaged)
+        assert latest_checkpoint(folder, "run") is None
+        assert capsys.readouterr().out == f"{path.parent} is not used, since its {name} is damaged\n"
+    save_checkpoint(folder, 2, *trained(2), "run")  # in its place
+    assert latest_checkpoint(folder, "run") == (path.parent, 2)
+
+
+def flipped(content: bytearray, place: int) -> bytes:
+    return bytes([*content[:place], content[place] ^ 4, *content[place + 1 :]])
+
+
+def test_metrics_come_back_with_the_checkpoint(tmp_path: Path):
+    metrics = tmp_path / "metrics.jsonl"
+    log = MetricsFile(metrics)
+    log.write({"step": 1, "loss": 0.5})
+    log.write({"step": 2, "loss": 0.25})
+    save_checkpoint(tmp_path / "checkpoints", 2, *trained(1), "run")
+    whole = metrics.read_bytes()
+    log.write({"step": 3, "loss": 0.125})
+    metrics.write_bytes(whole[:20])
+    load_checkpoint(tmp_path / "checkpoints" / "checkpoint-00000002", *trained(0))
+    assert metrics.read_bytes() == whole

@@ -168,6 +168,12 @@ def test_pending_samples_are_used_for_the_same_step_and_examples_only(tmp_path: 
     write_responses(plan(1.0), examples[:2], 0, 4, sampler, file)
     assert len(sampler.calls) == 3
     assert [p.name for p in file.parent.iterdir()] == ["3.json"]  # no partial file is left
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], b"", whole.replace(b"[", b"[1", 3)):
+        file.write_bytes(damaged)
+        write_responses(plan(1.0), examples[:2], 0, 4, sampler, file)
+        assert file.read_bytes() == whole
+    assert len(sampler.calls) == 6
 
 
 def test_keyed_numbers_are_uniform_and_equal_on_every_machine():

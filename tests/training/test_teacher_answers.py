@@ -198,6 +198,20 @@ def test_a_killed_and_resumed_run_writes_the_same_file(tmp_path: Path, torn: byt
     assert file.read_bytes() == (tmp_path / "whole" / "answers.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("line", [0, 5, 15])
+def test_a_damaged_answer_and_those_after_it_are_written_again(tmp_path: Path, line: int, capsys):
+    write(tmp_path, Watched())
+    file = tmp_path / "answers.jsonl"
+    whole = file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for damaged in (lines[line].replace(b'"finished"', b'"Finished"'), lines[line].replace(b": [", b": [1", 1), b""):
+        file.write_bytes(b"".join([*lines[:line], damaged, *lines[line + 1 :]]))
+        write(tmp_path, Watched())
+        assert file.read_bytes() == whole
+        if damaged:
+            assert f"goes on after line {line}, since" in capsys.readouterr().out
+
+
 def test_answers_of_another_tokenizer_are_encoded_again_from_text():
     answers = [Answer(0, 0, 1, (1, 2, 3), "The dog", True), Answer(1, 1, 1, (1, 2), "ran", False)]
     ended, cut = retokenise(answers, TEMPLATE, PROMPTS)

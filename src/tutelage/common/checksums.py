@@ -19,6 +19,7 @@ from tutelage.common.files import cached_hash, hash_file, write_atomically
 
 CHECKSUMS = "checksums.json"
 _SEAL = re.compile(r'(.*), "checksum": "([0-9a-f]{8})"\}', re.DOTALL)
+_KEY = ', "checksum": "'
 _AS_TEXT = "backslashreplace"  # a lone surrogate counts as its escape
 
 
@@ -34,9 +35,13 @@ def seal(row: dict[str, Any], ensure_ascii: bool = True) -> str:
 
 def unseal(line: str) -> dict[str, Any]:
     """The row of a line, without its checksum. Raises ValueError when the line is damaged or cut."""
-    found = _SEAL.fullmatch(line.rstrip("\n"))
+    line = line.rstrip("\n")
+    found = _SEAL.fullmatch(line)
     if found is not None and found[2] != _crc(found[1]):
         raise ValueError("its checksum differs")
+    tail = line[-len(_KEY) - 10 : -10]
+    if found is None and len(tail) == len(_KEY) and sum(map(str.__ne__, tail, _KEY)) < 3:
+        raise ValueError("its checksum is damaged")
     row = json.loads(line if found is None else found[1] + "}")
     if not isinstance(row, dict) or "checksum" in row:
         raise ValueError("it is not a line as it was written")
