@@ -136,6 +136,9 @@ def other_lane(options: argparse.Namespace, hub: Hub, out: Path) -> int:
         return process
     code = 1
     try:
+        from tutelage.runs.ranks import die_with_parent
+
+        die_with_parent(os.getppid())
         rows, late = lane(1, options, hub)
         out.write_text(json.dumps([[vars(row) for row in rows], late]))
         code = 0
