@@ -49,7 +49,9 @@ def test_links_and_anchors_of_a_page_exist(page: Path) -> None:
 def test_code_that_a_page_names_exists(page: Path) -> None:
     """`training/trainer.py` is below src/tutelage; bench/, recipes/, scripts/ and tests/ are below the root."""
     text = page.read_text(encoding="utf-8")
-    named = CODE.findall(text) + [name.replace(".", "/") + ".py" for name in re.findall(r"-m (bench[.\w]+)", text)]
+    modules = [ROOT / name.replace(".", "/") for name in re.findall(r"-m (bench[.\w]+)", text)]
+    files = [path / "__main__.py" if path.is_dir() else path.with_suffix(".py") for path in modules]
+    named = CODE.findall(text) + [str(path.relative_to(ROOT)) for path in files]
     assert [path for path in named if not (SOURCE / path).exists() and not (ROOT / path).exists()] == []
 
 
