@@ -13,6 +13,7 @@ from tutelage.common import run_folder
 from tutelage.common.checksums import DamagedError, read_checked, read_one, read_sealed, seal, unseal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import alone_in, cached_hash, hash_file, storage_problem
+from tutelage.common.metrics_log import MetricsFile, read_metrics
 
 ROWS = [
     {"step": 1, "loss": 0.25},
@@ -110,6 +111,22 @@ def test_a_damaged_file_is_refused_by_name(finished: Path, monkeypatch, tmp_path
     if name.endswith(".json") and name != "checksums.json":
         with pytest.raises(DamagedError, match=name):
             run_folder.read_json(finished, name)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1}\n', None])
+def test_metrics_of_a_finished_run_are_whole_or_refused(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsFile(path)
+    log.write({"step": 1})
+    log.write({"step": 2})
+    run_folder.finish(tmp_path, {"kind": "sft"})
+    assert len(read_metrics(path)) == 2
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"metrics\.jsonl"):
+        read_metrics(path)
+    (tmp_path / "result.json").unlink()
+    run_folder.remove_leftovers(tmp_path)  # as a run begins that was killed between its checksums and its result
+    assert len(read_metrics(path)) < 2
 
 
 def test_without_checksums_broken_json_is_still_one_line(tmp_path: Path):

@@ -90,6 +90,12 @@ def read_checked(folder: Path, name: str) -> bytes:
     return content
 
 
+def check_file(path: Path) -> None:
+    """Check a file whose folder may have checksums. Raises DamagedError as `read_checked` does."""
+    if path.name in _checksums(path.parent):
+        read_checked(path.parent, path.name)
+
+
 def check_files(folder: Path, heavy: str) -> None:
     """Check all files of a finished run. Those under the folder `heavy` are read once per size and time of change.
 

@@ -6,7 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.checksums import DamagedError, read_sealed, seal
+from tutelage.common.checksums import DamagedError, check_file, read_sealed, seal
 from tutelage.common.files import write_atomically
 
 # Times and memory: the only keys in which a resumed run differs from an uninterrupted one.
@@ -34,8 +34,10 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, none if it does not exist; a last line that is cut is ignored.
 
-    Raises DamagedError, which names the line, for any other that is not as it was written.
+    Raises DamagedError, which names the line, for any other that is not as it was written, and for the file of a
+    finished run that is not whole.
     """
+    check_file(path)
     lines = read_sealed(path)
     whole = [line for line in lines if line is not None]
     if len(whole) < len(lines):

@@ -65,8 +65,9 @@ def check(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had begun to write. Only the holder of the run's lock may call this."""
-    for path in [*folder.rglob(".*.partial"), *folder.glob(f".{MODEL}-*")]:
+    """Remove what a killed process had begun to write in the folder of a run that is not done. Only the holder of the
+    run's lock may call this."""
+    for path in [*folder.rglob(".*.partial"), *folder.glob(f".{MODEL}-*"), folder / CHECKSUMS]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
