@@ -10,7 +10,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for child processes too
 import torch
 
-HELPERS = [str(Path(__file__).parent / name) for name in ("helpers", "helpers/processes")]
+HELPERS = [
+    str(Path(__file__).parent / name) for name in ("helpers", "helpers/rows", "helpers/endpoints", "helpers/processes")
+]
 sys.path[:0] = HELPERS
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*HELPERS, os.environ.get("PYTHONPATH")]))  # of child processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -37,7 +37,7 @@ class Loads:
 
     def prepare(self) -> None:
         """Models, rows and benchmark data."""
-        sys.path.insert(0, str(HELPERS))
+        sys.path[:0] = [str(HELPERS), str(HELPERS / "rows")]
         import json
 
         import tiny

@@ -10,7 +10,7 @@ read only when the higher ones hold nothing. After a change of mind ("wait", "ac
 | 2. chosen (`CHOSEN`) | what follows "I choose", "the result is" | "Therefore I would choose B." | B |
 | 3. the bare answer | the last line, the reply's beginning | "Yes\\n\\nThere is no offset." | Yes |
 
-Each rule below has an example beside it; tests/evaluation/test_find_answer.py has many more.
+Each rule below has an example beside it; tests/evaluation/readers/test_find_answer.py has many more.
 """
 
 from __future__ import annotations

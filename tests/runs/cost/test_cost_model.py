@@ -17,7 +17,7 @@ from tutelage.runs.cost.memory import GIB, Sampling
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
 
-MEASURED = Path(__file__).parents[2] / "docs" / "results" / "bench"
+MEASURED = Path(__file__).parents[3] / "docs" / "results" / "bench"
 
 
 def measured(file: str, case: str) -> dict[str, Any]:
