@@ -48,6 +48,28 @@ def local_files(name: str, config: DataConfig, folder: Path) -> list[Path] | Non
     return files
 
 
+def most_rows(file: Path) -> int | None:
+    """The number of rows that a file has at most, told without parsing them; None where that takes parsing."""
+    if file.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        try:
+            return parquet.read_metadata(file).num_rows
+        except (pa.ArrowException, OSError):
+            return None
+    if file.suffix not in (".jsonl", ".csv", ".tsv"):
+        return None
+    try:
+        with file.open("rb") as handle:
+            if handle.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+                return None  # one list of rows, which may all be in one line
+            handle.seek(0)
+            return 1 + sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
+    except OSError:
+        return None
+
+
 def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -> Iterator[tuple[str, Any]]:
     """(source, row) of every path in order; a row that cannot be parsed is a BadRow.
 

@@ -302,3 +302,15 @@ def test_it_loads_no_torch_itself():
         "print(sorted(name for name in set(sys.modules) - before if name.split('.')[0] in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_size_that_a_study_wants_and_its_rows_do_not_have(workshop: Workshop):
+    file = write_study(workshop, template=TEMPLATE | {"data": TEMPLATE["data"] | {"test": {"path": "test.jsonl"}}})
+    assert problems_of(file, workshop) == []
+    file.write_text(file.read_text().replace("- 8\n", "- 800\n"))
+    (problem,) = problems_of(file, workshop)
+    assert problem.stops
+    assert problem.text == (
+        "data.train.size: 800 after `skip: 0` is more than there is: at most 13 rows in train.jsonl; lower `size` or "
+        "`skip`"
+    )

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
-from tutelage.data.sources import resolve_sources
+from tutelage.data.sources import most_rows, paths_of, resolve_sources
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.data import VARIABLE, data_folder, located
 from tutelage.recipe.sections import DataConfig, ModelConfig
@@ -55,16 +55,26 @@ def _made(run: Run, path: str) -> bool:
 
 
 def _data_problems(name: str, config: DataConfig, folder: Path, hub: Hub) -> Iterator[Problem]:
-    for path in [config.path] if isinstance(config.path, str) else config.path:
+    most: int | None = 0  # rows of all files; None where one does not tell
+    for path in paths_of(config):
         try:
             found = resolve_sources(f"data.{name}", path, folder)
         except TutelageError as error:
             yield Problem(str(error))
+            most = None
             continue
+        counts = [None] if isinstance(found, str) else [most_rows(file) for file in found]
+        most = None if most is None or None in counts else most + sum(count or 0 for count in counts)
         if isinstance(found, str):
             wrong = hub.problem(found.partition(":")[0], "dataset")
             if wrong:
                 yield Problem(f"data.{name}.path: `{found}` is not a local file, and {wrong}, or name local files")
+    # A recipe's rows are read when it is planned; those of a study's combinations are not.
+    if most is not None and config.skip + (config.size or 1) > most:
+        yield Problem(
+            f"data.{name}.size: {config.size or 'the rest'} after `skip: {config.skip}` is more than there is: at most "
+            f"{most:,} rows in {config.path}; lower `size` or `skip`"
+        )
 
 
 def _model_problems(model: ModelConfig, hub: Hub) -> Iterator[Problem]:
