@@ -44,13 +44,16 @@ class Loads:
         from chat_templates import CHATML, tokenizer
         from tiny_benchmarks import write_data
 
+        from tutelage.models.files import without_progress_bars
+
         tokens = tokenizer(CHATML)
         for name, layers, seed in (("teacher", 4, 1), ("student", 2, 0)):
             model = tiny.llama(layers=layers, vocab=len(tokens), seed=seed, packed=False)
             model.config.max_position_embeddings = 4096 if name == "teacher" else 512
             for config in (model.config, model.generation_config):
                 config.eos_token_id = tokens.eos_token_id
-            model.save_pretrained(self.folder / name)
+            with without_progress_bars():
+                model.save_pretrained(self.folder / name)
             tokens.save_pretrained(self.folder / name)
         rows = [
             {
