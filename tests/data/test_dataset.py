@@ -10,6 +10,7 @@ import pytest
 from chat_rows import load, replies, row, write
 
 from tutelage.common.errors import TutelageError
+from tutelage.data import sources
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe.sections import DataConfig
 
@@ -125,6 +126,21 @@ def test_files_that_cannot_be_read(tmp_path: Path, path: str | list[str], messag
 
 
 # --- the hub -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "a?", "completion": "b"}\n')
+    real = sources.hash_file
+
+    def hashed(path: Path) -> str:
+        found = real(path)
+        file.write_text(file.read_text() * 2)
+        return found
+
+    monkeypatch.setattr(sources, "hash_file", hashed)
+    with pytest.raises(TutelageError, match=r"data\.d\.path: .*a\.jsonl changed while it was read: wait"):
+        load_dataset("d", DataConfig(path="a.jsonl"), tmp_path)
 
 
 def test_hub_names_are_loaded_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

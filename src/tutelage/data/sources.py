@@ -67,8 +67,18 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
             yield from _read_hub(key, source, config, versions)
             continue
         for file in source:
+            before = _state(file)
             versions.append(hash_file(file))
             yield from _read_file(key, file, labels[file])
+            if _state(file) != before:
+                raise TutelageError(
+                    f"{key}.path: {file} changed while it was read: wait until it is written, and run the same command"
+                )
+
+
+def _state(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:

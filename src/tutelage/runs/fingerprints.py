@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset
-from tutelage.models.files import model_fingerprint
+from tutelage.data.sources import local_files
+from tutelage.models.files import locate, model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import BenchmarkTask
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+    from tutelage.runs.run import Run
 
 # Raised by hand whenever the code changes what a run computes; results made before are then not reused.
 METHOD_VERSION = 5
@@ -35,6 +37,8 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
 _LATER = {"ce_weight"}
 # How often state is saved, and how memory is used, does not change what is computed.
 COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
+
+_CHANGED = "its files changed after this run was planned: run the same command again, which plans it with them"
 
 
 def stage_fingerprint(
@@ -80,6 +84,20 @@ def scored_by(run_fingerprint: str, judge: JudgeEndpoint | None = None, comet: b
 def sampling_of(run_fingerprint: str) -> str:
     """The part of an evaluation's fingerprint that says what is sampled."""
     return run_fingerprint.partition("_")[0]
+
+
+def refuse_changed(run: Run) -> None:
+    """Raise TutelageError if a local file that the run reads is not as it was when the run got its fingerprint."""
+    for name, (planned, responses) in run.planned_data.items():
+        config = run.data[name]
+        if local_files(name, config, run.recipe_folder) is None:  # on the hub
+            continue
+        if declared_fingerprint(name, config, run.recipe_folder, responses) != planned:
+            raise TutelageError(f"data.{name}: {_CHANGED}")
+    for role, planned in run.planned_models.items():
+        config = run.models[role]
+        if locate(config)[1] is not None and fingerprint(config, model_fingerprint(config)) != planned:
+            raise TutelageError(f"{role} `{config.path}`: {_CHANGED}")
 
 
 class InputFingerprints:
