@@ -51,6 +51,13 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
     key = f"data.{name}"
     if config.completion is not None and config.prompt is None:
         raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
+    for name in ("prompt", "completion", "text"):
+        template = getattr(config, name)
+        if template is not None and not columns_of(template) and (name != "prompt" or "{" in template):
+            raise TutelageError(
+                f"{key}.{name}: the template `{template}` names no column, so all rows would be the same: write "
+                "`{column}` where a column's value belongs"
+            )
     good: list[_Candidate] = []
     bad: list[BadRow] = []
     total = 0
