@@ -53,6 +53,7 @@ from tutelage.runs.stages.earlier import rescore_runs
 SECONDS = 2.0  # for one case, on a slow machine; nearly all take milliseconds
 
 GOOD = {"prompt": "a", "completion": "b", "p": "a", "q": "b"}
+BETA = {"name": "g", "kind": "distill", "data": "train", "divergence": "forward_kl", "beta": 0.1}
 TURN = {"role": "user", "content": "a"}
 
 CASES = [
@@ -89,6 +90,11 @@ CASES = [
     recipe_key("an endless rate", "training.learning_rate", float("inf"), "training.learning_rate"),
     recipe_key("a batch of a half", "training.batch_size", 0.5, "training.batch_size"),
     recipe_key("unknown metric", "tasks.test.metrics", ["blue"], "tasks.test.metrics.0", "rouge_l"),
+    recipe_key("no metric", "tasks.test.metrics", [], "tasks.test.metrics", "at least 1"),
+    recipe_key("a rate of decay of 1", "training.adam_betas", [1.0, 0.9], "training.adam_betas", "below 1"),
+    recipe_key("endless decay", "training.weight_decay", float("inf"), "training.weight_decay", "finite"),
+    recipe_key("a grid of nothing", "search", {"grid": {}, "task": "test"}, "search.grid", "at least one"),
+    recipe_key("a beta that nothing reads", "stages.0", BETA, "stages.0", "`beta`", "forward_kl", "remove"),
     recipe_key("unknown device", "device", "tpu", "device", "cuda"),
     recipe_key("plain text with a prompt", "data.train", {"path": "a", "text": "{b}", "prompt": "{b}"}, "data.train"),
     override("training", "key=value"),
@@ -172,6 +178,7 @@ CASES = [
     model("a pickled checkpoint", {"config.json": "{}", "model.ckpt": "x"}, "pickled", "convert"),
     model("a folder that is not there", {}, "does not exist", "`path`"),
     model("a GGUF file that is not there", {}, "does not exist", "`path`", path="{folder}/x.gguf"),
+    model("a damaged GGUF file", {"x.gguf": b"GGUF" + b"\0" * 20}, "x.gguf", "get the file", path="{folder}/m/x.gguf"),
     model("a package that is not there", {}, "not installed", "pip install", path="package:no_such_package_at_all"),
     model("a package without a name", {}, "package:", path="package:"),
     model("a package in a package", {}, "no.such", path="package:no.such"),

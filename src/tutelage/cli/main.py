@@ -30,6 +30,7 @@ from tutelage.cli.options import (
     print_markdown,
 )
 from tutelage.cli.study import note_elsewhere, study
+from tutelage.common.progress import print_anything
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -317,6 +318,7 @@ def main(arguments: list[str] | None = None) -> None:
     `--debug` a TutelageError is raised on, as all other errors always are.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    print_anything()
     try:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this

@@ -137,11 +137,15 @@ def _converted(gguf: Path) -> Path:
     with without_progress_bars():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-        with without_load_report():
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
+        try:
+            with without_load_report():
+                loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        except Exception as error:  # damaged files raise all kinds
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TutelageError(f"cannot read the model file {gguf}: {first}; get the file again") from error
         model, info = loaded
         refuse_incomplete(str(gguf), model, info)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.
     del model.config.quantization_config
     model.hf_quantizer = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.common.types import Conversation
 from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.data.sources import local_files
 from tutelage.models.files import locate, model_fingerprint
@@ -113,6 +114,7 @@ class InputFingerprints:
     ) -> None:
         self.declared, self.absent = declared, absent
         self.known = {} if known is None else known
+        self._questions: dict[str, list[int]] = {}
 
     def data(self, name: str, config: DataConfig, recipe_folder: Path, require_response: bool) -> str:
         """Fingerprint of the rows of data section `name`. Raises TutelageError when they cannot be read."""
@@ -123,7 +125,9 @@ class InputFingerprints:
             if self.declared:
                 found = declared_fingerprint(name, config, recipe_folder, require_response)
             else:
-                found = load_dataset(name, config, recipe_folder, require_response).fingerprint
+                loaded = load_dataset(name, config, recipe_folder, require_response)
+                found = loaded.fingerprint
+                self._questions[key] = [_question(row) for row in loaded.conversations if not row.plain]
         except TutelageError as error:
             if self.absent is None:
                 raise
@@ -132,9 +136,17 @@ class InputFingerprints:
         self.known[key] = found
         return found
 
+    def questions(self, config: DataConfig, recipe_folder: Path, require_response: bool) -> list[int]:
+        """A number per row of a section, equal for equal questions, if `data` has read it here."""
+        return self._questions.get(fingerprint(config, str(recipe_folder), require_response), [])
+
     def model(self, config: ModelConfig) -> str:
         """Fingerprint of a model's files, or of its hub id and revision."""
         key = fingerprint(config)
         if key not in self.known:
             self.known[key] = model_fingerprint(config, hub=not self.declared)
         return self.known[key]
+
+
+def _question(row: Conversation) -> int:
+    return hash(tuple((message.role, message.content) for message in row.prompt))
