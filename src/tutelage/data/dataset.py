@@ -111,6 +111,14 @@ def _data_fingerprint(config: DataConfig, versions: list[str], require_response:
     return fingerprint(config.content("max_bad_rows"), versions, require_response)
 
 
+def bad_rows_note(data: LoadedData) -> list[str]:
+    """One line about the bad rows of a section, if it has any."""
+    if not data.bad_rows:
+        return []
+    first = data.bad_rows[0]
+    return [f"{len(data.bad_rows)} of {data.total} rows are bad and left out, the first {first.source}: {first.reason}"]
+
+
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:
     """Raise TutelageError if more than the share `allowed` of `total` rows is bad; `key` names the data section."""
     share = len(bad) / total
