@@ -79,6 +79,13 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == rows
 
 
+def test_a_report_of_a_folder_that_is_not_there_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["report", str(workshop.write()), "--runs", str(workshop.folder / "gone"), "--out", str(workshop.folder)])
+    assert capsys.readouterr().err.endswith("/gone: give the folder of the recipe's runs by --runs\n")
+    assert not (workshop.folder / "report.html").exists()
+
+
 def test_report_takes_what_run_takes(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     more = {"name": "more", "kind": "evaluate", "models": ["base"], "tasks": ["test"]}
     file = str(workshop.write(stages__2__models=["lead_1"], stages__1=more))

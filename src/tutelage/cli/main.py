@@ -137,11 +137,14 @@ def _report_recipe(
     file: Path, overrides: Sequence[str], place: str, out: Path, only: Sequence[str], text: bool
 ) -> None:
     """Report the recipe's runs in the folder `place`."""
+    from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.recipe_results import recipe_results
 
     runs = no_url(Path(place))
+    if not runs.is_dir():
+        raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
     results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
     note_elsewhere(results.elsewhere)
     _show(build_report(results, out, include_text=text), results.notices)
