@@ -101,13 +101,14 @@ def test_a_teacher_with_longer_prompts_of_its_own_reads_no_more_than_it_can(
         return real(self, batch)
 
     monkeypatch.setattr(train_stage.Teacher, "signal", watched)
-    run = stage(workshop, GKD | {"sampling": {"max_new_tokens": 200}}, teacher=teacher)
-    workshop.rows("train", [*SHORT, {"id": "edge", "prompt": "The cat?", "completion": "1 2 3 4 5 " * 12}])
+    workshop.rows("edge", [*SHORT, {"id": "edge", "prompt": "The cat?", "completion": "1 2 3 4 5 " * 12}])
+    rows = {"path": "edge.jsonl", "max_bad_rows": 0.5}
+    run = stage(workshop, GKD | {"sampling": {"max_new_tokens": 200}}, teacher=teacher, data__train=rows)
     do_run(run)
     assert max(seen) == 90
     found = data_of(run)["train"]
-    assert (found["rows"], found["too_long"]) == (4, ["train.jsonl:5"])
-    assert "1 left out (train.jsonl:5)" in capsys.readouterr().out
+    assert (found["rows"], found["too_long"]) == (4, ["edge.jsonl:5"])
+    assert "1 left out (edge.jsonl:5)" in capsys.readouterr().out
 
 
 def test_a_row_of_several_sequences_loses_only_those_that_the_teacher_cannot_read():

@@ -160,8 +160,9 @@ def shared_questions(planner: Planner) -> list[str]:
     recipe, base, stages = planner.recipe, planner.recipe_folder, planner.recipe.stages
     used = [name for stage in stages if isinstance(stage, TrainStage) for name in data_names(stage, TrainingConfig())]
     tasks = [task for stage in stages if isinstance(stage, EvaluateStage) for task in stage.tasks]
+    tasks += [recipe.search.task] if recipe.search else []
     notes = []
-    for task in dict.fromkeys([*tasks, *([recipe.search.task] if recipe.search else [])]):
+    for task in dict.fromkeys(tasks):
         asked = planner.inputs.questions(recipe.data[recipe.tasks[task].data], base, False)
         for name in dict.fromkeys(name for name in used if name in recipe.data):
             learnt = set(planner.inputs.questions(recipe.data[name], base, True))
