@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -73,3 +74,10 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
         yield bar
     finally:
         bar.close()
+
+
+def print_anything() -> None:
+    """Let standard output and error write what their encoding has not (as `LANG=C` may set it) as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -103,8 +103,10 @@ class CostModel:
                 return None if whole is None else replace(whole, layers=prune.layers or len(prune.keep or ()))
         if path in facts()["models"]:
             return Shape(**facts()["models"][path])
-        file = Path(path).expanduser() / "config.json"
-        return shape_of(json.loads(file.read_text())) if file.is_file() else None
+        try:
+            return shape_of(json.loads((Path(path).expanduser() / "config.json").read_text()))
+        except (OSError, ValueError):  # loading the model says what is wrong
+            return None
 
     def rows(self, run: Run, name: str) -> Rows:
         """Rows of data section `name`: declared for hub sets, measured on local files, planned for synthetic rows."""

@@ -6,9 +6,12 @@ measured.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -94,7 +97,7 @@ def machine(text: str) -> Machine:
 
 
 def shape_of(config: dict[str, Any]) -> Shape | None:
-    """The shape in the content of a model's config.json; None when a size is missing."""
+    """The shape in the content of a model's config.json; None when a size is missing or no number."""
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return Shape(
@@ -107,8 +110,14 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
             config["vocab_size"],
             bool(config.get("tie_word_embeddings", True)),
         )
-    except KeyError:
+    except (KeyError, TypeError, ZeroDivisionError):
         return None
+
+
+def _readable(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file up to where it is damaged, which reading its rows tells."""
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        yield from lines
 
 
 def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
@@ -118,8 +127,8 @@ def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -
     for file in local:
         if not file.name.endswith((".jsonl", ".jsonl.gz")):
             continue
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle):
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+            for number, line in enumerate(_readable(handle)):
                 total += 1
                 if number >= MEASURED_ROWS:
                     if config.size is not None:
