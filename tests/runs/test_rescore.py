@@ -18,6 +18,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.evaluation import run_benchmarks
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
+from tutelage.evaluation.judges.comet import MODEL
 from tutelage.evaluation.records import read_records
 from tutelage.evaluation.replies import Evaluation, write_evaluation
 from tutelage.evaluation.rescore import kept_replies, rescore
@@ -206,6 +207,21 @@ def test_what_a_judge_and_comet_said_is_kept(tmp_path: Path, monkeypatch: pytest
         found = rescore(kept_replies(folder, data))
         name = "drfr" if task == "infobench" else "comet"
         assert found.result["metrics"][name]["value"] == 50.0
+
+
+def test_scores_of_another_comet_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.evaluation.judges.comet.comet_scores", _no_comet)
+    data, bench, folder = write_data(tmp_path / "data"), BENCHMARKS["flores"], tmp_path / "flores"
+    items = [item for item in bench.load(data) if item.id == "0"]
+    monkeypatch.setattr(type(bench), "load", lambda *_, **__: items)
+    records = bench.score(items, {"0": Reply("Tea", comet=0.5)})
+    (tmp_path / "flores").mkdir()
+    (folder / "responses.jsonl").write_text(json.dumps({"id": "0", "response": "Tea"}) + "\n")
+    for model, kept in ((MODEL, True), ("some/older-comet", False)):
+        result = bench.summarise(records) | {"chat": True, "comet": model}
+        write_evaluation(folder, bench, Evaluation(result, records))
+        found = rescore(kept_replies(folder, data)).result
+        assert (found["comet"] == MODEL, "comet" in found["metrics"]) == (kept, kept)
 
 
 def _no_comet(*_: Any) -> list[float]:
