@@ -24,13 +24,34 @@ _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def model_fingerprint(config: ModelConfig, hub: bool = True) -> str:
-    """A text that changes when weights or tokenizer files change; it reads files but loads no model.
+    """A text that changes when weights, tokenizer files or the file of `chat_template` change; it loads no model.
 
     A hub id counts as id@commit, or with `hub=False` as id@revision, without asking the hub. Raises TutelageError as
     `locate` does.
     """
     _, content = locate(config)
-    return content or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
+    found = content or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
+    beside = _beside(config, hub)
+    return fingerprint(found, beside) if beside else found
+
+
+def _beside(config: ModelConfig, hub: bool) -> list[str]:
+    """What a tokenizer and a chat template from elsewhere hold; empty without them, and for files that are not there,
+    which loading reports."""
+    found = []
+    template = Path(config.chat_template)
+    if config.chat_template not in ("auto", "tulu") and template.is_file():
+        found.append(cached_hash(template))
+    if config.tokenizer is not None:
+        folder = Path(config.tokenizer)
+        if folder.is_dir():
+            files = sorted(
+                file for file in folder.iterdir() if file.suffix in (".json", ".jinja", ".txt", ".model", ".py")
+            )
+            found += [f"{file.name} {cached_hash(file)}" for file in files]
+        elif hub:
+            found.append(_hub_commit(ModelConfig(path=config.tokenizer)))
+    return found
 
 
 def _hub_commit(config: ModelConfig) -> str:
@@ -100,7 +121,7 @@ def _folder_fingerprint(folder: Path) -> str:
             )
         raise TutelageError(f"model folder {folder} has no weights (*.safetensors)")
     check_files(folder)
-    files = weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+    files = weights + [file for end in ("json", "jinja", "py") for file in sorted(folder.glob(f"*.{end}"))]
     return fingerprint([[p.name, cached_hash(p)] for p in files])
 
 
