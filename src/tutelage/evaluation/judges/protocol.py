@@ -73,7 +73,9 @@ def read_answer(text: str) -> str | None:
     text = answer_of(text)
     first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
     if first:
-        both = re.match(r"[\W_]*(?:and|or|/)\s*(?:yes|no)\b", text[first.end() :], re.I)
+        # "Yes and no", "Yes, but also no", "No, wait: yes"; in "Yes, and no errors" the word is not an answer
+        more = r"[\W_]*(?:(?:and|or|but|also|actually|wait)[\W_]+|/\s*)+(?:yes|no)\b(?!\s+\w)"
+        both = re.match(more, text[first.end() :], re.I)
         return None if both else first[1].lower()
     answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
     answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
