@@ -191,7 +191,10 @@ def _letter_at(tail: str, letters: str) -> str | None:
     ends = re.match(r"\s*(?:[)\]}.,:;!?\"'”’]|\n|$|-|–|—)", after) is not None
     certain = letter.isupper() and letter not in "AI"
     # "A" and "I" are words too: they count in brackets or before punctuation, A (and b) also before a reason
-    argued = letter not in "Ii" and re.match(r"\s+(?:because|since|as|is|and|with|for|which|due)\b", after) is not None
+    argued = (
+        letter not in "Ii"
+        and re.match(r"\s+(?:because|since|as|is|and|with|for|which|due|over|rather|instead)\b", after) is not None
+    )
     return letter.upper() if wrapped or ends or certain or argued else None
 
 
