@@ -7,6 +7,7 @@ equal fingerprints (`fingerprints.py`), so nothing is computed twice, whichever 
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import fingerprint
-from tutelage.common.run_folder import MODEL, is_done
+from tutelage.common.run_folder import CONFIG, MODEL, is_done
 from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET, benchmark
 from tutelage.evaluation.judges.comet import comet_ready
 from tutelage.evaluation.judges.endpoint import judge_of
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import RecipeConfig
-from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+from tutelage.recipe.sections import DataConfig, ModelConfig, TaskConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, JudgeConfig
 from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
@@ -193,9 +194,12 @@ class Planner:
             inputs.data_fingerprints.append(rows)
             inputs.planned_data[config.data] = rows, kind != "evaluate"
         models = inputs.model_fingerprints or {"model": subject}
-        reading = _reading(kind, config)
-        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device, reading)
-        folder, comet = f"{subject}-on-{task}", False
+        reading, data = _reading(kind, config), inputs.data_fingerprints
+        key = evaluation_fingerprint(kind, config, seed, models, data, self.device, reading)
+        folder, comet, also = f"{subject}-on-{task}", False, list[str]()
+        if isinstance(config, TaskConfig) and not is_done(self.root / f"{folder}-s{seed}-{key}"):
+            for other in _with_other_metrics(config, self.root, f"{folder}-s{seed}"):
+                also.append(evaluation_fingerprint(kind, other, seed, models, data, self.device))
         if isinstance(config, BenchmarkTask):
             judge = judge if config.benchmark == JUDGED else None
             if config.benchmark == WITH_COMET:  # what it has scored is shown on machines without it, too
@@ -213,6 +217,7 @@ class Planner:
             subject=subject,
             judge=judge,
             comet=comet,
+            also=tuple(also),
         )
 
     def _build_stage(
@@ -257,6 +262,7 @@ class Planner:
         subject: str = "",
         judge: JudgeConfig | None = None,
         comet: bool = False,
+        also: tuple[str, ...] = (),
     ) -> Run:
         """The run with fingerprint `key`: a new one, unless an equal one is known, which then names the folder."""
         run = Run(
@@ -279,6 +285,7 @@ class Planner:
             subject=subject,
             judge=judge,
             comet=comet,
+            also=also,
         )
         return self.known.setdefault(key, run)
 
@@ -340,6 +347,20 @@ def _reading(kind: str, config: Any) -> str:
     if kind == "benchmark":
         return benchmark(config.benchmark).reading
     return reading_fingerprint("tutelage.evaluation.tasks") if kind == "evaluate" else ""
+
+
+def _with_other_metrics(task: TaskConfig, root: Path, name: str) -> list[TaskConfig]:
+    """The tasks of the finished runs `name`-… in `root` that differ from `task` in what scores the answers alone."""
+    found = []
+    for file in sorted(root.glob(f"{glob.escape(name)}-*/{CONFIG}")):
+        try:
+            other = TaskConfig(**json.loads(file.read_text(encoding="utf-8"))["spec"])
+        except (OSError, ValueError, KeyError, TypeError):  # of another version, or damaged
+            continue
+        scored = {"metrics": task.metrics, "headline": task.headline}
+        if other != task and other.model_copy(update=scored) == task and other not in found:
+            found.append(other)
+    return found
 
 
 def _check_names(recipe: RecipeConfig) -> None:
