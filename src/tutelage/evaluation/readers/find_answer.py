@@ -105,7 +105,8 @@ _A_NUMBER = rf"(?:{_NUMBER}|\b(?:{'|'.join(NUMBER_WORDS)})\b)"
 _UNIT = r"(?:\s+(?!or\b|and\b|to\b|because\b|since\b|is\b)[a-z]+){0,2}"
 _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples", "1, 2 or 3"
     rf"({_A_NUMBER}){_UNIT}(?:\s*(?:,?\s*(?:\bor\b|\band\b|\bto\b)(?:\s+(?:maybe|perhaps|possibly|even|also))?|/|&|–|-)"
-    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)({_A_NUMBER})(?!\s*[-+*=×])",
+    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)"
+    rf"({_A_NUMBER})(?!\s*[-+*=×])",
     re.I,
 )
 _NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more"
@@ -163,7 +164,8 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     """
     known, either = {word.lower(): word for word in words}, "|".join(map(re.escape, words))
     both = re.compile(  # "Yes and no", "True/False"; but in "True and False = False" the last word is the answer
-        rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}(?:,?\s*\b(?:and|or|but)\b\s*(?:,[^,.\n]{{1,30}},\s*)?{_OR_SO}?|[/&,;+]\s*{_OR_SO}?)"
+        rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}"
+        rf"(?:,?\s*\b(?:and|or|but)\b\s*(?:,[^,.\n]{{1,30}},\s*)?{_OR_SO}?|[/&,;+]\s*{_OR_SO}?)"
         rf"\W{{0,3}}({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
         re.I,
     )
