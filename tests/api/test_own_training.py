@@ -169,7 +169,7 @@ def test_a_mistake_is_one_line(models: Any, changes: dict[str, Any], message: st
 
 
 def test_models_that_do_not_fit_are_one_line(models: Any) -> None:
-    student, words, teacher = models
+    student, words, _ = models
     with pytest.raises(tutelage.TutelageError, match="teacher and student are one object"):
         tutelage.Trainer(student, words, ROWS, teacher=student)
     with pytest.raises(

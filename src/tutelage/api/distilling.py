@@ -69,8 +69,8 @@ def distill(
 
     Example:
         >>> rows = [{"prompt": f"{a} + {b} =", "completion": str(a + b)} for a in range(20) for b in range(20)]
-        >>> result = tutelage.distill("HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", rows,
-        ...                           name="sums", epochs=3, learning_rate=1e-4, max_new_tokens=8)
+        >>> teacher, student = "HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
+        >>> result = tutelage.distill(teacher, student, rows, name="sums", learning_rate=1e-4, max_new_tokens=8)
         >>> print(result.verdict)
         >>> result.models["gkd"].generate("7 + 8 =")
     """

@@ -145,7 +145,8 @@ def _rows_recipe(
 
     for key in columns:
         if key not in DATA:
-            raise TutelageError(f"unknown argument `{key}`: {did_you_mean(key, DATA, f'columns: {", ".join(DATA)}')}")
+            hint = did_you_mean(key, DATA, f"keys of a data section are {', '.join(DATA)}")
+            raise TutelageError(f"unknown argument `{key}`: {hint}")
     sampling = {"temperature": 0.0} | ({} if length is None else {"max_new_tokens": length})
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     content: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from tutelage.api.results import TrainingResult
 from tutelage.api.rows import rows_path
-from tutelage.api.settings import section, sort_settings
+from tutelage.api.settings import Sections, section, sort_settings
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
 from tutelage.common.hashing import fingerprint
@@ -79,14 +79,14 @@ class Trainer:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        _, of_training, of_gkd = sort_settings(settings)
-        if teacher is None and of_gkd:
-            raise TutelageError(f"`{next(iter(of_gkd))}` is a setting of GKD: give a `teacher`, or leave it out")
+        sections = sort_settings(settings)
+        if teacher is None and sections[2]:
+            raise TutelageError(f"`{next(iter(sections[2]))}` is a setting of GKD: give a `teacher`, or leave it out")
         if teacher is student:
             raise TutelageError("teacher and student are one object: give the teacher as a copy (copy.deepcopy)")
         self._kept = None if folder is not None else tempfile.TemporaryDirectory(prefix="tutelage-")
         self.folder = Path(folder if self._kept is None else self._kept.name)
-        run = _run(self.folder, student, rows, validation, seed, teacher is not None, settings)
+        run = _run(self.folder, student, rows, validation, seed, teacher is not None, sections)
         _check_weights(student, teacher, run.training)
         self._own = {id(model): _attention(model) for model in (student, teacher) if model is not None}
         loaded, taught_by = _loaded(student, tokenizer, teacher, teacher_tokenizer or tokenizer)
@@ -164,11 +164,9 @@ class Trainer:
             exchange_tokens(self._models[1].model, *self._exchanged)
 
 
-def _run(
-    folder: Path, student: Any, rows: Any, validation: Any, seed: int, distills: bool, settings: Mapping[str, Any]
-) -> Run:
+def _run(folder: Path, student: Any, rows: Any, validation: Any, seed: int, distills: bool, sections: Sections) -> Run:
     """The run that a recipe with these rows and settings would have."""
-    of_data, of_training, of_gkd = sort_settings(settings)
+    of_data, of_training, of_gkd = sections
     given = {"rows": rows} if validation is None else {"rows": rows, "validation": validation}
     paths = {name: rows_path(found, folder / "data", name) for name, found in given.items()}
     held_out = {} if validation is None else {"validation": "validation"}

@@ -1,4 +1,4 @@
-"""What the functions of `import tutelage` return: frozen values that show themselves as tables and give pandas frames."""
+"""What the functions of `import tutelage` return: frozen values that are shown as tables and give pandas frames."""
 
 from __future__ import annotations
 

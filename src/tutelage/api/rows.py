@@ -18,7 +18,8 @@ def rows_path(rows: Any, folder: Path, argument: str) -> str:
 
     `rows`: a file, a folder, a glob or a hub data set by name; or rows in memory (dicts, a pandas frame, a
     `datasets.Dataset`), which are written to `<folder>/<argument>-<hash of the content>.jsonl` unless that is there.
-    `argument`: what errors call the rows. Raises TutelageError for no rows, and for rows that are not dicts of JSON values.
+    `argument`: what errors call the rows. Raises TutelageError for no rows, and for rows that are not dicts of JSON
+    values.
     """
     if isinstance(rows, str | os.PathLike):
         written = os.path.expanduser(os.fspath(rows))

@@ -8,15 +8,18 @@ from typing import Any
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.recipe.base import first_message
 from tutelage.recipe.sections import DataConfig, TrainingConfig
-from tutelage.recipe.stages import DistillStage
+from tutelage.recipe.stages import DistillStage, SftStage
 
 # What rows, training and GKD can be told; the rest of these sections is said by other arguments.
 DATA = tuple(key for key in DataConfig.model_fields if key not in ("path", "size", "skip", "seed", "text"))
 TRAINING = tuple(key for key in TrainingConfig.model_fields if key != "validation")
-DISTILL = ("divergence", "beta", "temperature", "ce_weight", "on_policy", "sampling")
+DISTILL = tuple(key for key in DistillStage.model_fields if key not in SftStage.model_fields and key != "teacher")
 
 
-def sort_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+Sections = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # of data, of training, of a distill stage
+
+
+def sort_settings(settings: Mapping[str, Any]) -> Sections:
     """The settings that are keys of a data section, of `training` and of a `distill` stage.
 
     Raises TutelageError, with the nearest known key, for one that is none of these, and for a value of `training` that
