@@ -116,12 +116,18 @@ def _data(rows: Any, test: Any, keys: Mapping[str, Any], folder: Path) -> dict[s
 
     train = {"path": rows_path(rows, folder, "data"), **keys}
     count = len(load_dataset("train", section(DataConfig, train), Path.cwd()).conversations)
+    train["path"] = _from_runs(train["path"], folder)
     if test is not None and not isinstance(test, int):
-        return {"train": train, "test": {"path": rows_path(test, folder, "test"), **keys}}
+        return {"train": train, "test": {"path": _from_runs(rows_path(test, folder, "test"), folder), **keys}}
     size = max(1, min(TEST_ROWS, count // 5)) if test is None else int(test)
     if not 0 < size < count:
         raise TutelageError(f"test: {size} of {count} usable rows leave none to train or to test on: give more rows")
     return {"train": {**train, "skip": size}, "test": {**train, "size": size}}
+
+
+def _from_runs(path: str, folder: Path) -> str:
+    """A path in the folder of rows as the recipe beside that folder writes it, so that the two can be moved."""
+    return f"{folder.name}/{os.path.basename(path)}" if os.path.dirname(path) == os.path.abspath(folder) else path
 
 
 def _stages(teacher_sft: bool, gkd: Mapping[str, Any], max_new_tokens: int) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def evaluate_on_recipe(
         raise TutelageError(f"no task is named (there are: {there})")
     for name in tasks:
         if name not in recipe.tasks:
-            raise TutelageError(f"{recipe.name}: no task is called `{name}` (there are: {there})")
+            raise TutelageError(f"recipe `{recipe.name}`: no task is called `{name}` (there are: {there})")
     stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(tasks))
     planner = Planner(recipe.model_copy(update={"teacher": model, "stages": [stage]}), base, runs)
     make_runs_folder(runs)
