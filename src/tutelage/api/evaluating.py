@@ -97,17 +97,18 @@ def compare(
         if isinstance(one, Evaluation) and len(one.folders) != 1:
             raise TutelageError(f"an evaluation of {len(one.folders)} tasks: compare two of one task each, or folders")
         folders.append(next(iter(one.folders.values())) if isinstance(one, Evaluation) else Path(one))
-    names = [one.model if isinstance(one, Evaluation) else str(one) for one in (a, b)]
+    sides = [one.model if isinstance(one, Evaluation) else str(one) for one in (a, b)]
     found = compare_folders(folders[0], folders[1], samples=samples)
     differences, notes = [], []
     for task in found.tasks:
         notes += task.warnings
         for one in task.metrics:
-            values = map(number, (one.a, one.b, one.difference, one.low, one.high, one.p_value))
-            differences.append(Difference(task.task, one.metric, *values, one.examples))
+            names = ("a", "b", "difference", "low", "high", "p_value")
+            values = {name: number(getattr(one, name)) for name in names}
+            differences.append(Difference(task.task, one.metric, examples=one.examples, **values))
     for side, only in (("a", found.only_a), ("b", found.only_b)):
         notes += [f"only in {side}: {', '.join(only)}"] if only else []
-    return Comparison(names[0], names[1], tuple(differences), tuple(notes))
+    return Comparison(sides[0], sides[1], tuple(differences), tuple(notes))
 
 
 def evaluate_on_recipe(

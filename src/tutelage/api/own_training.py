@@ -84,8 +84,8 @@ class Trainer:
             raise TutelageError(f"`{next(iter(sections[2]))}` is a setting of GKD: give a `teacher`, or leave it out")
         if teacher is student:
             raise TutelageError("teacher and student are one object: give the teacher as a copy (copy.deepcopy)")
-        self._kept = None if folder is not None else tempfile.TemporaryDirectory(prefix="tutelage-")
-        self.folder = Path(folder if self._kept is None else self._kept.name)
+        self._kept = tempfile.TemporaryDirectory(prefix="tutelage-")  # removed with this object
+        self.folder = Path(self._kept.name if folder is None else folder)
         run = _run(self.folder, student, rows, validation, seed, teacher is not None, sections)
         _check_weights(student, teacher, run.training)
         self._own = {id(model): _attention(model) for model in (student, teacher) if model is not None}

@@ -13,6 +13,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 
 SHOWN_STEPS = 10
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class Shown:
@@ -132,12 +133,12 @@ class Model:
         from tutelage.common.types import Message
         from tutelage.delivery.chat import ChatSettings
 
-        written: Sequence[Mapping[str, Any]] = (
-            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
-        )
+        written: Sequence[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
         for turn in written:
-            if not isinstance(turn, Mapping) or not {"role", "content"} <= {*turn}:
-                raise TutelageError('prompt: a turn is {"role": "user", "content": "…"}')
+            if not isinstance(turn, Mapping) or turn.get("role") not in ROLES or "content" not in turn:
+                raise TutelageError(
+                    f'prompt: a turn is {{"role": "user", "content": "…"}}; roles are {", ".join(ROLES)}'
+                )
         if not written or written[-1]["role"] != "user":
             raise TutelageError("prompt: the last turn must be the user's")
         turns = [Message(turn["role"], turn["content"]) for turn in written]
@@ -303,7 +304,7 @@ class Plan(Shown):
     def _lines(self) -> list[str]:
         left = [run for run in self.runs if not run.done]
         known = [run.hours for run in left if run.hours is not None]
-        time = f", about {60 * sum(known):.0f} minutes on one {self.machine}" if known else ""
+        time = f", about {60 * sum(known):.0f} min on one {self.machine}" if known else ""
         total = f"{len(left)} of {len(self.runs)} runs to do{time}"
         return [total, *(f"problem: {text}" for text in self.problems)]
 
