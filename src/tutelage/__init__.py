@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # at run time a name is imported on first use, so that `import tutelage` loads nothing
+if TYPE_CHECKING:  # for type checkers; at run time a name is imported on first use
     from tutelage.api.distilling import distill
     from tutelage.api.evaluating import compare, evaluate
     from tutelage.api.own_training import Trainer
@@ -44,13 +44,15 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            found = getattr(import_module(f"tutelage.{module}"), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module `tutelage` has no attribute `{name}`; it has: {', '.join(__all__)}")
+if not TYPE_CHECKING:  # which would take every name for one that this function gives
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _MODULES.items():
+            if name in names:
+                found = getattr(import_module(f"tutelage.{module}"), name)
+                globals()[name] = found
+                return found
+        raise AttributeError(f"module `tutelage` has no attribute `{name}`; it has: {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -83,3 +83,13 @@ def test_results_escape_what_others_wrote() -> None:
     assert not {"script", "img"} & {*page.tags}
     assert HOSTILE in page.text
     assert "unscored" in page.text
+
+
+def test_differences_are_written_with_a_true_sign_and_zero_without() -> None:
+    from tutelage.api.results import Difference
+
+    numbers = [(-1.234, 0.001), (2.0, -0.001)]
+    found = [Difference("t", "m", 1.0, None, one, other, 3.0, 0.0001, 5) for one, other in numbers]
+    table = repr(tutelage.Comparison("x", "y", (*found,)))
+    assert "unscored  −1.23  0.00 to +3.00  <0.001" in table
+    assert "+2.00  0.00 to +3.00" in table

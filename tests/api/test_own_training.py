@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def test_a_module_of_ones_own_learns_from_one_of_ones_own(models: Any) -> None:
     )
     result = trainer.run()
     assert result.metrics[-1]["loss"] < 0.9 * result.metrics[0]["loss"]
+    with pytest.raises(tutelage.TutelageError, match="this training is done"):
+        trainer.run()
     assert result.perplexity_after is not None
     assert result.perplexity_before is not None
     assert "Held-out perplexity" in str(result)
@@ -166,6 +169,25 @@ def test_a_mistake_is_one_line(models: Any, changes: dict[str, Any], message: st
     with pytest.raises(tutelage.TutelageError, match=message) as error:
         tutelage.Trainer(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_teacher_whose_turns_end_otherwise_teaches_and_is_as_it_was(workshop: Workshop, models: Any) -> None:
+    student, words, teacher = models
+    other = copy.deepcopy(words)
+    other.chat_template, other.eos_token = None, "<|stop|>"
+    before = {name: one.clone() for name, one in teacher.named_parameters()}
+    trainer = tutelage.Trainer(
+        student, words, ROWS, teacher=teacher, teacher_tokenizer=other, on_policy=0.0, **SETTINGS
+    )
+    assert same(teacher, before)
+    trainer.run()
+    assert same(teacher, before)
+    teacher.save_pretrained(workshop.folder / "other")
+    other.save_pretrained(workshop.folder / "other")
+    workshop.recipe["teacher"]["path"] = str(workshop.folder / "other")
+    assert same(student, weights_of_recipe(workshop, {"kind": "distill", "on_policy": 0.0}))
+    assert trainer._exchanged is not None
 
 
 def test_models_that_do_not_fit_are_one_line(models: Any) -> None:

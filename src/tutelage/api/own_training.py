@@ -90,6 +90,7 @@ class Trainer:
         _check_weights(student, teacher, run.training)
         self._own = {id(model): _attention(model) for model in (student, teacher) if model is not None}
         loaded, taught_by = _loaded(student, tokenizer, teacher, teacher_tokenizer or tokenizer)
+        self._done = False
         self._models = [one for one in (loaded, taught_by) if one is not None]
         try:
             self._trainer, self._reports = prepare(run, loaded, taught_by)
@@ -119,13 +120,17 @@ class Trainer:
         """Train to the end, from the last checkpoint in `folder` if there is one.
 
         Returns a `TrainingResult`: `metrics` per step, perplexities of the validation rows, counts of rows; `frame()`.
-        Raises TutelageError for a loss that is not finite. Ctrl-C finishes the step, saves, and raises TutelageError.
+        Raises TutelageError for a loss that is not finite, and for a second call when the training is done. Ctrl-C
+        finishes the step, saves, and raises TutelageError; another call goes on.
         """
+        if self._done:
+            raise TutelageError("this training is done: make another Trainer to train on")
         trainer, found = self._trainer, bool(self._trainer.job.validation)
         with self._ready(), stop_requests():
             before = trainer.validate() if found else None
             trainer.run()
             after = trainer.validate() if found else None
+        self._done = True
         remove_checkpoints(self.folder / CHECKPOINTS)
         name = "validation_cross_entropy"
         return TrainingResult(

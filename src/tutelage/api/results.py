@@ -80,7 +80,10 @@ def number(value: float) -> float | None:
 
 
 def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}".replace("-", "−")
+    if value is None:
+        return ""
+    text = f"{value:+.2f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
 
 
 def _score(score: Score) -> str:
@@ -199,7 +202,8 @@ class RunResult(Shown):
         for one in self.scores:
             interval = "" if one.low is None else f"{_signed(one.low)} to {_signed(one.high)}"
             what = (one.task, one.model, one.metric, _score(one))
-            rows.append((*what, _signed(one.difference), interval, _p(one.p_value), str(one.examples)))
+            difference = "reference" if one.model == self.reference else _signed(one.difference)
+            rows.append((*what, difference, interval, _p(one.p_value), str(one.examples)))
         return ("task", "model", "metric", "score", against, "95 % interval", "p", "n"), rows
 
     def _lines(self) -> list[str]:
