@@ -17,6 +17,7 @@ from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
 from tutelage.models.files import locate, without_progress_bars
 from tutelage.models.limits import context_of
+from tutelage.models.own_module import OwnModule
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import reshard, shard
@@ -75,6 +76,22 @@ def load_model(
     reshard(model)
     template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
     return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint), config.path)
+
+
+def model_in_memory(model: Any, tokenizer: Any, config: ModelConfig) -> LoadedModel:
+    """A model that was loaded or written by others, as `load_model` gives them: it gets our attention, in place.
+
+    `model`: a transformers causal language model, or a module with the methods that `OwnModule` names. Of `config`
+    count `attention`, `chat_template` and `thinking`; its `path` is what messages call the model.
+
+    Raises TutelageError as `load_model` does.
+    """
+    own = not hasattr(model, "set_attn_implementation")
+    model = OwnModule(model) if own else model
+    refuse_nonfinite(config.path, model)
+    packed = False if own else _install_attention(model.eval(), config)
+    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
+    return LoadedModel(model, tokenizer, template, packed, template.fingerprint, config.path)
 
 
 def read_weights(

@@ -42,18 +42,9 @@ def train(run: Run) -> dict[str, Any]:
     sharded = training.shard and _join_ranks(run)
     compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
-    teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
-    sections = {name: encoded(run, name, student, training.max_length, teacher) for name in run.data}
-    # Of the stages' own config nothing changes: the fingerprint is the recipe's.
-    readable = training.model_copy(update={"max_length": readable_length(training.max_length, student, teacher)})
-    run = dataclasses.replace(run, training=readable)
-    reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
-    validation = sections[training.validation].sequences if training.validation else []
-    names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
-    examples = _concatenated([sections[name] for name in names])
-    if isinstance(run.config, SeqkdStage):
-        examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    trainer = Trainer(_job(run, student, teacher, examples, validation))
+    teacher = _load_teacher(run, sharded) if "teacher" in run.models else None
+    trainer, reports = prepare(run, student, teacher)
+    validation = bool(trainer.job.validation)
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
     before = trainer.validate() if validation else None
@@ -69,6 +60,28 @@ def train(run: Run) -> dict[str, Any]:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
     return result
+
+
+def prepare(run: Run, student: LoadedModel, teacher: LoadedModel | None) -> tuple[Trainer, dict[str, Any]]:
+    """The trainer of a run with these models, and what became of the rows of each data section (data.json).
+
+    Raises TutelageError when student, teacher and data do not fit together.
+    """
+    training = run.training
+    assert training is not None
+    if teacher is not None:
+        _check_pair(run, student, teacher)
+    sections = {name: encoded(run, name, student, training.max_length, teacher) for name in run.data}
+    # Of the stages' own config nothing changes: the fingerprint is the recipe's.
+    readable = training.model_copy(update={"max_length": readable_length(training.max_length, student, teacher)})
+    run = dataclasses.replace(run, training=readable)
+    reports: dict[str, Any] = {name: section.report for name, section in sections.items()}
+    validation = sections[training.validation].sequences if training.validation else []
+    names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
+    examples = _concatenated([sections[name] for name in names])
+    if isinstance(run.config, SeqkdStage):
+        examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
+    return Trainer(_job(run, student, teacher, examples, validation)), reports
 
 
 def _join_ranks(run: Run) -> bool:
@@ -193,11 +206,14 @@ def _job(
         raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/method.md") from error
 
 
-def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
-    """Load the teacher in the compute type (frozen, it needs no float32 copy) and check it against the student."""
+def _load_teacher(run: Run, sharded: bool) -> LoadedModel:
+    """The teacher in the compute type: frozen, it needs no float32 copy."""
     wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
-    kind = torch.float32 if wide else torch.bfloat16
-    loaded = load_model(run.models["teacher"], run.device, kind, sharded)
+    return load_model(run.models["teacher"], run.device, torch.float32 if wide else torch.bfloat16, sharded)
+
+
+def _check_pair(run: Run, student: LoadedModel, loaded: LoadedModel) -> None:
+    """Check the teacher `loaded` against the student, and print what a user should know of the two."""
     notices = [
         check_vocabularies(loaded.tokenizer, student.tokenizer),
         head_notice(loaded.model, student.model),
@@ -213,4 +229,3 @@ def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
         )
     for notice in filter(None, notices):
         print(f"{run.stage}: {notice}", flush=True)
-    return loaded
