@@ -13,6 +13,7 @@ import typer
 
 import tutelage
 from tutelage.cli.data import data
+from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.init import init
 from tutelage.cli.model import chat, export
@@ -169,6 +170,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
 
 
 app.command()(init)
+app.command()(doctor)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
@@ -323,6 +325,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
+        if code:  # of a command that ends by typer.Exit
+            raise SystemExit(code)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:

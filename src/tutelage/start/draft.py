@@ -77,7 +77,7 @@ def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
         some = ", ".join(same[:3]) + (", …" if len(same) > 3 else "")
         yield f"{len(same)} of {len(test)} test rows ask what a training row asks ({some}): scores flatter; remove them"
     if near:
-        yield f"{near} of {len(test)} test rows ask nearly what a training row asks: scores say little of other questions"
+        yield f"{near} of {len(test)} test rows ask nearly what a training row asks: scores flatter"
 
 
 def _needs(found: Estimate, here: Here, runs: Path) -> str:

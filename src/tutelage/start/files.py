@@ -63,7 +63,7 @@ def sort_files(named: Sequence[str], alone: bool = True) -> dict[str, list[str]]
 
 
 def _role(path: Path) -> str:
-    words = re.split(r"[^a-z]+", path.name.partition(".")[0].lower())
+    words = re.split(r"[^a-z]+", path.name.lower())
     return next((_WORDS[word] for word in words if word in _WORDS), "train")
 
 

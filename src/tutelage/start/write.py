@@ -9,14 +9,13 @@ from typing import Any
 
 from tutelage.recipe.load import parse_yaml
 
-_COLUMN = 96  # where comments begin at the latest
-_WIDE = 150
+_WIDTH = 118  # of a line with a comment; a wider one has its comment above
 _SAYS = {
     "teacher_sft": "the teacher learns the rows too",
     "sft": "the rows alone",
     "sft_again": "the control: as many more steps",
     "gkd": "the same start and steps, with the teacher",
-    "scores": "the same test rows for all; then the report",
+    "scores": "the same test rows for all",
 }
 
 
@@ -25,19 +24,21 @@ def recipe_text(content: Mapping[str, Any], reasons: Mapping[str, str], head: st
     lines = [f"# {head}"]
     for key, value in content.items():
         if isinstance(value, list):
-            said = [(f"  - {_inline(one)}", _SAYS.get(str(one["name"]), "")) for one in value]
+            lines += [f"{key}:", *(_with(f"  - {_inline(one)}", _SAYS.get(str(one["name"]), "")) for one in value)]
         elif key in ("data", "tasks"):
-            said = [(f"  {name}: {_inline(one)}", "") for name, one in value.items()]
+            lines += [_with(f"{key}:", reasons.get(key, "")), *(f"  {n}: {_inline(one)}" for n, one in value.items())]
         else:
             lines.append(_with(f"{key}: {_inline(value)}", reasons.get(key, "")))
-            continue
-        lines.append(_with(f"{key}:", reasons.get(key, "")))
-        lines += [_with(text, reason) for text, reason in said]
     return "\n".join(lines) + "\n"
 
 
 def _with(text: str, reason: str) -> str:
-    return f"{text}{'  ' if len(text) < _COLUMN else ' '}# {reason}" if reason and len(text) < _WIDE else text
+    """The line with its comment, behind it where there is room."""
+    if not reason:
+        return text
+    behind = f"{text}  # {reason}"
+    indent = " " * (len(text) - len(text.lstrip()))
+    return behind if len(behind) <= _WIDTH else f"{indent}# {reason[0].upper()}{reason[1:]}:\n{text}"
 
 
 def _inline(value: Any) -> str:
