@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
@@ -16,6 +15,7 @@ from tutelage.recipe.load import parse_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.preflight.machine import free_disk
+from tutelage.runs.run import Run
 from tutelage.start.estimate import Estimate, Here, estimate, runs_of
 from tutelage.start.look import Look, measure, overlap
 from tutelage.start.models import Cut, Pair
@@ -47,23 +47,37 @@ def draft(
     proposal = propose(name, looks, paths, lengths, pair)
     head = f"Made by `{command}`; docs/recipe.md has every key. Next: tutelage run {out}"
     with _healing_rows(pair.student, out.with_name(healing_file(name)), force):
-        for saving in SAVINGS if here.device == "cuda" else CPU_SAVINGS:
-            text, config = _recipe(proposal, saving, head, out)
-            planned = runs_of(config, out.resolve().parent, runs, here.device)
-            found = estimate(planned, here)
-            if not found.misfits:
-                break
-        problems = find_problems(planned, runs, data=False)
-        warnings = [*_overlaps(config, out), *(problem.text for problem in problems)]
-    stops = any(misfit.stops for misfit in found.misfits)
-    return Draft(text, not stops, (*pair.lines, lengths.line()), tuple(warnings), _needs(found, here, runs))
+        fitting = _fitting(proposal, head, out, here, runs)
+        problems = find_problems(fitting.runs, runs, data=False)
+        warnings = [*_overlaps(fitting.config, out), *(problem.text for problem in problems)]
+    stops = any(misfit.stops for misfit in fitting.found.misfits)
+    seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
+    return Draft(fitting.text, not stops, seen, tuple(warnings), needs)
 
 
-def _recipe(proposal: Proposal, saving: Mapping[str, Any], head: str, out: Path) -> tuple[str, RecipeConfig]:
-    """The recipe as text, and read back from it."""
-    content = {**proposal.content, "training": {**proposal.content["training"], **saving}}
-    text = recipe_text(content, proposal.reasons, head)
-    return text, recipe_from(parse_yaml(text), out)
+@dataclass(frozen=True)
+class _Fitting:
+    """A recipe as text and as read back from it, its runs, and what they need."""
+
+    text: str
+    config: RecipeConfig
+    runs: list[Run]
+    found: Estimate
+
+
+def _fitting(proposal: Proposal, head: str, out: Path, here: Here, runs: Path) -> _Fitting:
+    """The recipe with the first of the savings with which all runs fit, else with the last."""
+    made = None
+    for saving in SAVINGS if here.device == "cuda" else CPU_SAVINGS:
+        content = {**proposal.content, "training": {**proposal.content["training"], **saving}}
+        text = recipe_text(content, proposal.reasons, head)
+        config = recipe_from(parse_yaml(text), out)
+        planned = runs_of(config, out.resolve().parent, runs, here.device)
+        made = _Fitting(text, config, planned, estimate(planned, here))
+        if not made.found.misfits:
+            break
+    assert made is not None
+    return made
 
 
 def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:

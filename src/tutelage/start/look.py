@@ -44,11 +44,6 @@ class Look:
         """The reference answers of all rows."""
         return [text for row in self.rows for text in row.targets]
 
-    def config(self, path: str | list[str] | None = None, **keys: int) -> DataConfig:
-        """The data section; `path`: as the recipe names it."""
-        named = list(self.paths) if len(self.paths) > 1 else self.paths[0]
-        return DataConfig.model_validate({"path": path or named, **self.form.keys, **keys})
-
     def lines(self) -> list[str]:
         """What a user should know of it, one line each."""
         share = f", {len(self.bad)} bad" if self.bad else ""
