@@ -8,12 +8,10 @@ import pytest
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, Message
-from tutelage.recipe.load import parse_yaml
 from tutelage.start.files import Form
 from tutelage.start.look import Lengths, Look
 from tutelage.start.models import Pair
 from tutelage.start.propose import fitting_metrics, propose, slices
-from tutelage.start.write import recipe_text
 
 
 @pytest.mark.parametrize(
@@ -68,17 +66,3 @@ def test_batches_grow_with_the_rows() -> None:
     found = [proposed([100] * 9, [50] * 9, rows=n)["training"] for n in (100, 2000, 20_000, 200_000)]
     assert [one["batch_size"] for one in found] == [8, 16, 32, 128]
     assert [one["epochs"] for one in found] == [3, 2, 2, 2]
-
-
-def test_text_says_what_the_content_says() -> None:
-    content = proposed([100] * 9, [50] * 9)
-    content["data"]["train"] |= {
-        "prompt": 'Say "{a}":\n\n{?{b}?} # no comment',
-        "path": ["größe.csv", "a, b.csv", "yes"],
-    }
-    content["training"]["learning_rate"] = 2e-5
-    text = recipe_text(content, {"data": "why", "training": "x" * 100}, "head")
-    assert parse_yaml(text) == content
-    assert text.startswith("# head\n")
-    assert "data:  # why\n" in text
-    assert "learning_rate: 2.0e-5" in text

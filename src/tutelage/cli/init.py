@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def init(
     """
     from tutelage.common.errors import TutelageError
     from tutelage.common.files import write_atomically
+    from tutelage.recipe.base import NAME_PATTERN
     from tutelage.start.draft import draft
     from tutelage.start.estimate import look_at_machine
     from tutelage.start.models import look_at_models
@@ -57,6 +59,8 @@ def init(
         raise TutelageError("--prompt and --completion go together: give both")
     roles = _files(files or [], {"train": train, "dev": dev, "test": test}, asks)
     called = name or _name(out, roles["train"][0])
+    if not re.fullmatch(NAME_PATTERN, called):
+        raise TutelageError(f"--name {called}: a name has letters, digits, `_`, `.` and `-` only: give another")
     out = out or Path(f"{called}.yaml")
     if out.exists() and not force:
         raise TutelageError(f"{out} exists: give another --name or --out, or --force to replace it")
@@ -67,7 +71,7 @@ def init(
         print("\n".join(looks[role].lines()), flush=True)
     here = look_at_machine()
     print(f"machine: {here.said}", flush=True)
-    command = " ".join(["tutelage init", *(path for paths in roles.values() for path in paths)])
+    command = " ".join(shlex.join(["tutelage", "init", *(path for paths in roles.values() for path in paths)]).split())
     found = None
     for large, small in _pairs(teacher, student, here.device, asks):
         pair = look_at_models(large, small)

@@ -112,7 +112,7 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
     """
     place, trained = ", ".join(paths), role != "test"
     first = []
-    section = DataConfig(path=list(paths))
+    section = DataConfig(path=paths[0] if len(paths) == 1 else list(paths))
     for _, row in read_rows(role, section, Path.cwd(), []):
         if isinstance(row, dict):
             first.append(row)
@@ -132,7 +132,7 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
         form = find_form(first, place, trained)
     if form is None:
         raise UnknownFormError(place, columns)
-    config = DataConfig.model_validate({"path": list(paths), **form.keys, "max_bad_rows": 1.0})
+    config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
     data = load_dataset(role, config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
         shown = "; ".join(f"{row.source}: {row.reason}" for row in data.bad_rows[:2])

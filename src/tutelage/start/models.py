@@ -74,7 +74,7 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
         lines.append(f"student: the teacher with fewer layers, healed on made-up text (stage `{student.name}`)")
     elif len(templates) == 2:
         notice = check_vocabularies(templates["teacher"].tokenizer, templates["student"].tokenizer)
-        lines.append(f"vocabularies: {notice or 'equal'}")
+        lines.append(notice or "vocabularies: equal")
     own = templates.get("student", templates.get("teacher"))
     return Pair(teacher, student, own, min(contexts, default=None), tuple(lines))
 

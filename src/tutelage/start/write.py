@@ -38,7 +38,7 @@ def _with(text: str, reason: str) -> str:
         return text
     behind = f"{text}  # {reason}"
     indent = " " * (len(text) - len(text.lstrip()))
-    return behind if len(behind) <= _WIDTH else f"{indent}# {reason[0].upper()}{reason[1:]}:\n{text}"
+    return behind if len(behind) <= _WIDTH else f"{indent}# {reason[0].upper()}{reason[1:]}\n{text}"
 
 
 def _inline(value: Any) -> str:
