@@ -41,7 +41,8 @@ def test_rows_of_tables_are_counted_and_measured(tmp_path: Path):
 def test_shapes_are_read_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = tmp_path / "config.json"
     config.write_text(
-        '{"num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 97}'
+        '{"num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, '
+        '"vocab_size": 97}'
     )
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: str(config))
     assert shape_at("org/model") == Shape(2, 32, 64, 4, 4, 8, 97, True)

@@ -28,5 +28,5 @@ def test_other_vocabularies_and_absent_folders_are_refused(tiny_models: Path, tm
     save_tiny(tmp_path / "more", layers=2, seed=0, tokens=tokens)
     pair = look_at_models(str(tiny_models / "teacher"), str(tmp_path / "more"))
     assert pair.lines[-1].startswith("vocabularies are cut to their common")
-    with pytest.raises(TutelageError, match=r"^student model folder .* does not exist"):
+    with pytest.raises(TutelageError, match=r"^student: model folder .* does not exist"):
         look_at_models(str(tiny_models / "teacher"), str(tmp_path / "absent"))

@@ -66,7 +66,7 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
                 contexts += [context] if context else []
                 said += f", reads {context:,} tokens" if context else ""
         except TutelageError as error:
-            raise TutelageError(f"{role} {error}" if path not in str(error) else str(error)) from None
+            raise TutelageError(f"{role}: {error}") from None
         shape = shape_at(path)
         said += f", {_size(shape.weights)} weights" if shape is not None else ", of unknown size"
         lines.append(f"{said}; cannot be looked at: {wrong}" if wrong else said)
