@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,20 @@ def test_questions_have_defaults_and_take_answers(
     assert (config.data["train"].prompt, config.data["train"].completion) == ("{c}", "{a}")
 
 
+def test_no_answer_is_one_line(
+    here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ended(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Ended())
+    with pytest.raises(SystemExit) as stop:
+        here()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip() == "tutelage: stopped; nothing was written"
+
+
 def test_force_replaces_and_bad_rows_are_allowed_for(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,6 +232,17 @@ def test_force_replaces_and_bad_rows_are_allowed_for(
     assert config.data["train"].max_bad_rows == 0.03
     assert len(planned(config, tmp_path)) == 8
     assert "bad row: x.jsonl:61: " in capsys.readouterr().out
+
+
+def test_texts_of_data_do_not_steer_the_terminal(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "x.csv", ("q\x1b[2J", "a"))
+    config = here("x.csv", "--yes")
+    assert config.data["train"].prompt == "{q\x1b[2J}"
+    said = capsys.readouterr().out
+    assert "columns are guessed from their order" in said
+    assert "\x1b" not in said
 
 
 def test_test_rows_that_are_training_rows_are_named(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.options import Debug, RunsFolder
+from tutelage.cli.options import Debug, RunsFolder, visible
 
 if TYPE_CHECKING:
     from tutelage.start.look import Look
@@ -68,7 +68,7 @@ def init(
     looks: dict[str, Look] = {}
     for role in (role for role, paths in roles.items() if paths):
         looks[role] = _look(role, roles[role], prompt, completion, asks)
-        print("\n".join(looks[role].lines()), flush=True)
+        print(visible("\n".join(looks[role].lines())), flush=True)
     here = look_at_machine()
     print(f"machine: {here.said}", flush=True)
     command = " ".join(shlex.join(["tutelage", "init", *(path for paths in roles.values() for path in paths)]).split())
@@ -79,13 +79,12 @@ def init(
         if found.fits:
             break
     assert found is not None
-    print("\n".join(found.seen))
-    for warning in found.warnings:
-        print(f"note: {warning}")
+    print(visible("\n".join([*found.seen, *(f"note: {warning}" for warning in found.warnings)])))
     write_atomically(out, found.text)
     at = "" if runs == Path("runs") else f" --runs {runs}"
-    print(f"\n{found.text}\nWrote {out}: {found.needs}.\n\nNext: tutelage data inspect {out}    rows as the model sees")
-    print(f"      tutelage run {out}{at}\n      tutelage chat {called}-gkd    when it is done")
+    print(f"\n{visible(found.text)}\nWrote {out}: {found.needs}.\n")
+    print(f"Next: tutelage data inspect {out}    rows as the model sees them\n      tutelage run {out}{at}")
+    print(f"      tutelage chat {called}-gkd    when it is done")
 
 
 def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bool) -> dict[str, list[str]]:
@@ -94,7 +93,7 @@ def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bo
     from tutelage.start.files import sort_files
 
     if not named and not flags["train"]:
-        here = data_here()
+        here = _data_here()
         if asks:
             named = [typer.prompt("Your data (a file)", default=here or None)]
         elif here is None:
@@ -109,7 +108,7 @@ def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bo
     return roles
 
 
-def data_here() -> str | None:
+def _data_here() -> str | None:
     """The data file of the working folder, if it has one that is called train or only one."""
     from tutelage.data.sources import SUFFIXES
 
@@ -134,14 +133,14 @@ def _look(role: str, paths: list[str], prompt: str | None, completion: str | Non
     except UnknownFormError as error:
         if not asks:
             raise
-        print(f"{error.place}: columns {', '.join(error.columns)}")
+        print(visible(f"{error.place}: columns {', '.join(error.columns)}"))
         columns = error.columns
         prompt = typer.prompt("Column of the question", default=columns[0])
         completion = typer.prompt("Column of the answer", default=columns[-1])
         return look_at(role, paths, prompt, completion)
     if not found.form.sure and not asks:
         print(f"note: {role}: the columns are guessed from their order; --prompt and --completion set them")
-    elif not found.form.sure and not typer.confirm(f"{role}: {found.form.said}. Right?", default=True):
+    elif not found.form.sure and not typer.confirm(visible(f"{role}: {found.form.said}. Right?"), default=True):
         keys = found.form.keys
         prompt = typer.prompt("Column of the question, or a template", default=keys["completion"])
         return look_at(role, paths, prompt, typer.prompt("Column of the answer", default=keys["prompt"]))
@@ -183,7 +182,9 @@ def built_in_student() -> Cut:
     made = [stage.name for stage in config.stages].index(str(config.student)) + 1
     shared = {key: written["training"][key] for key in ("batch_size", "max_length")}
     stages = [
-        stage if stage["kind"] == "prune" else stage | {"training": {**shared, "validation": None, **stage["training"]}}
+        stage
+        if stage["kind"] == "prune"
+        else stage | {"training": {**shared, "validation": None, **stage.get("training", {})}}
         for stage in written["stages"][:made]
     ]
     with tempfile.TemporaryDirectory() as folder:

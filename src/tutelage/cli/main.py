@@ -330,6 +330,8 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:
+        if type(error).__name__ == "Abort":  # a question was answered with Ctrl-C or the end of the input
+            _fail("stopped; nothing was written", 130)
         code, problem = _exit_code(error), _of_storage(error)
         if "--debug" not in arguments and code is None and problem is not None:
             _fail(problem, 1)
