@@ -28,8 +28,9 @@ ALLOWED: dict[str, str] = {
     "study": "common recipe evaluation runs",
     "report": "common evaluation runs study",
     "delivery": "common recipe data models evaluation runs report",
+    "start": "common recipe loss data models synthesis evaluation runs",
     "api": "common recipe data models evaluation teachers training runs report delivery",
-    "cli": "common recipe evaluation runs study report delivery api",
+    "cli": "common recipe data evaluation runs study report delivery start api",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

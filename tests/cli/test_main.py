@@ -14,6 +14,7 @@ import tutelage
 from tutelage.cli.main import main
 
 COMMANDS = ["run", "report", "data", "evaluate", "chat", "export", "compare", "rescore", "setup", "demo", "schema"]
+COMMANDS += ["init", "doctor"]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys

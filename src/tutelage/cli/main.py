@@ -13,7 +13,9 @@ import typer
 
 import tutelage
 from tutelage.cli.data import data
+from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
+from tutelage.cli.init import init
 from tutelage.cli.model import chat, export
 from tutelage.cli.options import (
     AsJson,
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
-    "Then write a recipe for your own data (docs/recipe.md) and `tutelage run` it.\n\n"
-    "tutelage demo\n\ntutelage run recipe.yaml",
+    "Then `tutelage init` writes a recipe for your own data, and `tutelage run` does it.\n\n"
+    "tutelage demo\n\ntutelage init train.csv\n\ntutelage run train.yaml",
     no_args_is_help=True,
     # Boxes cut the names of options short in a narrow terminal; plain text wraps.
     rich_markup_mode="rich" if get_terminal_size().columns >= 80 else None,
@@ -167,6 +169,8 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
 
 
+app.command()(init)
+app.command()(doctor)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
@@ -321,9 +325,13 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
+        if code:  # of a command that ends by typer.Exit
+            raise SystemExit(code)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:
+        if type(error).__name__ == "Abort":  # a question was answered with Ctrl-C or the end of the input
+            _fail("stopped; nothing was written", 130)
         code, problem = _exit_code(error), _of_storage(error)
         if "--debug" not in arguments and code is None and problem is not None:
             _fail(problem, 1)

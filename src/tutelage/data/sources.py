@@ -90,7 +90,7 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
             continue
         for file in source:
             versions.append(hash_file(file))
-            yield from _read_file(key, file, labels[file])
+            yield from read_file(key, file, labels[file])
 
 
 def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
@@ -150,7 +150,8 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
     return files
 
 
-def _read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+def read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+    """(source, row) of one file, whose rows are named `label`; as `read_rows` otherwise."""
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_json_lines(key, file, label)
     elif file.name.endswith((".csv", ".tsv")):

@@ -23,10 +23,8 @@ models above 10B are marked `extrapolated`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import local_files
@@ -34,7 +32,7 @@ from tutelage.evaluation.benchmarks import benchmark
 from tutelage.recipe.sections import DataConfig, SamplingConfig, TaskConfig
 from tutelage.recipe.stages import DistillStage, MethodStage, PruneStage, SeqkdStage, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
-from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_of
+from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_at
 from tutelage.runs.cost.memory import (
     BENCHMARK_SHARE,
     GIB,
@@ -92,8 +90,8 @@ class CostModel:
         return other
 
     def shape(self, run: Run, role: str) -> Shape | None:
-        """The shape of the model in `role`: by hub name, from a local config.json, or that of the model from which the
-        run that makes it starts. None when it is not known."""
+        """The shape of the model in `role`: as `shape_at` knows it, or that of the model from which the run that
+        makes it starts. None when it is not known."""
         path = run.models[role].path
         for parent in run.parents:
             if path == str(parent.folder / "model"):
@@ -101,10 +99,7 @@ class CostModel:
                     return self.shape(parent, "student")
                 whole, prune = self.shape(parent, "model"), parent.config.prune
                 return None if whole is None else replace(whole, layers=prune.layers or len(prune.keep or ()))
-        if path in facts()["models"]:
-            return Shape(**facts()["models"][path])
-        file = Path(path).expanduser() / "config.json"
-        return shape_of(json.loads(file.read_text())) if file.is_file() else None
+        return shape_at(path)
 
     def rows(self, run: Run, name: str) -> Rows:
         """Rows of data section `name`: declared for hub sets, measured on local files, planned for synthetic rows."""

@@ -6,9 +6,11 @@ measured.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -19,6 +21,7 @@ import yaml
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.rows import BadRowError, convert
+from tutelage.data.sources import read_file
 from tutelage.recipe.sections import DataConfig
 
 MEASURED_ROWS = 200  # per file
@@ -93,6 +96,19 @@ def machine(text: str) -> Machine:
     return Machine(text, int(found[1] or 1), **known[found[2]])
 
 
+def shape_at(path: str) -> Shape | None:
+    """The shape of a model by its hub name, or from its config.json in a local folder or in the hub's cache."""
+    if path in facts()["models"]:
+        return Shape(**facts()["models"][path])
+    file = Path(path).expanduser() / "config.json"
+    if not file.is_file() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(path, "config.json")
+        file = Path(cached) if isinstance(cached, str) else file
+    return shape_of(json.loads(file.read_text())) if file.is_file() else None
+
+
 def shape_of(config: dict[str, Any]) -> Shape | None:
     """The shape in the content of a model's config.json; None when a size is missing."""
     try:
@@ -112,27 +128,36 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
 
 
 def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
-    """Rows in the files `local`: all lines are counted unless the section has a size; lengths are means over the first
-    rows of each file, at 4 characters per token."""
+    """Rows in the files `local`, of which all are counted unless the section has a size; lengths are means over the
+    first rows of each file, at 4 characters per token."""
     characters, answers, seen, total = 0, 0, 0, 0
     for file in local:
-        if not file.name.endswith((".jsonl", ".jsonl.gz")):
-            continue
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle):
-                total += 1
-                if number >= MEASURED_ROWS:
-                    if config.size is not None:
-                        break
-                    continue
-                try:
-                    conversation, _ = convert(json.loads(line), name, config, config.text is not None)
-                except (ValueError, BadRowError):
-                    continue
-                characters += sum(len(message.content) + 20 for message in conversation.messages)
-                answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
-                seen += 1
+        for number, row in enumerate(_rows_of(file)):
+            total += 1
+            if number >= MEASURED_ROWS:
+                if config.size is not None:
+                    break
+                continue
+            try:
+                content = json.loads(row) if isinstance(row, str) else row
+                conversation, _ = convert(content, name, config, config.text is not None)
+            except (ValueError, BadRowError):
+                continue
+            characters += sum(len(message.content) + 20 for message in conversation.messages)
+            answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
+            seen += 1
     known = Rows(**facts()["other_data"])
     if not seen:
         return replace(known, rows=config.size or known.rows)
     return Rows(config.size or max(1, total - config.skip), characters / 4 / seen, answers / 4 / seen)
+
+
+def _rows_of(file: Path) -> Iterator[Any]:
+    """The rows of a file; those of lines of JSON as text, since most of them are only counted."""
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        how: Any = {"mode": "rt", "encoding": "utf-8", "errors": "replace"}  # what is broken is a bad row when read
+        with gzip.open(file, **how) if file.suffix == ".gz" else file.open(**how) as handle:
+            yield from handle
+    else:
+        with contextlib.suppress(TutelageError):  # reading the data says what is wrong with a file
+            yield from (row for _, row in read_file("data", file, file.name))
