@@ -16,6 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tutelage"
 ALLOWED: dict[str, str] = {
     "common": "",
     "recipe": "common",
+    "watch": "common",
     "loss": "common",
     "data": "common recipe",
     "models": "common recipe data loss",
@@ -28,7 +29,7 @@ ALLOWED: dict[str, str] = {
     "study": "common recipe evaluation runs",
     "report": "common evaluation runs study",
     "delivery": "common recipe data models evaluation runs report",
-    "cli": "common recipe evaluation runs study report delivery",
+    "cli": "common recipe watch evaluation runs study report delivery",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 
