@@ -16,6 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tutelage"
 ALLOWED: dict[str, str] = {
     "common": "",
     "recipe": "common",
+    "watch": "common",
     "loss": "common",
     "data": "common recipe",
     "models": "common recipe data loss",
@@ -30,7 +31,7 @@ ALLOWED: dict[str, str] = {
     "delivery": "common recipe data models evaluation runs report",
     "start": "common recipe loss data models synthesis evaluation runs",
     "api": "common recipe data models evaluation teachers training runs report delivery",
-    "cli": "common recipe data evaluation runs study report delivery start api",
+    "cli": "common recipe data watch evaluation runs study report delivery start api",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

@@ -13,8 +13,8 @@ from recipes_fixture import ROWS, Workshop
 import tutelage
 from tutelage.cli.main import main
 
-COMMANDS = ["run", "report", "data", "evaluate", "chat", "export", "compare", "rescore", "setup", "demo", "schema"]
-COMMANDS += ["init", "doctor"]
+COMMANDS = ["init", "doctor", "run", "watch", "report", "data", "evaluate", "chat", "export", "compare", "rescore"]
+COMMANDS += ["setup", "demo", "schema"]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys

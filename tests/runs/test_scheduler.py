@@ -22,6 +22,9 @@ class Piece:
     done: bool = False
     training: None = None
     folder: Path = Path("nowhere")
+    stage: str = "piece"
+    kind: str = "sft"
+    seed: int = 0
 
 
 def order(monkeypatch: pytest.MonkeyPatch, pieces: list[Piece], **options: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,7 @@ from tutelage.cli.options import (
     print_markdown,
 )
 from tutelage.cli.study import note_elsewhere, study
+from tutelage.cli.watch import page_of, watch
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -87,6 +89,7 @@ def run(
     ] = None,
     only: Only = None,
     text: Text = True,
+    web: Annotated[bool, typer.Option("--web", help="Show a local page with curves meanwhile.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe: all its stages, then a report. The same command continues where it stopped.
@@ -100,7 +103,8 @@ def run(
     from tutelage.runs.run_recipe import run_recipe
 
     config = load_recipe(recipe, overrides)
-    results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
+    with page_of(runs) if web else nullcontext():
+        results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
     _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results.notices)
     _deliver(results, runs, ["run", str(recipe), *(overrides or [])])
 
@@ -171,6 +175,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
 
 app.command()(init)
 app.command()(doctor)
+app.command()(watch)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)

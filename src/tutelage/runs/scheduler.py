@@ -13,6 +13,7 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.common.planned import announce, withdraw
 from tutelage.common.run_folder import ERROR
 from tutelage.runs.ranks import Share, takes_ranks
 from tutelage.runs.run import Run, with_parents
@@ -147,6 +148,14 @@ class Scheduler:
         """
         known: Callable[[], Sequence[Run]] = plan if callable(plan) else lambda: plan
         state = self._begin(with_parents(known()))
+        roots = {run.folder.parent for run in state.todo}
+        try:
+            self._execute(state, known, expected)
+        finally:
+            for root in roots:
+                withdraw(root)
+
+    def _execute(self, state: State, known: Callable[[], Sequence[Run]], expected: int) -> None:
         total, started = max(len(state.waiting), expected - len(state.finished)), time.monotonic()
         ended = 0
         while state.left:
@@ -160,8 +169,7 @@ class Scheduler:
             ended_now = before - state.left
             if not ended_now:
                 continue
-            if callable(plan):
-                self._add(state, with_parents(known()))
+            self._add(state, with_parents(known()))
             ended += ended_now
             total = max(total, ended + state.left)
             if total > 1:
@@ -181,15 +189,19 @@ class Scheduler:
             state.failed = {key: file.read_text().strip() for key, file in errors.items() if file.is_file()}
         open_runs = [run for run in todo if not run.done and run.fingerprint not in state.failed]
         state.waiting = self._in_order(todo, open_runs)
+        _announce(state)
         return state
 
     def _add(self, state: State, known: Sequence[Run]) -> None:
         """Add the runs that have become known."""
         old = {run.fingerprint for run in state.todo}
         new = [run for run in known if run.fingerprint not in old]
+        if not new:
+            return
         state.todo += new
         state.finished |= {run.fingerprint for run in new if run.done}
         state.waiting = self._in_order(state.todo, [*state.waiting, *(run for run in new if not run.done)])
+        _announce(state)
 
     def _start(self, state: State) -> None:
         """Start the waiting runs that can; without a pool, do the first of them here."""
@@ -282,6 +294,17 @@ class Scheduler:
             for parent in run.parents:
                 after[parent.fingerprint] = max(after[parent.fingerprint], chain)
         return chains
+
+
+def _announce(state: State) -> None:
+    """Write down what is going to be done, for those who watch."""
+    for root in {run.folder.parent for run in state.todo}:
+        lines: list[dict[str, Any]] = []
+        for run in state.todo:
+            if run.folder.parent == root:
+                line = {"folder": run.folder.name, "stage": run.stage, "kind": run.kind, "seed": run.seed}
+                lines.append({**line, "parents": [parent.folder.name for parent in run.parents]})
+        announce(root, lines)
 
 
 def _failures(failed: dict[str, str]) -> str:

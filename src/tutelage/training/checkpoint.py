@@ -1,7 +1,7 @@
 """The state of a training run on disk. A checkpoint folder appears complete or not at all; only the newest is kept.
 
-`state.pt` is a zip file, whose parts have checksums. `step.json` has its own, and `metrics.jsonl` holds the lines of
-the run's metrics up to the checkpoint.
+`state.pt` is a zip file, whose parts have checksums. `step.json` has its own, and `metrics.jsonl` and `samples.jsonl`
+hold the run's lines up to the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 from tutelage.common.checksums import read_one, read_sealed, seal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_bytes_atomically
-from tutelage.common.run_folder import METRICS
+from tutelage.common.run_folder import METRICS, SAMPLES
 
+_LOGS = (METRICS, SAMPLES)
 _PREFIX = "checkpoint-"
 
 
@@ -49,9 +50,9 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
         # Tensors only; loading uses weights_only, which runs no code.
         torch.save({"model": weights, "optimizer": moments, "rng": _rng_state()}, partial / "state.pt")
         (partial / "step.json").write_text(seal({"step": step, "run": run}))
-        metrics = folder.parent / METRICS
-        if metrics.is_file():
-            shutil.copyfile(metrics, partial / METRICS)
+        for name in _LOGS:
+            if (folder.parent / name).is_file():
+                shutil.copyfile(folder.parent / name, partial / name)
         _sync(partial)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         partial.rename(target)
@@ -91,12 +92,13 @@ def latest_checkpoint(folder: Path, run: str) -> tuple[Path, int] | None:
 def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
     """Restore, on every rank, the weights, optimizer state and RNG state that `save_checkpoint` wrote to `path`.
 
-    The first rank also puts the run's metrics back as they were.
+    The first rank also puts the run's metrics and samples back as they were.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-    if (path / METRICS).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
-        write_bytes_atomically(path.parents[1] / METRICS, (path / METRICS).read_bytes())
+    for name in _LOGS:
+        if (path / name).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+            write_bytes_atomically(path.parents[1] / name, (path / name).read_bytes())
     shared = torch.distributed.is_initialized()  # ranks on one machine then share the file's pages
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
     set_state_dict(
@@ -132,6 +134,8 @@ def _damage(path: Path, step: int) -> str | None:
     lines = read_sealed(path / METRICS)
     if (path / METRICS).is_file() and [line and line.get("step") for line in lines] != [*range(1, step + 1)]:
         return METRICS
+    if None in read_sealed(path / SAMPLES):
+        return SAMPLES
     return None
 
 

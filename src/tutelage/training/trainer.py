@@ -35,6 +35,7 @@ from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
 from tutelage.training.on_policy import write_responses
+from tutelage.training.sample_log import sample_log
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
 
@@ -71,6 +72,7 @@ class Trainer:
         self.sharded = is_sharded(job.student.model)  # FSDP2 then sums the gradients itself
         self.module = module if self.sharded else self.accelerator.prepare(module)
         self.optimizer = self.accelerator.prepare(optimizer)
+        self.sequences: Sequence[TokenSequence] = ()  # of the last step, on this rank
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
@@ -93,8 +95,10 @@ class Trainer:
         # If all steps are done already, these are the last step's.
         metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}
         with contextlib.ExitStack() as stack:
-            log = bar = None
+            log = bar = samples = None
             if self.rank == 0:
+                if job.sampler is not None:
+                    samples = stack.enter_context(sample_log(folder, start, self.total_steps, job.student.tokenizer))
                 log = stack.enter_context(contextlib.closing(MetricsFile(folder / METRICS, start)))
                 bar = stack.enter_context(progress(job.title, self.total_steps, start))
             stack.enter_context(trackers(self.accelerator, self.config, folder))
@@ -104,6 +108,8 @@ class Trainer:
                 if self._due(self.config.evaluate_every, step) and job.validation:
                     metrics |= self.validate()
                 if log is not None and bar is not None:
+                    if samples is not None:  # before the metrics, so that no step is counted whose sample is lost
+                        samples.write(step + 1, self.sequences)
                     log.write(metrics)
                     bar.advance(1, f"loss {metrics['loss']:.4f}, {metrics['tokens_per_s']:.0f} tokens/s")
                 self.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=step + 1)
@@ -129,7 +135,7 @@ class Trainer:
                 job.sampler.update_weights(self._bare().model)
             # Outside autocast: the sampler has its own compute type, and its probabilities are float32.
             sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
-        sampling_seconds = time.monotonic() - began
+        self.sequences, sampling_seconds = sequences, time.monotonic() - began
 
         # 2. The weight of each token in the loss, over all ranks. The loss is divided here and nowhere else (eq. 2).
         token_weights = self._token_weights(sequences)
