@@ -49,7 +49,7 @@ def test_the_manual_builds_and_is_whole(tmp_path: Path) -> None:
         assert f'id="tutelage-{verb.replace(" ", "-")}"' in pages["cli.html"], verb
     for name in getattr(tutelage, "__all__", ()):
         assert f'id="{name.lower()}"' in pages["api.html"], name
-    assert re.search(r'<a href="models.html">trained\s+models</a>', pages["index.html"])  # README: docs/models.md
+    assert re.search(r'<a href="models.html">models</a>', pages["index.html"])  # README: docs/models.md
     assert '<a href="log.html">LOG.md</a>' in "".join(pages.values())
     assert "<table>" in re.split("keys: RecipeConfig", pages["recipe.html"])[-1][:100]  # it follows a comment directly
     for path, page in pages.items():
