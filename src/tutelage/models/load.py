@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
 from tutelage.models.files import locate, without_progress_bars
 from tutelage.models.limits import context_of
+from tutelage.models.quantise import check_precision, quantization
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import reshard, shard
@@ -47,28 +49,34 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     sharded: bool = False,
     compute: torch.dtype | None = None,
+    prepare: Callable[[Any], None] | None = None,
 ) -> LoadedModel:
     """Load a model from a hub id, a folder, a GGUF file or `package:NAME` to `device`, with weights in `dtype`.
 
     `sharded`: shard it over all ranks, which must call this together; only the first rank reads the weights, into CPU
-    memory. `compute`: the type of autocast that the model will run under, if any.
+    memory. `compute`: the type of autocast that the model will run under, if any. `prepare`: changes the transformers
+    model before it is sharded. With `config.precision` the linear maps are quantised as they are read.
 
     Raises TutelageError for a folder without weights or with pickled weights, for a name that cannot be loaded, for a
     weight that is not in the files or not finite, and for a model whose logits are not those of its last hidden states
     and head.
     """
     folder, content = locate(config)
-    model = read_weights(config, folder, dtype, sharded)
+    device_type = torch.device(device).type
+    if config.precision is not None:
+        check_precision(config, folder, device_type, sharded)
+    model = read_weights(config, folder, dtype, sharded, device=device)
     refuse_nonfinite(config.path, model)
+    if prepare is not None:
+        prepare(model)
     tokenizer = _tokenizer(folder, config)
     if content is None:
         content = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
-    device_type = torch.device(device).type
     if sharded:
         if device_type == "cuda":
             fuse_norms(model)  # before sharding, so that copies of the sharded model have them too
         shard(model.eval(), device, compute)
-    else:
+    elif config.precision is None:
         model.eval().to(device)
     with torch.autocast(device_type, compute, enabled=compute not in (None, torch.float32)):
         packed = _install_attention(model, config)
@@ -78,9 +86,15 @@ def load_model(
 
 
 def read_weights(
-    config: ModelConfig, folder: str, dtype: torch.dtype, sharded: bool = False, meta: bool = False
+    config: ModelConfig,
+    folder: str,
+    dtype: torch.dtype,
+    sharded: bool = False,
+    meta: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Any:
-    """The transformers model in `folder` (see `locate`) on the CPU, an adapter merged into its base.
+    """The transformers model in `folder` (see `locate`) on the CPU, an adapter merged into its base; with
+    `config.precision` on `device`, quantised tensor by tensor.
 
     `meta`: without values, to find out whether all weights are there; so are, with `sharded`, those of all ranks but
     the first. Raises TutelageError for a weight that is not in the files, or there with another shape.
@@ -93,6 +107,8 @@ def read_weights(
         model = read_weights(whole, locate(whole)[0], dtype, meta=meta)
         return model if meta else merged(model, Path(folder))
     options: dict[str, Any] = {"device_map": "meta"} if meta or (sharded and dist.get_rank()) else {}
+    if config.precision is not None and not meta:
+        options |= {"quantization_config": quantization(config.precision, dtype), "device_map": {"": str(device)}}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with without_load_report():
         model, info = _from_pretrained(
