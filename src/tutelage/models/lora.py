@@ -28,10 +28,9 @@ WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of names in peft's files
 
 
-def require_peft() -> None:
-    """Raise TutelageError unless peft is installed."""
-    if importlib.util.find_spec("peft") is None:
-        raise TutelageError("`lora` needs peft: pip install 'tutelage[lora]'")
+def missing_peft() -> str | None:
+    """What to do where peft is not installed; None: nothing."""
+    return None if importlib.util.find_spec("peft") else "`lora` needs peft: pip install 'tutelage[lora]'"
 
 
 def add_adapter(model: Any, config: LoraConfig, seed: int) -> None:
@@ -40,7 +39,8 @@ def add_adapter(model: Any, config: LoraConfig, seed: int) -> None:
     Raises TutelageError without peft, for a target that is no linear map of the model, and for dropout on the head,
     whose adapter is part of its weight.
     """
-    require_peft()
+    if missing := missing_peft():
+        raise TutelageError(missing)
     import peft  # type: ignore[import-not-found]
 
     head = model.get_output_embeddings()

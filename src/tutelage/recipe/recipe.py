@@ -86,12 +86,13 @@ class RecipeConfig(Section):
             if not values:
                 raise ValueError(f"search.grid.{key}: the list is empty: give at least one value to try")
             for place, value in enumerate(values):
-                section, name = (LoraConfig, key.removeprefix(LORA)) if key.startswith(LORA) else (TrainingConfig, key)
+                prefix = LORA if key.startswith(LORA) else ""
+                section, name = LoraConfig if prefix else TrainingConfig, key.removeprefix(prefix)
                 try:
                     checked = section.model_validate({name: value})
                     values[place] = getattr(checked, name) if isinstance(value, str) else value  # "0.01" is a number
                 except ValueError as error:
-                    raise ValueError(f"search.grid: {first_message(error)}") from error
+                    raise ValueError(f"search.grid: {prefix}{first_message(error)}") from error
         return self
 
     @model_validator(mode="after")

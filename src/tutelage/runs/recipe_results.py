@@ -18,7 +18,7 @@ from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.run import Run, adapter_text, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
@@ -277,6 +277,11 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
         result = run_folder.read_json(run.folder, run_folder.RESULT)
         if "keep" in result:
             facts[f"{run.stage}: layers kept"] = f"{', '.join(map(str, result['keep']))} (of {result['layers']})"
+        if run.lora is not None and "adapter" in result:
+            once = "; the teacher shares the frozen weights" if result["adapter"]["shared_base"] else ""
+            facts[f"{run.stage}: weights trained"] = (
+                f"{result['adapter']['trained']:,} of a {adapter_text(run.lora)}{once}"
+            )
         if result.get("kind") == "synthesize":
             facts[f"{run.stage}: synthetic rows"] = (
                 f"{result['rows']:,} of {result['attempts']:,} attempts accepted (see {run.folder.name}/sample.html)"

@@ -59,6 +59,13 @@ def frozen_base(run: Run) -> ModelConfig:
     return adapter_line(run)[-1].models["student"]
 
 
+def adapter_text(lora: LoraConfig) -> str:
+    """An adapter's settings in words."""
+    where = "all linear maps" if lora.targets == "all-linear" else ", ".join(lora.targets)
+    base = "" if lora.base is None else f", frozen weights in {lora.base}"
+    return f"LoRA adapter (r = {lora.r}, α = {lora.scale * lora.r:g}, on {where}{base})"
+
+
 def with_parents(runs: Sequence[Run]) -> list[Run]:
     """Return `runs` and all that they build on, each run once, parents before children."""
     ordered: dict[str, Run] = {}
