@@ -18,6 +18,7 @@ pytest.importorskip("peft", reason="peft is not installed: pip install 'tutelage
 from tutelage.common.errors import TutelageError
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.models.load import load_model
+from tutelage.models.lora import add_adapter, load_adapter
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import LoraConfig, ModelConfig
 from tutelage.runs.do_run import do_run
@@ -232,3 +233,51 @@ def test_two_ranks_share_a_base_and_an_adapter(workshop: Workshop, monkeypatch: 
         assert attempt(run, **({} if share is None else {"share": share})) is None, (run.folder / "log.txt").read_text()
         found.append(logits(run.folder / "model"))
     assert (found[0] - found[1]).abs().max() < 1e-4
+
+
+# --- four and eight bits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_an_adapter_on_four_bits_beside_a_teacher_in_eight(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    """QLoRA, SFT then GKD: the second stage goes on with the adapter, for its weights would be rounded again."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'tutelage[quant]'")
+    pytest.importorskip("torchao", reason="torchao is not installed: pip install 'tutelage[quant]'")
+    same = {"student__lora": {"r": 4, "base": "nf4"}, "teacher__precision": "int8", "stages": [SFT, DISTIL]}
+    run = planned(workshop, "gkd", **same)
+    result = done(run)
+    said = capsys.readouterr().out
+    assert "gkd: goes on with the adapter of `sft`" in said
+    assert f"gkd: {result['teacher_precision']['text']}" in said
+    assert result["teacher_precision"]["precision"] == "int8"
+    assert 0.0 < result["teacher_precision"]["share"] < 0.1
+    assert result["notices"] == []
+    # The saved model is the four-bit weights' numbers with the adapter added: those of peft on the same base.
+    base = load_model(ModelConfig(path=str(workshop.models / "student"), precision="nf4")).model
+    add_adapter(base, LoraConfig(r=4), 0)
+    load_adapter(base, run.folder / "adapter")
+    assert (logits(run.folder / "model") - base(IDS).logits).abs().max() < 1e-4
+    assert (logits(run.folder / "model") - logits(run.folder / "adapter")).abs().max() > 1e-3
+    four = {"teacher__path": str(workshop.models / "student"), "teacher__precision": "nf4"}
+    again = planned(workshop, "gkd", **(same | four))
+    assert done(again)["adapter"]["shared_base"]
+
+
+@pytest.mark.slow
+def test_precision_leaves_other_runs_alone(workshop: Workshop):
+    def runs(precision: str | None) -> dict[str, str]:
+        stages = [
+            {**SFT, "name": "teacher_sft", "student": "teacher"}, SFT, {**DISTIL, "teacher": "teacher_sft"},
+            {"name": "cut", "kind": "prune", "prune": {"layers": 2, "method": "even"}},
+        ]  # fmt: skip
+        recipe = load_recipe(workshop.write(teacher__precision=precision, stages=stages))
+        planner = Planner(recipe, workshop.folder, workshop.runs)
+        found = {stage.name: planner.stage_run(stage.name, 0) for stage in recipe.stages}
+        found |= {f"{name} on test": planner.evaluation(name, "test", 0) for name in ("teacher_sft", "sft", "cut")}
+        assert found["gkd"].models["teacher"].precision == (None if precision == "bfloat16" else precision)
+        assert found["cut on test"].models["model"].precision is None  # a cut makes a student of it
+        return {name: run.fingerprint for name, run in found.items()}
+
+    plain, bfloat16, four = runs(None), runs("bfloat16"), runs("nf4")
+    assert plain == bfloat16
+    assert {name for name in plain if plain[name] != four[name]} == {"gkd", "teacher_sft on test"}

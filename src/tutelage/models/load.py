@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
 from tutelage.models.files import locate, without_progress_bars
 from tutelage.models.limits import context_of
-from tutelage.models.quantise import check_precision, quantization
+from tutelage.models.quantise import check_precision, keep_scales, quantization
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
-from tutelage.models.sharding import reshard, shard
+from tutelage.models.sharding import decoder_layers, reshard, shard
 from tutelage.models.whole import adapter_base, merged, refuse_incomplete, refuse_nonfinite, without_load_report
 from tutelage.recipe.sections import ModelConfig
 
@@ -92,9 +93,10 @@ def read_weights(
     sharded: bool = False,
     meta: bool = False,
     device: torch.device | str = "cpu",
+    places: dict[str, Any] | None = None,
 ) -> Any:
     """The transformers model in `folder` (see `locate`) on the CPU, an adapter merged into its base; with
-    `config.precision` on `device`, quantised tensor by tensor.
+    `config.precision` on `device`, quantised tensor by tensor. `places`: where transformers puts its parts instead.
 
     `meta`: without values, to find out whether all weights are there; so are, with `sharded`, those of all ranks but
     the first. Raises TutelageError for a weight that is not in the files, or there with another shape.
@@ -109,14 +111,45 @@ def read_weights(
     options: dict[str, Any] = {"device_map": "meta"} if meta or (sharded and dist.get_rank()) else {}
     if config.precision is not None and not meta:
         options |= {"quantization_config": quantization(config.precision, dtype), "device_map": {"": str(device)}}
+    options |= places or {}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with without_load_report():
         model, info = _from_pretrained(
             "AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options
         )
     refuse_incomplete(config.path, model, info, quiet=meta)
+    keep_scales(model)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise TutelageError(f"`{config.path}` is an adapter on the hub: download it, and give its folder")
+    return model
+
+
+def stream_model(config: ModelConfig, device: torch.device | str, dtype: torch.dtype, packed: bool) -> Any:
+    """The transformers model with its layers left in their files: each is read as it runs, in every pass.
+
+    Embedding, last norm and head are on `device`. `packed`: whether it takes packed sequences.
+    """
+    folder, _ = locate(config)
+    places: dict[str, str] = {}
+
+    def place(module: Any, prefix: str) -> None:
+        for name, child in module.named_children():
+            if child is layers:
+                places.update((f"{prefix}{name}.{i}", "disk") for i in range(len(layers)))
+            elif any(inner is layers for inner in child.modules()):
+                place(child, f"{prefix}{name}.")
+            else:
+                places[f"{prefix}{name}"] = str(device)
+
+    empty = read_weights(config, folder, dtype, meta=True)
+    layers = decoder_layers(empty)
+    place(empty, "")
+    kept = tempfile.TemporaryDirectory()  # transformers asks for it; what is in safetensors is not copied
+    model = read_weights(config, folder, dtype, places={"device_map": places, "offload_folder": kept.name}).eval()
+    vars(model)["offload_folder"] = kept  # removed with the model
+    if packed:
+        register_attention()
+        model.set_attn_implementation(PACKED)
     return model
 
 

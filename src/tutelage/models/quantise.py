@@ -59,3 +59,10 @@ def quantization(precision: str, dtype: torch.dtype) -> Any:
         return transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig())
     rows = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
     return transformers.TorchAoConfig(rows)
+
+
+def keep_scales(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights for a CPU's own kernel, which rounds their scales to bfloat16."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -24,11 +24,14 @@ from tutelage.runs.stages.encode import Encoded, encoded, readable_length
 from tutelage.runs.stages.students import load_student, load_teacher, save_student
 from tutelage.sampling.make_sampler import make_sampler
 from tutelage.teachers.local import Teacher
+from tutelage.teachers.quantised import precision_cost
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
 from tutelage.training.teacher_answers import answer_examples, read_answers, retokenise
 from tutelage.training.trainer import Trainer
+
+PRECISION = "teacher_precision.json"  # what a quantised teacher costs; measured before the first step
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def train(run: Run) -> dict[str, Any]:
     trainer = Trainer(_job(run, student, teacher, shared, examples, validation))
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
+    precision = _teacher_precision(run, trainer)
     before = trainer.validate() if validation else None
     with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
         last = trainer.run()
@@ -64,9 +68,34 @@ def train(run: Run) -> dict[str, Any]:
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+    if precision is not None:
+        result |= precision
     if run.lora is not None:
         result["adapter"] = {"trained": trainable_weights(student.model), "shared_base": shared}
     return result
+
+
+def _teacher_precision(run: Run, trainer: Trainer) -> dict[str, Any] | None:
+    """What a quantised teacher costs, measured once and said: entries of the result; None for any other teacher."""
+    teacher, config = trainer.job.teacher, run.models.get("teacher")
+    if teacher is None or config is None or config.precision is None:
+        return None
+    batch = trainer.first_batch()
+    if trainer.rank != 0:
+        return None
+    file = run.folder / PRECISION
+    if not file.is_file():
+        job = trainer.job
+        end = job.student.template.end_of_turn_id
+        cost = precision_cost(teacher, config, trainer.loss_of, end, batch, job.objective)
+        print(f"{run.stage}: {cost.text}", flush=True)
+        warning = f"{run.stage}: {cost.text}: the student learns the rounding too, so take a more precise teacher"
+        if cost.too_much:
+            print(f"note: {warning}", flush=True)
+        found = {**dataclasses.asdict(cost), "share": cost.share, "text": cost.text}
+        notices = [warning] if cost.too_much else []
+        run_folder.write_json(run.folder, PRECISION, {"teacher_precision": found, "notices": notices})
+    return run_folder.read_json(run.folder, PRECISION)
 
 
 def _join_ranks(run: Run) -> bool:
