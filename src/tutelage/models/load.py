@@ -110,7 +110,8 @@ def read_weights(
         return model if meta else merged(model, Path(folder))
     options: dict[str, Any] = {"device_map": "meta"} if meta or (sharded and dist.get_rank()) else {}
     if config.precision is not None and not meta:
-        options |= {"quantization_config": quantization(config.precision, dtype), "device_map": {"": str(device)}}
+        where = torch.empty(0, device=device).device  # of several GPUs, this process's
+        options |= {"quantization_config": quantization(config.precision, dtype), "device_map": {"": str(where)}}
     options |= places or {}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with without_load_report():
