@@ -281,3 +281,36 @@ def test_precision_leaves_other_runs_alone(workshop: Workshop):
     plain, bfloat16, four = runs(None), runs("bfloat16"), runs("nf4")
     assert plain == bfloat16
     assert {name for name in plain if plain[name] != four[name]} == {"gkd", "teacher_sft on test"}
+
+
+# --- what one does with it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_kept_adapter_is_talked_to_scored_and_exported(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from tutelage.cli.main import main
+
+    monkeypatch.chdir(workshop.folder)
+    stages = [SFT, {"name": "scores", "kind": "evaluate", "models": ["base", "sft"], "tasks": ["test"]}]
+    workshop.write(student__lora={"r": 4, "keep_adapter": True}, training__learning_rate=0.01, stages=stages)
+    main(["run", "recipe.yaml"])
+    (run,) = workshop.runs.glob("sft-s0-*")
+    card = (workshop.folder / "models" / "tiny-sft" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert "kept apart from its base, which it names" in card
+    main(["export", "tiny-sft"])
+    assert (workshop.folder / "exports" / "tiny-sft" / "adapter_config.json").is_file()
+    main(["export", "tiny-sft", "--merge", "--out", "whole"])
+    assert not (workshop.folder / "whole" / "adapter_config.json").exists()
+    assert torch.equal(logits("whole"), logits(run / "model"))
+    (workshop.folder / "questions.txt").write_text("The cat sat?\n")
+    said = []
+    for name in ("whole", "tiny-sft"):
+        capsys.readouterr()
+        with (workshop.folder / "questions.txt").open() as questions:
+            monkeypatch.setattr("sys.stdin", questions)
+            main(["chat", name, "--max-new-tokens", "6"])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
