@@ -124,7 +124,7 @@ def test_the_cost_is_the_divergence_of_the_two_models(folder: Path, monkeypatch:
     assert cost.kl == pytest.approx(float(forward_kl(eight, whole).mean()), rel=5e-3)  # float32 logits of size 10
     assert cost.change == pytest.approx(float(generalized_jsd(eight, whole, 0.5).mean()), rel=5e-3)
     first = generalized_jsd(own.hidden @ own.head.weight.T, eight, 0.5)
-    assert cost.loss == pytest.approx(float(first.mean()), rel=1e-5)
+    assert cost.loss == pytest.approx(first.mean().item(), rel=1e-5)
     assert cost.share == pytest.approx(cost.change / cost.loss)
     assert not cost.too_much
     assert cost.text.startswith("teacher in int8: KL ")
