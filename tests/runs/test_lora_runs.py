@@ -314,3 +314,15 @@ def test_a_kept_adapter_is_talked_to_scored_and_exported(
             main(["chat", name, "--max-new-tokens", "6"])
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != ""
+
+
+def test_a_missing_package_is_named_before_the_first_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    from tutelage.runs.preflight import find_problems
+
+    run = planned(workshop, "gkd", student__lora={"r": 4, "base": "nf4"}, teacher__precision="int8")
+    for package in ("peft", "torchao", "bitsandbytes"):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+    texts = [problem.text for problem in find_problems([run], workshop.runs, network=False)]
+    assert texts.count("`lora` needs peft: pip install 'tutelage[lora]'") == 1
+    for name, package in (("nf4", "bitsandbytes"), ("int8", "torchao")):
+        assert f"`{name}` needs {package}: pip install 'tutelage[quant]'" in texts
