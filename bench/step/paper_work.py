@@ -17,6 +17,9 @@ LLAMA_8B = LLAMA_1B | {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
+# Options of a plain step: a 1B student of which all weights are trained, and a bfloat16 teacher.
+PLAIN: dict[str, Any] = {"student": "1b", "lora": 0, "student_base": "bfloat16", "teacher_precision": "bfloat16"}
+PLAIN |= {"shared_base": False, "checkpointing": False}
 Measured = tuple[float, float, float, float, float]  # seconds, tokens, sampled tokens, sampling seconds, loss
 
 
@@ -33,14 +36,61 @@ def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int],
     ]
 
 
+def student_shape(options: argparse.Namespace) -> dict[str, Any]:
+    return TINY if options.small else {"1b": LLAMA_1B, "8b": LLAMA_8B}[options.student]
+
+
 def make_models(options: argparse.Namespace, device: str | None = None) -> tuple[Any, Any]:
-    """Student and teacher on `device` (default: `options.device`)."""
+    """Student and teacher on `device` (default: `options.device`), each quantised as soon as it is made. With
+    `options.lora` the student is frozen and has an adapter; with `options.shared_base` it is the teacher too."""
     import torch
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
-    student = _build(TINY if options.small else LLAMA_1B, device or options.device, torch.float32, 0)
-    teacher = _build(TINY if options.small else LLAMA_8B, device or options.device, half, 1)
+    where, lora = device or options.device, options.lora
+    student = _build(student_shape(options), where, half if lora else torch.float32, 0)
+    if lora:
+        from tutelage.models.lora import add_adapter
+        from tutelage.recipe.sections import LoraConfig
+
+        _quantise(student, options.student_base, half)
+        add_adapter(student, LoraConfig(r=lora), seed=0)
+    if options.shared_base:
+        return student, student
+    teacher = _build(TINY if options.small else LLAMA_8B, where, half, 1)
+    _quantise(teacher, options.teacher_precision, half)
+    if options.device == "cuda":  # what the quantised models were made from is not part of a step
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     return student, teacher
+
+
+def _quantise(model: Any, precision: str, compute: Any) -> None:
+    """Replace the linear maps of the layers, in place and one at a time, by quantised ones, as loading does."""
+    import torch
+
+    if precision == "bfloat16":
+        return
+    if precision != "nf4":
+        from torchao.quantization import quantize_
+
+        from tutelage.models.quantise import quantization
+
+        quantize_(model.get_decoder().layers, quantization(precision, compute).quant_type)
+        return
+    import bitsandbytes as bnb
+
+    for layer in model.get_decoder().layers:
+        for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]:
+            sizes = (linear.in_features, linear.out_features)
+            new = bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=compute, quant_type="nf4", device="meta")
+            data = bnb.nn.Params4bit(linear.weight.data.to("cpu"), requires_grad=False, quant_type="nf4")
+            new.weight = data.to(linear.weight.device)
+            owner, _, last = name.rpartition(".")
+            setattr(layer.get_submodule(owner), last, new)
+    model.is_loaded_in_4bit = True
+    from tutelage.models.quantise import keep_scales
+
+    keep_scales(model)
 
 
 def _build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:

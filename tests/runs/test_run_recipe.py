@@ -262,10 +262,10 @@ def test_locks_left_behind(workshop: Workshop, content: str):
 
 
 def test_an_unforeseen_error_is_one_line_and_a_log(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck\nand more")
 
-    monkeypatch.setattr(train_stage, "save_model", broken)
+    monkeypatch.setattr(train_stage, "save_student", broken)
     run = planned(workshop)
     said = attempt(run)
     assert said == f"sft: RuntimeError: out of luck (traceback: {run.folder / 'error.log'})"

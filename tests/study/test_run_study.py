@@ -174,7 +174,7 @@ def test_a_failure_stops_what_builds_on_it_and_is_tried_again_on_request(worksho
 
 
 def test_a_failure_mended_outside_goes_on(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    from tutelage.runs.stages import train as train_stage
+    from tutelage.runs.stages import students as train_stage
 
     plan = plan_study(write_study(workshop), workshop.runs)
     real = train_stage.save_model

@@ -11,6 +11,7 @@ from tutelage.common.types import Head, MicroBatch, TeacherSignal, TokenStats
 from tutelage.loss.fused_linear import linear_objective
 from tutelage.loss.objective import Objective
 from tutelage.models.attention import Packing
+from tutelage.models.lora import head_weight, uncast_inputs
 from tutelage.models.sharding import gathered, with_whole_weights
 
 
@@ -48,7 +49,8 @@ class LanguageModel(nn.Module):
     def _run(
         self, batch: MicroBatch, objective: Objective | None, teacher: TeacherSignal | None, statistics: bool
     ) -> Any:
-        hidden = self._hidden(batch)
+        with uncast_inputs(self.model):
+            hidden = self._hidden(batch)
         head = language_model_head(self.model)
         if objective is None:
             return TeacherSignal(hidden, head)
@@ -87,4 +89,4 @@ def language_model_head(model: Any) -> Head:
         scale /= float(config.logits_scaling)
     cap = getattr(config, "final_logit_softcapping", None)
     bias = getattr(layer, "bias", None)
-    return Head(gathered(layer.weight), None if bias is None else gathered(bias), scale, cap)
+    return Head(head_weight(layer), None if bias is None else gathered(bias), scale, cap)

@@ -18,7 +18,7 @@ from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.run import Run, adapter_text, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
@@ -128,6 +128,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
     subjects = list(dict.fromkeys(subject for subject, _ in asked))
     runs = with_parents(search.known())
     planned = evaluations(planner, search.settled)
+    noticed = [*(run for run in runs if run.training is not None), *(run for _, _, run in planned)]
     return RecipeResults(
         name=recipe.name,
         description=recipe.description,
@@ -140,7 +141,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
         planned=len(search.expected()) if search.open else len(runs),
-        notices=(*reading_note(runs), *dict.fromkeys(notice for _, _, run in planned for notice in _notices(run))),
+        notices=(*reading_note(runs), *dict.fromkeys(notice for run in noticed for notice in _notices(run))),
         elsewhere=elsewhere,
     )
 
@@ -277,6 +278,13 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
         result = run_folder.read_json(run.folder, run_folder.RESULT)
         if "keep" in result:
             facts[f"{run.stage}: layers kept"] = f"{', '.join(map(str, result['keep']))} (of {result['layers']})"
+        if "teacher_precision" in result:
+            facts[f"{run.stage}: teacher's precision"] = result["teacher_precision"]["text"]
+        if run.lora is not None and "adapter" in result:
+            once = "; the teacher shares the frozen weights" if result["adapter"]["shared_base"] else ""
+            facts[f"{run.stage}: weights trained"] = (
+                f"{result['adapter']['trained']:,} of a {adapter_text(run.lora)}{once}"
+            )
         if result.get("kind") == "synthesize":
             facts[f"{run.stage}: synthetic rows"] = (
                 f"{result['rows']:,} of {result['attempts']:,} attempts accepted (see {run.folder.name}/sample.html)"

@@ -21,7 +21,7 @@ from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.locks import is_held, own_mark
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
 from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
-from tutelage.runs.run import Run
+from tutelage.runs.run import Run, adapter_line
 from tutelage.runs.store import Store
 
 
@@ -168,7 +168,8 @@ def _fetch(run: Run, store: Store) -> None:
     if store.is_done(run):
         store.settle([run])
         return
-    for parent in run.parents:
+    # An adapter's frozen base may be the model of a run further back.
+    for parent in (*run.parents, *(adapter_line(run)[-1].parents if run.lora else ())):
         if store.is_done(parent):
             store.pull(parent)
 

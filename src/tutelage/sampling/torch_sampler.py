@@ -17,6 +17,7 @@ from tutelage.data.batch import make_micro_batches
 from tutelage.loss.fused_linear import label_logprobs
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.limits import context_of, refuse_unknown_token
+from tutelage.models.lora import adapted_layers
 from tutelage.models.own_module import OwnModule
 from tutelage.models.sharding import copy_weights, is_sharded, plain_copy
 from tutelage.sampling.engine import Engine
@@ -62,7 +63,7 @@ class TorchSampler:
         """Copy the weights of `student` if this sampler has a copy; without one it uses the live weights anyway."""
         if not self._own_copy:
             return
-        copy_weights(student, self.model)
+        copy_weights(student, self.model, learnt=bool(adapted_layers(student)))
 
     @torch.no_grad()
     def sample(

@@ -35,7 +35,7 @@ LITTLE_DISK = 5.0  # GiB
 OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ("triton", "fused kernels on a GPU", "pip install triton"),
     ("vllm", "sampling.backend: vllm", "pip install 'tutelage[vllm]'"),
-    ("peft", "adapters", "pip install 'tutelage[peft]'"),
+    ("peft", "adapters", "pip install 'tutelage[lora]'"),
     ("gguf", "GGUF files, the built-in model", "pip install 'tutelage[gguf]'"),
     ("lm_eval", "benchmarks", "pip install 'lm-eval[ifeval]>=0.4.13,<0.5'"),
     ("langdetect", "IFEval, languages in init", "pip install langdetect"),

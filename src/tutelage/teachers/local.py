@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,19 +11,24 @@ from torch import Tensor
 from tutelage.common.types import MicroBatch, TeacherSignal
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import LoadedModel
+from tutelage.models.lora import without_adapter
 from tutelage.models.sharding import assign, gathered
 
 
 class Teacher:
     """A loaded model as the teacher, frozen and in evaluation mode.
 
+    `shared`: the model is the student's, with an adapter that is off for the teacher's forward pass (LoRA);
     `student_end_id`: the token that ends the student's turns. If the teacher ends its turns with another token, the two
     are exchanged in the teacher's weights (see `exchange_tokens`).
     """
 
-    def __init__(self, loaded: LoadedModel, student_end_id: int | None = None) -> None:
-        self.loaded = loaded
-        self.module = LanguageModel(loaded.model).eval().requires_grad_(False)
+    def __init__(self, loaded: LoadedModel, student_end_id: int | None = None, shared: bool = False) -> None:
+        self.loaded, self.shared = loaded, shared
+        self.module = LanguageModel(loaded.model)
+        if shared:
+            return
+        self.module.eval().requires_grad_(False)
         own_end = loaded.template.end_of_turn_id
         if student_end_id is not None and student_end_id != own_end:
             exchange_tokens(loaded.model, own_end, student_end_id)
@@ -34,7 +40,8 @@ class Teacher:
         If the batch has the teacher's own rendering of the prompts (`batch.teacher`), the states of the same response
         tokens in that rendering.
         """
-        with torch.autocast(batch.input_ids.device.type, enabled=False):
+        base = without_adapter(self.loaded.model) if self.shared else contextlib.nullcontext()
+        with torch.autocast(batch.input_ids.device.type, enabled=False), base:
             return self.module(batch if batch.teacher is None else batch.teacher)
 
 

@@ -20,6 +20,7 @@ from tutelage.common.checksums import read_one, read_sealed, seal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_bytes_atomically
 from tutelage.common.run_folder import METRICS, SAMPLES
+from tutelage.models.sharding import assign, gathered
 
 _LOGS = (METRICS, SAMPLES)
 _PREFIX = "checkpoint-"
@@ -28,13 +29,18 @@ _PREFIX = "checkpoint-"
 def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: str, write: bool = True) -> None:
     """Save weights, optimizer state and torch's RNG state after `step` optimizer steps into `folder`.
 
-    All ranks call this (sharded states are gathered); only ranks with `write` write to disk. `run`: the run's
-    fingerprint. Raises TutelageError when the disk is full; the previous checkpoint is then kept.
+    Of a model with frozen weights (LoRA) only the others are saved. All ranks call this (sharded states are gathered);
+    only ranks with `write` write to disk. `run`: the run's fingerprint. Raises TutelageError when the disk is full; the
+    previous checkpoint is then kept.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=torch.distributed.is_initialized())
-    weights, moments = get_state_dict(model, optimizer, options=options)
+    if learnt := _learnt(model):
+        weights: Any = {name: gathered(p).detach().cpu() for name, p in learnt.items()}
+        moments = get_optimizer_state_dict(model, optimizer, options=options)
+    else:
+        weights, moments = get_state_dict(model, optimizer, options=options)
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,20 +100,21 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
 
     The first rank also puts the run's metrics and samples back as they were.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict, set_state_dict
 
     for name in _LOGS:
         if (path / name).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
             write_bytes_atomically(path.parents[1] / name, (path / name).read_bytes())
     shared = torch.distributed.is_initialized()  # ranks on one machine then share the file's pages
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=StateDictOptions(full_state_dict=True),
-    )
+    options = StateDictOptions(full_state_dict=True)
+    weights, moments = state["model"], state["optimizer"]
+    if learnt := _learnt(model):
+        set_optimizer_state_dict(model, optimizer, moments, options=options)
+        for name, parameter in learnt.items():
+            assign(parameter, weights[name].to(parameter.device))
+    else:
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=options)
     torch.set_rng_state(state["rng"]["cpu"])
     if torch.cuda.is_available() and state["rng"]["cuda"] is not None:
         torch.cuda.set_rng_state(state["rng"]["cuda"])
@@ -116,6 +123,13 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a run whose result is written."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _learnt(model: Any) -> dict[str, Tensor]:
+    """The weights that training changes, by name; empty if it changes all of them."""
+    named = {name.removeprefix("module."): p for name, p in model.named_parameters()}  # as without DDP's wrapper
+    learnt = {name: p for name, p in named.items() if p.requires_grad}
+    return {} if len(learnt) == len(named) else learnt
 
 
 def _name(step: int) -> str:

@@ -25,8 +25,9 @@ from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
 from tutelage.common.run_folder import METRICS
-from tutelage.common.types import MicroBatch, TokenSequence, TokenStats
+from tutelage.common.types import MicroBatch, TeacherSignal, TokenSequence, TokenStats
 from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
+from tutelage.loss.objective import Objective
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import compute_type
 from tutelage.models.sharding import gathered, is_sharded, reshard
@@ -167,6 +168,22 @@ class Trainer:
         if self.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
+
+    def first_batch(self) -> MicroBatch:
+        """This rank's first micro-batch of the first step, as the data answers it, on the device; all ranks call it."""
+        examples = self._examples(0)
+        own = rank_share(examples, self.rank, self.world)
+        return self._batches(own, [1.0] * len(own), self.config.tokens_per_micro_batch, spare=examples[0])[0]
+
+    @torch.no_grad()
+    def loss_of(self, batch: MicroBatch, objective: Objective, teacher: TeacherSignal | None) -> Tensor:
+        """The student's weighted loss of a micro-batch, without dropout and gradient."""
+        bare = self._bare()
+        bare.model.eval()
+        with self._autocast():
+            loss, _ = bare(batch, objective, teacher)
+        reshard(bare.model.train())
+        return loss
 
     def _forward_backward(self, batch: MicroBatch, sync: bool) -> tuple[Tensor, TokenStats]:
         """The weighted loss of a micro-batch, after adding its gradient. Without `sync`, gradients stay on their rank.

@@ -18,7 +18,7 @@ student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs
 Several GPUs: only a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 %
 where they share (`training.shard`); a decoding step takes its time however few rows a rank has. Every other run is one
 process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an H100, and
-models above 10B are marked `extrapolated`.
+models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tutelage.runs.cost.memory import (
     sampling_memory,
     training_memory,
 )
-from tutelage.runs.run import Run
+from tutelage.runs.run import Run, frozen_base
 
 FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
 LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
@@ -92,6 +92,11 @@ class CostModel:
     def shape(self, run: Run, role: str) -> Shape | None:
         """The shape of the model in `role`: as `shape_at` knows it, or that of the model from which the run that
         makes it starts. None when it is not known."""
+        precision = run.models[role].precision
+        if precision is not None:
+            plain = run.models[role].model_copy(update={"precision": None})
+            found = self.shape(replace(run, models={**run.models, role: plain}), role)
+            return None if found is None else replace(found, precision=precision)
         path = run.models[role].path
         for parent in run.parents:
             if path == str(parent.folder / "model"):
@@ -156,9 +161,14 @@ class CostModel:
             new = min(data.response, stage.sampling.max_new_tokens)
             sampling = Sampling(student, stage.sampling, prompt, training.batch_size * on_policy / self.ranks)
         per_step = training.batch_size * length
-        memory = training_memory(training, student, teacher, sampling, per_step, self.machine, self.ranks)
+        shared = run.lora is not None and teacher is not None and _shares_base(run)
+        memory = training_memory(
+            training, student, teacher, sampling, per_step, self.machine, self.ranks, run.lora, shared
+        )
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
-        seconds, flops = self._pass(student, length, training=True, checkpointing=training.gradient_checkpointing)
+        seconds, flops = self._pass(
+            student, length, training=True, checkpointing=training.gradient_checkpointing, frozen=run.lora is not None
+        )
         if teacher is not None:
             more, work = self._pass(teacher, length)
             seconds, flops = seconds + more, flops + work
@@ -169,7 +179,8 @@ class CostModel:
             seconds += sampled / self.ranks * self._decode(student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
         largest = max((teacher.weights if teacher else 0), student.weights)
-        return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest)
+        unmeasured = run.lora is not None or any(model.precision for model in run.models.values())
+        return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest, unmeasured)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A synthesize stage: `rows` inputs by the generator, then as many answers by the annotator. Both are held all
@@ -242,10 +253,11 @@ class CostModel:
     # --- the formulas -------------------------------------------------------------------------------------------------
 
     def _pass(
-        self, shape: Shape, length: float, training: bool = False, checkpointing: bool = False
+        self, shape: Shape, length: float, training: bool = False, checkpointing: bool = False, frozen: bool = False
     ) -> tuple[float, float]:
-        """(seconds, FLOPs) per token of a sequence of `length` tokens: one forward pass, or forward and backward."""
-        passes = (4 if checkpointing else 3) if training else 1
+        """(seconds, FLOPs) per token of a sequence of `length` tokens: one forward pass, or forward and backward; with
+        `frozen` weights, without their gradients."""
+        passes = (4 if checkpointing else 3) - frozen if training else 1
         flops = passes * (2 * shape.matrix_weights + 2 * shape.layers * shape.heads * shape.head_dim * length)
         rate = 1e12 * self.machine.tflops * min(1.0, shape.hidden / FULL_RATE_WIDTH)
         traffic = LAYER_BYTES * shape.layers * shape.hidden * ((5 if checkpointing else 4) if training else 1)
@@ -277,10 +289,24 @@ class CostModel:
         return self._total(memory, 1, flops, tokens, 0.0, seconds, max(one.weights for one in models))
 
     def _total(
-        self, memory: Memory, gpus: int, flops: float, tokens: float, sampled: float, seconds: float, largest: float
+        self,
+        memory: Memory,
+        gpus: int,
+        flops: float,
+        tokens: float,
+        sampled: float,
+        seconds: float,
+        largest: float,
+        unmeasured: bool = False,
     ) -> Cost:
         hours = (seconds + START_SECONDS) / 3600
-        extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS
+        extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS or unmeasured
         parts = {name: size / GIB for name, size in memory.parts.items() if size}
         dollars = hours * gpus * self.machine.price
         return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts, memory.slots)
+
+
+def _shares_base(run: Run) -> bool:
+    """Whether an adapter's teacher is its frozen base, as far as their names tell (copies are found when they load)."""
+    base, teacher, held = frozen_base(run), run.models["teacher"], run.lora.base if run.lora else None
+    return (base.path, base.revision, held) == (teacher.path, teacher.revision, teacher.precision)

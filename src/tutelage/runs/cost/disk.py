@@ -1,7 +1,8 @@
 """The disk of a run: what stays in its folder, and what is there while it runs. Bytes, of estimated lengths.
 
 A saved model takes 4 bytes per weight (2 for `pure_bfloat16`), a checkpoint three times as much (weights and Adam's two
-moments); while a new checkpoint replaces the old one there are both. Text takes 4 bytes per token, token ids 7 as JSON.
+moments); while a new checkpoint replaces the old one there are both. A model trained by an adapter takes 2 on CUDA, and
+its checkpoints hold the adapter alone. Text takes 4 bytes per token, token ids 7 as JSON.
 """
 
 from __future__ import annotations
@@ -40,8 +41,13 @@ def disk_of(run: Run, model: CostModel) -> Disk:
         return Disk(models=4.0 * kept.weights if kept else 0.0)
     if run.training is not None:
         shape = model.shape(run, "student")
-        saved = (2.0 if run.training.precision == "pure_bfloat16" else 4.0) * (shape.weights if shape else 0)
-        return Disk(models=saved, checkpoints=2 * 3 * saved)
+        pure, weights = run.training.precision == "pure_bfloat16", shape.weights if shape else 0
+        saved = (2.0 if pure else 4.0) * weights
+        if run.lora is None or shape is None:
+            return Disk(models=saved, checkpoints=2 * 3 * saved)
+        adapter = 4.0 * shape.adapter_weights(run.lora)
+        whole = 0.0 if run.lora.keep_adapter else saved if run.device == "cpu" else 2.0 * weights
+        return Disk(models=whole + adapter, checkpoints=2 * 3 * adapter)
     return Disk(texts=_texts(run, model))
 
 

@@ -22,9 +22,11 @@ import yaml
 from tutelage.common.errors import TutelageError
 from tutelage.data.rows import BadRowError, convert
 from tutelage.data.sources import read_file
-from tutelage.recipe.sections import DataConfig
+from tutelage.recipe.sections import DataConfig, LoraConfig
 
 MEASURED_ROWS = 200  # per file
+# Per weight: one scale per row (int8, float8), or an 8-bit scale per block of 64 and a float32 one per 256 of those.
+QUANTISED_BYTES = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Shape:
     head_dim: int
     vocab: int
     tied: bool  # one matrix for the input embedding and the head
+    precision: str | None = None  # that the linear maps of its layers are held in; None: the type of the others
 
     @property
     def matrix_weights(self) -> int:
@@ -51,6 +54,24 @@ class Shape:
         """Number of all weights."""
         norms = (2 * self.layers + 1) * self.hidden
         return self.matrix_weights + norms + (0 if self.tied else self.vocab * self.hidden)
+
+    def held(self, width: int) -> float:
+        """Bytes of the weights, frozen, where `width` bytes are a weight's of the usual type."""
+        if self.precision is None:
+            return float(width * self.weights)
+        layers = self.matrix_weights - self.vocab * self.hidden
+        return QUANTISED_BYTES[self.precision] * layers + width * (self.weights - layers)
+
+    def adapter_weights(self, lora: LoraConfig) -> int:
+        """Number of weights of an adapter; a target of an unknown name counts as the largest linear map."""
+        inner, keys, h, wide = self.heads * self.head_dim, self.kv_heads * self.head_dim, self.hidden, self.feed_forward
+        maps = {"q_proj": h + inner, "k_proj": h + keys, "v_proj": h + keys, "o_proj": h + inner}
+        maps |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), h + wide)
+        if lora.targets == "all-linear":
+            return lora.r * self.layers * sum(maps.values())
+        inside = [maps.get(name, max(maps.values())) for name in lora.targets if name != "lm_head"]
+        head = h + self.vocab if "lm_head" in lora.targets else 0
+        return lora.r * (self.layers * sum(inside) + head)
 
     @property
     def cache_bytes(self) -> int:

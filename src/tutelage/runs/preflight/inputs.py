@@ -145,10 +145,17 @@ def _ifeval_problems() -> Iterator[Problem]:
 
 
 def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
+    from tutelage.models.lora import missing_peft
+    from tutelage.models.quantise import missing_package
+
     for run in runs:
         samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]
         if any(getattr(sampling, "backend", None) == "vllm" for sampling in samplings) and find_spec("vllm") is None:
             yield Problem("`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'")
+        precisions = [model.precision for model in run.models.values()]
+        missing = [missing_package(one) for one in (*precisions, run.lora and run.lora.base)]
+        for text in filter(None, [run.lora and missing_peft(), *missing]):
+            yield Problem(str(text))
         for tracker in run.training.trackers if run.training is not None else ():
             if find_spec(tracker) is None:
                 yield Problem(f"training.trackers: {tracker} is not installed: pip install {tracker}")

@@ -12,23 +12,26 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.types import Conversation, TokenSequence
-from tutelage.data.teacher_prompts import same_rendering
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
-from tutelage.models.files import save_model
 from tutelage.models.limits import embedding_rows
-from tutelage.models.load import LoadedModel, compute_type, load_model
-from tutelage.models.sharding import many_ranks, plain_copy
-from tutelage.models.vocabulary import check_vocabularies, head_notice
+from tutelage.models.load import LoadedModel
+from tutelage.models.lora import trainable_weights
+from tutelage.models.sharding import many_ranks
+from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import Encoded, encoded, readable_length
+from tutelage.runs.stages.students import check_pair, load_student, load_teacher, save_student
 from tutelage.sampling.make_sampler import make_sampler
 from tutelage.teachers.local import Teacher
+from tutelage.teachers.quantised import precision_cost
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
 from tutelage.training.teacher_answers import answer_examples, read_answers, retokenise
 from tutelage.training.trainer import Trainer
+
+PRECISION = "teacher_precision.json"  # what a quantised teacher costs; measured before the first step
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -40,37 +43,41 @@ def train(run: Run) -> dict[str, Any]:
     training = run.training
     assert training is not None
     sharded = training.shard and _join_ranks(run)
-    compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
-    student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
-    teacher = _load_teacher(run, sharded) if "teacher" in run.models else None
-    trainer, reports = prepare(run, student, teacher)
+    student = load_student(run, sharded)
+    teacher, shared = load_teacher(run, student, sharded) if "teacher" in run.models else (None, False)
+    trainer, reports = prepare(run, student, teacher, shared)
     validation = bool(trainer.job.validation)
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
+    precision = _teacher_precision(run, trainer)
     before = trainer.validate() if validation else None
     with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
         last = trainer.run()
         after = trainer.validate() if validation else None
-        model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
-        if trainer.rank == 0:
-            template = student.template
-            save_model(model, student.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
+        save_student(run, student, sharded, write=trainer.rank == 0)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+    if precision is not None:
+        result |= precision
+    if run.lora is not None:
+        result["adapter"] = {"trained": trainable_weights(student.model), "shared_base": shared}
     return result
 
 
-def prepare(run: Run, student: LoadedModel, teacher: LoadedModel | None) -> tuple[Trainer, dict[str, Any]]:
+def prepare(
+    run: Run, student: LoadedModel, teacher: LoadedModel | None, shared: bool = False
+) -> tuple[Trainer, dict[str, Any]]:
     """The trainer of a run with these models, and what became of the rows of each data section (data.json).
 
-    Raises TutelageError when student, teacher and data do not fit together.
+    `shared`: the teacher is the student without its adapter. Raises TutelageError when student, teacher and data do not
+    fit together.
     """
     training = run.training
     assert training is not None
     if teacher is not None:
-        _check_pair(run, student, teacher)
+        check_pair(run, student, teacher)
     sections = {name: encoded(run, name, student, training.max_length, teacher) for name in run.data}
     # Of the stages' own config nothing changes: the fingerprint is the recipe's.
     readable = training.model_copy(update={"max_length": readable_length(training.max_length, student, teacher)})
@@ -81,7 +88,30 @@ def prepare(run: Run, student: LoadedModel, teacher: LoadedModel | None) -> tupl
     examples = _concatenated([sections[name] for name in names])
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    return Trainer(_job(run, student, teacher, examples, validation)), reports
+    return Trainer(_job(run, student, teacher, shared, examples, validation)), reports
+
+
+def _teacher_precision(run: Run, trainer: Trainer) -> dict[str, Any] | None:
+    """What a quantised teacher costs, measured once and said: entries of the result; None for any other teacher."""
+    teacher, config = trainer.job.teacher, run.models.get("teacher")
+    if teacher is None or config is None or config.precision is None:
+        return None
+    batch = trainer.first_batch()
+    if trainer.rank != 0:
+        return None
+    file = run.folder / PRECISION
+    if not file.is_file():
+        job = trainer.job
+        end = job.student.template.end_of_turn_id
+        cost = precision_cost(teacher, config, trainer.loss_of, end, batch, job.objective)
+        print(f"{run.stage}: {cost.text}", flush=True)
+        warning = f"{run.stage}: {cost.text}: the student learns the rounding too, so take a more precise teacher"
+        if cost.too_much:
+            print(f"note: {warning}", flush=True)
+        found = {**dataclasses.asdict(cost), "share": cost.share, "text": cost.text}
+        notices = [warning] if cost.too_much else []
+        run_folder.write_json(run.folder, PRECISION, {"teacher_precision": found, "notices": notices})
+    return run_folder.read_json(run.folder, PRECISION)
 
 
 def _join_ranks(run: Run) -> bool:
@@ -163,6 +193,7 @@ def _job(
     run: Run,
     student: LoadedModel,
     teacher: LoadedModel | None,
+    shared: bool,
     examples: list[TokenSequence],
     validation: list[TokenSequence],
 ) -> Job:
@@ -175,14 +206,16 @@ def _job(
         context = None if teacher is None else teacher.context
         rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length, known, context)
         if stage.on_policy > 0.0:
-            half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
+            # An adapter is sampled from as it is trained: a copy would hold the frozen weights twice.
+            whole = run.device == "cuda" and training.precision != "float32" and run.lora is None
+            half = torch.bfloat16 if whole else None
             sampler = make_sampler(student, stage.sampling, dtype=half, longest=training.max_length, training=True)
     if isinstance(stage, DistillStage):
         beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
         objective = Divergence(beta, stage.temperature)
     job = Job(
         student=student,
-        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id),
+        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id, shared),
         objective=objective,
         examples=examples,
         validation=validation,
@@ -204,28 +237,3 @@ def _job(
             raise
         # the method lacks this option, or needs one that is not given
         raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/method.md") from error
-
-
-def _load_teacher(run: Run, sharded: bool) -> LoadedModel:
-    """The teacher in the compute type: frozen, it needs no float32 copy."""
-    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
-    return load_model(run.models["teacher"], run.device, torch.float32 if wide else torch.bfloat16, sharded)
-
-
-def _check_pair(run: Run, student: LoadedModel, loaded: LoadedModel) -> None:
-    """Check the teacher `loaded` against the student, and print what a user should know of the two."""
-    notices = [
-        check_vocabularies(loaded.tokenizer, student.tokenizer),
-        head_notice(loaded.model, student.model),
-    ]
-    if loaded.packed != student.packed:
-        raise TutelageError(
-            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
-        )
-    if not same_rendering(student.template, loaded.template):
-        notices.append(
-            "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
-            "the student's response tokens"
-        )
-    for notice in filter(None, notices):
-        print(f"{run.stage}: {notice}", flush=True)
