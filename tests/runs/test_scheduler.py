@@ -22,6 +22,11 @@ class Piece:
     done: bool = False
     training: None = None
     folder: Path = Path("nowhere")
+    kind: str = "sft"
+
+    @property
+    def stage(self) -> str:
+        return self.fingerprint
 
 
 def order(monkeypatch: pytest.MonkeyPatch, pieces: list[Piece], **options: Any) -> list[str]:

@@ -37,6 +37,7 @@ from tutelage.training.memory_budget import MicroBatchBudget
 from tutelage.training.on_policy import write_responses
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
+from tutelage.training.watch import Watch
 
 
 class Trainer:
@@ -74,6 +75,7 @@ class Trainer:
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
+        self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
 
@@ -93,19 +95,22 @@ class Trainer:
         # If all steps are done already, these are the last step's.
         metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}
         with contextlib.ExitStack() as stack:
-            log = bar = None
+            log = bar = watch = None
             if self.rank == 0:
+                alone = self.world == 1 and self.device.type == "cpu"
+                watch = Watch(job.student, job.asked, self.total_steps, may_sample=alone)
                 log = stack.enter_context(contextlib.closing(MetricsFile(folder / METRICS, start)))
-                bar = stack.enter_context(progress(job.title, self.total_steps, start))
+                bar = stack.enter_context(progress(job.title, self.total_steps, start, unit="steps"))
             stack.enter_context(trackers(self.accelerator, self.config, folder))
             stop = stack.enter_context(stop_requests())
             for step in range(start, self.total_steps):
                 metrics = self.step(step)
                 if self._due(self.config.evaluate_every, step) and job.validation:
                     metrics |= self.validate()
-                if log is not None and bar is not None:
+                if log is not None and bar is not None and watch is not None:
                     log.write(metrics)
-                    bar.advance(1, f"loss {metrics['loss']:.4f}, {metrics['tokens_per_s']:.0f} tokens/s")
+                    bar.advance(1, f"loss {metrics['loss']:.3g}")
+                    watch.look(step + 1, self.sequences)
                 self.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=step + 1)
                 stopping = self._any_rank(bool(stop))
                 last = step + 1 == self.total_steps
@@ -131,6 +136,7 @@ class Trainer:
             sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
         sampling_seconds = time.monotonic() - began
 
+        self.sequences = sequences
         # 2. The weight of each token in the loss, over all ranks. The loss is divided here and nowhere else (eq. 2).
         token_weights = self._token_weights(sequences)
 

@@ -29,6 +29,9 @@ from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
 from tutelage.training.teacher_answers import answer_examples, read_answers, retokenise
 from tutelage.training.trainer import Trainer
+from tutelage.training.watch import Asked
+
+_CANDIDATES = 40  # rows of which the shortest is the one that the student answers now and then
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -51,9 +54,11 @@ def train(run: Run) -> dict[str, Any]:
     validation = sections[training.validation].sequences if training.validation else []
     names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
     examples = _concatenated([sections[name] for name in names])
+    asked = _asked(examples, [row for name in names for row in sections[name].conversations])
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    trainer = Trainer(_job(run, student, teacher, examples, validation))
+    job = _job(run, student, teacher, examples, validation)
+    trainer = Trainer(dataclasses.replace(job, asked=asked))
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
     before = trainer.validate() if validation else None
@@ -90,6 +95,17 @@ def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
         out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
         offset += len(part.conversations)  # not len(sequences): rows that are too long keep their index
     return out
+
+
+def _asked(examples: list[TokenSequence], rows: list[Conversation]) -> Asked | None:
+    """The shortest of the first examples with one question and one answer, as text; None if there is none."""
+    single = [e for e in examples[:_CANDIDATES] if [m.role for m in rows[e.index].messages[-2:]] == ["user", "assistant"]
+              and sum(m.role == "user" for m in rows[e.index].messages) == 1]  # fmt: skip
+    if not single:
+        return None
+    example = min(single, key=lambda example: len(example.ids))
+    question, answer = rows[example.index].messages[-2:]
+    return Asked(tuple(example.ids[: example.prompt_length].tolist()), question.content, answer.content)
 
 
 def _with_answers(
