@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -111,9 +112,7 @@ def test_a_bar_shows_count_and_time_left_in_every_terminal(
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_the_whole_is_a_bar_above_that_of_its_piece(
-    width: int, monkeypatch: pytest.MonkeyPatch, clock: list[float]
-):
+def test_the_whole_is_a_bar_above_that_of_its_piece(width: int, monkeypatch: pytest.MonkeyPatch, clock: list[float]):
     screen = terminal(monkeypatch, width)
     with whole("mine") as work:
         for key in ("a", "b"):
@@ -128,7 +127,7 @@ def test_the_whole_is_a_bar_above_that_of_its_piece(
         work.end("a", "sft", "loss 0.4")
     lines = [line.rstrip() for line in plain(screen).replace("\r", "\n").splitlines() if line.strip()]
     assert max(map(len, lines)) <= width
-    above, below = next((a, b) for a, b in zip(lines, lines[1:], strict=False) if "2 of 4" in b)
+    above, below = next((a, b) for a, b in pairwise(lines) if "2 of 4" in b)
     assert above.startswith("mine")
     assert "about 1.5 min left" in above
     assert ("loss 0.5" in below) or width < 80

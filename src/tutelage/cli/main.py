@@ -30,6 +30,7 @@ from tutelage.cli.options import (
     print_markdown,
 )
 from tutelage.cli.study import note_elsewhere, study
+from tutelage.common.threads import wait_briefly
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -192,7 +193,7 @@ def demo(
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
 
-    write_demo_data(runs / "data", train=240, test=160, heal=800)
+    write_demo_data(runs / "data", train=160, test=120, heal=240)
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
@@ -320,6 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
     A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C); with
     `--debug` a TutelageError is raised on, as all other errors always are.
     """
+    wait_briefly()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)

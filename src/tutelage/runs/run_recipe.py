@@ -38,8 +38,8 @@ def run_recipe(
 
     `base`: the folder that relative paths of the recipe start from. `root`: the folder of all runs. `jobs`: runs at the
     same time, each in its own process. `gpus_per_run`: ranks of a training run; no two runs share a GPU then. `only`:
-    do these evaluate stages and what they build on. `texts`: whether the progress may show rows and answers. Raises TutelageError when a run fails; what does not build on it
-    is done first.
+    do these evaluate stages and what they build on. `texts`: whether the progress may show rows and answers. Raises
+    TutelageError when a run fails; what does not build on it is done first.
     """
     began = time.monotonic()
     make_runs_folder(root)

@@ -37,7 +37,7 @@ class Watch:
         self.work = work if work is not None and work.texts else None
         self.student, self.total = student, total
         self.asked = asked if may_sample else None
-        self.next, self.asked_already = time.monotonic() + _SECONDS, False
+        self.next, self.shown = time.monotonic() + _SECONDS, ""
 
     def look(self, step: int, sequences: Sequence[TokenSequence]) -> None:
         """Show an answer after `step` steps, if one is due. `sequences`: those of this step."""
@@ -45,11 +45,13 @@ class Watch:
         if self.work is None or (now < self.next and step < self.total):
             return
         if self.asked is not None:
-            if not self.asked_already:
+            if not self.shown:
                 self._say("asked", self.asked.question)
                 self._say("wanted", self.asked.wanted)
-                self.asked_already = True
-            self._say(f"step {step}", self._answer(self.asked))
+            answer = self._answer(self.asked)
+            if not self.shown or answer != self.shown or step == self.total:
+                self._say(f"step {step}", answer)
+            self.shown = answer or " "
         else:
             sampled = next((one for one in sequences if one.author == "student"), None)
             if sampled is None:

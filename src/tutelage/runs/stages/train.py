@@ -31,7 +31,8 @@ from tutelage.training.teacher_answers import answer_examples, read_answers, ret
 from tutelage.training.trainer import Trainer
 from tutelage.training.watch import Asked
 
-_CANDIDATES = 40  # rows of which the shortest is the one that the student answers now and then
+_CANDIDATES = 40  # rows of which one is the one that the student answers now and then
+_LINE = 100  # characters of a question that a line of a terminal holds
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -98,14 +99,19 @@ def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
 
 
 def _asked(examples: list[TokenSequence], rows: list[Conversation]) -> Asked | None:
-    """The shortest of the first examples with one question and one answer, as text; None if there is none."""
-    single = [e for e in examples[:_CANDIDATES] if [m.role for m in rows[e.index].messages[-2:]] == ["user", "assistant"]
-              and sum(m.role == "user" for m in rows[e.index].messages) == 1]  # fmt: skip
-    if not single:
-        return None
-    example = min(single, key=lambda example: len(example.ids))
-    question, answer = rows[example.index].messages[-2:]
-    return Asked(tuple(example.ids[: example.prompt_length].tolist()), question.content, answer.content)
+    """Of the first examples with one question and one answer, as text, the longest that fits into a line of a terminal,
+    else the shortest; None if there is none."""
+    single: list[Asked] = []
+    for example in examples[:_CANDIDATES]:
+        roles = [message.role for message in rows[example.index].messages]
+        if roles[-2:] == ["user", "assistant"] and roles.count("user") == 1:
+            question, answer = rows[example.index].messages[-2:]
+            prompt = tuple(example.ids[: example.prompt_length].tolist())
+            single.append(Asked(prompt, question.content, answer.content))
+    short = [one for one in single if len(one.question) <= _LINE]
+    if short:
+        return max(short, key=lambda one: len(one.question))
+    return min(single, key=lambda one: len(one.question), default=None)
 
 
 def _with_answers(
