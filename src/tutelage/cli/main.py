@@ -193,7 +193,7 @@ def demo(
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
 
-    write_demo_data(runs / "data", train=160, test=120, heal=240)
+    write_demo_data(runs / "data", train=128, test=120, heal=240)
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
