@@ -12,10 +12,10 @@ import pytest
 import tutelage
 from tutelage.common.threads import wait_briefly
 
-NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "9"}])
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
 def test_what_the_user_set_stays(given: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
@@ -23,7 +23,7 @@ def test_what_the_user_set_stays(given: dict[str, str], monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     wait_briefly()
     found = {name: os.environ[name] for name in NAMES if name in os.environ}
-    assert found == (given or {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"})
+    assert found == (given or {"GOMP_SPINCOUNT": "1000"})
 
 
 def test_the_program_says_so_before_it_imports_torch():

@@ -6,13 +6,12 @@ import os
 
 # Turns that a thread of GNU OpenMP waits for work before it sleeps: about 10 µs, enough for the gap between two
 # operations. Its default of 300,000, 3 ms, is a whole turn on the processor when another program wants the same core:
-# the thread that everyone waits for gets none meanwhile. LLVM's and Intel's OpenMP wait 200 ms; 0 sleeps at once.
-_SETTINGS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-_OWN = ("OMP_WAIT_POLICY", *_SETTINGS)
+# the thread that all wait for gets none meanwhile (LOG.md has what it costs).
+_SPINS = "1000"
 
 
 def wait_briefly() -> None:
     """Let OpenMP's threads, here and in worker processes, give their core away soon when they wait, unless the user has
     set how they wait. Works only before torch is imported."""
-    if not any(name in os.environ for name in _OWN):
-        os.environ.update(_SETTINGS)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
