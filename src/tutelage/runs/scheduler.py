@@ -309,7 +309,7 @@ def _outcome_text(run: Run) -> str:
     value, error = found.get("value"), found.get("stderr")
     if value is None:
         return ""
-    return f"{headline.replace('_', ' ')} {value:.1f}" + ("" if error is None else f" ± {error:.1f}")
+    return f"{headline} {value:.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
 def _failures(failed: dict[str, str]) -> str:
