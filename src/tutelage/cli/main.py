@@ -180,7 +180,7 @@ def demo(
 ) -> None:
     """Run a recipe on a small task with the project's own data: teacher SFT, student SFT, GKD, scores, report.
 
-    It takes about 4 minutes on two CPU cores.
+    It should take about 4 minutes on two CPU cores that nothing else uses.
 
     tutelage demo
 
