@@ -9,7 +9,7 @@ from pathlib import Path
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
-from tutelage.runs.kinds import hours_of
+from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids
@@ -18,6 +18,10 @@ from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
 from tutelage.runs.worker import make_runs_folder
+
+# The first guess of a run's time, before any has ended: on a CPU, seconds to load and save, and FLOP/s of two cores.
+_CPU_SECONDS, _CPU_RATE = 3.0, 1.5e11
+_UNKNOWN_SECONDS = 60.0  # of a run whose models' shapes are not known
 
 
 def run_recipe(
@@ -28,13 +32,14 @@ def run_recipe(
     debug: bool = False,
     gpus_per_run: int | None = None,
     only: Sequence[str] = (),
+    texts: bool = True,
 ) -> RecipeResults:
     """Do all runs of a recipe that are not done yet, and return its results, from which `build_report` makes a page.
 
     `base`: the folder that relative paths of the recipe start from. `root`: the folder of all runs. `jobs`: runs at the
     same time, each in its own process. `gpus_per_run`: ranks of a training run; no two runs share a GPU then. `only`:
-    do these evaluate stages and what they build on. Raises TutelageError when a run fails; what does not build on it
-    is done first.
+    do these evaluate stages and what they build on. `texts`: whether the progress may show rows and answers. Raises
+    TutelageError when a run fails; what does not build on it is done first.
     """
     began = time.monotonic()
     make_runs_folder(root)
@@ -52,6 +57,14 @@ def run_recipe(
     expected = search.expected()
     plan = [*search.known(), *expected]
     refuse_problems(find_problems(plan, root, data=False, ranks=gpus_per_run or 1, jobs=jobs))
-    with Scheduler(resources, debug, hours=hours if jobs > 1 else None) as scheduler:
+
+    def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
+        cost = cost_of(run, model)
+        if cost is None:
+            return _UNKNOWN_SECONDS
+        return 3600 * cost.hours if run.device == "cuda" else _CPU_SECONDS + cost.flops / _CPU_RATE
+
+    options = {"seconds": seconds, "title": recipe.name, "texts": texts}
+    with Scheduler(resources, debug, hours=hours if jobs > 1 else None, **options) as scheduler:
         scheduler.execute(search.known, len(expected))
     return read_results(search, time.monotonic() - began)

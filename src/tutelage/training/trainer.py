@@ -37,6 +37,7 @@ from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
 from tutelage.training.on_policy import write_responses
 from tutelage.training.sample_log import sample_log
+from tutelage.training.shown_answers import ShownAnswers
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
 
@@ -77,6 +78,7 @@ class Trainer:
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
+        self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
 
@@ -96,23 +98,26 @@ class Trainer:
         # If all steps are done already, these are the last step's.
         metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}
         with contextlib.ExitStack() as stack:
-            log = bar = samples = None
+            log = bar = samples = shown = None
             if self.rank == 0:
                 if job.sampler is not None:
                     samples = stack.enter_context(sample_log(folder, start, self.total_steps, job.student.tokenizer))
+                alone = self.world == 1 and self.device.type == "cpu"
+                shown = ShownAnswers(job.student, job.asked, self.total_steps, may_sample=alone)
                 log = stack.enter_context(contextlib.closing(MetricsFile(folder / METRICS, start)))
-                bar = stack.enter_context(progress(job.title, self.total_steps, start))
+                bar = stack.enter_context(progress(job.title, self.total_steps, start, unit="steps"))
             stack.enter_context(trackers(self.accelerator, self.config, folder))
             stop = stack.enter_context(stop_requests())
             for step in range(start, self.total_steps):
                 metrics = self.step(step)
                 if self._due(self.config.evaluate_every, step) and job.validation:
                     metrics |= self.validate()
-                if log is not None and bar is not None:
+                if log is not None and bar is not None and shown is not None:
                     if samples is not None:  # before the metrics, so that no step is counted whose sample is lost
                         samples.write(step + 1, self.sequences)
                     log.write(metrics)
-                    bar.advance(1, f"loss {metrics['loss']:.4f}, {metrics['tokens_per_s']:.0f} tokens/s")
+                    bar.advance(1, f"loss {metrics['loss']:.3g}")
+                    shown.look(step + 1, self.sequences)
                 self.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=step + 1)
                 stopping = self._any_rank(bool(stop))
                 last = step + 1 == self.total_steps

@@ -31,7 +31,7 @@ def prune(run: Run) -> dict[str, Any]:
     with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
         if calibration:
             result["perplexity_before"] = perplexity(loaded, calibration, device)
-        with progress(f"{run.stage}: choosing layers", total - (config.layers or total)) as bar:
+        with progress(f"{run.stage}: choosing layers", total - (config.layers or total), unit="layers") as bar:
             keep = choose_layers(config, loaded, calibration, device, bar.advance)
         prune_layers(loaded.model, keep)
         result["keep"] = keep

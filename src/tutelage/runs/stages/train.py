@@ -28,8 +28,12 @@ from tutelage.teachers.quantised import precision_cost
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
+from tutelage.training.shown_answers import Asked
 from tutelage.training.teacher_answers import answer_examples, read_answers, retokenise
 from tutelage.training.trainer import Trainer
+
+_CANDIDATES = 40  # rows of which one is the one that the student answers now and then
+_LINE = 100  # characters of a question that a line of a terminal holds
 
 PRECISION = "teacher_precision.json"  # what a quantised teacher costs; measured before the first step
 
@@ -86,9 +90,11 @@ def prepare(
     validation = sections[training.validation].sequences if training.validation else []
     names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
     examples = _concatenated([sections[name] for name in names])
+    asked = _asked(examples, [row for name in names for row in sections[name].conversations])
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    return Trainer(_job(run, student, teacher, shared, examples, validation)), reports
+    job = _job(run, student, teacher, shared, examples, validation)
+    return Trainer(dataclasses.replace(job, asked=asked)), reports
 
 
 def _teacher_precision(run: Run, trainer: Trainer) -> dict[str, Any] | None:
@@ -133,6 +139,22 @@ def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
         out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
         offset += len(part.conversations)  # not len(sequences): rows that are too long keep their index
     return out
+
+
+def _asked(examples: list[TokenSequence], rows: list[Conversation]) -> Asked | None:
+    """Of the first examples with one question and one answer, as text, the longest that fits into a line of a terminal,
+    else the shortest; None if there is none."""
+    single: list[Asked] = []
+    for example in examples[:_CANDIDATES]:
+        roles = [message.role for message in rows[example.index].messages]
+        if roles[-2:] == ["user", "assistant"] and roles.count("user") == 1:
+            question, answer = rows[example.index].messages[-2:]
+            prompt = tuple(example.ids[: example.prompt_length].tolist())
+            single.append(Asked(prompt, question.content, answer.content))
+    short = [one for one in single if len(one.question) <= _LINE]
+    if short:
+        return max(short, key=lambda one: len(one.question))
+    return min(single, key=lambda one: len(one.question), default=None)
 
 
 def _with_answers(
