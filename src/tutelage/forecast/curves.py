@@ -62,17 +62,18 @@ def fit_curve(
     if sizes.size == 0 or (sizes < 1).any():
         raise ValueError("a curve needs at least one size, of one row or more")
     noise = np.maximum(np.asarray(errors, dtype=np.float64), 1e-9) ** 2
-    prior, precision = np.array([level[0], fall[0]]), np.diag([level[1] ** -2.0, fall[1] ** -2.0])
-    logs, means, covariances = [], [], []
-    for exponent in EXPONENTS:
-        design = np.stack([np.ones_like(sizes), (sizes / sizes.min()) ** -exponent], 1)
-        covariance = np.linalg.inv(precision + design.T @ (design / noise[:, None]))
-        mean = covariance @ (precision @ prior + design.T @ (observed / noise))
-        spread = np.diag(noise) + design @ np.linalg.inv(precision) @ design.T
-        off = observed - design @ prior
-        logs.append(-0.5 * (off @ np.linalg.solve(spread, off) + np.linalg.slogdet(spread)[1]))
-        means.append(mean)
-        covariances.append(covariance)
-    log_weights = np.array(logs) - 0.5 * (np.log(EXPONENTS / EXPONENT) / SPREAD) ** 2
+    prior, spread_prior = np.array([level[0], fall[0]]), np.diag([level[1] ** 2, fall[1] ** 2])
+    precision = np.linalg.inv(spread_prior)
+    design = np.stack(  # [K, N, 2]
+        np.broadcast_arrays(1.0, (sizes / sizes.min())[None, :] ** -EXPONENTS[:, None]), 2
+    )
+    covariances = np.linalg.inv(precision + np.einsum("kni,n,knj->kij", design, 1 / noise, design))
+    right = precision @ prior + np.einsum("kni,n->ki", design, observed / noise)
+    means = np.einsum("kij,kj->ki", covariances, right)
+    spread = np.diag(noise) + design @ spread_prior @ design.transpose(0, 2, 1)  # [K, N, N]
+    off = observed - design @ prior  # [K, N]
+    solved = np.linalg.solve(spread, off[..., None])[..., 0]
+    logs = -0.5 * (np.einsum("kn,kn->k", off, solved) + np.linalg.slogdet(spread)[1])
+    log_weights = logs - 0.5 * (np.log(EXPONENTS / EXPONENT) / SPREAD) ** 2
     weights = np.exp(log_weights - log_weights.max())
-    return Curve(float(sizes.min()), weights / weights.sum(), np.array(means), np.array(covariances))
+    return Curve(float(sizes.min()), weights / weights.sum(), means, covariances)
