@@ -27,8 +27,9 @@ ALLOWED: dict[str, str] = {
     "runs": "common recipe data loss models sampling synthesis evaluation teachers training",
     "study": "common recipe evaluation runs",
     "report": "common evaluation runs study",
+    "forecast": "common recipe data evaluation runs report",
     "delivery": "common recipe data models evaluation runs report",
-    "cli": "common recipe evaluation runs study report delivery",
+    "cli": "common recipe evaluation runs study report forecast delivery",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

@@ -14,6 +14,7 @@ import typer
 import tutelage
 from tutelage.cli.data import data
 from tutelage.cli.evaluate import evaluate
+from tutelage.cli.forecast import forecast
 from tutelage.cli.model import chat, export
 from tutelage.cli.options import (
     AsJson,
@@ -167,6 +168,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
 
 
+app.command()(forecast)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
