@@ -59,7 +59,7 @@ class Forecast:
             "findings": [asdict(finding) for finding in self.answer.findings],
             "decided": list(self.answer.decided),
             "changes": list(self.answer.changes),
-            "metric": arms.metric,
+            "metric": self.known.metric,
             "gain": _interval(self.score.gain, self.effect),
             "loss_gain": _interval(self.loss.gain, 0.0),
             "prices": {name: vars(price) for name, price in self.prices.items()},
@@ -155,7 +155,7 @@ def make_forecast(
             "this forecast": prices.spent(trials.alone(done)),
         },
         distillation=distillation,
-        band=_band(known, others),
+        band=band_of(known, others),
         stopped=stopped or _asked(pilot, arms.rows),
     )
 
@@ -195,7 +195,7 @@ def _asked(pilot: PilotSize, rows: int) -> str:
     return "every part that was asked for is made"
 
 
-def _band(known: Situation, others: Sequence[Situation]) -> tuple[tuple[float, float, float, float], ...]:
+def band_of(known: Situation, others: Sequence[Situation]) -> tuple[tuple[float, float, float, float], ...]:
     """The forecast for fewer and more rows, from the smallest pilot to four times the rows."""
     first = min([pilot.rows for pilot in known.pilots] or [known.rows / 16])
     found = []

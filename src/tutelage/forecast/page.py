@@ -65,7 +65,7 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
 def forecast_lines(forecast: Forecast) -> list[str]:
     """The forecast in a few lines for a terminal."""
     answer = forecast.answer
-    lines = [f"{answer.choice}: {answer.why}", f"gain in {metric_label(forecast.arms.metric)}, {_gain_text(forecast)}"]
+    lines = [f"{answer.choice}: {answer.why}", f"gain in {metric_label(forecast.known.metric)}, {_gain_text(forecast)}"]
     lines += [f"  because: {text}" for text in answer.decided]
     lines += [f"  {finding.name.replace('_', ' ')}: {finding.text}: {finding.do}" for finding in answer.findings]
     lines += [f"  {name}: {', '.join(price_cells(price))}" for name, price in forecast.prices.items()]
@@ -156,7 +156,7 @@ def _draw_scores(axes: Any, forecast: Forecast) -> None:
     axes.plot([known.rows] * 2, [at + low, at + high], color=INK, linewidth=2.5)
     axes.plot([known.rows], [at + gain.mean], "D", color=INK, markersize=7, label="GKD, forecast")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-    _finish(axes, forecast, metric_label(forecast.arms.metric))
+    _finish(axes, forecast, metric_label(forecast.known.metric))
 
 
 def _label_last(axes: Any, rows: float, value: float, text: str) -> None:
