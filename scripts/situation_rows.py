@@ -112,4 +112,6 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except OSError as error:
-        sys.exit(f"cannot read or write {error.filename}: {error.strerror}: give the folder with dialogsum/ and instruct/")
+        sys.exit(
+            f"cannot read or write {error.filename}: {error.strerror}: give the folder with dialogsum/ and instruct/"
+        )

@@ -9,9 +9,11 @@ import jobs
 import pytest
 from recipes_fixture import ROWS, Workshop, save_tiny
 
+from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.forecast.arms import DEV, find_arms, part_of
 from tutelage.forecast.forecast import make_forecast
+from tutelage.forecast.situations import recorded_situations, shipped_situations
 from tutelage.recipe.load import load_recipe
 
 SAMPLING = {"max_new_tokens": 6}
@@ -134,3 +136,28 @@ def test_named_answers(workshop: Workshop) -> None:
     assert found.answer.findings[0].name == "another_tokenizer"
     assert "seqkd" in found.answer.findings[0].do
     assert found.known.pilots == ()
+
+
+@pytest.mark.slow
+def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Workshop) -> None:
+    """With what its own forecast had seen; and it does not inform a forecast of itself."""
+    again = {"name": "again", "kind": "sft", "student": "sft", "data": "train"}
+    scores = STAGES[3] | {"models": ["sft", "again", "gkd"]}
+    file = recipe(workshop, stages=[*STAGES[:3], again, scores], training__max_steps=2)
+    main(["forecast", str(file), "--runs", str(workshop.runs), "--pilot", "short"])
+    main(["run", str(file), "--runs", str(workshop.runs)])
+    (known,) = recorded_situations(workshop.runs)
+    assert (known.teacher, known.rows, known.metric) == ("same", 320, "rouge_l")
+    assert known.gain is not None
+    assert len(known.pilots) == 1
+    assert "kl_own" in known.signals
+    shipped = len(shipped_situations())
+    assert forecast(workshop, file, pilot="none").score.situations == shipped
+    other = forecast(workshop, recipe(workshop, stages=[*STAGES[:3], again, scores], name="other"), pilot="none")
+    assert (other.score.situations, other.score.pilots) == (shipped + 1, 1)
+
+
+@pytest.mark.slow
+def test_a_recipe_without_the_fair_opponent_is_none(workshop: Workshop) -> None:
+    main(["run", str(recipe(workshop, training__max_steps=1)), "--runs", str(workshop.runs)])
+    assert recorded_situations(workshop.runs) == []

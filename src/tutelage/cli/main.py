@@ -94,6 +94,7 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
+    from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
@@ -101,6 +102,7 @@ def run(
     config = load_recipe(recipe, overrides)
     results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
     _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results.notices)
+    remember(config, recipe.resolve().parent, results, runs)
     _deliver(results, runs, ["run", str(recipe), *(overrides or [])])
 
 
@@ -190,6 +192,7 @@ def demo(
     from importlib.resources import as_file, files
 
     from tutelage.cli.demo.data import write_demo_data
+    from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
@@ -199,6 +202,7 @@ def demo(
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
     _show(build_report(results, runs / "report"), results.notices)
+    remember(config, runs, results, runs)
     _deliver(results, runs, ["demo"])
 
 
