@@ -2,9 +2,9 @@
 
     python scripts/situations_table.py STUDY RUNS [TABLE]
 
-STUDY is that file or one of recipes/mini/situations/. Rows of TABLE (default: src/tutelage/forecast/situations.csv) whose
-runs are there are written anew; all others are kept. Situations that are not finished are counted. Numbers only: no text
-of any data set.
+STUDY is that file or one of recipes/mini/situations/. Rows of TABLE (default: src/tutelage/forecast/situations.csv)
+whose runs are there are written anew; all others are kept. Situations that are not finished are counted. Numbers only:
+no text of any data set.
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ def test_situations_of_one_task_count_less_than_those_of_many() -> None:
     assert predict(NEW, same).gain.mean < predict(NEW, many).gain.mean
 
 
+@pytest.mark.slow
 def test_intervals_cover_gains_drawn_from_the_assumptions() -> None:
     rng, inside, trials = np.random.default_rng(2), 0, 150
 
@@ -97,7 +98,8 @@ def test_intervals_cover_gains_drawn_from_the_assumptions() -> None:
         scatter = float(np.exp(rng.normal(0, 0.5)))
         tasks = {f"t{n}": float(rng.normal(0, scatter * np.sqrt(0.3))) for n in range(6)}
         rows = [drawn(n, weights) for n in range(25)]
-        low, high = predict(rows[0], [one for one in rows if one.task != rows[0].task], error=0.3).gain.interval()
+        others = [one for one in rows if one.task != rows[0].task]
+        low, high = predict(rows[0], others).gain.measured(0.3).interval()
         assert rows[0].gain is not None
         inside += low <= rows[0].gain <= high
     assert 0.7 < inside / trials < 0.9

@@ -49,6 +49,10 @@ class Mixture:
         """The ends of the central interval with probability `share`."""
         return self.quantile((1 - share) / 2), self.quantile((1 + share) / 2)
 
+    def measured(self, error: float) -> Mixture:
+        """The distribution of a measurement of the number with standard error `error`."""
+        return Mixture(self.weights, self.means, tuple(math.hypot(s, error) for s in self.deviations))
+
     def scaled(self, factor: float) -> Mixture:
         """The distribution of `factor` times the number; `factor` > 0."""
         return Mixture(self.weights, tuple(factor * m for m in self.means), tuple(factor * s for s in self.deviations))

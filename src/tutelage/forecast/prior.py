@@ -72,11 +72,8 @@ class _Row:
     scale: float
 
 
-def predict(known: Situation, others: Sequence[Situation], target: Target = "score", error: float = 0.0) -> Prediction:
-    """The gain of `known`, from its signals and pilots and from `others`, whose gains are known.
-
-    `error`: the standard error of a measurement of that gain, where the interval shall cover the measured value.
-    """
+def predict(known: Situation, others: Sequence[Situation], target: Target = "score") -> Prediction:
+    """The gain of `known`, from its signals and pilots and from `others`, whose gains are known."""
     prior = np.array([getattr(feature, target) for feature in FEATURES])
     means, variances = prior[:, 0], prior[:, 1] ** 2
     used = [one for one in others if _outcome(one, target) is not None]
@@ -101,7 +98,7 @@ def predict(known: Situation, others: Sequence[Situation], target: Target = "sco
         log = -0.5 * (off @ solved + np.linalg.slogdet(covariance)[1]) if used else 0.0
         logs.append(log - 0.5 * (math.log(scatter / SCATTER[target]) / 0.7) ** 2)
         centres.append(float(row.values @ means + shared @ solved))
-        spreads.append(math.sqrt(max(variance, 1e-12) + (error / (unit * row.scale)) ** 2))
+        spreads.append(math.sqrt(max(variance, 1e-12)))
         weights.append(means + variances * (x_NF.T @ solved))
     chances = np.exp(np.array(logs) - max(logs))
     found = mixture(chances.tolist(), centres, spreads).scaled(unit * row.scale)
