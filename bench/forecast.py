@@ -72,7 +72,7 @@ def backtest(situations: Sequence[Situation], left_out: str, target: Target = "s
         "wasted_gpu_hours": _wasted(hours, chosen, target, True),
         "rival_wasted_gpu_hours": wasted,
         "cost_share_median": median(shares) if shares else None,
-        "misses": [one.name for one in shown if chosen[one.name] != (outcome(one, target)[0] or 0.0) > 0],
+        "misses": [one.name for one in shown if chosen[one.name] != ((outcome(one, target)[0] or 0.0) > 0)],
     }
 
 

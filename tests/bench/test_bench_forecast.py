@@ -60,6 +60,8 @@ def test_rivals_regret_and_hours_are_those_by_hand() -> None:
     ]
     found = backtest(cases, "task")
     assert (found["situations"], found["sign_cases"]) == (3, 2)
+    wrong = round(2 * (1 - found["sign_accuracy"]))
+    assert len(found["misses"]) == wrong
     assert found["rivals"] == {"always": 0.5, "never": 0.5, "paper": 0.5, "lead": 1.0}
     assert found["rival_regrets"]["always"] == pytest.approx((1.0 + 0.5) / 3)
     assert found["rival_regrets"]["never"] == pytest.approx(2.0 / 3)
