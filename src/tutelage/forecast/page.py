@@ -123,7 +123,7 @@ def _panels(forecast: Forecast) -> list[tuple[str, Draw]]:
 
 def _draw_gain(axes: Any, forecast: Forecast) -> None:
     rows, _, low, high = zip(*forecast.band, strict=True)
-    axes.fill_between(rows, low, high, color=PALETTE[0], alpha=0.18, linewidth=0)
+    axes.fill_between(rows, low, high, color=PALETTE[5], alpha=0.25, linewidth=0)
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.axhline(forecast.effect, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
     axes.annotate(

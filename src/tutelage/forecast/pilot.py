@@ -29,6 +29,7 @@ from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.worker import make_runs_folder
 
 SIGNAL_ROWS = 64
+DRAWS = 2000  # of a bootstrap
 
 
 class Trials:
@@ -99,8 +100,8 @@ class Trials:
         """What a part showed, once its runs are done."""
         sft, again, gkd, again_loss, gkd_loss, *teacher = self.part(share)
         scores = {name: self._scores(run) for name, run in (("sft", sft), ("again", again), ("gkd", gkd))}
-        losses = [score_array(read_records(run.folder), "loss") for run in (again_loss, gkd_loss)]
-        gain, loss_gain = paired_bootstrap(scores["gkd"], scores["again"], 2000), paired_bootstrap(*losses, 2000)
+        gain = paired_bootstrap(scores["gkd"], scores["again"], DRAWS)
+        loss_gain = paired_bootstrap(_losses(again_loss), _losses(gkd_loss), DRAWS)
         return Pilot(
             rows=float(part_rows(self.arms, share)),
             gain=gain.difference,
@@ -131,6 +132,10 @@ class Trials:
 
     def _scores(self, run: Run) -> np.ndarray:
         return 100 * score_array(read_records(run.folder), self.arms.metric)
+
+
+def _losses(run: Run) -> np.ndarray:
+    return score_array(read_records(run.folder), "loss")
 
 
 def _known(error: float, otherwise: float) -> float:
