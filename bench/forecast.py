@@ -55,6 +55,7 @@ def backtest(situations: Sequence[Situation], left_out: str, target: Target = "s
     shown = [one for one in cases if _has_sign(one, target)]
     hours = [one for one in cases if one.hours_again and one.hours_gkd]
     shares = [one.hours_forecast / (one.hours_again + one.hours_gkd) for one in hours if one.hours_forecast]  # type: ignore[operator]
+    works = [one.work_share for one in cases if one.work_share]
     rivals = {name: _choices(cases, rule) for name, rule in RIVALS.items()}
     regrets = {name: _regret(cases, choice, target) for name, choice in rivals.items()}
     wasted = {name: _wasted(hours, choice, target, False) for name, choice in rivals.items()}
@@ -72,6 +73,7 @@ def backtest(situations: Sequence[Situation], left_out: str, target: Target = "s
         "wasted_gpu_hours": _wasted(hours, chosen, target, True),
         "rival_wasted_gpu_hours": wasted,
         "cost_share_median": median(shares) if shares else None,
+        "work_share_median": median(works) if works else None,
         "misses": [one.name for one in shown if chosen[one.name] != ((outcome(one, target)[0] or 0.0) > 0)],
     }
 

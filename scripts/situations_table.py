@@ -72,10 +72,14 @@ class Study:
         again = np.mean([score_array(read_records(run.folder), metric).mean() for run in arms["sft_again"]])
         shared = {one.fingerprint for run in before for one in with_parents(run.parents)}
 
-        def hours(runs: Sequence[Run]) -> float | None:
-            return self.prices.of([one for one in with_parents(runs) if one.fingerprint not in shared]).gpu_hours
+        def alone(runs: Sequence[Run]) -> list[Run]:
+            return [one for one in with_parents(runs) if one.fingerprint not in shared]
+
+        def hours(runs: Sequence[Run]) -> float:
+            return sum(run_folder.read_json(one.folder, run_folder.RESULT)["seconds"] for one in alone(runs)) / 3600
 
         first = self._part(task, student, int(pilots[0].rows), kind) if pilots else []
+        works = [self.prices.work(alone(runs)) for runs in ([*before, *first], [*arms["sft_again"], *arms[method]])]
         return Situation(
             name=f"{task}-{student}-{rows}-{kind}",
             source=SOURCE,
@@ -92,6 +96,7 @@ class Study:
             hours_again=hours(arms["sft_again"]),
             hours_gkd=hours(arms[method]),
             hours_forecast=hours([*before, *first]) if before else None,
+            work_share=works[0] / works[1] if before and works[0] and works[1] else None,
             signals=self._signals(task, student, rows, kind),
             pilots=tuple(pilots),
         )

@@ -93,7 +93,7 @@ def test_from_end_to_end(workshop: Workshop, done: list[str]) -> None:
     file = recipe(workshop)
     (workshop.folder / "test.jsonl").unlink()
     found = forecast(workshop, file, budget=100.0, effect=-50.0)  # an effect that no interval leaves out
-    assert [pilot.rows for pilot in found.known.pilots] == [20, 40, 80]
+    assert [pilot.rows for pilot in found.known.pilots] == [24, 40, 80]
     assert found.known.teacher == "same"
     assert {"kl", "kl_own", "kl_rest", "teacher_ece", "student_score", "tokens_per_weight"} <= set(found.known.signals)
     assert all(pilot.teacher is not None for pilot in found.known.pilots)

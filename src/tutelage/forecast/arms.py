@@ -210,5 +210,5 @@ def _middle(recipe: RecipeConfig) -> dict[str, dict[str, Any]]:
     """The middle of the search's grid, for every stage with `search`."""
     if recipe.search is None:
         return {}
-    middle = {key: values[len(values) // 2] for key, values in recipe.search.grid.items()}
+    middle = {key: values[(len(values) - 1) // 2] for key, values in recipe.search.grid.items()}
     return {stage.name: middle for stage in recipe.stages if isinstance(stage, TrainStage) and stage.search}

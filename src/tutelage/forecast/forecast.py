@@ -180,8 +180,8 @@ def _why_not(
     """Why no pilot of this share is made; empty if one is."""
     if not known.pilots:
         return ""
-    wanted = prices.of(trials.alone([*done, *trials.part(share)])).gpu_hours
-    both = prices.of([run for arm in whole for run in arm]).gpu_hours
+    wanted = prices.work(trials.alone([*done, *trials.part(share)]))
+    both = prices.work(list({run.fingerprint: run for arm in whole for run in arm}.values()))
     if wanted is not None and both and wanted > budget * both:
         return f"a pilot on {part_rows(arms, share):,} rows would cost more than {100 * budget:.0f} % of both arms"
     return ""

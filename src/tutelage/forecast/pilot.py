@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from tutelage.runs.run import Run, with_parents
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.worker import make_runs_folder
 
-SIGNAL_ROWS = 64
+SIGNAL_ROWS = 32
 DRAWS = 2000  # of a bootstrap
 
 
@@ -121,9 +122,15 @@ class Trials:
         return float(np.mean(values[:quarter])), float(np.mean(values[-quarter:]))
 
     def arm(self, name: str) -> list[Run]:
-        """The runs of a whole arm, for every seed, without what both arms need in any case. Of the evaluations there is
-        one per seed, of dev rows, since test rows are not read."""
-        return self.alone([self.whole.evaluation(name, DEV, seed) for seed in self.arms.recipe.seeds])
+        """The runs of a whole arm, for every seed and with the trials of its search, without what both arms need in any
+        case. Of the evaluations there is one per model, of dev rows, since test rows are not read."""
+        seeds, search = self.arms.recipe.seeds, self.arms.recipe.search
+        runs = with_parents([self.whole.evaluation(name, DEV, seed) for seed in seeds])
+        tried = {run.stage for run in runs} & set(self.arms.settings)
+        for stage, point in product(sorted(tried), product(*search.grid.values()) if search else ()):
+            settings = dict(zip(search.grid, point, strict=True)) if search else {}
+            runs.append(self.whole.evaluation(stage, DEV, seeds[0], settings))
+        return self.alone(runs)
 
     def _planner(self, recipe: RecipeConfig) -> Planner:
         planner = Planner(recipe, self.folder, self.root, known=self.known, inputs=self.inputs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutelage.common import run_folder
-from tutelage.runs.cost.cost_model import CostModel
+from tutelage.runs.cost.cost_model import START_SECONDS, CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
@@ -44,6 +44,13 @@ class Prices:
         """The price of finished runs, with the seconds that they took."""
         planned = self.of(runs)
         return Price(planned.gpu_hours, planned.dollars, sum(_seconds(run) for run in runs if run.done))
+
+    def work(self, runs: Sequence[Run]) -> float | None:
+        """GPU hours of the runs without the seconds that the model assumes for loading and saving, which say nothing of
+        small runs in one process; None where the shape of a model is not known."""
+        costs = [cost_of(run, self.model) for run in runs]
+        known = [cost.hours - START_SECONDS / 3600 for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
 
     def _speed(self) -> float | None:
         """Seconds here per second of the model."""

@@ -56,9 +56,12 @@ class Situation:
     loss_gain: float | None = None
     loss_gain_se: float | None = None
     again: float | None = None  # the opponent's score
-    hours_again: float | None = None  # GPU hours of the whole arm: SFT, SFT again
+    hours_again: float | None = None  # that the runs of the whole arm took: SFT, SFT again
     hours_gkd: float | None = None  # SFT, the teacher where it must be made, GKD
     hours_forecast: float | None = None  # signals, and the smallest pilot
+    work_share: float | None = (
+        None  # of both arms, that the forecast takes by the cost model, without loading and saving
+    )
     signals: Mapping[str, float] = field(default_factory=dict)  # before training, by the names of SIGNALS
     pilots: tuple[Pilot, ...] = ()  # smallest first
 
