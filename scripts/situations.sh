@@ -4,7 +4,7 @@
 #   sh scripts/situations.sh DATA WORK TABLE SECONDS [task ...]
 #
 # DATA holds dialogsum/ and instruct/; rows and runs go to WORK; TABLE is written after each task. It stops after SECONDS,
-# and the same command goes on. Of a finished task the students' models are removed: all of them fill 100 GiB.
+# and the same command goes on. Of a finished task the models that no other needs are removed: all fill 100 GiB.
 set -eu
 data=$1 work=$2 table=$3 end=$(($(date +%s) + $4))
 shift 4
@@ -24,5 +24,5 @@ for task in "$@"; do
   tail -n 3 "$work/$task.log"
   python "$here/scripts/situations_table.py" "$study" "$work/runs" "$table"
   [ "$status" -eq 0 ] || continue
-  for made in sft- sft_again- gkd_ more- spoiled- weaker-; do rm -rf "$work"/runs/"$made"*-*/model; done
+  for made in sft- sft_again- gkd_ spoiled- weaker-; do rm -rf "$work"/runs/"$made"*-*/model; done
 done
