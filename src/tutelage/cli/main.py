@@ -16,6 +16,7 @@ import tutelage
 from tutelage.cli.data import data
 from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
+from tutelage.cli.forecast import forecast
 from tutelage.cli.init import init
 from tutelage.cli.model import chat, export
 from tutelage.cli.options import (
@@ -99,6 +100,7 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
+    from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
@@ -107,6 +109,7 @@ def run(
     with page_of(runs) if web else nullcontext():
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results)
+    remember(config, recipe.resolve().parent, results, runs)
     _deliver(results, runs, ["run", str(recipe), *(overrides or [])])
 
 
@@ -177,6 +180,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
 app.command()(init)
 app.command()(doctor)
 app.command()(watch)
+app.command()(forecast)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
@@ -198,6 +202,7 @@ def demo(
     from importlib.resources import as_file, files
 
     from tutelage.cli.demo.data import write_demo_data
+    from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
@@ -207,6 +212,7 @@ def demo(
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
     _show(build_report(results, runs / "report"), results)
+    remember(config, runs, results, runs)
     _deliver(results, runs, ["demo"])
 
 

@@ -101,7 +101,7 @@ def without_adapter(model: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def uncast_inputs(model: Any) -> Iterator[None]:
     """Leave the inputs of adapters in their type under autocast: peft's float32 copies would be kept for backward."""
-    layers = adapted_layers(model).values() if torch.is_autocast_enabled(model.device.type) else ()
+    layers = adapted_layers(model).values() if torch.is_autocast_enabled(next(model.parameters()).device.type) else ()
     for layer in layers:
         layer.cast_input_dtype_enabled = False
     try:

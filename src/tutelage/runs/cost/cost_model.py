@@ -31,7 +31,7 @@ from tutelage.data.sources import local_files
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.recipe.sections import DataConfig, SamplingConfig, TaskConfig
 from tutelage.recipe.stages import DistillStage, MethodStage, PruneStage, SeqkdStage, SynthesizeStage
-from tutelage.recipe.study import BenchmarkTask, HeldOutTask
+from tutelage.recipe.study import BenchmarkTask, HeldOutTask, SignalsTask
 from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_at
 from tutelage.runs.cost.memory import (
     BENCHMARK_SHARE,
@@ -249,6 +249,24 @@ class CostModel:
         tokens = data.rows * data.tokens
         memory = reading_memory(shapes, min(tokens, task.tokens_per_micro_batch), self.machine)
         return self._read(list(shapes.values()), tokens, memory)
+
+    def signals(self, run: Run, shapes: dict[str, Shape]) -> Cost:
+        """Gold responses and as many samples of the student, read by both models."""
+        task: SignalsTask = run.config
+        data, student = self.rows(run, task.data), shapes["model"]
+        count, prompt = min(data.rows, task.rows), data.tokens - data.response
+        new = min(task.sampling.max_new_tokens, max(1.0, data.response))
+        sampled = self._sampled(shapes, (Sampling(student, task.sampling, prompt, count),), (new,))
+        parts = [self._pass(shape, data.tokens) for shape in shapes.values()]
+        tokens = count * (data.tokens + prompt + new)
+        hours = tokens * sum(seconds for seconds, _ in parts) / 3600
+        return replace(
+            sampled,
+            flops=sampled.flops + tokens * sum(flops for _, flops in parts),
+            tokens=sampled.tokens + 2 * tokens,
+            hours=sampled.hours + hours,
+            dollars=sampled.dollars + hours * self.machine.price,
+        )
 
     # --- the formulas -------------------------------------------------------------------------------------------------
 

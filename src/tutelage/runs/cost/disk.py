@@ -16,7 +16,7 @@ from tutelage.runs.run import Run
 
 TEXT, IDS = 4, 7  # bytes per token, as text and as ids in JSON
 RECORD = 600  # bytes of a record beside its texts
-COPIES = {"evaluate": 1, "benchmark": 2, "held_out": 1}  # files with an evaluation's records
+COPIES = {"evaluate": 1, "benchmark": 2, "held_out": 1, "signals": 1}  # files with an evaluation's records
 
 
 @dataclass(frozen=True)
