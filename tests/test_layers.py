@@ -28,7 +28,7 @@ ALLOWED: dict[str, str] = {
     "study": "common recipe evaluation runs",
     "report": "common evaluation runs study",
     "delivery": "common recipe data models evaluation runs report",
-    "cli": "common recipe evaluation runs study report delivery",
+    "cli": "common recipe teachers evaluation runs study report delivery",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

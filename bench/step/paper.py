@@ -57,7 +57,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
     from tutelage.recipe.sections import SamplingConfig, TrainingConfig
     from tutelage.sampling.torch_sampler import TorchSampler
     from tutelage.sampling.vllm_sampler import VllmSampler
-    from tutelage.teachers.local import Teacher
+    from tutelage.teachers.local import LocalTeacher
     from tutelage.training.job import Job
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
@@ -89,7 +89,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             student=loaded[0],
-            teacher=Teacher(loaded[1]),
+            teacher=LocalTeacher(loaded[1]),
             objective=Divergence(beta=0.5),
             examples=examples,
             validation=[],

@@ -13,7 +13,20 @@ from recipes_fixture import ROWS, Workshop
 import tutelage
 from tutelage.cli.main import main
 
-COMMANDS = ["run", "report", "data", "evaluate", "chat", "export", "compare", "rescore", "setup", "demo", "schema"]
+COMMANDS = [
+    "run",
+    "report",
+    "data",
+    "evaluate",
+    "chat",
+    "export",
+    "compare",
+    "rescore",
+    "setup",
+    "demo",
+    "schema",
+    "serve-teacher",
+]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys

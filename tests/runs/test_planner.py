@@ -213,6 +213,8 @@ def test_equal_content_has_equal_fingerprints(workshop: Workshop):
         "description=words",
         "name=other",
         "stages.sft.training.epochs=1",  # what it is anyway
+        "stages.gkd.signal.served=http://localhost:8700",  # the same teacher
+        "stages.gkd.signal.wait=9",
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_fingerprint(workshop: Workshop, override: str):

@@ -14,7 +14,7 @@ import typer
 import tutelage
 from tutelage.cli.data import data
 from tutelage.cli.evaluate import evaluate
-from tutelage.cli.model import chat, export
+from tutelage.cli.model import chat, export, serve_teacher
 from tutelage.cli.options import (
     AsJson,
     Debug,
@@ -170,6 +170,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
+app.command()(serve_teacher)
 
 
 @app.command()

@@ -56,6 +56,36 @@ class SftStage(_TrainStage):
     )
 
 
+class SignalConfig(Section):
+    """Where the teacher's signal comes from (docs/teachers.md). Without any key: a teacher in the training process."""
+
+    served: str | None = Field(
+        default=None, description="Address of `tutelage serve-teacher`, such as `http://localhost:8700`."
+    )
+    wait: Positive = Field(
+        default=600.0, description="Seconds that a teacher elsewhere may be away or silent before the run stops."
+    )
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the teacher is not in the training process."""
+        return self.served is not None
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What of it changes the numbers of a run, beyond rounding; None for nothing."""
+        return None
+
+    @field_validator("served")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"`{url}` is not an address such as http://localhost:8700")
+        if url is not None and "@" in url.split("/")[2]:
+            raise ValueError("an address with a password would be shown: put the token into a variable instead")
+        return url
+
+
 class DistillStage(_TrainStage):
     """GKD, eq. 1–3: a divergence from the teacher, on the data's responses and the student's own samples."""
 
@@ -80,6 +110,7 @@ class DistillStage(_TrainStage):
     )
     on_policy: Fraction = Field(default=0.5, description=_ON_POLICY)
     sampling: SamplingConfig = Field(default=SamplingConfig(), description=_STUDENT_SAMPLING)
+    signal: SignalConfig = Field(default=SignalConfig(), description="Where the teacher's signal comes from.")
 
     @model_validator(mode="after")
     def _cross_entropy_has_responses(self) -> DistillStage:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tutelage.common.types import MicroBatch, TeacherSignal
-from tutelage.models.language_model import LanguageModel
+from tutelage.common.types import Head, MicroBatch, TeacherSignal
+from tutelage.models.language_model import LanguageModel, language_model_head
 from tutelage.models.load import LoadedModel
 from tutelage.models.sharding import assign, gathered
+from tutelage.teachers.protocol import Question, concatenated, joined
 
 
-class Teacher:
+class LocalTeacher:
     """A loaded model as the teacher, frozen and in evaluation mode.
 
     `student_end_id`: the token that ends the student's turns. If the teacher ends its turns with another token, the two
@@ -27,6 +29,15 @@ class Teacher:
         if student_end_id is not None and student_end_id != own_end:
             exchange_tokens(loaded.model, own_end, student_end_id)
 
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        return self.loaded.name
+
+    def signals(self, batches: Sequence[MicroBatch]) -> Iterator[TeacherSignal]:
+        """The signals of micro-batches, each computed when it is wanted."""
+        return map(self.signal, batches)
+
     @torch.no_grad()
     def signal(self, batch: MicroBatch) -> TeacherSignal:
         """Hidden states [N, D_teacher] at the batch's predicting positions, and the teacher's head.
@@ -36,6 +47,37 @@ class Teacher:
         """
         with torch.autocast(batch.input_ids.device.type, enabled=False):
             return self.module(batch if batch.teacher is None else batch.teacher)
+
+
+class LocalSource:
+    """The same model as a `Source`: what a server or a cache asks. It is not sharded, and answers one thread at a time.
+
+    `budget`: tokens that it reads at once.
+    """
+
+    ahead = 0
+
+    def __init__(self, loaded: LoadedModel, budget: int = 16_384) -> None:
+        self.teacher, self.budget, self.name = LocalTeacher(loaded), budget, loaded.name
+        self.device = next(loaded.model.parameters()).device
+
+    def head(self) -> Head:
+        """The model's output layer."""
+        return language_model_head(self.teacher.loaded.model)
+
+    def answer(self, question: Question) -> Tensor:
+        """Hidden states [N, D] on the model's device."""
+        padding = not self.teacher.loaded.packed, self.teacher.loaded.tokenizer.pad_token_id or 0
+        out: list[Tensor] = []
+        group: list[Question] = []
+        for part in [*question.parts(), None]:
+            if group and (part is None or sum(len(one.ids) for one in [*group, part]) > self.budget):
+                out.append(self.teacher.signal(joined(group).batch(*padding).to(self.device)).hidden)
+                group = []
+            group += [] if part is None else [part]
+        found = concatenated(out)
+        assert isinstance(found, Tensor)
+        return found
 
 
 @torch.no_grad()

@@ -12,18 +12,17 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.types import Conversation, TokenSequence
-from tutelage.data.teacher_prompts import same_rendering
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.files import save_model
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel, compute_type, load_model
 from tutelage.models.sharding import many_ranks, plain_copy
-from tutelage.models.vocabulary import check_vocabularies, head_notice
+from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import Encoded, encoded, readable_length
+from tutelage.runs.stages.teacher import load_teacher, teacher_of
 from tutelage.sampling.make_sampler import make_sampler
-from tutelage.teachers.local import Teacher
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
@@ -42,7 +41,7 @@ def train(run: Run) -> dict[str, Any]:
     sharded = training.shard and _join_ranks(run)
     compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
     student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
-    teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
+    teacher = load_teacher(run, student, sharded) if "teacher" in run.models else None
     sections = {name: encoded(run, name, student, training.max_length, teacher) for name in run.data}
     # Of the stages' own config nothing changes: the fingerprint is the recipe's.
     readable = training.model_copy(update={"max_length": readable_length(training.max_length, student, teacher)})
@@ -169,7 +168,7 @@ def _job(
         objective = Divergence(beta, stage.temperature)
     job = Job(
         student=student,
-        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id),
+        teacher=None if teacher is None else teacher_of(run, student, teacher),
         objective=objective,
         examples=examples,
         validation=validation,
@@ -191,26 +190,3 @@ def _job(
             raise
         # the method lacks this option, or needs one that is not given
         raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/method.md") from error
-
-
-def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
-    """Load the teacher in the compute type (frozen, it needs no float32 copy) and check it against the student."""
-    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
-    kind = torch.float32 if wide else torch.bfloat16
-    loaded = load_model(run.models["teacher"], run.device, kind, sharded)
-    notices = [
-        check_vocabularies(loaded.tokenizer, student.tokenizer),
-        head_notice(loaded.model, student.model),
-    ]
-    if loaded.packed != student.packed:
-        raise TutelageError(
-            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
-        )
-    if not same_rendering(student.template, loaded.template):
-        notices.append(
-            "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
-            "the student's response tokens"
-        )
-    for notice in filter(None, notices):
-        print(f"{run.stage}: {notice}", flush=True)
-    return loaded

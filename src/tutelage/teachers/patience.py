@@ -1,0 +1,115 @@
+"""Requests to a teacher over HTTP that outlast its restarts: repeated with back-off, one line per repetition."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Interrupted, asked_to_stop
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before a request is repeated
+_BUSY = (408, 425, 429)
+_CONNECT_SECONDS = 10.0
+
+
+class PatientClient:
+    """Asks the teacher at `url`. Several threads may use it.
+
+    `who`: the teacher in messages; `key_variable`: the environment variable with the token, which is sent to this
+    address alone; `wait`: seconds for which a request is repeated, and for which an answer may take; `advice`: what to
+    do when that was in vain.
+
+    Raises TutelageError for an address that is not http(s), or that holds a password.
+    """
+
+    def __init__(self, who: str, url: str, key_variable: str, wait: float, advice: str) -> None:
+        check_address(url)
+        self.who, self.key_variable, self.wait, self.advice = f"{who} at {url}", key_variable, wait, advice
+        self._key = os.environ.get(key_variable) or ""
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        timeout = httpx.Timeout(wait, connect=min(wait, _CONNECT_SECONDS))
+        self._client = httpx.Client(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=False)
+        self._failed = threading.Event()  # one request can never succeed: the others are given up
+
+    def ask(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """The answer with status 200, whole. `content`: arguments of `httpx.Client.request`.
+
+        Raises TutelageError for a request that the teacher refuses, or when `wait` is over, and Interrupted when the
+        process was asked to stop while it waits.
+        """
+        began, attempt = time.monotonic(), 0
+        while True:
+            try:
+                response = self._client.request(method, path, **content)
+                if response.status_code == 200:
+                    return response
+                reason = self._reason(response)
+            except httpx.TimeoutException:
+                reason = f"no answer within {self.wait:g} s"
+            except httpx.TransportError as error:
+                reason = f"no connection ({error or type(error).__name__})"
+            except httpx.HTTPError as error:  # a body that cannot be decoded, redirects without end
+                raise self.failure(f"answers with what is no answer ({error})") from None
+            left = began + self.wait - time.monotonic()
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
+            if left <= 0:
+                raise self.failure(f"{self._clean(reason)}, for {self.wait:g} s: {self.advice}")
+            delay, attempt = min(delay, left), attempt + 1
+            print(f"{self.who}: {self._clean(reason)}: asked again in {delay:.1f} s, for {left:.0f} s", flush=True)
+            self._sleep(delay)
+
+    def failure(self, why: str) -> TutelageError:
+        """The error that ends the run; other requests of this client end too."""
+        self._failed.set()
+        return TutelageError(f"{self.who}: {why}")
+
+    def _reason(self, response: httpx.Response) -> str:
+        """Why to ask again. Raises TutelageError where that does not help."""
+        status = response.status_code
+        said = self._clean(response.text[:300]) if "text" in response.headers.get("content-type", "text") else ""
+        said = said or self._clean(_message(response))
+        if status in _BUSY or status >= 500:
+            return f"status {status}{f' ({said})' if said else ''}"
+        if status in (401, 403):
+            state = "is refused" if self._key else "is not set"
+            raise self.failure(f"wants a token, and ${self.key_variable} {state}: export the right one")
+        raise self.failure(f"refuses (status {status}): {said or 'no reason given'}")
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if asked_to_stop():
+                raise Interrupted("stopped while it waited for the teacher; the same command goes on from there")
+            if self._failed.wait(min(0.2, left)):
+                raise self.failure("another request to it has failed")
+
+    def _clean(self, text: str) -> str:
+        """The text as one line without the token, which some endpoints repeat in their errors."""
+        text = " ".join(text.split())[:300]
+        return text.replace(self._key, "[token]") if self._key else text
+
+
+def check_address(url: str) -> None:
+    """Raise TutelageError for what is no address of a teacher."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise TutelageError(f"the teacher's address `{url}` is not one such as http://localhost:8700: correct `signal`")
+    if "@" in parts.netloc:
+        raise TutelageError("the teacher's address holds a password: leave it out, and put the token into a variable")
+
+
+def _message(response: httpx.Response) -> str:
+    """What an OpenAI-compatible endpoint says of an error."""
+    try:
+        found = response.json()
+        error = found.get("error", found)
+        return str(error.get("message", "") if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return ""
