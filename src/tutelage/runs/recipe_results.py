@@ -95,7 +95,7 @@ class RecipeResults:
     facts: dict[str, Any]  # label → value
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
-    notices: tuple[str, ...] = ()  # of its evaluations: what could not be scored, and what to do
+    notices: tuple[str, ...] = ()  # what could not be scored and what to do; approximate losses
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
 
@@ -128,6 +128,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
     subjects = list(dict.fromkeys(subject for subject, _ in asked))
     runs = with_parents(search.known())
     planned = evaluations(planner, search.settled)
+    asked_runs = [*(run for _, _, run in planned), *(run for run in runs if run.kind == "distill")]
     return RecipeResults(
         name=recipe.name,
         description=recipe.description,
@@ -140,7 +141,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
         planned=len(search.expected()) if search.open else len(runs),
-        notices=(*reading_note(runs), *dict.fromkeys(notice for _, _, run in planned for notice in _notices(run))),
+        notices=(*reading_note(runs), *dict.fromkeys(notice for run in asked_runs for notice in _notices(run))),
         elsewhere=elsewhere,
     )
 

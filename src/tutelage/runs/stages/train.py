@@ -21,8 +21,9 @@ from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import Encoded, encoded, readable_length
-from tutelage.runs.stages.teacher import load_teacher, teacher_of
+from tutelage.runs.stages.teacher import load_teacher, signal_of, teacher_of
 from tutelage.sampling.make_sampler import make_sampler
+from tutelage.teachers.protocol import Teacher
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
@@ -52,7 +53,10 @@ def train(run: Run) -> dict[str, Any]:
     examples = _concatenated([sections[name] for name in names])
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    trainer = Trainer(_job(run, student, teacher, examples, validation))
+    asked = None
+    if teacher is not None:
+        asked = teacher_of(run, student, teacher, [section.sequences for section in sections.values()])
+    trainer = Trainer(_job(run, student, teacher, asked, examples, validation))
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
     before = trainer.validate() if validation else None
@@ -64,6 +68,11 @@ def train(run: Run) -> dict[str, Any]:
             template = student.template
             save_model(model, student.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
+    if signal_of(run).approximate:
+        result["notices"] = [
+            f"{run.stage} (seed {run.seed}) had of its teacher the {signal_of(run).top_k} likeliest tokens: its loss is "
+            f"approximate, in the last step at most {last.get('loss_error_bound', math.nan):.4f} below the exact one"
+        ]
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
@@ -149,6 +158,7 @@ def _job(
     run: Run,
     student: LoadedModel,
     teacher: LoadedModel | None,
+    asked: Teacher | None,
     examples: list[TokenSequence],
     validation: list[TokenSequence],
 ) -> Job:
@@ -168,7 +178,7 @@ def _job(
         objective = Divergence(beta, stage.temperature)
     job = Job(
         student=student,
-        teacher=None if teacher is None else teacher_of(run, student, teacher),
+        teacher=asked,
         objective=objective,
         examples=examples,
         validation=validation,

@@ -1,0 +1,276 @@
+"""A teacher's answers on disk: shards that are whole or absent, shared by all runs that ask the same of it.
+
+A folder has the answers of one teacher in one form. A shard is `NAME.safetensors` and, written after it, `NAME.json`: a
+line with a checksum that says whose answers these are, to which questions (by `Question.key`), and the hash of the
+data. NAME is the hash of the questions, so runs with the same rows look for the same shards. Who computes a shard holds
+its lock; several ranks and runs compute different ones at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.common.checksums import read_one, seal
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import cached_hash, hash_file, write_atomically, write_bytes_atomically
+from tutelage.common.hashing import fingerprint
+from tutelage.common.interrupt import Interrupted, asked_to_stop
+from tutelage.common.progress import progress
+from tutelage.common.types import Head, TopLogprobs
+from tutelage.teachers import wire
+from tutelage.teachers.protocol import Answer, Question, Source, concatenated, joined, moved, split
+
+FORMAT = 1
+SHARD_BYTES = 256 * 2**20
+_HEAD, _CPU = "head", torch.device("cpu")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Questions whose answers are one file."""
+
+    name: str
+    questions: tuple[Question, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def positions(self) -> int:
+        """How many tokens are predicted."""
+        return sum(len(question.predict) for question in self.questions)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How answers are kept: hidden states of `width` numbers in `dtype`, or the `top_k` likeliest tokens."""
+
+    dtype: torch.dtype
+    width: int
+    top_k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For the folder and the identity."""
+        return f"top_{self.top_k}" if self.top_k else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes per predicted token."""
+        return 8 * self.top_k + 4 if self.top_k else self.width * self.dtype.itemsize
+
+
+class ShardStore:
+    """The shards of one teacher, in a folder of `root` named by `teacher`, which identifies its answers, and `form`."""
+
+    def __init__(self, root: Path, teacher: str, form: Form) -> None:
+        self.folder, self.teacher, self.form = root / f"{teacher}-{form.name}", teacher, form
+        self.places: dict[str, tuple[str, int, int]] = {}  # key of a question → shard, first row, end
+        self._open = lru_cache(64)(self._open_shard)
+
+    def plan(self, sections: Sequence[Sequence[Question]], shard_bytes: int = SHARD_BYTES) -> list[Shard]:
+        """All distinct questions as shards. Each section begins a new one, so that mixtures share those of parts."""
+        shards, seen = [], set[str]()
+        for section in sections:
+            group: list[tuple[str, Question]] = []
+            size = 0
+            for question in section:
+                key, own = question.key(), len(question.predict) * self.form.position_bytes
+                if not own or key in seen:
+                    continue
+                seen.add(key)
+                if group and size + own > shard_bytes:
+                    shards.append(_shard(group))
+                    group, size = [], 0
+                group.append((key, question))
+                size += own
+            shards += [_shard(group)] if group else []
+        return shards
+
+    def has(self, shard: Shard) -> bool:
+        """Whether the shard is there, whole and this teacher's. Prints a line if it is not what it seems to be."""
+        if shard.keys[0] in self.places:
+            return True
+        about = self._about(shard.name)
+        if about is None:
+            return False
+        if about["keys"] != list(shard.keys):
+            self._forget(shard.name, "holds other rows")
+            return False
+        start = 0
+        for key, question in zip(shard.keys, shard.questions, strict=True):
+            end = start + len(question.predict)
+            self.places[key] = (shard.name, start, end)
+            start = end
+        return True
+
+    def write(self, shard: Shard, answer: Answer) -> None:
+        """Store the answer to the shard's questions, joined. Raises TutelageError when the disk is full."""
+        tensors = {"hidden": answer.to(self.form.dtype)} if isinstance(answer, torch.Tensor) else vars(answer)
+        self._write(shard.name, {"keys": list(shard.keys)}, tensors)
+
+    def read(self, key: str) -> Answer:
+        """The answer to one question that `has` has found."""
+        name, start, end = self.places[key]
+        columns = {column: self._open(name).get_slice(column)[start:end] for column in self.columns}
+        return TopLogprobs(**columns) if self.form.top_k else columns["hidden"]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the tensors of a shard."""
+        return ("ids", "logprobs", "tail") if self.form.top_k else ("hidden",)
+
+    def head(self) -> Head | None:
+        """The teacher's output layer, if it is there."""
+        about = self._about(_HEAD)
+        if about is None:
+            return None
+        found = wire.unpack(self._file(_HEAD).read_bytes())
+        return Head(found["weight"], found.get("bias"), about["scale"], about["softcap"])
+
+    def write_head(self, head: Head) -> None:
+        """Store the teacher's output layer."""
+        tensors = {"weight": head.weight, **({} if head.bias is None else {"bias": head.bias})}
+        self._write(_HEAD, {"scale": head.scale, "softcap": head.softcap}, tensors)
+
+    @contextlib.contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Hold the lock of a shard, if nobody else does; it ends with this process."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f".{name}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            yield False
+        finally:
+            os.close(descriptor)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _about(self, name: str) -> dict[str, Any] | None:
+        """What the line beside a file says, if it is true; prints one line if not."""
+        path, file = self.folder / f"{name}.json", self._file(name)
+        if not path.exists():
+            return None  # a file without it was being written
+        about = read_one(path)
+        if about is None or not file.is_file() or cached_hash(file) != about.get("sha256"):
+            return self._forget(name, "is damaged")
+        if about.get("teacher") != self.teacher or about.get("form") != self.form.name:
+            return self._forget(name, "is another teacher's")
+        return about
+
+    def _forget(self, name: str, why: str) -> None:
+        print(f"{self._file(name)} {why}: computed again", flush=True)
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def _write(self, name: str, about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        file = self._file(name)
+        write_bytes_atomically(file, wire.pack(**tensors))
+        about |= {"format": FORMAT, "teacher": self.teacher, "form": self.form.name, "sha256": hash_file(file)}
+        write_atomically(self.folder / f"{name}.json", seal(about))
+
+    def _open_shard(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        return safe_open(self._file(name), "pt").__enter__()
+
+
+def fill(store: ShardStore, shards: Sequence[Shard], source: Callable[[], Source], title: str) -> None:
+    """Compute the shards that are not there, together with other ranks and runs that do the same.
+
+    `source`: makes the teacher that is asked; not called if nothing is missing. Says beforehand how much it will write.
+    Raises TutelageError if the disk has no room for it, and Interrupted when the process is asked to stop.
+    """
+    missing = [shard for shard in shards if not store.has(shard)]
+    headless = store.form.top_k is None and store.head() is None
+    if not missing and not headless:
+        return
+    _announce(store, shards, missing, title)
+    teacher = source()
+    while headless:
+        with store.claim(_HEAD) as mine:
+            if mine and store.head() is None:
+                head = teacher.head()
+                assert head is not None
+                store.write_head(head)
+        headless = store.head() is None
+    total = len(missing)
+    with progress(f"{title}: the teacher's signal", total, 0) as bar:
+        while missing:
+            before = len(missing)
+            for shard in list(missing):
+                if asked_to_stop():
+                    raise Interrupted("stopped; the shards that are done are kept, and the same command goes on")
+                with store.claim(shard.name) as mine:
+                    if mine and not store.has(shard):
+                        store.write(shard, teacher.answer(joined(shard.questions)))
+                if store.has(shard):
+                    missing.remove(shard)
+                    bar.advance(1, f"shard {total - len(missing)} of {total}")
+            if len(missing) == before:
+                time.sleep(0.2)  # others are computing them
+
+
+def _announce(store: ShardStore, shards: Sequence[Shard], missing: Sequence[Shard], title: str) -> None:
+    store.folder.mkdir(parents=True, exist_ok=True)
+    size, free = (sum(s.positions for s in missing) * store.form.position_bytes, shutil.disk_usage(store.folder).free)
+    rows = sum(len(shard.keys) for shard in missing)
+    print(
+        f"{title}: the teacher's signal of {rows:,} rows is computed once: {size / _GIB:,.2f} GiB in {len(missing)} "
+        f"shards ({len(shards) - len(missing)} are there) in {store.folder}",
+        flush=True,
+    )
+    if size > free:
+        raise TutelageError(
+            f"{store.folder} has {free / _GIB:,.1f} GiB free, and the teacher's signal takes {size / _GIB:,.1f}: free "
+            "some space, choose another place with --runs, or leave out `signal.cache`"
+        )
+
+
+class CachedSource:
+    """Answers from a store; what is not there (the student's own responses) from `live`, if there is one."""
+
+    def __init__(self, store: ShardStore, name: str, live: Source | None) -> None:
+        self.store, self.name, self.live = store, name, live
+        self.ahead = 2 if live is None else live.ahead
+
+    def head(self) -> Head | None:
+        """The teacher's output layer."""
+        return self.store.head()
+
+    def answer(self, question: Question) -> Answer:
+        """Hidden states or likeliest tokens, in CPU memory."""
+        parts = question.parts()
+        keys = [part.key() for part in parts]
+        absent = [i for i, key in enumerate(keys) if key not in self.store.places]
+        fresh: dict[int, Answer] = {}
+        if absent:
+            if self.live is None:
+                raise TutelageError(f"{self.store.folder} lacks a row that is trained on: run the same command again")
+            asked = [parts[i] for i in absent]
+            found = split(self.live.answer(joined(asked)), [len(part.predict) for part in asked])
+            fresh = {i: self._kept(answer) for i, answer in zip(absent, found, strict=True)}
+        return concatenated([fresh[i] if i in fresh else self.store.read(key) for i, key in enumerate(keys)])
+
+    def _kept(self, answer: Answer) -> Answer:
+        """A live answer as if it had been on disk."""
+        return moved(answer.to(self.store.form.dtype) if isinstance(answer, torch.Tensor) else answer, _CPU)
+
+
+def _shard(group: Sequence[tuple[str, Question]]) -> Shard:
+    keys = tuple(key for key, _ in group)
+    return Shard(fingerprint(list(keys)), tuple(question for _, question in group), keys)
