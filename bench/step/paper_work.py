@@ -6,6 +6,7 @@ import argparse
 import math
 import random
 import statistics
+from types import SimpleNamespace
 from typing import Any
 
 from bench.sampling import LLAMA_1B, TINY
@@ -17,6 +18,7 @@ LLAMA_8B = LLAMA_1B | {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
+SHARES = {"off-policy": 0.0, "mixed": 0.5, "on-policy": 1.0}  # λ of each case
 Measured = tuple[float, float, float, float, float]  # seconds, tokens, sampled tokens, sampling seconds, loss
 
 
@@ -35,12 +37,30 @@ def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int],
 
 def make_models(options: argparse.Namespace, device: str | None = None) -> tuple[Any, Any]:
     """Student and teacher on `device` (default: `options.device`)."""
+    return make_student(options, device), make_teacher(options, device)
+
+
+def make_student(options: argparse.Namespace, device: str | None = None) -> Any:
+    """The student, in float32, on `device` (default: `options.device`)."""
+    import torch
+
+    return _build(TINY if options.small else LLAMA_1B, device or options.device, torch.float32, 0)
+
+
+def make_teacher(options: argparse.Namespace, device: str | None = None) -> Any:
+    """The teacher, in the type in which it teaches, on `device` (default: `options.device`)."""
     import torch
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
-    student = _build(TINY if options.small else LLAMA_1B, device or options.device, torch.float32, 0)
-    teacher = _build(TINY if options.small else LLAMA_8B, device or options.device, half, 1)
-    return student, teacher
+    return _build(TINY if options.small else LLAMA_8B, device or options.device, half, 1)
+
+
+def as_loaded(model: Any) -> Any:
+    """The model as Tutelage has loaded ones, without tokenizer."""
+    from tutelage.models.load import LoadedModel
+
+    ends = SimpleNamespace(end_of_turn_id=0, end_of_turn_ids=(), text="")
+    return LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, "")  # type: ignore[arg-type]
 
 
 def _build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:
@@ -77,7 +97,7 @@ def summary(measured: list[Measured], options: argparse.Namespace) -> dict[str, 
         "tokens": sum(m[1] for m in kept) / len(kept),
         "first_loss": measured[0][4],
     }
-    if options.case == "on-policy":
+    if SHARES[options.case]:
         out["sampled_tokens_per_s"] = sum(m[2] for m in kept) / seconds
         out["sampling_seconds"] = statistics.median(m[3] for m in kept)
     if options.device == "cuda":

@@ -24,6 +24,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.models.files import model_fingerprint
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.preflight.teacher import teacher_problems
+from tutelage.runs.run import Run
 from tutelage.teachers import patience, wire
 from tutelage.teachers.local import LocalSource, LocalTeacher
 from tutelage.teachers.patience import PatientClient
@@ -235,6 +237,31 @@ def test_one_that_never_comes_is_one_line_after_the_time_limit(served: Served, t
             source(served, tiny_models, wait=0.3)
     finally:
         served.start()
+
+
+def test_before_the_first_run_it_is_looked_for(plan: Callable[..., Run], served: Served, workshop: Workshop) -> None:
+    run = plan(signal={"served": served.url})
+    assert list(teacher_problems([run, plan()])) == []
+    (wrong,) = teacher_problems(
+        [plan("more", 0.5, {"teacher__path": str(workshop.models / "student")}, **stage_at(served))]
+    )
+    assert wrong.stops
+    assert "stage `gkd`: the served teacher at " in wrong.text
+    served.stop()
+    try:
+        (away,) = teacher_problems([run])
+        assert not away.stops
+        assert away.text.endswith("then the same command goes on; the stage waits 600 s for it")
+        sft = {"name": "t", "kind": "sft", "student": "teacher", "data": "train"}
+        gkd = {"name": "gkd", "kind": "distill", "student": "base", "data": "train", "teacher": "t"}
+        later = plan("later", 0.5, {"stages": [sft, gkd | stage_at(served)]})
+        assert list(teacher_problems([later])) == []
+    finally:
+        served.start()
+
+
+def stage_at(served: Served) -> dict[str, Any]:
+    return {"signal": {"served": served.url}}
 
 
 def test_a_token_is_asked_for_and_never_shown(

@@ -19,12 +19,16 @@ _BUSY = (408, 425, 429)
 _CONNECT_SECONDS = 10.0
 
 
+class AwayError(TutelageError):
+    """The teacher has not answered for as long as it may be away."""
+
+
 class PatientClient:
     """Asks the teacher at `url`. Several threads may use it.
 
     `who`: the teacher in messages; `key_variable`: the environment variable with the token, which is sent to this
-    address alone; `wait`: seconds for which a request is repeated, and for which an answer may take; `advice`: what to
-    do when that was in vain.
+    address alone; `wait`: seconds for which a request is repeated, and for which an answer may take (0: it is asked
+    once, and has 10 s); `advice`: what to do when that was in vain.
 
     Raises TutelageError for an address that is not http(s), or that holds a password.
     """
@@ -34,15 +38,15 @@ class PatientClient:
         self.who, self.key_variable, self.wait, self.advice = f"{who} at {url}", key_variable, wait, advice
         self._key = os.environ.get(key_variable) or ""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        timeout = httpx.Timeout(wait, connect=min(wait, _CONNECT_SECONDS))
+        timeout = httpx.Timeout(wait or _CONNECT_SECONDS, connect=_CONNECT_SECONDS)
         self._client = httpx.Client(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=False)
         self._failed = threading.Event()  # one request can never succeed: the others are given up
 
     def ask(self, method: str, path: str, **content: Any) -> httpx.Response:
         """The answer with status 200, whole. `content`: arguments of `httpx.Client.request`.
 
-        Raises TutelageError for a request that the teacher refuses, or when `wait` is over, and Interrupted when the
-        process was asked to stop while it waits.
+        Raises TutelageError for a request that the teacher refuses, AwayError when `wait` is over, and Interrupted
+        when the process was asked to stop while it waits.
         """
         began, attempt = time.monotonic(), 0
         while True:
@@ -60,15 +64,16 @@ class PatientClient:
             left = began + self.wait - time.monotonic()
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
             if left <= 0:
-                raise self.failure(f"{self._clean(reason)}, for {self.wait:g} s: {self.advice}")
+                time_over = f", for {self.wait:g} s" if self.wait else ""
+                raise self.failure(f"{self._clean(reason)}{time_over}: {self.advice}", AwayError)
             delay, attempt = min(delay, left), attempt + 1
             print(f"{self.who}: {self._clean(reason)}: asked again in {delay:.1f} s, for {left:.0f} s", flush=True)
             self._sleep(delay)
 
-    def failure(self, why: str) -> TutelageError:
+    def failure(self, why: str, kind: type[TutelageError] = TutelageError) -> TutelageError:
         """The error that ends the run; other requests of this client end too."""
         self._failed.set()
-        return TutelageError(f"{self.who}: {why}")
+        return kind(f"{self.who}: {why}")
 
     def _reason(self, response: httpx.Response) -> str:
         """Why to ask again. Raises TutelageError where that does not help."""

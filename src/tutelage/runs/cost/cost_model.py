@@ -40,6 +40,7 @@ from tutelage.runs.cost.memory import (
     GIB,
     Memory,
     Sampling,
+    beside_once,
     pruning_memory,
     reading_memory,
     sampling_memory,
@@ -161,19 +162,26 @@ class CostModel:
             new = min(data.response, stage.sampling.max_new_tokens)
             sampling = Sampling(student, stage.sampling, prompt, training.batch_size * on_policy / self.ranks)
         per_step = training.batch_size * length
-        memory = training_memory(training, student, teacher, sampling, per_step, self.machine, self.ranks)
+        held, share = teacher, 1.0 if teacher is not None else 0.0  # of the tokens are read by the teacher here
+        if isinstance(stage, DistillStage) and stage.signal.elsewhere:
+            held, share = None, 0.0
+        elif isinstance(stage, DistillStage) and stage.signal.cache:  # the data's responses once, not in every epoch
+            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) / training.epochs
+        memory = training_memory(training, student, held, sampling, per_step, self.machine, self.ranks)
+        if share and held is None and teacher is not None:
+            memory = beside_once(memory, student, teacher, self.machine)
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
         seconds, flops = self._pass(student, length, training=True, checkpointing=training.gradient_checkpointing)
         if teacher is not None:
             more, work = self._pass(teacher, length)
-            seconds, flops = seconds + more, flops + work
+            seconds, flops = seconds + share * more, flops + share * work
         efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
         seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
         if sampling is not None:
             batch = min(memory.slots[0], max(1.0, sampling.count))
             seconds += sampled / self.ranks * self._decode(student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
-        largest = max((teacher.weights if teacher else 0), student.weights)
+        largest = max((teacher.weights if teacher and share else 0), student.weights)
         return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:

@@ -136,6 +136,15 @@ def training_memory(
     return Memory(parts, slots)
 
 
+def beside_once(memory: Memory, student: Shape, teacher: Shape, machine: Machine) -> Memory:
+    """`memory` of a training run, enlarged to what its start takes if the teacher then reads all rows once: the
+    student's float32 weights and the teacher."""
+    width, base = _frozen(machine)
+    start = 4 * student.weights + width * teacher.weights + _forward(teacher, PREFILL_TOKENS / 2, width) + base
+    more = start - sum(memory.parts.values())
+    return memory if more <= 0 else Memory({**memory.parts, "teacher, at the start": more}, memory.slots)
+
+
 def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:
     """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept."""
     width, base = _frozen(machine)

@@ -104,9 +104,13 @@ def _source_elsewhere(run: Run, loaded: LoadedModel) -> Source:
         model, rows = signal.model or config.path, embedding_rows(loaded.model)
         return OpenAISource(signal.openai, model, signal.top_k, loaded.name, rows, signal.api_key_env, signal.wait)
     assert signal.served is not None
-    precision = str(_precision(run)).removeprefix("torch.")
-    served = ServedSource(signal.served, loaded.name, model_fingerprint(config), precision, signal.wait)
-    return _reduced(served, signal)
+    return _reduced(served_source(run, signal.served, signal.wait), signal)
+
+
+def served_source(run: Run, url: str, wait: float) -> ServedSource:
+    """The served teacher at an address. Raises TutelageError if it is not the run's, AwayError if none is there."""
+    precision, config = str(_precision(run)).removeprefix("torch."), run.models["teacher"]
+    return ServedSource(url, config.path, model_fingerprint(config), precision, wait)
 
 
 def _loaded_for_once(run: Run) -> Source:

@@ -69,8 +69,9 @@ def train(run: Run) -> dict[str, Any]:
             save_model(model, student.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if signal_of(run).approximate:
+        tokens = signal_of(run).top_k
         result["notices"] = [
-            f"{run.stage} (seed {run.seed}) had of its teacher the {signal_of(run).top_k} likeliest tokens: its loss is "
+            f"{run.stage} (seed {run.seed}) had of its teacher the {tokens} likeliest tokens: its loss is "
             f"approximate, in the last step at most {last.get('loss_error_bound', math.nan):.4f} below the exact one"
         ]
     if before is not None and after is not None:
