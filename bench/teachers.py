@@ -45,10 +45,12 @@ def student_worker(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the steps of a student."""
     import torch
 
+    from tutelage.teachers.asked import AskedTeacher
+    from tutelage.teachers.cached import CachedSource, fill
     from tutelage.teachers.local import LocalSource
-    from tutelage.teachers.protocol import AskedTeacher, question_of_sequence
+    from tutelage.teachers.protocol import question_of_sequence
     from tutelage.teachers.served import ServedSource
-    from tutelage.teachers.shards import CachedSource, Form, ShardStore, fill
+    from tutelage.teachers.shards import Form, ShardStore
 
     device, more = torch.device(options.device), {}
     half = torch.bfloat16 if options.device == "cuda" else torch.float32

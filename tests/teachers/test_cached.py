@@ -20,9 +20,10 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import Head
 from tutelage.runs.run import Run
 from tutelage.runs.stages import teacher as stage
-from tutelage.teachers import shards
+from tutelage.teachers import cached
+from tutelage.teachers.cached import CachedSource, fill
 from tutelage.teachers.protocol import Question, joined, question_of_sequence
-from tutelage.teachers.shards import CachedSource, Form, Shard, ShardStore, fill
+from tutelage.teachers.shards import Form, Shard, ShardStore
 
 Distil = Callable[..., Any]
 WIDTH = 8
@@ -233,7 +234,7 @@ def test_a_full_disk_is_one_line_and_the_cut_shard_is_done_again(
     again = store_in(tmp_path)
     fill(again, planned(again, asked, rows=6), lambda: source, "test")
     assert source.asked == 1 + len(wanted)
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(cached.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(TutelageError, match=r"GiB free, and the teacher's signal takes .*: free some space"):
         fill(store_in(tmp_path, "another"), wanted, lambda: source, "test")
 

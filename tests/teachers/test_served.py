@@ -18,7 +18,7 @@ from aiohttp import web
 from chat_templates import CHATML, tokenizer
 from recipes_fixture import Workshop, save_tiny
 from teacher_servers import Served, serving
-from waiting import HANG
+from waiting import HANG, wait_for
 
 from tutelage.common.errors import TutelageError
 from tutelage.models.files import model_fingerprint
@@ -27,9 +27,10 @@ from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.preflight.teacher import teacher_problems
 from tutelage.runs.run import Run
 from tutelage.teachers import patience, wire
+from tutelage.teachers.asked import AskedTeacher
 from tutelage.teachers.local import LocalSource, LocalTeacher
 from tutelage.teachers.patience import PatientClient
-from tutelage.teachers.protocol import AskedTeacher, Question, question_of
+from tutelage.teachers.protocol import Question, question_of
 from tutelage.teachers.served import ServedSource
 from tutelage.teachers.server import TeacherServer, refuse_open
 
@@ -74,11 +75,11 @@ def test_killed_and_started_again_in_the_middle_it_loses_nothing(
 ) -> None:
     """The real command, killed twice while the student waits for an answer."""
     monkeypatch.setattr(patience, "LONGEST_DELAY", 0.2)
-    local = distil("local")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = f"from tutelage.cli.main import main; main(['serve-teacher', {local.run.models['teacher'].path!r}, "
+    path = str(workshop.models / "teacher")
+    command = f"from tutelage.cli.main import main; main(['serve-teacher', {path!r}, "
     program = [python, "-c", command + f"'--port', '{port}', '--device', 'cpu'])"]
     processes = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True)]
     real, asked = ServedSource.answer, [0]
@@ -91,12 +92,14 @@ def test_killed_and_started_again_in_the_middle_it_loses_nothing(
             processes.append(subprocess.Popen(program, stdout=subprocess.PIPE, text=True))
         return real(self, question)
 
-    monkeypatch.setattr(ServedSource, "answer", answer)
+    signal = {"served": f"http://127.0.0.1:{port}", "wait": HANG}
     try:
-        distil("asked", signal={"served": f"http://127.0.0.1:{port}", "wait": HANG}).equals(local, 0.0)
+        unbroken = distil("unbroken", signal=signal)
+        monkeypatch.setattr(ServedSource, "answer", answer)
+        distil("asked", signal=signal).equals(unbroken, 0.0)
         assert processes[0].stdout is not None
         said = processes[0].stdout.read()
-        assert said.startswith(f"serving {local.run.models['teacher'].path.rpartition('/')[0]}")
+        assert said.startswith(f"serving {path} in float32 at http")
         assert f" in float32 at http://127.0.0.1:{port} (" in said
     finally:
         for process in processes:
@@ -110,13 +113,31 @@ def test_killed_and_started_again_in_the_middle_it_loses_nothing(
 
 @pytest.mark.slow
 def test_a_slow_one_and_one_that_fails_now_and_then(distil: Distil, served: Served) -> None:
-    local = distil("local")
+    unbroken = distil("unbroken", signal={"served": served.url})
+    served.asked = 0
 
     async def slow(_: web.Request) -> None:
         await asyncio.sleep(0.4)
 
     served.misbehave = {1: slow, 2: slow, 3: lambda _: web.Response(status=503, text="busy"), 4: slow}
-    distil("asked", signal={"served": served.url}).equals(local, 0.0)
+    distil("asked", signal={"served": served.url}).equals(unbroken, 0.0)
+
+
+def test_what_is_expected_is_asked_for_before_it_is_wanted(served: Served, tiny_models: Path) -> None:
+    from tutelage.data.batch import make_micro_batch
+
+    teacher = AskedTeacher(source(served, tiny_models), torch.device("cpu"), 2, 2)
+    local = LocalTeacher(load_model(ModelConfig(path=str(tiny_models / "teacher"))))
+    rows = tiny.sequences((9, 8, 7, 6, 5))
+    teacher.expect(rows[:3], 17)
+    wait_for(lambda: served.asked == 2, "two questions, of 9 + 8 and of 7 tokens")
+    batches = [make_micro_batch(part, [1.0] * len(part), False) for part in (rows[:2], rows[2:4], rows[4:])]
+    for batch, signal in zip(batches, teacher.signals(batches), strict=True):
+        torch.testing.assert_close(signal.hidden, local.signal(batch).hidden)  # type: ignore[union-attr]
+    assert served.asked == 4  # the fourth and the fifth row
+    teacher.expect(rows[:1], 17)
+    batch = make_micro_batch(rows[3:], [1.0] * 2, False)
+    torch.testing.assert_close(teacher.signal(batch).hidden, local.signal(batch).hidden)  # type: ignore[union-attr]
 
 
 def test_students_ask_ahead(served: Served, tiny_models: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from teacher_servers import Served
 from two_ranks import ROUNDING, become, on_one_and_two, saved
 
-from tutelage.teachers.protocol import AskedTeacher
+from tutelage.teachers.asked import AskedTeacher
 from tutelage.teachers.served import ServedSource
 from tutelage.teachers.server import TeacherServer
 from tutelage.training.job import Job

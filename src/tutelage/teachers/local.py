@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.common.types import Head, MicroBatch, TeacherSignal
+from tutelage.common.types import Head, MicroBatch, TeacherSignal, TokenSequence
 from tutelage.models.language_model import LanguageModel, language_model_head
 from tutelage.models.load import LoadedModel
 from tutelage.models.sharding import assign, gathered
@@ -37,6 +37,9 @@ class LocalTeacher:
     def signals(self, batches: Sequence[MicroBatch]) -> Iterator[TeacherSignal]:
         """The signals of micro-batches, each computed when it is wanted."""
         return map(self.signal, batches)
+
+    def expect(self, sequences: Sequence[TokenSequence], tokens: int) -> None:
+        """Nothing: it computes when it is asked."""
 
     @torch.no_grad()
     def signal(self, batch: MicroBatch) -> TeacherSignal:

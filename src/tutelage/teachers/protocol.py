@@ -2,24 +2,21 @@
 
 The trainer asks a `Teacher` for the signals of a step's micro-batches. A teacher elsewhere (`served.py`, `openai.py`,
 `cached.py`) is a `Source`, which answers a `Question`: plain sequences in the teacher's own token ids, whatever the
-student's layout. `AskedTeacher` makes a `Teacher` of it: it asks ahead, while the student computes.
+student's layout. `asked.py` makes a `Teacher` of it: it asks ahead, while the student computes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tutelage.common.types import Head, MicroBatch, Signal, TeacherSignal, TokenSequence, TopLogprobs
+from tutelage.common.types import Head, MicroBatch, Signal, TokenSequence, TopLogprobs
 from tutelage.data.batch import make_micro_batch
 from tutelage.data.teacher_prompts import teacher_view
 
@@ -41,6 +38,10 @@ class Teacher(Protocol):
 
     def signals(self, batches: Sequence[MicroBatch]) -> Iterator[Signal]:
         """The signals of micro-batches that are wanted one after the other."""
+        ...
+
+    def expect(self, sequences: Sequence[TokenSequence], tokens: int) -> None:
+        """These sequences will be in the next micro-batches, of about `tokens` tokens; it may begin with them now."""
         ...
 
 
@@ -92,7 +93,7 @@ class Question:
 
     def exchanged(self, pair: Pair | None) -> Question:
         """The question with two token ids exchanged."""
-        return self if pair is None else replace(self, ids=_exchanged(self.ids, pair))
+        return self if pair is None else replace(self, ids=exchanged_ids(self.ids, pair))
 
     def batch(self, padded: bool, pad_id: int = 0) -> MicroBatch:
         """The micro-batch in which a model reads it."""
@@ -154,79 +155,6 @@ def moved(answer: Answer, device: torch.device) -> Answer:
     return TopLogprobs(*(column.to(device, non_blocking=True) for column in vars(answer).values()))
 
 
-class AskedTeacher:
-    """A `Teacher` that asks a source: one in another process, on another machine, or on disk.
-
-    `device`: of the student; `student_end_id` and `own_end_id`: the tokens that end turns. Where they differ, the
-    source reads and answers in its own ids, and the two are exchanged here, as `exchange_tokens` does in weights.
-    """
-
-    def __init__(self, source: Source, device: torch.device, student_end_id: int, own_end_id: int) -> None:
-        self.source, self.device = source, device
-        self.pair = None if student_end_id == own_end_id else (own_end_id, student_end_id)
-        head = source.head()
-        self.head = None if head is None else _on_device(head, device, self.pair)
-
-    @property
-    def name(self) -> str:
-        """As the user wrote it."""
-        return self.source.name
-
-    def signal(self, batch: MicroBatch) -> Signal:
-        """Hidden states and head, or the likeliest tokens, at the batch's predicting positions."""
-        return self._signal(self._answer(batch))
-
-    def signals(self, batches: Sequence[MicroBatch]) -> Iterator[Signal]:
-        """The same for micro-batches in turn; the first ones are asked for now, the others ahead of their use."""
-        if self.source.ahead == 0:
-            return map(self.signal, batches)
-        first, rest = batches[: self.source.ahead], deque(batches[self.source.ahead :])
-        return self._asked(deque(_later(self._answer, one) for one in first), rest)
-
-    def _asked(self, waiting: deque[Future[Answer]], rest: deque[MicroBatch]) -> Iterator[Signal]:
-        while waiting:
-            answer = waiting.popleft().result()
-            if rest:
-                waiting.append(_later(self._answer, rest.popleft()))
-            yield self._signal(answer)
-
-    def _answer(self, batch: MicroBatch) -> Answer:
-        answer = self.source.answer(question_of(batch).exchanged(self.pair))
-        if isinstance(answer, Tensor) and self.device.type == "cuda" and answer.device.type == "cpu":
-            return answer.pin_memory()  # so that the copy to the device does not wait for the student
-        return answer
-
-    def _signal(self, answer: Answer) -> Signal:
-        answer = moved(answer, self.device)
-        if isinstance(answer, TopLogprobs):
-            return answer if self.pair is None else replace(answer, ids=_exchanged(answer.ids, self.pair))
-        assert self.head is not None
-        return TeacherSignal(answer.to(self.head.weight.dtype), self.head)
-
-
-def _later(work: Callable[[Any], Answer], argument: Any) -> Future[Answer]:
-    """The result of `work(argument)`, done in a thread that does not keep the process from ending."""
-    future: Future[Answer] = Future()
-
-    def do() -> None:
-        try:
-            future.set_result(work(argument))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=do, daemon=True).start()
-    return future
-
-
-def _exchanged(ids: Tensor, pair: Pair) -> Tensor:
+def exchanged_ids(ids: Tensor, pair: Pair) -> Tensor:
     a, b = pair
     return torch.where(ids == a, b, torch.where(ids == b, a, ids))
-
-
-def _on_device(head: Head, device: torch.device, pair: Pair | None) -> Head:
-    weight, bias = (None if t is None else t.to(device, copy=pair is not None) for t in (head.weight, head.bias))
-    assert weight is not None
-    for table in (weight, bias) if pair is not None else ():
-        if table is not None:
-            table[list(pair or ())] = table[list(pair or ())[::-1]]
-    return replace(head, weight=weight, bias=bias)

@@ -35,7 +35,7 @@ from tutelage.training import checkpoint
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
-from tutelage.training.on_policy import write_responses
+from tutelage.training.on_policy import is_on_policy, write_responses
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
 
@@ -126,6 +126,9 @@ class Trainer:
         examples = rank_share(global_batch, self.rank, self.world)
         sequences = examples
         if job.rollouts is not None:
+            if job.teacher is not None:  # one elsewhere reads the data's responses while the student samples
+                given = [e for e in examples if not is_on_policy(job.rollouts, epoch, e.index, e.part)]
+                job.teacher.expect(given, config.tokens_per_micro_batch)
             if job.sampler is not None:
                 job.sampler.update_weights(self._bare().model)
             # Outside autocast: the sampler has its own compute type, and its probabilities are float32.

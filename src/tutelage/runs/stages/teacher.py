@@ -18,11 +18,13 @@ from tutelage.models.load import LoadedModel, load_model, load_shape
 from tutelage.models.vocabulary import check_vocabularies, head_notice
 from tutelage.recipe.stages import DistillStage, SignalConfig
 from tutelage.runs.run import Run
+from tutelage.teachers.asked import AskedTeacher
+from tutelage.teachers.cached import CachedSource, fill
 from tutelage.teachers.local import LocalSource, LocalTeacher
 from tutelage.teachers.openai import OpenAISource
-from tutelage.teachers.protocol import AskedTeacher, Source, Teacher, question_of_sequence
+from tutelage.teachers.protocol import Source, Teacher, question_of_sequence
 from tutelage.teachers.served import ServedSource
-from tutelage.teachers.shards import FORMAT, CachedSource, Form, ShardStore, fill
+from tutelage.teachers.shards import FORMAT, Form, ShardStore
 from tutelage.teachers.top_k import TopKSource
 
 CACHE = "teacher-cache"  # in the folder of all runs
