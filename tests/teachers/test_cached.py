@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,19 @@ from teacher_servers import Served
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Head
+from tutelage.recipe.load import load_recipe
+from tutelage.report.recipe.page import build_report
+from tutelage.runs.planner import Planner
+from tutelage.runs.ranks import Share
 from tutelage.runs.run import Run
+from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import teacher as stage
+from tutelage.runs.worker import attempt
 from tutelage.teachers import cached
 from tutelage.teachers.cached import CachedSource, fill
 from tutelage.teachers.protocol import Question, joined, question_of_sequence
 from tutelage.teachers.shards import Form, Shard, ShardStore
+from tutelage.teachers.top_k import TopKSource
 
 Distil = Callable[..., Any]
 WIDTH = 8
@@ -86,6 +95,21 @@ def test_what_is_read_is_what_was_computed(tmp_path: Path) -> None:
     assert live.asked == 1
 
 
+@pytest.mark.parametrize("k", [None, 3])
+def test_shards_are_as_large_as_was_said(tmp_path: Path, k: int | None) -> None:
+    asked = questions()
+    store = ShardStore(tmp_path, "teacher", Form(torch.bfloat16, WIDTH, k))
+    source = Counting() if k is None else TopKSource(Counting(), k)
+    (shard,) = wanted = store.plan([asked])
+    fill(store, wanted, lambda: source, "test")
+    size = (store.folder / f"{shard.name}.safetensors").stat().st_size
+    assert 0 < size - shard.positions * store.form.position_bytes < 300  # the header
+    if k is not None:
+        expected = source.answer(joined(asked))
+        got = CachedSource(store, "counting", None).answer(joined(asked))
+        assert all(torch.equal(a, b) for a, b in zip(vars(got).values(), vars(expected).values(), strict=True))
+
+
 def test_rows_are_shared_by_runs_whose_sections_contain_them(tmp_path: Path) -> None:
     asked, more, source = questions(), questions(5, seed=4), Counting()
     store = store_in(tmp_path)
@@ -103,9 +127,11 @@ def test_a_run_that_is_cut_goes_on_shard_by_shard(tmp_path: Path, capsys: pytest
     wanted = planned(store, asked)
     with pytest.raises(KeyboardInterrupt):
         fill(store, wanted, lambda: Counting(fail_at=3), "test")
+    (store.folder / f".{wanted[2].name}.safetensors.x.partial").write_bytes(b"begun")
     again, source = store_in(tmp_path), Counting()
     fill(again, planned(again, asked), lambda: source, "test")
     assert source.asked == len(wanted) - 2
+    assert not list(store.folder.glob(".*"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("test: the teacher's signal of 12 rows is computed once: 0.00 GiB in ")
     assert f"({2} are there)" in lines[1]
@@ -310,6 +336,26 @@ def test_students_that_end_turns_otherwise_share_the_teachers_shards(
     except TutelageError:
         pytest.skip("the tiny tokenizer has one end of turn")
     distil("runs", 0.5, changes, signal={"cache": "exact"}).equals(local, 1e-5)
+
+
+@pytest.mark.slow
+def test_a_recipe_on_two_ranks_shares_the_work_and_its_report_names_what_is_approximate(
+    workshop: Workshop, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON_EXEC", python)  # with which the launcher starts ranks
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    gkd = {"name": "gkd", "kind": "distill", "student": "base", "data": "train", "on_policy": 0.0}
+    gkd |= {"signal": {"cache": "top_k", "top_k": 5}, "training": {"max_steps": 2}}
+    scores = {"name": "scores", "kind": "evaluate", "models": ["gkd"], "tasks": ["test"]}
+    config = load_recipe(workshop.write(stages=[gkd, scores]))
+    run = Planner(config, workshop.folder, workshop.runs).stage_run("gkd", 0)
+    assert attempt(run, share=Share(ranks=2)) is None
+    assert len(list((workshop.runs / stage.CACHE).rglob("*.json"))) == 1  # one shard, and no head
+    results = run_recipe(config, workshop.folder, workshop.runs)
+    (notice,) = [one for one in results.notices if "approximate" in one]
+    assert notice.startswith("gkd (seed 0) had of its teacher the 5 likeliest tokens")
+    page = build_report(results, workshop.folder / "page").read_text()
+    assert f"{notice}." in page.replace("&#39;", "'")
 
 
 @pytest.mark.slow

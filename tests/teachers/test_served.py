@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import tiny
 import torch
@@ -325,9 +324,10 @@ def test_the_server_refuses_questions_that_it_cannot_answer(
     sent = wire.unpack(wire.pack_question(QUESTION)) | change
     with pytest.raises(ValueError, match=message):
         wire.unpack_question(wire.pack(**sent), 300, None)
-    found = httpx.post(f"{served.url}/signal", content=wire.pack(**sent))
-    assert found.status_code == 400
-    assert "\n" not in found.text
+    client = PatientClient("the teacher", served.url, "NOTHING", 20.0, "")
+    with pytest.raises(TutelageError, match=rf"refuses \(status 400\): .*{message}") as error:
+        client.ask("POST", "signal", wire.pack(**sent), wire.TENSORS)
+    assert "\n" not in str(error.value)
 
 
 def test_questions_survive_every_layout() -> None:

@@ -25,18 +25,18 @@ def fill(store: ShardStore, shards: Sequence[Shard], source: Callable[[], Source
     Raises TutelageError if the disk has no room for it, and Interrupted when the process is asked to stop.
     """
     missing = [shard for shard in shards if not store.has(shard)]
-    headless = store.form.top_k is None and store.head() is None
+    headless = store.form.top_k is None and not store.has_head()
     if not missing and not headless:
         return
     _announce(store, shards, missing, title)
     teacher = source()
     while headless:
         with store.claim(HEAD) as mine:
-            if mine and store.head() is None:
+            if mine and not store.has_head():
                 head = teacher.head()
                 assert head is not None
                 store.write_head(head)
-        headless = store.head() is None
+        headless = not store.has_head()
     total = len(missing)
     with progress(f"{title}: the teacher's signal", total, 0) as bar:
         while missing:

@@ -6,6 +6,7 @@ tokens there, and the prompt's own token, after all tokens before it.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -44,7 +45,7 @@ class OpenAISource:
             "temperature": 0,
             "prompt_logprobs": self.k,
         }
-        response = self._client.ask("POST", "completions", json=asked)
+        response = self._client.ask("POST", "completions", json.dumps(asked).encode(), "application/json")
         try:
             choices = sorted(response.json()["choices"], key=lambda choice: choice["index"])
             given = [choice["prompt_logprobs"] for choice in choices]

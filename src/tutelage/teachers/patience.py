@@ -1,15 +1,21 @@
-"""Requests to a teacher over HTTP that outlast its restarts: repeated with back-off, one line per repetition."""
+"""Requests to a teacher over HTTP that outlast its restarts: repeated with back-off, one line per repetition.
+
+Each request has a connection of its own, by the standard library: reading 64 MiB takes 50 ms of the processor, beside
+the student's own thread, where clients that read in small pieces take 130 (docs/decisions.md).
+"""
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import random
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
-
-import httpx
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted, asked_to_stop
@@ -17,6 +23,20 @@ from tutelage.common.interrupt import Interrupted, asked_to_stop
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds before a request is repeated
 _BUSY = (408, 425, 429)
 _CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """A whole answer."""
+
+    status: int
+    kind: str  # its content type
+    headers: Any  # a mapping that ignores case
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError for one that is something else."""
+        return json.loads(self.body)
 
 
 class AwayError(TutelageError):
@@ -37,30 +57,28 @@ class PatientClient:
         check_address(url)
         self.who, self.key_variable, self.wait, self.advice = f"{who} at {url}", key_variable, wait, advice
         self._key = os.environ.get(key_variable) or ""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        timeout = httpx.Timeout(wait or _CONNECT_SECONDS, connect=_CONNECT_SECONDS)
-        self._client = httpx.Client(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=False)
+        self._headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._address, self._base = urlsplit(url), urlsplit(url).path.rstrip("/")
         self._failed = threading.Event()  # one request can never succeed: the others are given up
 
-    def ask(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """The answer with status 200, whole. `content`: arguments of `httpx.Client.request`.
+    def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Response:
+        """The answer with status 200, whole. `kind`: the content type of `body`.
 
         Raises TutelageError for a request that the teacher refuses, AwayError when `wait` is over, and Interrupted
         when the process was asked to stop while it waits.
         """
+        headers = self._headers | ({"Content-Type": kind} if kind else {})
         began, attempt = time.monotonic(), 0
         while True:
             try:
-                response = self._client.request(method, path, **content)
-                if response.status_code == 200:
+                response = self._request(method, path, body, headers)
+                if response.status == 200:
                     return response
                 reason = self._reason(response)
-            except httpx.TimeoutException:
-                reason = f"no answer within {self.wait:g} s"
-            except httpx.TransportError as error:
-                reason = f"no connection ({error or type(error).__name__})"
-            except httpx.HTTPError as error:  # a body that cannot be decoded, redirects without end
-                raise self.failure(f"answers with what is no answer ({error})") from None
+            except TimeoutError:
+                reason = f"no answer within {self.wait or _CONNECT_SECONDS:g} s"
+            except (OSError, http.client.HTTPException) as error:
+                reason = f"no connection ({str(error) or type(error).__name__})"
             left = began + self.wait - time.monotonic()
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
             if left <= 0:
@@ -70,16 +88,27 @@ class PatientClient:
             print(f"{self.who}: {self._clean(reason)}: asked again in {delay:.1f} s, for {left:.0f} s", flush=True)
             self._sleep(delay)
 
+    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        secure = self._address.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(str(self._address.hostname), self._address.port, timeout=_CONNECT_SECONDS)
+        try:
+            connection.connect()
+            connection.sock.settimeout(self.wait or _CONNECT_SECONDS)
+            connection.request(method, f"{self._base}/{path}", body, dict(headers))
+            given = connection.getresponse()
+            return Response(given.status, given.headers.get("Content-Type", "nothing"), given.headers, given.read())
+        finally:
+            connection.close()
+
     def failure(self, why: str, kind: type[TutelageError] = TutelageError) -> TutelageError:
         """The error that ends the run; other requests of this client end too."""
         self._failed.set()
         return kind(f"{self.who}: {why}")
 
-    def _reason(self, response: httpx.Response) -> str:
+    def _reason(self, response: Response) -> str:
         """Why to ask again. Raises TutelageError where that does not help."""
-        status = response.status_code
-        said = self._clean(response.text[:300]) if "text" in response.headers.get("content-type", "text") else ""
-        said = said or self._clean(_message(response))
+        status, said = response.status, self._clean(_message(response))
         if status in _BUSY or status >= 500:
             return f"status {status}{f' ({said})' if said else ''}"
         if status in (401, 403):
@@ -110,8 +139,10 @@ def check_address(url: str) -> None:
         raise TutelageError("the teacher's address holds a password: leave it out, and put the token into a variable")
 
 
-def _message(response: httpx.Response) -> str:
-    """What an OpenAI-compatible endpoint says of an error."""
+def _message(response: Response) -> str:
+    """What a text, or the JSON of an OpenAI-compatible endpoint, says of an error."""
+    if response.kind.startswith("text/plain"):
+        return response.body.decode(errors="replace")
     try:
         found = response.json()
         error = found.get("error", found)

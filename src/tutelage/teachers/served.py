@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import torch
 from torch import Tensor
 
 from tutelage.common.types import Head
 from tutelage.teachers import wire
-from tutelage.teachers.patience import PatientClient
+from tutelage.teachers.patience import PatientClient, Response
 from tutelage.teachers.protocol import Question
 
 
@@ -46,11 +45,10 @@ class ServedSource:
 
     def answer(self, question: Question) -> Tensor:
         """Hidden states [N, D] in CPU memory."""
-        headers = {"Content-Type": wire.TENSORS}
-        response = self._client.ask("POST", "signal", content=wire.pack_question(question), headers=headers)
+        response = self._client.ask("POST", "signal", wire.pack_question(question), wire.TENSORS)
         return self._tensors(response, "hidden", [len(question.predict), self.width])["hidden"]
 
-    def _about(self, response: httpx.Response) -> dict[str, Any]:
+    def _about(self, response: Response) -> dict[str, Any]:
         try:
             about = response.json()
         except ValueError:
@@ -71,14 +69,13 @@ class ServedSource:
                 f"{self.fingerprint}): serve that one"
             )
 
-    def _tensors(self, response: httpx.Response, name: str, shape: list[int]) -> dict[str, Tensor]:
+    def _tensors(self, response: Response, name: str, shape: list[int]) -> dict[str, Tensor]:
         """The tensors of an answer, of which `name` has this shape."""
-        kind = response.headers.get("content-type", "nothing")
-        if kind != wire.TENSORS:
-            raise self._client.failure(f"answers with {kind[:60]} instead of tensors: correct the address")
+        if response.kind != wire.TENSORS:
+            raise self._client.failure(f"answers with {response.kind[:60]} instead of tensors: correct the address")
         self._refuse_other(response.headers.get(wire.FINGERPRINT_HEADER, "no fingerprint"))
         try:
-            sent = wire.unpack(response.content)
+            sent = wire.unpack(response.body)
         except ValueError as error:
             raise self._client.failure(f"sends a damaged answer: {error}") from None
         found = sent.get(name)

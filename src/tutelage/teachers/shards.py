@@ -109,20 +109,30 @@ class ShardStore:
         return True
 
     def write(self, shard: Shard, answer: Answer) -> None:
-        """Store the answer to the shard's questions, joined. Raises TutelageError when the disk is full."""
-        tensors = {"hidden": answer.to(self.form.dtype)} if isinstance(answer, torch.Tensor) else vars(answer)
+        """Store the answer to the shard's questions, joined; only who holds its lock may. Raises TutelageError when the
+        disk is full."""
+        if isinstance(answer, TopLogprobs):
+            tensors = vars(answer) | {"ids": answer.ids.to(torch.int32)}
+        else:
+            tensors = {"hidden": answer.to(self.form.dtype)}
         self._write(shard.name, {"keys": list(shard.keys)}, tensors)
 
     def read(self, key: str) -> Answer:
         """The answer to one question that `has` has found."""
         name, start, end = self.places[key]
         columns = {column: self._open(name).get_slice(column)[start:end] for column in self.columns}
-        return TopLogprobs(**columns) if self.form.top_k else columns["hidden"]
+        if self.form.top_k:
+            return TopLogprobs(columns["ids"].long(), columns["logprobs"], columns["tail"])
+        return columns["hidden"]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the tensors of a shard."""
         return ("ids", "logprobs", "tail") if self.form.top_k else ("hidden",)
+
+    def has_head(self) -> bool:
+        """Whether the teacher's output layer is there."""
+        return self._about(HEAD) is not None
 
     def head(self) -> Head | None:
         """The teacher's output layer, if it is there."""
@@ -173,6 +183,8 @@ class ShardStore:
 
     def _write(self, name: str, about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         file = self._file(name)
+        for leftover in self.folder.glob(f".{name}.*.partial"):  # of who had the lock before and was killed
+            leftover.unlink()
         write_bytes_atomically(file, wire.pack(**tensors))
         about |= {"format": FORMAT, "teacher": self.teacher, "form": self.form.name, "sha256": hash_file(file)}
         write_atomically(self.folder / f"{name}.json", seal(about))
