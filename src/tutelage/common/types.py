@@ -144,7 +144,8 @@ class MicroBatch:
         }
         if self.teacher is not None:
             moved["teacher"] = self.teacher.to(device)
-        return MicroBatch(**moved | {"host": self.host or self})
+        moved["host"] = self.host or self
+        return MicroBatch(**moved)
 
 
 @dataclass(frozen=True)
