@@ -31,7 +31,7 @@ from tutelage.teachers.local import LocalSource, LocalTeacher
 from tutelage.teachers.patience import PatientClient
 from tutelage.teachers.protocol import Question, question_of
 from tutelage.teachers.served import ServedSource
-from tutelage.teachers.server import TeacherServer, refuse_open
+from tutelage.teachers.server import TeacherServer, load_server, refuse_open, serve
 
 Distil = Callable[..., Any]
 
@@ -328,6 +328,14 @@ def test_the_server_refuses_questions_that_it_cannot_answer(
     with pytest.raises(TutelageError, match=rf"refuses \(status 400\): .*{message}") as error:
         client.ask("POST", "signal", wire.pack(**sent), wire.TENSORS)
     assert "\n" not in str(error.value)
+
+
+def test_an_address_that_is_taken_is_one_line(served: Served, tiny_models: Path) -> None:
+    made = load_server(ModelConfig(path=str(tiny_models / "teacher")), "cpu", "auto", 100)
+    with pytest.raises(
+        TutelageError, match=rf"^cannot listen at 127.0.0.1:{served.port} \(.*\): choose another --port$"
+    ):
+        serve(made, "127.0.0.1", served.port, print)
 
 
 def test_questions_survive_every_layout() -> None:
