@@ -32,7 +32,7 @@ ALLOWED: dict[str, str] = {
     "delivery": "common recipe data models evaluation runs report",
     "start": "common recipe loss data models synthesis evaluation runs",
     "api": "common recipe data models evaluation teachers training runs report delivery",
-    "cli": "common recipe data watch evaluation runs study report forecast delivery start api",
+    "cli": "common recipe teachers data watch evaluation runs study report forecast delivery start api",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

@@ -30,14 +30,24 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from bench.common import ceilings, run_worker, write_results
 from bench.sampling import TINY, prepare
 from bench.step.paper_trl import trl_worker
-from bench.step.paper_work import LLAMA_8B, make_models, make_rows, student_shape, summary, weights
+from bench.step.paper_work import (
+    LLAMA_8B,
+    SHARES,
+    as_loaded,
+    make_models,
+    make_rows,
+    make_student,
+    student_shape,
+    summary,
+    weights,
+)
 
 IMPLEMENTATIONS = {
     "tutelage": ("off-policy", "on-policy"),
@@ -48,34 +58,34 @@ IMPLEMENTATIONS = {
 SETUPS = ["bfloat16/off", "float32/off", "float32/on", "bfloat16/on"]
 
 
-def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[str, Any]:
-    """Measure steps of Tutelage. `sharded`: each rank holds its shards of both models."""
+def tutelage_worker(
+    options: argparse.Namespace, sharded: bool = False, elsewhere: Callable[[list[Any]], Any] | None = None
+) -> dict[str, Any]:
+    """Measure steps of Tutelage. `sharded`: each rank holds its shards of both models. `elsewhere`: gives a teacher for
+    these examples, in place of one in this process."""
     import torch
     from accelerate import PartialState
 
     from tutelage.common.types import TokenSequence
     from tutelage.loss.objective import Divergence
-    from tutelage.models.load import LoadedModel
     from tutelage.models.sharding import shard
     from tutelage.recipe.sections import SamplingConfig, TrainingConfig
     from tutelage.sampling.torch_sampler import TorchSampler
     from tutelage.sampling.vllm_sampler import VllmSampler
-    from tutelage.teachers.local import Teacher
+    from tutelage.teachers.local import LocalTeacher
     from tutelage.training.job import Job
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
 
     half = torch.bfloat16 if options.device == "cuda" else None
-    student, teacher = make_models(options, "meta" if sharded and PartialState().process_index else None)
-    loaded = []
-    for model in dict.fromkeys((student, teacher)):
+    where = "meta" if sharded and PartialState().process_index else None
+    student, teacher = (make_student(options), None) if elsewhere else make_models(options, where)
+    for model in dict.fromkeys(filter(None, (student, teacher))):
         prepare(model)
         if sharded:
             shard(model, PartialState().device, half if model is student else None)
-    ends = SimpleNamespace(end_of_turn_id=0, end_of_turn_ids=(), text="")
-    for model in (student, teacher):
-        loaded.append(LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, ""))  # type: ignore[arg-type]
-    on_policy = options.case == "on-policy"
+    loaded = [as_loaded(model) for model in filter(None, (student, teacher))]
+    on_policy = SHARES[options.case]
     rows = make_rows(options.batch, student.config.vocab_size, 8 if options.small else 1)
     examples = []
     for index, (prompt, response) in enumerate(rows):
@@ -94,11 +104,11 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             student=loaded[0],
-            teacher=Teacher(loaded[1], shared=options.shared_base),
+            teacher=elsewhere(examples) if elsewhere else LocalTeacher(loaded[1], shared=options.shared_base),
             objective=Divergence(beta=0.5),
             examples=examples,
             validation=[],
-            rollouts=RolloutPlan(float(on_policy), sampling, seed=0, max_length=config.max_length),
+            rollouts=RolloutPlan(on_policy, sampling, seed=0, max_length=config.max_length),
             sampler=sampler,
             config=config,
             seed=0,
@@ -111,7 +121,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
             began = time.perf_counter()
             values = trainer.step(step)
             seconds = time.perf_counter() - began
-            sampled = options.batch * values["sampled_length"] if on_policy else 0
+            sampled = options.batch * values["on_policy"] * values["sampled_length"] if on_policy else 0
             sampling_seconds = sampled / values["sampled_tokens_per_s"] if on_policy else 0.0
             measured.append((seconds, values["tokens"], sampled, sampling_seconds, values["loss"]))
         if options.profile:

@@ -64,6 +64,17 @@ def test_an_adapter_beside_a_quantised_teacher(bench: Callable[..., list[dict[st
     assert same["first_loss"] == 0  # the adapter is new, so student and teacher are one
 
 
+def test_teachers_elsewhere(bench: Callable[..., list[dict[str, Any]]]):
+    options = ["--batch", "4", "--new-tokens", "6", "--steps", "1", "--micro-batch", "64"]
+    rows = {(row["teacher"], row["case"]): row for row in bench("teachers", "--device", "cpu", "--small", *options)}
+    assert len(rows) == 6
+    for case in ("off-policy", "mixed"):
+        losses = [rows[kind, case]["first_loss"] for kind in ("local", "served", "cached")]
+        assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+        assert rows["local", case]["ratio"] == 1.0
+    assert rows["cached", "off-policy"]["gib"] > 0
+
+
 def test_the_fast_path_and_the_reference_train_alike(bench: Callable[..., list[dict[str, Any]]], tmp_path: Path):
     figure = tmp_path / "curve.png"
     fast, _, reference = bench("curve", "--small", "--steps", "2", "--figure", str(figure))

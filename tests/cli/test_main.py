@@ -14,7 +14,7 @@ import tutelage
 from tutelage.cli.main import main
 
 COMMANDS = ["init", "doctor", "run", "watch", "report", "data", "evaluate", "chat", "export", "compare", "rescore"]
-COMMANDS += ["forecast", "setup", "demo", "schema"]
+COMMANDS += ["forecast", "setup", "demo", "schema", "serve-teacher"]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys

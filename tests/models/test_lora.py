@@ -21,7 +21,7 @@ from tutelage.models import lora
 from tutelage.models.language_model import LanguageModel
 from tutelage.recipe.sections import LoraConfig
 from tutelage.sampling.torch_sampler import TorchSampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 
 HEAD = ["q_proj", "v_proj", "down_proj", "lm_head"]
 IDS = torch.randint(3, 97, (2, 11), generator=torch.Generator().manual_seed(1))
@@ -96,7 +96,7 @@ def test_bfloat16_weights_are_merged_in_float32_and_rounded_once():
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj", "model.layers.0.self_attn.q_proj", "lm_head"])
 def test_gradients_are_those_of_the_whole_weight_projected(name: str, objective: Any):
     """With G = d loss / d W of a whole model with the merged weights: dA = scale·Bᵀ·G and dB = scale·G·Aᵀ."""
-    signal = Teacher(jobs.loaded(tiny.llama(layers=3, hidden=48, seed=1))).signal(batch(None))
+    signal = LocalTeacher(jobs.loaded(tiny.llama(layers=3, hidden=48, seed=1))).signal(batch(None))
     model = adapted(tiny.llama(tie=False), targets=HEAD)
     whole = lora.merged_model(model).requires_grad_(True)
     whole.set_attn_implementation("tutelage")
@@ -159,8 +159,8 @@ def test_the_sampler_samples_the_adapted_model(packed: bool, targets: Any):
 @pytest.mark.parametrize("targets", ["all-linear", HEAD])
 def test_a_shared_base_is_a_separate_teacher(targets: Any):
     model = adapted(targets=targets, dropout=0.0 if targets is HEAD else 0.3).train()
-    shared = Teacher(jobs.loaded(model), shared=True)
-    alone = Teacher(jobs.loaded(tiny.llama()))
+    shared = LocalTeacher(jobs.loaded(model), shared=True)
+    alone = LocalTeacher(jobs.loaded(tiny.llama()))
     mine, own = (one.signal(batch(model)) for one in (shared, alone))
     assert torch.equal(mine.hidden, own.hidden)
     assert torch.equal(mine.head.weight, own.head.weight)

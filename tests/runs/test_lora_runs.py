@@ -157,14 +157,14 @@ def test_a_teacher_that_is_the_base_is_held_once(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Self-distillation of an SFT adapter from its base: shared weights train as a second copy does."""
-    from tutelage.runs.stages import students
+    from tutelage.runs.stages import teacher as stage
 
     stages = [SFT, {**DISTIL, "teacher": "teacher"}]
     same = {"teacher": {"path": str(workshop.models / "student")}, "stages": stages}
     run = planned(workshop, "gkd", **same)
     assert done(run)["adapter"]["shared_base"]
     assert "the teacher is the student's frozen base: its weights are held once" in capsys.readouterr().out
-    monkeypatch.setattr(students, "_same_weights", lambda *_: False)
+    monkeypatch.setattr(stage, "_same_weights", lambda *_: False)
     monkeypatch.setattr(workshop, "folder", workshop.folder)
     apart = Planner(load_recipe(workshop.write(student__lora={"r": 4}, training__learning_rate=0.01, **same)),
                     workshop.folder, workshop.folder / "apart").stage_run("gkd", 0)  # fmt: skip
@@ -177,7 +177,7 @@ def test_a_teacher_that_is_the_base_is_held_once(
 def test_copies_of_a_model_are_the_same_weights(workshop: Workshop, tmp_path: Path):
     import shutil
 
-    from tutelage.runs.stages.students import _same_weights
+    from tutelage.runs.stages.teacher import _same_weights
 
     copied = shutil.copytree(workshop.models / "student", tmp_path / "copy")
     (copied / "chat_template.jinja").write_text("{{ messages }}")

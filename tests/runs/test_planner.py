@@ -213,6 +213,9 @@ def test_equal_content_has_equal_fingerprints(workshop: Workshop):
         "description=words",
         "name=other",
         "stages.sft.training.epochs=1",  # what it is anyway
+        "stages.gkd.signal.served=http://localhost:8700",  # the same teacher
+        "stages.gkd.signal.wait=9",
+        "stages.gkd.signal.cache=exact",
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_fingerprint(workshop: Workshop, override: str):
@@ -253,6 +256,15 @@ def test_keys_of_a_benchmark_that_came_later_count_only_if_set():
     for own in ({"prompt": "{question}"}, {"group": "test"}, {"max_new_tokens": 9}):
         changed = task.model_copy(update=own)
         assert evaluation_fingerprint("benchmark", changed, 0, {}, [], "cpu") != expected
+
+
+def test_a_signal_counts_if_it_changes_the_numbers(workshop: Workshop):
+    _, plain, _ = fingerprints(workshop)
+    keys = ["cache=bfloat16", "cache=top_k", "openai=http://here/v1"]
+    rounded, few, endpoint = (fingerprints(workshop, f"stages.gkd.signal.{key}")[1] for key in keys)
+    assert len({plain, rounded, few}) == 3
+    assert few == endpoint  # the same likeliest tokens, wherever they come from
+    assert fingerprints(workshop, "stages.gkd.signal.cache=top_k", "stages.gkd.signal.top_k=5")[1] != few
 
 
 def test_ce_weight_counts_only_if_it_is_set(workshop: Workshop):

@@ -22,7 +22,7 @@ from tutelage.models.lora import dense
 from tutelage.models.quantise import missing_package, quantization
 from tutelage.recipe.sections import ModelConfig
 from tutelage.teachers import quantised
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 from tutelage.teachers.quantised import PrecisionCost, precision_cost
 
 IDS = torch.randint(3, 97, (2, 11), generator=torch.Generator().manual_seed(1))
@@ -97,7 +97,7 @@ def test_a_quantised_model_samples_and_exchanges_its_ends(folder: Path, precisio
     scores = sampler.score(prompts, [list(s.tokens) for s in samples])
     assert torch.allclose(torch.cat(scores), torch.tensor([p for s in samples for p in s.logprobs]), atol=1e-4)
     embedding = loaded.model.get_input_embeddings().weight.clone()
-    Teacher(loaded, student_end_id=20)
+    LocalTeacher(loaded, student_end_id=20)
     assert torch.equal(loaded.model.get_input_embeddings().weight[[2, 20]], embedding[[20, 2]])
 
 
@@ -110,12 +110,12 @@ def test_the_cost_is_the_divergence_of_the_two_models(folder: Path, monkeypatch:
     monkeypatch.setattr(quantised, "stream_model", lambda *a: streamed.append(1) or real(*a))
     monkeypatch.setattr(quantised, "_free_bytes", lambda _: 10**12 if room else 0)
     config = ModelConfig(path=str(folder), precision="int8")
-    teacher = Teacher(load_model(config), student_end_id=20)
+    teacher = LocalTeacher(load_model(config), student_end_id=20)
     batch = make_micro_batch(tiny.sequences((9, 6, 14)), [1.0] * 3, padded=False)
     student = LanguageModel(tiny.llama())
     with torch.no_grad():
-        cost = precision_cost(teacher, config, lambda *a: student(*a)[0], 20, batch, Divergence(0.5))
-        signals = [Teacher(load_model(one), 20).signal(batch) for one in (config, ModelConfig(path=str(folder)))]
+        cost = precision_cost(teacher, teacher.loaded, config, lambda *a: student(*a)[0], 20, batch, Divergence(0.5))
+        signals = [LocalTeacher(load_model(one), 20).signal(batch) for one in (config, ModelConfig(path=str(folder)))]
         eight, whole = (signal.hidden @ signal.head.weight.T for signal in signals)
         own = student(batch)
     assert streamed == ([] if room else [1])

@@ -21,7 +21,7 @@ from tutelage.models import lora
 from tutelage.models.sharding import plain_copy, shard
 from tutelage.recipe.sections import LoraConfig
 from tutelage.sampling.torch_sampler import TorchSampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 from tutelage.training import checkpoint
 from tutelage.training.trainer import Trainer
 
@@ -61,7 +61,7 @@ def make(folder: Path, options: dict[str, Any]) -> Any:
             shard(other, DEVICE)
     job = jobs.gkd(folder, lengths=LENGTHS, device=DEVICE, model=model, teacher=other, **options)
     if own == "shared":
-        job = dataclasses.replace(job, teacher=Teacher(jobs.loaded(model), shared=True))
+        job = dataclasses.replace(job, teacher=LocalTeacher(jobs.loaded(model), shared=True))
     return dataclasses.replace(job, sampler=TorchSampler(model, jobs.ENDS, True, 128))
 
 

@@ -82,6 +82,8 @@ class Trainer:
         sections = sort_settings(settings)
         if teacher is None and sections[2]:
             raise TutelageError(f"`{next(iter(sections[2]))}` is a setting of GKD: give a `teacher`, or leave it out")
+        if "signal" in sections[2]:
+            raise TutelageError("`signal` is a setting of recipes and `tutelage.distill`: this teacher is in memory")
         if teacher is student:
             raise TutelageError("teacher and student are one object: give the teacher as a copy (copy.deepcopy)")
         self._kept = tempfile.TemporaryDirectory(prefix="tutelage-")  # removed with this object

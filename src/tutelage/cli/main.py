@@ -18,7 +18,7 @@ from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.forecast import forecast
 from tutelage.cli.init import init
-from tutelage.cli.model import chat, export
+from tutelage.cli.model import chat, export, serve_teacher
 from tutelage.cli.options import (
     AsJson,
     Debug,
@@ -184,6 +184,7 @@ app.command()(forecast)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
+app.command()(serve_teacher)
 
 
 @app.command()

@@ -176,6 +176,25 @@ def load_template(config: ModelConfig) -> tuple[ChatTemplate, int | None]:
 
     Raises TutelageError as `load_model` does.
     """
+    template, settings = _without_weights(config)
+    return template, context_of(settings)
+
+
+def load_shape(config: ModelConfig, packed: bool = True) -> LoadedModel:
+    """A model whose weights are elsewhere: tokenizer, chat template and shapes, on the meta device.
+
+    `packed`: how it is to be asked. Nothing but its small files is read. Raises TutelageError as `load_model` does.
+    """
+    from transformers import AutoModelForCausalLM
+
+    template, settings = _without_weights(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
+    return LoadedModel(model, template.tokenizer, template, packed, "without weights", config.path)
+
+
+def _without_weights(config: ModelConfig) -> tuple[ChatTemplate, Any]:
+    """The chat template of a model, and its transformers config."""
     folder, _ = locate(config)
     tokenizer = _tokenizer(folder, config)
     base = adapter_base(Path(folder))
@@ -187,8 +206,7 @@ def load_template(config: ModelConfig) -> tuple[ChatTemplate, int | None]:
     except TutelageError:  # many models have none
         generation = None
     model = SimpleNamespace(config=_from_pretrained("AutoConfig", folder, config), generation_config=generation)
-    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
-    return template, context_of(model.config)
+    return ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking), model.config
 
 
 def _tokenizer(folder: str, config: ModelConfig) -> Any:

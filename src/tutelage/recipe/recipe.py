@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Section, first_message, names_of_folders
 from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, TaskConfig, TrainingConfig
-from tutelage.recipe.stages import Stage, SynthesizeStage, TrainStage
+from tutelage.recipe.stages import DistillStage, Stage, SynthesizeStage, TrainStage
 
 LORA = "lora."  # of keys of a search that are not of the `training` section
 
@@ -80,6 +80,12 @@ class RecipeConfig(Section):
         for stage in self.stages:
             if isinstance(stage, TrainStage):
                 self.training_of(stage)
+                own = isinstance(stage, DistillStage) and stage.signal.cache and not stage.signal.elsewhere
+                if own and getattr(stage, "on_policy", 0.0) and self.training_of(stage).shard:
+                    raise ValueError(
+                        f"stage `{stage.name}`: `signal.cache` with `on_policy` and `training.shard` needs a served "
+                        "teacher (`signal.served`): name one, or set `on_policy: 0.0`"
+                    )
                 if stage.search and self.search is None:
                     raise ValueError(f"stage `{stage.name}` has `search`, and the recipe has no `search` section")
         for key, values in self.search.grid.items() if self.search else ():

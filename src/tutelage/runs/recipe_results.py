@@ -95,7 +95,7 @@ class RecipeResults:
     facts: dict[str, Any]  # label → value
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
-    notices: tuple[str, ...] = ()  # of its evaluations: what could not be scored, and what to do
+    notices: tuple[str, ...] = ()  # what could not be scored and what to do; approximate losses
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.common.types import MicroBatch, TeacherSignal
+from tutelage.common.types import MicroBatch, Signal, TeacherSignal
 from tutelage.loss.fused_linear import linear_objective
 from tutelage.loss.objective import Divergence, Objective
 from tutelage.models.load import LoadedModel, load_model, stream_model
 from tutelage.recipe.sections import ModelConfig
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
+from tutelage.teachers.protocol import Teacher
 
 WARN = 0.1  # share of the distillation loss
 _ROOM = 1.2  # weights times this must be free for the unquantised model to be loaded whole
@@ -54,14 +55,16 @@ class PrecisionCost:
 
 def precision_cost(
     teacher: Teacher,
+    loaded: LoadedModel,
     config: ModelConfig,
-    student_loss: Callable[[MicroBatch, Objective, TeacherSignal], Tensor],
+    student_loss: Callable[[MicroBatch, Objective, Signal], Tensor],
     student_end_id: int,
     batch: MicroBatch,
     objective: Objective,
 ) -> PrecisionCost:
-    """Measure the quantised `teacher`, loaded from `config`, on a micro-batch on the device. `student_loss`: the
-    student's weighted loss. An objective that is no divergence is replaced by KL(T ‖ S).
+    """Measure the quantised `teacher` of `config` on a micro-batch on the device. `loaded`: its model, or one without
+    weights where its signal is read from disk; `student_loss`: the student's weighted loss. An objective that is no
+    divergence is replaced by KL(T ‖ S).
 
     The unquantised model is loaded whole where it fits, else streamed from its files one layer at a time.
     """
@@ -70,8 +73,10 @@ def precision_cost(
     even = dataclasses.replace(batch, weights=torch.full_like(batch.weights, 1.0 / count))
     with torch.no_grad(), torch.random.fork_rng():
         quantised = teacher.signal(batch)
+        assert isinstance(quantised, TeacherSignal)  # preflight refuses the likeliest tokens of a quantised teacher
         loss = student_loss(even, measured, quantised)
-        reference = Teacher(_unquantised(config, teacher.loaded), student_end_id).signal(batch)
+        whole = _unquantised(config, loaded, batch.input_ids.device, quantised.head.weight.dtype)
+        reference = LocalTeacher(whole, student_end_id).signal(batch)
         change, stats = _loss(measured, quantised, reference, even)
     kl = stats.forward_kl
     assert kl is not None
@@ -85,8 +90,8 @@ def _loss(objective: Objective, student: TeacherSignal, teacher: TeacherSignal, 
         return linear_objective(objective, hidden, student.head, teacher, batch.labels, batch.weights)
 
 
-def _unquantised(config: ModelConfig, quantised: LoadedModel) -> LoadedModel:
-    plain, device, dtype = config.model_copy(update={"precision": None}), quantised.model.device, quantised.model.dtype
+def _unquantised(config: ModelConfig, quantised: LoadedModel, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    plain = config.model_copy(update={"precision": None})
     # A quantised parameter's shape need not be its weight's (four bits are packed), so bytes are counted: nf4 at most.
     factor = {"int8": dtype.itemsize, "float8": dtype.itemsize, "nf4": 2 * dtype.itemsize}[config.precision or "int8"]
     need = _ROOM * factor * sum(p.numel() for p in quantised.model.parameters())

@@ -11,7 +11,7 @@ from tutelage.loss.objective import CrossEntropy, Objective, WeightedSum
 from tutelage.models.load import LoadedModel
 from tutelage.recipe.sections import TrainingConfig
 from tutelage.sampling.sampler import Sampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.protocol import Teacher
 from tutelage.training.on_policy import RolloutPlan
 from tutelage.training.shown_answers import Asked
 

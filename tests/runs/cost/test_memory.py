@@ -18,7 +18,7 @@ from tutelage.recipe.sections import (
     TaskConfig,
     TrainingConfig,
 )
-from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage
+from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SignalConfig, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.cost.disk import disk_of, disk_of_all
@@ -26,6 +26,7 @@ from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, machine
 from tutelage.runs.cost.memory import GIB
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.preflight import blocked, misfits
+from tutelage.runs.preflight.machine import disk_text
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources
 
@@ -228,6 +229,41 @@ def test_runs_are_grouped_and_those_that_build_on_them_counted():
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------
+
+
+def kept(training: TrainingConfig | None = None, on_policy: float = 0.0, **signal: Any) -> Run:
+    stage = STAGES["distill"].model_copy(update={"on_policy": on_policy, "signal": SignalConfig(**signal)})
+    return run_of("distill", training or TrainingConfig(epochs=3), stage, student=B1, teacher=B8)
+
+
+def test_a_teacher_elsewhere_takes_no_memory_and_no_time_here():
+    local, served, cached = (kept(**signal) for signal in ({}, {"served": "http://a"}, {"cache": "exact"}))
+    assert parts(local, ranks=1)["teacher"] == 2 * W8
+    assert "teacher" not in parts(served, ranks=1)
+    assert cost(served, ranks=1).memory_gib == cost(cached, ranks=1).memory_gib < cost(local, ranks=1).memory_gib
+    # Before it trains, a cached run may need more: the student's float32 weights and a large teacher.
+    large = parts(replace(cached, models=cached.models | {"teacher": ModelConfig(path=B70)}), ranks=1)
+    assert sum(large.values()) == pytest.approx(4 * W1 + 2 * W70 + (4 * 8192 + 6 * 28672) * 16_384 + 3 * GIB)
+    assert "teacher" not in large
+    assert parts(kept(on_policy=0.5, cache="exact"), ranks=1)["teacher"] == 2 * W8
+    here, once, elsewhere = (cost(run, ranks=1).flops for run in (local, cached, served))
+    assert here - elsewhere == pytest.approx(3 * (once - elsewhere))  # one pass of three
+    assert cost(served, ranks=1).hours < cost(cached, ranks=1).hours < cost(local, ranks=1).hours
+
+
+def test_disk_of_kept_signals():
+    model, width = model_of("H100"), Shape(**facts()["models"][B8]).hidden
+    tokens = 1000 * 100
+    assert disk_of(kept(), model).signals == 0
+    assert disk_of(kept(cache="exact"), model).signals == 2 * width * tokens
+    assert disk_of(kept(TrainingConfig(precision="float32"), cache="exact"), model).signals == 4 * width * tokens
+    assert disk_of(kept(TrainingConfig(precision="float32"), cache="bfloat16"), model).signals == 2 * width * tokens
+    assert disk_of(kept(cache="top_k", top_k=10), model).signals == 84 * tokens
+    runs = [kept(cache="exact"), replace(kept(cache="exact"), seed=1), kept(cache="top_k")]  # two seeds share one
+    together = disk_of_all(runs, model)
+    assert together.signals == (2 * width + 164) * tokens
+    assert "GiB: models" in disk_text(together)
+    assert disk_text(together).endswith(f", teachers' signals {together.signals / GIB:,.1f}")
 
 
 def test_disk():

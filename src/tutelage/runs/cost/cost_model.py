@@ -38,6 +38,7 @@ from tutelage.runs.cost.memory import (
     GIB,
     Memory,
     Sampling,
+    beside_once,
     pruning_memory,
     reading_memory,
     sampling_memory,
@@ -161,24 +162,32 @@ class CostModel:
             new = min(data.response, stage.sampling.max_new_tokens)
             sampling = Sampling(student, stage.sampling, prompt, training.batch_size * on_policy / self.ranks)
         per_step = training.batch_size * length
-        shared = run.lora is not None and teacher is not None and _shares_base(run)
+        held, share = teacher, 1.0 if teacher is not None else 0.0  # of the tokens are read by the teacher here
+        shared = teacher is not None and run.lora is not None and _shares_base(run)
+        if isinstance(stage, DistillStage) and stage.signal.elsewhere:
+            held, share = None, 0.0
+        elif isinstance(stage, DistillStage) and stage.signal.cache:  # the data's responses once, not in every epoch
+            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) / training.epochs
+            shared = shared and not training.shard
         memory = training_memory(
-            training, student, teacher, sampling, per_step, self.machine, self.ranks, run.lora, shared
+            training, student, held, sampling, per_step, self.machine, self.ranks, run.lora, shared
         )
+        if share and held is None and teacher is not None and not shared:
+            memory = beside_once(memory, student, teacher, self.machine, run.lora)
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
         seconds, flops = self._pass(
             student, length, training=True, checkpointing=training.gradient_checkpointing, frozen=run.lora is not None
         )
         if teacher is not None:
             more, work = self._pass(teacher, length)
-            seconds, flops = seconds + more, flops + work
+            seconds, flops = seconds + share * more, flops + share * work
         efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
         seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
         if sampling is not None:
             batch = min(memory.slots[0], max(1.0, sampling.count))
             seconds += sampled / self.ranks * self._decode(student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
-        largest = max((teacher.weights if teacher else 0), student.weights)
+        largest = max((teacher.weights if teacher and share else 0), student.weights)
         unmeasured = run.lora is not None or any(model.precision for model in run.models.values())
         return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest, unmeasured)
 

@@ -148,6 +148,20 @@ def training_memory(
     return Memory(parts, slots)
 
 
+def beside_once(
+    memory: Memory, student: Shape, teacher: Shape, machine: Machine, lora: LoraConfig | None = None
+) -> Memory:
+    """`memory` of a training run, enlarged to what its start takes if the teacher then reads all rows once: the
+    student's float32 weights, or its adapter's and its frozen base, and the teacher."""
+    width, base = _frozen(machine)
+    own = 4.0 * student.weights
+    if lora is not None:
+        own = 4 * student.adapter_weights(lora) + replace(student, precision=lora.base).held(width)
+    start = own + teacher.held(width) + _forward(teacher, PREFILL_TOKENS / 2, width) + base
+    more = start - sum(memory.parts.values())
+    return memory if more <= 0 else Memory({**memory.parts, "teacher, at the start": more}, memory.slots)
+
+
 def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:
     """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept."""
     width, base = _frozen(machine)

@@ -16,6 +16,7 @@ from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.judge import scorer_problems
 from tutelage.runs.preflight.problem import Problem
+from tutelage.runs.preflight.teacher import signal_problems, teacher_problems
 from tutelage.runs.run import Run
 
 _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
@@ -45,6 +46,9 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -
     for name, measured in names.items():
         yield from _benchmark_problems(name, measured, hub)
     yield from scorer_problems(runs, network, hub)
+    yield from signal_problems(runs)
+    if network:
+        yield from teacher_problems(runs)
     if here:
         yield from _package_problems(runs)
 

@@ -32,7 +32,7 @@ from tutelage.recipe.study import SignalsTask
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded, readable_length
 from tutelage.sampling.make_sampler import make_sampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 from tutelage.training.on_policy import RolloutPlan, write_responses
 
 BINS = 10  # of the calibration error
@@ -71,7 +71,7 @@ def measure_signals(run: Run) -> dict[str, Any]:
     longest = readable_length(task.max_length, student, teacher)
     plan = RolloutPlan(1.0, task.sampling, run.seed, longest, embedding_rows(teacher.model), teacher.context)
     own = write_responses(plan, last, 0, 0, make_sampler(student, task.sampling), None)
-    frozen = Teacher(teacher, student.template.end_of_turn_id)
+    frozen = LocalTeacher(teacher, student.template.end_of_turn_id)
     on_gold, on_own = (_by_row(student, frozen, rows, task.tokens_per_micro_batch) for rows in (gold, own))
     records = []
     for sequence in last:
@@ -161,7 +161,7 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> fl
 
 @torch.no_grad()
 def _by_row(
-    student: LoadedModel, teacher: Teacher, sequences: list[TokenSequence], budget: int
+    student: LoadedModel, teacher: LocalTeacher, sequences: list[TokenSequence], budget: int
 ) -> dict[int, TokenSignals]:
     """The signals of each row's response tokens, by row, in float32 on the CPU."""
     module, device = LanguageModel(student.model).eval(), next(student.model.parameters()).device

@@ -1,4 +1,4 @@
-"""The models of a training run: the student, with an adapter if it trains one, its teacher, and saving the student.
+"""The student of a training run, with an adapter if it trains one: loading and saving it.
 
 A run with an adapter leaves two folders: `model`, the whole model (with `keep_adapter` the adapter alone, which names
 its base), and `adapter`. A later run with the same adapter settings goes on with that adapter on the same frozen
@@ -7,20 +7,16 @@ weights, which a teacher may then share; with other settings it starts a new ada
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
 import torch
 
-from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import MODEL
-from tutelage.data.teacher_prompts import same_rendering
-from tutelage.models.files import save_model, weights_fingerprint
-from tutelage.models.load import LoadedModel, compute_type, load_model, load_template
+from tutelage.models.files import save_model
+from tutelage.models.load import LoadedModel, compute_type, load_model
 from tutelage.models.lora import add_adapter, is_adapter, load_adapter, merged_model, save_adapter, trainable_weights
 from tutelage.models.sharding import plain_copy
-from tutelage.models.vocabulary import check_vocabularies, head_notice
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.run import Run, adapter_line, frozen_base
 
@@ -48,7 +44,7 @@ def load_student(run: Run, sharded: bool) -> LoadedModel:
         if before is not None:
             load_adapter(model, before / (MODEL if is_adapter(before / MODEL) else ADAPTER))
 
-    student = load_model(base, run.device, _frozen_type(run), sharded, compute, prepare)
+    student = load_model(base, run.device, frozen_type(run), sharded, compute, prepare)
     learnt = trainable_weights(student.model)
     start = f"goes on with the adapter of `{line[1].stage}`" if before is not None else "trains a new adapter"
     print(f"{run.stage}: {start}: {learnt:,} weights (r = {lora.r}, α = {lora.scale * lora.r:g})", flush=True)
@@ -59,38 +55,6 @@ def load_student(run: Run, sharded: bool) -> LoadedModel:
             flush=True,
         )
     return student
-
-
-def load_teacher(run: Run, student: LoadedModel, sharded: bool) -> tuple[LoadedModel, bool]:
-    """The teacher in the compute type (frozen, it needs no float32 copy), and whether it is the student's own frozen
-    weights. Raises TutelageError as `load_model` does."""
-    loaded = _shared_base(run, student)
-    if loaded is None:
-        return load_model(run.models["teacher"], run.device, _frozen_type(run), sharded), False
-    print(f"{run.stage}: the teacher is the student's frozen base: its weights are held once", flush=True)
-    return loaded, True
-
-
-def check_pair(run: Run, student: LoadedModel, loaded: LoadedModel) -> None:
-    """Check the teacher `loaded` against the student, and print what a user should know of the two.
-
-    Raises TutelageError where they do not fit together.
-    """
-    notices = [
-        check_vocabularies(loaded.tokenizer, student.tokenizer),
-        head_notice(loaded.model, student.model),
-    ]
-    if loaded.packed != student.packed:
-        raise TutelageError(
-            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
-        )
-    if not same_rendering(student.template, loaded.template):
-        notices.append(
-            "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
-            "the student's response tokens"
-        )
-    for notice in filter(None, notices):
-        print(f"{run.stage}: {notice}", flush=True)
 
 
 def save_student(run: Run, student: LoadedModel, sharded: bool, write: bool) -> None:
@@ -112,26 +76,8 @@ def save_student(run: Run, student: LoadedModel, sharded: bool, write: bool) -> 
     save_model(merged_model(model), *rest)
 
 
-def _shared_base(run: Run, student: LoadedModel) -> LoadedModel | None:
-    """The teacher with the student's weights, if those are its own: the same files, held in the same type."""
-    if run.lora is None or run.training is None:
-        return None
-    config, base = run.models["teacher"], frozen_base(run)
-    rounded = run.training.precision == "pure_bfloat16" and _frozen_type(run) != torch.bfloat16
-    if rounded or run.lora.base != config.precision or not _same_weights(config, base):
-        return None
-    template, _ = load_template(config)
-    if template.end_of_turn_id != student.template.end_of_turn_id:  # the teacher's two rows would be exchanged
-        return None
-    return dataclasses.replace(student, tokenizer=template.tokenizer, template=template, name=config.path)
-
-
-def _same_weights(a: ModelConfig, b: ModelConfig) -> bool:
-    return (a.path, a.revision) == (b.path, b.revision) or weights_fingerprint(a) == weights_fingerprint(b)
-
-
-def _frozen_type(run: Run) -> torch.dtype:
-    """The type of weights that are not trained."""
+def frozen_type(run: Run) -> torch.dtype:
+    """The type of weights that are not trained: a teacher's, and an adapter's base."""
     wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
     return torch.float32 if wide else torch.bfloat16
 

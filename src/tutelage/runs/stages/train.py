@@ -21,9 +21,10 @@ from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import Encoded, encoded, readable_length
-from tutelage.runs.stages.students import check_pair, load_student, load_teacher, save_student
+from tutelage.runs.stages.students import load_student, save_student
+from tutelage.runs.stages.teacher import check_pair, load_teacher, signal_of, teacher_of
 from tutelage.sampling.make_sampler import make_sampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.protocol import Teacher
 from tutelage.teachers.quantised import precision_cost
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
@@ -53,7 +54,7 @@ def train(run: Run) -> dict[str, Any]:
     validation = bool(trainer.job.validation)
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
-    precision = _teacher_precision(run, trainer)
+    precision = _teacher_precision(run, trainer, teacher)
     before = trainer.validate() if validation else None
     with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
         last = trainer.run()
@@ -65,6 +66,11 @@ def train(run: Run) -> dict[str, Any]:
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
     if precision is not None:
         result |= precision
+    if (signal := signal_of(run)).approximate:
+        result["notices"] = [
+            f"{run.stage} (seed {run.seed}) had of its teacher the {signal.top_k} likeliest tokens: its loss is "
+            f"approximate, in the last step at most {last.get('loss_error_bound', math.nan):.4f} below the exact one"
+        ]
     if run.lora is not None:
         result["adapter"] = {"trained": trainable_weights(student.model), "shared_base": shared}
     return result
@@ -75,8 +81,8 @@ def prepare(
 ) -> tuple[Trainer, dict[str, Any]]:
     """The trainer of a run with these models, and what became of the rows of each data section (data.json).
 
-    `shared`: the teacher is the student without its adapter. Raises TutelageError when student, teacher and data do not
-    fit together.
+    `teacher`: as `load_teacher` gives it; `shared`: it is the student without its adapter. Raises TutelageError when
+    student, teacher and data do not fit together.
     """
     training = run.training
     assert training is not None
@@ -93,14 +99,17 @@ def prepare(
     asked = _asked(examples, [row for name in names for row in sections[name].conversations])
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    job = _job(run, student, teacher, shared, examples, validation)
+    taught_by = None
+    if teacher is not None:
+        taught_by = teacher_of(run, student, teacher, shared, [section.sequences for section in sections.values()])
+    job = _job(run, student, teacher, taught_by, examples, validation)
     return Trainer(dataclasses.replace(job, asked=asked)), reports
 
 
-def _teacher_precision(run: Run, trainer: Trainer) -> dict[str, Any] | None:
+def _teacher_precision(run: Run, trainer: Trainer, loaded: LoadedModel | None) -> dict[str, Any] | None:
     """What a quantised teacher costs, measured once and said: entries of the result; None for any other teacher."""
     teacher, config = trainer.job.teacher, run.models.get("teacher")
-    if teacher is None or config is None or config.precision is None:
+    if teacher is None or loaded is None or config is None or config.precision is None:
         return None
     batch = trainer.first_batch()
     if trainer.rank != 0:
@@ -109,7 +118,7 @@ def _teacher_precision(run: Run, trainer: Trainer) -> dict[str, Any] | None:
     if not file.is_file():
         job = trainer.job
         end = job.student.template.end_of_turn_id
-        cost = precision_cost(teacher, config, trainer.loss_of, end, batch, job.objective)
+        cost = precision_cost(teacher, loaded, config, trainer.loss_of, end, batch, job.objective)
         print(f"{run.stage}: {cost.text}", flush=True)
         warning = f"{run.stage}: {cost.text}: the student learns the rounding too, so take a more precise teacher"
         if cost.too_much:
@@ -215,7 +224,7 @@ def _job(
     run: Run,
     student: LoadedModel,
     teacher: LoadedModel | None,
-    shared: bool,
+    taught_by: Teacher | None,
     examples: list[TokenSequence],
     validation: list[TokenSequence],
 ) -> Job:
@@ -237,7 +246,7 @@ def _job(
         objective = Divergence(beta, stage.temperature)
     job = Job(
         student=student,
-        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id, shared),
+        teacher=taught_by,
         objective=objective,
         examples=examples,
         validation=validation,
