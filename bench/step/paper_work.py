@@ -62,7 +62,7 @@ def make_student(options: argparse.Namespace, device: str | None = None) -> Any:
     where = device or options.device
     if not options.lora:
         return _build(student_shape(options), where, torch.float32, 0)
-    from tutelage.models.lora import add_adapter
+    from tutelage.models.surgery.lora import add_adapter
     from tutelage.recipe.sections import LoraConfig
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
@@ -99,7 +99,7 @@ def _quantise(model: Any, precision: str, compute: Any) -> None:
     if precision != "nf4":
         from torchao.quantization import quantize_
 
-        from tutelage.models.quantise import quantization
+        from tutelage.models.surgery.quantise import quantization
 
         quantize_(model.get_decoder().layers, quantization(precision, compute).quant_type)
         return
@@ -114,7 +114,7 @@ def _quantise(model: Any, precision: str, compute: Any) -> None:
             owner, _, last = name.rpartition(".")
             setattr(layer.get_submodule(owner), last, new)
     model.is_loaded_in_4bit = True
-    from tutelage.models.quantise import keep_scales
+    from tutelage.models.surgery.quantise import keep_scales
 
     keep_scales(model)
 

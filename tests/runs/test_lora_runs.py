@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason="peft is not installed: pip install 'tutelage
 from tutelage.common.errors import TutelageError
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.models.load import load_model
-from tutelage.models.lora import add_adapter, load_adapter
+from tutelage.models.surgery.lora import add_adapter, load_adapter
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import LoraConfig, ModelConfig
 from tutelage.runs.do_run import do_run

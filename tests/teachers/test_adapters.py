@@ -19,7 +19,7 @@ import tiny
 import torch
 
 from tutelage.data.batch import make_micro_batch
-from tutelage.models.lora import adapted_layers, add_adapter
+from tutelage.models.surgery.lora import adapted_layers, add_adapter
 from tutelage.recipe.sections import LoraConfig
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine

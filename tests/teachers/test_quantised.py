@@ -18,8 +18,8 @@ from tutelage.loss.divergence import forward_kl, generalized_jsd
 from tutelage.loss.objective import Divergence
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import load_model, stream_model
-from tutelage.models.lora import dense
-from tutelage.models.quantise import missing_package, quantization
+from tutelage.models.surgery.lora import dense
+from tutelage.models.surgery.quantise import missing_package, quantization
 from tutelage.recipe.sections import ModelConfig
 from tutelage.teachers import quantised
 from tutelage.teachers.local import LocalTeacher

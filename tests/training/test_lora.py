@@ -17,8 +17,8 @@ pytest.importorskip("peft", reason="peft is not installed: pip install 'tutelage
 
 from tutelage.common.interrupt import Interrupted
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
-from tutelage.models import lora
 from tutelage.models.sharding import plain_copy, shard
+from tutelage.models.surgery import lora
 from tutelage.recipe.sections import LoraConfig
 from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.teachers.local import LocalTeacher

@@ -11,8 +11,8 @@ from tutelage.common.types import Head, MicroBatch, Signal, TeacherSignal, Token
 from tutelage.loss.fused_linear import linear_objective
 from tutelage.loss.objective import Objective
 from tutelage.models.attention import Packing
-from tutelage.models.lora import head_weight, uncast_inputs
 from tutelage.models.sharding import gathered, with_whole_weights
+from tutelage.models.surgery.lora import head_weight, uncast_inputs
 
 
 class LanguageModel(nn.Module):

@@ -20,10 +20,10 @@ from tutelage.models.attention import register_attention
 from tutelage.models.files import locate, without_progress_bars
 from tutelage.models.limits import context_of
 from tutelage.models.own_module import OwnModule
-from tutelage.models.quantise import check_precision, keep_scales, quantization
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import decoder_layers, reshard, shard
+from tutelage.models.surgery.quantise import check_precision, keep_scales, quantization
 from tutelage.models.whole import adapter_base, merged, refuse_incomplete, refuse_nonfinite, without_load_report
 from tutelage.recipe.sections import ModelConfig
 

@@ -17,9 +17,9 @@ from tutelage.data.batch import make_micro_batches
 from tutelage.loss.fused_linear import label_logprobs
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.limits import context_of, refuse_unknown_token
-from tutelage.models.lora import adapted_layers
 from tutelage.models.own_module import OwnModule
 from tutelage.models.sharding import copy_weights, is_sharded, plain_copy
+from tutelage.models.surgery.lora import adapted_layers
 from tutelage.sampling.engine import Engine
 from tutelage.sampling.padded_decoding import decode_padded
 from tutelage.sampling.sampler import Ended, Tally, rooms

@@ -24,8 +24,8 @@ from torch import Tensor
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Sample
-from tutelage.models.lora import adapted_layers, merged_weights
 from tutelage.models.sharding import gathered
+from tutelage.models.surgery.lora import adapted_layers, merged_weights
 from tutelage.sampling.sampler import Ended, rooms
 from tutelage.sampling.torch_sampler import TorchSampler
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from tutelage.common.types import Head, MicroBatch, TeacherSignal, TokenSequence
 from tutelage.models.language_model import LanguageModel, language_model_head
 from tutelage.models.load import LoadedModel
-from tutelage.models.lora import without_adapter
 from tutelage.models.sharding import assign, gathered
+from tutelage.models.surgery.lora import without_adapter
 from tutelage.teachers.protocol import Question, concatenated, joined
 
 

@@ -149,8 +149,8 @@ def _ifeval_problems() -> Iterator[Problem]:
 
 
 def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
-    from tutelage.models.lora import missing_peft
-    from tutelage.models.quantise import missing_package
+    from tutelage.models.surgery.lora import missing_peft
+    from tutelage.models.surgery.quantise import missing_package
 
     for run in runs:
         samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]

@@ -10,8 +10,8 @@ from tutelage.common.progress import progress
 from tutelage.common.types import TokenSequence
 from tutelage.models.files import save_model
 from tutelage.models.load import load_model
-from tutelage.models.prune import choose_layers, perplexity, prune_layers
 from tutelage.models.sharding import decoder_layers
+from tutelage.models.surgery.prune import choose_layers, perplexity, prune_layers
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
 

@@ -15,8 +15,15 @@ import torch
 from tutelage.common.run_folder import MODEL
 from tutelage.models.files import save_model
 from tutelage.models.load import LoadedModel, compute_type, load_model
-from tutelage.models.lora import add_adapter, is_adapter, load_adapter, merged_model, save_adapter, trainable_weights
 from tutelage.models.sharding import plain_copy
+from tutelage.models.surgery.lora import (
+    add_adapter,
+    is_adapter,
+    load_adapter,
+    merged_model,
+    save_adapter,
+    trainable_weights,
+)
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.run import Run, adapter_line, frozen_base
 

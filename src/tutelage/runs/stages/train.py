@@ -15,8 +15,8 @@ from tutelage.common.types import Conversation, TokenSequence
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel
-from tutelage.models.lora import trainable_weights
 from tutelage.models.sharding import many_ranks
+from tutelage.models.surgery.lora import trainable_weights
 from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run

@@ -17,8 +17,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import TokenStats
 from tutelage.data.batch import make_micro_batch
 from tutelage.loss.objective import CrossEntropy, Divergence
-from tutelage.models import lora
 from tutelage.models.language_model import LanguageModel
+from tutelage.models.surgery import lora
 from tutelage.recipe.sections import LoraConfig
 from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.teachers.local import LocalTeacher
