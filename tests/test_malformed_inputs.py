@@ -52,6 +52,9 @@ from tutelage.runs.stages.earlier import rescore_runs
 
 SECONDS = 2.0  # for one case, on a slow machine; nearly all take milliseconds
 
+GOOD = {"prompt": "a", "completion": "b", "p": "a", "q": "b"}
+BETA = {"name": "g", "kind": "distill", "data": "train", "divergence": "forward_kl", "beta": 0.1}
+TURN = {"role": "user", "content": "a"}
 
 CASES = [
     recipe("a number", "7", "mapping"),
@@ -87,6 +90,11 @@ CASES = [
     recipe_key("an endless rate", "training.learning_rate", float("inf"), "training.learning_rate"),
     recipe_key("a batch of a half", "training.batch_size", 0.5, "training.batch_size"),
     recipe_key("unknown metric", "tasks.test.metrics", ["blue"], "tasks.test.metrics.0", "rouge_l"),
+    recipe_key("no metric", "tasks.test.metrics", [], "tasks.test.metrics", "at least 1"),
+    recipe_key("a rate of decay of 1", "training.adam_betas", [1.0, 0.9], "training.adam_betas", "below 1"),
+    recipe_key("endless decay", "training.weight_decay", float("inf"), "training.weight_decay", "finite"),
+    recipe_key("a grid of nothing", "search", {"grid": {}, "task": "test"}, "search.grid", "at least one"),
+    recipe_key("a beta that nothing reads", "stages.0", BETA, "stages.0", "`beta`", "forward_kl", "remove"),
     recipe_key("unknown device", "device", "tpu", "device", "cuda"),
     recipe_key("plain text with a prompt", "data.train", {"path": "a", "text": "{b}", "prompt": "{b}"}, "data.train"),
     override("training", "key=value"),
@@ -129,7 +137,23 @@ CASES = [
     data("binary", b"\x00\xff\xfe" * 9, "a.jsonl:1"),
     data("one id for two", [{"prompt": "a", "completion": "b", "k": 1}] * 2, "data.d.id", "`k`", id="k"),
     data("more rows than there are", [{"prompt": "a", "completion": "b"}], "data.d.size", "lower", size=9),
+    data("two columns of one name", "prompt,completion,completion\na,b,c\n", "a.csv", "`completion`", name="a.csv"),
+    data("UTF-16", '{"prompt": "a", "completion": "b"}'.encode("utf-16"), "a.jsonl", "UTF-16", "UTF-8"),
+    data("gzip without its name", gzip.compress(b"{}"), "a.jsonl", "call it a.jsonl.gz"),
+    data("a split of a file", [GOOD], "data.d.split", "hub", "remove", split="test"),
+    data("a revision of a file", [GOOD], "data.d.revision", "hub", "remove", revision="main"),
+    data("an address", None, "data.d.path", "https://x.org/a.jsonl", "download", path="https://x.org/a.jsonl"),
+    data("a template that is a word", [GOOD], "data.d.completion", "`{column}`", prompt="{p}", completion="answer"),
+    data("a template that is a column", [GOOD], "`q`", "write `{q}`", prompt="{p}", completion="{q}", references=["q"]),
+    data("a prompt that is a column", [GOOD], "`p`", "write `{p}`", prompt="p", completion="{q}"),
+    data("braces as in Jinja", [GOOD], "data.d.prompt", "`{column}`", prompt="{{ p }}", completion="{q}"),
+    data("braces with spaces", [GOOD], "`{ p }`", "write `{p}`", prompt="{q}{ p }", completion="{q}"),
+    data("an id with a fraction", [GOOD | {"k": 1.5}], "`k`", "1.5", "whole numbers", id="k"),
+    data("a pair of texts", [{"prompt": "a", "chosen": "b"}], "no reply", '`completion: "{chosen}"`'),
+    data("a pair of chats", [{"prompt": "a", "chosen": [TURN, TURN]}], "no reply", "`messages: chosen`"),
+    data("a pair of replies", [{"prompt": "a", "chosen": [TURN | {"role": "assistant"}]}], "rename `chosen`"),
     row("a list", [1], "not an object"),
+    row("a key twice", '{"prompt": "a", "prompt": "b", "completion": "c"}', "two keys `prompt`"),
     row("broken JSON", "{", "broken JSON"),
     row("a deep list", "[" * 100_000, "broken JSON"),
     row("no known column", {"text": "a"}, "`messages`", "templates"),
@@ -154,6 +178,7 @@ CASES = [
     model("a pickled checkpoint", {"config.json": "{}", "model.ckpt": "x"}, "pickled", "convert"),
     model("a folder that is not there", {}, "does not exist", "`path`"),
     model("a GGUF file that is not there", {}, "does not exist", "`path`", path="{folder}/x.gguf"),
+    model("a damaged GGUF file", {"x.gguf": b"GGUF" + b"\0" * 20}, "x.gguf", "get the file", path="{folder}/m/x.gguf"),
     model("a package that is not there", {}, "not installed", "pip install", path="package:no_such_package_at_all"),
     model("a package without a name", {}, "package:", path="package:"),
     model("a package in a package", {}, "no.such", path="package:no.such"),

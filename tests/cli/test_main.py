@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from recipes_fixture import ROWS, Workshop
 
 import tutelage
 from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.recipe.load import load_recipe
+from tutelage.recipe.sections import ModelConfig
 
 COMMANDS = ["init", "doctor", "run", "watch", "report", "data", "evaluate", "chat", "export", "compare", "rescore"]
 COMMANDS += ["forecast", "setup", "demo", "schema", "serve-teacher"]
@@ -76,6 +80,13 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == rows
 
 
+def test_a_report_of_a_folder_that_is_not_there_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["report", str(workshop.write()), "--runs", str(workshop.folder / "gone"), "--out", str(workshop.folder)])
+    assert capsys.readouterr().err.endswith("/gone: give the folder of the recipe's runs by --runs\n")
+    assert not (workshop.folder / "report.html").exists()
+
+
 def test_report_takes_what_run_takes(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     more = {"name": "more", "kind": "evaluate", "models": ["base"], "tasks": ["test"]}
     file = str(workshop.write(stages__2__models=["lead_1"], stages__1=more))
@@ -124,3 +135,52 @@ def test_a_stop_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         main(["compare", "a", "b"])
     assert caught.value.code == 130
     assert capsys.readouterr().err == "tutelage: stopped; the same command goes on from the last checkpoint\n"
+
+
+def test_what_an_encoding_lacks_is_written_as_escapes(workshop: Workshop):
+    done = subprocess.run(
+        [sys.executable, "-m", "tutelage", "data", "inspect", str(workshop.write()), "--rows", "1"],
+        env={"PYTHONPATH": str(Path(tutelage.__file__).parent.parent), "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u27e6The dog ran. 0<|im_end|>\\u27e7" in done.stdout  # ⟦…⟧
+
+
+def test_relative_models_are_here_or_beside_the_recipe(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    folder = workshop.folder / "made"
+    shutil.copytree(workshop.models / "student", folder / "s")
+    file = workshop.write(student__path="s", student__tokenizer="s").rename(folder / "recipe.yaml")
+    monkeypatch.chdir(workshop.folder)
+    student = load_recipe(file).student
+    assert isinstance(student, ModelConfig)
+    assert (student.path, student.tokenizer) == (str(folder / "s"), str(folder / "s"))
+    monkeypatch.chdir(folder)
+    student = load_recipe(file).student
+    assert isinstance(student, ModelConfig)
+    assert student.path == "s"
+    monkeypatch.chdir(workshop.folder)
+    (workshop.folder / "s").mkdir()
+    with pytest.raises(TutelageError, match=r"student\.path: `s` is in the current folder and beside the recipe"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["RECIPE", "--model", "m", "--tasks", "test", "--limit", "3"], "--limit"),
+        (["RECIPE", "--model", "m", "--tasks", "test", "--json"], "--json"),
+        (["RECIPE", "--model", "m", "--tasks", "test", "--no-chat"], "--chat"),
+        (["--tasks", "bbh", "--responses", "r.jsonl", "--max-new-tokens", "3"], "--max-new-tokens"),
+        (["--tasks", "bbh", "--responses", "r.jsonl", "--thinking"], "--thinking"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], arguments: list[str], option: str
+):
+    file = str(workshop.write())
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", *(file if word == "RECIPE" else word for word in arguments)])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith(f"tutelage: {option} has no effect with ")

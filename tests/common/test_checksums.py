@@ -167,6 +167,9 @@ def test_what_a_disk_says_is_told_in_one_line():
     wrapped.__cause__ = OSError(30, "Read-only file system")
     assert told(wrapped).startswith("Read-only file system; mend that")
     assert told(RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0")).startswith("no space")
+    assert told(NotADirectoryError(20, "Not a directory", "/a/b")) == (
+        "/a/b: Not a directory; choose another folder, then the same command goes on"
+    )
     assert storage_problem(FileNotFoundError(2, "No such file")) is storage_problem(ValueError("28")) is None
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from chat_rows import load, replies, row, write
 
 from tutelage.common.errors import TutelageError
+from tutelage.data import sources
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe.sections import DataConfig
 
@@ -69,6 +73,37 @@ def test_kinds_of_files(tmp_path: Path, kind: str) -> None:
     assert [c.source for c in data.conversations] == [f"x.{kind}:{n}" for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "arrow", "feather.arrow"])
+def test_of_two_columns_of_one_name_none_is_read(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"x.{kind}"
+    table = pa.Table.from_arrays([pa.array([text]) for text in "qab"], names=["prompt", "completion", "completion"])
+    if kind == "parquet":
+        parquet.write_table(table, file)
+    elif kind.endswith("arrow"):
+        new = pa.ipc.new_file if kind.startswith("feather") else pa.ipc.new_stream
+        with new(str(file), table.schema) as writer:
+            writer.write_table(table)
+    else:
+        mark = "," if kind == "csv" else "\t"
+        file.write_text(f"{mark.join(table.column_names)}\n{mark.join('qab')}\n")
+    with pytest.raises(TutelageError, match=r"x\.\S+ has two columns called `completion`: rename or remove one"):
+        load(tmp_path, file.name)
+
+
+def test_no_line_of_another_encoding_is_read(tmp_path: Path) -> None:
+    text = "".join(f'{{"prompt": "é, {n}", "completion": "α, {n}"}}\n' for n in range(400))
+    (tmp_path / "x.jsonl").write_bytes(text.encode("utf-16-le"))  # without the mark: 398 lines would be read, wrongly
+    with pytest.raises(TutelageError, match="no usable row"):
+        load(tmp_path, max_bad_rows=1.0)
+
+
+def test_decimals_are_written_as_they_are(tmp_path: Path) -> None:
+    prices = pa.array([Decimal("1.50"), Decimal("10.00")])
+    parquet.write_table(pa.table({"price": prices}), tmp_path / "x.parquet")
+    data = load(tmp_path, "x.parquet", prompt="{price}?", completion="{price}")
+    assert replies(data) == ["1.50", "10.00"]
+
+
 def test_globs_lists_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b", "a", "c"):
         write(tmp_path / "parts" / f"{name}.jsonl", {"prompt": "q", "completion": name})
@@ -125,6 +160,21 @@ def test_files_that_cannot_be_read(tmp_path: Path, path: str | list[str], messag
 
 
 # --- the hub -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "a?", "completion": "b"}\n')
+    real = sources.hash_file
+
+    def hashed(path: Path) -> str:
+        found = real(path)
+        file.write_text(file.read_text() * 2)
+        return found
+
+    monkeypatch.setattr(sources, "hash_file", hashed)
+    with pytest.raises(TutelageError, match=r"data\.d\.path: .*a\.jsonl changed while it was read: wait"):
+        load_dataset("d", DataConfig(path="a.jsonl"), tmp_path)
 
 
 def test_hub_names_are_loaded_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,3 +165,12 @@ def test_a_teacher_that_rewrites_earlier_turns_reads_one_sequence_per_turn(tmp_p
 def test_a_byte_order_mark_in_a_template_file_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "form.jinja").write_text(CHATML, encoding="utf-8-sig")
     assert ChatTemplate(tokenizer(None), str(tmp_path / "form.jinja")).text == CHATML
+
+
+def test_empty_questions_and_labels_that_nothing_reads_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": " ", "completion": "a", "label": False}, {"prompt": "b", "completion": "c", "label": True}]
+    _, report = encoded(tmp_path, ChatTemplate(tokenizer()), *rows)
+    assert report.left_out == {
+        "column `label` (not read)": 2,
+        "user turns without text (an empty question is read)": 1,
+    }

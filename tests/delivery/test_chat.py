@@ -144,3 +144,16 @@ def test_a_terminal_shows_answers_as_they_come(speaker: Speaker, monkeypatch: py
 def test_a_model_cannot_steer_the_terminal() -> None:
     assert plain("a\x1b[2Jb\x07\x9b31m\tc\nd\u202e") == "a[2Jb31m\tc\nd"
     assert torch.is_grad_enabled()
+
+
+def test_what_is_no_text_on_standard_input_is_a_question_too(
+    speaker: Speaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for encoding, errors in (("utf-8", "strict"), ("ascii", "surrogateescape")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff cat?\n"), encoding, errors))
+        chat([speaker])
+        assert speaker.turns[0].content.endswith(" cat?")
+        assert capsys.readouterr().out.strip()
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(TutelageError, match="standard input is closed"):
+        chat([speaker])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def test_a_finished_run_is_read_not_done(workshop: Workshop):
     assert (first["stage"], first["kind"], first["seed"], first["fingerprint"]) == ("sft", "sft", 0, run.fingerprint)
     run_folder.finish(run.folder, first | {"extra": 5})
     assert do_run(run)["extra"] == 5
+
+
+@pytest.mark.parametrize("what", ["data.train", "data.test", "student `"])
+def test_a_file_that_changes_after_planning_is_never_used_silently(workshop: Workshop, what: str):
+    shutil.copytree(workshop.models / "student", workshop.folder / "student")
+    recipe = load_recipe(workshop.write(student__path=str(workshop.folder / "student")))
+    plan = Planner(recipe, workshop.folder, workshop.runs)
+    run = plan.evaluation("base", "test", 0) if what == "data.test" else plan.stage_run("sft", 0)
+    if what.startswith("data."):
+        workshop.rows(what.removeprefix("data."), ROWS[:6])
+    else:
+        save_tiny(workshop.folder / "student", layers=2, seed=7)
+    with pytest.raises(TutelageError, match=f"{what}.*changed after this run was planned: run the same command"):
+        do_run(run)
+    assert not run.done
 
 
 def test_held_out_perplexity_is_that_of_the_models_before_and_after(workshop: Workshop):

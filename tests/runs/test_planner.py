@@ -15,6 +15,7 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.models.files import model_fingerprint
 from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
@@ -325,3 +326,31 @@ def test_seed_data_and_weights_change_the_fingerprint(workshop: Workshop, monkey
 
     monkeypatch.setattr("tutelage.runs.fingerprints.METHOD_VERSION", METHOD_VERSION + 1)
     assert all(a != b for a, b in zip(first, fingerprints(workshop), strict=True))
+
+
+def test_the_files_that_a_model_section_names_change_the_fingerprint(workshop: Workshop):
+    template, tokens = workshop.folder / "chat.jinja", workshop.folder / "tokens"
+    own = workshop.models / "student" / "chat_template.jinja"
+    shutil.copy(own, template)
+    shutil.copytree(workshop.models / "student", tokens)
+    keys: list[tuple[str, Path, Path]] = [
+        ("chat_template", template, template),
+        ("tokenizer", tokens, tokens / own.name),
+    ]
+    for key, path, file in keys:
+        changes = {f"student__{key}": str(path)}
+        first = fingerprints(workshop, **changes)
+        file.write_text(own.read_text() + " ")
+        assert all(a != b for a, b in zip(first, fingerprints(workshop, **changes), strict=True))
+
+
+@pytest.mark.parametrize(("file", "changed"), [("vocab.txt", True), ("code.py", False)])
+def test_other_files_of_a_folder_change_the_fingerprint_if_they_are_read(tmp_path: Path, file: str, changed: bool):
+    save_tiny(tmp_path, layers=1, seed=0)
+    (tmp_path / "tokenizer.json").unlink()
+    config = ModelConfig(path=str(tmp_path))
+    trusted = ModelConfig(path=str(tmp_path), trust_remote_code=True)
+    first, with_code = model_fingerprint(config), model_fingerprint(trusted)
+    (tmp_path / file).write_text("a")
+    assert (model_fingerprint(config) != first) == changed
+    assert model_fingerprint(trusted) != with_code

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipes_fixture import Workshop
+from recipes_fixture import ROWS, Workshop
 
 from tutelage.cli.main import main
 from tutelage.recipe.load import load_recipe
@@ -154,3 +154,12 @@ def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytes
     assert (named.elsewhere, named.done) == ("", 0)  # no CUDA is needed to look
     environment = json.loads(next(workshop.runs.glob("lead_1*/environment.json")).read_text())
     assert found.facts["machine"] == f"{environment['device']}, torch {environment['torch']}"
+
+
+def test_questions_that_were_trained_on_are_noted(workshop: Workshop):
+    workshop.rows("test", [*ROWS[:3], {"prompt": "The cow sat?", "completion": "No."}])
+    workshop.rows("other", [{"prompt": "The hen sat?", "completion": "No."}])
+    config = load_recipe(workshop.write(data__other={"path": "other.jsonl"}, stages__0__data="other"))
+    results = recipe_results(config, workshop.folder, workshop.runs)
+    (notice,) = results.notices
+    assert notice.startswith("3 of the 4 questions of task `test` are also in data.train, on which models are trained")

@@ -36,7 +36,14 @@ TASKS_HELP = (
 )
 
 
+_HOW = ("batch_tokens", "batch_size", "max_new_tokens", "sampler", "chat")
+_JUDGE = ("judge_url", "judge_model", "judge_requests", "judge_max_tokens", "judge_rules", "judge_decision")
+_NOT_WITH_RECIPE = (*_HOW, *_JUDGE, "out", "limit", "seed", "data_dir", "as_json")
+_LOADING = ("revision", "tokenizer", "chat_template", "thinking", "attention", "trust_remote_code")
+
+
 def evaluate(
+    context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the tasks.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of --model on the hub.")] = None,
@@ -107,6 +114,7 @@ def evaluate(
     if responses is not None:
         if recipe or model or len(names) != 1:
             raise TutelageError("--responses needs one name in --tasks, and neither a recipe nor a --model")
+        _refuse_given(context, (*_HOW, *_LOADING, "runs"), "with --responses, where no model answers")
         _score_replies(names[0], responses, out, data_dir, limit, seed, judge, as_json)
         return
     if tasks is None or model is None:
@@ -123,6 +131,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
     )
     if recipe is not None:
+        _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
         _evaluate_recipe(recipe, loading, names, runs, debug)
     else:
         settings = Settings(
@@ -141,6 +150,16 @@ def evaluate(
             loading=loading,
         )
         _run_benchmarks(settings, as_json)
+
+
+def _refuse_given(context: typer.Context, names: Sequence[str], where: str) -> None:
+    """Raise TutelageError for an option of `names` that was given and that nothing would read."""
+    from tutelage.common.errors import TutelageError
+
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not None and source.name == "COMMANDLINE":
+            raise TutelageError(f"{option.opts[0]} has no effect {where}: leave it out")
 
 
 def task_names(options: Sequence[str]) -> list[str]:

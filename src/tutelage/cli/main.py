@@ -35,6 +35,7 @@ from tutelage.cli.options import (
 )
 from tutelage.cli.study import note_elsewhere, study
 from tutelage.cli.watch import page_of, watch
+from tutelage.common.progress import print_anything
 from tutelage.common.threads import wait_briefly
 
 if TYPE_CHECKING:
@@ -146,11 +147,14 @@ def _report_recipe(
     file: Path, overrides: Sequence[str], place: str, out: Path, only: Sequence[str], text: bool
 ) -> None:
     """Report the recipe's runs in the folder `place`."""
+    from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.recipe_results import recipe_results
 
     runs = no_url(Path(place))
+    if not runs.is_dir():
+        raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
     results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
     note_elsewhere(results.elsewhere)
     _show(build_report(results, out, include_text=text), results)
@@ -339,6 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     wait_briefly()
     arguments = sys.argv[1:] if arguments is None else arguments
+    print_anything()
     try:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this

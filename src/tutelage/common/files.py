@@ -45,8 +45,9 @@ def hash_file(path: Path, sync: bool = False) -> str:
 
 
 def storage_problem(error: BaseException) -> str | None:
-    """If `error`, or one that it comes from, is a full disk or a folder that may not be written: one line that says so,
-    with what to do; else None. Libraries that are not Python's tell the system's error number in their text."""
+    """If `error`, or one that it comes from, is a full disk, or a folder that may not be written or is a file: one line
+    that says so, with what to do; else None. Other languages' libraries tell the system's error number in their text.
+    """
     cause: BaseException | None = error
     while cause is not None:
         text = str(cause)
@@ -59,6 +60,8 @@ def storage_problem(error: BaseException) -> str | None:
             return f"{where}no space is left on the disk; free some, then the same command goes on"
         if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             return f"{where}{os.strerror(number)}; mend that, or choose another folder, then the same command goes on"
+        if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            return f"{where}{os.strerror(number)}; choose another folder, then the same command goes on"
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -6,6 +6,7 @@ tells the whole how far the piece is. A process draws in one place, so there is 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -221,3 +222,10 @@ def whole(title: str, jobs: int = 1, *, bars: bool = True, texts: bool = True) -
         _whole.reset(token)
         if work.screen is not None:
             work.screen.stop()
+
+
+def print_anything() -> None:
+    """Let standard output and error write what their encoding has not (as `LANG=C` may set it) as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.common.errors import did_you_mean
 
 _FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
+_SPACED = re.compile(r"\{\s+(\w[^{}\n]*?)\s*\}|\{(\w[^{}\n]*?)\s+\}")
 _OPTIONAL = re.compile(r"\{\?(.*?)\?\}", re.DOTALL)
 
 
@@ -29,8 +30,15 @@ def fill_template(template: str, row: dict[str, Any]) -> str:
     """Replace `{column}` by the row's value; `{{column}}` becomes a literal `{column}`, other braces are unchanged.
 
     `{?…?}` is left out if a column in it is absent, null, NaN or blank. Values are written as JSON writes them (`true`,
-    `3`). Raises BadRowError for a column that is missing or has no text.
+    `3`). Raises BadRowError for a column that is missing or has no text, and for one that is named without its braces
+    or with spaces in them, since all rows would then be the same.
     """
+    name = template.strip()
+    if name in row:
+        raise BadRowError(f"the template `{name}` is the name of a column: write `{{{name}}}` for its value")
+    for spaced in _SPACED.finditer(template):
+        if (name := spaced[1] or spaced[2]) in row:
+            raise BadRowError(f"the template has `{spaced[0]}`: write `{{{name}}}` for the value of this column")
 
     def piece(match: re.Match[str]) -> str:
         columns = [name[2] for name in _FIELD.finditer(match[1]) if name[2] is not None]

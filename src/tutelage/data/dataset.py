@@ -51,6 +51,13 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
     key = f"data.{name}"
     if config.completion is not None and config.prompt is None:
         raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
+    for name in ("prompt", "completion", "text"):
+        template = getattr(config, name)
+        if template is not None and not columns_of(template) and (name != "prompt" or "{" in template):
+            raise TutelageError(
+                f"{key}.{name}: the template `{template}` names no column, so all rows would be the same: write "
+                "`{column}` where a column's value belongs"
+            )
     good: list[_Candidate] = []
     bad: list[BadRow] = []
     total = 0
@@ -102,6 +109,14 @@ def declared_fingerprint(name: str, config: DataConfig, folder: Path, require_re
 
 def _data_fingerprint(config: DataConfig, versions: list[str], require_response: bool) -> str:
     return fingerprint(config.content("max_bad_rows"), versions, require_response)
+
+
+def bad_rows_note(data: LoadedData) -> list[str]:
+    """One line about the bad rows of a section, if it has any."""
+    if not data.bad_rows:
+        return []
+    first = data.bad_rows[0]
+    return [f"{len(data.bad_rows)} of {data.total} rows are bad and left out, the first {first.source}: {first.reason}"]
 
 
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:

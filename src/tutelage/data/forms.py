@@ -14,6 +14,7 @@ from tutelage.data.columns import BadRowError, find_value, is_missing, json_type
 _TURNS = ("conversations", "conversation")  # other columns of turns than `messages`
 _SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 _ROLES = _SHAREGPT | {"model": "assistant", "observation": "tool", "function_response": "tool", "function": "tool"}
+_REPLIES = ("chosen", "completion", "response", "answer", "output")  # columns in which people keep the reply
 _INSTRUCTION = {"instruction", "output"}  # Alpaca's columns
 
 
@@ -141,6 +142,20 @@ def _what_to_write(row: dict[str, Any]) -> str:
 def turns_inside(row: dict[str, Any]) -> str | None:
     """The column that holds a list of turns, such as `chosen` or `data.turns`, as the key `messages` names it."""
     return next((path for path in _paths(row) if _are_turns(find_value(path, row)[0])), None)
+
+
+def where_the_reply_is(row: dict[str, Any]) -> str:
+    """What to write in the recipe for a row whose reply is in a column that is not read, such as `chosen`."""
+    for name in _REPLIES:
+        value = row.get(name)
+        if _are_turns(value):
+            first = usual_form(_parsed(value)[0], 1)["role"]
+            advice = f"write in the data section `messages: {name}`"
+            return f"; {advice if first != 'assistant' else f'rename `{name}` to `completion`'}"
+        if isinstance(value, str) and value.strip():
+            prompt = ' and `prompt: "{prompt}"`' if isinstance(row.get("prompt"), str) else ""
+            return f'; for `{name}` as the reply write in the data section `completion: "{{{name}}}"`{prompt}'
+    return f" (columns: {', '.join(map(str, row))})"
 
 
 def _paths(row: dict[str, Any]) -> list[str]:

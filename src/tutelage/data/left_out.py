@@ -31,6 +31,8 @@ def left_out(
     text = "".join(part.text for part in sequences[-1])
     for place, message in enumerate(messages[: last + 1]):
         found.update(_of_keys(template, message))
+        if message.role == "user" and not message.content.strip():
+            found.add("user turns without text (an empty question is read)")
         if place in pairs:
             found.update(_of_response(message, *pairs[place]))
         elif message.role == "assistant" and not message.train:

@@ -16,7 +16,7 @@ from tutelage.data.columns import (
     json_type,
     missing_column,
 )
-from tutelage.data.forms import own_tools, own_turns, turn_columns, usual_form
+from tutelage.data.forms import own_tools, own_turns, turn_columns, usual_form, where_the_reply_is
 from tutelage.data.thoughts import THOUGHTS
 from tutelage.recipe.sections import DataConfig
 
@@ -26,6 +26,7 @@ ID_COLUMNS = ("id", "fname", "key")  # tried in this order where the config name
 _TELLING = (
     *("system", "system_prompt", "history", "tools", "functions", "images", "image", "videos", "audio", "documents"),
     *("reasoning", "reasoning_content", "thinking", "chat_template_kwargs", "weight", "train"),
+    "label",  # whether a completion is a good one, in preference data
 )
 _EMPTY: tuple[Any, ...] = ("", [], {}, "[]")
 _FLAGS = ("train", "weight")  # of a turn: whether it carries loss
@@ -41,7 +42,7 @@ def convert(row: Any, source: str, config: DataConfig, require_response: bool) -
     if config.text is not None:
         return _conversation(_plain_text(fill_template(config.text, row), require_response), (), row, source, config)
     turns, tools, read = _turns_of_row(row, config)
-    messages = _checked_messages(turns, require_response)
+    messages = _checked_messages(turns, require_response, row)
     if config.system is not None and messages[0].role != "system":
         system = fill_template(config.system, row)
         if system.strip() or not is_optional(config.system):
@@ -66,13 +67,20 @@ def _conversation(
     columns = ID_COLUMNS if config.id is None else (config.id,)
     names = {c: str(row[c]) for c in columns if isinstance(row.get(c), str | int) and str(row[c]).strip()}
     if config.id is not None and not names:
-        raise BadRowError(missing_column(config.id, row) if config.id not in row else f"column `{config.id}` is empty")
+        raise BadRowError(missing_column(config.id, row) if config.id not in row else _no_id(config.id, row[config.id]))
     templates = [config.text, config.system, config.prompt, config.completion, *config.references]
     used = {*read, *(name.partition(".")[0] for text in templates if text for name in columns_of(text))}
     unread = [
         f"column `{c}`" for c in _TELLING if c not in used and not is_missing(row.get(c)) and row[c] not in _EMPTY
     ]
     return Conversation("", tuple(messages), references, source, tuple(unread)), names
+
+
+def _no_id(column: str, value: Any) -> str:
+    """Why the value is no id."""
+    if is_missing(value) or isinstance(value, str):
+        return f"column `{column}` is empty"
+    return f"column `{column}` is {json_type(value)} ({str(value)[:20]}); ids are texts or whole numbers"
 
 
 def _turns_of_row(row: dict[str, Any], config: DataConfig) -> tuple[list[Any], tuple[Any, ...], tuple[str, ...]]:
@@ -114,7 +122,7 @@ def _plain_text(text: str, require_response: bool) -> list[Message]:
     return [Message("assistant", text)]
 
 
-def _checked_messages(turns: list[Any], require_response: bool) -> list[Message]:
+def _checked_messages(turns: list[Any], require_response: bool, row: dict[str, Any]) -> list[Message]:
     """Turns as messages: an optional system turn, then user and assistant alternating, with results of tools after
     calls. Otherwise BadRowError."""
     messages: list[Message] = []
@@ -131,7 +139,7 @@ def _checked_messages(turns: list[Any], require_response: bool) -> list[Message]
         raise BadRowError("no user turn")
     if require_response and messages[-1].role != "assistant":
         last = "the user's" if messages[-1].role == "user" else "a tool's"
-        raise BadRowError(f"no reply: the last turn is {last}")
+        raise BadRowError(f"no reply: the last turn is {last}{where_the_reply_is(row)}")
     if require_response and not any(message.train for message in messages if message.role == "assistant"):
         raise BadRowError("no assistant turn is trained: all have `weight: 0` or `train: false`")
     return messages

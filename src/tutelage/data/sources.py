@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import datetime
+import decimal
 import glob
 import gzip
 import json
@@ -12,7 +13,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +81,9 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
     if not paths:
         raise TutelageError(f"{key}.path: the list is empty; name at least one file or hub data set")
     sources = [resolve_sources(key, path, folder) for path in paths]
+    for name, default in (("split", "train"), ("revision", None)):
+        if getattr(config, name) != default and not any(isinstance(source, str) for source in sources):
+            raise TutelageError(f"{key}.{name}: is for data sets of the hub, and `path` names local files: remove it")
     files = [file for source in sources if not isinstance(source, str) for file in source]
     labels = {file: file.name for file in files}
     if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: labels that differ
@@ -89,8 +93,18 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
             yield from _read_hub(key, source, config, versions)
             continue
         for file in source:
+            before = _state(file)
             versions.append(hash_file(file))
             yield from read_file(key, file, labels[file])
+            if _state(file) != before:
+                raise TutelageError(
+                    f"{key}.path: {file} changed while it was read: wait until it is written, and run the same command"
+                )
+
+
+def _state(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
@@ -107,6 +121,8 @@ def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
         return os.environ[variable]
 
     text = os.path.expanduser(_VARIABLE.sub(value_of, written))
+    if "://" in text:
+        raise TutelageError(f"{key}.path: `{written}` is an address: download the file, and name it where it then is")
     path = Path(os.path.abspath(folder / text))  # an absolute path ignores the folder
     if glob.has_magic(text) and not path.exists():
         matches = glob.glob(text, root_dir=folder, recursive=True)
@@ -165,6 +181,8 @@ def read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
 def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+            _check_beginning(key, file, handle.read(2))
+            handle.seek(0)
             whole = _whole_values(handle, label)
             if whole is not None:
                 yield from whole
@@ -175,11 +193,43 @@ def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, An
                     continue
                 source = f"{label}:{number}"
                 try:
-                    yield source, json.loads(line)
+                    yield source, parsed_row(line.decode("utf-8-sig"))
                 except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
                     yield source, BadRow(source, f"broken JSON: {error}")
     except (OSError, EOFError, zlib.error) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
+
+
+def parsed_row(text: str) -> Any:
+    """The value of JSON text. Raises ValueError also for a key that is given twice, of which JSON keeps the last."""
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has two keys `{_twice([key for key, _ in pairs])}`")
+    return found
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
+
+
+def _check_columns(key: str, file: Path, names: Sequence[str]) -> None:
+    """Raise TutelageError for two columns of one name: only one of them would be read."""
+    twice = _twice([name for name in names if name])
+    if twice is not None:
+        raise TutelageError(f"{key}.path: {file} has two columns called `{twice}`: rename or remove one")
+
+
+def _check_beginning(key: str, file: Path, first: bytes) -> None:
+    """Raise TutelageError for a file that its first two bytes show to be no text in UTF-8."""
+    if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise TutelageError(f"{key}.path: {file} is in UTF-16: save it in UTF-8")
+    if first == b"\x1f\x8b":
+        raise TutelageError(f"{key}.path: {file} is compressed by gzip: call it {file.name}.gz")
 
 
 def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tuple[str, Any]] | None:
@@ -194,7 +244,7 @@ def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tu
     try:
         text = handle.read().decode("utf-8-sig")
         if first.startswith(b"["):
-            rows = json.loads(text)
+            rows = parsed_row(text)
             named = [(f"{label}:{number}", row) for number, row in enumerate(rows, start=1)]
         else:
             named = [(f"{label}:{line}", row) for line, row in _objects(text)]
@@ -205,7 +255,7 @@ def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tu
 
 def _objects(text: str) -> Iterator[tuple[int, Any]]:
     """(line, value) of every JSON value of a text, one after the other."""
-    decoder, place, line, counted = json.JSONDecoder(), 0, 1, 0
+    decoder, place, line, counted = json.JSONDecoder(object_pairs_hook=_unique), 0, 1, 0
     while (start := len(text) - len(text[place:].lstrip())) < len(text):
         line, counted = line + text.count("\n", counted, start), start
         value, place = decoder.raw_decode(text, start)
@@ -219,6 +269,7 @@ def _read_csv(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
         with file.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
             header = next(reader, [])
+            _check_columns(key, file, header)
             line = reader.line_num + 1
             for row in reader:
                 source, line = f"{label}:{line}", reader.line_num + 1
@@ -234,7 +285,7 @@ def _read_json(key: str, file: Path) -> list[Any]:
     """The rows of a file that is one list, or one object with exactly one list among its values."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
-            value = json.loads(handle.read())
+            value = json.loads(handle.read(), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         hint = "; a file of one object per line should be called .jsonl" if error.msg == "Extra data" else "; fix it"
         raise TutelageError(f"{key}.path: broken JSON at {file}:{error.lineno}: {error.msg}{hint}") from error
@@ -253,7 +304,9 @@ def _read_parquet(key: str, file: Path) -> Iterator[Any]:
     import pyarrow.parquet as parquet
 
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096):
+        table = parquet.ParquetFile(file)
+        _check_columns(key, file, table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=4096):
             yield from map(as_written, batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {_one_line(error)}; get the file again") from error
@@ -268,6 +321,7 @@ def _read_arrow(key: str, file: Path) -> Iterator[Any]:
             footed = source.read(6) == b"ARROW1"
             source.seek(0)
             reader = pa.ipc.open_file(source) if footed else pa.ipc.open_stream(source)
+            _check_columns(key, file, reader.schema.names)
             batches = map(reader.get_batch, range(reader.num_record_batches)) if footed else iter(reader)
             for batch in batches:
                 yield from map(as_written, batch.to_pylist())
@@ -276,8 +330,8 @@ def _read_arrow(key: str, file: Path) -> Iterator[Any]:
 
 
 def as_written(value: Any, call: bool = False) -> Any:
-    """A value of a table as its writer wrote it: whole numbers without `.0`, dates as text, calls of tools (`call`)
-    without the null keys that all rows of a table must have."""
+    """A value of a table as its writer wrote it: whole numbers without `.0`, dates and decimals as text, calls of tools
+    (`call`) without the null keys that all rows of a table must have."""
     if isinstance(value, dict):
         inside = {key: as_written(item, call or key in _CALLS) for key, item in value.items()}
         return {key: item for key, item in inside.items() if item is not None} if call else inside
@@ -285,6 +339,8 @@ def as_written(value: Any, call: bool = False) -> Any:
         return [as_written(item, call) for item in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
+    if isinstance(value, decimal.Decimal):
+        return str(value)
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -130,6 +131,10 @@ def chat(speakers: Sequence[Speaker], system: str = "", console: Console | None 
     standard input is no terminal, each of its lines is a question.
     """
     console = console or Console(highlight=False)
+    if sys.stdin is None:
+        raise TutelageError("standard input is closed: give questions by a pipe or a terminal")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text
     asking = sys.stdin.isatty()
     for speaker in speakers:
         speaker.begin(system)

@@ -14,23 +14,42 @@ from typing import Any
 import torch
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import cache_folder, cached_hash
+from tutelage.common.files import cache_folder, cached_hash, hash_file
 from tutelage.common.hashing import fingerprint
 from tutelage.models.whole import adapter_base, check_files, refuse_incomplete, without_load_report
 from tutelage.recipe.sections import ModelConfig
 
 _WEIGHTS = ("*.safetensors",)
+_VOCABULARY = ("*.model", "*.txt", "*.tiktoken")  # of tokenizers without a tokenizer.json
 _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def model_fingerprint(config: ModelConfig, hub: bool = True) -> str:
-    """A text that changes when weights or tokenizer files change; it reads files but loads no model.
+    """A text that changes when weights, tokenizer or chat template change; it reads files but loads no model.
 
     A hub id counts as id@commit, or with `hub=False` as id@revision, without asking the hub. Raises TutelageError as
     `locate` does.
     """
-    _, content = locate(config)
-    return content or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
+    folder, content = locate(config)
+    found = content or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
+    named = _named_files(config, Path(folder))
+    return fingerprint(found, [[file.name, hash_file(file)] for file in named]) if named else found
+
+
+def _named_files(config: ModelConfig, folder: Path) -> list[Path]:
+    """The files that the config names beside the model in `folder`: a Jinja file, those of another tokenizer, code."""
+    files = [Path(config.chat_template)] if config.chat_template not in ("auto", "tulu") else []
+    if config.tokenizer is not None:
+        files += [
+            file for pattern in ("*.json", "*.jinja", *_VOCABULARY) for file in _sorted(config.tokenizer, pattern)
+        ]
+    if config.trust_remote_code:
+        files += _sorted(folder, "*.py")
+    return [file for file in files if file.is_file()]  # what is absent is told by whoever reads it
+
+
+def _sorted(folder: str | Path, pattern: str) -> list[Path]:
+    return sorted(Path(folder).glob(pattern))
 
 
 def weights_fingerprint(config: ModelConfig) -> str:
@@ -113,6 +132,8 @@ def _folder_fingerprint(folder: Path) -> str:
         raise TutelageError(f"model folder {folder} has no weights (*.safetensors)")
     check_files(folder)
     files = weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+    if not (folder / "tokenizer.json").is_file():
+        files += [file for pattern in _VOCABULARY for file in _sorted(folder, pattern)]
     return fingerprint([[p.name, cached_hash(p)] for p in files])
 
 
@@ -128,11 +149,15 @@ def _converted(gguf: Path) -> Path:
     with without_progress_bars():
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-        with without_load_report():
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
+        try:
+            with without_load_report():
+                loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        except Exception as error:  # damaged files raise all kinds
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TutelageError(f"cannot read the model file {gguf}: {first}; get the file again") from error
         model, info = loaded
         refuse_incomplete(str(gguf), model, info)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.
     del model.config.quantization_config
     model.hf_quantizer = None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.base import first_message
 from tutelage.recipe.recipe import RecipeConfig
-from tutelage.recipe.sections import TrainingConfig
+from tutelage.recipe.sections import ModelConfig, TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 
 STAGE_DATA = "stage:"  # a data section with path `stage:NAME` has the rows that the synthesize stage NAME makes
@@ -51,7 +51,30 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
     content = read_yaml(path)
     for override in overrides or []:
         _override(content, override)
-    return recipe_from(content, path)
+    recipe = recipe_from(content, path)
+    found = {role: _beside(model, role, path) for role in ("teacher", "student")
+             if isinstance(model := getattr(recipe, role), ModelConfig)}  # fmt: skip
+    return recipe.model_copy(update=found)
+
+
+def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:
+    """The model section with relative paths that are not in the current folder but beside the recipe made absolute.
+
+    Raises TutelageError for a path that is in both and not the same.
+    """
+    found: dict[str, str] = {}
+    for key in ("path", "tokenizer", "chat_template"):
+        value = getattr(model, key)
+        there = recipe.resolve().parent / str(value)
+        if value in (None, "auto", "tulu") or not there.exists():
+            continue
+        if Path(value).exists() and not there.samefile(value):
+            raise TutelageError(
+                f"{recipe}: {role}.{key}: `{value}` is in the current folder and beside the recipe: write its full path"
+            )
+        if not Path(value).exists():
+            found[key] = str(there)
+    return model.model_copy(update=found)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

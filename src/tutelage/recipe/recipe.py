@@ -88,6 +88,8 @@ class RecipeConfig(Section):
                     )
                 if stage.search and self.search is None:
                     raise ValueError(f"stage `{stage.name}` has `search`, and the recipe has no `search` section")
+        if self.search and not self.search.grid:
+            raise ValueError("search.grid: names no key of `training`: give at least one, with the values to try")
         for key, values in self.search.grid.items() if self.search else ():
             if not values:
                 raise ValueError(f"search.grid.{key}: the list is empty: give at least one value to try")

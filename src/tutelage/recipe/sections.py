@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from tutelage.recipe.base import Count, Fraction, Positive, Section
+from tutelage.recipe.base import Count, Fraction, NonNegative, Positive, Section
 
 Reason = Literal[
     "preamble",
@@ -110,7 +110,7 @@ class SamplingConfig(Section):
     """How responses are sampled."""
 
     max_new_tokens: Count = Field(default=512, description="Largest number of tokens per response.")
-    temperature: Annotated[float, Field(ge=0.0)] = Field(
+    temperature: NonNegative = Field(
         default=1.0, description="Divides the logits before the softmax; 0 takes the most likely token (greedy)."
     )
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -229,7 +229,7 @@ class AnswerSamplingConfig(SamplingConfig):
     """How a task's answers are sampled: greedy by default."""
 
     max_new_tokens: Count = Field(default=128, description="Largest number of tokens per answer.")
-    temperature: Annotated[float, Field(ge=0.0)] = Field(
+    temperature: NonNegative = Field(
         default=0.0, description="Divides the logits before the softmax; 0 takes the most likely token (greedy)."
     )
 
@@ -250,9 +250,7 @@ class TrainingConfig(Section):
     warmup_ratio: Fraction = Field(
         default=0.03, description="Share of the steps in which the learning rate rises to its full value."
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.0, description="AdamW's weight decay, on all parameters."
-    )
+    weight_decay: NonNegative = Field(default=0.0, description="AdamW's weight decay, on all parameters.")
     adam_betas: tuple[float, float] = Field(
         default=(0.9, 0.999), description="AdamW's decay rates of the first and the second moment."
     )
@@ -304,6 +302,13 @@ class TrainingConfig(Section):
         default=[], description="Experiment trackers that also get each step's metrics."
     )
 
+    @field_validator("adam_betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError("each rate is at least 0 and below 1")
+        return betas
+
 
 class TaskConfig(Section):
     """A generation task: prompts with references, and the metrics that score the answers."""
@@ -311,6 +316,7 @@ class TaskConfig(Section):
     data: str = Field(description="Data section with the prompts and references.")
     metrics: list[Literal["rouge_l", "rouge_l_best", "exact_match", "final_answer", "chrf"]] = Field(
         default=["rouge_l", "rouge_l_best"],
+        min_length=1,
         description="Metrics from 0 to 1. `rouge_l`: ROUGE-L F-measure, mean over the references; `rouge_l_best`: the "
         "best of them; `exact_match`: equal to a reference; `final_answer`: what follows the last “the answer is” "
         "equals one; `chrf`: sentence chrF2.",

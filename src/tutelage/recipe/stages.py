@@ -175,6 +175,15 @@ class DistillStage(_TrainStage):
             )
         return self
 
+    @model_validator(mode="after")
+    def _beta_is_used(self) -> DistillStage:
+        implied = {"jsd": self.beta, "forward_kl": 0.0, "reverse_kl": 1.0}[self.divergence]
+        if self.beta not in (implied, type(self).model_fields["beta"].default):
+            raise ValueError(
+                f"`beta` is that of `jsd`, and `divergence: {self.divergence}` has none: remove one of the two"
+            )
+        return self
+
 
 class SeqkdStage(_TrainStage):
     """SeqKD: cross-entropy on several of the teacher's samples per prompt, written once before training.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, Section, names_of_folders
+from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, NonNegative, Section, names_of_folders
 from tutelage.recipe.sections import SamplingConfig
 
 
@@ -79,9 +79,7 @@ class JudgeConfig(Section):
         "`rules: official`, else `tutelage`.",
     )
     requests: Count = Field(default=8, description="Replies judged at the same time.")
-    temperature: Annotated[float, Field(ge=0.0)] | None = Field(
-        default=0.0, description="Sent with each request; `null`: not sent."
-    )
+    temperature: NonNegative | None = Field(default=0.0, description="Sent with each request; `null`: not sent.")
     max_tokens: Count | None = Field(default=None, description="The longest answer. Default: the endpoint's own.")
 
     _place: str = PrivateAttr("`judge.model` of the study")

@@ -8,6 +8,7 @@ from typing import Any
 
 import tutelage
 from tutelage.common import run_folder
+from tutelage.runs.fingerprints import refuse_changed
 from tutelage.runs.kinds import KINDS
 from tutelage.runs.run import Run
 
@@ -16,12 +17,14 @@ def do_run(run: Run, write: bool = True) -> dict[str, Any]:
     """Do `run`, unless it is done already, and return the content of its result.json.
 
     `write`: whether this process writes the run's files; of several ranks that train together (`ranks.py`), one does.
-    Raises DamagedError when a file of a run that it builds on is not as it was written.
+    Raises DamagedError when a file of a run that it builds on is not as it was written, and TutelageError when its data
+    or models changed after it was planned.
     """
     if run.done:
         return run_folder.read_json(run.folder, run_folder.RESULT)
     run.folder.mkdir(parents=True, exist_ok=True)
     if write:
+        refuse_changed(run)
         for parent in run.parents:
             run_folder.check(parent.folder)
         run_folder.remove_leftovers(run.folder)

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.common.types import Conversation
 from tutelage.data.dataset import declared_fingerprint, load_dataset
-from tutelage.models.files import model_fingerprint
+from tutelage.data.sources import local_files
+from tutelage.models.files import locate, model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import BenchmarkTask
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+    from tutelage.runs.run import Run
 
 # Raised by hand whenever the code changes what a run computes; results made before are then not reused.
 METHOD_VERSION = 5
@@ -36,6 +39,8 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
 _LATER = {"ce_weight"}
 # How often state is saved, and how memory is used, does not change what is computed.
 COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
+
+_CHANGED = "its files changed after this run was planned: run the same command again, which plans it with them"
 
 
 def stage_fingerprint(
@@ -86,6 +91,20 @@ def sampling_of(run_fingerprint: str) -> str:
     return run_fingerprint.partition("_")[0]
 
 
+def refuse_changed(run: Run) -> None:
+    """Raise TutelageError if a local file that the run reads is not as it was when the run got its fingerprint."""
+    for name, (planned, responses) in run.planned_data.items():
+        config = run.data[name]
+        if local_files(name, config, run.recipe_folder) is None:  # on the hub
+            continue
+        if declared_fingerprint(name, config, run.recipe_folder, responses) != planned:
+            raise TutelageError(f"data.{name}: {_CHANGED}")
+    for role, planned in run.planned_models.items():
+        config = run.models[role]
+        if locate(config)[1] is not None and fingerprint(config, model_fingerprint(config)) != planned:
+            raise TutelageError(f"{role} `{config.path}`: {_CHANGED}")
+
+
 class InputFingerprints:
     """Fingerprints of data sections and models, each computed once.
 
@@ -99,6 +118,7 @@ class InputFingerprints:
     ) -> None:
         self.declared, self.absent = declared, absent
         self.known = {} if known is None else known
+        self._questions: dict[str, list[int]] = {}
 
     def data(self, name: str, config: DataConfig, recipe_folder: Path, require_response: bool) -> str:
         """Fingerprint of the rows of data section `name`. Raises TutelageError when they cannot be read."""
@@ -109,7 +129,9 @@ class InputFingerprints:
             if self.declared:
                 found = declared_fingerprint(name, config, recipe_folder, require_response)
             else:
-                found = load_dataset(name, config, recipe_folder, require_response).fingerprint
+                loaded = load_dataset(name, config, recipe_folder, require_response)
+                found = loaded.fingerprint
+                self._questions[key] = [_question(row) for row in loaded.conversations if not row.plain]
         except TutelageError as error:
             if self.absent is None:
                 raise
@@ -118,9 +140,17 @@ class InputFingerprints:
         self.known[key] = found
         return found
 
+    def questions(self, config: DataConfig, recipe_folder: Path, require_response: bool) -> list[int]:
+        """A number per row of a section, equal for equal questions, if `data` has read it here."""
+        return self._questions.get(fingerprint(config, str(recipe_folder), require_response), [])
+
     def model(self, config: ModelConfig) -> str:
         """Fingerprint of a model's files, or of its hub id and revision."""
         key = fingerprint(config)
         if key not in self.known:
             self.known[key] = model_fingerprint(config, hub=not self.declared)
         return self.known[key]
+
+
+def _question(row: Conversation) -> int:
+    return hash(tuple((message.role, message.content) for message in row.prompt))

@@ -35,8 +35,10 @@ class _Inputs:
 
     models: dict[str, ModelConfig] = field(default_factory=dict)  # by role
     model_fingerprints: dict[str, str] = field(default_factory=dict)
+    planned_models: dict[str, str] = field(default_factory=dict)  # of these, the ones that no stage makes
     data: dict[str, DataConfig] = field(default_factory=dict)  # by name of the section
     data_fingerprints: list[str] = field(default_factory=list)
+    planned_data: dict[str, tuple[str, bool]] = field(default_factory=dict)  # as in `Run`
     parents: tuple[Run, ...] = ()  # the runs that make them
 
 
@@ -201,6 +203,7 @@ class Planner:
             inputs.data[config.data] = section
             rows = self.inputs.data(config.data, section, self.recipe_folder, require_response=kind != "evaluate")
             inputs.data_fingerprints.append(rows)
+            inputs.planned_data[config.data] = rows, kind != "evaluate"
         models = inputs.model_fingerprints or {"model": subject}
         reading = _reading(kind, config)
         key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device, reading)
@@ -285,6 +288,8 @@ class Planner:
             max_length=max_length,
             data=inputs.data,
             models=inputs.models,
+            planned_data=inputs.planned_data,
+            planned_models=inputs.planned_models,
             parents=inputs.parents,
             task=task,
             subject=subject,
@@ -322,13 +327,17 @@ class Planner:
             else:
                 source = source.model_copy(update={"lora": None, "precision": precision})
                 found.models[role] = source
-                found.model_fingerprints[role] = fingerprint(source, self.inputs.model(source))
+                key = fingerprint(source, self.inputs.model(source))
+                found.model_fingerprints[role] = found.planned_models[role] = key
         sections = {name: self.section(name, seed) for name in data}
         sections |= {name: self.section(name, seed, require_response=False) for name in prompts}
         for name, (config, key, maker) in sections.items():
             found.data[name] = config
             found.data_fingerprints.append(key)
-            found.parents += () if maker is None else (maker,)
+            if maker is None:
+                found.planned_data[name] = key, name in data
+            else:
+                found.parents += (maker,)
         return found
 
     def _source(self, name: str) -> str | ModelConfig:

@@ -14,7 +14,9 @@ from typing import Any
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import paths_of, resolve_sources
+from tutelage.recipe.load import data_names
 from tutelage.recipe.recipe import RecipeConfig
+from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
@@ -95,7 +97,7 @@ class RecipeResults:
     facts: dict[str, Any]  # label → value
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
-    notices: tuple[str, ...] = ()  # what could not be scored and what to do; approximate losses
+    notices: tuple[str, ...] = ()  # what flatters scores or could not be scored, approximate losses; what to do
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
 
@@ -141,13 +143,37 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         facts=_facts(search, runs, seconds),
         done=sum(run.done for run in runs),
         planned=len(search.expected()) if search.open else len(runs),
-        notices=(*reading_note(runs), *dict.fromkeys(notice for run in noticed for notice in _notices(run))),
+        notices=(
+            *shared_questions(planner),
+            *reading_note(runs),
+            *dict.fromkeys(notice for run in noticed for notice in _notices(run)),
+        ),
         elsewhere=elsewhere,
     )
 
 
 def _notices(run: Run) -> list[str]:
     return (run_folder.read_json(run.folder, run_folder.RESULT).get("notices") or []) if run.done else []
+
+
+def shared_questions(planner: Planner) -> list[str]:
+    """Notes about tasks with questions that are also in data that a stage is trained on, as far as both were read."""
+    recipe, base, stages = planner.recipe, planner.recipe_folder, planner.recipe.stages
+    used = [name for stage in stages if isinstance(stage, TrainStage) for name in data_names(stage, TrainingConfig())]
+    tasks = [task for stage in stages if isinstance(stage, EvaluateStage) for task in stage.tasks]
+    tasks += [recipe.search.task] if recipe.search else []
+    notes = []
+    for task in dict.fromkeys(tasks):
+        asked = planner.inputs.questions(recipe.data[recipe.tasks[task].data], base, False)
+        for name in dict.fromkeys(name for name in used if name in recipe.data):
+            learnt = set(planner.inputs.questions(recipe.data[name], base, True))
+            both = sum(question in learnt for question in asked)
+            if both:
+                notes.append(
+                    f"{both} of the {len(asked)} questions of task `{task}` are also in data.{name}, on which models "
+                    "are trained: scores on them flatter"
+                )
+    return notes
 
 
 def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class Run:
     max_length: int | None = None  # answers: `max_length` of the training that uses them
     data: dict[str, DataConfig]  # every data section it reads, by name
     models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
+    # What the plan found in files that no run makes: by section, the fingerprint and whether rows need a response; by
+    # role of a model, its fingerprint.
+    planned_data: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    planned_models: dict[str, str] = field(default_factory=dict)
     parents: tuple[Run, ...] = ()
     task: str = ""  # evaluations: the task's name
     subject: str = ""  # evaluations: the stage, or base, teacher, lead_1, whose answers are scored

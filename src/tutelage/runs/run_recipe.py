@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids
-from tutelage.runs.recipe_results import RecipeResults, read_results, restricted
+from tutelage.runs.recipe_results import RecipeResults, read_results, restricted, shared_questions
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
@@ -57,6 +58,9 @@ def run_recipe(
     expected = search.expected()
     plan = [*search.known(), *expected]
     refuse_problems(find_problems(plan, root, data=False, ranks=gpus_per_run or 1, jobs=jobs))
+    if not all(run.done for run in plan):
+        for note in shared_questions(planner):
+            print(f"note: {note}", file=sys.stderr)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
         cost = cost_of(run, model)

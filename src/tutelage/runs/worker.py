@@ -19,6 +19,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.locks import is_held, own_mark
+from tutelage.common.progress import print_anything
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
 from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
 from tutelage.runs.run import Run, adapter_line
@@ -102,6 +103,7 @@ def tidy(run: Run) -> None:
 
 def begin_worker(parent: int) -> None:
     """Initialise a worker process: it ends with `parent`, and stops only after saving."""
+    print_anything()
     die_with_parent(parent)
     become_worker()
 

@@ -141,7 +141,9 @@ def run(arguments: list[str]) -> int:
         arguments = arguments[1:]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [path for path in paths if path not in sys.path]
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    # The server's own objects would still take these for the files and terminals that they were.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     code = 0
     try:
         if arguments[0] == "-m":

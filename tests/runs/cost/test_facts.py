@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import DataConfig
-from tutelage.runs.cost.facts import Rows, Shape, facts, machine, measure_rows, shape_at
+from tutelage.runs.cost.facts import Rows, Shape, facts, machine, measure_rows, shape_at, shape_of
 
 
 def test_sizes_of_the_models_in_the_table():
@@ -49,3 +50,17 @@ def test_shapes_are_read_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest
     assert shape_at(str(tmp_path)) == shape_at("org/model")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: None)
     assert shape_at("org/model") is None
+
+
+@pytest.mark.parametrize("config", [[], {"num_attention_heads": "x", "hidden_size": 8}, {"num_attention_heads": 0}])
+def test_a_config_of_another_kind_has_no_shape(config: object):
+    assert shape_of(config) is None  # type: ignore[arg-type]
+
+
+def test_files_are_measured_up_to_where_they_are_damaged(tmp_path: Path):
+    line = b'{"prompt": "12345678", "completion": "\xff"}\n' + b'{"prompt": "12345678", "completion": "1234"}\n'
+    (tmp_path / "a.jsonl").write_bytes(line)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(line * 9)[:-9])
+    config = DataConfig(path=["a.jsonl", "b.jsonl.gz"])
+    found = measure_rows("d", config, tmp_path, [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"])
+    assert found.response == (4 + 4) / 4

@@ -287,6 +287,13 @@ def test_a_recipe_is_refused_before_its_first_run(
     assert done == []
 
 
+def test_a_revision_of_a_folder_is_refused(workshop: Workshop):
+    config = load_recipe(workshop.write(teacher__revision="v2"))
+    plan = [Planner(config, workshop.folder, workshop.runs).evaluation("teacher", "test", 0)]
+    (problem,) = find_problems(plan, workshop.runs, data=False)
+    assert re.fullmatch(r"revision: is for models of the hub, and `.*/teacher` is a local one: remove it", problem.text)
+
+
 def test_notes_stop_nothing(capsys: pytest.CaptureFixture[str]):
     refuse_problems([Problem("without COMET", stops=False)])
     assert capsys.readouterr().err == "note: without COMET\n"

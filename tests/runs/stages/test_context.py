@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from chat_templates import CHATML
-from recipes_fixture import Workshop
+from recipes_fixture import ROWS, Workshop
 from safetensors.torch import load_file, save_file
 
 from tutelage.common.errors import TutelageError
@@ -61,8 +61,8 @@ def data_of(run: Run) -> dict[str, Any]:
 def test_training_is_cut_at_the_shorter_context(workshop: Workshop, capsys: pytest.CaptureFixture[str], who: str):
     sampling = {"max_new_tokens": 200}
     changes = {f"{who}__path": with_context(workshop, who), "training__validation": "test"}
-    run = stage(workshop, GKD | {"sampling": sampling}, **changes)
     workshop.rows("test", [*SHORT, LONG][:4])
+    run = stage(workshop, GKD | {"sampling": sampling}, **changes)
     do_run(run)
     line = f"`{workshop.folder / who}-60` reads 60 tokens (max_position_embeddings of its config), fewer than "
     assert (
@@ -78,10 +78,10 @@ def test_training_is_cut_at_the_shorter_context(workshop: Workshop, capsys: pyte
 
 
 def test_rows_beyond_the_context_are_refused_with_its_name(workshop: Workshop):
-    run = stage(
-        workshop, {"name": "sft", "kind": "sft", "data": "train"}, student__path=with_context(workshop, "student")
-    )
-    workshop.rows("train", [LONG])
+    workshop.rows("long", [LONG])
+    sft = {"name": "sft", "kind": "sft", "data": "train"}
+    student = with_context(workshop, "student")
+    run = stage(workshop, sft, student__path=student, data__train__path="long.jsonl", data__train__max_bad_rows=0.5)
     with pytest.raises(TutelageError, match=r"^`.*student-60` reads 60 tokens .*: data\.train: .*, max_length is 60"):
         do_run(run)
 
@@ -101,13 +101,14 @@ def test_a_teacher_with_longer_prompts_of_its_own_reads_no_more_than_it_can(
         return real(self, batch)
 
     monkeypatch.setattr(LocalTeacher, "signal", watched)
-    run = stage(workshop, GKD | {"sampling": {"max_new_tokens": 200}}, teacher=teacher)
-    workshop.rows("train", [*SHORT, {"id": "edge", "prompt": "The cat?", "completion": "1 2 3 4 5 " * 12}])
+    workshop.rows("edge", [*SHORT, {"id": "edge", "prompt": "The cat?", "completion": "1 2 3 4 5 " * 12}])
+    rows = {"path": "edge.jsonl", "max_bad_rows": 0.5}
+    run = stage(workshop, GKD | {"sampling": {"max_new_tokens": 200}}, teacher=teacher, data__train=rows)
     do_run(run)
     assert max(seen) == 90
     found = data_of(run)["train"]
-    assert (found["rows"], found["too_long"]) == (4, ["train.jsonl:5"])
-    assert "1 left out (train.jsonl:5)" in capsys.readouterr().out
+    assert (found["rows"], found["too_long"]) == (4, ["edge.jsonl:5"])
+    assert "1 left out (edge.jsonl:5)" in capsys.readouterr().out
 
 
 def test_a_row_of_several_sequences_loses_only_those_that_the_teacher_cannot_read():
@@ -186,3 +187,22 @@ def test_a_tasks_token_beyond_the_embedding_is_named(workshop: Workshop):
     with pytest.raises(TutelageError, match=message):
         do_run(run)
     assert not Path(run.folder / "result.json").exists()
+
+
+def test_bad_rows_and_those_that_are_cut_are_said(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    workshop.rows("train", [*ROWS, "{"])
+    workshop.rows("test", [*ROWS[:4], {"prompt": "a"}, "[]"])
+    allowed = {"data__train__max_bad_rows": 0.1, "data__test__max_bad_rows": 0.2}
+    recipe = load_recipe(workshop.write(training__max_length=18, **allowed))
+    plan = Planner(recipe, workshop.folder, workshop.runs)
+    do_run(plan.stage_run("sft", 0))
+    lines = capsys.readouterr().out.splitlines()
+    cut = json.loads((plan.stage_run("sft", 0).folder / "data.json").read_text())["train"]["cut"]
+    assert cut > 0
+    assert f"sft: data.train: `max_length` is 18: {cut} rows are cut, 0 left out" in lines
+    assert any(line.startswith("sft: data.train: 1 of 13 rows are bad and left out, the first train.jsonl:13: ")
+               for line in lines)  # fmt: skip
+    do_run(plan.evaluation("base", "test", 0))
+    assert "base on test: data.test: 1 of 6 rows are bad and left out, the first test.jsonl:6: not an object" in (
+        capsys.readouterr().out
+    )

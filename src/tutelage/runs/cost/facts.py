@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -127,11 +128,14 @@ def shape_at(path: str) -> Shape | None:
 
         cached = try_to_load_from_cache(path, "config.json")
         file = Path(cached) if isinstance(cached, str) else file
-    return shape_of(json.loads(file.read_text())) if file.is_file() else None
+    try:
+        return shape_of(json.loads(file.read_text()))
+    except (OSError, ValueError):  # loading the model says what is wrong
+        return None
 
 
 def shape_of(config: dict[str, Any]) -> Shape | None:
-    """The shape in the content of a model's config.json; None when a size is missing."""
+    """The shape in the content of a model's config.json; None when a size is missing or no number."""
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return Shape(
@@ -144,7 +148,7 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
             config["vocab_size"],
             bool(config.get("tie_word_embeddings", True)),
         )
-    except KeyError:
+    except (KeyError, TypeError, ZeroDivisionError):
         return None
 
 
@@ -160,25 +164,25 @@ def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -
                     break
                 continue
             try:
-                content = json.loads(row) if isinstance(row, str) else row
+                content = json.loads(row) if isinstance(row, bytes) else row
                 conversation, _ = convert(content, name, config, config.text is not None)
             except (ValueError, BadRowError):
                 continue
             characters += sum(len(message.content) + 20 for message in conversation.messages)
             answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
             seen += 1
-    known = Rows(**facts()["other_data"])
     if not seen:
-        return replace(known, rows=config.size or known.rows)
+        known = Rows(**facts()["other_data"])
+        return replace(known, rows=config.size or max(0, total - config.skip) or known.rows)
     return Rows(config.size or max(1, total - config.skip), characters / 4 / seen, answers / 4 / seen)
 
 
 def _rows_of(file: Path) -> Iterator[Any]:
-    """The rows of a file; those of lines of JSON as text, since most of them are only counted."""
-    if file.name.endswith((".jsonl", ".jsonl.gz")):
-        how: Any = {"mode": "rt", "encoding": "utf-8", "errors": "replace"}  # what is broken is a bad row when read
-        with gzip.open(file, **how) if file.suffix == ".gz" else file.open(**how) as handle:
-            yield from handle
-    else:
-        with contextlib.suppress(TutelageError):  # reading the data says what is wrong with a file
+    """The rows of a file up to where it is damaged, which reading the data tells; those of lines of JSON as bytes, since
+    most of them are only counted."""
+    with contextlib.suppress(OSError, EOFError, zlib.error, TutelageError):
+        if file.name.endswith((".jsonl", ".jsonl.gz")):
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+                yield from handle
+        else:
             yield from (row for _, row in read_file("data", file, file.name))

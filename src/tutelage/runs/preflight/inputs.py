@@ -93,6 +93,8 @@ def _model_problems(model: ModelConfig, hub: Hub) -> Iterator[Problem]:
         yield Problem(str(error))
         return
     if content is not None:
+        if model.revision is not None:
+            yield Problem(f"revision: is for models of the hub, and `{model.path}` is a local one: remove it")
         yield from _weight_problems(model, path)
     else:
         wrong = hub.problem(path, "model")

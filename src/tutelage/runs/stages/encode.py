@@ -8,7 +8,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.columns import BadRow
-from tutelage.data.dataset import check_bad_rows, load_dataset
+from tutelage.data.dataset import bad_rows_note, check_bad_rows, load_dataset
 from tutelage.data.encode_rows import encode_all, notes, split_rows
 from tutelage.data.teacher_prompts import align, teacher_view
 from tutelage.models.limits import refuse_unknown_token
@@ -35,7 +35,8 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
 
     Rows are also cut at the context of `reader` and `teacher`, which is said in one line. With a teacher, sequences
     have its rendering of the prompts; those too long for it in that rendering are left out, and rows without any other
-    are listed as well; rows that its template refuses are bad rows. Prints what the rows carry and no sequence has.
+    are listed as well; rows that its template refuses are bad rows. Prints how many rows are bad, cut or left out, and
+    what the rows carry and no sequence has.
 
     Raises TutelageError when more rows are bad than the section allows, and for a row with a token that `reader` or
     `teacher` does not know.
@@ -64,10 +65,12 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
         if (beyond or shorter) and not why:
             why = f"the teacher's chat template makes some rows longer than the {teacher.context} tokens that it reads"
     cut = sum(sequence.cut for sequence in sequences)
+    if not why and (cut or too_long):
+        why = f"`max_length` is {limit}"
     if why:
         listed = f" ({', '.join(too_long[:3])}{' …' * (len(too_long) > 3)})" if too_long else ""
         print(f"{run.stage}: {key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", flush=True)
-    for note in notes(report):
+    for note in [*bad_rows_note(data), *notes(report)]:
         print(f"{run.stage}: {key}: {note}", flush=True)
     counts = {
         "rows": len({sequence.index for sequence in sequences}),
