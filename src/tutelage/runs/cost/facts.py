@@ -178,7 +178,7 @@ def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -
 
 
 def _rows_of(file: Path) -> Iterator[Any]:
-    """The rows of a file up to where it is damaged, which reading the data tells; those of lines of JSON as bytes, since
+    """The rows of a file up to where it is damaged, which reading the data tells; lines of JSON as bytes, since
     most of them are only counted."""
     with contextlib.suppress(OSError, EOFError, zlib.error, TutelageError):
         if file.name.endswith((".jsonl", ".jsonl.gz")):
