@@ -342,8 +342,8 @@ def main(arguments: list[str] | None = None) -> None:
     `--debug` a TutelageError is raised on, as all other errors always are.
     """
     wait_briefly()
-    arguments = sys.argv[1:] if arguments is None else arguments
     print_anything()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
