@@ -158,6 +158,7 @@ def test_a_stopped_training_goes_on_in_its_folder(
         ({"learnig_rate": 1e-3}, "unknown setting `learnig_rate`: did you mean `learning_rate`?"),
         ({"learning_rate": 0}, "learning_rate: Input should be greater than 0"),
         ({"beta": 0.1}, "`beta` is a setting of GKD: give a `teacher`"),
+        ({"teacher": nn.Linear(2, 2), "signal": {"cache": "exact"}}, "`signal` is a setting of recipes and"),
         ({"rows": []}, "rows: there is no row"),
         ({"rows": [{"question": "?"}]}, r"rows-\w+.jsonl:1: neither `messages` nor `prompt` and `completion`"),
         ({"student": nn.Linear(2, 2)}, r"Linear is neither a transformers model nor has it `get_decoder\(\)`"),

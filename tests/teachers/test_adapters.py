@@ -19,8 +19,9 @@ import tiny
 import torch
 
 from tutelage.data.batch import make_micro_batch
-from tutelage.models.surgery.lora import adapted_layers, add_adapter
-from tutelage.recipe.sections import LoraConfig
+from tutelage.models.load import load_model
+from tutelage.models.surgery.lora import adapted_layers, add_adapter, save_adapter
+from tutelage.recipe.sections import LoraConfig, ModelConfig
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of
@@ -67,6 +68,27 @@ def test_a_served_teacher_that_is_the_frozen_base(distil: Distil, tiny_models: P
     finally:
         made.stop()
     asked.equals(distil("local", 0.5, own(tiny_models)))
+
+
+@pytest.mark.slow
+def test_a_teacher_that_is_an_adapter(distil: Distil, tiny_models: Path, tmp_path: Path, unloaded: list[str]) -> None:
+    """Merged where it teaches; where it does not, its shapes and tokenizer are its base's."""
+    base = str(tiny_models / "teacher")
+    model = load_model(ModelConfig(path=base)).model
+    add_adapter(model, LoraConfig(r=2), seed=0)
+    for layer in adapted_layers(model).values():
+        torch.nn.init.constant_(layer.lora_B["default"].weight, 0.3)
+    save_adapter(model, tmp_path / "kept", base)
+    kept = {"teacher": {"path": str(tmp_path / "kept")}}
+    local = distil("local", 0.0, kept)
+    assert abs(local.metrics[0]["loss"] - distil("base", 0.0).metrics[0]["loss"]) > 1e-3
+    made = teacher_servers.serving(str(tmp_path / "kept"))
+    count = len(unloaded)
+    try:
+        distil("runs", 0.0, kept, signal={"served": made.url, "cache": "exact"}).equals(local)
+    finally:
+        made.stop()
+    assert len(unloaded) == count
 
 
 def test_a_shared_source_answers_without_the_adapter() -> None:
