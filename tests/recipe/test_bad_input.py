@@ -45,6 +45,7 @@ def copied(name: str, then: Callable[[Path], Any]) -> Callable[..., None]:
 
     def prepare(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
         shutil.copytree(workshop.models / "student", workshop.folder / name)
+        patch.setitem(sys.modules, "peft", None)  # as where it is not installed
         then(workshop.folder / name)
         workshop.recipe["student"] = {"path": str(workshop.folder / name)}
 
@@ -86,11 +87,6 @@ def lose_shard(folder: Path) -> None:
 
 def make_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
-
-
-def adapter_without_peft(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(sys.modules, "peft", None)  # as where it is not installed
-    copied("lora", make_adapter)(workshop, patch)
 
 
 def shorten_context(folder: Path) -> None:
@@ -278,7 +274,7 @@ CASES = [
     Case("weight of another shape", (DOWN, "[3, 3]"), ONLY_SFT, copied("part", weight(DOWN, torch.ones(3, 3)))),
     Case("cut weights", ("model.safetensors", "cut or damaged", "copy it again"), ONLY_SFT, copied("cut", cut_weights)),
     Case("missing shard", ("model-00002", "copy the whole checkpoint"), ONLY_SFT, copied("shards", lose_shard)),
-    Case("adapter", ("is an adapter of `some/base`", "merge_and_unload"), ONLY_SFT, adapter_without_peft),
+    Case("adapter", ("is an adapter of `some/base`", "merge_and_unload"), ONLY_SFT, copied("lora", make_adapter)),
     Case("context too short", ("reads 8 tokens", "max_length"), ONLY_SFT, copied("short", shorten_context)),
     Case(
         "unset variable in model",
