@@ -26,7 +26,7 @@ from typing import Any
 from bench.common import ceilings, run_worker, write_results
 from bench.sampling import prepare
 from bench.step.paper import tutelage_worker
-from bench.step.paper_work import SHARES, as_loaded, make_teacher
+from bench.step.paper_work import PLAIN, SHARES, as_loaded, make_teacher
 
 KINDS = ("local", "served", "cached")
 
@@ -129,6 +129,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.set_defaults(**PLAIN)
     return parser.parse_args()
 
 

@@ -61,7 +61,10 @@ def test_every_state_with_its_numbers(tmp_path: Path) -> None:
 def test_only_living_processes_announce(tmp_path: Path) -> None:
     announce(tmp_path / "nowhere", [{"folder": "a"}])  # makes no folder
     assert not (tmp_path / "nowhere").exists()
+    left = tmp_path / ".planned-here-1"
+    left.write_text(f"{2**22 - 1} 0 {platform.node()}\n[]\n")  # of a process that was killed
     announce(tmp_path, [{"folder": "a", "parents": []}])
+    assert not left.exists()
     (file,) = tmp_path.glob(".planned-*")
     assert [row["folder"] for row in planned(tmp_path)] == ["a"]
     mark, _, rows = file.read_text().partition("\n")

@@ -1,6 +1,6 @@
 """The runs that a process is about to do: a small file beside the runs' folders, for those who watch them.
 
-It is removed when the process has done them; what a killed process left is not believed.
+It is removed when the process has done them; what a killed process left is not believed, and the next one removes it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ def announce(root: Path, runs: Sequence[dict[str, Any]]) -> None:
     `kind`, `seed` and `parents`, their folders' names. A disk that is full stops no run."""
     with suppress(OSError, TutelageError):
         if root.is_dir():
+            for path in root.glob(f"{_PREFIX}*"):
+                with suppress(OSError):  # another user's
+                    if not lives(path):
+                        path.unlink()
             write_atomically(_file(root), f"{own_mark()}\n{json.dumps(list(runs))}\n")
 
 

@@ -113,4 +113,5 @@ def test_a_model_has_nothing_to_learn_from_itself(workshop: Workshop) -> None:
 def _with_teacher(run: Run, teacher: ModelConfig) -> Run:
     from dataclasses import replace
 
-    return replace(run, models=run.models | {"teacher": teacher})
+    planned = {role: key for role, key in run.planned_models.items() if role != "teacher"}
+    return replace(run, models=run.models | {"teacher": teacher}, planned_models=planned)
