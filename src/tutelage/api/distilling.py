@@ -59,7 +59,7 @@ def distill(
     settings: keys of a recipe (docs/recipe.md). Of `training`, for all arms: `learning_rate` (5e-6), `epochs` (2),
         `batch_size` (here 16), `max_length` in tokens (here 1024), `max_steps`, `tokens_per_micro_batch`, …. Of GKD:
         `on_policy` (λ = 0.5), `beta` (0.5), `divergence`, `temperature`, `ce_weight`, `sampling`, `signal`. Of the
-        data: `prompt` and `completion`, templates such as `"Summarize:\\n{text}"`, `messages`, `system`, `references`, ….
+        data: `prompt` and `completion`, templates such as `"Summarize:\\n{text}"`, `messages`, `system`, ….
 
     Returns a `RunResult`: `verdict` in words, `scores` (0 to 100, with standard errors, and differences to `sft_again`
     with 95 % intervals), `models["gkd"]` with `folder` and `generate("…")`, `page` (the report), `frame()`.
