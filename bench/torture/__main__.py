@@ -115,7 +115,11 @@ def lane(part_of: int, options: argparse.Namespace, hub: Hub) -> tuple[list[Row]
             if start - began > 60 * options.minutes:
                 late.append(name)
                 continue
-            row = every[name](Random(f"{options.seed} {name}"))
+            try:
+                row = every[name](Random(f"{options.seed} {name}"))
+            except Exception as error:  # this benchmark's own fault, which must not cost the other rows
+                traceback.print_exc()
+                row = Row(name, losses=[f"not tried: {type(error).__name__}: {error}"])
             row.place, row.seconds = list(every).index(name), time.monotonic() - start
             rows.append(row)
             print(f"{name}: {row.faults} faults, {row.kills} kills, {row.seconds:.0f} s, losses: "

@@ -37,7 +37,7 @@ class Loads:
 
     def prepare(self) -> None:
         """Models, rows and benchmark data."""
-        sys.path[:0] = [str(HELPERS), str(HELPERS / "rows")]
+        sys.path[:0] = [str(HELPERS / name) for name in (".", "rows", "endpoints")]
         import json
 
         import tiny

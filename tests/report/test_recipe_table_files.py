@@ -11,7 +11,7 @@ from fake_run import make_run, row_of, with_row
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.search_table import search_groups
-from tutelage.report.recipe.table_files import pairs_csv, tables_csv, tables_markdown
+from tutelage.report.recipe.table_files import pairs_csv, search_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import SearchResults
 from tutelage.runs.search import SearchPoint
@@ -57,6 +57,16 @@ def test_pairs_csv_holds_every_pair_once_and_in_full(tmp_path: Path) -> None:
     assert (line["seeds"], line["examples"]) == ("2", "6")
     line = by_key["test", "sft", "off_policy"]
     assert [line[key] for key in ("difference", "low", "high", "p_value", "seeds", "examples")] == [""] * 4 + ["3", "0"]
+
+
+def test_search_csv_holds_every_point(tmp_path: Path) -> None:
+    search = make_run(tmp_path, count=1).search
+    assert search is not None
+    lines = list(csv.DictReader(io.StringIO(search_csv(search))))
+    assert len(lines) == len(search.points) == 12
+    for line, point in zip(lines, search.points, strict=True):
+        wanted = {"task": search.task, "stage": point.stage, **point.settings, "value": point.value}
+        assert line == {key: str(value) for key, value in (wanted | {"chosen": point.chosen}).items()}
 
 
 def test_markdown_cannot_be_broken_by_a_label(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ outcomes with the data that would tell."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def test_holm_rejects_what_the_step_down_method_rejects(p_values: list[float], l
             break
         rejected.add(index)
     assert {n for n, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_could_not_be_compared_does_not_count_for_holm(place: int) -> None:
+    p_values = [0.04, 0.001]
+    p_values.insert(place, math.nan)
+    corrected = holm(p_values)
+    assert math.isnan(corrected.pop(place))
+    assert corrected == [0.04, 0.002]
 
 
 def made(root: Path, gains: Mapping[tuple[str, Any], float], task: str = "dialogsum", name: str = "s") -> Study:

@@ -19,7 +19,7 @@ from tutelage.models.files import model_fingerprint
 from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
-from tutelage.recipe.study import BenchmarkTask
+from tutelage.recipe.study import BenchmarkTask, HeldOutTask
 from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, evaluation_fingerprint, stage_fingerprint
 from tutelage.runs.planner import Planner
 
@@ -354,3 +354,46 @@ def test_other_files_of_a_folder_change_the_fingerprint_if_they_are_read(tmp_pat
     (tmp_path / file).write_text("a")
     assert (model_fingerprint(config) != first) == changed
     assert model_fingerprint(trusted) != with_code
+
+
+OTHER = {  # another value of every key of a model section
+    "path": "student_b", "revision": "v2", "tokenizer": "student_b", "chat_template": "tulu", "thinking": True,
+    "attention": "padded", "trust_remote_code": True, "lora": {"r": 4}, "precision": "int8",
+}  # fmt: skip
+# Runs that a key leaves as they are: an adapter counts where one is trained, a precision where the model is not cut.
+SAME = {("student", "lora"): ["cut", "evaluate", "benchmark", "held_out"], ("teacher", "precision"): ["cut"]}
+SAME["teacher", "lora"] = ["seq", "gkd", "cut", "answers", "evaluate", "benchmark", "held_out"]
+
+
+@pytest.mark.parametrize("key", ModelConfig.model_fields)
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_every_key_of_a_model_section_is_in_the_fingerprint_of_every_run_that_loads_it(
+    workshop: Workshop, role: str, key: str
+):
+    if (role, key) == ("student", "precision"):
+        pytest.skip("a recipe refuses it")
+    shutil.copytree(workshop.models / role, workshop.folder / "student_b")
+    other = str(workshop.folder / OTHER[key]) if key in ("path", "tokenizer") else OTHER[key]
+    stages = [
+        {"name": "sft", "kind": "sft", "data": "train"},
+        {"name": "gkd", "kind": "distill", "student": "sft", "teacher": "teacher", "data": "train"},
+        {"name": "seq", "kind": "seqkd", "teacher": "teacher", "data": "train"},
+        {"name": "cut", "kind": "prune", "model": role if role == "teacher" else "base", "prune": {"keep": [0]}},
+    ]
+
+    def runs(**changes: Any) -> dict[str, str]:
+        plan = planner(workshop, stages=stages, **changes)
+        subject = "base" if role == "student" else "teacher"
+        found = {
+            name: plan.stage_run(name, 0) for name in ("gkd", "seq", "cut", *(["sft"] if role == "student" else []))
+        }
+        if role == "teacher":
+            found["answers"] = found["seq"].parents[0]
+        found["evaluate"] = plan.evaluation(subject, "test", 0)
+        measured = {"benchmark": BenchmarkTask(benchmark="ifeval"), "held_out": HeldOutTask(data="test")}
+        for kind, config in measured.items():
+            found[kind] = plan.measurement(subject, "task", kind, config, {"model": subject}, 0)
+        return {name: run.fingerprint for name, run in found.items()}
+
+    before, after = runs(), runs(**{f"{role}__{key}": other})
+    assert {name for name in before if before[name] == after[name]} == {*SAME.get((role, key), [])}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recipes_fixture import Workshop
+from recipes_fixture import ROWS, Workshop
 from tiny_benchmarks import write_data
 from tiny_study import without_models, write_study
 
@@ -18,13 +18,17 @@ from tutelage.common.errors import TutelageError
 from tutelage.evaluation import run_benchmarks
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
+from tutelage.evaluation.judges.comet import MODEL
 from tutelage.evaluation.records import read_records
 from tutelage.evaluation.replies import Evaluation, write_evaluation
 from tutelage.evaluation.rescore import kept_replies, rescore
 from tutelage.evaluation.run_benchmarks import Settings
+from tutelage.recipe.load import load_recipe
 from tutelage.runs.do_run import do_run
 from tutelage.runs.fingerprints import sampling_of
+from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
+from tutelage.runs.stages.earlier import earlier_folders
 from tutelage.study.grid import plan_study
 from tutelage.study.status import study_status
 
@@ -208,6 +212,21 @@ def test_what_a_judge_and_comet_said_is_kept(tmp_path: Path, monkeypatch: pytest
         assert found.result["metrics"][name]["value"] == 50.0
 
 
+def test_scores_of_another_comet_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.evaluation.judges.comet.comet_scores", _no_comet)
+    data, bench, folder = write_data(tmp_path / "data"), BENCHMARKS["flores"], tmp_path / "flores"
+    items = [item for item in bench.load(data) if item.id == "0"]
+    monkeypatch.setattr(type(bench), "load", lambda *_, **__: items)
+    records = bench.score(items, {"0": Reply("Tea", comet=0.5)})
+    (tmp_path / "flores").mkdir()
+    (folder / "responses.jsonl").write_text(json.dumps({"id": "0", "response": "Tea"}) + "\n")
+    for model, kept in ((MODEL, True), ("some/older-comet", False)):
+        result = bench.summarise(records) | {"chat": True, "comet": model}
+        write_evaluation(folder, bench, Evaluation(result, records))
+        found = rescore(kept_replies(folder, data)).result
+        assert (found["comet"] == MODEL, "comet" in found["metrics"]) == (kept, kept)
+
+
 def _no_comet(*_: Any) -> list[float]:
     raise TutelageError("COMET is not set up")
 
@@ -223,6 +242,29 @@ def test_answers_to_a_recipes_task_are_scored_again(workshop: Workshop, monkeypa
     result = do_run(new)
     assert result["metrics"] == before["metrics"]
     assert read_records(new.folder) == read_records(run.folder)
+
+
+def test_another_metric_of_a_recipes_task_samples_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kept answers are scored by the metrics of today's task; other sampling settings need other answers."""
+
+    def run_with(**changes: Any) -> Run:
+        file = workshop.write(**{f"tasks__test__{key}": value for key, value in changes.items()})
+        return Planner(load_recipe(file), workshop.folder, workshop.runs).evaluation("base", "test", 0)
+
+    before = run_with(metrics=["rouge_l"])
+    do_run(before)
+    without_models(monkeypatch)
+    again = run_with(metrics=["chrf", "rouge_l", "exact_match"], headline="exact_match")
+    result = do_run(again)
+    assert (list(result["metrics"]), result["headline"]) == (["chrf", "rouge_l", "exact_match"], "exact_match")
+    old, new = read_records(before.folder), read_records(again.folder)
+    assert [one.response for one in old] == [one.response for one in new]
+    assert [one.scores["rouge_l"] for one in old] == [one.scores["rouge_l"] for one in new]
+    longer = {"temperature": 0.0, "max_new_tokens": 7}
+    assert run_with(metrics=["chrf"], sampling=longer).also == ()
+    assert run_with(metrics=["rouge_l"]).done
+    workshop.rows("test", ROWS[1:4])
+    assert earlier_folders(run_with(metrics=["chrf"])) == []  # other rows
 
 
 def test_answers_to_a_recipes_task_are_scored_again_and_the_report_says_that_they_are_to_be(

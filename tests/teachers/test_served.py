@@ -284,6 +284,15 @@ def stage_at(served: Served) -> dict[str, Any]:
     return {"signal": {"served": served.url}}
 
 
+def test_a_template_of_the_recipe_needs_none_at_the_server(
+    plan: Callable[..., Run], served: Served, workshop: Workshop
+) -> None:
+    template = workshop.folder / "own.jinja"
+    template.write_text(CHATML)
+    changes = {"teacher__chat_template": str(template), "teacher__tokenizer": str(workshop.models / "student")}
+    assert list(teacher_problems([plan(changes=changes, signal={"served": served.url})])) == []
+
+
 def test_a_token_is_asked_for_and_never_shown(
     tiny_models: Path, served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,9 +153,9 @@ def _report_recipe(
     from tutelage.runs.recipe_results import recipe_results
 
     runs = no_url(Path(place))
+    results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
     if not runs.is_dir():
         raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
-    results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
     note_elsewhere(results.elsewhere)
     _show(build_report(results, out, include_text=text), results)
 

@@ -148,7 +148,7 @@ def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> Task
 
 
 def _scored_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Warnings where a judge, or COMET, has scored one side only, or another judge each side."""
+    """Warnings where a judge, or COMET, has scored one side only, or another judge or model each side."""
     judges = [result.get("judge") for result in (a, b)]
     if all(judges):
         if judges[0] == judges[1]:
@@ -164,6 +164,8 @@ def _scored_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
             f"COMET has scored only {by_comet[0]}: compare them by chrF, or run `tutelage setup comet` and score "
             f"{other} again"
         )
+    elif len(by_comet) == 2 and a["comet"] != b["comet"]:
+        found.append(f"COMET scored a by {a['comet']}, b by {b['comet']}: compare them by chrF, or score one again")
     return found
 
 

@@ -13,6 +13,7 @@ from tutelage.evaluation.answer_items import Asking, count_replies, prompt_notic
 from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.judges.comet import MODEL
 from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.replies import GIVEN, Evaluation, score, scored_by, with_chance
@@ -112,6 +113,8 @@ def _with_outside_scores(kept: Kept) -> dict[str, Reply]:
             continue  # they were shown the thought too
         answers = tuple(part.get("answer") for part in record.parts)
         if kept.bench.name == WITH_COMET:
+            if kept.before.get("comet", MODEL) != MODEL:
+                continue  # another model's scores
             out[record.id] = replace(out[record.id], comet=record.scores.get("comet"))
         elif any(answer is not None for answer in answers):
             out[record.id] = replace(out[record.id], judgements=answers)

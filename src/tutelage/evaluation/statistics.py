@@ -202,9 +202,10 @@ def _resampled_seed_effects(scores: Scores, samples: int, generator: np.random.G
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number by Holm's step-down method, in the given order: the k-th smallest of m is
-    multiplied by m − k + 1, and none is smaller than the one before it or larger than 1."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected, least = [0.0] * len(p_values), 0.0
+    multiplied by m − k + 1, and none is smaller than the one before it or larger than 1. A p that is nan, of what could
+    not be compared, stays nan and does not count."""
+    order = sorted((n for n, p in enumerate(p_values) if not np.isnan(p)), key=p_values.__getitem__)
+    corrected, least = [float("nan")] * len(p_values), 0.0
     for place, index in enumerate(order):
         least = max(least, min(1.0, p_values[index] * (len(order) - place)))
         corrected[index] = least

@@ -32,8 +32,10 @@ def model_fingerprint(config: ModelConfig, hub: bool = True) -> str:
     """
     folder, content = locate(config)
     found = content or f"{config.path}@{_hub_commit(config) if hub else config.revision or 'main'}"
-    named = _named_files(config, Path(folder))
-    return fingerprint(found, [[file.name, hash_file(file)] for file in named]) if named else found
+    named = [[file.name, hash_file(file)] for file in _named_files(config, Path(folder))]
+    if hub and config.tokenizer is not None and not Path(config.tokenizer).exists():
+        named.append([config.tokenizer, _hub_commit(ModelConfig(path=config.tokenizer))])
+    return fingerprint(found, named) if named else found
 
 
 def _named_files(config: ModelConfig, folder: Path) -> list[Path]:
@@ -44,7 +46,7 @@ def _named_files(config: ModelConfig, folder: Path) -> list[Path]:
             file for pattern in ("*.json", "*.jinja", *_VOCABULARY) for file in _sorted(config.tokenizer, pattern)
         ]
     if config.trust_remote_code:
-        files += _sorted(folder, "*.py")
+        files += [file for place in (folder, config.tokenizer) if place for file in _sorted(place, "*.py")]
     return [file for file in files if file.is_file()]  # what is absent is told by whoever reads it
 
 

@@ -21,11 +21,12 @@ from tutelage.evaluation.judges.endpoint import judge_of
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import LORA, RecipeConfig
-from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, Precision, TrainingConfig
+from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, Precision, TaskConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, JudgeConfig
 from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
 from tutelage.runs.run import Run
+from tutelage.runs.stages.earlier import with_other_metrics
 from tutelage.training.methods import METHODS, method_fingerprint
 
 
@@ -205,9 +206,12 @@ class Planner:
             inputs.data_fingerprints.append(rows)
             inputs.planned_data[config.data] = rows, kind != "evaluate"
         models = inputs.model_fingerprints or {"model": subject}
-        reading = _reading(kind, config)
-        key = evaluation_fingerprint(kind, config, seed, models, inputs.data_fingerprints, self.device, reading)
-        folder, comet = f"{subject}-on-{task}", False
+        reading, data = _reading(kind, config), inputs.data_fingerprints
+        key = evaluation_fingerprint(kind, config, seed, models, data, self.device, reading)
+        folder, comet, also = f"{subject}-on-{task}", False, list[str]()
+        if isinstance(config, TaskConfig) and not is_done(self.root / f"{folder}-s{seed}-{key}"):
+            for other in with_other_metrics(config, self.root, f"{folder}-s{seed}"):
+                also.append(evaluation_fingerprint(kind, other, seed, models, data, self.device))
         if isinstance(config, BenchmarkTask):
             judge = judge if config.benchmark == JUDGED else None
             if config.benchmark == WITH_COMET:  # what it has scored is shown on machines without it, too
@@ -225,6 +229,7 @@ class Planner:
             subject=subject,
             judge=judge,
             comet=comet,
+            also=tuple(also),
         )
 
     def _build_stage(
@@ -272,6 +277,7 @@ class Planner:
         subject: str = "",
         judge: JudgeConfig | None = None,
         comet: bool = False,
+        also: tuple[str, ...] = (),
     ) -> Run:
         """The run with fingerprint `key`: a new one, unless an equal one is known, which then names the folder."""
         run = Run(
@@ -295,6 +301,7 @@ class Planner:
             subject=subject,
             judge=judge,
             comet=comet,
+            also=also,
         )
         return self.known.setdefault(key, run)
 
@@ -317,9 +324,7 @@ class Planner:
             if isinstance(source, str):
                 run = self.stage_run(source, seed, settings)
                 found.parents += (run,)
-                origin = self._origin(
-                    source
-                )  # tokenizer and chat template are saved with a stage's model; these are not
+                origin = self._origin(source)  # tokenizer and template are saved with a stage's model; these are not:
                 kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code", "thinking")}
                 found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept, precision=precision)
                 key = fingerprint(run.fingerprint, precision) if precision else run.fingerprint

@@ -38,6 +38,7 @@ class Run:
     subject: str = ""  # evaluations: the stage, or base, teacher, lead_1, whose answers are scored
     judge: JudgeConfig | None = None  # benchmarks that are judged: by whom, once its `model` is named
     comet: bool = False  # benchmarks that COMET can score: whether it does
+    also: tuple[str, ...] = ()  # tasks of recipes: fingerprints of runs that sampled the same answers for other metrics
 
     @property
     def done(self) -> bool:

@@ -163,7 +163,10 @@ def test_options_are_read_like_replies() -> None:
     assert find_letter("The answer is both A and B.", "ABC", ["x", "y", "both A and B"]).answer == "C"
 
 
-@pytest.mark.parametrize("piece", ["\n", '"', "the answer is ", "I choose ", "answer\n", "\\boxed{", "wait, no, "])
+@pytest.mark.parametrize(
+    "piece",
+    ["\n", '"', "the answer is ", "I choose ", "answer\n", "\\boxed{", "\\boxed{A}, \\boxed{B}, ", "wait, no, "],
+)
 def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
     def read(length: int) -> None:
         reply = piece * (length // len(piece))
@@ -174,7 +177,7 @@ def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
     assert growth(read, 1000) < 30  # quadratic at worst
 
 
-@pytest.mark.parametrize("piece", ["\n", " \n", "A or ", "A, ", "A/", "not A ", "A is "])
+@pytest.mark.parametrize("piece", ["\n", " \n", "A or ", "A, ", "A/", "not A ", "A is ", "(A) and ", "A; "])
 def test_letters_are_found_in_linear_time(piece: str) -> None:
     assert growth(lambda length: find_letter(piece * (length // len(piece)), "ABCD", OPTIONS), 10_000) < 8
 

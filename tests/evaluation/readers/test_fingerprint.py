@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tutelage import evaluation
 from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.readers.fingerprint import code_of, reading_fingerprint
 
+EVALUATION = Path(evaluation.__file__).parent
 FILES = {
     "top/__init__.py": "",
     "top/bench.py": "from top.reader import read\nfrom other.thing import x\n\ndef score():\n    return read(x)\n",
@@ -63,19 +67,48 @@ def test_a_hash_in_a_text_is_no_comment() -> None:
         ("clusters.py", set(BENCHMARKS)),
         ("metrics.py", set(BENCHMARKS)),  # clusters.py imports it
         ("compare.py", set()),
+        ("../data/thoughts.py", set(BENCHMARKS)),  # the marks of thoughts
+        ("judges/comet.py", {"flores"}),
     ],
 )
 def test_which_benchmarks_a_file_belongs_to(monkeypatch: pytest.MonkeyPatch, changed: str, affected: set[str]) -> None:
     reading_fingerprint.cache_clear()
     before = {name: bench.reading for name, bench in BENCHMARKS.items()}
-    read_text = Path.read_text
-
-    def edited(self: Path, *arguments: object, **options: object) -> str:
-        text = read_text(self, *arguments, **options)  # type: ignore[arg-type]
-        return text + "\nEDITED = 1\n" if str(self).endswith(f"evaluation/{changed}") else text
-
-    monkeypatch.setattr(Path, "read_text", edited)
-    reading_fingerprint.cache_clear()
+    edit(monkeypatch, EVALUATION / changed)
     after = {name: bench.reading for name, bench in BENCHMARKS.items()}
     reading_fingerprint.cache_clear()
     assert {name for name in before if before[name] != after[name]} == affected
+
+
+def test_the_marks_of_thoughts_are_a_part_of_the_reading_of_recipes_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reading_fingerprint("tutelage.evaluation.tasks")
+    edit(monkeypatch, EVALUATION.parent / "data/thoughts.py")
+    assert reading_fingerprint("tutelage.evaluation.tasks") != first
+    reading_fingerprint.cache_clear()
+
+
+@pytest.mark.parametrize("changed", ["protocol.py", "../readers/thoughts.py", "../../data/thoughts.py"])
+def test_how_a_judge_is_asked_is_a_part_of_its_fingerprint(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    first = JudgeEndpoint("", "some-model").fingerprint
+    edit(monkeypatch, EVALUATION / "judges" / changed)
+    assert JudgeEndpoint("", "some-model").fingerprint != first
+    reading_fingerprint.cache_clear()
+
+
+def test_the_script_of_the_official_rules_is_a_part_of_a_judges_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, official = (JudgeEndpoint("", "some-model", rules=rules) for rules in ("own", "official"))
+    before = own.fingerprint, official.fingerprint
+    monkeypatch.setattr("tutelage.evaluation.judges.endpoint.SCRIPT", "https://localhost/another")
+    assert (own.fingerprint, official.fingerprint != before[1]) == (before[0], True)
+
+
+def edit(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Let a file of code be read as if it had one more line."""
+    read_text = Path.read_text
+
+    def edited(self: Path, *arguments: Any, **options: Any) -> str:
+        text = read_text(self, *arguments, **options)
+        return text + "\nEDITED = 1\n" if self.resolve() == file.resolve() else text
+
+    monkeypatch.setattr(Path, "read_text", edited)
+    reading_fingerprint.cache_clear()

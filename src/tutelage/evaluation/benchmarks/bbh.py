@@ -69,6 +69,7 @@ _BRACKETS = re.compile(r"[\[\](){}<>\s]+")
 _BOXED_BRACKETS = re.compile(
     r"\\boxed\{\s*(?:\\(?:text|texttt|mathrm)\{([\[\](){}<>\s\\]+)\}|([\[\](){}<>\s\\]+))\}(?![\[\](){}<>])"
 )  # braces inside need not be balanced
+_TWO_BOXES = re.compile(rf"{_BOXED_BRACKETS.pattern}[ $]*(?:,|;|/|\bor\b|\band\b)[ $]*\\boxed")
 _NOT_VALID = re.compile(r"\b(?:is\s+not|isn['’]t|not)\s+((?:\w+ly\s+)?)valid\b", re.I)
 _BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s+")
 _ITEM = re.compile(rf"(?:{_BULLET.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
@@ -170,12 +171,14 @@ def _listed(text: str) -> str:
 def _find_brackets(reply: str) -> Found:
     """Brackets stated as the answer, boxed, or the whole last line; with spaces between them."""
     boxes = [box[0] or box[1] for box in _BOXED_BRACKETS.findall(reply)]
+    if _TWO_BOXES.search(reply):
+        return Found(None, "several answers")
     stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
         stated = Found(line, "the last line")
     text = trim(stated.answer or "")
     brackets = _BRACKETS.match(text)
-    if brackets and re.match(r"[\s\"'`]*(?:or|and|/|,)[\s\"'`]*[\[\](){}<>]", text[brackets.end() :]):
+    if brackets and re.match(r"[\s\"'`]*(?:or|and|/|,|;)[\s\"'`]*[\[\](){}<>]", text[brackets.end() :]):
         return Found(None, "several answers")
     return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
 

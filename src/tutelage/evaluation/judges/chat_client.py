@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from tutelage.common.checksums import seal, unseal
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
+from tutelage.evaluation.judges.protocol import ChatReply
 
 Messages = Sequence[dict[str, str]]
 
@@ -33,14 +33,6 @@ LONGEST_RETRY_AFTER = 300.0  # an endpoint that asks to wait longer is not busy:
 FAILURES_IN_A_ROW = 5  # failed requests without an answer between them, after which the endpoint counts as down
 CUT_RETRIES = 2  # an answer that was cut at the length limit is likely to be cut again, and every try costs money
 FATAL = {401: "check the key in ${key}", 403: "check the key in ${key}", 404: "check the address and the model's name"}
-
-
-@dataclass(frozen=True)
-class ChatReply:
-    """The answer to one request."""
-
-    text: str | None  # None: there is no usable answer
-    reason: str = ""  # why the text is absent or cut
 
 
 class _Transient(Exception):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import cache_folder
 from tutelage.common.hashing import fingerprint
-from tutelage.evaluation.judges.rules import official_wording, wording_of_file
+from tutelage.evaluation.judges.rules import SCRIPT, official_wording, wording_of_file
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.study import JudgeConfig
 
@@ -73,7 +73,8 @@ class JudgeEndpoint:
         Its address, key and limits do not count.
         """
         code = reading_fingerprint("tutelage.evaluation.judges.protocol")
-        return fingerprint(code, self.model, self.rules, self.decision, self.temperature, self.max_tokens)[:8]
+        rules = SCRIPT if self.rules == "official" else self.rules
+        return fingerprint(code, self.model, rules, self.decision, self.temperature, self.max_tokens)[:8]
 
     @property
     def about(self) -> dict[str, Any]:

@@ -16,13 +16,11 @@ from threading import Thread
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.evaluation.judges.chat_client import ChatClient, ChatReply
+from tutelage.evaluation.judges.chat_client import ChatClient
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
-from tutelage.evaluation.judges.protocol import first_message, read_answer, read_official
-from tutelage.evaluation.readers.thoughts import answer_of
+from tutelage.evaluation.judges.protocol import JudgeChat, ask_questions
 
 Progress = Callable[[int, int], None]  # (responses judged, responses in all)
-JudgeChat = list[tuple[str | None, ChatReply]]  # per question: yes, no or None, and the reply
 
 REPORT_FILE = "judge-report.json"
 
@@ -140,36 +138,12 @@ def _work(
         except Empty:
             return
         try:
-            done.put((row, _judge_item(client, endpoint, wording, items[row])))
+            item, official = items[row], endpoint.decides_officially
+            chat = ask_questions(client.ask, wording, item.input, item.response, item.questions, official)
+            done.put((row, chat))
         except BaseException as error:
             done.put((row, error))
             return
-
-
-def _judge_item(client: ChatClient, endpoint: JudgeEndpoint, wording: str, item: JudgeItem) -> JudgeChat:
-    """Ask the questions of one item, one after the other."""
-    official = endpoint.decides_officially
-    read = read_official if official else read_answer
-    messages: list[dict[str, str]] = []
-    found: JudgeChat = []
-    stopped = ""  # why the later questions are not asked: their context is missing
-    for number, question in enumerate(item.questions, 1):
-        if stopped:
-            found.append((None, ChatReply(None, f"not asked, because question {stopped}")))
-            continue
-        content = f"{question}\n" if number > 1 else first_message(wording, item.input, item.response, question)
-        messages.append({"role": "user", "content": content})
-        reply = client.ask(messages, is_enough=lambda text: read(text) is not None)
-        text = (reply.text or "") if official else answer_of(reply.text or "").strip()
-        messages.append({"role": "assistant", "content": text})
-        answer = read(text)
-        if not text:
-            stopped = f"{number} got no answer"
-        elif official and answer is None:
-            # the script ends the conversation here, and counts this question with those answered no
-            answer, stopped = "no", f"{number} was answered with neither yes nor no"
-        found.append((answer, reply))
-    return found
 
 
 def _judgement(items: Sequence[JudgeItem], conversations: Sequence[JudgeChat], client: ChatClient) -> Judgement:

@@ -6,8 +6,56 @@ The code of this file is part of a judged result's fingerprint (`endpoint.py:Jud
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tutelage.evaluation.readers.thoughts import answer_of
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """The answer to one request."""
+
+    text: str | None  # None: there is no usable answer
+    reason: str = ""  # why the text is absent or cut
+
+
+JudgeChat = list[tuple[str | None, ChatReply]]  # per question: yes, no or None, and the reply
+
+
+def ask_questions(
+    ask: Callable[..., ChatReply],
+    rules: str,
+    input_text: str,
+    response: str,
+    questions: Sequence[str],
+    official: bool,
+) -> JudgeChat:
+    """Ask the questions about one response, one after the other, in one conversation.
+
+    `ask`: takes the messages, and what tells whether a text is answer enough; `official`: by the benchmark's decision.
+    """
+    read = read_official if official else read_answer
+    messages: list[dict[str, str]] = []
+    found: JudgeChat = []
+    stopped = ""  # why the later questions are not asked: their context is missing
+    for number, question in enumerate(questions, 1):
+        if stopped:
+            found.append((None, ChatReply(None, f"not asked, because question {stopped}")))
+            continue
+        content = f"{question}\n" if number > 1 else first_message(rules, input_text, response, question)
+        messages.append({"role": "user", "content": content})
+        reply = ask(messages, is_enough=lambda text: read(text) is not None)
+        text = (reply.text or "") if official else answer_of(reply.text or "").strip()
+        messages.append({"role": "assistant", "content": text})
+        answer = read(text)
+        if not text:
+            stopped = f"{number} got no answer"
+        elif official and answer is None:
+            # the script ends the conversation here, and counts this question with those answered no
+            answer, stopped = "no", f"{number} was answered with neither yes nor no"
+        found.append((answer, reply))
+    return found
 
 
 def first_message(rules: str, input_text: str, response: str, question: str) -> str:
@@ -25,7 +73,9 @@ def read_answer(text: str) -> str | None:
     text = answer_of(text)
     first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
     if first:
-        both = re.match(r"[\W_]*(?:and|or|/)\s*(?:yes|no)\b", text[first.end() :], re.I)
+        # "Yes and no", "Yes, but also no", "No, wait: yes"; in "Yes, and no errors" the word is not an answer
+        more = r"[\W_]*(?:(?:and|or|but|also|actually|wait)[\W_]+|/\s*)+(?:yes|no)\b(?!\s+\w)"
+        both = re.match(more, text[first.end() :], re.I)
         return None if both else first[1].lower()
     answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
     answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}

@@ -38,6 +38,10 @@ _WRAPPERS = re.compile(  # "\text{(B)}" → "(B)"
 _BOXED = re.compile(  # "\boxed{B}", "\boxed B" → "answer is B"
     r"\\(?:boxed|fbox)\s*(?:\{((?:\\[{}]|[^{}\\]|\\(?![{}])|\{[^{}]*\})*)\}|([A-Z0-9]))"
 )
+_BOXES = re.compile(  # "$\boxed{A}$ and $\boxed{B}$": no more than a joint between boxes
+    rf"{_BOXED.pattern}(?:[ \t$]*(?:(?:,|;|/|&|\band\b|\bor\b|\\quad|\\[,;]|\\text\{{\s*(?:and|or)\s*\}})[ \t$]*)*"
+    rf"{_BOXED.pattern})+"
+)
 _TAGS = re.compile(r"<(b|i|u|em|strong|code)>([^<]*)</\1>")  # "<b>B</b>" → "B"
 _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
     r"\*\*|__|(?<![^\W_])_|_(?![^\W_])|`|\$|\\(?=[()\[\]{},;!%])|\\[,;!]"
@@ -100,11 +104,22 @@ NUMBER_WORDS = [*_UNITS, *_TEENS]
 _A_NUMBER = rf"(?:{_NUMBER}|\b(?:{'|'.join(NUMBER_WORDS)})\b)"
 _UNIT = r"(?:\s+(?!or\b|and\b|to\b|because\b|since\b|is\b)[a-z]+){0,2}"
 _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples", "1, 2 or 3"
-    rf"({_A_NUMBER}){_UNIT}(?:\s*(?:,?\s*(?:\bor\b|\band\b|\bto\b)(?:\s+(?:maybe|perhaps|possibly|even|also))?|/|&|–)"
-    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|\s+\(\s*or\s+)({_A_NUMBER})(?!\s*[-+*=×])",
+    rf"({_A_NUMBER}){_UNIT}(?:\s*(?:,?\s*(?:\bor\b|\band\b|\bto\b)(?:\s+(?:maybe|perhaps|possibly|even|also))?|/|&|–|-)"
+    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)({_A_NUMBER})(?!\s*[-+*=×])",
     re.I,
 )
+_NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more"
+    rf"\W*(?:(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than)\b|{_A_NUMBER}\s+or\s+(?:more|fewer|less)\b)|[^\w\n]*±",
+    re.I,
+)
+_NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2}}", re.I)
 _NO_ANSWER = ""  # what a statement answers that chooses none, or several
+
+_OR_SO = r"(?:(?:also|maybe|perhaps|possibly|even|likely)\s+)"  # "A or possibly B"
+_PLUS = r"(?:and/or|and|or|plus|as\s+well\s+as|(?:together|along)\s+with|und|oder|et|ou|y)"
+JOINT = (  # " and ", ", ", " (or ", between two answers
+    rf"\s*(?:(?:,\s*)?\(?(?:\b{_PLUS}\b|[&/+])\s*{_OR_SO}?|,\s*{_OR_SO}?|\(\s*{_OR_SO})"
+)
 
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time
 
@@ -114,8 +129,8 @@ def plain(text: str) -> str:
     before = None
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
-    text = _BOXED.sub(lambda box: f" answer is {box[1] if box[1] is not None else box[2]}\n", text)
-    return _EMPHASIS.sub("", text.replace("{,}", ","))
+    text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
+    return _EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ","))
 
 
 def find_phrase(reply: str) -> Found:
@@ -148,7 +163,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     """
     known, either = {word.lower(): word for word in words}, "|".join(map(re.escape, words))
     both = re.compile(  # "Yes and no", "True/False"; but in "True and False = False" the last word is the answer
-        rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}(?:,?\s*(?:\band\b|\bor\b)\s*(?:also\s+|maybe\s+)?|[/&,])"
+        rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}(?:,?\s*\b(?:and|or|but)\b\s*(?:,[^,.\n]{{1,30}},\s*)?{_OR_SO}?|[/&,;+]\s*{_OR_SO}?)"
         rf"\W{{0,3}}({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
         re.I,
     )
@@ -175,7 +190,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
         return known[found.pop()] if len(found) == 1 else None
 
     text = plain(reply)
-    changed = after_change(text)
+    changed = after_change(text, no_is_an_answer="no" in known)
     if changed is not None:  # "wait, no: yes" is a yes, "wait, no" a no
         word = only(LEADING_NO.sub("", changed)) or only(changed)
         if word is None and not STATED.search(changed) and (refuses(changed) or both.match(changed)):
@@ -260,12 +275,24 @@ def last_read(
     return -1, None
 
 
-def after_change(text: str) -> str | None:
-    """The text after the last change of mind; None without one, and where nothing comes before it."""
+def after_change(text: str, no_is_an_answer: bool = False) -> str | None:
+    """The text after the last change of mind; None without one, and where nothing comes before it.
+
+    `no_is_an_answer`: a "no" after "Answer:" is one, and not a change.
+    """
     changes = list(_CHANGES.finditer(text))
+    if no_is_an_answer:
+        stated = {match.end() for match in STATED.finditer(text)}
+        changes = [one for one in changes if one.start("change") not in stated]
     if not changes or not re.search(r"\w", text[: changes[-1].start("change")]):
         return None
     return text[changes[-1].end() :]
+
+
+def _boxes(found: re.Match[str]) -> str:
+    """One or more boxes as a statement: "answer is A, B"."""
+    contents = [box[1] if box[1] is not None else box[2] for box in _BOXED.finditer(found[0])]
+    return f" answer is {', '.join(dict.fromkeys(contents))}\n"
 
 
 def _first_line(tail: str) -> str:
@@ -279,7 +306,8 @@ def last_line(text: str) -> str:
 def _stated_number(tail: str) -> str | None:
     """The number that a text after a cue states; `_NO_ANSWER` for two numbers, and for none."""
     line = _first_line(tail)
-    return _NO_ANSWER if refuses(line) or _two_numbers(line) else _number_in(line)
+    several = _NOT_ONE.match(line) or _NUMBER_LIST.match(tail) or _two_numbers(line)
+    return _NO_ANSWER if refuses(line) or several else _number_in(line)
 
 
 def _two_numbers(line: str, at_end: bool = False) -> bool:
@@ -299,6 +327,9 @@ def _two_numbers(line: str, at_end: bool = False) -> bool:
 def _number_in(line: str) -> str | None:
     """The result that a clause states: "3 + 4 = 7" → 7, "7 because 3 + 4 = 7" → 7."""
     clause = re.split(r"\s(?:because|since)\b|[.;!]\s", line)[0]
+    worded = re.match(rf"\W*({'|'.join(NUMBER_WORDS)})\s*:", clause, re.I)  # "three: 1 + 2"
+    if worded:
+        return _number_word(worded[1], 0)
     line = clause if re.search(_NUMBER, clause) else line
     line = re.sub(r"\b(?:minus|negative)\s+(?=\d)|^[-−]\s+(?=\d)", "-", line, flags=re.I)
     numbers = re.findall(_NUMBER, line.rpartition("=")[2]) or re.findall(_NUMBER, line)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from tutelage.evaluation.readers.find_answer import (
     CHOSEN,
+    JOINT,
     LEADING_NO,
     READ_AT_MOST,
     STATED,
@@ -41,10 +42,11 @@ NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
 _HIDDEN = 0xE000  # the first of the private characters that keep denied letters
+_WIDE = str.maketrans("（），。：；", "(),.:;")
 _IT_IS = re.compile(  # "it must be (B)"
     r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+(?=\(?[A-Z]\b|(?:both\s+|either\s+)?⁂)", re.I
 )
-_LEAD = r"\s*(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
+_LEAD = r"\s*(?:[-*•]\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
 _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be)\b"
@@ -58,7 +60,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     words: in parentheses, before punctuation alone, or before a reason ("b because it is big").
     """
     option_texts = [_normalised(plain(option)) for option in options]
-    text = _without_echo(plain(reply), letters, option_texts)
+    text = re.sub(r" ?(?:[和与及、]|或者?) ?(?=\(?[A-Z](?![a-z]))", " or ", plain(reply).translate(_WIDE))
+    text = _without_echo(text, letters, option_texts)
 
     denied: set[str] = set()  # by later statements than the one that is read
 
@@ -100,8 +103,9 @@ def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
     if letter is not None:
         return NO_SINGLE if _another_follows(tail, letter, letters, options) else letter
     option = _option_at(tail, letters, options)
+    option = option or _option_at(re.sub(r"\A\s*(?:both|either)\s+", "", tail), letters, options)
     if option is not None:
-        return option
+        return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
     if refuses(tail):
         return _like_option(tail, letters, options) or NO_SINGLE
     return NO_SINGLE if _no_single(tail, letters) else None
@@ -119,25 +123,44 @@ def _no_single(tail: str, letters: str) -> bool:
 
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
-    """Whether the letter's own text is followed by another option: "(A) Paris and (B) Rome", "(A), (B)"."""
-    own = options[letters.index(letter)] if letters.index(letter) < len(options) else ""
-    text = f"(?:[\\s.:)-]*(?:the )?{re.escape(own)}[.]?)?" if own else ""
-    join = (
-        r"\s*(?:,?\s*(?:\band\b|\bor\b|\band/or\b|\bas\s+well\s+as\b|&|/|\+)(?:\s+(?:also|possibly|maybe|even))?|,)\s*"
-    )
-    match = re.match(
-        rf"{_LEAD}[\s\"'“‘(\[{{<]*{letter}[\s)\]}}>.:]*{text}[\s\"'”’]*{join}(?:option\s+|choice\s+)?"
-        rf"(\(?)([{letters}])(?!\w)(\)?)(?P<after>.*)",
+    """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
+    "- A\n- B", "A, but B is also correct"."""
+    also = re.search(
+        rf"(?<!\w)\(?([{letters}])\)?\s+(?:is|are|seems|(?:would|could|may|might)\s+be)\s+(?:also|equally|likewise|just\s+as)"
+        r"\s+(?:an?\s+|the\s+)?(?:correct|right|true|valid|acceptable|answer)\b",
         tail[:600],
-        re.I,
     )
+    if also and also[1] != letter:
+        return True
+    lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
+    rest = tail[lead.end() + 1 if lead else 1 :][:600]
+    own, marks = options[letters.index(letter)] if letters.index(letter) < len(options) else "", " \t\n)]}>.:\"'”’-"
+    shown = rest.lstrip(marks)
+    if own and shown.lower().removeprefix("the ").startswith(own):
+        rest = shown[shown.lower().index(own) + len(own) :]
+    after_marks = rest.lstrip(marks)
+    lines = "\n" in rest[: len(rest) - len(after_marks)]
+    other = rf"(?:option\s+|choice\s+)?(\(?)([{letters}])(?!\w)(\)?)(?P<after>[^\n]*)"
+    match = re.match(rf"(?:{JOINT}|;\s*){other}" if not lines else rf"(?:[-*•]\s+)?{other}", after_marks, re.I)
     if match is None or match[2].upper() == letter or (match[2].islower() and not match[1]):
         return False
-    other = letters.index(match[2].upper())
-    shown = _normalised(match["after"]).lstrip(".:) -")
-    if other < len(options) and options[other] and shown.startswith(options[other]):
+    place = letters.index(match[2].upper())
+    text = options[place] if place < len(options) else ""
+    after = _normalised(match["after"]).lstrip(".:) -")
+    if text and (after == text if lines else after.startswith(text)):
         return True
-    return re.match(r"\s*(?:[.,;:!?]|\n|$|and\b|or\b)", match["after"]) is not None
+    return re.match(r"\W*$" if lines else r"\s*(?:[.,;:!?)]|$|and\b|or\b)", match["after"]) is not None
+
+
+def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether the text of one option is followed by that of another: "Paris or Rome", "Paris (A) and Rome (B)"."""
+    start, own = _normalised(tail)[:2000], options[letters.index(letter)]
+    match = re.match(
+        rf"(?:both |either )?(?:the |an? )?{re.escape(own)}(?: \({letter.lower()}\))?{JOINT}(?:the |an? )?", start
+    )
+    rest = start[match.end() :] if match else ""
+    others = (option for one, option in zip(letters, options, strict=False) if one != letter and option)
+    return any(re.match(rf"{re.escape(other)}(?: \([a-z]\))?\s*(?:[.,;:!?)]|$|and\b|or\b)", rest) for other in others)
 
 
 def _denied_at(tail: str, letters: str) -> set[str]:
@@ -168,7 +191,10 @@ def _letter_at(tail: str, letters: str) -> str | None:
     ends = re.match(r"\s*(?:[)\]}.,:;!?\"'”’]|\n|$|-|–|—)", after) is not None
     certain = letter.isupper() and letter not in "AI"
     # "A" and "I" are words too: they count in brackets or before punctuation, A (and b) also before a reason
-    argued = letter not in "Ii" and re.match(r"\s+(?:because|since|as|is|and|with|for|which|due)\b", after) is not None
+    argued = (
+        letter not in "Ii"
+        and re.match(r"\s+(?:because|since|as|is|and|with|for|which|due|over|rather|instead)\b", after) is not None
+    )
     return letter.upper() if wrapped or ends or certain or argued else None
 
 
@@ -219,9 +245,9 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     own_line = re.match(rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])\W*?\n", text)
     rest = text[start:]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
-    refusal = last_refusal(rest)
-    if refusal >= 0 and not (wrapped and wrapped[-1].start() >= refusal) and not own_line:
-        return Found(_like_option(rest[refusal:], letters, options), "no option is chosen")
+    refusal = last_refusal(text)
+    if refusal >= 0 and not (wrapped and wrapped[-1].start() + start >= refusal) and not own_line:
+        return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
     foreign = re.fullmatch(r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])\W*", last_line(rest))
     open_choice = rf"\W*(?:(?:so|thus|therefore|hence|it\s+is|both|either)\W+)*{_SEVERAL}\W*"
     if (foreign and foreign[1] not in letters) or re.fullmatch(open_choice, last_line(rest), re.I):
@@ -272,7 +298,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         return _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
     one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\))(?!['’-]?\w)"
-    several = rf"{one}(?:(?:\s*,|(?:\s*,)?\s*(?:\b(?:and|or|nor)\b|[/&]))\s*{one}){{1,20}}"
+    several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
     for denial in (
         # "Wrong answers: A, B"
         rf"(?i:\b(?:wrong|incorrect)\s+answers?)\s*(?:(?:is|are|was|were|[:=])\s*)?(?:{several}|{one})",

@@ -8,40 +8,53 @@ from __future__ import annotations
 
 import re
 
-_CANNOT = r"(?:can(?:\s?not|['’]t)|could\s*(?:n['’]t|\s+not)|(?:is|are)\s*(?:n['’]t|\s+not)\s+possible\s+to)"
+_CANNOT = (
+    r"(?:can(?:\s?not|['’]t)|could\s*(?:n['’]t|\s+not)|(?:is|are)\s*(?:n['’]t|\s+not)\s+possible\s+to|"
+    r"(?:unable|not\s+able)\s+to|(?:refuse|decline)\s+to)"
+)
 _BE_SAID = (
     r"(?:be\s+)?(?:determin|decid|know|answer|tell|told|said|say|infer|deduc|conclud|choos|chosen|identif|establish)\w*"
 )
 _UNKNOWN = (
     r"(?:unclear|unknown|undetermined|indetermina\w+|undecid\w+|uncertain|ambiguous|unanswerable|inconclusive|"
-    r"not\s+(?:clear|known|given|certain|sure|determin\w+|decidable|possible)|maybe|perhaps\s+neither|"
-    r"impossible\s+to\s+\w+|(?:insufficient|not\s+enough)\s+(?:information|data|context))\b"
+    r"not\s+(?:clear|known|given|certain|sure|determin\w+|decidable|possible)|maybe|undefined|perhaps(?:\s+neither|\s*(?=[.!\n]|$))|"
+    r"impossible\s+to\s+\w+|(?:insufficient|not\s+enough)\s+(?:info(?:rmation)?|data|context))\b"
 )
 _NOT_LISTED = (
-    r"not\s+(?:listed|provided|among|included|in\s+the\s+(?:list|options|choices)|(?:one|any)\s+of\s+the\s+"
+    r"(?:not|isn['’]t)\s+(?:there|here|listed|provided|given|offered|present|among|included|in\s+the\s+(?:list|options|choices)|(?:one|any)\s+of\s+the\s+"
     r"(?:options|choices|answers|above|given|listed))\b"
 )
 _GIVEN = r"(?:(?:above|given|listed|provided|available|answer|offered|two|three|four|five)\s+)*"
 _NONE = (  # not "none of the other options"
     rf"(?:(?:neither|none|all)\s+of\s+(?:them|these|those|(?:(?:the|these|those)\s+)?{_GIVEN}"
-    r"(?:options?|choices?|answers?|statements?|sentences?|above))|neither|none)\b"
+    r"(?:options?|choices?|answers?|statements?|sentences?|above|two|three|four|five|ten))|neither|none)\b"
     r"(?!\s*,?\s*(?:other|else|but|except|besides|apart|of\b|\w+\s+than)\b)"
 )
 _NO_RIGHT_ONE = (
     r"no\s+(?:(?:single|clear|definite|definitive|unique)\s+)?(?:correct|right|valid|suitable|possible|definite|"
     r"definitive|clear)?\s*(?:answer|option|choice)\b"
 )
+_ALL_WRONG = (
+    rf"(?:all|each|every)(?:\s+(?:of\s+)?(?:them|(?:(?:the|these|those)\s+)?{_GIVEN}(?:options?|choices?|answers?)))?"
+    r"\s+(?:is|are|seems?|looks?)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|invalid)\b(?!\s*,?\s*(?:but|except|besides)\b)"
+)
+_NONE_ELSEWHERE = (  # "none of them" in other languages, but not "none of the others"
+    r"(?:keine?[rs]?\s+(?:der|dieser|von)|ningun[oa]\s+de|aucune?\s+des?|nessun[oa]\s+dell[ei])\b"
+    r"(?!\s+(?:las\s+|los\s+)?(?:ander|otr|autr|altr))|以上(?:都|皆)(?:不|非|错)|无法(?:确定|判断|回答)"
+)
 _ADVERBS = r"(?:(?:actually|in\s+fact|clearly|simply|therefore|thus|then|likely|probably)\s+)?"
 
 # At the beginning of what follows "the answer is", and of the last sentence.
 _REFUSED = re.compile(
-    rf"[\s\"'“‘(\[*]*(?:that\s+)?(?:there\s+is\s+|it\s+(?:is\s+)?|this\s+(?:is\s+)?|we\s+|I\s+)?{_ADVERBS}"
-    rf"(?:{_CANNOT}\s+{_BE_SAID}|{_UNKNOWN}|{_NOT_LISTED}|{_NONE}|{_NO_RIGHT_ONE}|both\b|N/A\b|"
+    rf"[\s\"'“‘(\[*]*(?:that\s+)?(?:there(?:['’]s|\s+is)\s+|(?:it|this)(?:['’]s|\s+is)?\s+|we\s+|I(?:['’]m|\s+am)?\s+)?"
+    rf"{_ADVERBS}(?:{_CANNOT}\s+{_BE_SAID}|{_UNKNOWN}|{_NOT_LISTED}|{_NONE}|{_NONE_ELSEWHERE}|{_NO_RIGHT_ONE}|"
+    rf"{_ALL_WRONG}|both\b|N/A\b|"
     r"does\s*(?:n['’]t|\s+not)\s+exist|nothing\b|not\s+enough\s+information)",
     re.I,
 )
 _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be given at all
-    rf"\b(?:{_CANNOT}\s+{_BE_SAID}|unanswerable|(?:insufficient|not\s+enough)\s+(?:information|data|context)|"
+    rf"\b(?:{_CANNOT}\s+{_BE_SAID}|unanswerable|has\s+no\s+(?:correct\s+|right\s+)?answer\b|"
+    r"(?:insufficient|not\s+enough|need\s+more)\s+(?:info(?:rmation)?|data|context)|"
     r"impossible\s+to\s+(?:determine|decide|say|tell|know|answer)|do(?:\s+not|n['’]t)\s+know\b(?!\s+(?:why|how|what)))",
     re.I,
 )
@@ -59,7 +72,8 @@ _STRONG = re.compile(  # a whole sentence, so that it may follow a statement of 
     re.I,
 )
 ANSWER_CANNOT = re.compile(  # "the answer cannot be determined", "the answer does not exist": no "is" before it
-    rf"\banswer(?:\s+(?:to|for)\s[^\n.:=]{{1,80}}?)?\s+(?={_CANNOT}\s+{_BE_SAID}|does\s*(?:n['’]t|\s+not)\s+exist)",
+    rf"\banswer(?:\s+(?:to|for)\s[^\n.:=]{{1,80}}?)?\s+"
+    rf"(?={_CANNOT}\s+{_BE_SAID}|does\s*(?:n['’]t|\s+not)\s+exist|isn['’]t\s)",
     re.I,
 )
 

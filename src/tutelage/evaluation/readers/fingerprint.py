@@ -13,12 +13,14 @@ from pathlib import Path
 import tutelage
 
 _PACKAGE = "tutelage.evaluation"
+_BESIDE = ("tutelage.data.thoughts",)  # modules outside the package that decide what is read: the marks of thoughts
 _ROOT = Path(tutelage.__file__).parents[1]
 
 
 @cache
 def reading_fingerprint(module: str, root: Path = _ROOT, package: str = _PACKAGE) -> str:
-    """Eight hex digits of the code of a module and of all that it imports, at its top or in functions, in `package`.
+    """Eight hex digits of the code of a module and of all that it imports, at its top or in functions, in `package`, or
+    of `_BESIDE`.
 
     `module`: full name of the module that scores, such as a benchmark's. `root`: the folder that holds the package.
     Comments, docstrings and blank lines do not count.
@@ -71,7 +73,7 @@ def _imported(tree: ast.AST, root: Path, package: str) -> Iterator[str]:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             modules = [name for name in inner if name.startswith(f"{package}.") and _file(name, root).is_file()]
             names = modules if len(modules) == len(inner) else [node.module, *modules]
-        yield from (name for name in names if name.startswith(f"{package}."))
+        yield from (name for name in names if name.startswith(f"{package}.") or name in _BESIDE)
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:

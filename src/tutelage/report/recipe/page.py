@@ -17,7 +17,7 @@ from tutelage.report.recipe import figures
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
-from tutelage.report.recipe.table_files import pairs_csv, tables_csv, tables_markdown
+from tutelage.report.recipe.table_files import pairs_csv, search_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables
 from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_task, verdicts, yardstick
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
@@ -30,7 +30,7 @@ EXTREME_EXAMPLES = 2  # largest gains, and as many largest losses
 
 
 def build_report(results: RecipeResults, out: Path, include_text: bool = True) -> Path:
-    """Write report.html, table.csv, pairs.csv, table.md and the figures into `out`; return the page's path.
+    """Write report.html, table.csv, pairs.csv, search.csv, table.md and the figures into `out`; return the page's path.
 
     `include_text=False` leaves prompts, references and replies out, for data that may not be published. Evaluations
     that are not done are shown as missing. Raises TutelageError when a task's evaluations are not of the same examples,
@@ -49,6 +49,8 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     write_size_files(curves, looks, out)
     write_atomically(out / "table.csv", tables_csv(tables))
     write_atomically(out / "pairs.csv", pairs_csv(pairs))
+    if results.search is not None:
+        write_atomically(out / "search.csv", search_csv(results.search))
     write_atomically(out / "table.md", tables_markdown(tables, progress))
 
     filters = {

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_and_interval, score_text
 from tutelage.report.recipe.pairs import TaskPairs
 from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable
 from tutelage.report.table_files import compared_fields, csv_text, markdown_escape, markdown_table
+
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import SearchResults
 
 
 def tables_csv(tables: Sequence[TaskTable]) -> str:
@@ -51,6 +55,15 @@ def pairs_csv(tasks: Sequence[TaskPairs]) -> str:
         for pair in task.pairs
     ]
     return csv_text(head, lines)
+
+
+def search_csv(search: SearchResults) -> str:
+    """One line per stage and point of the search: its settings, its score on the task that decides."""
+    lines = [
+        [search.task, one.stage, *(one.settings.get(key) for key in search.grid), one.value, one.chosen]
+        for one in search.points
+    ]
+    return csv_text(["task", "stage", *search.grid, "value", "chosen"], lines)
 
 
 def tables_markdown(tables: Sequence[TaskTable], progress: str) -> str:

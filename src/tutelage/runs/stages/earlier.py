@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import json
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +37,32 @@ BENCHMARK = "benchmark"  # folder of a benchmark run's replies and scores
 
 
 def earlier_folders(run: Run) -> list[Path]:
-    """Folders of runs that sampled what `run` would, and scored it by another reading; the newest first."""
-    root, sampling = glob.escape(str(run.folder.parent)), sampling_of(run.fingerprint)
-    found = {Path(path) for end in ("", "_*") for path in glob.glob(f"{root}/*-{sampling}{end}")} - {run.folder}
+    """Folders of runs that sampled what `run` would, and scored it by another reading or other metrics; the newest
+    first."""
+    root, samplings = glob.escape(str(run.folder.parent)), [sampling_of(run.fingerprint), *run.also]
+    ends = [f"{sampling}{end}" for sampling in samplings for end in ("", "_*")]
+    found = {Path(path) for end in ends for path in glob.glob(f"{root}/*-{end}")} - {run.folder}
     return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name), reverse=True)
+
+
+def with_other_metrics(task: TaskConfig, root: Path, name: str) -> list[TaskConfig]:
+    """The tasks of the finished runs `name`-… in `root` that differ from `task` in what scores the answers alone."""
+    found = []
+    for file in sorted(root.glob(f"{glob.escape(name)}-*/{run_folder.CONFIG}")):
+        try:
+            other = TaskConfig(**json.loads(file.read_text(encoding="utf-8"))["spec"])
+        except (OSError, ValueError, KeyError, TypeError):  # of another version, or damaged
+            continue
+        scored = {"metrics": task.metrics, "headline": task.headline}
+        if other != task and other.model_copy(update=scored) == task and other not in found:
+            found.append(other)
+    return found
 
 
 def reading_note(runs: Iterable[Run]) -> list[str]:
     """A line for evaluations that are there, and were scored by an earlier reading alone; none where there are none."""
-    old = [run for run in runs if not run.done and any(run_folder.is_done(one) for one in earlier_folders(run))]
+    missing = [replace(run, also=()) for run in runs if not run.done]  # other metrics: `tutelage run` scores them
+    old = [run for run in missing if any(run_folder.is_done(one) for one in earlier_folders(run))]
     if not old:
         return []
     root = old[0].folder.parent

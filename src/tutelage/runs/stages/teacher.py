@@ -128,7 +128,9 @@ def _source_elsewhere(run: Run, loaded: LoadedModel) -> Source:
 def served_source(run: Run, url: str, wait: float) -> ServedSource:
     """The served teacher at an address. Raises TutelageError if it is not the run's, AwayError if none is there."""
     precision, config = str(frozen_type(run)).removeprefix("torch."), run.models["teacher"]
-    return ServedSource(url, config.path, model_fingerprint(config), precision, wait)
+    # It reads token ids: which template or other tokenizer makes them is the student's side alone.
+    asked = config.model_copy(update={"tokenizer": None, "chat_template": "auto"})
+    return ServedSource(url, config.path, model_fingerprint(asked), precision, wait)
 
 
 def _loaded_for_once(run: Run) -> Source:

@@ -176,7 +176,8 @@ def _with_answers(
     answers = read_answers(parent.folder)
     result = run_folder.read_json(parent.folder, run_folder.RESULT)
     ends, dropped, unanswered = result["teacher_ends"], 0, set[int]()
-    teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer")
+    trusted = parent.models["teacher"].trust_remote_code
+    teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer", trust_remote_code=trusted)
     conversations: list[Conversation] = []
     offsets: dict[str, int] = {}  # answers are numbered through the parent's sections, each section once
     for name in parent.data:
