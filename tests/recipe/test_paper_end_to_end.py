@@ -17,7 +17,6 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 from synthesize_recipe import OFF
 from tiny_benchmarks import ARC_ROWS, DIALOGUES, SENTENCES, write_data
 
-from tutelage.evaluation.benchmarks import ifeval
 from tutelage.report.study.figures import build_figures, undrawn
 from tutelage.report.study.page import write_study_report
 from tutelage.report.study.read import build_study
@@ -92,9 +91,7 @@ def file(workshop: Workshop, judge: Endpoint, monkeypatch: pytest.MonkeyPatch) -
     """recipes/paper/all.yaml, copied beside its templates and made tiny."""
     data = write_data(workshop.folder / "data")
     monkeypatch.setenv("TUTELAGE_DATA", str(data))
-    punkt = data / "nltk_data" / ifeval.PUNKT / "english" / ifeval.ONE_OF_ITS_FILES
-    punkt.parent.mkdir(parents=True)
-    punkt.touch()  # found, and not read by the tiny prompts
+    (data / "nltk_data/tokenizers/punkt_tab/english").mkdir(parents=True)  # found, and not read by the tiny prompts
     monkeypatch.setattr(nltk.data, "path", [*nltk.data.path])  # the folder is added to it, for this test alone
     gold = {
         "flores": [{"assamese": one, "english": two} for one, two in SENTENCES * 2],

