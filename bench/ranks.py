@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.common import ceilings, run_worker, write_results
 from bench.step.paper import tutelage_worker
+from bench.step.paper_work import PLAIN
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -76,6 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(**PLAIN)
     options = parser.parse_args()
     if min(options.ranks) < 1:
         parser.error(f"--ranks: {min(options.ranks)} is not a number of ranks: give 1 or more")

@@ -1,5 +1,4 @@
 import gc
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ if not torch.cuda.is_available():  # before Triton is first imported: its kernel
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import warm_python  # noqa: E402
+from pages import do_not_draw  # noqa: E402
 from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 from synthesize_recipe import long_context  # noqa: E402, F401
 
@@ -75,11 +75,7 @@ def python() -> Iterator[str]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of reports are laid out but not drawn, for tests of what else a report says."""
-
-    def savefig(self: object, file: io.BytesIO, *, format: str, **_: object) -> None:
-        file.write(b"<svg></svg>" if format == "svg" else b"")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    do_not_draw(monkeypatch)
 
 
 @pytest.fixture

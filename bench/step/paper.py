@@ -1,4 +1,4 @@
-"""A GKD step at the paper's shapes on one GPU, in Tutelage and in TRL.
+r"""A GKD step at the paper's shapes on one GPU, in Tutelage and in TRL.
 
     python -m bench.step.paper --json docs/results/bench/step.json
     python -m bench.step.paper --device cpu --small         # tiny models, seconds
@@ -14,8 +14,11 @@ TRL's trainers take as many sequences per micro-batch as fit the memory (`--trl-
 128; GKDTrainer on-policy, which takes half a minute to sample one micro-batch, is measured on one.
 
 tokens/s counts prompt and response tokens, never padding; sampled tokens/s counts sampled tokens over the whole step.
-The floor is arithmetic alone: per token 2 FLOP for each teacher weight and 6 for each student weight, at the measured
-rate of matrix products.
+The floor is arithmetic alone: per token 2 FLOP for each teacher weight and 6 for each student weight (4 with `--lora`),
+at the measured rate of matrix products. An 8B student beside an 8B teacher on a card of 24 GB:
+
+    python -m bench.step.paper --impl tutelage --student 8b --lora 16 --student-base nf4 --teacher-precision nf4 \
+        --checkpointing --micro-batch 4096 --batch 16
 Every implementation runs in a process of its own.
 """
 
@@ -27,14 +30,24 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from bench.common import ceilings, run_worker, write_results
-from bench.sampling import LLAMA_1B, TINY, prepare
+from bench.sampling import TINY, prepare
 from bench.step.paper_trl import trl_worker
-from bench.step.paper_work import LLAMA_8B, make_models, make_rows, summary, weights
+from bench.step.paper_work import (
+    LLAMA_8B,
+    SHARES,
+    as_loaded,
+    make_models,
+    make_rows,
+    make_student,
+    student_shape,
+    summary,
+    weights,
+)
 
 IMPLEMENTATIONS = {
     "tutelage": ("off-policy", "on-policy"),
@@ -45,33 +58,34 @@ IMPLEMENTATIONS = {
 SETUPS = ["bfloat16/off", "float32/off", "float32/on", "bfloat16/on"]
 
 
-def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[str, Any]:
-    """Measure steps of Tutelage. `sharded`: each rank holds its shards of both models."""
+def tutelage_worker(
+    options: argparse.Namespace, sharded: bool = False, elsewhere: Callable[[list[Any]], Any] | None = None
+) -> dict[str, Any]:
+    """Measure steps of Tutelage. `sharded`: each rank holds its shards of both models. `elsewhere`: gives a teacher for
+    these examples, in place of one in this process."""
     import torch
     from accelerate import PartialState
 
     from tutelage.common.types import TokenSequence
     from tutelage.loss.objective import Divergence
-    from tutelage.models.load import LoadedModel
     from tutelage.models.sharding import shard
     from tutelage.recipe.sections import SamplingConfig, TrainingConfig
     from tutelage.sampling.torch_sampler import TorchSampler
     from tutelage.sampling.vllm_sampler import VllmSampler
-    from tutelage.teachers.local import Teacher
+    from tutelage.teachers.local import LocalTeacher
     from tutelage.training.job import Job
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
 
     half = torch.bfloat16 if options.device == "cuda" else None
-    student, teacher = make_models(options, "meta" if sharded and PartialState().process_index else None)
-    loaded = []
-    for model in (student, teacher):
+    where = "meta" if sharded and PartialState().process_index else None
+    student, teacher = (make_student(options), None) if elsewhere else make_models(options, where)
+    for model in dict.fromkeys(filter(None, (student, teacher))):
         prepare(model)
         if sharded:
             shard(model, PartialState().device, half if model is student else None)
-        ends = SimpleNamespace(end_of_turn_id=0, end_of_turn_ids=(), text="")
-        loaded.append(LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, ""))  # type: ignore[arg-type]
-    on_policy = options.case == "on-policy"
+    loaded = [as_loaded(model) for model in filter(None, (student, teacher))]
+    on_policy = SHARES[options.case]
     rows = make_rows(options.batch, student.config.vocab_size, 8 if options.small else 1)
     examples = []
     for index, (prompt, response) in enumerate(rows):
@@ -82,18 +96,19 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
         length = max(len(p) for p, _ in rows) + options.new_tokens
         sampler = VllmSampler(student, (), True, max_length=length, batch_size=options.batch, memory=0.25)
     elif on_policy:
-        sampler = TorchSampler(student, (), True, batch_size=options.batch, dtype=half)
+        sampler = TorchSampler(student, (), True, batch_size=options.batch, dtype=None if options.lora else half)
     sampling = SamplingConfig(max_new_tokens=options.new_tokens, temperature=1.0, batch_size=options.batch)
     steps = options.warmup + options.steps
     config = TrainingConfig(batch_size=options.batch, epochs=steps, tokens_per_micro_batch=options.micro_batch)
+    config = config.model_copy(update={"gradient_checkpointing": options.checkpointing})
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             student=loaded[0],
-            teacher=Teacher(loaded[1]),
+            teacher=elsewhere(examples) if elsewhere else LocalTeacher(loaded[1], shared=options.shared_base),
             objective=Divergence(beta=0.5),
             examples=examples,
             validation=[],
-            rollouts=RolloutPlan(float(on_policy), sampling, seed=0, max_length=config.max_length),
+            rollouts=RolloutPlan(on_policy, sampling, seed=0, max_length=config.max_length),
             sampler=sampler,
             config=config,
             seed=0,
@@ -106,7 +121,7 @@ def tutelage_worker(options: argparse.Namespace, sharded: bool = False) -> dict[
             began = time.perf_counter()
             values = trainer.step(step)
             seconds = time.perf_counter() - began
-            sampled = options.batch * values["sampled_length"] if on_policy else 0
+            sampled = options.batch * values["on_policy"] * values["sampled_length"] if on_policy else 0
             sampling_seconds = sampled / values["sampled_tokens_per_s"] if on_policy else 0.0
             measured.append((seconds, values["tokens"], sampled, sampling_seconds, values["loss"]))
         if options.profile:
@@ -127,7 +142,10 @@ def profile(trainer: Any, step: int, path: Path) -> None:
 def start_worker(name: str, case: str, batch: int, setup: str, options: argparse.Namespace) -> dict[str, Any]:
     keys = ("device", "new_tokens", "warmup", "batch", "micro_batch")
     flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
-    flags += ["--small"] * options.small
+    flags += ["--small"] * options.small + ["--checkpointing"] * options.checkpointing
+    if name.startswith("tutelage"):
+        flags += ["--student", options.student, "--lora", str(options.lora), "--student-base", options.student_base]
+        flags += ["--teacher-precision", options.teacher_precision] + ["--shared-base"] * options.shared_base
     if options.profile and name.startswith("tutelage"):
         flags += ["--profile", f"{options.profile}-{name}-{case}.txt"]
     slow = (name, case) == ("trl-gkd", "on-policy")  # half a minute per micro-batch
@@ -140,6 +158,20 @@ def start_worker(name: str, case: str, batch: int, setup: str, options: argparse
     # Without it TRL's trainer runs out of memory at 64 sequences, with 8 GiB reserved and unused.
     allocator = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if name.startswith("trl") else {}
     return run_worker(f"{name}, {case} {setup}", command, allocator)
+
+
+def kinds_of(name: str, setup: str, options: argparse.Namespace) -> dict[str, str]:
+    """A row's shapes, `precision`, in which products are computed and what a quantised teacher holds, and `weights`:
+    what is trained, in its type."""
+    shapes = {"student": options.student, "teacher": options.student if options.shared_base else "8b"}
+    half = "bfloat16" if options.device == "cuda" else "float32"
+    if name.startswith("trl"):
+        return shapes | {"precision": half, "weights": setup.partition("/")[0]}
+    base = options.student_base if options.student_base != "bfloat16" else half
+    weights = f"float32 adapter of rank {options.lora} on {base}" if options.lora else "float32"
+    quantised = options.student_base if options.shared_base else options.teacher_precision
+    precision = half if quantised == "bfloat16" else f"{half}, teacher {quantised}"
+    return shapes | {"precision": precision, "weights": weights}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -177,6 +209,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--impl", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
     parser.add_argument("--case", nargs="+", default=["off-policy", "on-policy"])
     parser.add_argument("--small", action="store_true", help="tiny models")
+    parser.add_argument("--student", choices=["1b", "8b"], default="1b", help="shape of the student")
+    parser.add_argument("--lora", type=int, default=0, help="rank of an adapter on all linear maps; 0: all weights")
+    parser.add_argument("--student-base", choices=["bfloat16", "nf4"], default="bfloat16", help="frozen, with --lora")
+    parser.add_argument(
+        "--teacher-precision", choices=["bfloat16", "float8", "int8", "nf4"], default="bfloat16", help="of the layers"
+    )
+    parser.add_argument("--shared-base", action="store_true", help="with --lora: the teacher is the frozen student")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute Tutelage's activations")
     parser.add_argument("--profile", type=Path, help="write tables of Tutelage's kernels to files with this prefix")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -200,7 +240,9 @@ def main() -> None:
         ("trl-gkd", "on-policy"): options.trl_batch or [16, 8, 4],
         ("trl-distillation-vllm", "on-policy"): options.trl_batch or [128, 64, 32],
     }
-    per_token = 2 * weights(TINY if options.small else LLAMA_8B) + 6 * weights(TINY if options.small else LLAMA_1B)
+    student = student_shape(options)
+    teacher = student if options.shared_base else TINY if options.small else LLAMA_8B
+    per_token = 2 * weights(teacher) + (4 if options.lora else 6) * weights(student)
     rows = []
     for case in options.case:
         for name in options.impl:
@@ -213,7 +255,7 @@ def main() -> None:
                     if "seconds" in result and case == "off-policy":
                         result["over_floor"] = measured["flops"] / (per_token * result["tokens_per_s"])
                     rows.append({"impl": name, "case": case, "batch": batch, **({"setup": setup} if setup else {})})
-                    rows[-1] |= result
+                    rows[-1] |= kinds_of(name, setup, options) | result
                     print(f"{name}, {case}, {setup} {batch}: {result}", file=sys.stderr, flush=True)
                     if options.json:
                         write_results(options.json, options.device, measured, rows)

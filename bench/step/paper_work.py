@@ -6,6 +6,7 @@ import argparse
 import math
 import random
 import statistics
+from types import SimpleNamespace
 from typing import Any
 
 from bench.sampling import LLAMA_1B, TINY
@@ -17,6 +18,10 @@ LLAMA_8B = LLAMA_1B | {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
+# Options of a plain step: a 1B student of which all weights are trained, and a bfloat16 teacher.
+PLAIN: dict[str, Any] = {"student": "1b", "lora": 0, "student_base": "bfloat16", "teacher_precision": "bfloat16"}
+PLAIN |= {"shared_base": False, "checkpointing": False}
+SHARES = {"off-policy": 0.0, "mixed": 0.5, "on-policy": 1.0}  # λ of each case
 Measured = tuple[float, float, float, float, float]  # seconds, tokens, sampled tokens, sampling seconds, loss
 
 
@@ -33,14 +38,85 @@ def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int],
     ]
 
 
+def student_shape(options: argparse.Namespace) -> dict[str, Any]:
+    return TINY if options.small else {"1b": LLAMA_1B, "8b": LLAMA_8B}[options.student]
+
+
 def make_models(options: argparse.Namespace, device: str | None = None) -> tuple[Any, Any]:
-    """Student and teacher on `device` (default: `options.device`)."""
+    """Student and teacher on `device` (default: `options.device`), each quantised as soon as it is made. With
+    `options.shared_base` the student is the teacher too."""
+    import torch
+
+    student = make_student(options, device)
+    teacher = student if options.shared_base else make_teacher(options, device)
+    if options.device == "cuda":  # what the quantised models were made from is not part of a step
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return student, teacher
+
+
+def make_student(options: argparse.Namespace, device: str | None = None) -> Any:
+    """The student on `device` (default: `options.device`), in float32; with `options.lora` frozen, with an adapter."""
+    import torch
+
+    where = device or options.device
+    if not options.lora:
+        return _build(student_shape(options), where, torch.float32, 0)
+    from tutelage.models.surgery.lora import add_adapter
+    from tutelage.recipe.sections import LoraConfig
+
+    half = torch.bfloat16 if options.device == "cuda" else torch.float32
+    student = _build(student_shape(options), where, half, 0)
+    _quantise(student, options.student_base, half)
+    add_adapter(student, LoraConfig(r=options.lora), seed=0)
+    return student
+
+
+def make_teacher(options: argparse.Namespace, device: str | None = None) -> Any:
+    """The teacher, held as it teaches, on `device` (default: `options.device`)."""
     import torch
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
-    student = _build(TINY if options.small else LLAMA_1B, device or options.device, torch.float32, 0)
     teacher = _build(TINY if options.small else LLAMA_8B, device or options.device, half, 1)
-    return student, teacher
+    _quantise(teacher, options.teacher_precision, half)
+    return teacher
+
+
+def as_loaded(model: Any) -> Any:
+    """The model as Tutelage has loaded ones, without tokenizer."""
+    from tutelage.models.load import LoadedModel
+
+    ends = SimpleNamespace(end_of_turn_id=0, end_of_turn_ids=(), text="")
+    return LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, "")  # type: ignore[arg-type]
+
+
+def _quantise(model: Any, precision: str, compute: Any) -> None:
+    """Replace the linear maps of the layers, in place and one at a time, by quantised ones, as loading does."""
+    import torch
+
+    if precision == "bfloat16":
+        return
+    if precision != "nf4":
+        from torchao.quantization import quantize_
+
+        from tutelage.models.surgery.quantise import quantization
+
+        quantize_(model.get_decoder().layers, quantization(precision, compute).quant_type)
+        return
+    import bitsandbytes as bnb
+
+    for layer in model.get_decoder().layers:
+        for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]:
+            sizes = (linear.in_features, linear.out_features)
+            new = bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=compute, quant_type="nf4", device="meta")
+            data = bnb.nn.Params4bit(linear.weight.data.to("cpu"), requires_grad=False, quant_type="nf4")
+            new.weight = data.to(linear.weight.device)
+            owner, _, last = name.rpartition(".")
+            setattr(layer.get_submodule(owner), last, new)
+    model.is_loaded_in_4bit = True
+    from tutelage.models.surgery.quantise import keep_scales
+
+    keep_scales(model)
 
 
 def _build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:
@@ -77,7 +153,7 @@ def summary(measured: list[Measured], options: argparse.Namespace) -> dict[str, 
         "tokens": sum(m[1] for m in kept) / len(kept),
         "first_loss": measured[0][4],
     }
-    if options.case == "on-policy":
+    if SHARES[options.case]:
         out["sampled_tokens_per_s"] = sum(m[2] for m in kept) / seconds
         out["sampling_seconds"] = statistics.median(m[3] for m in kept)
     if options.device == "cuda":

@@ -130,7 +130,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     from tutelage.models.load import load_model
     from tutelage.recipe.sections import ModelConfig, SamplingConfig, TrainingConfig
     from tutelage.sampling.torch_sampler import TorchSampler
-    from tutelage.teachers.local import Teacher
+    from tutelage.teachers.local import LocalTeacher
     from tutelage.training.job import Job
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
@@ -148,7 +148,7 @@ def tutelage_worker(folder: Path, case: str, options: argparse.Namespace) -> dic
     config = TrainingConfig(batch_size=EXAMPLES, epochs=steps, precision=options.precision)
     job = Job(
         student=student,
-        teacher=Teacher(teacher),
+        teacher=LocalTeacher(teacher),
         objective=Divergence(beta=0.5),
         examples=examples,
         validation=[],

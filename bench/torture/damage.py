@@ -13,7 +13,10 @@ from bench.torture.machine import Ended, Load, Row, at_write, content, die, diff
 
 # What is damaged in a stopped run, by load, and in a finished one.
 STOPPED = {
-    "training": ["checkpoints/checkpoint-*/*", "checkpoints/pending-*/*", "metrics.jsonl", "config.json", "data.json"],
+    "training": [
+        *("checkpoints/checkpoint-*/*", "checkpoints/pending-*/*"),
+        *("metrics.jsonl", "samples.jsonl", "config.json", "data.json"),
+    ],
     "seqkd": ["answers.jsonl", "checkpoints/checkpoint-*/*", "metrics.jsonl", "result.json"],
     "synthesis": ["accepted/*", "rejected/*", "metrics.jsonl"],
     "evaluation": ["*/responses.jsonl", "responses.jsonl", "settings.json", "speed.json"],

@@ -47,6 +47,32 @@ def test_a_step_at_the_papers_shapes(bench: Callable[..., list[dict[str, Any]]])
     assert off["tokens"] == pytest.approx(off["tokens_per_s"] * off["seconds"])
     assert on["sampled_tokens_per_s"] * on["seconds"] == pytest.approx(4 * 6)
     assert off["first_loss"] > 0
+    assert (off["student"], off["precision"], off["weights"]) == ("1b", "float32", "float32")
+
+
+def test_an_adapter_beside_a_quantised_teacher(bench: Callable[..., list[dict[str, Any]]]):
+    for package in ("peft", "torchao", "bitsandbytes"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'tutelage[lora,quant]'")
+    options = ["--device", "cpu", "--small", "--batch", "4", "--new-tokens", "6", "--steps", "1", "--impl", "tutelage"]
+    adapter = ["--lora", "4", "--student-base", "nf4", "--checkpointing"]
+    off, on = bench("step.paper", *options, *adapter, "--teacher-precision", "int8")
+    assert (off["precision"], off["weights"]) == ("float32, teacher int8", "float32 adapter of rank 4 on nf4")
+    assert off["first_loss"] > 0
+    assert on["sampled_tokens_per_s"] * on["seconds"] == pytest.approx(4 * 6)
+    (same,) = bench("step.paper", *options, *adapter, "--shared-base", "--case", "off-policy")
+    assert same["precision"] == "float32, teacher nf4"
+    assert same["first_loss"] == 0  # the adapter is new, so student and teacher are one
+
+
+def test_teachers_elsewhere(bench: Callable[..., list[dict[str, Any]]]):
+    options = ["--batch", "4", "--new-tokens", "6", "--steps", "1", "--micro-batch", "64"]
+    rows = {(row["teacher"], row["case"]): row for row in bench("teachers", "--device", "cpu", "--small", *options)}
+    assert len(rows) == 6
+    for case in ("off-policy", "mixed"):
+        losses = [rows[kind, case]["first_loss"] for kind in ("local", "served", "cached")]
+        assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+        assert rows["local", case]["ratio"] == 1.0
+    assert rows["cached", "off-policy"]["gib"] > 0
 
 
 def test_the_fast_path_and_the_reference_train_alike(bench: Callable[..., list[dict[str, Any]]], tmp_path: Path):

@@ -9,11 +9,15 @@ from random import Random
 
 import pytest
 
+from tutelage.cli import demo
 from tutelage.cli.demo.data import INSTRUCTION, write_demo_data
 from tutelage.cli.demo.exercises import PEOPLE as HEAL_PEOPLE
 from tutelage.cli.demo.exercises import draw_exercises
 from tutelage.cli.demo.notes import FRAMES, HELD_OUT, KINDS, PEOPLE, draw_note, draw_notes
+from tutelage.recipe.load import load_recipe
+from tutelage.runs.planner import Planner
 
+RECIPE = Path(demo.__file__).parent / "recipe.yaml"
 SPLITS = ("train", "dev", "test", "heal")
 
 
@@ -140,3 +144,14 @@ def test_exercises_are_answered_right() -> None:
     assert all(e.answer == f"There are {numbers[len(e.text.split()) - 2]} words." for e in by_kind["count"])
     assert all(e.answer.split("-")[0] in e.text and len(e.answer) == 10 for e in by_kind["date"])
     assert {kind: len(found) for kind, found in by_kind.items()} == {"sort": 60, "count": 60, "date": 60}
+
+
+def test_the_student_is_healed_by_cross_entropy_and_the_opponent_is_fair(tmp_path: Path):
+    """Healed by distilling, the student would have beforehand what GKD is to add."""
+    planner = Planner(load_recipe(RECIPE), tmp_path, tmp_path / "runs")
+    stages = planner.stages
+    assert [stages[name].kind for name in ("heal", "sft", "sft_again", "gkd")] == ["sft", "sft", "sft", "distill"]
+    assert (stages["sft_again"].student, stages["gkd"].student, stages["gkd"].teacher) == ("sft", "sft", "teacher_sft")
+    assert planner.training("sft_again", {}) == planner.training("gkd", {}) == planner.training("sft", {})
+    assert stages["sft_again"].data == stages["gkd"].data == stages["sft"].data == "train"
+    assert stages["scores"].compare_to == "sft_again"

@@ -17,7 +17,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 
-COMMANDS = ["run", "report", "data", "evaluate", "chat", "export", "compare", "rescore", "setup", "demo", "schema"]
+COMMANDS = ["init", "doctor", "run", "watch", "report", "data", "evaluate", "chat", "export", "compare", "rescore"]
+COMMANDS += ["forecast", "setup", "demo", "schema", "serve-teacher"]
 HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy"]
 WATCHED = """
 import sys

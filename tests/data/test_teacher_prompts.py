@@ -26,7 +26,7 @@ from tutelage.recipe.sections import SamplingConfig
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
 from tutelage.sampling.torch_sampler import TorchSampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 from tutelage.training.on_policy import RolloutPlan, with_response, write_responses
 from tutelage.training.trainer import Trainer
 
@@ -100,7 +100,7 @@ def swapped(template: ChatTemplate) -> torch.Tensor:
 
 
 def logits_of(
-    teacher: Teacher, sequences: list[TokenSequence], padded: bool = False
+    teacher: LocalTeacher, sequences: list[TokenSequence], padded: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch = make_micro_batch(sequences, [1.0] * len(sequences), padded)
     signal = teacher.signal(batch)
@@ -130,7 +130,7 @@ def test_data_responses_are_scored_as_in_a_direct_forward_pass(kind: str):
     original = tiny.llama(layers=3, vocab=SIZE, packed=False)
     sequences = align(encode(CONVERSATIONS), CONVERSATIONS, STUDENT, template)
     loaded = LoadedModel(tiny.llama(layers=3, vocab=SIZE), template.tokenizer, template, True, "")
-    got, labels = logits_of(Teacher(loaded, STUDENT.end_of_turn_id), sequences)
+    got, labels = logits_of(LocalTeacher(loaded, STUDENT.end_of_turn_id), sequences)
     expected, tokens = [], []
     for sequence, conversation in zip(sequences, CONVERSATIONS, strict=True):
         ids, positions = by_hand(template, conversation, sequence)
@@ -157,7 +157,7 @@ def test_sampled_responses_are_scored_as_in_a_direct_forward_pass(kind: str):
     sampled = write_responses(plan, examples, 0, 0, sampler, None)
     sampled += [with_response(examples[1], Sample((5, 9, end), (), True), 10_000)]
     loaded = LoadedModel(tiny.llama(layers=3, vocab=SIZE), template.tokenizer, template, True, "")
-    got, labels = logits_of(Teacher(loaded, end), sampled)
+    got, labels = logits_of(LocalTeacher(loaded, end), sampled)
     original, expected = tiny.llama(layers=3, vocab=SIZE, packed=False), []
     for sequence in sampled:
         conversation = conversations[sequence.index]
@@ -213,7 +213,7 @@ def test_a_steps_loss_is_the_divergence_of_direct_forward_passes(tmp_path: Path)
     job = dataclasses.replace(
         job,
         student=student,
-        teacher=Teacher(loaded, STUDENT.end_of_turn_id),
+        teacher=LocalTeacher(loaded, STUDENT.end_of_turn_id),
         objective=Divergence(0.5),
         examples=examples,
         rollouts=RolloutPlan(0.5, SamplingConfig(max_new_tokens=12), 3, 10_000),
@@ -222,7 +222,7 @@ def test_a_steps_loss_is_the_divergence_of_direct_forward_passes(tmp_path: Path)
     assert job.rollouts is not None
     sequences = write_responses(job.rollouts, examples, 0, 0, job.sampler, None)
     assert {s.author for s in sequences} == {"data", "student"}
-    plain, teacher = tiny.llama(vocab=SIZE, packed=False), Teacher(loaded)
+    plain, teacher = tiny.llama(vocab=SIZE, packed=False), LocalTeacher(loaded)
     total, tokens = 0.0, 0
     with torch.no_grad():
         for sequence in sequences:

@@ -69,6 +69,18 @@ def test_batches_hold_prompts_of_like_length_and_settings_reach_the_sampler() ->
     assert (sampler.calls[0]["max_new_tokens"], sampler.calls[0]["temperature"], sampler.calls[0]["top_p"]) == (6, 0, 1)
 
 
+def test_answers_count_as_they_end_not_batch_by_batch() -> None:
+    class Telling(Echo):
+        def sample(self, prompts: list[list[int]], **settings) -> list[Sample]:
+            samples = super().sample(prompts, **settings)
+            settings["ended"]({1: samples[1]})
+            return samples
+
+    seen = []
+    evaluate_generation("test", TASK, ROWS, Letters(), Telling(), seed=7, progress=lambda *counts: seen.append(counts))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_example_seeds_depend_on_seed_and_id_alone() -> None:
     assert example_seed(0, "a") == 787122455340873193
     seeds = {example_seed(seed, id) for seed in range(3) for id in ("a", "b", "1a")}

@@ -15,7 +15,7 @@ from tutelage.loss.objective import CrossEntropy, Divergence
 from tutelage.models.load import LoadedModel
 from tutelage.recipe.sections import SamplingConfig, TrainingConfig
 from tutelage.sampling.torch_sampler import TorchSampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 from tutelage.training.job import Job
 from tutelage.training.on_policy import RolloutPlan
 
@@ -76,7 +76,7 @@ def gkd(
     return dataclasses.replace(
         job,
         student=student,
-        teacher=Teacher(loaded(teacher, packed)),
+        teacher=LocalTeacher(loaded(teacher, packed)),
         objective=Divergence(0.5, temperature),
         ce_weight=ce_weight,
         rollouts=RolloutPlan(on_policy, sampling, job.seed, job.config.max_length),

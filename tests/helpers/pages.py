@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from html.parser import HTMLParser
+
+import pytest
 
 HOSTILE = (
     "</script></div><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{ 7*7 }}"
@@ -28,3 +31,12 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def do_not_draw(patch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not drawn: their files are empty."""
+
+    def savefig(self: object, file: io.BytesIO, *, format: str, **_: object) -> None:
+        file.write(b"<svg></svg>" if format == "svg" else b"")
+
+    patch.setattr("matplotlib.figure.Figure.savefig", savefig)

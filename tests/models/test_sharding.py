@@ -24,7 +24,7 @@ from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.sharding import local_part, plain_copy, shard
 from tutelage.runs.worker import attempt
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 from tutelage.training.job import Job
 from tutelage.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ def make(folder: Path, sharded: bool, **options: Any) -> Job:
         assert not half or fuse_norms(student) == 5  # fusing again, on sharded weights
     job = jobs.gkd(folder, lengths=(9, 6, 60, 7, 30), model=student, **{**COMMON, "checkpoint_every": 100, **options})
     # The end id exchanges two rows of the teacher's embedding and head.
-    loaded_teacher = Teacher(jobs.loaded(teacher, packed), student_end_id=20)
+    loaded_teacher = LocalTeacher(jobs.loaded(teacher, packed), student_end_id=20)
     # one held-out example, so the second rank has none
     return dataclasses.replace(job, teacher=loaded_teacher, validation=tiny.sequences((20,), seed=5))
 

@@ -170,7 +170,7 @@ def test_an_adapter_without_peft_is_refused_with_the_way_to_merge_it(tmp_path: P
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     text = refusal(folder)
-    assert f"{folder} is an adapter of `{base}`, not a whole model: pip install 'tutelage[peft]'" in text
+    assert f"{folder} is an adapter of `{base}`, not a whole model: pip install 'tutelage[lora]'" in text
     assert "merge_and_unload()" in text
     shutil.copy(base / "config.json", folder)  # beside a config it is one still: the base alone is not what was meant
     shutil.copy(base / "model.safetensors", folder)

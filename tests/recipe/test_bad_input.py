@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def copied(name: str, then: Callable[[Path], Any]) -> Callable[..., None]:
 
     def prepare(workshop: Workshop, patch: pytest.MonkeyPatch) -> None:
         shutil.copytree(workshop.models / "student", workshop.folder / name)
+        patch.setitem(sys.modules, "peft", None)  # as where it is not installed
         then(workshop.folder / name)
         workshop.recipe["student"] = {"path": str(workshop.folder / name)}
 

@@ -19,7 +19,7 @@ from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.data.dataset import load_dataset
 from tutelage.data.encode_rows import encode_all
 from tutelage.models.load import load_model
-from tutelage.models.prune import perplexity
+from tutelage.models.surgery.prune import perplexity
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.do_run import do_run

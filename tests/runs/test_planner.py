@@ -214,6 +214,9 @@ def test_equal_content_has_equal_fingerprints(workshop: Workshop):
         "description=words",
         "name=other",
         "stages.sft.training.epochs=1",  # what it is anyway
+        "stages.gkd.signal.served=http://localhost:8700",  # the same teacher
+        "stages.gkd.signal.wait=9",
+        "stages.gkd.signal.cache=exact",
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_fingerprint(workshop: Workshop, override: str):
@@ -239,8 +242,10 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
     assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text", "messages"})
     assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
     assert DataConfig(path="x.jsonl", messages="chosen").content()["messages"] == "chosen"
-    model = {key: field.default for key, field in ModelConfig.model_fields.items() if key != "thinking"} | {"path": "m"}
+    later = ("thinking", "lora", "precision")
+    model = {key: field.default for key, field in ModelConfig.model_fields.items() if key not in later} | {"path": "m"}
     assert fingerprint(ModelConfig(path="m")) == fingerprint(model)
+    assert fingerprint(ModelConfig(path="m", precision="bfloat16")) == fingerprint(model)
     assert fingerprint(ModelConfig(path="m", thinking=False)) == fingerprint(model | {"thinking": False})
 
 
@@ -252,6 +257,15 @@ def test_keys_of_a_benchmark_that_came_later_count_only_if_set():
     for own in ({"prompt": "{question}"}, {"group": "test"}, {"max_new_tokens": 9}):
         changed = task.model_copy(update=own)
         assert evaluation_fingerprint("benchmark", changed, 0, {}, [], "cpu") != expected
+
+
+def test_a_signal_counts_if_it_changes_the_numbers(workshop: Workshop):
+    _, plain, _ = fingerprints(workshop)
+    keys = ["cache=bfloat16", "cache=top_k", "openai=http://here/v1"]
+    rounded, few, endpoint = (fingerprints(workshop, f"stages.gkd.signal.{key}")[1] for key in keys)
+    assert len({plain, rounded, few}) == 3
+    assert few == endpoint  # the same likeliest tokens, wherever they come from
+    assert fingerprints(workshop, "stages.gkd.signal.cache=top_k", "stages.gkd.signal.top_k=5")[1] != few
 
 
 def test_ce_weight_counts_only_if_it_is_set(workshop: Workshop):
@@ -344,8 +358,11 @@ def test_other_files_of_a_folder_change_the_fingerprint_if_they_are_read(tmp_pat
 
 OTHER = {  # another value of every key of a model section
     "path": "student_b", "revision": "v2", "tokenizer": "student_b", "chat_template": "tulu", "thinking": True,
-    "attention": "padded", "trust_remote_code": True,
+    "attention": "padded", "trust_remote_code": True, "lora": {"r": 4}, "precision": "int8",
 }  # fmt: skip
+# Runs that a key leaves as they are: an adapter counts where one is trained, a precision where the model is not cut.
+SAME = {("student", "lora"): ["cut", "evaluate", "benchmark", "held_out"], ("teacher", "precision"): ["cut"]}
+SAME["teacher", "lora"] = ["seq", "gkd", "cut", "answers", "evaluate", "benchmark", "held_out"]
 
 
 @pytest.mark.parametrize("key", ModelConfig.model_fields)
@@ -353,6 +370,8 @@ OTHER = {  # another value of every key of a model section
 def test_every_key_of_a_model_section_is_in_the_fingerprint_of_every_run_that_loads_it(
     workshop: Workshop, role: str, key: str
 ):
+    if (role, key) == ("student", "precision"):
+        pytest.skip("a recipe refuses it")
     shutil.copytree(workshop.models / role, workshop.folder / "student_b")
     other = str(workshop.folder / OTHER[key]) if key in ("path", "tokenizer") else OTHER[key]
     stages = [
@@ -377,4 +396,4 @@ def test_every_key_of_a_model_section_is_in_the_fingerprint_of_every_run_that_lo
         return {name: run.fingerprint for name, run in found.items()}
 
     before, after = runs(), runs(**{f"{role}__{key}": other})
-    assert [name for name in before if before[name] == after[name]] == []
+    assert {name for name in before if before[name] == after[name]} == {*SAME.get((role, key), [])}

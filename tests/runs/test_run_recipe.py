@@ -77,7 +77,7 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
     (folder,) = workshop.runs.glob("gkd-s1-*")
     made = {p.name for p in folder.iterdir()}
     files = {"config.json", "environment.json", "data.json", "metrics.jsonl", "checksums.json", "result.json"}
-    assert made == files | {"model"}
+    assert made == files | {"model", "samples.jsonl"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert json.loads((folder / "config.json").read_text())["training"]["learning_rate"] == 0.001
@@ -262,10 +262,10 @@ def test_locks_left_behind(workshop: Workshop, content: str):
 
 
 def test_an_unforeseen_error_is_one_line_and_a_log(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck\nand more")
 
-    monkeypatch.setattr(train_stage, "save_model", broken)
+    monkeypatch.setattr(train_stage, "save_student", broken)
     run = planned(workshop)
     said = attempt(run)
     assert said == f"sft: RuntimeError: out of luck (traceback: {run.folder / 'error.log'})"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.common import run_folder
 from tutelage.runs import scheduler
 from tutelage.runs.scheduler import Resources, Scheduler
 
@@ -22,6 +23,13 @@ class Piece:
     done: bool = False
     training: None = None
     folder: Path = Path("nowhere")
+    kind: str = "sft"
+    seed: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        return self.fingerprint
 
 
 def order(monkeypatch: pytest.MonkeyPatch, pieces: list[Piece], **options: Any) -> list[str]:
@@ -55,3 +63,29 @@ def test_what_is_done_costs_nothing(monkeypatch: pytest.MonkeyPatch):
     done = Piece("done", 100.0, done=True)
     pieces = [Piece("a", 0.1, [done]), Piece("b", 1.0)]
     assert order(monkeypatch, pieces, hours=lambda run: run.hours) == ["b", "a"]
+
+
+def test_the_time_left_follows_from_runs_of_the_same_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    """By the mean over all runs the two evaluations would take 200 s more; they take 20."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def attempt(run: Piece, *_: Any) -> None:
+        now[0] += 2.0 * run.hours
+        run_folder.write_json(run.folder, run_folder.RESULT, run.result)
+        run.done = True
+
+    monkeypatch.setattr(scheduler, "attempt", attempt)
+    sft = Piece("sft", 50.0, folder=tmp_path / "sft", result={"last": {"loss": 0.12345}})
+    gkd = Piece("gkd", 50.0, [sft], folder=tmp_path / "gkd")
+    score = {"headline": "rouge_l", "metrics": {"rouge_l": {"value": 77.04, "stderr": None}}}
+    scores = [Piece(f"e{i}", 5.0, [gkd], folder=tmp_path / f"e{i}", kind="evaluate", result=score) for i in range(2)]
+    Scheduler(Resources(), seconds=lambda run: run.hours).execute([*scores])  # type: ignore[arg-type,attr-defined]
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 4 runs done: sft took 1 min 40 s, loss 0.123; about 2 min left",
+        "2 of 4 runs done: gkd took 1 min 40 s; about 20 s left",
+        "3 of 4 runs done: e0 took 10 s, rouge_l 77.0; a few seconds left",
+        "4 of 4 runs done: e1 took 10 s, rouge_l 77.0; none left",
+    ]

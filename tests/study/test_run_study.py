@@ -174,7 +174,7 @@ def test_a_failure_stops_what_builds_on_it_and_is_tried_again_on_request(worksho
 
 
 def test_a_failure_mended_outside_goes_on(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    from tutelage.runs.stages import train as train_stage
+    from tutelage.runs.stages import students as train_stage
 
     plan = plan_study(write_study(workshop), workshop.runs)
     real = train_stage.save_model
@@ -202,8 +202,8 @@ def test_status_of_what_runs(workshop: Workshop):
     run.folder.mkdir(parents=True)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as holder:
         (run.folder / "lock").write_text(str(holder.pid))
-        (run.folder / "data.json").write_text(json.dumps({"train": {"rows": 12}}))
-        (run.folder / "metrics.jsonl").write_text('{"step": 1, "seconds": 7.0}\n')
+        line = {"step": 1, "epoch": 1 / 3, "seconds": 7.0}
+        (run.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         state = next(state for state in study_status(plan) if state.run is run)
         assert (state.state, state.done, state.total, state.eta) == ("running", 1, 3, 14.0)
         assert f"  running  {run.folder.name} step 1 of 3, about 14 s left" in status_lines(plan, study_status(plan))

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from tutelage.data.batch import make_micro_batch
-from tutelage.teachers.local import Teacher, exchange_tokens
+from tutelage.teachers.local import LocalTeacher, exchange_tokens
 
 A, B = 2, 7
 MAKERS = {
@@ -58,20 +58,20 @@ def test_the_students_end_gets_the_probability_of_the_teachers(tie: bool):
 
     loaded = jobs.loaded(tiny.llama(tie=tie))
     assert loaded.template.end_of_turn_id == A
-    signal = Teacher(loaded, student_end_id=B).signal(make_micro_batch([sequence], [1.0], False))
+    signal = LocalTeacher(loaded, student_end_id=B).signal(make_micro_batch([sequence], [1.0], False))
     got = (signal.hidden @ signal.head.weight.t()).softmax(-1)
     torch.testing.assert_close(got[:, B], expected[:, A], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(got[:, A], expected[:, B], rtol=1e-5, atol=1e-7)
     others = [i for i in range(97) if i not in (A, B)]
     torch.testing.assert_close(got[:, others], expected[:, others], rtol=1e-5, atol=1e-7)
-    unmapped = Teacher(jobs.loaded(tiny.llama(tie=tie))).signal(make_micro_batch([sequence], [1.0], False))
+    unmapped = LocalTeacher(jobs.loaded(tiny.llama(tie=tie))).signal(make_micro_batch([sequence], [1.0], False))
     assert not torch.allclose((unmapped.hidden @ unmapped.head.weight.t()).softmax(-1)[:, B], expected[:, A], rtol=1e-2)
 
 
 @pytest.mark.parametrize("end", [None, A])
 def test_an_equal_end_leaves_the_teacher_unchanged_and_frozen(end: int | None):
     reference, model = tiny.llama(), tiny.llama().train()
-    teacher = Teacher(jobs.loaded(model), student_end_id=end)
+    teacher = LocalTeacher(jobs.loaded(model), student_end_id=end)
     for a, b in zip(reference.parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not any(p.requires_grad for p in model.parameters())
@@ -82,7 +82,7 @@ def test_an_equal_end_leaves_the_teacher_unchanged_and_frozen(end: int | None):
 
 def test_the_students_autocast_does_not_affect_the_teacher():
     batch = make_micro_batch(tiny.sequences((9, 6)), [1.0, 1.0], False)
-    teacher = Teacher(jobs.loaded(tiny.llama()))
+    teacher = LocalTeacher(jobs.loaded(tiny.llama()))
     plain = teacher.signal(batch).hidden
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(teacher.signal(batch).hidden, plain)

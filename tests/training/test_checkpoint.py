@@ -184,8 +184,9 @@ def flipped(content: bytearray, place: int) -> bytes:
     return bytes([*content[:place], content[place] ^ 4, *content[place + 1 :]])
 
 
-def test_metrics_come_back_with_the_checkpoint(tmp_path: Path):
-    metrics = tmp_path / "metrics.jsonl"
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_metrics_and_samples_come_back_with_the_checkpoint(tmp_path: Path, name: str):
+    metrics = tmp_path / name
     log = MetricsFile(metrics)
     log.write({"step": 1, "loss": 0.5})
     log.write({"step": 2, "loss": 0.25})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug
+from tutelage.cli.options import Debug, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from tutelage.runs.stages.inspect_data import SequenceText
 
 data = typer.Typer(help="Look at data before any training.", no_args_is_help=True)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # texts of data may try to steer the terminal
 _MARKS = ("⟦", "⟧")
 
 
@@ -66,7 +64,7 @@ def inspect(
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     for name in names:
         found = inspect_section(config, name, recipe.resolve().parent, model, rows)
-        console.print("\n".join(map(_visible, found.lines)), markup=False)
+        console.print("\n".join(map(visible, found.lines)), markup=False)
         for sequence in found.sequences:
             _show(console, sequence)
         console.print()
@@ -79,14 +77,9 @@ def _show(console: Console, sequence: SequenceText) -> None:
     coloured = console.is_terminal and console.color_system is not None
     text = Text()
     for learnt, piece in sequence.pieces:
-        shown = _visible(piece)
+        shown = visible(piece)
         if learnt and not coloured:
             shown = f"{_MARKS[0]}{shown}{_MARKS[1]}"
         text.append(shown, style="black on green" if learnt and coloured else None)
-    console.print(f"\n--- {_visible(sequence.title)}", markup=False)
+    console.print(f"\n--- {visible(sequence.title)}", markup=False)
     console.print(text)
-
-
-def _visible(text: str) -> str:
-    """The text with control characters written out."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

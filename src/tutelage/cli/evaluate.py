@@ -211,34 +211,19 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
 
 
 def _evaluate_recipe(recipe: Path, model: ModelConfig, names: Sequence[str], runs: Path, debug: bool) -> None:
-    """Evaluate the model, in the teacher's place, on tasks of the recipe; finished evaluations are only printed."""
-    from tutelage.common.errors import TutelageError
+    """Evaluate the model on tasks of the recipe; finished evaluations are only printed."""
+    from tutelage.api.evaluating import evaluate_on_recipe
     from tutelage.evaluation.run_benchmarks import score_words
     from tutelage.recipe.load import load_recipe
-    from tutelage.recipe.stages import EvaluateStage
-    from tutelage.runs.planner import Planner
-    from tutelage.runs.worker import attempt
 
-    config = load_recipe(recipe)
-    if not names:
-        raise TutelageError(f"--tasks names none (there are: {', '.join(config.tasks)})")
-    for name in names:
-        if name not in config.tasks:
-            raise TutelageError(f"{recipe}: no task is called `{name}` (there are: {', '.join(config.tasks)})")
-    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(names))
-    config = config.model_copy(update={"teacher": model, "stages": [stage]})
-    planner = Planner(config, recipe.resolve().parent, runs)
-    for name in names:
-        planned = planner.evaluation("teacher", name, config.seeds[0])
-        error = None if planned.done else attempt(planned, debug)
-        if error:
-            raise TutelageError(error)
-        result = read_json(planned.folder, RESULT)
+    folders = evaluate_on_recipe(load_recipe(recipe), recipe.resolve().parent, model, names, runs, debug)
+    for name, folder in folders.items():
+        result = read_json(folder, RESULT)
         for metric, score in result["metrics"].items():
             print(f"{name} {metric}: {score_words(score)} (n = {result['n']})")
         for notice in result.get("notices") or ():
             print(f"note: {notice}")
-        print(f"examples: {planned.folder / EXAMPLES}")
+        print(f"examples: {folder / EXAMPLES}")
 
 
 def _default_folder(model: str) -> str:

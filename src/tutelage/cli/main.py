@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,11 @@ import typer
 
 import tutelage
 from tutelage.cli.data import data
+from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
-from tutelage.cli.model import chat, export
+from tutelage.cli.forecast import forecast
+from tutelage.cli.init import init
+from tutelage.cli.model import chat, export, serve_teacher
 from tutelage.cli.options import (
     AsJson,
     Debug,
@@ -30,7 +34,9 @@ from tutelage.cli.options import (
     print_markdown,
 )
 from tutelage.cli.study import note_elsewhere, study
+from tutelage.cli.watch import page_of, watch
 from tutelage.common.progress import print_anything
+from tutelage.common.threads import wait_briefly
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -38,8 +44,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
-    "Then write a recipe for your own data (docs/recipe.md) and `tutelage run` it.\n\n"
-    "tutelage demo\n\ntutelage run recipe.yaml",
+    "Then `tutelage init` writes a recipe for your own data, and `tutelage run` does it.\n\n"
+    "tutelage demo\n\ntutelage init train.csv\n\ntutelage run train.yaml",
     no_args_is_help=True,
     # Boxes cut the names of options short in a narrow terminal; plain text wraps.
     rich_markup_mode="rich" if get_terminal_size().columns >= 80 else None,
@@ -86,6 +92,7 @@ def run(
     ] = None,
     only: Only = None,
     text: Text = True,
+    web: Annotated[bool, typer.Option("--web", help="Show a local page with curves meanwhile.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe: all its stages, then a report. The same command continues where it stopped.
@@ -94,13 +101,16 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
+    from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
 
     config = load_recipe(recipe, overrides)
-    results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or ())
-    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results.notices)
+    with page_of(runs) if web else nullcontext():
+        results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
+    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results)
+    remember(config, recipe.resolve().parent, results, runs)
     _deliver(results, runs, ["run", str(recipe), *(overrides or [])])
 
 
@@ -147,7 +157,7 @@ def _report_recipe(
     if not runs.is_dir():
         raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
     note_elsewhere(results.elsewhere)
-    _show(build_report(results, out, include_text=text), results.notices)
+    _show(build_report(results, out, include_text=text), results)
 
 
 def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
@@ -171,9 +181,14 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
 
 
+app.command()(init)
+app.command()(doctor)
+app.command()(watch)
+app.command()(forecast)
 app.command()(evaluate)
 app.command()(chat)
 app.command()(export)
+app.command()(serve_teacher)
 
 
 @app.command()
@@ -183,7 +198,7 @@ def demo(
 ) -> None:
     """Run a recipe on a small task with the project's own data: teacher SFT, student SFT, GKD, scores, report.
 
-    It takes about 12 minutes on two CPU cores.
+    It should take about 4 minutes on two CPU cores that nothing else uses.
 
     tutelage demo
 
@@ -192,15 +207,17 @@ def demo(
     from importlib.resources import as_file, files
 
     from tutelage.cli.demo.data import write_demo_data
+    from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
 
-    write_demo_data(runs / "data", train=240, test=160, heal=800)
+    write_demo_data(runs / "data", train=128, test=120, heal=240)
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
-    _show(build_report(results, runs / "report"), results.notices)
+    _show(build_report(results, runs / "report"), results)
+    remember(config, runs, results, runs)
     _deliver(results, runs, ["demo"])
 
 
@@ -295,11 +312,15 @@ def schema() -> None:
     print(json.dumps(RecipeConfig.model_json_schema(), indent=2))
 
 
-def _show(page: Path, notices: Sequence[str]) -> None:
-    """Print the table beside a recipe's page, the notices, and where the page is."""
+def _show(page: Path, results: RecipeResults) -> None:
+    """Print the table beside a recipe's page, what the page says of it, the notices, and where the page is."""
+    from tutelage.report.recipe.tables import build_tables
+    from tutelage.report.recipe.verdicts import verdicts
+
     print()
     print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
-    print("".join(f"\nnote: {notice}" for notice in notices) + f"\nReport: {page}")
+    said = [f"\n{one.text}" for one in verdicts(results, build_tables(results))]
+    print("".join([*said, *(f"\nnote: {notice}" for notice in results.notices), f"\n\nReport: {page}"]))
 
 
 def _deliver(results: RecipeResults, runs: Path, command: Sequence[str]) -> None:
@@ -320,15 +341,20 @@ def main(arguments: list[str] | None = None) -> None:
     A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C); with
     `--debug` a TutelageError is raised on, as all other errors always are.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    wait_briefly()
     print_anything()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
+        if code:  # of a command that ends by typer.Exit
+            raise SystemExit(code)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Exception as error:
+        if type(error).__name__ == "Abort":  # a question was answered with Ctrl-C or the end of the input
+            _fail("stopped; nothing was written", 130)
         code, problem = _exit_code(error), _of_storage(error)
         if "--debug" not in arguments and code is None and problem is not None:
             _fail(problem, 1)

@@ -1,4 +1,4 @@
-"""`tutelage chat` and `tutelage export`: what one does with a trained model. Heavy imports stay inside functions."""
+"""What one does with a model: `chat`, `export` and `serve-teacher`. Heavy imports stay inside functions."""
 
 from __future__ import annotations
 
@@ -75,3 +75,41 @@ def export(
         print(f"GGUF:  {exporting.write_gguf(made.folder, found.name, dtype)}")
     if push is not None:
         print(f"Hub:   {exporting.push(made.folder, push, private=not public)}")
+
+
+def serve_teacher(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this machine need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8700,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model is.")] = "auto",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens read at once: more takes more memory.")] = 16_384,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
+    attention: Annotated[
+        Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
+    ] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a teacher to the distill stages that name its address as `signal.served`; many may use one.
+
+    tutelage serve-teacher runs/teacher_sft-s0-0123456789ab
+
+    tutelage serve-teacher meta-llama/Llama-3.1-8B-Instruct --host 0.0.0.0 --port 8700
+    """
+    from tutelage.delivery.find_model import find_model
+    from tutelage.recipe.sections import ModelConfig
+    from tutelage.runs.planner import resolve_device
+    from tutelage.teachers.server import load_server, refuse_open, serve
+
+    refuse_open(host)
+    path = find_model(model).path
+    config = ModelConfig(path=path, revision=revision, attention=attention, trust_remote_code=trust_remote_code)
+    made = load_server(config, resolve_device(device), precision, tokens)
+    serve(made, host, port, lambda line: print(line, flush=True))

@@ -13,12 +13,19 @@ import typer
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def no_url(place: Path) -> Path:
     """Refuse URLs: `Path` turns `s3://x` into `s3:/x`, which would become a local folder."""
     if re.match(r"\w+:/", str(place)):
         raise typer.BadParameter("a URL works for studies only (tutelage study run): give a folder")
     return place
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out: texts of data may try to steer the terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def print_markdown(text: str) -> None:

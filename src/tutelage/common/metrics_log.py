@@ -1,12 +1,15 @@
-"""`metrics.jsonl`: one JSON object per optimizer step (or per block of a synthesis)."""
+"""`metrics.jsonl`: one JSON object per optimizer step (or per block of a synthesis). `samples.jsonl` has the same form:
+one object per answer of the student that is kept to be looked at."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.checksums import DamagedError, check_file, read_sealed, seal
+from tutelage.common.checksums import DamagedError, check_file, read_sealed, seal, unseal
 from tutelage.common.files import write_atomically
 
 # Times and memory: the only keys in which a resumed run differs from an uninterrupted one.
@@ -46,3 +49,50 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             "makes again"
         )
     return whole
+
+
+class LinesTail:
+    """Reads the lines of such a file as they come: each call parses only what was written since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.damaged = path, 0  # damaged: lines that are not as they were written, which are left out
+        self._file, self._offset = 0, 0  # inode, and bytes read
+
+    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether the file is another one than before, as when a run was resumed and has dropped lines (then all its
+        lines are new), and the new whole lines. A link is not followed: a file that cannot be read has no lines."""
+        try:
+            if self.path.is_symlink() or not self.path.is_file():
+                return False, []
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                replaced = status.st_ino != self._file or status.st_size < self._offset
+                if replaced:
+                    self._file, self._offset, self.damaged = status.st_ino, 0, 0
+                file.seek(self._offset)
+                content = file.read()
+        except OSError:
+            return False, []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        rows: list[dict[str, Any]] = []
+        for line in whole.splitlines():
+            try:
+                rows.append(unseal(line.decode()))
+            except (ValueError, RecursionError):
+                self.damaged += 1
+        return replaced, rows
+
+
+def steps_and_eta(lines: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> tuple[int, int, float | None]:
+    """Optimizer steps done and in all (0: not known), and the seconds left at the speed of the last 20 lines.
+
+    `training`: the run's settings. A line's `epoch` is its step divided by the steps per epoch.
+    """
+    if not lines or not isinstance(lines[-1].get("step"), int):
+        return 0, 0, None
+    done, epoch = lines[-1]["step"], lines[-1].get("epoch")
+    per_epoch = round(done / epoch) if epoch else 0
+    total = training.get("max_steps") or per_epoch * (training.get("epochs") or 0)
+    times = [line["seconds"] for line in lines[-20:] if "seconds" in line]
+    return done, total, (total - done) * sum(times) / len(times) if times and total else None

@@ -17,6 +17,7 @@ CONFIG = "config.json"  # the planned run: stage, settings, data, models, finger
 ENVIRONMENT = "environment.json"  # versions and device
 DATA = "data.json"  # rows read, cut and left out, per data section
 METRICS = "metrics.jsonl"  # one line per optimizer step
+SAMPLES = "samples.jsonl"  # training: some of the student's own answers, to look at
 EXAMPLES = "examples.jsonl"  # one line per example of an evaluation
 RESULT = "result.json"
 ERROR = "error.txt"  # one line: why the run failed

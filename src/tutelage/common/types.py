@@ -135,6 +135,7 @@ class MicroBatch:
     attention_mask: Tensor | None = None  # int64 [B, L]
     sampled: bool = False  # some response is the student's
     teacher: MicroBatch | None = None  # the same responses after the teacher's own prompts; None: equal to this batch
+    host: MicroBatch | None = None  # of a copy on another device: this batch in CPU memory
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy with all tensors on `device`."""
@@ -143,6 +144,7 @@ class MicroBatch:
         }
         if self.teacher is not None:
             moved["teacher"] = self.teacher.to(device)
+        moved["host"] = self.host or self
         return MicroBatch(**moved)
 
 
@@ -158,6 +160,18 @@ class TeacherSignal:
 
 
 @dataclass(frozen=True)
+class TopLogprobs:
+    """A teacher's likeliest tokens at a micro-batch's predicted tokens, at temperature 1: an approximate signal."""
+
+    ids: Tensor  # int64 [N, k], from the likeliest on; −1 where there are fewer than k
+    logprobs: Tensor  # float32 [N, k]
+    tail: Tensor  # float32 [N]: log of the probability of all other tokens together
+
+
+Signal = TeacherSignal | TopLogprobs
+
+
+@dataclass(frozen=True)
 class TokenStats:
     """Per-token values of one micro-batch, detached, float32 [N]; the divergences are in nats."""
 
@@ -168,3 +182,4 @@ class TokenStats:
     student_entropy: Tensor | None = None
     teacher_entropy: Tensor | None = None
     agreement: Tensor | None = None  # 1.0 where both models' most likely token is the same
+    error_bound: Tensor | None = None  # of a loss from TopLogprobs: how much larger the exact one can be

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -280,11 +280,9 @@ class ChatTemplate:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             rules = {"vocabulary": self.tokenizer.get_vocab(), "kind": type(self.tokenizer).__name__}
+            digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
         else:
-            rules = json.loads(backend.to_str())
-            for state in ("truncation", "padding"):  # state of the tokenizer's latest call
-                rules.pop(state, None)
-        digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+            digest = _rules_digest(backend.to_str())
         chosen = [] if self.thinking is None else [self.thinking]
         return fingerprint(self.text, digest, self.tokenizer.special_tokens_map, self.end_of_turn_ids, *chosen)
 
@@ -389,3 +387,12 @@ def _assemble(pieces: list[tuple[int | None, list[int]]], index: int, max_length
         cut=kept < len(ids),
         turns=tuple(turns),
     )
+
+
+@lru_cache(maxsize=4)  # the models of a recipe share a tokenizer, and reading its megabytes takes a third of a second
+def _rules_digest(rules: str) -> str:
+    """A hash of a tokenizer as JSON, without the state of its latest call."""
+    content = json.loads(rules)
+    for state in ("truncation", "padding"):
+        content.pop(state, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

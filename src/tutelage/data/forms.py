@@ -130,13 +130,18 @@ def _what_to_write(row: dict[str, Any]) -> str:
             f"neither `messages` nor `prompt` and `completion` (columns: {columns}); write in the data section "
             f'`prompt: "{{instruction}}{optional}"` and `completion: "{{output}}"`'
         )
-    inside = next((path for path in _paths(row) if _are_turns(find_value(path, row)[0])), None)
+    inside = turns_inside(row)
     if inside is not None:
         return f"`{inside}` is a list of turns; write in the data section `messages: {inside}`"
     return (
         f"neither `messages` nor `prompt` and `completion` (columns: {columns}); "
         "give templates with the keys `prompt` and `completion`"
     )
+
+
+def turns_inside(row: dict[str, Any]) -> str | None:
+    """The column that holds a list of turns, such as `chosen` or `data.turns`, as the key `messages` names it."""
+    return next((path for path in _paths(row) if _are_turns(find_value(path, row)[0])), None)
 
 
 def where_the_reply_is(row: dict[str, Any]) -> str:

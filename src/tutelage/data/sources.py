@@ -95,7 +95,7 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
         for file in source:
             before = _state(file)
             versions.append(hash_file(file))
-            yield from _read_file(key, file, labels[file])
+            yield from read_file(key, file, labels[file])
             if _state(file) != before:
                 raise TutelageError(
                     f"{key}.path: {file} changed while it was read: wait until it is written, and run the same command"
@@ -166,7 +166,8 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
     return files
 
 
-def _read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+def read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+    """(source, row) of one file, whose rows are named `label`; as `read_rows` otherwise."""
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_json_lines(key, file, label)
     elif file.name.endswith((".csv", ".tsv")):

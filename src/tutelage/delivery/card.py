@@ -24,7 +24,7 @@ from tutelage.report.recipe.verdicts import Verdict, searched_task
 from tutelage.report.table_files import markdown_escape, markdown_table
 from tutelage.runs.fingerprints import COSMETIC
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.run import Run, adapter_text, maker_of, with_parents
 
 _LIMITS = (
     "What it knows and gets wrong comes from the models and data above; safety, bias and facts were not checked.",
@@ -69,11 +69,13 @@ def model_card(
 
 def _head(model: TrainedModel, student: ModelConfig) -> dict[str, Any]:
     sets = list(dict.fromkeys(name.split(":")[0] for used in model.data.values() for name in used.hub))
-    base = {"base_model": [student.path], "base_model_relation": "finetune"} if is_hub_name(student.path) else {}
+    adapter = model.run.lora is not None and model.run.lora.keep_adapter
+    relation = "adapter" if adapter else "finetune"
+    base = {"base_model": [student.path], "base_model_relation": relation} if is_hub_name(student.path) else {}
     return {
         **base,
         **licence_of(student),
-        "library_name": "transformers",
+        "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
         **({"datasets": sets} if sets else {}),
         "tags": ["tutelage", "sft" if model.run.kind == "sft" else "distillation"],
@@ -85,9 +87,13 @@ def _summary(model: TrainedModel, student: ModelConfig, teachers: Sequence[Model
     taught = f", taught by {_and(shown_name(one.path) for one in teachers)}" if teachers else ""
     start = "cut to fewer layers and trained" if any(run.kind == "prune" for run in _line(model.run)) else "trained"
     how = KIND_NAMES.get(model.run.kind, model.run.kind)
+    lora, adapter = model.run.lora, ""
+    if lora is not None:
+        form = "kept apart from its base, which it names" if lora.keep_adapter else "added to the weights"
+        adapter = f" What was trained is a {adapter_text(lora)}, {form}."
     text = (
         f"{markdown_escape(model.label)}: {shown_name(student.path)}, {start} by {how}{taught} (stage `{model.stage}` "
-        f"of the recipe `{results.name}`{seed})."
+        f"of the recipe `{results.name}`{seed}).{adapter}"
     )
     return text + (f"\n\n{markdown_escape(results.description)}" if results.description else "")
 
@@ -159,9 +165,11 @@ def _stages(run: Run) -> str:
         if one.kind == "answers":  # its settings are those of the seqkd stage
             continue
         stage = one.config.model_dump(mode="json", exclude={"label", "shared", "search", "epochs_of", "training"})
-        used = {role: shown_name(config.path) for role, config in one.models.items() if _maker(one, role) is None}
+        used = {role: shown_name(config.path) for role, config in one.models.items() if maker_of(one, role) is None}
         if one.training is not None:
             stage["training"] = one.training.model_dump(mode="json", exclude=COSMETIC)
+        if one.lora is not None:
+            stage["lora"] = one.lora.model_dump(mode="json")
         content = {**stage, "seed": one.seed, **({"models": used} if used else {})}
         shown.append(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110))
     return "---\n".join(shown)
@@ -189,15 +197,9 @@ def _made_with(run: Run, command: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _maker(run: Run, role: str) -> Run | None:
-    """The run that made the model of this role; None for a model that no stage makes."""
-    path = run.models[role].path
-    return next((one for one in run.parents if str(one.folder / run_folder.MODEL) == path), None)
-
-
 def _line(run: Run) -> list[Run]:
     """The run and those before it that trained or cut the same model, the last first."""
-    maker = _maker(run, "model" if run.kind == "prune" else "student")
+    maker = maker_of(run, "model" if run.kind == "prune" else "student")
     return [run] if maker is None else [run, *_line(maker)]
 
 
@@ -213,7 +215,7 @@ def _teachers(run: Run) -> list[ModelConfig]:
     for one in _line(run):
         for asked in (one, *(parent for parent in one.parents if parent.kind == "answers")):
             if "teacher" in asked.models:
-                maker = _maker(asked, "teacher")
+                maker = maker_of(asked, "teacher")
                 teacher = asked.models["teacher"] if maker is None else _origin(maker)
                 found[teacher.path] = teacher
     return list(found.values())

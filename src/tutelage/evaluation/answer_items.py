@@ -104,7 +104,7 @@ def answer(
     file.parent.mkdir(parents=True, exist_ok=True)
     tally = getattr(answerer.sampler, "tally", None)
     shared = tally.shared if tally else 0
-    with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions)) as bar:
+    with file.open("a", encoding="utf-8") as handle, progress(bench.name, len(questions), unit="answers") as bar:
         for item in too_long:
             _append(handle, bench, item, replies[item.id], answerer.asking)
         started, new_tokens = time.monotonic(), 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,14 @@ def evaluate_generation(
     order = [place for place in range(len(prompts)) if place not in records]
     order.sort(key=lambda place: (-len(prompts[place]), place))
     as_text = ReplyText(template)
+    told = len(records)
+
+    def tell(ended: Mapping[int, object]) -> None:
+        nonlocal told
+        told += len(ended)
+        if progress is not None:
+            progress(told, len(prompts))
+
     for start in range(0, len(order), task.sampling.batch_size):
         places = order[start : start + task.sampling.batch_size]
         samples = sampler.sample(
@@ -64,14 +72,15 @@ def evaluate_generation(
             temperature=task.sampling.temperature,
             top_p=task.sampling.top_p,
             seeds=[example_seed(seed, conversations[place].id) for place in places],
+            ended=tell,
         )
         for place, sample in zip(places, samples, strict=True):
             response = as_text(prompts[place], sample.tokens)
             records[place] = score_response(
                 conversations[place], response, task.metrics, finished=sample.finished, tokens=len(sample.tokens)
             )
-        if progress is not None:
-            progress(len(records), len(prompts))
+        told = len(records)  # also of a sampler that tells nothing on the way
+        tell({})
     return [records[place] for place in range(len(prompts))]
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tutelage.common.types import Head, TeacherSignal
-from tutelage.loss import divergence
+from tutelage.common.types import Head, Signal, TeacherSignal, TopLogprobs
+from tutelage.loss import divergence, top_k
 from tutelage.loss.divergence import Distributions
 from tutelage.loss.matmul import operand, product, product_buffer
 from tutelage.loss.objective import Objective
@@ -36,7 +36,7 @@ class LossArguments:
         self,
         objective: Objective,
         head: Head,
-        teacher: TeacherSignal | None,
+        teacher: Signal | None,
         labels: Tensor,
         weights: Tensor,
         statistics: bool,
@@ -48,8 +48,9 @@ class LossArguments:
         self.labels, self.weights, self.statistics = labels, weights, statistics
         self.chunk_tokens, self.group_chunks, self.chunks = chunk_tokens, group_chunks, chunks
         self.gradients = torch.is_grad_enabled()  # `needs_input_grad` is true under `no_grad` too
-        self.teacher = teacher
-        if teacher is not None:  # converted once, not once per chunk
+        self.top = teacher if isinstance(teacher, TopLogprobs) else None
+        self.teacher = teacher if isinstance(teacher, TeacherSignal) else None
+        if isinstance(teacher, TeacherSignal):  # converted once, not once per chunk
             weight, bias = teacher.head.weight.to(teacher.hidden.dtype), teacher.head.bias
             converted = replace(teacher.head, weight=operand(weight), bias=None if bias is None else operand(bias))
             self.teacher = TeacherSignal(teacher.hidden, converted)
@@ -72,16 +73,24 @@ class TorchChunks:
         self.products = [product_buffer(source, min(self.chunk_tokens, len(hidden)), width) for source in sources]
 
     def evaluate(self, part: slice) -> tuple[Tensor, list[Tensor | None]]:
-        """Values [n] of these tokens and their six statistics [n]; None for those that were not asked for."""
+        """Values [n] of these tokens and their six statistics [n], None for those that were not asked for; from the
+        teacher's likeliest tokens alone, also the bound of the values' error."""
         arguments, count = self.arguments, part.stop - part.start
         student = chunk_logits(self.hidden[part], self.head, self.products[0][:count])
         teacher = None
         if arguments.teacher is not None:
             teacher = chunk_logits(arguments.teacher.hidden[part], arguments.teacher.head, self.products[1][:count])
         labels, weights = arguments.labels[part], arguments.weights[part]
+        top = None
+        if arguments.top is not None:
+            top = TopLogprobs(*(column[part] for column in vars(arguments.top).values()))
         pieces = []
         for i in range(0, count, self.piece_tokens):
             piece = slice(i, i + self.piece_tokens)
+            if top is not None:
+                own = TopLogprobs(*(column[piece] for column in vars(top).values()))
+                pieces.append(self._piece_of_top(student[piece], own, labels[piece], weights[piece]))
+                continue
             pieces.append(
                 self._piece(student[piece], None if teacher is None else teacher[piece], labels[piece], weights[piece])
             )
@@ -98,10 +107,27 @@ class TorchChunks:
         if distributions is not None:
             statistics = _token_statistics(student, teacher, labels, distributions)
         values, gradient = self.arguments.objective.value_and_gradient(student, teacher, labels, distributions)
+        self._keep(student, gradient, weights)
+        return values, *statistics
+
+    def _piece_of_top(
+        self, student: Tensor, top: TopLogprobs, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """The same, where only the teacher's likeliest tokens are known, and the bound of the values' error."""
+        objective = self.arguments.objective
+        statistics: list[Tensor | None] = [None] * 7
+        if self.arguments.statistics:
+            bound = top_k.error_bound(objective, top_k.buckets(student, top))
+            statistics = [*top_k.statistics(student, top, labels), bound.float()]
+        values, gradient = top_k.value_and_gradient(objective, student, top, labels)
+        self._keep(student, gradient, weights)
+        return values, *statistics
+
+    def _keep(self, student: Tensor, gradient: Tensor, weights: Tensor) -> None:
+        """Overwrite the logits `student` with the weighted gradient with respect to hidden @ weight.T."""
         if self.head.softcap is not None:  # d softcap(z) / d z = 1 − (softcap(z) / cap)²
             gradient *= 1.0 - (student / self.head.softcap) ** 2
         torch.mul(gradient, (weights.to(gradient.dtype) * self.head.scale)[:, None], out=student)
-        return values, *statistics
 
     def product_gradient(self, tokens: int) -> Tensor:
         """weights[i] · d value[i] / d (hidden[i] @ weight.T) of the last group, [tokens, V]."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.types import Head, TeacherSignal, TokenStats
+from tutelage.common.types import Head, Signal, TeacherSignal, TokenStats, TopLogprobs
 from tutelage.loss.chunk import LossArguments, TorchChunks, TritonChunks, chunk_logits, join, torch_chunk_tokens
 from tutelage.loss.matmul import add_product, product
 from tutelage.loss.objective import Objective
@@ -28,7 +28,7 @@ def linear_objective(
     objective: Objective,
     hidden: Tensor,
     head: Head,
-    teacher: TeacherSignal | None,
+    teacher: Signal | None,
     labels: Tensor,
     weights: Tensor,
     statistics: bool = True,
@@ -40,7 +40,8 @@ def linear_objective(
 
     hidden [N, D]; head.weight [V, D]; teacher.hidden [N, D_teacher], teacher.head.weight [V_teacher, D_teacher];
     labels [N]; weights [N]. If the heads differ in rows, only the first min(V, V_teacher) rows are used (a padded head
-    has more rows than its tokenizer has tokens). Products have factors in the type of the hidden states and float32
+    has more rows than its tokenizer has tokens). From a teacher's TopLogprobs the loss is a lower bound (`top_k.py`),
+    and `error_bound` is filled. Products have factors in the type of the hidden states and float32
     results; everything after them is float32. float64 stays float64.
 
     chunk_tokens: tokens per chunk; group_chunks: on the Triton path, chunks whose gradients go through one matrix
@@ -50,20 +51,18 @@ def linear_objective(
     Returns the loss (a scalar with gradients to hidden, head.weight and head.bias) and detached TokenStats [N].
     Raises TutelageError if "triton" is requested and unavailable for these inputs.
     """
-    if teacher is not None:
+    if isinstance(teacher, TeacherSignal):
         width = min(head.weight.shape[0], teacher.head.weight.shape[0])
         head, teacher = _first_rows(head, width), TeacherSignal(teacher.hidden, _first_rows(teacher.head, width))
-        if not (statistics or objective.needs_teacher):
-            teacher = None
+    if not (statistics or objective.needs_teacher):
+        teacher = None
     chunks = TritonChunks if _use_triton(implementation, objective, hidden, teacher) else TorchChunks
     arguments = LossArguments(objective, head, teacher, labels, weights, statistics, chunk_tokens, group_chunks, chunks)
     loss, *stats = _LinearObjective.apply(hidden, head.weight, head.bias, arguments)  # type: ignore[misc]
     return loss, TokenStats(*stats)
 
 
-def _use_triton(
-    implementation: Implementation, objective: Objective, hidden: Tensor, teacher: TeacherSignal | None
-) -> bool:
+def _use_triton(implementation: Implementation, objective: Objective, hidden: Tensor, teacher: Signal | None) -> bool:
     """Whether the Triton path computes this loss; TutelageError if it is requested and cannot."""
     if implementation == "torch" or (implementation == "auto" and hidden.device.type != "cuda"):
         return False
@@ -71,7 +70,8 @@ def _use_triton(
     if supported:
         from tutelage.loss.triton_launch import kernel_objective
 
-        supported = kernel_objective(objective) is not None and (teacher is not None or not objective.needs_teacher)
+        supported = kernel_objective(objective) is not None and not isinstance(teacher, TopLogprobs)
+        supported = supported and (teacher is not None or not objective.needs_teacher)
     if implementation == "triton" and not supported:
         raise TutelageError(f"no Triton kernel for {objective} on {hidden.dtype}: use implementation='torch'")
     return supported

@@ -1,4 +1,4 @@
-"""Language models: loading, checking, cutting layers, packed attention, sharding."""
+"""Language models: loading, checking, packed attention, sharding; `surgery` changes them."""
 
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import LoadedModel, load_model

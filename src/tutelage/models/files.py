@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def _named_files(config: ModelConfig, folder: Path) -> list[Path]:
 
 def _sorted(folder: str | Path, pattern: str) -> list[Path]:
     return sorted(Path(folder).glob(pattern))
+
+
+def weights_fingerprint(config: ModelConfig) -> str:
+    """A text that changes when a model's weights or config change; a hub id counts as id@revision.
+
+    Raises TutelageError as `locate` does.
+    """
+    folder, content = locate(config)
+    files = [*sorted(Path(folder).glob("*.safetensors")), Path(folder) / "config.json"]
+    if content is None or content.startswith("gguf:") or adapter_base(Path(folder)) is not None:
+        return content or f"{config.path}@{config.revision or 'main'}"
+    return fingerprint([[p.name, cached_hash(p)] for p in files])
 
 
 def _hub_commit(config: ModelConfig) -> str:
@@ -162,12 +174,17 @@ def _converted(gguf: Path) -> Path:
 
 
 def save_model(
-    model: Any, tokenizer: Any, folder: Path, chat_template: str | None = None, ends: Sequence[int] = ()
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    chat_template: str | None = None,
+    ends: Sequence[int] = (),
+    write: Callable[[Path], object] | None = None,
 ) -> None:
     """Write weights (safetensors), tokenizer, chat template and generation config to `folder`, replacing it.
 
     `ends`: the token ids at which the saved model is to stop, in transformers, vLLM and others that read its generation
-    config; without them that config stays as it is.
+    config; without them that config stays as it is. `write`: writes the weights in another way, to the folder given.
 
     The folder is written beside its place and then renamed, so that it is complete or not there.
     """
@@ -178,7 +195,7 @@ def save_model(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with without_progress_bars():
-            model.save_pretrained(partial)
+            (write or model.save_pretrained)(partial)
         tokenizer.save_pretrained(partial)
         if folder.exists():
             shutil.rmtree(folder)

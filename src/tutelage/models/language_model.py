@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.common.types import Head, MicroBatch, TeacherSignal, TokenStats
+from tutelage.common.types import Head, MicroBatch, Signal, TeacherSignal, TokenStats
 from tutelage.loss.fused_linear import linear_objective
 from tutelage.loss.objective import Objective
 from tutelage.models.attention import Packing
 from tutelage.models.sharding import gathered, with_whole_weights
+from tutelage.models.surgery.lora import head_weight, uncast_inputs
 
 
 class LanguageModel(nn.Module):
@@ -34,7 +35,7 @@ class LanguageModel(nn.Module):
         self,
         batch: MicroBatch,
         objective: Objective | None = None,
-        teacher: TeacherSignal | None = None,
+        teacher: Signal | None = None,
         statistics: bool = True,
     ) -> Any:
         """With an objective: the loss Σ weights · objective and TokenStats [N]. Without: TeacherSignal, the hidden
@@ -45,10 +46,9 @@ class LanguageModel(nn.Module):
         """
         return with_whole_weights(self.model, self._run, batch, objective, teacher, statistics)
 
-    def _run(
-        self, batch: MicroBatch, objective: Objective | None, teacher: TeacherSignal | None, statistics: bool
-    ) -> Any:
-        hidden = self._hidden(batch)
+    def _run(self, batch: MicroBatch, objective: Objective | None, teacher: Signal | None, statistics: bool) -> Any:
+        with uncast_inputs(self.model):
+            hidden = self._hidden(batch)
         head = language_model_head(self.model)
         if objective is None:
             return TeacherSignal(hidden, head)
@@ -72,7 +72,7 @@ class LanguageModel(nn.Module):
         hidden: Tensor,
         head: Head,
         objective: Objective,
-        teacher: TeacherSignal | None,
+        teacher: Signal | None,
         batch: MicroBatch,
         statistics: bool,
     ) -> tuple[Tensor, TokenStats]:
@@ -87,4 +87,4 @@ def language_model_head(model: Any) -> Head:
         scale /= float(config.logits_scaling)
     cap = getattr(config, "final_logit_softcapping", None)
     bias = getattr(layer, "bias", None)
-    return Head(gathered(layer.weight), None if bias is None else gathered(bias), scale, cap)
+    return Head(head_weight(layer), None if bias is None else gathered(bias), scale, cap)

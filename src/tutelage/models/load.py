@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,11 @@ from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
 from tutelage.models.files import locate, without_progress_bars
 from tutelage.models.limits import context_of
+from tutelage.models.own_module import OwnModule
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
-from tutelage.models.sharding import reshard, shard
+from tutelage.models.sharding import decoder_layers, reshard, shard
+from tutelage.models.surgery.quantise import check_precision, keep_scales, quantization
 from tutelage.models.whole import adapter_base, merged, refuse_incomplete, refuse_nonfinite, without_load_report
 from tutelage.recipe.sections import ModelConfig
 
@@ -47,28 +51,34 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     sharded: bool = False,
     compute: torch.dtype | None = None,
+    prepare: Callable[[Any], None] | None = None,
 ) -> LoadedModel:
     """Load a model from a hub id, a folder, a GGUF file or `package:NAME` to `device`, with weights in `dtype`.
 
     `sharded`: shard it over all ranks, which must call this together; only the first rank reads the weights, into CPU
-    memory. `compute`: the type of autocast that the model will run under, if any.
+    memory. `compute`: the type of autocast that the model will run under, if any. `prepare`: changes the transformers
+    model before it is sharded. With `config.precision` the linear maps are quantised as they are read.
 
     Raises TutelageError for a folder without weights or with pickled weights, for a name that cannot be loaded, for a
     weight that is not in the files or not finite, and for a model whose logits are not those of its last hidden states
     and head.
     """
     folder, content = locate(config)
-    model = read_weights(config, folder, dtype, sharded)
+    device_type = torch.device(device).type
+    if config.precision is not None:
+        check_precision(config, folder, device_type, sharded)
+    model = read_weights(config, folder, dtype, sharded, device=device)
     refuse_nonfinite(config.path, model)
+    if prepare is not None:
+        prepare(model)
     tokenizer = _tokenizer(folder, config)
     if content is None:
         content = f"{config.path}@{getattr(model.config, '_commit_hash', None) or config.revision or 'unknown'}"
-    device_type = torch.device(device).type
     if sharded:
         if device_type == "cuda":
             fuse_norms(model)  # before sharding, so that copies of the sharded model have them too
         shard(model.eval(), device, compute)
-    else:
+    elif config.precision is None:
         model.eval().to(device)
     with torch.autocast(device_type, compute, enabled=compute not in (None, torch.float32)):
         packed = _install_attention(model, config)
@@ -77,10 +87,33 @@ def load_model(
     return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint), config.path)
 
 
+def model_in_memory(model: Any, tokenizer: Any, config: ModelConfig) -> LoadedModel:
+    """A model that was loaded or written by others, as `load_model` gives them: it gets our attention, in place.
+
+    `model`: a transformers causal language model, or a module with the methods that `OwnModule` names. Of `config`
+    count `attention`, `chat_template` and `thinking`; its `path` is what messages call the model.
+
+    Raises TutelageError as `load_model` does.
+    """
+    own = not hasattr(model, "set_attn_implementation")
+    model = OwnModule(model) if own else model
+    refuse_nonfinite(config.path, model)
+    packed = False if own else _install_attention(model.eval(), config)
+    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
+    return LoadedModel(model, tokenizer, template, packed, template.fingerprint, config.path)
+
+
 def read_weights(
-    config: ModelConfig, folder: str, dtype: torch.dtype, sharded: bool = False, meta: bool = False
+    config: ModelConfig,
+    folder: str,
+    dtype: torch.dtype,
+    sharded: bool = False,
+    meta: bool = False,
+    device: torch.device | str = "cpu",
+    places: dict[str, Any] | None = None,
 ) -> Any:
-    """The transformers model in `folder` (see `locate`) on the CPU, an adapter merged into its base.
+    """The transformers model in `folder` (see `locate`) on the CPU, an adapter merged into its base; with
+    `config.precision` on `device`, quantised tensor by tensor. `places`: where transformers puts its parts instead.
 
     `meta`: without values, to find out whether all weights are there; so are, with `sharded`, those of all ranks but
     the first. Raises TutelageError for a weight that is not in the files, or there with another shape.
@@ -93,14 +126,48 @@ def read_weights(
         model = read_weights(whole, locate(whole)[0], dtype, meta=meta)
         return model if meta else merged(model, Path(folder))
     options: dict[str, Any] = {"device_map": "meta"} if meta or (sharded and dist.get_rank()) else {}
+    if config.precision is not None and not meta:
+        where = torch.empty(0, device=device).device  # of several GPUs, this process's
+        options |= {"quantization_config": quantization(config.precision, dtype), "device_map": {"": str(where)}}
+    options |= places or {}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with without_load_report():
         model, info = _from_pretrained(
             "AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options
         )
     refuse_incomplete(config.path, model, info, quiet=meta)
+    keep_scales(model)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise TutelageError(f"`{config.path}` is an adapter on the hub: download it, and give its folder")
+    return model
+
+
+def stream_model(config: ModelConfig, device: torch.device | str, dtype: torch.dtype, packed: bool) -> Any:
+    """The transformers model with its layers left in their files: each is read as it runs, in every pass.
+
+    Embedding, last norm and head are on `device`. `packed`: whether it takes packed sequences.
+    """
+    folder, _ = locate(config)
+    places: dict[str, str] = {}
+
+    def place(module: Any, prefix: str) -> None:
+        for name, child in module.named_children():
+            if child is layers:
+                places.update((f"{prefix}{name}.{i}", "disk") for i in range(len(layers)))
+            elif any(inner is layers for inner in child.modules()):
+                place(child, f"{prefix}{name}.")
+            else:
+                places[f"{prefix}{name}"] = str(device)
+
+    empty = read_weights(config, folder, dtype, meta=True)
+    layers = decoder_layers(empty)
+    place(empty, "")
+    kept = tempfile.TemporaryDirectory()  # transformers asks for it; what is in safetensors is not copied
+    model = read_weights(config, folder, dtype, places={"device_map": places, "offload_folder": kept.name}).eval()
+    vars(model)["offload_folder"] = kept  # removed with the model
+    if packed:
+        register_attention()
+        model.set_attn_implementation(PACKED)
     return model
 
 
@@ -109,6 +176,25 @@ def load_template(config: ModelConfig) -> tuple[ChatTemplate, int | None]:
 
     Raises TutelageError as `load_model` does.
     """
+    template, settings = _without_weights(config)
+    return template, context_of(settings)
+
+
+def load_shape(config: ModelConfig, packed: bool = True) -> LoadedModel:
+    """A model whose weights are elsewhere: tokenizer, chat template and shapes, on the meta device.
+
+    `packed`: how it is to be asked. Nothing but its small files is read. Raises TutelageError as `load_model` does.
+    """
+    from transformers import AutoModelForCausalLM
+
+    template, settings = _without_weights(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
+    return LoadedModel(model, template.tokenizer, template, packed, "without weights", config.path)
+
+
+def _without_weights(config: ModelConfig) -> tuple[ChatTemplate, Any]:
+    """The chat template of a model, and its transformers config."""
     folder, _ = locate(config)
     tokenizer = _tokenizer(folder, config)
     base = adapter_base(Path(folder))
@@ -120,8 +206,7 @@ def load_template(config: ModelConfig) -> tuple[ChatTemplate, int | None]:
     except TutelageError:  # many models have none
         generation = None
     model = SimpleNamespace(config=_from_pretrained("AutoConfig", folder, config), generation_config=generation)
-    template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
-    return template, context_of(model.config)
+    return ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking), model.config
 
 
 def _tokenizer(folder: str, config: ModelConfig) -> Any:

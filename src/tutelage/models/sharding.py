@@ -48,7 +48,8 @@ def shard(model: Any, device: torch.device | str, compute: torch.dtype | None = 
     _check_same_model(model)
     mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     unsharded = copy.deepcopy(model, {id(p): _empty_parameter(p, "meta") for p in model.parameters()})
-    reduce_dtype = None if compute is None else next(model.parameters()).dtype
+    learnt = next((p for p in model.parameters() if p.requires_grad), next(model.parameters()))
+    reduce_dtype = None if compute is None else learnt.dtype
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     for layer in layers:
         _broadcast_module(layer, device)
@@ -109,11 +110,15 @@ def assign(parameter: Tensor, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def copy_weights(source: Any, target: Any) -> None:
-    """Copy all parameters of a model, sharded or not, into a plain model of the same architecture, one at a time."""
+def copy_weights(source: Any, target: Any, learnt: bool = False) -> None:
+    """Copy all parameters of a model, sharded or not, into a plain model of the same architecture, one at a time.
+
+    `learnt`: only those that training changes; the target has the others already.
+    """
     parameters = dict(source.named_parameters())
     for name, parameter in target.named_parameters():
-        parameter.copy_(gathered(parameters[name]))
+        if parameters[name].requires_grad or not learnt:
+            parameter.copy_(gathered(parameters[name]))
 
 
 def plain_copy(model: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Any:

@@ -77,7 +77,9 @@ def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool =
 def refuse_nonfinite(path: str, model: Any) -> None:
     """Raise TutelageError that names a weight with NaN or infinity."""
     for name, weight in model.named_parameters():
-        if weight.is_meta or weight.dtype not in _TYPES or weight.numel() == 0:
+        # Quantised weights are subclasses of Tensor that have no extremes; transformers has read them from finite ones.
+        plain = type(weight.data) in (torch.Tensor, torch.nn.Parameter)
+        if weight.is_meta or not plain or weight.dtype not in _TYPES or weight.numel() == 0:
             continue
         if not all(bool(torch.isfinite(end)) for end in weight.aminmax()):
             raise TutelageError(
@@ -105,7 +107,7 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
         raise TutelageError(f"{file}: names its own folder as the base: write the base model's path there")
     if importlib.util.find_spec("peft") is None:
         raise TutelageError(
-            f"model folder {folder} is an adapter of `{base}`, not a whole model: pip install 'tutelage[peft]' to have "
+            f"model folder {folder} is an adapter of `{base}`, not a whole model: pip install 'tutelage[lora]' to have "
             "it merged, or merge it yourself (PeftModel.from_pretrained(base, folder).merge_and_unload(), then "
             "save_pretrained) and give that folder"
         )

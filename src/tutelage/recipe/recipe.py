@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Section, first_message, names_of_folders
-from tutelage.recipe.sections import DataConfig, ModelConfig, TaskConfig, TrainingConfig
-from tutelage.recipe.stages import Stage, SynthesizeStage, TrainStage
+from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, TaskConfig, TrainingConfig
+from tutelage.recipe.stages import DistillStage, Stage, SynthesizeStage, TrainStage
+
+LORA = "lora."  # of keys of a search that are not of the `training` section
 
 
 class SearchConfig(Section):
@@ -16,7 +18,8 @@ class SearchConfig(Section):
     seeds."""
 
     grid: dict[str, list[Any]] = Field(
-        description="Values to try per key of the `training` section; all combinations are tried."
+        description="Values to try per key of the `training` section, and of `lora` as `lora.r`; all combinations are "
+        "tried."
     )
     task: str = Field(description="Task, on development data, whose headline metric chooses.")
 
@@ -77,6 +80,12 @@ class RecipeConfig(Section):
         for stage in self.stages:
             if isinstance(stage, TrainStage):
                 self.training_of(stage)
+                own = isinstance(stage, DistillStage) and stage.signal.cache and not stage.signal.elsewhere
+                if own and getattr(stage, "on_policy", 0.0) and self.training_of(stage).shard:
+                    raise ValueError(
+                        f"stage `{stage.name}`: `signal.cache` with `on_policy` and `training.shard` needs a served "
+                        "teacher (`signal.served`): name one, or set `on_policy: 0.0`"
+                    )
                 if stage.search and self.search is None:
                     raise ValueError(f"stage `{stage.name}` has `search`, and the recipe has no `search` section")
         if self.search and not self.search.grid:
@@ -85,11 +94,24 @@ class RecipeConfig(Section):
             if not values:
                 raise ValueError(f"search.grid.{key}: the list is empty: give at least one value to try")
             for place, value in enumerate(values):
+                prefix = LORA if key.startswith(LORA) else ""
+                section, name = LoraConfig if prefix else TrainingConfig, key.removeprefix(prefix)
                 try:
-                    checked = TrainingConfig.model_validate({key: value})
-                    values[place] = getattr(checked, key) if isinstance(value, str) else value  # "0.01" is a number
+                    checked = section.model_validate({name: value})
+                    values[place] = getattr(checked, name) if isinstance(value, str) else value  # "0.01" is a number
                 except ValueError as error:
-                    raise ValueError(f"search.grid: {first_message(error)}") from error
+                    raise ValueError(f"search.grid: {prefix}{first_message(error)}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _adapters(self) -> RecipeConfig:
+        if not isinstance(self.student, str) and self.student.precision is not None:
+            raise ValueError("student.precision: is for teachers: a student in four bits has `lora: {base: nf4}`")
+        models = [self.teacher, self.student]
+        if not any(isinstance(model, ModelConfig) and model.lora is not None for model in models):
+            for key in self.search.grid if self.search else ():
+                if key.startswith(LORA):
+                    raise ValueError(f"search.grid.{key}: no model trains an adapter: set `student.lora`")
         return self
 
     @model_validator(mode="after")
@@ -117,7 +139,8 @@ class RecipeConfig(Section):
 
         Raises ValueError for a key or value that is not valid.
         """
-        merged = self.training.model_dump() | stage.training | (overrides or {})
+        own = {key: value for key, value in (overrides or {}).items() if not key.startswith(LORA)}
+        merged = self.training.model_dump() | stage.training | own
         try:
             return TrainingConfig.model_validate(merged)
         except ValueError as error:

@@ -128,6 +128,47 @@ class SamplingConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    """A low-rank adapter (LoRA), trained instead of the weights: W + alpha / r · B·A with r columns in B."""
+
+    r: Count = Field(default=16, description="Rank of the adapter: rows of A and columns of B of each matrix.")
+    alpha: Positive | None = Field(
+        default=None, description="The adapter is multiplied by alpha / r. Default: twice `r`."
+    )
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        default="all-linear",
+        description="Names of the linear maps that get an adapter, such as `[q_proj, v_proj]`; `lm_head` is the head. "
+        "`all-linear`: all but the head.",
+    )
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="Share of the adapter's inputs that training sets to 0."
+    )
+    base: Literal["nf4"] | None = Field(
+        default=None,
+        description="`nf4`: hold the frozen weights in four bits (QLoRA, by bitsandbytes). Default: bfloat16 on CUDA, "
+        "float32 on CPU and for `precision: float32`.",
+    )
+    keep_adapter: bool = Field(
+        default=False,
+        description="Save the model as an adapter that names its base. Default: the adapter is added to the base's "
+        "weights, and the model saved whole.",
+    )
+
+    @property
+    def scale(self) -> float:
+        """What B·A is multiplied by."""
+        return (2.0 * self.r if self.alpha is None else self.alpha) / self.r
+
+    def same_adapter(self, other: LoraConfig | None) -> bool:
+        """Whether training can go on with the adapter of `other`: shape, scale and frozen weights are the same."""
+        return other is not None and all(
+            getattr(self, key) == getattr(other, key) for key in ("r", "scale", "targets", "base")
+        )
+
+
+Precision = Literal["bfloat16", "float8", "int8", "nf4"]
+
+
 class ModelConfig(Section):
     """Where a model comes from, and how it is loaded."""
 
@@ -161,11 +202,27 @@ class ModelConfig(Section):
         default=False, description="Whether Python code from the model's repository may run while it is loaded."
     )
 
+    lora: LoraConfig | None = Field(
+        default=None,
+        description="Stages that train this model, or what was made from it, train an adapter. Default: all weights.",
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="Of a teacher: the type that its linear maps are held in wherever it is not trained. `float8`, "
+        "`int8` (torchao) and `nf4` (bitsandbytes) halve and quarter its memory; each run measures what that changes. "
+        "Default: `bfloat16` on CUDA, float32 on CPU.",
+    )
+
+    @field_validator("precision")
+    @classmethod
+    def _default_precision(cls, value: Precision | None) -> Precision | None:
+        return None if value == "bfloat16" else value  # so that it changes no fingerprint
+
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`thinking` counts only if it is set, so that runs from before that key existed keep their fingerprints."""
-        content = handler(self)
-        return content if self.thinking is not None else {k: v for k, v in content.items() if k != "thinking"}
+        """Later keys count only if they are set, so that runs from before they existed keep their fingerprints."""
+        unset = {key for key in ("thinking", "lora", "precision") if getattr(self, key) is None}
+        return {key: value for key, value in handler(self).items() if key not in unset}
 
 
 class AnswerSamplingConfig(SamplingConfig):

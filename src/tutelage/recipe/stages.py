@@ -56,6 +56,76 @@ class SftStage(_TrainStage):
     )
 
 
+class SignalConfig(Section):
+    """Where the teacher's signal comes from (docs/teachers.md). Without any key: a teacher in the training process."""
+
+    served: str | None = Field(
+        default=None, description="Address of `tutelage serve-teacher`, such as `http://localhost:8700`: exact losses."
+    )
+    openai: str | None = Field(
+        default=None,
+        description="Base address of an OpenAI-compatible endpoint with `prompt_logprobs` (vLLM), such as "
+        "`http://localhost:8000/v1`: the `top_k` likeliest tokens, so an approximate loss with a stated bound.",
+    )
+    model: str | None = Field(
+        default=None, description="With `openai`: the model's name there. Default: the `path` of the teacher."
+    )
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="With `openai`: the environment variable that holds the key."
+    )
+    cache: Literal["exact", "bfloat16", "top_k"] | None = Field(
+        default=None,
+        description="Compute the signal on the data's responses once and keep it beside the runs, for all of them. "
+        "`exact`: hidden states as the teacher computes them; `bfloat16`: rounded to half the size where that is "
+        "float32; `top_k`: the likeliest tokens, an approximate loss. Default: it is not kept.",
+    )
+    top_k: Count = Field(
+        default=20, description="With `openai` or `cache: top_k`: how many of the teacher's likeliest tokens count."
+    )
+    wait: Positive = Field(
+        default=600.0, description="Seconds that a teacher elsewhere may be away or silent before the run stops."
+    )
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the teacher is not in the training process."""
+        return self.served is not None or self.openai is not None
+
+    @property
+    def approximate(self) -> bool:
+        """Whether only the teacher's likeliest tokens are known."""
+        return self.openai is not None or self.cache == "top_k"
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What of it changes the numbers of a run, beyond rounding; None for nothing."""
+        if self.approximate:
+            return {"top_k": self.top_k}
+        return {"cache": "bfloat16"} if self.cache == "bfloat16" else None
+
+    @field_validator("served", "openai")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"`{url}` is not an address such as http://localhost:8700")
+        if url is not None and "@" in url.split("/")[2]:
+            raise ValueError("an address with a password would be shown: put the token into a variable instead")
+        return url
+
+    @model_validator(mode="after")
+    def _fits(self) -> SignalConfig:
+        if self.served and self.openai:
+            raise ValueError("`served` and `openai` are two teachers: give one of them")
+        if self.openai and self.cache not in (None, "top_k"):
+            raise ValueError(f"an `openai` endpoint gives no hidden states to keep: `cache: top_k`, not {self.cache}")
+        given = self.model_fields_set
+        if not self.openai and given & {"model", "api_key_env"}:
+            raise ValueError("`model` and `api_key_env` are of an `openai` endpoint: give its address, or remove them")
+        if not self.approximate and "top_k" in given:
+            raise ValueError("`top_k` needs `openai` or `cache: top_k`: hidden states give all tokens")
+        return self
+
+
 class DistillStage(_TrainStage):
     """GKD, eq. 1–3: a divergence from the teacher, on the data's responses and the student's own samples."""
 
@@ -80,12 +150,28 @@ class DistillStage(_TrainStage):
     )
     on_policy: Fraction = Field(default=0.5, description=_ON_POLICY)
     sampling: SamplingConfig = Field(default=SamplingConfig(), description=_STUDENT_SAMPLING)
+    signal: SignalConfig = Field(default=SignalConfig(), description="Where the teacher's signal comes from.")
 
     @model_validator(mode="after")
     def _cross_entropy_has_responses(self) -> DistillStage:
         if self.ce_weight > 0.0 and self.on_policy == 1.0:
             raise ValueError(
                 "`ce_weight` needs responses of the data, and `on_policy: 1.0` uses none: lower `on_policy`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _signal_fits(self) -> DistillStage:
+        if self.signal.cache and self.on_policy == 1.0:
+            raise ValueError(
+                "`signal.cache` keeps the signal on the data's responses, and `on_policy: 1.0` uses none: lower it, or "
+                "remove `cache`"
+            )
+        reverse = self.divergence == "reverse_kl" or (self.divergence == "jsd" and self.beta == 1.0)
+        if self.signal.approximate and (reverse or self.temperature != 1.0):
+            raise ValueError(
+                "the teacher's likeliest tokens (`signal.openai`, `cache: top_k`) bound no KL(S‖T) and no temperature "
+                "but 1: use `jsd` with `beta` below 1 or `forward_kl`, `temperature: 1.0`, or a served teacher"
             )
         return self
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, NonNegative, Section, names_of_folders
+from tutelage.recipe.sections import SamplingConfig
 
 
 class BenchmarkTask(Section):
@@ -111,6 +112,22 @@ class HeldOutTask(Section):
     )
 
 
+class SignalsTask(Section):
+    """What a teacher knows that a model does not, before training: losses, KL(teacher ‖ model) and its parts."""
+
+    kind: Literal["signals"]
+    data: str = Field(description="Data section of the template whose rows no model is trained on.")
+    teacher: str = Field(description="`teacher` or a stage: the model that would teach.")
+    rows: Count = Field(default=128, description="Rows to read, from the start of the section.")
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(max_new_tokens=128), description="How the model's own samples are drawn, one per row."
+    )
+    max_length: Count = Field(default=1024, description="Tokens per sequence; longer responses are cut.")
+    tokens_per_micro_batch: Count = Field(
+        default=8192, description="Tokens per forward pass: memory against speed, without effect on the result."
+    )
+
+
 class Grid(Section):
     """All combinations of the lists below, on one template."""
 
@@ -173,9 +190,9 @@ class StudyConfig(Section):
         description="The models that `<student>` and `<teacher>` stand for, by name: the keys of a model section, and "
         "any others for `<student.key>`.",
     )
-    tasks: dict[str, BenchmarkTask | HeldOutTask] = Field(
+    tasks: dict[str, BenchmarkTask | HeldOutTask | SignalsTask] = Field(
         default={},
-        description="Tasks beside those of the templates, by name: benchmarks with settings, or held-out loss.",
+        description="Tasks beside those of the templates: benchmarks with settings, held-out loss, or signals.",
     )
     judge: JudgeConfig | str | None = Field(
         default=None,

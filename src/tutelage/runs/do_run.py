@@ -49,6 +49,7 @@ def _describe(run: Run) -> None:
         "fingerprint": run.fingerprint,
         "spec": run.config.model_dump(mode="json"),
         "training": None if run.training is None else run.training.model_dump(mode="json"),
+        **({} if run.lora is None else {"lora": run.lora.model_dump(mode="json")}),
         "data": {k: v.model_dump(mode="json") for k, v in run.data.items()},
         "models": {k: v.model_dump(mode="json") for k, v in run.models.items()},
         "parents": [p.fingerprint for p in run.parents],

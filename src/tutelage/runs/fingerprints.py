@@ -33,6 +33,7 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
     "generator",
     "annotator",
     "min_acceptance",
+    "signal",  # where the teacher is does not change what it says; its `identity` is added
 }
 # Keys that count only if set, so that runs from before they existed keep their fingerprints.
 _LATER = {"ce_weight"}
@@ -55,6 +56,9 @@ def stage_fingerprint(
     of its inputs; `extra`: what else changes the result."""
     unset = {key for key in _LATER if not getattr(stage, key, None)}
     content = stage.model_dump(exclude=_NOT_CONTENT | unset)
+    signal = getattr(stage, "signal", None)
+    if signal is not None and signal.identity is not None:
+        content["signal"] = signal.identity
     resolved = None if training is None else training.model_dump(exclude=COSMETIC)
     return fingerprint(METHOD_VERSION, content, resolved, seed, models, list(data), device, *extra)
 

@@ -66,6 +66,12 @@ def _measure_held_out(run: Run) -> dict[str, Any]:
     return measure_held_out(run)
 
 
+def _measure_signals(run: Run) -> dict[str, Any]:
+    from tutelage.runs.stages.signals import measure_signals
+
+    return measure_signals(run)
+
+
 KINDS: dict[str, Kind] = {
     "sft": Kind(_train, CostModel.training, "student SFT"),  # "teacher SFT" where it trains the teacher
     "distill": Kind(_train, CostModel.training, "distill"),
@@ -77,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(_evaluate, CostModel.evaluation, "evaluation"),  # a task of the recipe
     "benchmark": Kind(_measure_benchmark, CostModel.benchmark, "evaluation"),
     "held_out": Kind(_measure_held_out, CostModel.held_out, "evaluation"),  # loss on held-out rows
+    "signals": Kind(_measure_signals, CostModel.signals, "evaluation"),  # what a teacher knows that a student does not
 }
 
 

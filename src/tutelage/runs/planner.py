@@ -7,26 +7,26 @@ equal fingerprints (`fingerprints.py`), so nothing is computed twice, whichever 
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError, did_you_mean
-from tutelage.common.hashing import fingerprint
-from tutelage.common.run_folder import CONFIG, MODEL, is_done
+from tutelage.common.hashing import canonical, fingerprint
+from tutelage.common.run_folder import MODEL, is_done
 from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET, benchmark
 from tutelage.evaluation.judges.comet import comet_ready
 from tutelage.evaluation.judges.endpoint import judge_of
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
-from tutelage.recipe.recipe import RecipeConfig
-from tutelage.recipe.sections import DataConfig, ModelConfig, TaskConfig, TrainingConfig
+from tutelage.recipe.recipe import LORA, RecipeConfig
+from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, Precision, TaskConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, JudgeConfig
 from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
 from tutelage.runs.run import Run
+from tutelage.runs.stages.earlier import with_other_metrics
 from tutelage.training.methods import METHODS, method_fingerprint
 
 
@@ -94,6 +94,15 @@ class Planner:
         assert isinstance(stage, TrainStage)
         return self.recipe.training_of(stage, overrides)
 
+    def lora(self, name: str, settings: dict[str, Any] | None = None) -> LoraConfig | None:
+        """The adapter that training stage `name` trains; None if it trains all weights. `settings`: as in `training`;
+        only keys `lora.…` count."""
+        stage = self.stages[name]
+        assert isinstance(stage, TrainStage)
+        declared = self._origin(stage.student or default_student(self.recipe, name)).lora
+        own = {k.removeprefix(LORA): v for k, v in (settings or {}).items() if k.startswith(LORA)}
+        return None if declared is None else LoraConfig.model_validate(declared.model_dump() | own)
+
     def stage_run(self, name: str, seed: int, settings: dict[str, Any] | None = None) -> Run:
         """The run that does stage `name`. `settings` other than the chosen ones make a search's trial."""
         stage = self.stages[name]
@@ -144,7 +153,8 @@ class Planner:
     def _plan_stage(self, stage: Any, seed: int, settings: dict[str, Any]) -> Run:
         if isinstance(stage, PruneStage):
             calibration = [stage.prune.calibration] if stage.prune.calibration else []
-            return self._build_stage(stage, seed, self._resolve({"model": stage.model}, seed, calibration))
+            inputs = self._resolve({"model": stage.model}, seed, calibration, changed="model")
+            return self._build_stage(stage, seed, inputs)
         if isinstance(stage, SynthesizeStage):
             roles = {"generator": stage.generator, "annotator": stage.annotator}
             evaluated = sorted({task.data for task in self.recipe.tasks.values()} - {stage.gold})
@@ -163,9 +173,11 @@ class Planner:
             extra = [] if self._origin(roles["student"]) == self._origin(stage.teacher) else ["aligned"]
         if isinstance(stage, MethodStage):
             extra.append(method_fingerprint(stage.method))
+        lora = self.lora(stage.name, settings)
+        extra += [] if lora is None else [f"lora {canonical(lora)}"]
         inputs = self._resolve(roles, seed, names)
         inputs.parents = (*answers, *inputs.parents)
-        return self._build_stage(stage, seed, inputs, training, extra)
+        return self._build_stage(stage, seed, inputs, training, extra, lora=lora)
 
     def _plan_answers(self, stage: SeqkdStage, seed: int, data: Sequence[str], max_length: int) -> Run:
         inputs = self._resolve({"teacher": stage.teacher}, seed, data)
@@ -198,7 +210,7 @@ class Planner:
         key = evaluation_fingerprint(kind, config, seed, models, data, self.device, reading)
         folder, comet, also = f"{subject}-on-{task}", False, list[str]()
         if isinstance(config, TaskConfig) and not is_done(self.root / f"{folder}-s{seed}-{key}"):
-            for other in _with_other_metrics(config, self.root, f"{folder}-s{seed}"):
+            for other in with_other_metrics(config, self.root, f"{folder}-s{seed}"):
                 also.append(evaluation_fingerprint(kind, other, seed, models, data, self.device))
         if isinstance(config, BenchmarkTask):
             judge = judge if config.benchmark == JUDGED else None
@@ -230,6 +242,7 @@ class Planner:
         name: str = "",
         kind: str = "",
         max_length: int | None = None,
+        lora: LoraConfig | None = None,
     ) -> Run:
         name, kind = name or stage.name, kind or stage.kind
         models, data = inputs.model_fingerprints, inputs.data_fingerprints
@@ -243,6 +256,7 @@ class Planner:
             seed=seed,
             config=stage,
             training=training,
+            lora=lora,
             max_length=max_length,
         )
 
@@ -257,6 +271,7 @@ class Planner:
         seed: int,
         config: Any,
         training: TrainingConfig | None = None,
+        lora: LoraConfig | None = None,
         max_length: int | None = None,
         task: str = "",
         subject: str = "",
@@ -275,6 +290,7 @@ class Planner:
             device=self.device,
             config=config,
             training=training,
+            lora=lora,
             max_length=max_length,
             data=inputs.data,
             models=inputs.models,
@@ -298,22 +314,23 @@ class Planner:
         data: Sequence[str] = (),
         prompts: Sequence[str] = (),
         settings: dict[str, Any] | None = None,
+        changed: str = "student",
     ) -> _Inputs:
         """Models by role and data by name. `data`: sections of whole rows; `prompts`: sections that may lack responses.
-        `settings`: of the stages that make the models."""
+        `settings`: of the stages that make the models. `changed`: the role that is trained or cut, never quantised."""
         found = _Inputs()
         for role, name in roles.items():
-            source = self._source(name)
+            source, precision = self._source(name), None if role == changed else self._precision(name)
             if isinstance(source, str):
                 run = self.stage_run(source, seed, settings)
                 found.parents += (run,)
-                origin = self._origin(
-                    source
-                )  # tokenizer and chat template are saved with a stage's model; these are not
+                origin = self._origin(source)  # tokenizer and template are saved with a stage's model; these are not:
                 kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code", "thinking")}
-                found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept)
-                found.model_fingerprints[role] = run.fingerprint
+                found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept, precision=precision)
+                key = fingerprint(run.fingerprint, precision) if precision else run.fingerprint
+                found.model_fingerprints[role] = key
             else:
+                source = source.model_copy(update={"lora": None, "precision": precision})
                 found.models[role] = source
                 key = fingerprint(source, self.inputs.model(source))
                 found.model_fingerprints[role] = found.planned_models[role] = key
@@ -332,6 +349,17 @@ class Planner:
         """What a model's name in a recipe stands for: a stage, or a model that no stage makes."""
         return {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
 
+    def _precision(self, name: str) -> Precision | None:
+        """The precision that a model is held in where nothing changes it: that of the model which it was trained from,
+        and none after a cut, which makes a student of it."""
+        source = self._source(name)
+        while isinstance(source, str):
+            stage: Any = self.stages[source]
+            if isinstance(stage, PruneStage):
+                return None
+            source = self._source(stage.student or default_student(self.recipe, source))
+        return source.precision
+
     def _origin(self, name: str) -> ModelConfig:
         """The model that `name` was made from, through all stages that trained or pruned it."""
         source = self._source(name)
@@ -347,20 +375,6 @@ def _reading(kind: str, config: Any) -> str:
     if kind == "benchmark":
         return benchmark(config.benchmark).reading
     return reading_fingerprint("tutelage.evaluation.tasks") if kind == "evaluate" else ""
-
-
-def _with_other_metrics(task: TaskConfig, root: Path, name: str) -> list[TaskConfig]:
-    """The tasks of the finished runs `name`-… in `root` that differ from `task` in what scores the answers alone."""
-    found = []
-    for file in sorted(root.glob(f"{glob.escape(name)}-*/{CONFIG}")):
-        try:
-            other = TaskConfig(**json.loads(file.read_text(encoding="utf-8"))["spec"])
-        except (OSError, ValueError, KeyError, TypeError):  # of another version, or damaged
-            continue
-        scored = {"metrics": task.metrics, "headline": task.headline}
-        if other != task and other.model_copy(update=scored) == task and other not in found:
-            found.append(other)
-    return found
 
 
 def _check_names(recipe: RecipeConfig) -> None:

@@ -28,7 +28,7 @@ class RayPool:
         self.ray: Any = ray
         self.started_here = not ray.is_initialized()
         if self.started_here:
-            names = ("PYTHONPATH", "TUTELAGE_CACHE", "TUTELAGE_DATA", "OMP_NUM_THREADS")
+            names = ("PYTHONPATH", "TUTELAGE_CACHE", "TUTELAGE_DATA", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
             environment = {name: os.environ[name] for name in names if name in os.environ}
             ray.init(
                 address=os.environ.get("RAY_ADDRESS", "local"),  # not a cluster that happens to run here

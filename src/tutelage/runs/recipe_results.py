@@ -20,7 +20,7 @@ from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.run import Run, adapter_text, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
@@ -97,7 +97,7 @@ class RecipeResults:
     facts: dict[str, Any]  # label → value
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
-    notices: tuple[str, ...] = ()  # of its evaluations: what flatters them, what could not be scored, what to do
+    notices: tuple[str, ...] = ()  # what flatters scores or could not be scored, approximate losses; what to do
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
 
@@ -130,6 +130,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
     subjects = list(dict.fromkeys(subject for subject, _ in asked))
     runs = with_parents(search.known())
     planned = evaluations(planner, search.settled)
+    noticed = [*(run for run in runs if run.training is not None), *(run for _, _, run in planned)]
     return RecipeResults(
         name=recipe.name,
         description=recipe.description,
@@ -145,7 +146,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         notices=(
             *shared_questions(planner),
             *reading_note(runs),
-            *dict.fromkeys(notice for _, _, run in planned for notice in _notices(run)),
+            *dict.fromkeys(notice for run in noticed for notice in _notices(run)),
         ),
         elsewhere=elsewhere,
     )
@@ -303,6 +304,13 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
         result = run_folder.read_json(run.folder, run_folder.RESULT)
         if "keep" in result:
             facts[f"{run.stage}: layers kept"] = f"{', '.join(map(str, result['keep']))} (of {result['layers']})"
+        if "teacher_precision" in result:
+            facts[f"{run.stage}: teacher's precision"] = result["teacher_precision"]["text"]
+        if run.lora is not None and "adapter" in result:
+            once = "; the teacher shares the frozen weights" if result["adapter"]["shared_base"] else ""
+            facts[f"{run.stage}: weights trained"] = (
+                f"{result['adapter']['trained']:,} of a {adapter_text(run.lora)}{once}"
+            )
         if result.get("kind") == "synthesize":
             facts[f"{run.stage}: synthetic rows"] = (
                 f"{result['rows']:,} of {result['attempts']:,} attempts accepted (see {run.folder.name}/sample.html)"

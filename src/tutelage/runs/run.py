@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.run_folder import is_done
-from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+from tutelage.common.run_folder import MODEL, is_done
+from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import JudgeConfig
 
 
@@ -25,6 +25,7 @@ class Run:
     device: str  # "cpu" or "cuda"
     config: Any  # the stage's config; for evaluations the task's (TaskConfig, BenchmarkTask or HeldOutTask)
     training: TrainingConfig | None  # None: the run does not train
+    lora: LoraConfig | None = None  # trains an adapter with these settings; None: all weights
     max_length: int | None = None  # answers: `max_length` of the training that uses them
     data: dict[str, DataConfig]  # every data section it reads, by name
     models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
@@ -43,6 +44,31 @@ class Run:
     def done(self) -> bool:
         """Whether its folder holds a result."""
         return is_done(self.folder)
+
+
+def maker_of(run: Run, role: str) -> Run | None:
+    """The run that makes the model of this role; None for a model that no stage makes."""
+    path = run.models[role].path
+    return next((one for one in run.parents if str(one.folder / MODEL) == path), None)
+
+
+def adapter_line(run: Run) -> list[Run]:
+    """Of a run that trains an adapter: it, and the runs before it with whose adapter it goes on; the last first."""
+    before = maker_of(run, "student")
+    goes_on = before is not None and run.lora is not None and run.lora.same_adapter(before.lora)
+    return [run, *adapter_line(before)] if goes_on and before is not None else [run]
+
+
+def frozen_base(run: Run) -> ModelConfig:
+    """The model whose weights a run that trains an adapter holds frozen."""
+    return adapter_line(run)[-1].models["student"]
+
+
+def adapter_text(lora: LoraConfig) -> str:
+    """An adapter's settings in words."""
+    where = "all linear maps" if lora.targets == "all-linear" else ", ".join(lora.targets)
+    base = "" if lora.base is None else f", frozen weights in {lora.base}"
+    return f"LoRA adapter (r = {lora.r}, α = {lora.scale * lora.r:g}, on {where}{base})"
 
 
 def with_parents(runs: Sequence[Run]) -> list[Run]:

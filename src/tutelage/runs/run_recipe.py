@@ -10,7 +10,7 @@ from pathlib import Path
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
-from tutelage.runs.kinds import hours_of
+from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids
@@ -19,6 +19,10 @@ from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
 from tutelage.runs.worker import make_runs_folder
+
+# The first guess of a run's time, before any has ended: on a CPU, seconds to load and save, and FLOP/s of two cores.
+_CPU_SECONDS, _CPU_RATE = 3.0, 1.5e11
+_UNKNOWN_SECONDS = 60.0  # of a run whose models' shapes are not known
 
 
 def run_recipe(
@@ -29,13 +33,14 @@ def run_recipe(
     debug: bool = False,
     gpus_per_run: int | None = None,
     only: Sequence[str] = (),
+    texts: bool = True,
 ) -> RecipeResults:
     """Do all runs of a recipe that are not done yet, and return its results, from which `build_report` makes a page.
 
     `base`: the folder that relative paths of the recipe start from. `root`: the folder of all runs. `jobs`: runs at the
     same time, each in its own process. `gpus_per_run`: ranks of a training run; no two runs share a GPU then. `only`:
-    do these evaluate stages and what they build on. Raises TutelageError when a run fails; what does not build on it
-    is done first.
+    do these evaluate stages and what they build on. `texts`: whether the progress may show rows and answers. Raises
+    TutelageError when a run fails; what does not build on it is done first.
     """
     began = time.monotonic()
     make_runs_folder(root)
@@ -56,6 +61,14 @@ def run_recipe(
     if not all(run.done for run in plan):
         for note in shared_questions(planner):
             print(f"note: {note}", file=sys.stderr)
-    with Scheduler(resources, debug, hours=hours if jobs > 1 else None) as scheduler:
+
+    def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
+        cost = cost_of(run, model)
+        if cost is None:
+            return _UNKNOWN_SECONDS
+        return 3600 * cost.hours if run.device == "cuda" else _CPU_SECONDS + cost.flops / _CPU_RATE
+
+    options = {"seconds": seconds, "title": recipe.name, "texts": texts}
+    with Scheduler(resources, debug, hours=hours if jobs > 1 else None, **options) as scheduler:
         scheduler.execute(search.known, len(expected))
     return read_results(search, time.monotonic() - began)

@@ -13,7 +13,9 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.common.run_folder import ERROR
+from tutelage.common.planned import announce, withdraw
+from tutelage.common.progress import Whole, whole
+from tutelage.common.run_folder import ERROR, RESULT, read_json
 from tutelage.runs.ranks import Share, takes_ranks
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.store import Store
@@ -107,7 +109,9 @@ class Scheduler:
     - the error raised at the end counts all failures.
 
     `hours`: how long a run may take; runs that begin the longest chain of work go first (by default, the chain of most
-    runs). `pool`: an executor with `submit` and `shutdown`; by default, processes if there are several jobs.
+    runs). `seconds`: the same for the time left that is shown, where that is another. `pool`: an executor with `submit`
+    and `shutdown`; by default, processes if there are several jobs. `title`: of the progress; `texts`: whether it may
+    show rows and answers.
     """
 
     def __init__(
@@ -118,13 +122,18 @@ class Scheduler:
         patient: bool = False,
         retry: bool = False,
         hours: Callable[[Run], float] | None = None,
+        seconds: Callable[[Run], float] | None = None,
         pool: Any = None,
         store: Store | None = None,
+        title: str = "all",
+        texts: bool = False,
     ) -> None:
         self.resources, self.debug, self.patient, self.retry = resources, debug, patient, retry
-        self.hours, self.store = hours, store
+        self.hours, self.seconds, self.store = hours, seconds or hours, store
+        self.title, self.texts = title, texts
         self.pool: Any = pool
         self.crashes: Counter[str] = Counter()
+        self.whole = Whole(title, resources.jobs, bars=False)
 
     def __enter__(self) -> Scheduler:
         if self.resources.jobs > 1 and self.pool is None:
@@ -147,28 +156,33 @@ class Scheduler:
         """
         known: Callable[[], Sequence[Run]] = plan if callable(plan) else lambda: plan
         state = self._begin(with_parents(known()))
-        total, started = max(len(state.waiting), expected - len(state.finished)), time.monotonic()
-        ended = 0
-        while state.left:
-            before = state.left
-            self._start(state)
-            if state.running:
-                self._collect(state)
-            elif state.left == before:
-                time.sleep(BUSY_SECONDS / 5)  # other processes are working on all that is left
-                continue
-            ended_now = before - state.left
-            if not ended_now:
-                continue
-            if callable(plan):
-                self._add(state, with_parents(known()))
-            ended += ended_now
-            total = max(total, ended + state.left)
-            if total > 1:
-                rest = (time.monotonic() - started) / ended * (total - ended)
-                print(f"{ended} of {total} runs done, about {rest:.0f} s left", flush=True)
+        roots = {run.folder.parent for run in state.todo}
+        # In a study's own process the run prints into its log; in workers every run has its own lines.
+        bars = self.pool is None and not self.patient
+        try:
+            with whole(self.title, self.resources.jobs, bars=bars, texts=self.texts) as self.whole:
+                self._expect(state, expected)
+                while state.left:
+                    before = state.left
+                    self._start(state)
+                    if state.running:
+                        self._collect(state)
+                    elif state.left == before:
+                        time.sleep(BUSY_SECONDS / 5)  # other processes are working on all that is left
+                    if state.left < before and callable(plan):
+                        self._add(state, with_parents(known()))
+                        self._expect(state, expected)
+        finally:
+            for root in roots:
+                withdraw(root)
         if state.failed:
             raise TutelageError(_failures(state.failed) if self.patient else next(iter(state.failed.values())))
+
+    def _expect(self, state: State, expected: int) -> None:
+        """Tell the progress of the runs that are known, and of as many more as there will be in the end."""
+        for run in state.waiting:
+            self.whole.left.add(run.fingerprint, run.kind, 1.0 if self.seconds is None else self.seconds(run))
+        self.whole.left.expect(expected - len(state.todo))
 
     def _begin(self, todo: list[Run]) -> State:
         state = State(todo)
@@ -181,15 +195,19 @@ class Scheduler:
             state.failed = {key: file.read_text().strip() for key, file in errors.items() if file.is_file()}
         open_runs = [run for run in todo if not run.done and run.fingerprint not in state.failed]
         state.waiting = self._in_order(todo, open_runs)
+        _announce(state)
         return state
 
     def _add(self, state: State, known: Sequence[Run]) -> None:
         """Add the runs that have become known."""
         old = {run.fingerprint for run in state.todo}
         new = [run for run in known if run.fingerprint not in old]
+        if not new:
+            return
         state.todo += new
         state.finished |= {run.fingerprint for run in new if run.done}
         state.waiting = self._in_order(state.todo, [*state.waiting, *(run for run in new if not run.done)])
+        _announce(state)
 
     def _start(self, state: State) -> None:
         """Start the waiting runs that can; without a pool, do the first of them here."""
@@ -197,11 +215,14 @@ class Scheduler:
             if run.done and self.patient:  # another process has done it
                 state.waiting.remove(run)
                 state.finished.add(run.fingerprint)
+                self.whole.left.drop(run.fingerprint)
             elif any(parent.fingerprint in state.failed for parent in run.parents):
                 state.waiting.remove(run)
                 state.failed[run.fingerprint] = f"{run.stage}: not done, since it builds on a stage that failed"
+                self.whole.left.drop(run.fingerprint)
             elif state.may_start(run) and self.resources.have_room(run, state.running.values()):
                 state.waiting.remove(run)
+                self.whole.begin(run.fingerprint)
                 if self.pool is None:
                     outcome = attempt(run, self.debug, False, self.resources.take(run), self.store)
                     self._record(state, run, outcome)
@@ -220,11 +241,13 @@ class Scheduler:
         self.resources.give_back(run)
         if error is None:
             state.finished.add(run.fingerprint)
+            self.whole.end(run.fingerprint, run.folder.name if self.patient else run.stage, _outcome_text(run))
         elif isinstance(error, Busy) and self.patient:
             state.waiting.append(run)
             state.not_before[run.fingerprint] = time.monotonic() + BUSY_SECONDS
         else:
             state.failed[run.fingerprint] = error
+            self.whole.left.drop(run.fingerprint)
             print(f"failed: {error}", flush=True)
 
     def _submit(self, run: Run) -> Future[str | None]:
@@ -282,6 +305,32 @@ class Scheduler:
             for parent in run.parents:
                 after[parent.fingerprint] = max(after[parent.fingerprint], chain)
         return chains
+
+
+def _announce(state: State) -> None:
+    """Write down what is going to be done, for those who watch."""
+    for root in {run.folder.parent for run in state.todo}:
+        lines: list[dict[str, Any]] = []
+        for run in state.todo:
+            if run.folder.parent == root:
+                line = {"folder": run.folder.name, "stage": run.stage, "kind": run.kind, "seed": run.seed}
+                lines.append({**line, "parents": [parent.folder.name for parent in run.parents]})
+        announce(root, lines)
+
+
+def _outcome_text(run: Run) -> str:
+    """What came out of a run that has just been done, in a few words: its last loss, or its score."""
+    if not run.done:
+        return ""
+    result = read_json(run.folder, RESULT)
+    if isinstance(loss := (result.get("last") or {}).get("loss"), float):
+        return f"loss {loss:.3g}"
+    headline = result.get("headline")
+    found = (result.get("metrics") or {}).get(headline) or {}
+    value, error = found.get("value"), found.get("stderr")
+    if value is None:
+        return ""
+    return f"{headline} {value:.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
 def _failures(failed: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import data_names, default_student, made_by
+from tutelage.recipe.recipe import LORA
 from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
@@ -146,7 +147,8 @@ def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
     assert planner.recipe.search is not None
     grid = dict(planner.recipe.search.grid)
     fixed = planner.settings(name)  # what `epochs_of` sets is not searched
-    grid = {k: v for k, v in grid.items() if k not in fixed}
+    adapted = planner.lora(name) is not None
+    grid = {k: v for k, v in grid.items() if k not in fixed and (adapted or not k.startswith(LORA))}
     return [fixed | dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 

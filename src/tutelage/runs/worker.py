@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -20,13 +18,12 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
+from tutelage.common.locks import is_held, own_mark
 from tutelage.common.progress import print_anything
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
 from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
-from tutelage.runs.run import Run
+from tutelage.runs.run import Run, adapter_line
 from tutelage.runs.store import Store
-
-STALE_SECONDS = 120.0  # another machine's lock is stale when untouched for this long
 
 
 def make_runs_folder(root: Path) -> None:
@@ -139,37 +136,9 @@ def lock(run: Run) -> Path | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists() and is_held(path):
             return None
-        return write_atomically(path, f"{os.getpid()} {_start_time(os.getpid())} {platform.node()}")
+        return write_atomically(path, own_mark())
     finally:
         os.close(descriptor)
-
-
-def is_held(path: Path) -> bool:
-    """Whether the holder of a lock file lives: checked by process id and start time on this machine; by the file's age
-    on another, where the holder touches it every few seconds."""
-    try:
-        content = path.read_text().split()
-        if len(content) == 3 and content[2] != platform.node():
-            return time.time() - path.stat().st_mtime < STALE_SECONDS
-        holder = int(content[0]) if content else 0
-        if holder <= 0:  # emptied, or damaged: 0 would ask for this process's own group
-            return False
-        os.kill(holder, 0)
-    except PermissionError:  # it lives, and belongs to another user
-        return True
-    except (OSError, ValueError):
-        return False
-    if len(content) == 3 and content[1] not in ("0", _start_time(holder)):
-        return False  # a new process has the holder's id
-    return holder != os.getpid()
-
-
-def _start_time(process: int) -> str:
-    """When a process began, in the kernel's ticks; "0" where the system does not tell."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return "0"
 
 
 @contextmanager
@@ -201,7 +170,8 @@ def _fetch(run: Run, store: Store) -> None:
     if store.is_done(run):
         store.settle([run])
         return
-    for parent in run.parents:
+    # An adapter's frozen base may be the model of a run further back.
+    for parent in (*run.parents, *(adapter_line(run)[-1].parents if run.lora else ())):
         if store.is_done(parent):
             store.pull(parent)
 

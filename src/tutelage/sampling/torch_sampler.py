@@ -1,4 +1,5 @@
-"""The sampler for any transformers model: `engine.py` for packed models, `padded_decoding.py` for the others."""
+"""The sampler for any model: `engine.py` for packed ones, `padded_decoding.py` for the others of transformers, and
+`whole_decoding.py` for modules of one's own."""
 
 from __future__ import annotations
 
@@ -16,10 +17,13 @@ from tutelage.data.batch import make_micro_batches
 from tutelage.loss.fused_linear import label_logprobs
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.limits import context_of, refuse_unknown_token
+from tutelage.models.own_module import OwnModule
 from tutelage.models.sharding import copy_weights, is_sharded, plain_copy
+from tutelage.models.surgery.lora import adapted_layers
 from tutelage.sampling.engine import Engine
 from tutelage.sampling.padded_decoding import decode_padded
 from tutelage.sampling.sampler import Ended, Tally, rooms
+from tutelage.sampling.whole_decoding import decode_whole
 
 _SIZE_STEP = 256  # on CUDA an engine's row length is rounded up to a multiple of this, so that few engines are made
 
@@ -48,7 +52,8 @@ class TorchSampler:
         self.share_prefixes, self.cache_share, self.tally = share_prefixes, cache_share, Tally()
         self.end_ids, self.packed, self.batch_size = tuple(end_ids), packed, batch_size
         # A sharded model cannot be sampled from directly: its ranks do not decode in step.
-        self._own_copy = is_sharded(model) or (dtype is not None and dtype != next(model.parameters()).dtype)
+        narrower = dtype is not None and dtype != next(model.parameters()).dtype
+        self._own_copy = is_sharded(model) or (narrower and not isinstance(model, OwnModule))
         self.model = plain_copy(model, dtype) if self._own_copy else model
         self.device = next(self.model.parameters()).device
         self.context = context_of(model.config)
@@ -58,7 +63,7 @@ class TorchSampler:
         """Copy the weights of `student` if this sampler has a copy; without one it uses the live weights anyway."""
         if not self._own_copy:
             return
-        copy_weights(student, self.model)
+        copy_weights(student, self.model, learnt=bool(adapted_layers(student)))
 
     @torch.no_grad()
     def sample(
@@ -89,7 +94,8 @@ class TorchSampler:
             else:
                 del settings["max_new_tokens"]
                 rest = {"batch_size": self.batch_size, "ended": ended}
-                samples = decode_padded(self.model, self.end_ids, prompts, limits, seeds, **settings, **rest)
+                decode = decode_whole if isinstance(self.model, OwnModule) else decode_padded
+                samples = decode(self.model, self.end_ids, prompts, limits, seeds, **settings, **rest)
                 read, shared = sum(len(p) for p in prompts), 0
         self.tally.read += read
         self.tally.shared += shared

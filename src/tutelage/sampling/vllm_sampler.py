@@ -25,6 +25,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Sample
 from tutelage.models.sharding import gathered
+from tutelage.models.surgery.lora import adapted_layers, merged_weights
 from tutelage.sampling.sampler import Ended, rooms
 from tutelage.sampling.torch_sampler import TorchSampler
 
@@ -158,7 +159,10 @@ class VllmSampler:
 
     def _load(self, engine_model: Any) -> bool:
         """Copy the live weights into vLLM's model, one parameter at a time."""
-        engine_model.load_weights((name, gathered(p).detach()) for name, p in self.model.named_parameters())
+        if adapted_layers(self.model):
+            engine_model.load_weights(merged_weights(self.model))
+        else:
+            engine_model.load_weights((name, gathered(p).detach()) for name, p in self.model.named_parameters())
         return True
 
 

@@ -22,7 +22,7 @@ from tutelage.recipe.base import first_message
 from tutelage.recipe.load import default_student, read_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import SftStage, TrainStage
-from tutelage.recipe.study import BenchmarkTask, Grid, HeldOutTask, JudgeConfig, StudyConfig
+from tutelage.recipe.study import BenchmarkTask, Grid, HeldOutTask, JudgeConfig, SignalsTask, StudyConfig
 from tutelage.runs.cost.facts import facts
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner
@@ -218,11 +218,12 @@ def _measure(planner: Planner, study: StudyConfig, path: Path, stage: str, task:
     if task in planner.recipe.tasks:
         return planner.evaluation(stage, task, seed)
     config = study.tasks.get(task) or BenchmarkTask(benchmark=benchmark(task).name)
-    if isinstance(config, HeldOutTask):
+    if isinstance(config, HeldOutTask | SignalsTask):
         if config.data not in planner.recipe.data:
             raise TutelageError(f"{path}: tasks.{task}.data: the template has no data section `{config.data}`")
         roles = {"model": stage} | ({} if config.teacher is None else {"teacher": config.teacher})
-        return planner.measurement(stage, task, "held_out", config, roles, seed)
+        kind = "signals" if isinstance(config, SignalsTask) else "held_out"
+        return planner.measurement(stage, task, kind, config, roles, seed)
     benchmark(config.benchmark)  # raises for a name that does not exist
     assert not isinstance(study.judge, str)  # `load_study` reads the file
     return planner.measurement(stage, task, "benchmark", config, {"model": stage}, seed, study.judge)

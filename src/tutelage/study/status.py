@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tutelage.common import run_folder
-from tutelage.common.metrics_log import read_metrics
-from tutelage.recipe.stages import SeqkdStage
+from tutelage.common.locks import is_held
+from tutelage.common.metrics_log import read_metrics, steps_and_eta
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of, label_of
@@ -34,16 +33,14 @@ class RunState:
 
 def study_status(plan: StudyPlan) -> list[RunState]:
     """The state of every run of the plan, parents before children. Looks at files only."""
-    from tutelage.runs.worker import LOCK, is_held
-
     states: list[RunState] = []
     stopped: set[str] = set()
     for run in plan.runs:
-        lock, error = run.folder / LOCK, run.folder / run_folder.ERROR
+        lock, error = run.folder / run_folder.LOCK, run.folder / run_folder.ERROR
         if run.done:
             states.append(RunState(run, "done"))
         elif lock.is_file() and is_held(lock):
-            states.append(_running(run, lock))
+            states.append(_running(run))
         elif error.is_file():
             stopped.add(run.fingerprint)
             lines = error.read_text().strip().splitlines() or ["no reason given"]
@@ -56,21 +53,10 @@ def study_status(plan: StudyPlan) -> list[RunState]:
     return states
 
 
-def _running(run: Run, lock: Path) -> RunState:
+def _running(run: Run) -> RunState:
     """The state of a run whose lock is held: steps done, steps in all, time left at the speed of the last 20 steps."""
     lines = read_metrics(run.folder / run_folder.METRICS)
-    if run.training is None or not lines or not (run.folder / run_folder.DATA).is_file():
-        return RunState(run, "running")
-    reports = run_folder.read_json(run.folder, run_folder.DATA)
-    names = [name for name in run.data if name != run.training.validation] or list(run.data)
-    samples = run.config.samples_per_prompt if isinstance(run.config, SeqkdStage) else 1
-    rows = sum(reports.get(name, {}).get("rows", 0) for name in names) * samples
-    steps = -(-rows // run.training.batch_size) * run.training.epochs
-    total = run.training.max_steps or steps
-    done = int(lines[-1]["step"])
-    times = [line["seconds"] for line in lines[-20:] if "seconds" in line]
-    eta = (total - done) * sum(times) / len(times) if times else None
-    return RunState(run, "running", done, total, eta)
+    return RunState(run, "running", *steps_and_eta(lines, run.training.model_dump() if run.training else {}))
 
 
 def status_lines(plan: StudyPlan, states: list[RunState]) -> list[str]:

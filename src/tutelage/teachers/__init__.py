@@ -1,5 +1,6 @@
-"""Teachers: sources of the signal (hidden states and head) that a student is distilled from."""
+"""Teachers: sources of the signal that a student is distilled from, each with the same two methods (`protocol.py`)."""
 
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
+from tutelage.teachers.protocol import Teacher
 
-__all__ = ["Teacher"]
+__all__ = ["LocalTeacher", "Teacher"]

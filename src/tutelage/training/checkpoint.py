@@ -1,7 +1,7 @@
 """The state of a training run on disk. A checkpoint folder appears complete or not at all; only the newest is kept.
 
-`state.pt` is a zip file, whose parts have checksums. `step.json` has its own, and `metrics.jsonl` holds the lines of
-the run's metrics up to the checkpoint.
+`state.pt` is a zip file, whose parts have checksums. `step.json` has its own, and `metrics.jsonl` and `samples.jsonl`
+hold the run's lines up to the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,21 +19,28 @@ from torch import Tensor
 from tutelage.common.checksums import read_one, read_sealed, seal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_bytes_atomically
-from tutelage.common.run_folder import METRICS
+from tutelage.common.run_folder import METRICS, SAMPLES
+from tutelage.models.sharding import assign, gathered
 
+_LOGS = (METRICS, SAMPLES)
 _PREFIX = "checkpoint-"
 
 
 def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: str, write: bool = True) -> None:
     """Save weights, optimizer state and torch's RNG state after `step` optimizer steps into `folder`.
 
-    All ranks call this (sharded states are gathered); only ranks with `write` write to disk. `run`: the run's
-    fingerprint. Raises TutelageError when the disk is full; the previous checkpoint is then kept.
+    Of a model with frozen weights (LoRA) only the others are saved. All ranks call this (sharded states are gathered);
+    only ranks with `write` write to disk. `run`: the run's fingerprint. Raises TutelageError when the disk is full; the
+    previous checkpoint is then kept.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=torch.distributed.is_initialized())
-    weights, moments = get_state_dict(model, optimizer, options=options)
+    if learnt := _learnt(model):
+        weights: Any = {name: gathered(p).detach().cpu() for name, p in learnt.items()}
+        moments = get_optimizer_state_dict(model, optimizer, options=options)
+    else:
+        weights, moments = get_state_dict(model, optimizer, options=options)
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,9 +56,9 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
         # Tensors only; loading uses weights_only, which runs no code.
         torch.save({"model": weights, "optimizer": moments, "rng": _rng_state()}, partial / "state.pt")
         (partial / "step.json").write_text(seal({"step": step, "run": run}))
-        metrics = folder.parent / METRICS
-        if metrics.is_file():
-            shutil.copyfile(metrics, partial / METRICS)
+        for name in _LOGS:
+            if (folder.parent / name).is_file():
+                shutil.copyfile(folder.parent / name, partial / name)
         _sync(partial)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         partial.rename(target)
@@ -91,21 +98,23 @@ def latest_checkpoint(folder: Path, run: str) -> tuple[Path, int] | None:
 def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
     """Restore, on every rank, the weights, optimizer state and RNG state that `save_checkpoint` wrote to `path`.
 
-    The first rank also puts the run's metrics back as they were.
+    The first rank also puts the run's metrics and samples back as they were.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict, set_state_dict
 
-    if (path / METRICS).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
-        write_bytes_atomically(path.parents[1] / METRICS, (path / METRICS).read_bytes())
+    for name in _LOGS:
+        if (path / name).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+            write_bytes_atomically(path.parents[1] / name, (path / name).read_bytes())
     shared = torch.distributed.is_initialized()  # ranks on one machine then share the file's pages
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=StateDictOptions(full_state_dict=True),
-    )
+    options = StateDictOptions(full_state_dict=True)
+    weights, moments = state["model"], state["optimizer"]
+    if learnt := _learnt(model):
+        set_optimizer_state_dict(model, optimizer, moments, options=options)
+        for name, parameter in learnt.items():
+            assign(parameter, weights[name].to(parameter.device))
+    else:
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=options)
     torch.set_rng_state(state["rng"]["cpu"])
     if torch.cuda.is_available() and state["rng"]["cuda"] is not None:
         torch.cuda.set_rng_state(state["rng"]["cuda"])
@@ -114,6 +123,13 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a run whose result is written."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _learnt(model: Any) -> dict[str, Tensor]:
+    """The weights that training changes, by name; empty if it changes all of them."""
+    named = {name.removeprefix("module."): p for name, p in model.named_parameters()}  # as without DDP's wrapper
+    learnt = {name: p for name, p in named.items() if p.requires_grad}
+    return {} if len(learnt) == len(named) else learnt
 
 
 def _name(step: int) -> str:
@@ -132,6 +148,8 @@ def _damage(path: Path, step: int) -> str | None:
     lines = read_sealed(path / METRICS)
     if (path / METRICS).is_file() and [line and line.get("step") for line in lines] != [*range(1, step + 1)]:
         return METRICS
+    if None in read_sealed(path / SAMPLES):
+        return SAMPLES
     return None
 
 

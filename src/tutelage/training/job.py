@@ -11,8 +11,9 @@ from tutelage.loss.objective import CrossEntropy, Objective, WeightedSum
 from tutelage.models.load import LoadedModel
 from tutelage.recipe.sections import TrainingConfig
 from tutelage.sampling.sampler import Sampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.protocol import Teacher
 from tutelage.training.on_policy import RolloutPlan
+from tutelage.training.shown_answers import Asked
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Job:
     folder: Path  # of the run: metrics and checkpoints
     fingerprint: str  # of the run; a checkpoint with another one is refused
     title: str = "training"  # of the progress line
+    asked: Asked | None = None  # a row that the student answers now and then, for people to read
     ce_weight: float = 0.0  # α: the loss is α · cross-entropy on the data's responses + (1 − α) · `objective`
 
     def objective_of(self, sampled: bool) -> Objective:

@@ -32,8 +32,8 @@ class Totals:
 
     def __init__(self, device: torch.device, ce_weight: float = 0.0) -> None:
         self.ce_weight = ce_weight
-        # float64 [10]: the sums of `_NAMES`, the number of response tokens, the loss, its two terms
-        self.sums = torch.zeros(len(self._NAMES) + 4, dtype=torch.float64, device=device)
+        # float64 [11]: the sums of `_NAMES`, the number of response tokens, the loss, its two terms, its error's bound
+        self.sums = torch.zeros(len(self._NAMES) + 5, dtype=torch.float64, device=device)
 
     def add(self, batch: MicroBatch, loss: Tensor, stats: TokenStats) -> None:
         """Add a micro-batch: its loss, and its per-token values where the weight is not 0."""
@@ -46,18 +46,23 @@ class Totals:
         hard = torch.zeros_like(stats.loss) if batch.sampled else stats.cross_entropy
         soft = (stats.loss.double() - self.ce_weight * hard) / (1.0 - self.ce_weight)
         terms = [torch.dot(term.double(), batch.weights.double()) for term in (hard, soft)]
-        self.sums += torch.stack([*(s.double() for s in sums), counted.sum(), loss.detach().float(), *terms])
+        bound = torch.full_like(terms[0], math.nan)
+        if stats.error_bound is not None:
+            bound = torch.dot(stats.error_bound.double(), batch.weights.double())
+        self.sums += torch.stack([*(s.double() for s in sums), counted.sum(), loss.detach().float(), *terms, bound])
 
     def values(self, world: int) -> dict[str, Any]:
         """Means per response token over all `world` ranks (None without a teacher), and the loss that was optimised.
 
-        With α: `ce_loss` and `kd_loss`, where loss = α · ce_loss + (1 − α) · kd_loss.
+        With α: `ce_loss` and `kd_loss`, where loss = α · ce_loss + (1 − α) · kd_loss. From a teacher's likeliest tokens
+        alone, `loss_error_bound`: how much larger the exact loss can be.
         """
         if world > 1:
             dist.all_reduce(self.sums)
-        *sums, tokens, loss, hard, soft = self.sums.tolist()
+        *sums, tokens, loss, hard, soft, bound = self.sums.tolist()
         means = {n: None if math.isnan(s) else s / tokens for n, s in zip(self._NAMES, sums, strict=True)}
         terms = {"ce_loss": hard, "kd_loss": soft} if self.ce_weight else {}
+        terms |= {} if math.isnan(bound) else {"loss_error_bound": bound}
         return {"loss": loss, **terms, **means, "response_tokens": int(tokens)}
 
 

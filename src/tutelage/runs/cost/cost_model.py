@@ -18,34 +18,33 @@ student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs
 Several GPUs: only a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 %
 where they share (`training.shard`); a decoding step takes its time however few rows a rank has. Every other run is one
 process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an H100, and
-models above 10B are marked `extrapolated`.
+models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import local_files
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.recipe.sections import DataConfig, SamplingConfig, TaskConfig
 from tutelage.recipe.stages import DistillStage, MethodStage, PruneStage, SeqkdStage, SynthesizeStage
-from tutelage.recipe.study import BenchmarkTask, HeldOutTask
-from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_of
+from tutelage.recipe.study import BenchmarkTask, HeldOutTask, SignalsTask
+from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_at
 from tutelage.runs.cost.memory import (
     BENCHMARK_SHARE,
     GIB,
     Memory,
     Sampling,
+    beside_once,
     pruning_memory,
     reading_memory,
     sampling_memory,
     training_memory,
 )
-from tutelage.runs.run import Run
+from tutelage.runs.run import Run, frozen_base
 
 FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
 LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
@@ -92,8 +91,13 @@ class CostModel:
         return other
 
     def shape(self, run: Run, role: str) -> Shape | None:
-        """The shape of the model in `role`: by hub name, from a local config.json, or that of the model from which the
-        run that makes it starts. None when it is not known."""
+        """The shape of the model in `role`: as `shape_at` knows it, or that of the model from which the run that
+        makes it starts. None when it is not known."""
+        precision = run.models[role].precision
+        if precision is not None:
+            plain = run.models[role].model_copy(update={"precision": None})
+            found = self.shape(replace(run, models={**run.models, role: plain}), role)
+            return None if found is None else replace(found, precision=precision)
         path = run.models[role].path
         for parent in run.parents:
             if path == str(parent.folder / "model"):
@@ -101,12 +105,7 @@ class CostModel:
                     return self.shape(parent, "student")
                 whole, prune = self.shape(parent, "model"), parent.config.prune
                 return None if whole is None else replace(whole, layers=prune.layers or len(prune.keep or ()))
-        if path in facts()["models"]:
-            return Shape(**facts()["models"][path])
-        try:
-            return shape_of(json.loads((Path(path).expanduser() / "config.json").read_text()))
-        except (OSError, ValueError):  # loading the model says what is wrong
-            return None
+        return shape_at(path)
 
     def rows(self, run: Run, name: str) -> Rows:
         """Rows of data section `name`: declared for hub sets, measured on local files, planned for synthetic rows."""
@@ -163,20 +162,34 @@ class CostModel:
             new = min(data.response, stage.sampling.max_new_tokens)
             sampling = Sampling(student, stage.sampling, prompt, training.batch_size * on_policy / self.ranks)
         per_step = training.batch_size * length
-        memory = training_memory(training, student, teacher, sampling, per_step, self.machine, self.ranks)
+        held, share = teacher, 1.0 if teacher is not None else 0.0  # of the tokens are read by the teacher here
+        shared = teacher is not None and run.lora is not None and _shares_base(run)
+        if isinstance(stage, DistillStage) and stage.signal.elsewhere:
+            held, share = None, 0.0
+        elif isinstance(stage, DistillStage) and stage.signal.cache:  # the data's responses once, not in every epoch
+            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) / training.epochs
+            shared = shared and not training.shard
+        memory = training_memory(
+            training, student, held, sampling, per_step, self.machine, self.ranks, run.lora, shared
+        )
+        if share and held is None and teacher is not None and not shared:
+            memory = beside_once(memory, student, teacher, self.machine, run.lora)
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
-        seconds, flops = self._pass(student, length, training=True, checkpointing=training.gradient_checkpointing)
+        seconds, flops = self._pass(
+            student, length, training=True, checkpointing=training.gradient_checkpointing, frozen=run.lora is not None
+        )
         if teacher is not None:
             more, work = self._pass(teacher, length)
-            seconds, flops = seconds + more, flops + work
+            seconds, flops = seconds + share * more, flops + share * work
         efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
         seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
         if sampling is not None:
             batch = min(memory.slots[0], max(1.0, sampling.count))
             seconds += sampled / self.ranks * self._decode(student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
-        largest = max((teacher.weights if teacher else 0), student.weights)
-        return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest)
+        largest = max((teacher.weights if teacher and share else 0), student.weights)
+        unmeasured = run.lora is not None or any(model.precision for model in run.models.values())
+        return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest, unmeasured)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A synthesize stage: `rows` inputs by the generator, then as many answers by the annotator. Both are held all
@@ -246,13 +259,32 @@ class CostModel:
         memory = reading_memory(shapes, min(tokens, task.tokens_per_micro_batch), self.machine)
         return self._read(list(shapes.values()), tokens, memory)
 
+    def signals(self, run: Run, shapes: dict[str, Shape]) -> Cost:
+        """Gold responses and as many samples of the student, read by both models."""
+        task: SignalsTask = run.config
+        data, student = self.rows(run, task.data), shapes["model"]
+        count, prompt = min(data.rows, task.rows), data.tokens - data.response
+        new = min(task.sampling.max_new_tokens, max(1.0, data.response))
+        sampled = self._sampled(shapes, (Sampling(student, task.sampling, prompt, count),), (new,))
+        parts = [self._pass(shape, data.tokens) for shape in shapes.values()]
+        tokens = count * (data.tokens + prompt + new)
+        hours = tokens * sum(seconds for seconds, _ in parts) / 3600
+        return replace(
+            sampled,
+            flops=sampled.flops + tokens * sum(flops for _, flops in parts),
+            tokens=sampled.tokens + 2 * tokens,
+            hours=sampled.hours + hours,
+            dollars=sampled.dollars + hours * self.machine.price,
+        )
+
     # --- the formulas -------------------------------------------------------------------------------------------------
 
     def _pass(
-        self, shape: Shape, length: float, training: bool = False, checkpointing: bool = False
+        self, shape: Shape, length: float, training: bool = False, checkpointing: bool = False, frozen: bool = False
     ) -> tuple[float, float]:
-        """(seconds, FLOPs) per token of a sequence of `length` tokens: one forward pass, or forward and backward."""
-        passes = (4 if checkpointing else 3) if training else 1
+        """(seconds, FLOPs) per token of a sequence of `length` tokens: one forward pass, or forward and backward; with
+        `frozen` weights, without their gradients."""
+        passes = (4 if checkpointing else 3) - frozen if training else 1
         flops = passes * (2 * shape.matrix_weights + 2 * shape.layers * shape.heads * shape.head_dim * length)
         rate = 1e12 * self.machine.tflops * min(1.0, shape.hidden / FULL_RATE_WIDTH)
         traffic = LAYER_BYTES * shape.layers * shape.hidden * ((5 if checkpointing else 4) if training else 1)
@@ -284,10 +316,24 @@ class CostModel:
         return self._total(memory, 1, flops, tokens, 0.0, seconds, max(one.weights for one in models))
 
     def _total(
-        self, memory: Memory, gpus: int, flops: float, tokens: float, sampled: float, seconds: float, largest: float
+        self,
+        memory: Memory,
+        gpus: int,
+        flops: float,
+        tokens: float,
+        sampled: float,
+        seconds: float,
+        largest: float,
+        unmeasured: bool = False,
     ) -> Cost:
         hours = (seconds + START_SECONDS) / 3600
-        extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS
+        extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS or unmeasured
         parts = {name: size / GIB for name, size in memory.parts.items() if size}
         dollars = hours * gpus * self.machine.price
         return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts, memory.slots)
+
+
+def _shares_base(run: Run) -> bool:
+    """Whether an adapter's teacher is its frozen base, as far as their names tell (copies are found when they load)."""
+    base, teacher, held = frozen_base(run), run.models["teacher"], run.lora.base if run.lora else None
+    return (base.path, base.revision, held) == (teacher.path, teacher.revision, teacher.precision)

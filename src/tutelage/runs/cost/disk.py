@@ -1,7 +1,10 @@
 """The disk of a run: what stays in its folder, and what is there while it runs. Bytes, of estimated lengths.
 
 A saved model takes 4 bytes per weight (2 for `pure_bfloat16`), a checkpoint three times as much (weights and Adam's two
-moments); while a new checkpoint replaces the old one there are both. Text takes 4 bytes per token, token ids 7 as JSON.
+moments); while a new checkpoint replaces the old one there are both. A model trained by an adapter takes 2 on CUDA, and
+its checkpoints hold the adapter alone. A teacher's signal that is kept (`signal.cache`) takes 2 bytes per response
+token and unit of width (4 in float32), or 8 per likeliest token; runs that ask the same of one teacher share it. Text
+takes 4 bytes per token, token ids 7 as JSON.
 """
 
 from __future__ import annotations
@@ -9,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tutelage.recipe.stages import PruneStage
+from tutelage.common.hashing import canonical
+from tutelage.recipe.stages import DistillStage, PruneStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.run import Run
 
 TEXT, IDS = 4, 7  # bytes per token, as text and as ids in JSON
 RECORD = 600  # bytes of a record beside its texts
-COPIES = {"evaluate": 1, "benchmark": 2, "held_out": 1}  # files with an evaluation's records
+COPIES = {"evaluate": 1, "benchmark": 2, "held_out": 1, "signals": 1}  # files with an evaluation's records
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,12 @@ class Disk:
     models: float = 0.0
     texts: float = 0.0  # replies, synthetic rows, teacher's answers
     checkpoints: float = 0.0  # only while runs train
+    signals: float = 0.0  # of teachers, kept for all runs
 
     @property
     def total(self) -> float:
         """Everything at the fullest moment."""
-        return self.models + self.texts + self.checkpoints
+        return self.models + self.texts + self.checkpoints + self.signals
 
 
 def disk_of(run: Run, model: CostModel) -> Disk:
@@ -40,8 +45,13 @@ def disk_of(run: Run, model: CostModel) -> Disk:
         return Disk(models=4.0 * kept.weights if kept else 0.0)
     if run.training is not None:
         shape = model.shape(run, "student")
-        saved = (2.0 if run.training.precision == "pure_bfloat16" else 4.0) * (shape.weights if shape else 0)
-        return Disk(models=saved, checkpoints=2 * 3 * saved)
+        pure, weights = run.training.precision == "pure_bfloat16", shape.weights if shape else 0
+        saved, signals = (2.0 if pure else 4.0) * weights, _signals(run, model)
+        if run.lora is None or shape is None:
+            return Disk(models=saved, checkpoints=2 * 3 * saved, signals=signals)
+        adapter = 4.0 * shape.adapter_weights(run.lora)
+        whole = 0.0 if run.lora.keep_adapter else saved if run.device == "cpu" else 2.0 * weights
+        return Disk(models=whole + adapter, checkpoints=2 * 3 * adapter, signals=signals)
     return Disk(texts=_texts(run, model))
 
 
@@ -49,7 +59,29 @@ def disk_of_all(runs: Sequence[Run], model: CostModel, jobs: int = 1) -> Disk:
     """What runs write together, `jobs` of them at a time."""
     parts = [disk_of(run, model) for run in runs]
     checkpoints = sorted((part.checkpoints for part in parts), reverse=True)[:jobs]
-    return Disk(sum(part.models for part in parts), sum(part.texts for part in parts), sum(checkpoints))
+    signals = {_signal_key(run): part.signals for run, part in zip(runs, parts, strict=True) if part.signals}
+    texts = sum(part.texts for part in parts)
+    return Disk(sum(part.models for part in parts), texts, sum(checkpoints), sum(signals.values()))
+
+
+def _signals(run: Run, model: CostModel) -> float:
+    """The teacher's signal on all response tokens of a run."""
+    stage, training = run.config, run.training
+    teacher = model.shape(run, "teacher") if "teacher" in run.models else None
+    if not isinstance(stage, DistillStage) or stage.signal.cache is None or teacher is None or training is None:
+        return 0.0
+    wide = run.device == "cpu" or training.precision == "float32"
+    width = 4 if wide and stage.signal.cache == "exact" else 2
+    size = 8 * stage.signal.top_k + 4 if stage.signal.cache == "top_k" else width * teacher.hidden
+    rows = [model.rows(run, name) for name in run.data]
+    return size * sum(part.rows * min(part.response, training.max_length) for part in rows)
+
+
+def _signal_key(run: Run) -> str:
+    """Equal for runs that share a kept signal."""
+    data = {name: config.model_dump(mode="json") for name, config in run.data.items()}
+    kept = run.config.signal.model_dump(include={"cache", "top_k"})
+    return canonical([data, run.models["teacher"].model_dump(mode="json"), kept, run.device])
 
 
 def _texts(run: Run, model: CostModel) -> float:

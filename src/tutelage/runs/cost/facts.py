@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -22,9 +22,12 @@ import yaml
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.rows import BadRowError, convert
-from tutelage.recipe.sections import DataConfig
+from tutelage.data.sources import read_file
+from tutelage.recipe.sections import DataConfig, LoraConfig
 
 MEASURED_ROWS = 200  # per file
+# Per weight: one scale per row (int8, float8), or an 8-bit scale per block of 64 and a float32 one per 256 of those.
+QUANTISED_BYTES = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Shape:
     head_dim: int
     vocab: int
     tied: bool  # one matrix for the input embedding and the head
+    precision: str | None = None  # that the linear maps of its layers are held in; None: the type of the others
 
     @property
     def matrix_weights(self) -> int:
@@ -51,6 +55,24 @@ class Shape:
         """Number of all weights."""
         norms = (2 * self.layers + 1) * self.hidden
         return self.matrix_weights + norms + (0 if self.tied else self.vocab * self.hidden)
+
+    def held(self, width: int) -> float:
+        """Bytes of the weights, frozen, where `width` bytes are a weight's of the usual type."""
+        if self.precision is None:
+            return float(width * self.weights)
+        layers = self.matrix_weights - self.vocab * self.hidden
+        return QUANTISED_BYTES[self.precision] * layers + width * (self.weights - layers)
+
+    def adapter_weights(self, lora: LoraConfig) -> int:
+        """Number of weights of an adapter; a target of an unknown name counts as the largest linear map."""
+        inner, keys, h, wide = self.heads * self.head_dim, self.kv_heads * self.head_dim, self.hidden, self.feed_forward
+        maps = {"q_proj": h + inner, "k_proj": h + keys, "v_proj": h + keys, "o_proj": h + inner}
+        maps |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), h + wide)
+        if lora.targets == "all-linear":
+            return lora.r * self.layers * sum(maps.values())
+        inside = [maps.get(name, max(maps.values())) for name in lora.targets if name != "lm_head"]
+        head = h + self.vocab if "lm_head" in lora.targets else 0
+        return lora.r * (self.layers * sum(inside) + head)
 
     @property
     def cache_bytes(self) -> int:
@@ -96,6 +118,22 @@ def machine(text: str) -> Machine:
     return Machine(text, int(found[1] or 1), **known[found[2]])
 
 
+def shape_at(path: str) -> Shape | None:
+    """The shape of a model by its hub name, or from its config.json in a local folder or in the hub's cache."""
+    if path in facts()["models"]:
+        return Shape(**facts()["models"][path])
+    file = Path(path).expanduser() / "config.json"
+    if not file.is_file() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(path, "config.json")
+        file = Path(cached) if isinstance(cached, str) else file
+    try:
+        return shape_of(json.loads(file.read_text()))
+    except (OSError, ValueError):  # loading the model says what is wrong
+        return None
+
+
 def shape_of(config: dict[str, Any]) -> Shape | None:
     """The shape in the content of a model's config.json; None when a size is missing or no number."""
     try:
@@ -114,34 +152,37 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
         return None
 
 
-def _readable(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a file up to where it is damaged, which reading its rows tells."""
-    with contextlib.suppress(OSError, EOFError, zlib.error):
-        yield from lines
-
-
 def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
-    """Rows in the files `local`: all lines are counted unless the section has a size; lengths are means over the first
-    rows of each file, at 4 characters per token."""
+    """Rows in the files `local`, of which all are counted unless the section has a size; lengths are means over the
+    first rows of each file, at 4 characters per token."""
     characters, answers, seen, total = 0, 0, 0, 0
     for file in local:
-        if not file.name.endswith((".jsonl", ".jsonl.gz")):
-            continue
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
-            for number, line in enumerate(_readable(handle)):
-                total += 1
-                if number >= MEASURED_ROWS:
-                    if config.size is not None:
-                        break
-                    continue
-                try:
-                    conversation, _ = convert(json.loads(line), name, config, config.text is not None)
-                except (ValueError, BadRowError):
-                    continue
-                characters += sum(len(message.content) + 20 for message in conversation.messages)
-                answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
-                seen += 1
-    known = Rows(**facts()["other_data"])
+        for number, row in enumerate(_rows_of(file)):
+            total += 1
+            if number >= MEASURED_ROWS:
+                if config.size is not None:
+                    break
+                continue
+            try:
+                content = json.loads(row) if isinstance(row, bytes) else row
+                conversation, _ = convert(content, name, config, config.text is not None)
+            except (ValueError, BadRowError):
+                continue
+            characters += sum(len(message.content) + 20 for message in conversation.messages)
+            answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
+            seen += 1
     if not seen:
-        return replace(known, rows=config.size or known.rows)
+        known = Rows(**facts()["other_data"])
+        return replace(known, rows=config.size or max(0, total - config.skip) or known.rows)
     return Rows(config.size or max(1, total - config.skip), characters / 4 / seen, answers / 4 / seen)
+
+
+def _rows_of(file: Path) -> Iterator[Any]:
+    """The rows of a file up to where it is damaged, which reading the data tells; lines of JSON as bytes, since
+    most of them are only counted."""
+    with contextlib.suppress(OSError, EOFError, zlib.error, TutelageError):
+        if file.name.endswith((".jsonl", ".jsonl.gz")):
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
+                yield from handle
+        else:
+            yield from (row for _, row in read_file("data", file, file.name))

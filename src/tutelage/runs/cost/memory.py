@@ -10,6 +10,10 @@ With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precisio
     others     b per weight of each model that is held; the caches; activations of a forward pass
     prune      4 per weight, and 2 for autocast's copies
 
+With an adapter of a weights (`lora`) the student is 16·a and 2·a for autocast, its frozen base b·W (in nf4 0.516 per
+weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
+nothing. A quantised teacher takes 1 (int8, float8) or 0.516 (nf4) per weight of a layer. None of that was measured.
+
 `training.shard` divides the student's 16 and the teacher's b by g. Gathered all the same: embedding and head of both
 (weights, the student's gradients and autocast's copies too), and two layers of each model. Nothing else is divided by
 ranks: each has a copy to sample from, and caches of its own.
@@ -24,10 +28,10 @@ assumption).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
-from tutelage.recipe.sections import SamplingConfig, TrainingConfig
+from tutelage.recipe.sections import LoraConfig, SamplingConfig, TrainingConfig
 from tutelage.runs.cost.facts import Machine, Shape
 
 GIB = 2**30
@@ -89,21 +93,29 @@ def training_memory(
     tokens: float,
     machine: Machine,
     ranks: int,
+    lora: LoraConfig | None = None,
+    shared_base: bool = False,
 ) -> Memory:
-    """Of one rank of a training run. `sampling`: of the student's responses, if it writes any. `tokens`: per step."""
+    """Of one rank of a training run. `sampling`: of the student's responses, if it writes any. `tokens`: per step.
+    `lora`: the adapter that is trained instead of the weights; `shared_base`: the teacher is its frozen base."""
     cuda = machine.device != "cpu"
     pure, wide = config.precision == "pure_bfloat16", config.precision == "float32" or not cuda
     width, master, shared = 4 if wide else 2, 2 if pure else 4, config.shard and ranks > 1
     part = ranks if shared else 1
-    held: dict[str, float] = {"student and optimizer": 4 * master * student.weights / part}
+    trained = student.weights if lora is None else student.adapter_weights(lora)
+    held: dict[str, float] = {"student and optimizer": 4 * master * trained / part}
+    if lora is not None:
+        frozen = replace(student, precision=lora.base)
+        held = {"adapter and optimizer": held["student and optimizer"], "frozen base": frozen.held(width) / part}
     if shared:
-        held["gathered layers"] = _gathered(student, ranks, 2 * master, width) + _layer(student) * (width + 4)
-        held["gathered layers"] += 0 if wide or pure else 2 * _ends(student)
+        ends = 2 * master if lora is None else width
+        held["gathered layers"] = _gathered(student, ranks, ends, width) + _layer(student) * (width + 4)
+        held["gathered layers"] += 0 if wide or pure or lora is not None else 2 * _ends(student)
     else:
-        held["copies in bfloat16"] = 0 if wide or pure else 2 * student.weights
-        held["gradient buffers"] = master * student.weights if ranks > 1 else 0
-    if teacher is not None:
-        held["teacher"] = width * teacher.weights / part
+        held["copies in bfloat16"] = 0 if wide or pure else 2 * trained
+        held["gradient buffers"] = master * trained if ranks > 1 else 0
+    if teacher is not None and not shared_base:
+        held["teacher"] = teacher.held(width) / part
         if shared:
             held["gathered layers"] += _gathered(teacher, ranks, width, width)
     micro = min(config.tokens_per_micro_batch, max(1.0, tokens / ranks))
@@ -118,10 +130,10 @@ def training_memory(
     slots: tuple[int, ...] = ()
     base = BASE if cuda else 0.0
     if sampling is not None:
-        if sampling.config.backend == "torch" and (shared or not wide):
+        if sampling.config.backend == "torch" and (shared or (not wide and lora is None)):
             held["student to sample from"] = width * student.weights
         # when the engine is made there are no gradients, moments and copies yet
-        later = 0.75 * held["student and optimizer"]
+        later = 0.75 * 4 * master * trained / part
         later += sum(held.get(name, 0.0) for name in ("copies in bfloat16", "gathered layers"))
         free = machine.memory * GIB - base - sum(held.values()) + later
         count, cache = sampling.slots(machine, free, width)
@@ -136,11 +148,25 @@ def training_memory(
     return Memory(parts, slots)
 
 
+def beside_once(
+    memory: Memory, student: Shape, teacher: Shape, machine: Machine, lora: LoraConfig | None = None
+) -> Memory:
+    """`memory` of a training run, enlarged to what its start takes if the teacher then reads all rows once: the
+    student's float32 weights, or its adapter's and its frozen base, and the teacher."""
+    width, base = _frozen(machine)
+    own = 4.0 * student.weights
+    if lora is not None:
+        own = 4 * student.adapter_weights(lora) + replace(student, precision=lora.base).held(width)
+    start = own + teacher.held(width) + _forward(teacher, PREFILL_TOKENS / 2, width) + base
+    more = start - sum(memory.parts.values())
+    return memory if more <= 0 else Memory({**memory.parts, "teacher, at the start": more}, memory.slots)
+
+
 def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:
     """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept."""
     width, base = _frozen(machine)
     base = min(base, SAMPLING_BASE)
-    parts: dict[str, float] = {role: width * shape.weights for role, shape in models.items()}
+    parts: dict[str, float] = {role: shape.held(width) for role, shape in models.items()}
     slots, caches = [], 0.0
     for one in samplings:
         count, cache = one.slots(machine, machine.memory * GIB - base - sum(parts.values()) - caches, width)
@@ -153,7 +179,7 @@ def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], mac
 def reading_memory(models: dict[str, Shape], micro: float, machine: Machine) -> Memory:
     """Of a run that reads rows, in micro-batches of `micro` tokens, with each of the models it holds, by role."""
     width, base = _frozen(machine)
-    parts: dict[str, float] = {role: width * shape.weights for role, shape in models.items()}
+    parts: dict[str, float] = {role: shape.held(width) for role, shape in models.items()}
     kept = width * models["teacher"].hidden * micro if "teacher" in models else 0.0
     most = max(_forward(shape, micro, width) for shape in models.values())
     return Memory({**parts, "activations": kept + most, "base": base})

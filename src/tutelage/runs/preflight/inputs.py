@@ -16,6 +16,7 @@ from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.judge import scorer_problems
 from tutelage.runs.preflight.problem import Problem
+from tutelage.runs.preflight.teacher import signal_problems, teacher_problems
 from tutelage.runs.run import Run
 
 _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
@@ -45,6 +46,9 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -
     for name, measured in names.items():
         yield from _benchmark_problems(name, measured, hub)
     yield from scorer_problems(runs, network, hub)
+    yield from signal_problems(runs)
+    if network:
+        yield from teacher_problems(runs)
     if here:
         yield from _package_problems(runs)
 
@@ -147,10 +151,17 @@ def _ifeval_problems() -> Iterator[Problem]:
 
 
 def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
+    from tutelage.models.surgery.lora import missing_peft
+    from tutelage.models.surgery.quantise import missing_package
+
     for run in runs:
         samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]
         if any(getattr(sampling, "backend", None) == "vllm" for sampling in samplings) and find_spec("vllm") is None:
             yield Problem("`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'")
+        precisions = [model.precision for model in run.models.values()]
+        missing = [missing_package(one) for one in (*precisions, run.lora and run.lora.base)]
+        for text in filter(None, [run.lora and missing_peft(), *missing]):
+            yield Problem(str(text))
         for tracker in run.training.trackers if run.training is not None else ():
             if find_spec(tracker) is None:
                 yield Problem(f"training.trackers: {tracker} is not installed: pip install {tracker}")

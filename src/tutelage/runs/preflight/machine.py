@@ -24,7 +24,7 @@ def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Pr
     model = CostModel(machine("H100"))
     needed, free, folder = disk_of_all(runs, model, jobs), free_disk(root), _existing(root)
     training = (disk_of(run, model) for run in runs if isinstance(run.config, TrainStage))
-    largest = max((one.models + one.checkpoints / 2 for one in training), default=0.0)
+    largest = max((one.models + one.checkpoints / 2 + one.signals for one in training), default=0.0)
     if free < largest:
         yield Problem(
             f"no room for a checkpoint in {folder}: a training run writes {largest / GIB:,.1f} GiB, and "
@@ -48,8 +48,10 @@ def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Pr
 def disk_text(disk: Disk) -> str:
     """What runs write, in words."""
     models, checkpoints, texts = (f"{size / GIB:,.1f}" for size in (disk.models, disk.checkpoints, disk.texts))
+    signals = f", teachers' signals {disk.signals / GIB:,.1f}" if disk.signals else ""
     return (
         f"{disk.total / GIB:,.1f} GiB: models {models}, checkpoints {checkpoints} at a time, replies and rows {texts}"
+        f"{signals}"
     )
 
 

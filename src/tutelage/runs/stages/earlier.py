@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -42,6 +43,20 @@ def earlier_folders(run: Run) -> list[Path]:
     ends = [f"{sampling}{end}" for sampling in samplings for end in ("", "_*")]
     found = {Path(path) for end in ends for path in glob.glob(f"{root}/*-{end}")} - {run.folder}
     return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name), reverse=True)
+
+
+def with_other_metrics(task: TaskConfig, root: Path, name: str) -> list[TaskConfig]:
+    """The tasks of the finished runs `name`-… in `root` that differ from `task` in what scores the answers alone."""
+    found = []
+    for file in sorted(root.glob(f"{glob.escape(name)}-*/{run_folder.CONFIG}")):
+        try:
+            other = TaskConfig(**json.loads(file.read_text(encoding="utf-8"))["spec"])
+        except (OSError, ValueError, KeyError, TypeError):  # of another version, or damaged
+            continue
+        scored = {"metrics": task.metrics, "headline": task.headline}
+        if other != task and other.model_copy(update=scored) == task and other not in found:
+            found.append(other)
+    return found
 
 
 def reading_note(runs: Iterable[Run]) -> list[str]:

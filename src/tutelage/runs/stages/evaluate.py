@@ -46,7 +46,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         for note in prompt_notes(loaded.template, data.conversations):
             print(f"{run.stage}: data.{task.data}: {note}", flush=True)
         sampler = make_sampler(loaded, task.sampling)
-        with progress(run.stage, len(data.conversations)) as bar:
+        with progress(run.stage, len(data.conversations), unit="answers") as bar:
 
             def advance(done: int, _total: int) -> None:
                 bar.advance(done - bar.done)

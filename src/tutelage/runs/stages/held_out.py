@@ -18,7 +18,7 @@ from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.study import HeldOutTask
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.local import LocalTeacher
 
 
 def measure_held_out(run: Run) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _losses(
 
     module = LanguageModel(loaded.model).eval()
     device = next(loaded.model.parameters()).device
-    signal_of = None if teacher is None else Teacher(teacher, loaded.template.end_of_turn_id)
+    signal_of = None if teacher is None else LocalTeacher(teacher, loaded.template.end_of_turn_id)
     objective = CrossEntropy() if signal_of is None else Divergence(0.0)
     pad = loaded.tokenizer.pad_token_id or 0
     out: dict[int, list[float]] = {}

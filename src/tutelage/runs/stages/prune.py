@@ -10,8 +10,8 @@ from tutelage.common.progress import progress
 from tutelage.common.types import TokenSequence
 from tutelage.models.files import save_model
 from tutelage.models.load import load_model
-from tutelage.models.prune import choose_layers, perplexity, prune_layers
 from tutelage.models.sharding import decoder_layers
+from tutelage.models.surgery.prune import choose_layers, perplexity, prune_layers
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
 
@@ -31,7 +31,7 @@ def prune(run: Run) -> dict[str, Any]:
     with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
         if calibration:
             result["perplexity_before"] = perplexity(loaded, calibration, device)
-        with progress(f"{run.stage}: choosing layers", total - (config.layers or total)) as bar:
+        with progress(f"{run.stage}: choosing layers", total - (config.layers or total), unit="layers") as bar:
             keep = choose_layers(config, loaded, calibration, device, bar.advance)
         prune_layers(loaded.model, keep)
         result["keep"] = keep

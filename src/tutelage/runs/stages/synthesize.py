@@ -56,7 +56,7 @@ def synthesize(run: Run) -> dict[str, Any]:
     )
     stops = continuation_stops(loaded["generator"].tokenizer) if stage.form == "continuation" else ()
     writers = _writer(loaded["generator"], stage.inputs, stops), _writer(loaded["annotator"], stage.answers)
-    with progress(run.stage, stage.rows) as bar:
+    with progress(run.stage, stage.rows, unit="rows") as bar:
         result = Synthesis(run.folder, plan, gold, frame, *writers, filters).run(bar)
     _, variety = build_page(run.folder, run.stage, gold, frame, result, run.seed)
     counted = {"evaluation_texts": len(texts), "variety": variety}

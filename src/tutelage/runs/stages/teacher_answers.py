@@ -29,7 +29,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     questions, too_long, last_turns_cut = _questions(run, loaded)
     sampler = make_sampler(loaded, stage.sampling)
     began, before = time.monotonic(), len(read_answers(run.folder))
-    with progress(run.stage, len(questions) * stage.samples_per_prompt) as bar:
+    with progress(run.stage, len(questions) * stage.samples_per_prompt, unit="answers") as bar:
         answers = write_answers(
             run.folder, questions, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed, bar
         )  # fmt: skip

@@ -12,23 +12,31 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.types import Conversation, TokenSequence
-from tutelage.data.teacher_prompts import same_rendering
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
-from tutelage.models.files import save_model
 from tutelage.models.limits import embedding_rows
-from tutelage.models.load import LoadedModel, compute_type, load_model
-from tutelage.models.sharding import many_ranks, plain_copy
-from tutelage.models.vocabulary import check_vocabularies, head_notice
+from tutelage.models.load import LoadedModel
+from tutelage.models.sharding import many_ranks
+from tutelage.models.surgery.lora import trainable_weights
+from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import Encoded, encoded, readable_length
+from tutelage.runs.stages.students import load_student, save_student
+from tutelage.runs.stages.teacher import check_pair, load_teacher, signal_of, teacher_of
 from tutelage.sampling.make_sampler import make_sampler
-from tutelage.teachers.local import Teacher
+from tutelage.teachers.protocol import Teacher
+from tutelage.teachers.quantised import precision_cost
 from tutelage.training.job import Job
 from tutelage.training.methods import METHODS
 from tutelage.training.on_policy import RolloutPlan
+from tutelage.training.shown_answers import Asked
 from tutelage.training.teacher_answers import answer_examples, read_answers, retokenise
 from tutelage.training.trainer import Trainer
+
+_CANDIDATES = 40  # rows of which one is the one that the student answers now and then
+_LINE = 100  # characters of a question that a line of a terminal holds
+
+PRECISION = "teacher_precision.json"  # what a quantised teacher costs; measured before the first step
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -40,9 +48,46 @@ def train(run: Run) -> dict[str, Any]:
     training = run.training
     assert training is not None
     sharded = training.shard and _join_ranks(run)
-    compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
-    student = load_model(run.models["student"], run.device, torch.float32, sharded, compute)
-    teacher = _load_teacher(run, student, sharded) if "teacher" in run.models else None
+    student = load_student(run, sharded)
+    teacher, shared = load_teacher(run, student, sharded) if "teacher" in run.models else (None, False)
+    trainer, reports = prepare(run, student, teacher, shared)
+    validation = bool(trainer.job.validation)
+    if trainer.rank == 0:
+        run_folder.write_json(run.folder, run_folder.DATA, reports)
+    precision = _teacher_precision(run, trainer, teacher)
+    before = trainer.validate() if validation else None
+    with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
+        last = trainer.run()
+        after = trainer.validate() if validation else None
+        save_student(run, student, sharded, write=trainer.rank == 0)
+    result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
+    if before is not None and after is not None:
+        result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
+        result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+    if precision is not None:
+        result |= precision
+    if (signal := signal_of(run)).approximate:
+        result["notices"] = [
+            f"{run.stage} (seed {run.seed}) had of its teacher the {signal.top_k} likeliest tokens: its loss is "
+            f"approximate, in the last step at most {last.get('loss_error_bound', math.nan):.4f} below the exact one"
+        ]
+    if run.lora is not None:
+        result["adapter"] = {"trained": trainable_weights(student.model), "shared_base": shared}
+    return result
+
+
+def prepare(
+    run: Run, student: LoadedModel, teacher: LoadedModel | None, shared: bool = False
+) -> tuple[Trainer, dict[str, Any]]:
+    """The trainer of a run with these models, and what became of the rows of each data section (data.json).
+
+    `teacher`: as `load_teacher` gives it; `shared`: it is the student without its adapter. Raises TutelageError when
+    student, teacher and data do not fit together.
+    """
+    training = run.training
+    assert training is not None
+    if teacher is not None:
+        check_pair(run, student, teacher)
     sections = {name: encoded(run, name, student, training.max_length, teacher) for name in run.data}
     # Of the stages' own config nothing changes: the fingerprint is the recipe's.
     readable = training.model_copy(update={"max_length": readable_length(training.max_length, student, teacher)})
@@ -51,24 +96,37 @@ def train(run: Run) -> dict[str, Any]:
     validation = sections[training.validation].sequences if training.validation else []
     names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
     examples = _concatenated([sections[name] for name in names])
+    asked = _asked(examples, [row for name in names for row in sections[name].conversations])
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
-    trainer = Trainer(_job(run, student, teacher, examples, validation))
-    if trainer.rank == 0:
-        run_folder.write_json(run.folder, run_folder.DATA, reports)
-    before = trainer.validate() if validation else None
-    with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
-        last = trainer.run()
-        after = trainer.validate() if validation else None
-        model = plain_copy(student.model, device="meta" if trainer.rank else "cpu") if sharded else student.model
-        if trainer.rank == 0:
-            template = student.template
-            save_model(model, student.tokenizer, run.folder / "model", template.text, template.end_of_turn_ids)
-    result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
-    if before is not None and after is not None:
-        result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
-        result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
-    return result
+    taught_by = None
+    if teacher is not None:
+        taught_by = teacher_of(run, student, teacher, shared, [section.sequences for section in sections.values()])
+    job = _job(run, student, teacher, taught_by, examples, validation)
+    return Trainer(dataclasses.replace(job, asked=asked)), reports
+
+
+def _teacher_precision(run: Run, trainer: Trainer, loaded: LoadedModel | None) -> dict[str, Any] | None:
+    """What a quantised teacher costs, measured once and said: entries of the result; None for any other teacher."""
+    teacher, config = trainer.job.teacher, run.models.get("teacher")
+    if teacher is None or loaded is None or config is None or config.precision is None:
+        return None
+    batch = trainer.first_batch()
+    if trainer.rank != 0:
+        return None
+    file = run.folder / PRECISION
+    if not file.is_file():
+        job = trainer.job
+        end = job.student.template.end_of_turn_id
+        cost = precision_cost(teacher, loaded, config, trainer.loss_of, end, batch, job.objective)
+        print(f"{run.stage}: {cost.text}", flush=True)
+        warning = f"{run.stage}: {cost.text}: the student learns the rounding too, so take a more precise teacher"
+        if cost.too_much:
+            print(f"note: {warning}", flush=True)
+        found = {**dataclasses.asdict(cost), "share": cost.share, "text": cost.text}
+        notices = [warning] if cost.too_much else []
+        run_folder.write_json(run.folder, PRECISION, {"teacher_precision": found, "notices": notices})
+    return run_folder.read_json(run.folder, PRECISION)
 
 
 def _join_ranks(run: Run) -> bool:
@@ -90,6 +148,22 @@ def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
         out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
         offset += len(part.conversations)  # not len(sequences): rows that are too long keep their index
     return out
+
+
+def _asked(examples: list[TokenSequence], rows: list[Conversation]) -> Asked | None:
+    """Of the first examples with one question and one answer, as text, the longest that fits into a line of a terminal,
+    else the shortest; None if there is none."""
+    single: list[Asked] = []
+    for example in examples[:_CANDIDATES]:
+        roles = [message.role for message in rows[example.index].messages]
+        if roles[-2:] == ["user", "assistant"] and roles.count("user") == 1:
+            question, answer = rows[example.index].messages[-2:]
+            prompt = tuple(example.ids[: example.prompt_length].tolist())
+            single.append(Asked(prompt, question.content, answer.content))
+    short = [one for one in single if len(one.question) <= _LINE]
+    if short:
+        return max(short, key=lambda one: len(one.question))
+    return min(single, key=lambda one: len(one.question), default=None)
 
 
 def _with_answers(
@@ -151,6 +225,7 @@ def _job(
     run: Run,
     student: LoadedModel,
     teacher: LoadedModel | None,
+    taught_by: Teacher | None,
     examples: list[TokenSequence],
     validation: list[TokenSequence],
 ) -> Job:
@@ -163,14 +238,16 @@ def _job(
         context = None if teacher is None else teacher.context
         rollouts = RolloutPlan(stage.on_policy, stage.sampling, run.seed, training.max_length, known, context)
         if stage.on_policy > 0.0:
-            half = torch.bfloat16 if run.device == "cuda" and training.precision != "float32" else None
+            # An adapter is sampled from as it is trained: a copy would hold the frozen weights twice.
+            whole = run.device == "cuda" and training.precision != "float32" and run.lora is None
+            half = torch.bfloat16 if whole else None
             sampler = make_sampler(student, stage.sampling, dtype=half, longest=training.max_length, training=True)
     if isinstance(stage, DistillStage):
         beta = {"forward_kl": 0.0, "reverse_kl": 1.0}.get(stage.divergence, stage.beta)
         objective = Divergence(beta, stage.temperature)
     job = Job(
         student=student,
-        teacher=None if teacher is None else Teacher(teacher, student.template.end_of_turn_id),
+        teacher=taught_by,
         objective=objective,
         examples=examples,
         validation=validation,
@@ -192,26 +269,3 @@ def _job(
             raise
         # the method lacks this option, or needs one that is not given
         raise TutelageError(f"`options` of method `{stage.method}`: {error}; see docs/method.md") from error
-
-
-def _load_teacher(run: Run, student: LoadedModel, sharded: bool) -> LoadedModel:
-    """Load the teacher in the compute type (frozen, it needs no float32 copy) and check it against the student."""
-    wide = run.device == "cpu" or (run.training is not None and run.training.precision == "float32")
-    kind = torch.float32 if wide else torch.bfloat16
-    loaded = load_model(run.models["teacher"], run.device, kind, sharded)
-    notices = [
-        check_vocabularies(loaded.tokenizer, student.tokenizer),
-        head_notice(loaded.model, student.model),
-    ]
-    if loaded.packed != student.packed:
-        raise TutelageError(
-            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
-        )
-    if not same_rendering(student.template, loaded.template):
-        notices.append(
-            "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
-            "the student's response tokens"
-        )
-    for notice in filter(None, notices):
-        print(f"{run.stage}: {notice}", flush=True)
-    return loaded

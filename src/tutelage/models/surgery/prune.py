@@ -1,6 +1,6 @@
 """Removing layers from a model, to make a student where no small model of its family exists.
 
-A freshly cut model is broken whichever layers were removed; a `distill` stage on general text heals it, the faster the
+A freshly cut model is broken whichever layers were removed; an `sft` stage on general text heals it, the faster the
 better the layers were chosen.
 """
 

@@ -15,8 +15,8 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.data.batch import make_micro_batches
 from tutelage.models.load import LoadedModel
-from tutelage.models.prune import block_influence, choose_layers, perplexity, prune_layers
 from tutelage.models.sharding import decoder_layers
+from tutelage.models.surgery.prune import block_influence, choose_layers, perplexity, prune_layers
 from tutelage.recipe.sections import PruneConfig
 
 CPU = torch.device("cpu")

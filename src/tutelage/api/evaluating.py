@@ -1,0 +1,212 @@
+"""Scores of a model, and of two beside each other: `evaluate`, `compare`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.api.results import Comparison, Difference, Evaluation, Model, Score, number
+from tutelage.api.rows import rows_path
+from tutelage.api.settings import DATA
+from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError, did_you_mean
+
+if TYPE_CHECKING:
+    from tutelage.recipe.recipe import RecipeConfig
+    from tutelage.recipe.sections import ModelConfig
+
+
+def evaluate(
+    model: str | os.PathLike[str] | Model,
+    tasks: str | Sequence[str] = (),
+    *,
+    data: Any = None,
+    metrics: str | Sequence[str] = ("rouge_l", "exact_match"),
+    max_new_tokens: int | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    runs: str | os.PathLike[str] = "runs",
+    out: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    **columns: Any,
+) -> Evaluation:
+    """Score a model: on rows of your own, on benchmarks, or on the tasks of a recipe.
+
+    model: a model of a result (`result.models["gkd"]`), a folder, its name in `models/`, a run's folder, a GGUF file,
+    or a hub id.
+
+    On rows: `data`, a path, a hub data set, or rows in memory (a list of dicts, a pandas frame, a `datasets.Dataset`);
+    its last assistant turns or `references` are what answers are compared with. metrics: `rouge_l`, `rouge_l_best`,
+    `exact_match`, … (docs/evaluation.md). max_new_tokens: the longest answer; default 512. seed: of the sampling, which
+    is greedy. `**columns`: how columns become a conversation, by the keys of a recipe's data section, such as
+    `prompt="Summarize:\\n{text}", completion="{summary}"`. runs: the folder of runs, where finished ones are reused.
+
+    On benchmarks: `tasks`, names such as "ifeval" and those of any task of lm-eval; limit: examples per benchmark;
+    data_dir: folder of their data, default `$TUTELAGE_DATA`, else the hub; out: the folder of replies and scores,
+    default `<runs>/evaluate-<model>`; max_new_tokens: default the benchmark's own. On a recipe's tasks: `tasks` are
+    names in the file `recipe`.
+
+    Returns an `Evaluation`: scores with standard errors over examples (0 to 100), and the folders of the replies.
+    Raises TutelageError, one line, for unknown tasks, missing data, and a model that cannot be loaded.
+
+    Example: `tutelage.evaluate("models/mine-gkd", data=[{"prompt": "2 + 2?", "completion": "4"}])`
+    """
+    from tutelage.delivery.find_model import find_model
+    from tutelage.recipe.sections import ModelConfig
+
+    found = find_model(str(model.folder if isinstance(model, Model) else model))
+    loading, names = ModelConfig(path=found.path), [tasks] if isinstance(tasks, str) else list(tasks)
+    if data is not None:
+        if names or recipe is not None:
+            raise TutelageError("give either `data`, or `tasks` (with a `recipe` for its own)")
+        content = _rows_recipe(data, metrics, max_new_tokens, seed, columns, Path(runs))
+        return _evaluate_tasks(content, Path.cwd(), loading, found.name, ["data"], Path(runs))
+    if columns:
+        raise TutelageError(f"unknown argument `{next(iter(columns))}`: keys of a data section go with `data`")
+    if recipe is not None:
+        from tutelage.recipe.load import load_recipe
+
+        file = Path(recipe)
+        return _evaluate_tasks(load_recipe(file), file.resolve().parent, loading, found.name, names, Path(runs))
+    if not names:
+        raise TutelageError("nothing to score it on: give `data`, or `tasks` such as ['ifeval']")
+    where = Path(data_dir) if data_dir is not None else None
+    return _evaluate_benchmarks(loading, found.name, names, limit, seed, max_new_tokens, Path(runs), out, where)
+
+
+def compare(
+    a: str | os.PathLike[str] | Evaluation, b: str | os.PathLike[str] | Evaluation, *, samples: int = 10_000
+) -> Comparison:
+    """By how much two evaluations of the same examples differ: a − b per metric, its 95 % interval and p.
+
+    a, b: what `evaluate` returned, or folders: of an evaluation run, or those that `tutelage evaluate` wrote. samples:
+    of the paired bootstrap over examples.
+
+    Returns a `Comparison`: `differences`, 0 to 100, whose p-values are not corrected for their number.
+    Raises TutelageError for folders without evaluations, without a common task, or of other examples.
+
+    Example: `tutelage.compare(tutelage.evaluate("A", data=rows), tutelage.evaluate("B", data=rows))`
+    """
+    from tutelage.evaluation.compare import compare_folders
+
+    folders = []
+    for one in (a, b):
+        if isinstance(one, Evaluation) and len(one.folders) != 1:
+            raise TutelageError(f"an evaluation of {len(one.folders)} tasks: compare two of one task each, or folders")
+        folders.append(next(iter(one.folders.values())) if isinstance(one, Evaluation) else Path(one))
+    sides = [one.model if isinstance(one, Evaluation) else str(one) for one in (a, b)]
+    found = compare_folders(folders[0], folders[1], samples=samples)
+    differences, notes = [], []
+    for task in found.tasks:
+        notes += task.warnings
+        for one in task.metrics:
+            names = ("a", "b", "difference", "low", "high", "p_value")
+            values = {name: number(getattr(one, name)) for name in names}
+            differences.append(Difference(task.task, one.metric, examples=one.examples, **values))
+    for side, only in (("a", found.only_a), ("b", found.only_b)):
+        notes += [f"only in {side}: {', '.join(only)}"] if only else []
+    return Comparison(sides[0], sides[1], tuple(differences), tuple(notes))
+
+
+def evaluate_on_recipe(
+    recipe: RecipeConfig, base: Path, model: ModelConfig, tasks: Sequence[str], runs: Path, debug: bool = False
+) -> dict[str, Path]:
+    """Let the model, in the teacher's place, answer tasks of the recipe; returns the folder per task. Finished
+    evaluations are reused. Raises TutelageError for a task that the recipe lacks, and for a run that fails."""
+    from tutelage.recipe.stages import EvaluateStage
+    from tutelage.runs.planner import Planner
+    from tutelage.runs.worker import attempt, make_runs_folder
+
+    there = ", ".join(recipe.tasks)
+    if not tasks:
+        raise TutelageError(f"no task is named (there are: {there})")
+    for name in tasks:
+        if name not in recipe.tasks:
+            raise TutelageError(f"recipe `{recipe.name}`: no task is called `{name}` (there are: {there})")
+    stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(tasks))
+    planner = Planner(recipe.model_copy(update={"teacher": model, "stages": [stage]}), base, runs)
+    make_runs_folder(runs)
+    folders = {}
+    for name in tasks:
+        planned = planner.evaluation("teacher", name, recipe.seeds[0])
+        if not planned.done and (error := attempt(planned, debug)):
+            raise TutelageError(error)
+        folders[name] = planned.folder
+    return folders
+
+
+def _rows_recipe(
+    rows: Any, metrics: str | Sequence[str], length: int | None, seed: int, columns: Mapping[str, Any], runs: Path
+) -> RecipeConfig:
+    """A recipe with one task, `data`: these rows."""
+    from tutelage.recipe.load import recipe_from
+
+    for key in columns:
+        if key not in DATA:
+            hint = did_you_mean(key, DATA, f"keys of a data section are {', '.join(DATA)}")
+            raise TutelageError(f"unknown argument `{key}`: {hint}")
+    sampling = {"temperature": 0.0} | ({} if length is None else {"max_new_tokens": length})
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    content: dict[str, Any] = {
+        "name": "evaluate",
+        "seeds": [seed],
+        "data": {"data": {"path": rows_path(rows, runs / "data", "data"), **columns}},
+        "teacher": {"path": "none"},
+        "student": {"path": "none"},
+        "tasks": {"data": {"data": "data", "metrics": names, "sampling": sampling}},
+        "stages": [{"name": "scores", "kind": "evaluate", "models": ["teacher"], "tasks": ["data"]}],
+    }
+    return recipe_from(content, Path("evaluate"))
+
+
+def _evaluate_tasks(
+    recipe: RecipeConfig, base: Path, model: ModelConfig, name: str, tasks: Sequence[str], runs: Path
+) -> Evaluation:
+    folders = evaluate_on_recipe(recipe, base, model, tasks, runs)
+    results = [run_folder.read_json(folder, run_folder.RESULT) for folder in folders.values()]
+    return _evaluation(name, results, folders)
+
+
+def _evaluate_benchmarks(
+    loading: ModelConfig,
+    name: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    seed: int,
+    max_new_tokens: int | None,
+    runs: Path,
+    out: str | os.PathLike[str] | None,
+    data_dir: Path | None,
+) -> Evaluation:
+    from tutelage.evaluation.benchmarks import resolve_names
+    from tutelage.evaluation.records import folder_name
+    from tutelage.evaluation.run_benchmarks import Settings, run_benchmarks
+
+    folder = Path(out) if out is not None else runs / f"evaluate-{folder_name(loading.path)}"
+    settings = Settings(
+        tasks=tuple(resolve_names(tasks)),
+        model=loading.path,
+        out=folder,
+        data_dir=data_dir,
+        limit=limit,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        loading=loading,
+    )
+    results = run_benchmarks(settings)
+    folders = {result["task"]: folder / result["task"] for result in results}
+    of_lm_eval = {task: folder / folder_name(task) for task, path in folders.items() if not path.is_dir()}
+    return _evaluation(name, results, folders | of_lm_eval)
+
+
+def _evaluation(name: str, results: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]) -> Evaluation:
+    scores = [
+        Score(name, result["task"], metric, found["value"], found["stderr"], result["n"])
+        for result in results
+        for metric, found in result["metrics"].items()
+    ]
+    notes = dict.fromkeys(notice for result in results for notice in result.get("notices") or ())
+    return Evaluation(name, tuple(scores), dict(folders), tuple(notes))

@@ -1,0 +1,340 @@
+"""What the functions of `import tutelage` return: frozen values that are shown as tables and give pandas frames."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+
+SHOWN_STEPS = 10
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class Shown:
+    """A result as a table: text in a terminal, HTML in a notebook, a pandas frame on request."""
+
+    def _records(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        raise NotImplementedError
+
+    def _lines(self) -> list[str]:
+        """Sentences and paths below the table."""
+        return []
+
+    def frame(self) -> Any:
+        """The numbers in full as a pandas DataFrame, one row per line of the table; None where there is no number.
+
+        Raises TutelageError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise TutelageError("a frame needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self._records())
+
+    def __repr__(self) -> str:
+        head, rows = self._table()
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+        return "\n".join([line.rstrip() for line in lines] + ["", *self._lines()]).rstrip()
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+        heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self._lines())
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one model on one task. Numbers are 0 to 100, or as measured where lower is better (losses)."""
+
+    model: str  # the stage, or base, teacher, lead_1; of `evaluate`, the model's name
+    task: str
+    metric: str
+    value: float | None  # mean over examples and seeds; None: unscored
+    stderr: float | None
+    examples: int  # per seed
+    seeds: int = 1
+    difference: float | None = None  # to the reference row
+    low: float | None = None  # ends of its 95 % interval
+    high: float | None = None
+    p_value: float | None = None  # two-sided, paired bootstrap; not corrected for the number of comparisons
+
+
+def number(value: float) -> float | None:
+    """The value; None for nan."""
+    return None if math.isnan(value) else value
+
+
+def _signed(value: float | None) -> str:
+    if value is None:
+        return ""
+    text = f"{value:+.2f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
+
+
+def _score(score: Score) -> str:
+    if score.value is None:
+        return "unscored"
+    return f"{score.value:.2f}" if score.stderr is None else f"{score.value:.2f} ± {score.stderr:.2f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Example: `result.models["gkd"].generate("What is 2 and 2?", max_new_tokens=32)`.
+    """
+
+    name: str
+    folder: Path  # weights (safetensors), tokenizer, chat template, generation config, model card
+    stage: str
+    seed: int | None = None  # None: one model serves all seeds
+
+    @cached_property
+    def _speaker(self) -> Any:
+        from tutelage.delivery.chat import ChatSettings, Speaker
+        from tutelage.delivery.find_model import find_model
+
+        return Speaker(find_model(str(self.folder)), ChatSettings())
+
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        system: str = "",
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The model's answer, in its chat template. The first call loads the model, which then stays loaded.
+
+        prompt: a question, or the turns of a conversation as `{"role": …, "content": …}`, the last one the user's.
+        system: a system turn before it. max_new_tokens: the longest answer. temperature: 0 for the likeliest token each
+        time. seed: of the draws, with a temperature.
+
+        Raises TutelageError for turns without a role or content, for a prompt longer than the model's context, and for
+        turns that its chat template refuses.
+        """
+        from tutelage.common.types import Message
+        from tutelage.delivery.chat import ChatSettings
+
+        written: Sequence[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+        for turn in written:
+            if not isinstance(turn, Mapping) or turn.get("role") not in ROLES or "content" not in turn:
+                raise TutelageError(
+                    f'prompt: a turn is {{"role": "user", "content": "…"}}; roles are {", ".join(ROLES)}'
+                )
+        if not written or written[-1]["role"] != "user":
+            raise TutelageError("prompt: the last turn must be the user's")
+        turns = [Message(turn["role"], turn["content"]) for turn in written]
+        self._speaker.settings = ChatSettings(temperature, max_new_tokens, seed)
+        self._speaker.begin(system)
+        self._speaker.turns += turns[:-1]
+        return self._speaker.answer(turns[-1].content)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.folder}"
+
+
+class Models(Mapping[str, Model]):
+    """The models of a result by stage; with several seeds `<stage>-s<seed>`."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = dict(models)
+
+    def __getitem__(self, name: str) -> Model:
+        if name not in self._models:
+            raise KeyError(f"no model `{name}`; there are {', '.join(self._models) or 'none'}")
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {model.folder}" for name, model in self._models.items())
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult(Shown):
+    """What a recipe gave; `run` and `distill` return it.
+
+    `print(result)`: scores, verdict, paths. `result.frame()`: every field of `result.scores` as a column.
+    `result.models["gkd"].generate("…")` asks a model.
+    """
+
+    name: str
+    verdict: str  # the report's sentences: better, worse, or no difference shown
+    scores: tuple[Score, ...]
+    reference: str | None  # the model that the others are compared with
+    models: Models
+    page: Path  # report.html; its tables and figures lie beside it
+    recipe: Path | None  # the recipe's file
+    runs: Path  # the folder of all runs: each has config, metrics, examples
+    notes: tuple[str, ...] = ()
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [asdict(score) for score in self.scores]
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        against = f"− {self.reference}" if self.reference else "difference"
+        rows: list[Sequence[str]] = []
+        for one in self.scores:
+            interval = "" if one.low is None else f"{_signed(one.low)} to {_signed(one.high)}"
+            what = (one.task, one.model, one.metric, _score(one))
+            difference = "reference" if one.model == self.reference else _signed(one.difference)
+            rows.append((*what, difference, interval, _p(one.p_value), str(one.examples)))
+        return ("task", "model", "metric", "score", against, "95 % interval", "p", "n"), rows
+
+    def _lines(self) -> list[str]:
+        models = [f"Model {name}: {model.folder}" for name, model in self.models.items()]
+        return [self.verdict, f"Report: {self.page}", *models, *(f"note: {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
+    """The scores of one model; `evaluate` returns it, and `compare` takes it."""
+
+    model: str
+    scores: tuple[Score, ...]
+    folders: Mapping[str, Path] = field(hash=False)  # by task; examples.jsonl there has every reply and its score
+    notes: tuple[str, ...] = ()
+
+    def _records(self) -> list[dict[str, Any]]:
+        names = ("model", "task", "metric", "value", "stderr", "examples")
+        return [{name: getattr(score, name) for name in names} for score in self.scores]
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        rows = [(one.model, one.task, one.metric, _score(one), str(one.examples)) for one in self.scores]
+        return ("model", "task", "metric", "score", "n"), [*rows]
+
+    def _lines(self) -> list[str]:
+        return [f"note: {note}" for note in self.notes]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two evaluations on the same examples, a − b, 0 to 100; None where undefined."""
+
+    task: str
+    metric: str
+    a: float | None
+    b: float | None
+    difference: float | None
+    low: float | None  # ends of the 95 % interval
+    high: float | None
+    p_value: float | None  # two-sided, paired bootstrap
+    examples: int
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
+    """By how much two evaluations differ; `compare` returns it."""
+
+    a: str
+    b: str
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...] = ()
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [asdict(one) for one in self.differences]
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        rows: list[Sequence[str]] = []
+        for one in self.differences:
+            interval = "" if one.low is None else f"{_signed(one.low)} to {_signed(one.high)}"
+            sides = ("unscored" if value is None else f"{value:.2f}" for value in (one.a, one.b))
+            numbers = (*sides, _signed(one.difference), interval, _p(one.p_value), str(one.examples))
+            rows.append((one.task, one.metric, *numbers))
+        return ("task", "metric", "a", "b", "a − b", "95 % interval", "p", "n"), rows
+
+    def _lines(self) -> list[str]:
+        return [f"a: {self.a}", f"b: {self.b}", *(f"note: {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan."""
+
+    stage: str
+    kind: str
+    seed: int
+    done: bool
+    hours: float | None  # on the plan's machine; None: the shape of a model is not known
+    memory_gib: float | None  # per GPU
+    folder: Path
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
+    """What a recipe would do, and what stands in its way; `plan` returns it."""
+
+    name: str
+    machine: str  # that hours and memory are for
+    runs: tuple[PlannedRun, ...]  # in the order in which they can be done
+    problems: tuple[str, ...]  # that stop `run` on this machine
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [asdict(run) for run in self.runs]
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        rows: list[Sequence[str]] = []
+        for one in self.runs:
+            minutes = "?" if one.hours is None else f"{60 * one.hours:.1f}"
+            memory = "?" if one.memory_gib is None else f"{one.memory_gib:.1f}"
+            rows.append((one.stage, one.kind, str(one.seed), "done" if one.done else "to do", minutes, memory))
+        return ("run", "kind", "seed", "state", "minutes", "GiB"), rows
+
+    def _lines(self) -> list[str]:
+        left = [run for run in self.runs if not run.done]
+        known = [run.hours for run in left if run.hours is not None]
+        time = f", about {60 * sum(known):.0f} min on one {self.machine}" if known else ""
+        total = f"{len(left)} of {len(self.runs)} runs to do{time}"
+        return [total, *(f"problem: {text}" for text in self.problems)]
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Shown):
+    """How a training of `Trainer` went, step by step."""
+
+    metrics: tuple[Mapping[str, Any], ...] = field(hash=False)  # per optimizer step: step, loss, learning_rate, …
+    perplexity_before: float | None  # per response token of the validation rows; None without such rows
+    perplexity_after: float | None
+    rows: Mapping[str, Any] = field(hash=False)  # per data section: rows used, cut and left out
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [dict(line) for line in self.metrics]
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        count = len(self.metrics)
+        places = (
+            range(count) if count <= SHOWN_STEPS else [i * (count - 1) // (SHOWN_STEPS - 1) for i in range(SHOWN_STEPS)]
+        )
+        chosen = [self.metrics[i] for i in places]
+        rows = [(str(one["step"]), f"{one['loss']:.4f}", f"{one['learning_rate']:.2e}") for one in chosen]
+        return ("step", "loss", "learning rate"), [*rows]
+
+    def _lines(self) -> list[str]:
+        if self.perplexity_before is None or self.perplexity_after is None:
+            return []
+        return [f"Held-out perplexity: {self.perplexity_before:.3f} before, {self.perplexity_after:.3f} after"]

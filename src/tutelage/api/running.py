@@ -1,0 +1,177 @@
+"""Recipes from Python: `load_recipe`, `plan`, `run`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.api.results import Model, Models, Plan, PlannedRun, RunResult, Score, number
+from tutelage.common.errors import TutelageError
+
+if TYPE_CHECKING:
+    from tutelage.recipe.recipe import RecipeConfig
+    from tutelage.report.recipe.tables import TaskTable
+    from tutelage.runs.recipe_results import RecipeResults
+
+Overrides = Mapping[str, Any] | Sequence[str]
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Overrides = ()) -> RecipeConfig:
+    """Read and check a recipe file.
+
+    path: a YAML file (docs/recipe.md has all keys). overrides: keys to change, with dots, a stage by its name: a dict
+    `{"training.epochs": 3, "stages.gkd.beta": 0.1}`, or texts `["training.epochs=3"]` as on the command line.
+
+    Returns the recipe, a frozen pydantic model: `recipe.training.learning_rate`, `recipe.stages[0].name`.
+    Raises TutelageError that names the file, line or key that is wrong.
+
+    Example: `recipe = tutelage.load_recipe("mine.yaml", {"training.epochs": 3})`
+    """
+    from tutelage.recipe.load import load_recipe as load
+
+    return load(Path(path), _as_texts(overrides))
+
+
+def plan(
+    recipe: str | os.PathLike[str] | RecipeConfig,
+    overrides: Overrides = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    folder: str | os.PathLike[str] | None = None,
+    machine: str = "H100",
+) -> Plan:
+    """What `run` would do, without doing it: every run once, what is done already, and what would stop it here.
+
+    recipe: a recipe file, or what `load_recipe` returns. overrides: as in `load_recipe`, for a file. runs: the folder
+    of all runs. folder: where the recipe's relative paths start; default: its file's folder, for a loaded recipe the
+    current one. machine: that hours and memory are estimated for: H100, H200, A100, B200 or L40S, one GPU.
+
+    Returns a `Plan`: `plan.runs`, `plan.problems`, `plan.frame()`.
+    Raises TutelageError for a recipe that is wrong, for data that are not there, and for a machine that is not known.
+
+    Example: `print(tutelage.plan("mine.yaml"))`
+    """
+    from tutelage.runs.cost.cost_model import CostModel
+    from tutelage.runs.cost.facts import machine as find_machine
+    from tutelage.runs.kinds import cost_of, label_of
+    from tutelage.runs.planner import Planner
+    from tutelage.runs.preflight import find_problems
+    from tutelage.runs.search import Search
+
+    config, base, _ = _recipe(recipe, overrides, folder)
+    model, root = CostModel(find_machine(machine)), Path(runs)
+    found = Search(Planner(config, base, root)).expected()
+    planned = []
+    for one in found:
+        cost = cost_of(one, model)
+        price = (None, None) if cost is None else (cost.hours, cost.memory_gib)
+        planned.append(PlannedRun(one.stage, label_of(one), one.seed, one.done, *price, one.folder))
+    problems = tuple(problem.text for problem in find_problems(found, root) if problem.stops)
+    return Plan(config.name, machine, tuple(planned), problems)
+
+
+def run(
+    recipe: str | os.PathLike[str] | RecipeConfig,
+    overrides: Overrides = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    folder: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    gpus_per_run: int | None = None,
+    text: bool = True,
+) -> RunResult:
+    """Run a recipe: all its stages, then the report and the models' folders. As `tutelage run` does.
+
+    Runs that are done are reused, and one that was stopped goes on: the same call again continues.
+
+    recipe: a recipe file, or what `load_recipe` returns. overrides: as in `load_recipe`, for a file. runs: the folder
+    of all runs; the models get readable names in `models/` beside it. folder: where the recipe's relative paths start;
+    default: its file's folder, for a loaded recipe the current one. report: the folder of the report; default:
+    `<runs>/<name>-report`. only: evaluate stages to do, with what they build on; default: all. jobs: runs at the same
+    time, each in its own process (a script then needs `if __name__ == "__main__":`). gpus_per_run: ranks of a training
+    run, one GPU each. text: whether the report shows the data's and the models' texts.
+
+    Returns a `RunResult`: verdict, scores with standard errors (0 to 100), models, the report's path.
+    Raises TutelageError, one line, for a wrong recipe, missing data or models, and a run that fails.
+
+    Example: `result = tutelage.run("mine.yaml", {"training.epochs": 3})`
+    """
+    from tutelage.delivery import deliver_models
+    from tutelage.report.recipe.page import build_report
+    from tutelage.report.recipe.tables import build_tables
+    from tutelage.report.recipe.verdicts import verdicts
+    from tutelage.runs.run_recipe import run_recipe
+
+    config, base, file = _recipe(recipe, overrides, folder)
+    root = Path(runs)
+    results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
+    page = build_report(results, Path(report or root / f"{config.name}-report"), include_text=text)
+    words = [] if file is None else ["tutelage", "run", str(file), *_as_texts(overrides)]
+    made = deliver_models(results, root, words)
+    tables = build_tables(results)
+    reference = {table.reference.stage for table in tables if table.reference is not None}
+    return RunResult(
+        name=config.name,
+        verdict=" ".join(verdict.text for verdict in verdicts(results, tables)),
+        scores=tuple(score for table in tables for score in _scores(table)),
+        reference=reference.pop() if len(reference) == 1 else None,
+        models=_models(results, made.folders),
+        page=page,
+        recipe=file,
+        runs=root,
+        notes=(*results.notices, *made.notes),
+    )
+
+
+def _recipe(
+    recipe: str | os.PathLike[str] | RecipeConfig, overrides: Overrides, folder: str | os.PathLike[str] | None
+) -> tuple[RecipeConfig, Path, Path | None]:
+    """The recipe, the folder where its relative paths start, and its file, if there is one."""
+    if isinstance(recipe, str | os.PathLike):
+        file = Path(recipe)
+        return load_recipe(file, overrides), Path(folder).resolve() if folder else file.resolve().parent, file
+    if overrides:
+        raise TutelageError("overrides are for a recipe file: give them to `load_recipe`")
+    return recipe, Path(folder or ".").resolve(), None
+
+
+def _as_texts(overrides: Overrides) -> list[str]:
+    """Overrides as `key=value`; values of a dict are written as JSON, which is YAML."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+    return [overrides] if isinstance(overrides, str) else [*overrides]
+
+
+def _scores(table: TaskTable) -> list[Score]:
+    found = []
+    for row in table.rows:
+        for value in row.values:
+            versus = value.versus
+            compared = (
+                (None,) * 4
+                if versus is None
+                else tuple(map(number, (versus.difference, versus.low, versus.high, versus.p_value)))
+            )
+            counts = (row.examples, len(value.seeds))
+            mean = (number(value.value), number(value.stderr))
+            found.append(Score(row.stage, table.task, value.metric, *mean, *counts, *compared))
+    return found
+
+
+def _models(results: RecipeResults, folders: Sequence[Path]) -> Models:
+    """The trained models that are done, in their readable folders where these could be written."""
+    from tutelage.common.run_folder import MODEL
+
+    named = {folder.name: folder for folder in folders}
+    found = {}
+    for model in results.models:
+        if model.run.done:
+            key = model.stage if model.seed is None else f"{model.stage}-s{model.seed}"
+            name = f"{results.name}-{key}"
+            found[key] = Model(name, named.get(name, model.run.folder / MODEL), model.stage, model.seed)
+    return Models(found)

@@ -1,0 +1,194 @@
+"""`tutelage init`: a recipe for one's own files. Heavy imports stay inside functions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tutelage.cli.options import Debug, RunsFolder, visible
+
+if TYPE_CHECKING:
+    from tutelage.start.look import Look
+    from tutelage.start.models import Cut
+
+Names = Annotated[list[str] | None, typer.Option(help="A file for this alone; may be repeated.")]
+
+
+def init(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Your data: files, a folder or a hub set. Names with test, dev or val in them are that."),
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The small model: hub id, folder or GGUF file.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="The large one, of the same family.")] = None,
+    train: Names = None,
+    dev: Names = None,
+    test: Names = None,
+    prompt: Annotated[str | None, typer.Option(help="Column of the question, or a template: 'Q: {question}'.")] = None,
+    completion: Annotated[str | None, typer.Option(help="Column of the answer, or a template.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the recipe.", show_default="the file's")] = None,
+    out: Annotated[Path | None, typer.Option(help="The recipe to write.", show_default="NAME.yaml")] = None,
+    runs: RunsFolder = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what is proposed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Look at your data, models and machine, and write a recipe that fits them: SFT against GKD, on dev and test rows.
+
+    Without a GPU, --teacher and --student it takes the built-in 135M model and a student cut from it, as the demo does.
+
+    tutelage init train.csv
+
+    tutelage init rows.jsonl --test test.jsonl --teacher Qwen/Qwen3-4B --student Qwen/Qwen3-0.6B --yes
+    """
+    from tutelage.common.errors import TutelageError
+    from tutelage.common.files import write_atomically
+    from tutelage.recipe.base import NAME_PATTERN
+    from tutelage.start.draft import draft
+    from tutelage.start.estimate import look_at_machine
+    from tutelage.start.models import look_at_models
+
+    asks = not yes and sys.stdin.isatty()
+    if (prompt is None) != (completion is None):
+        raise TutelageError("--prompt and --completion go together: give both")
+    roles = _files(files or [], {"train": train, "dev": dev, "test": test}, asks)
+    called = name or _name(out, roles["train"][0])
+    if not re.fullmatch(NAME_PATTERN, called):
+        raise TutelageError(f"--name {called}: a name has letters, digits, `_`, `.` and `-` only: give another")
+    out = out or Path(f"{called}.yaml")
+    if out.exists() and not force:
+        raise TutelageError(f"{out} exists: give another --name or --out, or --force to replace it")
+
+    looks: dict[str, Look] = {}
+    for role in (role for role, paths in roles.items() if paths):
+        looks[role] = _look(role, roles[role], prompt, completion, asks)
+        print(visible("\n".join(looks[role].lines())), flush=True)
+    here = look_at_machine()
+    print(f"machine: {here.said}", flush=True)
+    command = " ".join(shlex.join(["tutelage", "init", *(path for paths in roles.values() for path in paths)]).split())
+    found = None
+    for large, small in _pairs(teacher, student, here.device, asks):
+        pair = look_at_models(large, small)
+        found = draft(called, looks, out, pair, here, command, runs, force)
+        if found.fits:
+            break
+    assert found is not None
+    print(visible("\n".join([*found.seen, *(f"note: {warning}" for warning in found.warnings)])))
+    write_atomically(out, found.text)
+    at = "" if runs == Path("runs") else f" --runs {runs}"
+    print(f"\n{visible(found.text)}\nWrote {out}: {found.needs}.\n")
+    print(f"Next: tutelage data inspect {out}    rows as the model sees them\n      tutelage run {out}{at}")
+    print(f"      tutelage chat {called}-gkd    when it is done")
+
+
+def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bool) -> dict[str, list[str]]:
+    """The files by role: of the options, else told by their names; without any, what lies here."""
+    from tutelage.common.errors import TutelageError
+    from tutelage.start.files import sort_files
+
+    if not named and not flags["train"]:
+        here = _data_here()
+        if asks:
+            named = [typer.prompt("Your data (a file)", default=here or None)]
+        elif here is None:
+            raise TutelageError("no data: name your file, for example tutelage init train.csv")
+        else:
+            named = [here]
+    roles = sort_files(named, alone=not flags["train"]) if named else {"train": [], "dev": [], "test": []}
+    for role, paths in flags.items():
+        if paths:
+            sort_files(paths, alone=False)  # are they there?
+            roles[role] = list(paths)
+    return roles
+
+
+def _data_here() -> str | None:
+    """The data file of the working folder, if it has one that is called train or only one."""
+    from tutelage.data.sources import SUFFIXES
+
+    files = sorted(file.name for file in Path().iterdir() if file.name.endswith(SUFFIXES))
+    trains = [file for file in files if file.startswith("train")]
+    return trains[0] if len(trains) == 1 else files[0] if len(files) == 1 else None
+
+
+def _name(out: Path | None, first: str) -> str:
+    """The name of the recipe: of its file, else of the data, unless that says only what it is for."""
+    stem = out.stem if out is not None else Path(first).name.partition(".")[0]
+    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")
+    return clean if clean and (out is not None or clean.lower() not in ("train", "data", "rows")) else "mine"
+
+
+def _look(role: str, paths: list[str], prompt: str | None, completion: str | None, asks: bool) -> Look:
+    """Read a section; where the columns are not known, ask, or say that they were guessed."""
+    from tutelage.start.look import UnknownFormError, look_at
+
+    try:
+        found = look_at(role, paths, prompt, completion)
+    except UnknownFormError as error:
+        if not asks:
+            raise
+        print(visible(f"{error.place}: columns {', '.join(error.columns)}"))
+        columns = error.columns
+        prompt = typer.prompt("Column of the question", default=columns[0])
+        completion = typer.prompt("Column of the answer", default=columns[-1])
+        return look_at(role, paths, prompt, completion)
+    if not found.form.sure and not asks:
+        print(f"note: {role}: the columns are guessed from their order; --prompt and --completion set them")
+    elif not found.form.sure and not typer.confirm(visible(f"{role}: {found.form.said}. Right?"), default=True):
+        keys = found.form.keys
+        prompt = typer.prompt("Column of the question, or a template", default=keys["completion"])
+        return look_at(role, paths, prompt, typer.prompt("Column of the answer", default=keys["prompt"]))
+    return found
+
+
+def _pairs(teacher: str | None, student: str | None, device: str, asks: bool) -> Iterator[tuple[str, str | Cut]]:
+    """(teacher, student): as asked for, else proposals for the device, the first of which that fits is taken."""
+    from tutelage.common.errors import TutelageError
+    from tutelage.start.models import BUILT_IN, PAIRS
+
+    proposed: list[tuple[str, str | Cut]] = [*PAIRS] if device == "cuda" else [(BUILT_IN, built_in_student())]
+    if asks and teacher is None and student is None:
+        large, small = proposed[0]
+        teacher = typer.prompt("Teacher", default=large)
+        if isinstance(small, str) or teacher != large:
+            student = typer.prompt("Student", default=small if isinstance(small, str) else None)
+        if (teacher, student) == (large, small if isinstance(small, str) else None):
+            teacher = student = None
+    if teacher is None and student is None:
+        yield from proposed
+    elif teacher is None or student is None:
+        raise TutelageError("--teacher and --student go together: give both, two models of one family")
+    else:
+        yield teacher, student
+
+
+def built_in_student() -> Cut:
+    """The demo's student, which is cut out of the built-in model and healed on the demo's exercises."""
+    import tempfile
+    from importlib.resources import as_file, files
+
+    from tutelage.cli.demo.data import write_demo_data
+    from tutelage.recipe.load import load_recipe, read_yaml
+    from tutelage.start.models import Cut
+
+    with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
+        config, written = load_recipe(path), read_yaml(path)
+    made = [stage.name for stage in config.stages].index(str(config.student)) + 1
+    shared = {key: written["training"][key] for key in ("batch_size", "max_length")}
+    stages = [
+        stage
+        if stage["kind"] == "prune"
+        else stage | {"training": {**shared, "validation": None, **stage.get("training", {})}}
+        for stage in written["stages"][:made]
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = write_demo_data(Path(folder), train=7, dev=7, test=14, heal=800)["heal"].read_text(encoding="utf-8")
+    teachers = next((stage for stage in written["stages"] if stage.get("student") == "teacher"), {})
+    training = {"learning_rate": written["training"]["learning_rate"], "epochs": 2}
+    return Cut(str(config.student), stages, stages[-1]["data"], rows, training, teachers.get("training", {}))

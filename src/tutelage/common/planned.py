@@ -1,0 +1,53 @@
+"""The runs that a process is about to do: a small file beside the runs' folders, for those who watch them.
+
+It is removed when the process has done them; what a killed process left is not believed, and the next one removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
+from tutelage.common.locks import lives, own_mark
+
+_PREFIX = ".planned-"
+
+
+def announce(root: Path, runs: Sequence[dict[str, Any]]) -> None:
+    """Write the runs that this process is going to do in the folder `root`. Each has `folder`, its name there, `stage`,
+    `kind`, `seed` and `parents`, their folders' names. A disk that is full stops no run."""
+    with suppress(OSError, TutelageError):
+        if root.is_dir():
+            for path in root.glob(f"{_PREFIX}*"):
+                with suppress(OSError):  # another user's
+                    if not lives(path):
+                        path.unlink()
+            write_atomically(_file(root), f"{own_mark()}\n{json.dumps(list(runs))}\n")
+
+
+def withdraw(root: Path) -> None:
+    """Remove this process's list."""
+    with suppress(OSError):
+        _file(root).unlink(missing_ok=True)
+
+
+def planned(root: Path) -> list[dict[str, Any]]:
+    """The runs that living processes have announced in `root`."""
+    found: list[dict[str, Any]] = []
+    for path in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError, ValueError, RecursionError):
+            if path.is_file() and not path.is_symlink() and lives(path):
+                rows = json.loads(path.read_text(encoding="utf-8").partition("\n")[2])
+                found += [row for row in rows if isinstance(row, dict) and isinstance(row.get("folder"), str)]
+    return found
+
+
+def _file(root: Path) -> Path:
+    return root / f"{_PREFIX}{platform.node()}-{os.getpid()}"

@@ -1,0 +1,168 @@
+"""What earlier situations say of a new one: a regression of the gain on what is known beforehand, with its uncertainty.
+
+    gain / h = w · x + task + rest,   w ~ N(m, S),   task ~ N(0, ρτ²),   rest ~ N(0, (1 − ρ)τ² + se² / h²)
+
+x are the features of FEATURES in units in which they are about 1; h is 1 for scores near 25 and grows with them, since
+a task on which nothing scores can gain nothing. m and S say what holds before any situation is known: that half of what
+a pilot shows will be there at the end, that a teacher which leads teaches. Each situation moves them; the marginal
+likelihood weighs the grid of τ and ρ. So few situations give a wide interval around a plain rule, and many give their
+own rule. A feature that is not known counts as 0, with the variance that not knowing it adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.forecast.curves import Curve, fit_curve
+from tutelage.forecast.mixture import Mixture, mixture
+from tutelage.forecast.situations import SAME, Situation
+
+Target = Literal["score", "loss"]
+UNIT: dict[Target, float] = {"score": 1.0, "loss": 0.1}  # points; nats per token
+LEVEL = 25.0  # the score at which h is 1
+SEED_SCATTER: dict[Target, float] = {"score": 0.3, "loss": 0.005}  # of a pilot's one seed, beside its rows' error
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One thing known beforehand. `score` and `loss`: mean and standard deviation of its weight's prior."""
+
+    name: str
+    score: tuple[float, float]
+    loss: tuple[float, float]
+
+
+FEATURES = (
+    Feature("always", (0.0, 0.7), (0.0, 0.3)),
+    Feature("pilot", (0.5, 0.3), (0.0, 0.1)),  # the pilot's gain in points at all rows
+    Feature("pilot_loss", (0.3, 0.4), (0.5, 0.3)),  # the pilot's gain in loss, 0.1 nats
+    Feature("lead", (0.7, 0.7), (0.1, 0.2)),  # the teacher's lead over the trained student, 10 points
+    Feature("loss_lead", (0.2, 0.4), (0.2, 0.3)),  # the teacher's lead in loss before training, nats
+    Feature("kl_own", (0.0, 0.4), (0.0, 0.3)),  # KL(T ‖ S) on the student's own samples, nats
+    Feature("kl_rest", (0.0, 0.4), (0.0, 0.3)),  # what of KL no gold label says, 0.5 nats
+    Feature("rows", (-0.2, 0.3), (-0.1, 0.2)),  # log10(rows / 1000)
+    Feature("same", (-0.1, 0.4), (0.0, 0.2)),  # the teacher learned from the same rows
+)
+SCATTER: dict[Target, float] = {"score": 1.0, "loss": 0.5}  # the prior's median of τ, in units
+_SCATTERS = np.geomspace(0.15, 6.0, 12)
+_SHARES = (0.0, 0.3, 0.6)  # ρ
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The gain of a situation, in points or nats, and what it is made of."""
+
+    gain: Mixture
+    parts: dict[str, float]  # by feature: how much it moves the mean, in points or nats
+    situations: int  # that informed it
+    pilots: int  # of these, how many had pilots
+
+
+@dataclass(frozen=True)
+class _Row:
+    values: NDArray[np.float64]  # [F], 0 where not known
+    unknown: NDArray[np.float64]  # [F], 1 where not known
+    scale: float
+
+
+def predict(known: Situation, others: Sequence[Situation], target: Target = "score") -> Prediction:
+    """The gain of `known`, from its signals and pilots and from `others`, whose gains are known."""
+    prior = np.array([getattr(feature, target) for feature in FEATURES])
+    means, variances = prior[:, 0], prior[:, 1] ** 2
+    used = [one for one in others if _outcome(one, target) is not None]
+    row, rows = _row(known, target), [_row(one, target) for one in used]
+    x_NF = np.stack([one.values for one in rows]) if rows else np.zeros((0, len(FEATURES)))
+    outcomes = [_outcome(one, target) or (0.0, 0.0) for one in used]
+    unit = UNIT[target]
+    y = np.array([gain / (unit * r.scale) for (gain, _), r in zip(outcomes, rows, strict=True)])
+    noise = np.array([(se / (unit * r.scale)) ** 2 for (_, se), r in zip(outcomes, rows, strict=True)])
+    missing = np.array([r.unknown @ (means**2 + variances) for r in rows])
+    alike = np.array([[a.task == b.task for b in used] for a in used], dtype=np.float64).reshape(len(used), len(used))
+    mine = np.array([one.task == known.task for one in used], dtype=np.float64)
+    logs, centres, spreads, weights = [], [], [], []
+    for scatter, share in product(_SCATTERS * SCATTER[target], _SHARES):
+        covariance = (x_NF * variances) @ x_NF.T + share * scatter**2 * alike
+        covariance += np.diag(noise + missing + (1 - share) * scatter**2)
+        off = y - x_NF @ means
+        solved = np.linalg.solve(covariance, off) if used else off
+        shared = x_NF @ (variances * row.values) + share * scatter**2 * mine
+        variance = row.values @ (variances * row.values) + scatter**2 + row.unknown @ (means**2 + variances)
+        variance -= shared @ np.linalg.solve(covariance, shared) if used else 0.0
+        log = -0.5 * (off @ solved + np.linalg.slogdet(covariance)[1]) if used else 0.0
+        logs.append(log - 0.5 * (math.log(scatter / SCATTER[target]) / 0.7) ** 2)
+        centres.append(float(row.values @ means + shared @ solved))
+        spreads.append(math.sqrt(max(variance, 1e-12)))
+        weights.append(means + variances * (x_NF.T @ solved))
+    chances = np.exp(np.array(logs) - max(logs))
+    found = mixture(chances.tolist(), centres, spreads).scaled(unit * row.scale)
+    weight = np.average(np.stack(weights), axis=0, weights=chances)
+    parts = {f.name: float(w * v) * unit * row.scale for f, w, v in zip(FEATURES, weight, row.values, strict=True)}
+    return Prediction(found, parts, len(used), sum(bool(one.pilots) for one in used))
+
+
+def gain_curve(situation: Situation, target: Target) -> Curve | None:
+    """The pilots' gains as a curve in the number of rows; None without pilots. It is taken to end near 0."""
+    if not situation.pilots:
+        return None
+    name = "gain" if target == "score" else "loss_gain"
+    scale = score_scale(situation) if target == "score" else 1.0
+    spread = 3.0 * scale if target == "score" else 0.15
+    errors = [math.hypot(getattr(p, f"{name}_se"), SEED_SCATTER[target] * scale) for p in situation.pilots]
+    values = [getattr(pilot, name) for pilot in situation.pilots]
+    return fit_curve([p.rows for p in situation.pilots], values, errors, (0.0, spread), (0.0, spread))
+
+
+def score_scale(situation: Situation) -> float:
+    """h: 1 where the best score that is known beforehand is 25, between 0.2 and 2."""
+    scores = [situation.signals.get("teacher_score"), situation.signals.get("student_score")]
+    scores += [score for pilot in situation.pilots for score in (pilot.again, pilot.teacher)]
+    known = [score for score in scores if score is not None]
+    return min(2.0, max(0.2, max(known) / LEVEL)) if known else 1.0
+
+
+def teacher_lead(situation: Situation) -> float | None:
+    """The teacher's lead in points over the student: over the pilot's SFT again where there is a pilot, else before any
+    training. None where one of the two is not known."""
+    signals, last = situation.signals, situation.pilots[-1] if situation.pilots else None
+    student = signals.get("student_score") if last is None else last.again
+    teacher = signals.get("teacher_score") if last is None or last.teacher is None else last.teacher
+    return None if student is None or teacher is None else teacher - student
+
+
+def _row(situation: Situation, target: Target) -> _Row:
+    signals, lead = situation.signals, teacher_lead(situation)
+    scale = score_scale(situation)
+    score, loss = gain_curve(situation, "score"), gain_curve(situation, "loss")
+    losses = [signals.get(name) for name in ("student_loss", "teacher_loss")]
+    found: dict[str, float | None] = {
+        "always": 1.0,
+        "pilot": None if score is None else score.at(situation.rows).mean / scale,
+        "pilot_loss": None if loss is None else loss.at(situation.rows).mean / UNIT["loss"],
+        "lead": None if lead is None else max(-3.0, min(3.0, lead / (10.0 * scale))),
+        "loss_lead": None if losses[0] is None or losses[1] is None else max(-2.0, min(2.0, losses[0] - losses[1])),
+        "kl_own": _capped(signals.get("kl_own"), 1.0),
+        "kl_rest": _capped(signals.get("kl_rest"), 0.5),
+        "rows": math.log10(max(1.0, situation.rows) / 1000.0),
+        "same": float(situation.teacher == SAME),
+    }
+    values = [found[feature.name] for feature in FEATURES]
+    unknown = np.array([float(value is None) for value in values])
+    return _Row(np.array([value or 0.0 for value in values]), unknown, scale if target == "score" else 1.0)
+
+
+def _capped(value: float | None, unit: float) -> float | None:
+    return None if value is None else min(3.0, value / unit)
+
+
+def _outcome(situation: Situation, target: Target) -> tuple[float, float] | None:
+    """The measured gain and its standard error; None where it is not known."""
+    score, loss = (situation.gain, situation.gain_se), (situation.loss_gain, situation.loss_gain_se)
+    found = score if target == "score" else loss
+    return None if found[0] is None or found[1] is None else (found[0], found[1])

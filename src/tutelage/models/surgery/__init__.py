@@ -1,0 +1,1 @@
+"""What changes a model: layers that are cut, adapters, weights in fewer bits."""

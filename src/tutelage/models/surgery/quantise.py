@@ -1,0 +1,68 @@
+"""Frozen models whose linear maps are held in eight or four bits, by torchao and bitsandbytes through transformers.
+
+transformers quantises each weight as it is read from its file, on the device, so that the model is never there in
+bfloat16. Embedding, norms and head keep their type. int8: one scale per output row, weights alone. float8: weights and
+activations by rows (e4m3). nf4: blocks of 64 weights, their scales in eight bits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.common.errors import TutelageError
+from tutelage.models.whole import ADAPTER
+from tutelage.recipe.sections import ModelConfig
+
+PACKAGES = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}
+
+
+def missing_package(precision: str | None) -> str | None:
+    """What to do about a library that `precision` needs and that is not installed; None: nothing."""
+    package = PACKAGES.get(precision or "")
+    if package is None or importlib.util.find_spec(package) is not None:
+        return None
+    return f"`{precision}` needs {package}: pip install 'tutelage[quant]'"
+
+
+def check_precision(config: ModelConfig, folder: str, device: str, sharded: bool) -> None:
+    """Raise TutelageError where a model cannot be held in `config.precision`: the package is missing, the device cannot
+    compute in it, its ranks share one model, or the model is an adapter."""
+    where, missing = f"`{config.path}`: precision: {config.precision}", missing_package(config.precision)
+    if missing is not None:
+        raise TutelageError(f"`{config.path}`: {missing}")
+    if sharded:
+        raise TutelageError(f"{where} is not shared among ranks: leave `training.shard` out, or `precision`")
+    if (Path(folder) / ADAPTER).is_file():
+        raise TutelageError(f"{where} needs a whole model, and this is an adapter: tutelage export --merge it first")
+    if config.precision == "float8" and (device != "cuda" or torch.cuda.get_device_capability() < (8, 9)):
+        raise TutelageError(f"{where} needs a CUDA GPU of compute capability 8.9 (Ada, Hopper) or newer: use int8")
+
+
+def quantization(precision: str, dtype: torch.dtype) -> Any:
+    """transformers' quantisation config for a precision; computed in `dtype`."""
+    import transformers
+
+    if precision == "nf4":
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    from torchao import quantization as torchao  # type: ignore[import-not-found]
+
+    if precision == "int8":
+        return transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    rows = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
+    return transformers.TorchAoConfig(rows)
+
+
+def keep_scales(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights for a CPU's own kernel, which rounds their scales to bfloat16."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

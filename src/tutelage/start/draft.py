@@ -1,0 +1,134 @@
+"""From what was seen to a recipe that was checked: proposed, made to fit into memory, read back, planned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
+from tutelage.data.dataset import load_dataset
+from tutelage.recipe.load import parse_yaml, recipe_from
+from tutelage.recipe.recipe import RecipeConfig
+from tutelage.runs.preflight import find_problems
+from tutelage.runs.preflight.machine import free_disk
+from tutelage.runs.run import Run
+from tutelage.start.estimate import Estimate, Here, estimate, runs_of
+from tutelage.start.look import Look, measure, overlap
+from tutelage.start.models import Cut, Pair
+from tutelage.start.propose import CPU_SAVINGS, SAVINGS, Proposal, healing_file, propose
+from tutelage.start.write import recipe_text
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A recipe, not yet written, and what to say of it."""
+
+    text: str
+    fits: bool
+    seen: tuple[str, ...]  # of models and lengths
+    warnings: tuple[str, ...]  # what may spoil its results, or keep it from starting
+    needs: str  # time, memory and disk
+
+
+def draft(
+    name: str, looks: Mapping[str, Look], out: Path, pair: Pair, here: Here, command: str, runs: Path, force: bool
+) -> Draft:
+    """The recipe for `out` with these models. `command`: what made it. `runs`: where its runs will be.
+
+    A student that is cut and healed needs rows to heal on; they are written beside the recipe. Raises TutelageError
+    where no recipe is possible.
+    """
+    lengths = measure(looks["train"], pair.template)
+    paths = {role: _as_written(look.paths, out) for role, look in looks.items()}
+    proposal = propose(name, looks, paths, lengths, pair)
+    head = f"Made by `{command}`; docs/recipe.md has every key. Next: tutelage run {out}"
+    with _healing_rows(pair.student, out.with_name(healing_file(name)), force):
+        fitting = _fitting(proposal, head, out, here, runs)
+        problems = find_problems(fitting.runs, runs, data=False)
+        warnings = [*_overlaps(fitting.config, out), *(problem.text for problem in problems)]
+    stops = any(misfit.stops for misfit in fitting.found.misfits)
+    seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
+    return Draft(fitting.text, not stops, seen, tuple(warnings), needs)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A recipe as text and as read back from it, its runs, and what they need."""
+
+    text: str
+    config: RecipeConfig
+    runs: list[Run]
+    found: Estimate
+
+
+def _fitting(proposal: Proposal, head: str, out: Path, here: Here, runs: Path) -> _Fitting:
+    """The recipe with the first of the savings with which all runs fit, else with the last."""
+    made = None
+    for saving in SAVINGS if here.device == "cuda" else CPU_SAVINGS:
+        content = {**proposal.content, "training": {**proposal.content["training"], **saving}}
+        text = recipe_text(content, proposal.reasons, head)
+        config = recipe_from(parse_yaml(text), out)
+        planned = runs_of(config, out.resolve().parent, runs, here.device)
+        made = _Fitting(text, config, planned, estimate(planned, here))
+        if not made.found.misfits:
+            break
+    assert made is not None
+    return made
+
+
+def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
+    """Test rows that are among the training rows too."""
+    train, test = (
+        load_dataset(role, config.data[role], out.resolve().parent, require_response=role == "train").conversations
+        for role in ("train", "test")
+    )
+    same, near = overlap(test, train)
+    if same:
+        some = ", ".join(same[:3]) + (", …" if len(same) > 3 else "")
+        yield f"{len(same)} of {len(test)} test rows ask what a training row asks ({some}): scores flatter; remove them"
+    if near:
+        yield f"{near} of {len(test)} test rows ask nearly what a training row asks: scores flatter"
+
+
+def _needs(found: Estimate, here: Here, runs: Path) -> str:
+    free = f"{free_disk(runs) / 2**30:,.0f} GiB of disk are free"
+    if found.hours is None or found.gib is None or here.machine is None:
+        return f"time and memory are not known: the size of a model is not; {free}"
+    minutes = 60 * found.hours
+    long = f"{max(1, round(minutes))} minutes" if minutes < 90 else f"{found.hours:.1f} hours"
+    return f"about {long} here, {found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f}); {free}"
+
+
+def _as_written(paths: Sequence[str], out: Path) -> str | list[str]:
+    """The paths as a recipe in `out` names them: relative where the file lies in its folder or below."""
+    folder, found = out.resolve().parent, []
+    for path in paths:
+        local = Path(os.path.abspath(Path(path).expanduser()))
+        if not local.exists() and "*" not in path:  # a hub set
+            found.append(path)
+        else:
+            inside = local.is_relative_to(folder)
+            found.append(str(local.relative_to(folder)) if inside and local != folder else str(local))
+    return found[0] if len(found) == 1 else found
+
+
+@contextmanager
+def _healing_rows(student: str | Cut, file: Path, force: bool) -> Iterator[None]:
+    """Write the rows that heal a cut student; they stay unless the recipe comes to nothing."""
+    if not isinstance(student, Cut):
+        yield
+        return
+    if file.exists() and not force and file.read_text(encoding="utf-8", errors="replace") != student.rows:
+        raise TutelageError(f"{file} exists with other rows: give another --name, or --force to replace it")
+    had = file.exists()
+    write_atomically(file, student.rows)
+    try:
+        yield
+    except BaseException:
+        if not had:
+            file.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,144 @@
+"""Which of the named files is for what, and how their rows become conversations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, missing_column
+from tutelage.data.forms import turns_inside
+from tutelage.data.rows import convert
+from tutelage.data.sources import SUFFIXES
+from tutelage.recipe.sections import DataConfig
+
+ROLES = ("train", "dev", "test")
+_WORDS = {"test": "test", **dict.fromkeys(("dev", "val", "valid", "validation", "eval"), "dev")}
+# Usual names of columns, likeliest first.
+_PROMPTS = (
+    *("prompt", "question", "instruction", "query", "input", "problem", "user", "human", "request", "message"),
+    *("dialogue", "article", "document", "passage", "source", "text", "sentence", "review", "email", "note", "title"),
+)
+_COMPLETIONS = (
+    *("completion", "answer", "response", "output", "reply", "assistant", "solution", "summary", "highlights"),
+    *("target", "translation", "label", "category", "class", "sentiment", "minutes"),
+)
+_BESIDE = {"question": ("context", "passage", "document"), "query": ("context", "document")}  # read with the question
+_LONGEST_NAME = 60  # of a column; a longer one is a row of a table without a header
+
+
+@dataclass(frozen=True)
+class Form:
+    """How rows become conversations."""
+
+    keys: dict[str, str]  # of the data section; empty: the rows' own columns are read
+    said: str  # in words
+    sure: bool = True  # False: guessed from the order of the columns
+
+
+def sort_files(named: Sequence[str], alone: bool = True) -> dict[str, list[str]]:
+    """The files, folders and hub sets `named` by what they are for, told by their names; all else is for `train`.
+
+    A folder of one split stays a folder. `alone`: there are no other files to train on. Raises TutelageError for a name
+    that is neither a file nor a hub set.
+    """
+    found: dict[str, list[str]] = {role: [] for role in ROLES}
+    for name in named:
+        path = Path(name).expanduser()
+        if not path.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and "*" not in name:
+            raise TutelageError(f"no file `{name}` here: give the path of a file, a folder, or a hub set (owner/set)")
+        inside = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else []
+        roles = {_role(file) for file in inside}
+        for one in [str(file) for file in inside] if len(roles) > 1 else [name]:
+            found[_role(Path(one))].append(one)
+    if not found["train"] and alone:  # one file may be called anything
+        other = next((role for role in ("test", "dev") if len(found[role]) == len(named) == 1), None)
+        if other is None:
+            raise TutelageError(f"no file to train on among {', '.join(named)}: name it with --train")
+        found = {role: found[other] if role == "train" else [] for role in ROLES}
+    return found
+
+
+def _role(path: Path) -> str:
+    words = re.split(r"[^a-z]+", path.name.lower())
+    return next((_WORDS[word] for word in words if word in _WORDS), "train")
+
+
+def find_form(rows: Sequence[dict[str, Any]], place: str, need_answers: bool = True) -> Form | None:
+    """The form of the rows, told by their columns; None where only a person can tell. `place`: their file.
+
+    `need_answers`: rows without an answer are unusable, as in training. Raises TutelageError for rows that cannot be
+    conversations at all.
+    """
+    own = sum(_is_read(row, {}, need_answers) for row in rows)
+    if 2 * own >= len(rows):
+        return Form({}, _own_columns(rows[0]))
+    inside = next((path for row in rows if (path := turns_inside(row)) is not None), None)
+    if inside is not None:
+        return Form({"messages": inside}, f"turns in column `{inside}`")
+    columns = text_columns(rows)
+    wild = next((name for name in columns if len(name) > _LONGEST_NAME or not name.strip()), None)
+    if wild is not None:
+        raise TutelageError(f"{place}: `{wild[:40]}…` is no name of a column: put a first line with the names above it")
+    if len(columns) < 2:
+        only = columns[0] if columns else "none"
+        if ";" in only or "\t" in only:
+            raise TutelageError(f"{place}: the columns are not separated by commas (`{only}`): save it with commas")
+        raise TutelageError(f"{place}: a question and an answer are two columns, and it has one with text (`{only}`)")
+    lower = {name.lower(): name for name in columns}
+    completion = next((lower[name] for name in _COMPLETIONS if name in lower), None)
+    prompt = next((lower[name] for name in _PROMPTS if name in lower and lower[name] != completion), None)
+    if prompt is not None and completion is not None:
+        return form_of(prompt, completion, columns)
+    if len(columns) == 2:
+        other = prompt or next(name for name in columns if name != completion)
+        answer = completion or next(name for name in columns if name != other)
+        form = form_of(other, answer, columns)
+        return Form(form.keys, form.said, sure=False)
+    return None
+
+
+def form_of(prompt: str, completion: str, columns: Sequence[str]) -> Form:
+    """The form with these columns, or templates, as question and answer; what usually goes with them is added.
+
+    Raises TutelageError for a column that is not there.
+    """
+    for text in (prompt, completion):
+        for name in columns_of(text) if "{" in text else {text}:
+            if name.partition(".")[0] not in {column.partition(".")[0] for column in columns}:
+                raise TutelageError(missing_column(name, dict.fromkeys(columns)))
+    keys = {"prompt": prompt, "completion": completion if "{" in completion else f"{{{completion}}}"}
+    lower = {name.lower(): name for name in columns}
+    if "{" not in prompt:
+        before = next((lower[name] for name in _BESIDE.get(prompt.lower(), ()) if name in lower), None)
+        keys["prompt"] = f"{{{prompt}}}"
+        if before is not None and before != completion:
+            keys["prompt"] = f"{{?{{{before}}}\n\n?}}{{{prompt}}}"
+        if prompt.lower() == "instruction" and lower.get("input", completion) != completion:
+            keys["prompt"] = f"{{{prompt}}}{{?\n\n{{{lower['input']}}}?}}"
+        if "system" in lower and lower["system"] not in (prompt, completion):
+            keys["system"] = f"{{?{{{lower['system']}}}?}}"
+    return Form(keys, f"question {keys['prompt']!r}, answer {keys['completion']!r}")
+
+
+def text_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns that have a text or a number in some row, in order."""
+    found = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, str | int | float))
+    return [str(name) for name in found if any(not is_missing(find_value(str(name), row)[0]) for row in rows)]
+
+
+def _is_read(row: dict[str, Any], keys: dict[str, Any], need_answers: bool) -> bool:
+    try:
+        convert(row, "row", DataConfig(path="", **keys), need_answers)
+    except BadRowError:
+        return False
+    return True
+
+
+def _own_columns(row: dict[str, Any]) -> str:
+    if not is_missing(row.get("messages")):
+        return "messages"
+    return "ShareGPT conversations" if is_missing(row.get("prompt")) else "prompt and completion"

@@ -1,0 +1,191 @@
+"""What files hold: the form of their rows, lengths in tokens, bad rows, duplicates, languages."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tutelage.common.errors import TutelageError
+from tutelage.common.types import Conversation
+from tutelage.data.chat_template import ChatTemplate
+from tutelage.data.columns import BadRow
+from tutelage.data.dataset import LoadedData, load_dataset
+from tutelage.data.encode_rows import encode_all
+from tutelage.data.left_out import beside_texts
+from tutelage.data.sources import read_rows
+from tutelage.data.thoughts import thought_of
+from tutelage.recipe.sections import DataConfig
+from tutelage.start.files import Form, find_form, form_of, text_columns
+from tutelage.synthesis.near_duplicates import NearDuplicates
+from tutelage.synthesis.words import words
+
+FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS, NEAR_ROWS = 200, 5000, 40, 5000  # rows that are looked at
+NEAR = 0.7  # estimated Jaccard similarity of character 5-grams, as of the filters of synthetic rows
+MOST_BAD = 0.1  # share of bad rows with which a recipe is still proposed
+
+
+@dataclass(frozen=True)
+class Look:
+    """One data section, as it is: all rows, before any split."""
+
+    role: str
+    paths: tuple[str, ...]  # as named
+    form: Form
+    total: int
+    bad: tuple[BadRow, ...]
+    rows: tuple[Conversation, ...]
+
+    @property
+    def targets(self) -> list[str]:
+        """The reference answers of all rows."""
+        return [text for row in self.rows for text in row.targets]
+
+    def lines(self) -> list[str]:
+        """What a user should know of it, one line each."""
+        share = f", {len(self.bad)} bad" if self.bad else ""
+        out = [f"{self.role}: {', '.join(self.paths)}: {self.total:,} rows{share}; {self.form.said}"]
+        out += [f"  bad row: {row.source}: {row.reason}" for row in self.bad[:3]]
+        out += [f"  … and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []
+        several = sum(sum(m.role == "assistant" for m in row.messages) > 1 for row in self.rows)
+        kinds = {
+            "with several answers": several,
+            "with a system turn": sum(row.messages[0].role == "system" for row in self.rows),
+            "with tools": sum(bool(beside_texts(row) & {"tools", "tool_calls"}) for row in self.rows),
+            "with thoughts": sum(
+                any(thought_of(m) for m in row.messages if m.role == "assistant") for row in self.rows
+            ),
+            "with references": sum(bool(row.references) for row in self.rows),
+        }
+        found = [f"{count:,} {what}" for what, count in kinds.items() if count]
+        out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{self._languages()}")
+        again = len(self.rows) - len({_whole(row) for row in self.rows})
+        asked = Counter(_asked(row) for row in self.rows)
+        other = sum(asked.values()) - len(asked) - again
+        if again:
+            out.append(f"  {again:,} rows are exact repetitions of others: remove them, they count twice")
+        if other > 0:
+            out.append(f"  {other:,} rows ask what another row asks and answer otherwise")
+        return out
+
+    def _languages(self) -> str:
+        if find_spec("langdetect") is None:
+            return "; languages not told apart (langdetect is not installed: pip install langdetect)"
+        import langdetect
+
+        langdetect.DetectorFactory.seed = 0  # otherwise its answers change from call to call
+        found: Counter[str] = Counter()
+        for row in self.rows[:: max(1, len(self.rows) // LANGUAGE_ROWS)]:
+            try:
+                found[langdetect.detect(" ".join(m.content for m in row.messages)[:1000])] += 1
+            except langdetect.LangDetectException:  # no letters
+                continue
+        likely = [code for code, count in found.most_common() if count >= 0.2 * found.total()]
+        return f"; language probably {', '.join(likely)}" if likely else ""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of the training rows. `exact`: in tokens of the student's template; else at 4 characters per token."""
+
+    whole: tuple[int, ...]
+    prompts: tuple[int, ...]
+    responses: tuple[int, ...]
+    exact: bool
+    refused: int = 0  # rows that the template cannot render
+
+    def line(self) -> str:
+        """One line."""
+        how = "tokens" if self.exact else "tokens (a guess, by characters)"
+        parts = zip(("row", "answer"), (self.whole, self.responses), strict=True)
+        said = "; ".join(f"{n} {min(v):,} to {max(v):,}, median {statistics.median(v):,.0f}" for n, v in parts)
+        return f"  {how}: {said}" + (f"; the chat template refuses {self.refused} rows" if self.refused else "")
+
+
+def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str | None) -> Look:
+    """Read one section's files. `prompt`, `completion`: columns or templates, where they are known.
+
+    Raises UnknownFormError where only a person can tell the columns, and TutelageError for files that cannot be used.
+    """
+    place, trained = ", ".join(paths), role != "test"
+    first = []
+    section = DataConfig(path=paths[0] if len(paths) == 1 else list(paths))
+    for _, row in read_rows(role, section, Path.cwd(), []):
+        if isinstance(row, dict):
+            first.append(row)
+        elif isinstance(row, BadRow) and not first and "header has 0 columns" in row.reason:
+            raise TutelageError(f"{place}: the first line is empty: the columns' names belong there")
+        if len(first) == FORM_ROWS:
+            break
+    if not first:
+        broken = next(
+            (row.reason for _, row in read_rows(role, section, Path.cwd(), []) if isinstance(row, BadRow)), ""
+        )
+        raise TutelageError(f"{place}: no row can be read ({broken})" if broken else f"{place}: the file has no rows")
+    columns = text_columns(first)
+    if prompt is not None and completion is not None:
+        form = form_of(prompt, completion, columns)
+    else:
+        form = find_form(first, place, trained)
+    if form is None:
+        raise UnknownFormError(place, columns)
+    config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
+    data = load_dataset(role, config, Path.cwd(), require_response=trained)
+    if len(data.bad_rows) > MOST_BAD * data.total:
+        shown = "; ".join(f"{row.source}: {row.reason}" for row in data.bad_rows[:2])
+        raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; mend or remove them")
+    return Look(role, tuple(paths), form, data.total, data.bad_rows, data.conversations)
+
+
+class UnknownFormError(TutelageError):
+    """Which column is the question, and which the answer, is not known. `columns`: those with text."""
+
+    def __init__(self, place: str, columns: Sequence[str]) -> None:
+        self.place, self.columns = place, list(columns)
+        super().__init__(
+            f"{place}: which column is the question and which the answer? Give --prompt and --completion "
+            f"(columns: {', '.join(columns)})"
+        )
+
+
+def measure(look: Look, template: ChatTemplate | None) -> Lengths:
+    """The lengths of rows with answers, under the student's template if there is one. Raises TutelageError if it can
+    render none of them."""
+    rows = look.rows[:TOKEN_ROWS]
+    if template is None:
+        whole = [sum(len(m.content) + 20 for m in row.messages) // 4 for row in rows]
+        answers = [max(1, (len(row.response or "") + 4) // 4) for row in rows]
+        return Lengths(tuple(whole), tuple(w - a for w, a in zip(whole, answers, strict=True)), tuple(answers), False)
+    data = LoadedData(rows, (), len(rows), "")
+    sequences, report = encode_all(template, data, 10**8, 1.0, f"data.{look.role}")
+    return Lengths(
+        tuple(len(one.ids) for one in sequences),
+        tuple(one.prompt_length for one in sequences),
+        tuple(len(one.ids) - one.prompt_length for one in sequences),
+        True,
+        len(report.refused),
+    )
+
+
+def overlap(test: Sequence[Conversation], train: Sequence[Conversation]) -> tuple[list[str], int]:
+    """The sources of test rows whose prompt is a training row's too, and the number of others that are nearly so (of
+    at most `NEAR_ROWS` rows of either)."""
+    asked = {_asked(row) for row in train}
+    same = [row.source for row in test if _asked(row) in asked]
+    index = NearDuplicates(NEAR)
+    for row in train[:NEAR_ROWS]:
+        index.add("train", row.source, words(_asked(row)))
+    others = (row for row in test[:NEAR_ROWS] if _asked(row) not in asked)
+    return same, sum(index.find(words(_asked(row)), ["train"]) is not None for row in others)
+
+
+def _whole(row: Conversation) -> tuple[tuple[str, str], ...]:
+    return tuple((m.role, m.content) for m in row.messages)
+
+
+def _asked(row: Conversation) -> str:
+    """The prompt without its system turn, which many rows share."""
+    return "\n".join(" ".join(m.content.split()) for m in row.prompt if m.role != "system")

