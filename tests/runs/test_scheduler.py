@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,15 @@ def test_the_time_left_follows_from_runs_of_the_same_kind(
         "3 of 4 runs done: e0 took 10 s, rouge_l 77.0; a few seconds left",
         "4 of 4 runs done: e1 took 10 s, rouge_l 77.0; none left",
     ]
+
+
+def test_worker_processes_are_dealt_out_among_the_gpus():
+    assert scheduler._dealt_out(Resources(5, shared_gpus=["3", "5"])) == ["3", "5", "3", "5", "3"]
+    with scheduler._processes(Resources(1, shared_gpus=["5"])) as pool:
+        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
+
+
+def test_without_gpus_a_worker_sees_what_its_parent_sees(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
+    with scheduler._processes(Resources(1)) as pool:
+        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7,8"

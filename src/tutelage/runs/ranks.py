@@ -67,6 +67,11 @@ def gpu_ids(wanted: int) -> list[str]:
     return found
 
 
+def shared_gpus(jobs: int) -> list[str]:
+    """The GPUs that `jobs` runs at the same time are dealt out among; none where one process does them all."""
+    return gpu_ids(0) if jobs > 1 else []
+
+
 def do_in_processes(run: Run, share: Share, log: Path) -> None:
     """Do the run in `share.ranks` processes. Their output is appended to `log`, and shown unless stdout is that file.
 

@@ -13,7 +13,7 @@ from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
-from tutelage.runs.ranks import gpu_ids
+from tutelage.runs.ranks import gpu_ids, shared_gpus
 from tutelage.runs.recipe_results import RecipeResults, read_results, restricted, shared_questions
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
@@ -45,7 +45,11 @@ def run_recipe(
     began = time.monotonic()
     make_runs_folder(root)
     planner = Planner(restricted(Planner(recipe, base, root), only), base, root)
-    gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
+    gpus, shared = None, []
+    if planner.device == "cuda" and gpus_per_run is not None:
+        gpus = gpu_ids(gpus_per_run)
+    elif planner.device == "cuda":
+        shared = shared_gpus(jobs)
     search, model = Search(planner), CostModel(machine("H100"), gpus_per_run)
     known: dict[str, float] = {}
 
@@ -54,7 +58,7 @@ def run_recipe(
             known[run.fingerprint] = hours_of(run, model) + search.waited_for.get(run.fingerprint, 0)
         return known[run.fingerprint]
 
-    resources = Resources(jobs, ranks=gpus_per_run or 1, gpus=gpus)
+    resources = Resources(jobs, ranks=gpus_per_run or 1, gpus=gpus, shared_gpus=shared)
     expected = search.expected()
     plan = [*search.known(), *expected]
     refuse_problems(find_problems(plan, root, data=False, ranks=gpus_per_run or 1, jobs=jobs))

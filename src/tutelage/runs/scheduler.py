@@ -29,7 +29,8 @@ class Resources:
     """What runs at the same time share: how many there may be, and which GPUs each gets.
 
     `ranks`: processes of a training run. `gpus`: ids of GPUs; each run on CUDA gets one per rank to itself (None: runs
-    share the GPUs that they see). `memory` and `budget`: the runs' GiB, by `memory`, may add up to `budget`.
+    share GPUs). `shared_gpus`: the ids then, among which the worker processes are dealt out; empty: each sees them all.
+    `memory` and `budget`: the runs' GiB, by `memory`, may add up to `budget`.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Resources:
         *,
         ranks: int = 1,
         gpus: Sequence[str] | None = None,
+        shared_gpus: Sequence[str] = (),
         memory: Callable[[Run], float] | None = None,
         budget: float | None = None,
     ) -> None:
         self.jobs, self.ranks, self.memory, self.budget = jobs, ranks, memory, budget
+        self.shared_gpus = list(shared_gpus)
         self.free_gpus = None if gpus is None else list(gpus)
         self._shares: dict[str, Share] = {}  # by fingerprint, of the runs at work
 
@@ -137,7 +140,7 @@ class Scheduler:
 
     def __enter__(self) -> Scheduler:
         if self.resources.jobs > 1 and self.pool is None:
-            self.pool = _processes(self.resources.jobs)
+            self.pool = _processes(self.resources)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -263,7 +266,7 @@ class Scheduler:
 
     def _renew_pool(self) -> None:
         self.pool.shutdown(cancel_futures=True)
-        self.pool = _processes(self.resources.jobs)
+        self.pool = _processes(self.resources)
 
     def _outcome(self, future: Future[str | None], run: Run) -> str | None:
         """What `attempt` returned in a worker. A worker that was killed returns nothing, and breaks its pool."""
@@ -341,9 +344,17 @@ def _failures(failed: dict[str, str]) -> str:
     return f"{first}{rest} (--retry tries failed runs again)"
 
 
-def _processes(jobs: int) -> ProcessPoolExecutor:
+def _dealt_out(resources: Resources) -> list[str]:
+    """The GPU of each worker process; empty if each sees them all."""
+    gpus = resources.shared_gpus
+    return [gpus[number % len(gpus)] for number in range(resources.jobs)] if gpus else []
+
+
+def _processes(resources: Resources) -> ProcessPoolExecutor:
     import multiprocessing
 
-    return ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
-    )
+    context = multiprocessing.get_context("spawn")
+    gpus = context.SimpleQueue()  # each worker process takes one when it starts
+    for gpu in _dealt_out(resources):
+        gpus.put(gpu)
+    return ProcessPoolExecutor(resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(), gpus))

@@ -101,8 +101,14 @@ def tidy(run: Run) -> None:
             path.unlink(missing_ok=True)
 
 
-def begin_worker(parent: int) -> None:
-    """Initialise a worker process: it ends with `parent`, and stops only after saving."""
+def begin_worker(parent: int, gpus: Any) -> None:
+    """Initialise a worker process: it ends with `parent`, and stops only after saving.
+
+    `gpus`: a queue of GPU ids. The worker uses the first of them alone, or all GPUs that it sees if there is none. CUDA
+    has not started yet, so the variable is heeded.
+    """
+    if not gpus.empty():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     print_anything()
     die_with_parent(parent)
     become_worker()

@@ -12,7 +12,7 @@ from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import resolve_device
 from tutelage.runs.preflight import find_problems, refuse_problems
-from tutelage.runs.ranks import gpu_ids
+from tutelage.runs.ranks import gpu_ids, shared_gpus
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.store import Store
@@ -55,7 +55,7 @@ def run_study(
         cost = cost_of(run, model)
         return cost.memory_gib if cost is not None else gpu_memory or 0.0
 
-    pool, gpus = None, None
+    pool, gpus, shared = None, None, []
     cuda = any(run.device == "cuda" for run in plan.runs)
     if executor == "ray":
         from tutelage.runs.ray_pool import RayPool
@@ -66,7 +66,9 @@ def run_study(
         raise TutelageError(f"no executor is called `{executor}`: choose local or ray")
     elif cuda and gpus_per_run is not None:
         gpus = gpu_ids(ranks)
-    resources = Resources(jobs, ranks=ranks, gpus=gpus, memory=memory, budget=gpu_memory)
+    elif cuda:
+        shared = shared_gpus(jobs)
+    resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared, memory=memory, budget=gpu_memory)
 
     def hours(run: Run) -> float:
         return hours_of(run, model)
