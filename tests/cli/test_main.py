@@ -113,6 +113,9 @@ def test_evaluate_any_model(workshop: Workshop, capsys: pytest.CaptureFixture[st
     assert scores.endswith("± unknown (n = 1)") == (rows == 1)  # one example has no standard error
     file = Path(examples.removeprefix("examples: "))
     assert len(file.read_text().splitlines()) == rows
+    assert file.parent.name.startswith("student-on-test-s0-")  # the model's name, not that of a place in the recipe
+    assert json.loads((file.parent / "config.json").read_text())["stage"] == "student on test"
+    assert json.loads((file.parent / "result.json").read_text())["model"] == "student"
     stamp = file.stat().st_mtime_ns
     main([*arguments, str(workshop.runs)])
     assert capsys.readouterr().out.splitlines() == [scores, examples]
