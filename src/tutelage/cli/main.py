@@ -35,6 +35,7 @@ from tutelage.cli.options import (
 )
 from tutelage.cli.study import note_elsewhere, study
 from tutelage.cli.watch import page_of, watch
+from tutelage.common.interrupt import Interrupted, sigterm_as_ctrl_c, stop_code
 from tutelage.common.progress import print_anything
 from tutelage.common.threads import wait_briefly
 
@@ -60,6 +61,7 @@ Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each in i
 Only = Annotated[
     list[str] | None, typer.Option(help="Of a recipe: this evaluate stage and what it builds on; may be repeated.")
 ]
+_GO_ON = ("run", "demo", "study", "evaluate", "forecast", "rescore")  # commands that keep what they have done
 Text = Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")]
 
 
@@ -338,23 +340,31 @@ def _deliver(results: RecipeResults, runs: Path, command: Sequence[str]) -> None
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments`: the words after the program's name, by default those of this process.
 
-    A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C); with
-    `--debug` a TutelageError is raised on, as all other errors always are.
+    A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C, 143 for
+    SIGTERM); with `--debug` a TutelageError is raised on, as all other errors always are.
     """
-    wait_briefly()
-    print_anything()
     arguments = sys.argv[1:] if arguments is None else arguments
+    with sigterm_as_ctrl_c():
+        _main(arguments)
+
+
+def _main(arguments: list[str]) -> None:
     try:
+        wait_briefly()
+        print_anything()
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
         if code:  # of a command that ends by typer.Exit
             raise SystemExit(code)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint", 130)
+        goes_on = any(verb in arguments[:1] for verb in _GO_ON)
+        _fail("stopped" + "; the same command goes on where it stopped" * goes_on, stop_code())
+    except Interrupted as stopped:
+        _fail(str(stopped), stop_code())
     except Exception as error:
         if type(error).__name__ == "Abort":  # a question was answered with Ctrl-C or the end of the input
-            _fail("stopped; nothing was written", 130)
+            _fail("stopped; nothing was written", stop_code())
         code, problem = _exit_code(error), _of_storage(error)
         if "--debug" not in arguments and code is None and problem is not None:
             _fail(problem, 1)

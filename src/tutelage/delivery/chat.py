@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
 from tutelage.delivery.find_model import FoundModel
 from tutelage.models.load import load_model
@@ -159,9 +160,12 @@ def _lines(console: Console, asking: bool) -> Iterator[str]:
     while True:
         try:
             line = console.input(Text("you  ", "bold green")) if asking else sys.stdin.readline()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             console.print()
             return
+        except KeyboardInterrupt:
+            console.print()
+            raise
         if not asking and not line:
             return
         if line.strip():
@@ -187,6 +191,8 @@ def _answer(speakers: Sequence[Speaker], question: str, console: Console) -> Non
         console.print(Text(str(error) or "stopped", "dim"))
         for one, turns in zip(speakers, before, strict=True):
             one.turns = turns
+        if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and not sys.stdin.isatty()):
+            raise  # there is nobody who would ask something else
     else:
         if live is None:
             heads = [f"{name}: " if len(names) > 1 else "" for name in names]
