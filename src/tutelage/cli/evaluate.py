@@ -45,7 +45,9 @@ _LOADING = ("revision", "tokenizer", "chat_template", "thinking", "attention", "
 def evaluate(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the tasks.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder or its name in models/, GGUF file or package:NAME.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hub id, folder, name in models/, GGUF file or package:NAME.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of --model on the hub.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; default: the model's own.")] = None,
     chat_template: Annotated[
