@@ -98,6 +98,8 @@ def compare(
             raise TutelageError(f"an evaluation of {len(one.folders)} tasks: compare two of one task each, or folders")
         folders.append(next(iter(one.folders.values())) if isinstance(one, Evaluation) else Path(one))
     sides = [one.model if isinstance(one, Evaluation) else str(one) for one in (a, b)]
+    if sides[0] == sides[1]:  # two models of one name
+        sides = [str(folder) for folder in folders]
     found = compare_folders(folders[0], folders[1], samples=samples)
     differences, notes = [], []
     for task in found.tasks:
