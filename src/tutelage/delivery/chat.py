@@ -19,6 +19,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
 from tutelage.delivery.find_model import FoundModel
+from tutelage.models.limits import context_of
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
@@ -58,7 +59,7 @@ class Speaker:
         Raises TutelageError for a question longer than the context, and for turns that the chat template refuses.
         """
         turns = [*self.turns, Message("user", question)]
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(self.model.config)
         ids = self._encode(turns)
         while context is not None and len(ids) + self.settings.max_new_tokens > context:
             first = next(place for place, turn in enumerate(turns) if turn.role == "user")
