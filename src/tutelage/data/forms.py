@@ -85,8 +85,8 @@ def usual_form(turn: dict[str, Any], number: int) -> dict[str, Any]:
             turn["tool_calls"] = [_usual_call(call, number) for call in calls]
             if is_missing(turn.get("content")):
                 turn["content"] = ""
-    if isinstance(turn.get("content"), list):
-        turn["content"] = _text_of_parts(turn["content"], f"turn {number} ({turn.get('role')})")
+    if isinstance(parts := turn.get("content"), list):
+        turn["content"] = _text_of_parts(parts, f"turn {number} ({turn.get('role')})")
     return turn
 
 

@@ -118,7 +118,7 @@ def _stored_types(folder: Path) -> dict[str, tuple[str, str]]:
 
 def _is_described(folder: Path) -> bool:
     """Whether config.json has a `quantization_config` that transformers knows; others it leaves aside."""
-    from transformers.quantizers import AutoHfQuantizer
+    from transformers.quantizers.auto import AutoHfQuantizer
 
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -146,8 +146,9 @@ class RunsView:
         if lives(folder / run_folder.LOCK):
             curves = self._curves_of(name)
             curves.read()
-            training = config.get("training") if isinstance(config.get("training"), dict) else {}
-            counts = {key: _number(training.get(key)) for key in ("max_steps", "epochs")}
+            training = config.get("training")
+            kept = training if isinstance(training, dict) else {}
+            counts = {key: _number(kept.get(key)) for key in ("max_steps", "epochs")}
             done, total, eta = steps_and_eta(curves.lines, counts)
             return run | {
                 "state": "running",
