@@ -18,6 +18,7 @@ from pages import do_not_draw
 from recipes_fixture import ROWS
 
 import tutelage
+from tutelage.api.distilling import _write
 from tutelage.api.rows import rows_path
 
 OPTIONS: dict[str, Any] = {
@@ -191,6 +192,15 @@ def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_trained(
     with pytest.raises(tutelage.TutelageError, match="teacher and student have different tokenizers: token 0 is"):
         tutelage.distill("other", tiny_models / "student", ROWS, **OPTIONS)
     assert not list(tmp_path.glob("runs/*-s0-*"))
+
+
+def test_a_call_of_the_same_name_with_other_settings_keeps_the_first_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    assert _write(file, {"name": "x", "seeds": [0]}) == _write(file, {"name": "x", "seeds": [0]}) == ""
+    note = _write(file, {"name": "x", "seeds": [1]})
+    (kept,) = tmp_path.glob("x-*.yaml")
+    assert str(kept) in note
+    assert [yaml.safe_load(one.read_text())["seeds"] for one in (kept, file)] == [[0], [1]]
 
 
 def test_rows_in_memory_are_one_file_whatever_holds_them(tmp_path: Path) -> None:

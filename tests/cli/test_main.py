@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from recipes_fixture import ROWS, Workshop
+from waiting import HANG, wait_for
 
 import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Interrupted
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 
@@ -113,6 +120,9 @@ def test_evaluate_any_model(workshop: Workshop, capsys: pytest.CaptureFixture[st
     assert scores.endswith("± unknown (n = 1)") == (rows == 1)  # one example has no standard error
     file = Path(examples.removeprefix("examples: "))
     assert len(file.read_text().splitlines()) == rows
+    assert file.parent.name.startswith("student-on-test-s0-")  # the model's name, not that of a place in the recipe
+    assert json.loads((file.parent / "config.json").read_text())["stage"] == "student on test"
+    assert json.loads((file.parent / "result.json").read_text())["model"] == "student"
     stamp = file.stat().st_mtime_ns
     main([*arguments, str(workshop.runs)])
     assert capsys.readouterr().out.splitlines() == [scores, examples]
@@ -126,15 +136,50 @@ def test_schema_names_every_section_of_a_stage(capsys: pytest.CaptureFixture[str
     assert schema["$defs"]["DistillStage"]["additionalProperties"] is False
 
 
-def test_a_stop_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def stop(*_: object):
-        raise KeyboardInterrupt
+def raised(error: BaseException) -> None:
+    raise error
 
-    monkeypatch.setattr("tutelage.evaluation.compare.compare_folders", stop)
+
+GOES_ON = "; the same command goes on where it stopped"
+SAVED = "stopped after step 3; the same command goes on from there"
+
+
+@pytest.mark.parametrize(
+    ("verb", "stop", "code", "line"),
+    [
+        ("compare", lambda: raised(KeyboardInterrupt()), 130, "stopped"),
+        ("run", lambda: raised(KeyboardInterrupt()), 130, f"stopped{GOES_ON}"),
+        ("run", lambda: os.kill(os.getpid(), signal.SIGTERM), 143, f"stopped{GOES_ON}"),
+        ("study", lambda: raised(Interrupted(SAVED)), 130, SAVED),
+        ("init", lambda: raised(typer.Abort()), 130, "stopped; nothing was written"),
+    ],
+)
+def test_a_stop_is_one_line_and_130_or_143(
+    verb: str, stop: Callable[[], None], code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys.modules[main.__module__], "app", lambda *_, **__: stop())
     with pytest.raises(SystemExit) as caught:
-        main(["compare", "a", "b"])
-    assert caught.value.code == 130
-    assert capsys.readouterr().err == "tutelage: stopped; the same command goes on from the last checkpoint\n"
+        main([verb])
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"tutelage: {line}\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "1"), (signal.SIGTERM, "2")])
+def test_a_stop_in_training_saves_and_says_so(workshop: Workshop, number: signal.Signals, jobs: str):
+    file = workshop.write(training__epochs=100_000, training__checkpoint_every=1_000_000)
+    command = [sys.executable, "-m", "tutelage", "run", str(file), "--runs", str(workshop.runs), "--jobs", jobs]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: any(workshop.runs.glob("sft-*/metrics.jsonl")) or process.poll() is not None, "a training")
+        process.send_signal(number)
+        said = process.communicate(timeout=HANG)[1].splitlines()
+    assert process.returncode == 128 + number, said
+    assert said[-1].startswith("tutelage: stopped")
+    assert "the same command goes on" in said[-1]
+    assert not any("Traceback" in line for line in said)
+    assert list(workshop.runs.glob("sft-*/checkpoints/checkpoint-*"))
 
 
 def test_what_an_encoding_lacks_is_written_as_escapes(workshop: Workshop):

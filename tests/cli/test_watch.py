@@ -27,7 +27,8 @@ def news_of(url: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_watch_serves_a_folder_until_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watch_serves_a_folder_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     watched.steps(watched.begin(tmp_path, "gkd"), 1, 3)
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "-m", "tutelage", "watch", str(tmp_path), "--port", "0"]
@@ -37,9 +38,9 @@ def test_watch_serves_a_folder_until_ctrl_c(tmp_path: Path) -> None:
         assert url is not None
         (run,) = news_of(url[1])["runs"]
         assert (run["state"], run["step"]) == ("running", 3)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=HANG) == ("", "")
-    assert process.returncode == 0
+        process.send_signal(number)
+        assert process.communicate(timeout=HANG) == ("", "tutelage: stopped\n")
+    assert process.returncode == 128 + number
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -79,6 +79,25 @@ def test_bad_calls_and_flags(tmp_path: Path, turns: Any, reason: str) -> None:
     assert bad.reason.startswith(reason)
 
 
+def test_parts_of_text_are_joined_as_templates_join_them(tmp_path: Path) -> None:
+    from jinja2 import Template
+
+    parts = [{"type": "text", "text": " q "}, {"type": "text", "text": "r\n", "image_url": None}, {"text": "s"}]
+    template = "{% for part in content %}{% if 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}"
+    wanted = (
+        Message("user", Template(template, keep_trailing_newline=True).render(content=parts)),
+        Message("assistant", "ab"),
+    )
+    reply = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert wanted[0].content == " q r\ns"
+    assert first(tmp_path, {"messages": [user(parts), assistant(reply)]}) == wanted
+    assert first(tmp_path, {"prompt": [user(parts)], "completion": [assistant(reply)]}) == wanted
+    assert (
+        first(tmp_path, {"conversations": [{"from": "human", "value": parts}, {"from": "gpt", "value": reply}]})
+        == wanted
+    )
+
+
 def test_messages_as_text_and_in_other_columns(tmp_path: Path) -> None:
     turns = [user("q"), assistant("a")]
     expected = (Message("user", "q"), Message("assistant", "a"))

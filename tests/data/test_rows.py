@@ -155,7 +155,24 @@ BAD = [
     ({"messages": [user("q"), assistant("")]}, "turn 2 is an empty assistant turn"),
     ({"messages": [user("q"), assistant("a\ud83d")]}, "turn 2 (assistant) has half a character"),
     ({"messages": [user("q"), assistant(None)]}, "the content of turn 2 (assistant) is not a text but null"),
-    ({"messages": [user([{"type": "text"}]), assistant("a")]}, "the content of turn 1 (user) is not a text but a list"),
+    (
+        {"messages": [user({"a": 1}), assistant("a")]},
+        "the content of turn 1 (user) is not a text but an object; write its JSON as a text",
+    ),
+    *(
+        (
+            {"messages": [user([{"type": "text", "text": "q"}, part]), assistant("a")]},
+            f"turn 1 (user): part 2 of its content {reason}",
+        )
+        for part, reason in (
+            ({"type": "text"}, "is `text without a text`, and only text is read: leave out the row or the part"),
+            ({"type": "image_url", "image_url": {"url": "u"}}, "is `image_url`, and only text is read: leave out"),
+            ({"image": "u"}, "is `image`, and only text is read"),
+            ({"type": "thinking", "thinking": "t"}, "is `thinking`, and only text is read"),
+            ({"type": "text", "text": "r", "cache_control": {"type": "x"}}, "has `cache_control` beside its text"),
+            ("r", 'is a text; write {"type": "text", "text": …}'),
+        )
+    ),
     ({"prompt": "q", "completion": [assistant("a")]}, "`prompt` (a text) and `completion` (a list) must be two texts"),
     ({"prompt": "q", "completion": ""}, "turn 2 is an empty assistant turn"),
     ({"prompt": {"text": "q"}, "completion": "a"}, "`prompt` (an object) and `completion` (a text)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
 from tutelage.delivery.chat import HELP, ChatSettings, Speaker, _view, chat, plain
 from tutelage.delivery.find_model import FoundModel
@@ -109,6 +111,10 @@ def test_the_command_answers_a_pipe(
     ]
 
 
+def raised(error: type[BaseException]) -> str:
+    raise error
+
+
 def test_a_stopped_answer_is_no_part_of_the_conversation(
     speaker: Speaker, other: Speaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,9 +123,22 @@ def test_a_stopped_answer_is_no_part_of_the_conversation(
 
     say(monkeypatch, "The cat?\n")
     monkeypatch.setattr(other, "answer", stop)
-    chat([speaker, other])
+    with pytest.raises(KeyboardInterrupt):  # of a pipe's questions, nobody would ask the next
+        chat([speaker, other])
     assert speaker.turns == other.turns == []
     assert capsys.readouterr().out == "stopped\n"
+    say(monkeypatch, "The cat?\n")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(Console, "input", lambda *_: sys.stdin.readline() or raised(EOFError))
+    chat([speaker, other])
+    assert speaker.turns == other.turns == []
+    monkeypatch.setattr(Console, "input", lambda *_: raised(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        chat([speaker, other])
+    say(monkeypatch, "The cat?\n")
+    monkeypatch.setattr(other, "answer", lambda *_: raised(Terminated))
+    with pytest.raises(Terminated):
+        chat([speaker, other])
 
 
 @pytest.mark.parametrize(("width", "beside"), [(100, True), (80, True), (79, False), (30, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(
     for folder in ("models/tiny-sft", "runs"):
         error = fails(["export", "models/tiny-gkd", "--out", folder], capsys)
         assert error == f"tutelage: {folder} exists and is no earlier export: give another --out, or remove it\n"
+
+
+def test_what_is_no_model_is_not_exported_and_no_model_is_harmed(tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("mine")
+    with pytest.raises(TutelageError, match=r"notes has no config\.json"):
+        exporting.export_model(find_model(str(tmp_path / "notes")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    exporting.export_model(find_model(str(tiny_models / "student")), tmp_path / "out")
+    inner = shutil.copytree(tmp_path / "out", tmp_path / "out" / "inner")
+    for model, out in ((inner, inner.parent), (inner, inner / "deeper"), (inner, inner)):
+        with pytest.raises(TutelageError, match="give another --out"):
+            exporting.export_model(find_model(str(model)), out)
+    assert (inner / "model.safetensors").is_file()
+    with pytest.raises(TutelageError, match=r"^no model is named"):
+        find_model(" ")
 
 
 def test_gguf_by_the_users_own_script(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_plain_examples_are_the_paired_bootstrap(tmp_path: Path) -> None:
     assert (found.low, found.high) == pytest.approx((100 * wanted.low, 100 * wanted.high), abs=1e-9)
     assert found.p_value == wanted.p_value < 0.001
     assert found.stderr == pytest.approx(100 * wanted.stderr)
-    same = compare_folders(a, a).tasks[0].metrics[0]
+    same = compare_folders(a, Path(shutil.copytree(a, tmp_path / "again"))).tasks[0].metrics[0]
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
@@ -210,7 +211,8 @@ def test_scores_at_chance_level_are_warned_of(tmp_path: Path) -> None:
     assert chance_warning("x", [0.0] * 10, 0.0) is not None
     # a benchmark's own chance, where the result does not say it
     gpqa = write(tmp_path / "gpqa", [record(str(n), float(n < 30)) for n in range(100)], task="gpqa")
-    assert len(compare_folders(gpqa, gpqa).tasks[0].warnings) == 2
+    again = Path(shutil.copytree(gpqa, tmp_path / "again"))
+    assert len(compare_folders(gpqa, again).tasks[0].warnings) == 2
 
 
 @pytest.mark.slow
@@ -231,3 +233,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["compare", str(a), str(tmp_path / "c")])
     assert capsys.readouterr().err.startswith(f"tutelage: {tmp_path / 'c'} holds no evaluation")
+
+
+def test_evaluations_of_one_task_are_told_apart_by_their_folders(tmp_path: Path, capsys: Any) -> None:
+    for place, chance in (("one", 0.3), ("two", 0.7)):
+        for name, task in (("gkd-on-test", "test"), ("sft-on-test", "test"), ("gkd-on-more", "more")):
+            write(tmp_path / place / name, [record(f"{n}", v) for n, v in enumerate(coins(30, chance, 1))], task=task)
+    tasks = [one.task for one in compare_folders(tmp_path / "one", tmp_path / "two").tasks]
+    assert tasks == ["more", "test (gkd-on-test)", "test (sft-on-test)"]
+    main(["compare", str(tmp_path / "one"), str(tmp_path / "two")])
+    rows = [line for line in capsys.readouterr().out.splitlines() if " accuracy " in line]
+    assert len({row.split("  ")[0] for row in rows}) == len(rows) == 3
+
+
+def test_one_evaluation_is_not_compared_with_itself(tmp_path: Path) -> None:
+    one = write(tmp_path / "runs" / "x", [record("0", 1.0)])
+    for a, b in ((one, one), (one.parent, tmp_path / "runs" / "x" / "..")):
+        with pytest.raises(TutelageError, match=r"are one folder: a comparison needs two evaluations"):
+            compare_folders(a, b)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "x").symlink_to(one)
+    with pytest.raises(TutelageError, match=r"x is one evaluation in .*, by a link"):
+        compare_folders(one.parent, tmp_path / "link")

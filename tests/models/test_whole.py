@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tutelage.common.errors import TutelageError
 from tutelage.models.files import locate
 from tutelage.models.load import load_model
+from tutelage.models.whole import refuse_other_types
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.run_recipe import run_recipe
@@ -65,6 +66,48 @@ def test_a_tied_head_is_not_missing_and_an_unused_weight_is_a_note(tmp_path: Pat
     load_model(ModelConfig(path=str(folder)))
     note = "LlamaForCausalLM does not use these weights of its files: model.layers.2.mlp.down_proj.weight"
     assert capsys.readouterr().err == f"note: `{folder}`: {note}\n"
+
+
+TYPES = {
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int64": torch.int64,
+    "bool": torch.bool,
+    "float8_e4m3": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
+DESCRIBED = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_numbers_that_are_no_floats_are_refused(tmp_path: Path, kind: str):
+    folder = saved(tmp_path / "m")
+    changed(folder, lambda weights: weights.update({DOWN: weights[DOWN].to(TYPES[kind])}))
+    assert f"the weight {DOWN} is {kind} in model.safetensors, and no `quantization_config` in" in refusal(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mine"}}))
+    assert f"the weight {DOWN} is {kind} in model.safetensors" in refusal(folder)  # transformers passes over it
+
+
+def test_float8_weights_need_their_scales(tmp_path: Path):
+    folder = saved(tmp_path / "m")
+    changed(folder, lambda weights: weights.update({DOWN: weights[DOWN].to(torch.float8_e4m3fn)}))
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": DESCRIBED}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TutelageError, match=f"{DOWN} is float8_e4m3 .* its files have no scale for it"):
+        refuse_other_types("m", folder)
+    changed(folder, lambda weights: weights.update({f"{DOWN}_scale_inv": torch.ones(1, 1)}))
+    refuse_other_types("m", folder)
+
+
+def test_masks_of_old_checkpoints_are_no_weights(tmp_path: Path):
+    folder = saved(tmp_path / "m")
+    masks = {
+        "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+        "model.embeddings.position_ids": torch.arange(8),
+    }
+    changed(folder, lambda weights: weights.update(masks))
+    load_model(ModelConfig(path=str(folder)))
 
 
 def test_many_missing_weights_are_counted(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -24,6 +25,24 @@ def _always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def runs_of(view: RunsView) -> dict[str, dict[str, Any]]:
     return {run["name"]: run for run in view.news({})["runs"]}
+
+
+def test_what_nobody_would_write_stops_no_page(tmp_path: Path) -> None:
+    odd = (math.nan, math.inf, [1], {"a": 1}, None)
+    for place, value in enumerate(odd):
+        folder = watched.begin(tmp_path, f"run{place}", stage=value, seed=value, training={"max_steps": "x"})
+        watched.steps(folder, 1, 3, seconds=1e308)
+    for training in ([], {"epochs": [2]}, {"max_steps": math.inf}, "x"):
+        watched.steps(watched.begin(tmp_path, f"trained {training}", training=training), 1, 2)
+    rows = [
+        {"folder": f"next{place}", "stage": value, "parents": value} for place, value in enumerate((*odd, [[1]], 3))
+    ]
+    announce(tmp_path, rows)
+    found = RunsView(tmp_path).news({})
+    withdraw(tmp_path)
+    json.dumps(found, allow_nan=False)  # as the page gets it
+    assert len(found["runs"]) == 2 * len(odd) + 4 + 2
+    assert all(run["state"] in ("running", "queued") for run in found["runs"])
 
 
 def test_every_state_with_its_numbers(tmp_path: Path) -> None:

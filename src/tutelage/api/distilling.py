@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,9 @@ def distill(
     recipe_from(content, Path("distill"))
     _check_tokens(models)
     file = root / f"{name}.yaml"
-    _write(file, content)
-    return run(file, runs=root, jobs=jobs, text=text)
+    note = _write(file, content)
+    result = run(file, runs=root, jobs=jobs, text=text)
+    return replace(result, notes=(*result.notes, note)) if note else result
 
 
 def _model(given: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -160,10 +162,21 @@ def _check_tokens(models: Mapping[str, Mapping[str, Any]]) -> None:
     check_vocabularies(*loaded)
 
 
-def _write(file: Path, content: Mapping[str, Any]) -> None:
+def _write(file: Path, content: Mapping[str, Any]) -> str:
+    """Write the recipe; one with other settings that is there is kept beside it, which the returned note says."""
     import yaml
 
     from tutelage.common.files import write_atomically
+    from tutelage.common.hashing import fingerprint
 
     head = "# Written by tutelage.distill. `tutelage run` runs it again; keys are in docs/recipe.md.\n"
-    write_atomically(file, head + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    text, note = head + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), ""
+    if file.is_file() and (before := file.read_text(encoding="utf-8")) != text:
+        kept = file.with_name(f"{file.stem}-{fingerprint(before)}.yaml")
+        write_atomically(kept, before)
+        note = (
+            f"{file} had other settings, which are kept as {kept}: report and models of that name are now this call's; "
+            "another `name` keeps both"
+        )
+    write_atomically(file, text)
+    return note

@@ -98,6 +98,8 @@ def compare(
             raise TutelageError(f"an evaluation of {len(one.folders)} tasks: compare two of one task each, or folders")
         folders.append(next(iter(one.folders.values())) if isinstance(one, Evaluation) else Path(one))
     sides = [one.model if isinstance(one, Evaluation) else str(one) for one in (a, b)]
+    if sides[0] == sides[1]:  # two models of one name
+        sides = [str(folder) for folder in folders]
     found = compare_folders(folders[0], folders[1], samples=samples)
     differences, notes = [], []
     for task in found.tasks:
@@ -112,10 +114,17 @@ def compare(
 
 
 def evaluate_on_recipe(
-    recipe: RecipeConfig, base: Path, model: ModelConfig, tasks: Sequence[str], runs: Path, debug: bool = False
+    recipe: RecipeConfig,
+    base: Path,
+    model: ModelConfig,
+    name: str,
+    tasks: Sequence[str],
+    runs: Path,
+    debug: bool = False,
 ) -> dict[str, Path]:
-    """Let the model, in the teacher's place, answer tasks of the recipe; returns the folder per task. Finished
-    evaluations are reused. Raises TutelageError for a task that the recipe lacks, and for a run that fails."""
+    """Let the model answer tasks of the recipe; returns the folder per task. `name`: what runs and results call it.
+    Finished evaluations are reused. Raises TutelageError for a task that the recipe lacks, and for a run that fails."""
+    from tutelage.evaluation.records import folder_name
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
     from tutelage.runs.worker import attempt, make_runs_folder
@@ -123,18 +132,18 @@ def evaluate_on_recipe(
     there = ", ".join(recipe.tasks)
     if not tasks:
         raise TutelageError(f"no task is named (there are: {there})")
-    for name in tasks:
-        if name not in recipe.tasks:
-            raise TutelageError(f"recipe `{recipe.name}`: no task is called `{name}` (there are: {there})")
+    for task in tasks:
+        if task not in recipe.tasks:
+            raise TutelageError(f"recipe `{recipe.name}`: no task is called `{task}` (there are: {there})")
     stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(tasks))
     planner = Planner(recipe.model_copy(update={"teacher": model, "stages": [stage]}), base, runs)
     make_runs_folder(runs)
     folders = {}
-    for name in tasks:
-        planned = planner.evaluation("teacher", name, recipe.seeds[0])
+    for task in tasks:
+        planned = planner.evaluation("teacher", task, recipe.seeds[0], called=folder_name(name))
         if not planned.done and (error := attempt(planned, debug)):
             raise TutelageError(error)
-        folders[name] = planned.folder
+        folders[task] = planned.folder
     return folders
 
 
@@ -165,7 +174,7 @@ def _rows_recipe(
 def _evaluate_tasks(
     recipe: RecipeConfig, base: Path, model: ModelConfig, name: str, tasks: Sequence[str], runs: Path
 ) -> Evaluation:
-    folders = evaluate_on_recipe(recipe, base, model, tasks, runs)
+    folders = evaluate_on_recipe(recipe, base, model, name, tasks, runs)
     results = [run_folder.read_json(folder, run_folder.RESULT) for folder in folders.values()]
     return _evaluation(name, results, folders)
 

@@ -102,6 +102,7 @@ def run(
     Example: `result = tutelage.run("mine.yaml", {"training.epochs": 3})`
     """
     from tutelage.delivery import deliver_models
+    from tutelage.recipe.owner import claim, refuse_other
     from tutelage.report.recipe.page import build_report
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
@@ -109,10 +110,13 @@ def run(
 
     config, base, file = _recipe(recipe, overrides, folder)
     root = Path(runs)
+    out = Path(report or root / f"{config.name}-report")
+    refuse_other(out, file, "report")
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
-    page = build_report(results, Path(report or root / f"{config.name}-report"), include_text=text)
+    page = build_report(results, out, include_text=text)
+    claim(out, file, config.name)
     words = [] if file is None else ["tutelage", "run", str(file), *_as_texts(overrides)]
-    made = deliver_models(results, root, words)
+    made = deliver_models(results, root, words, file)
     tables = build_tables(results)
     reference = {table.reference.stage for table in tables if table.reference is not None}
     return RunResult(

@@ -45,7 +45,9 @@ _LOADING = ("revision", "tokenizer", "chat_template", "thinking", "attention", "
 def evaluate(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the tasks.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or package:NAME.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hub id, folder, name in models/, GGUF file or package:NAME.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of --model on the hub.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; default: the model's own.")] = None,
     chat_template: Annotated[
@@ -105,6 +107,7 @@ def evaluate(
     tutelage evaluate recipe.yaml --model M --tasks test
     """
     from tutelage.common.errors import TutelageError
+    from tutelage.delivery.find_model import find_model
     from tutelage.evaluation.benchmarks import resolve_names
     from tutelage.evaluation.run_benchmarks import Settings
     from tutelage.recipe.sections import ModelConfig
@@ -121,8 +124,9 @@ def evaluate(
         raise TutelageError(
             "give --model and --tasks (for a recipe's tasks, the recipe too), or --tasks and --responses"
         )
+    found = find_model(model)
     loading = ModelConfig(
-        path=model,
+        path=found.path,
         revision=revision,
         tokenizer=tokenizer,
         chat_template=chat_template,
@@ -132,7 +136,7 @@ def evaluate(
     )
     if recipe is not None:
         _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
-        _evaluate_recipe(recipe, loading, names, runs, debug)
+        _evaluate_recipe(recipe, loading, found.name, names, runs, debug)
     else:
         settings = Settings(
             tasks=tuple(resolve_names(names)),
@@ -210,13 +214,15 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
         print(f"note: {notice}", file=sys.stderr)
 
 
-def _evaluate_recipe(recipe: Path, model: ModelConfig, names: Sequence[str], runs: Path, debug: bool) -> None:
+def _evaluate_recipe(
+    recipe: Path, model: ModelConfig, called: str, names: Sequence[str], runs: Path, debug: bool
+) -> None:
     """Evaluate the model on tasks of the recipe; finished evaluations are only printed."""
     from tutelage.api.evaluating import evaluate_on_recipe
     from tutelage.evaluation.run_benchmarks import score_words
     from tutelage.recipe.load import load_recipe
 
-    folders = evaluate_on_recipe(load_recipe(recipe), recipe.resolve().parent, model, names, runs, debug)
+    folders = evaluate_on_recipe(load_recipe(recipe), recipe.resolve().parent, model, called, names, runs, debug)
     for name, folder in folders.items():
         result = read_json(folder, RESULT)
         for metric, score in result["metrics"].items():

@@ -44,8 +44,11 @@ def forecast(
     from tutelage.forecast.forecast import make_forecast
     from tutelage.forecast.page import forecast_lines, write_forecast
     from tutelage.recipe.load import load_recipe
+    from tutelage.recipe.owner import claim, refuse_other
 
     config = load_recipe(recipe, overrides)
+    out = out or runs / f"{config.name}-forecast"
+    refuse_other(out, recipe, "forecast")
     found = make_forecast(
         config,
         recipe.resolve().parent,
@@ -58,7 +61,8 @@ def forecast(
         say=lambda text: print(text, file=sys.stderr, flush=True),
         debug=debug,
     )
-    page = write_forecast(found, out or runs / f"{config.name}-forecast")
+    page = write_forecast(found, out)
+    claim(out, recipe, config.name)
     if as_json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -31,15 +31,13 @@ from tutelage.cli.options import (
     RunsFolder,
     judge_from,
     no_url,
-    print_markdown,
 )
+from tutelage.cli.outcome import deliver, show
 from tutelage.cli.study import note_elsewhere, study
 from tutelage.cli.watch import page_of, watch
+from tutelage.common.interrupt import Interrupted, sigterm_as_ctrl_c, stop_code
 from tutelage.common.progress import print_anything
 from tutelage.common.threads import wait_briefly
-
-if TYPE_CHECKING:
-    from tutelage.runs.recipe_results import RecipeResults
 
 app = typer.Typer(
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
@@ -60,6 +58,7 @@ Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each in i
 Only = Annotated[
     list[str] | None, typer.Option(help="Of a recipe: this evaluate stage and what it builds on; may be repeated.")
 ]
+_GO_ON = ("run", "demo", "study", "evaluate", "forecast", "rescore")  # commands that keep what they have done
 Text = Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")]
 
 
@@ -103,15 +102,19 @@ def run(
     """
     from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
+    from tutelage.recipe.owner import claim, refuse_other
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe
 
     config = load_recipe(recipe, overrides)
+    out = report_to or runs / f"{config.name}-report"
+    refuse_other(out, recipe, "report")
     with page_of(runs) if web else nullcontext():
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
-    _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results)
+    show(build_report(results, out, include_text=text), results)
+    claim(out, recipe, config.name)
     remember(config, recipe.resolve().parent, results, runs)
-    _deliver(results, runs, ["run", str(recipe), *(overrides or [])])
+    deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
 
 
 @app.command()
@@ -132,15 +135,19 @@ def report(
     """
     from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import read_yaml
+    from tutelage.recipe.owner import claim, refuse_other
 
     if file.suffix == ".json":
         raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
-    if "stages" in read_yaml(file):
+    content = read_yaml(file)
+    refuse_other(out, file, "report")
+    if "stages" in content:
         _report_recipe(file, overrides or [], runs, out, only or [], text)
     elif overrides or only:
         raise TutelageError(f"{file} is a study: `{[*(overrides or []), '--only'][0]}` works for recipes only")
     else:
         _report_study(file, runs, out, text)
+    claim(out, file, str(content.get("name")))
 
 
 def _report_recipe(
@@ -157,7 +164,7 @@ def _report_recipe(
     if not runs.is_dir():
         raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
     note_elsewhere(results.elsewhere)
-    _show(build_report(results, out, include_text=text), results)
+    show(build_report(results, out, include_text=text), results)
 
 
 def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
@@ -216,9 +223,9 @@ def demo(
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
-    _show(build_report(results, runs / "report"), results)
+    show(build_report(results, runs / "report"), results)
     remember(config, runs, results, runs)
-    _deliver(results, runs, ["demo"])
+    deliver(results, runs, ["demo"])
 
 
 @app.command()
@@ -312,49 +319,34 @@ def schema() -> None:
     print(json.dumps(RecipeConfig.model_json_schema(), indent=2))
 
 
-def _show(page: Path, results: RecipeResults) -> None:
-    """Print the table beside a recipe's page, what the page says of it, the notices, and where the page is."""
-    from tutelage.report.recipe.tables import build_tables
-    from tutelage.report.recipe.verdicts import verdicts
-
-    print()
-    print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
-    said = [f"\n{one.text}" for one in verdicts(results, build_tables(results))]
-    print("".join([*said, *(f"\nnote: {notice}" for notice in results.notices), f"\n\nReport: {page}"]))
-
-
-def _deliver(results: RecipeResults, runs: Path, command: Sequence[str]) -> None:
-    """Give the trained models their readable folders, and print those."""
-    from tutelage.delivery import deliver_models
-
-    made = deliver_models(results, runs, ["tutelage", *command])
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if made.folders:
-        *_, last = made.folders
-        print("Models: " + "\n        ".join(map(str, made.folders)) + f"\nTalk to one: tutelage chat {last}")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments`: the words after the program's name, by default those of this process.
 
-    A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C); with
-    `--debug` a TutelageError is raised on, as all other errors always are.
+    A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C, 143 for
+    SIGTERM); with `--debug` a TutelageError is raised on, as all other errors always are.
     """
-    wait_briefly()
-    print_anything()
     arguments = sys.argv[1:] if arguments is None else arguments
+    with sigterm_as_ctrl_c():
+        _main(arguments)
+
+
+def _main(arguments: list[str]) -> None:
     try:
+        wait_briefly()
+        print_anything()
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
         if code == 130:  # typer turns a KeyboardInterrupt into this
             raise KeyboardInterrupt
         if code:  # of a command that ends by typer.Exit
             raise SystemExit(code)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint", 130)
+        goes_on = any(verb in arguments[:1] for verb in _GO_ON)
+        _fail("stopped" + "; the same command goes on where it stopped" * goes_on, stop_code())
+    except Interrupted as stopped:
+        _fail(str(stopped), stop_code())
     except Exception as error:
         if type(error).__name__ == "Abort":  # a question was answered with Ctrl-C or the end of the input
-            _fail("stopped; nothing was written", 130)
+            _fail("stopped; nothing was written", stop_code())
         code, problem = _exit_code(error), _of_storage(error)
         if "--debug" not in arguments and code is None and problem is not None:
             _fail(problem, 1)

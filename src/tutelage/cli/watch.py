@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +38,7 @@ def watch(
 
     if not runs.is_dir():
         raise TutelageError(f"{runs} is no folder: give the folder of runs, as --runs of `tutelage run` does")
-    with suppress(KeyboardInterrupt), page_of(runs, host, port):
+    with page_of(runs, host, port):
         threading.Event().wait()
 
 

@@ -12,10 +12,44 @@ from tutelage.common.errors import TutelageError
 _is_worker = False  # a worker saves its state however often it is asked to stop
 _received: list[int] = []  # signals received during the latest outermost `stop_requests`
 _active = False  # whether a `stop_requests` is active
+_last = int(signal.SIGINT)  # the signal that asked to stop
 
 
 class Interrupted(TutelageError):
     """The run was asked to stop and has saved its state."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what Ctrl-C would end and tidy up ends in the same way."""
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise Terminated in the block, unless the process was started to ignore it."""
+    global _last
+    _last = int(signal.SIGINT)
+
+    def end(number: int, _: Any) -> None:
+        global _last
+        _last = number
+        raise Terminated
+
+    previous: Any = signal.getsignal(signal.SIGTERM)
+    try:
+        if previous is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, end)
+    except ValueError:  # in another thread than the main one, which gets the signals
+        previous = signal.SIG_IGN
+    try:
+        yield
+    finally:
+        if previous is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
+def stop_code() -> int:
+    """The exit code of a process that was asked to stop: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + _last
 
 
 def become_worker() -> None:
@@ -47,6 +81,8 @@ def stop_requests() -> Iterator[list[int]]:
     _received.clear()
 
     def record(number: int, _: Any) -> None:
+        global _last
+        _last = number
         _received.append(number)
         if not _is_worker:
             signal.signal(number, previous[number] or signal.SIG_DFL)

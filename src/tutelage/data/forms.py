@@ -85,7 +85,31 @@ def usual_form(turn: dict[str, Any], number: int) -> dict[str, Any]:
             turn["tool_calls"] = [_usual_call(call, number) for call in calls]
             if is_missing(turn.get("content")):
                 turn["content"] = ""
+    if isinstance(parts := turn.get("content"), list):
+        turn["content"] = _text_of_parts(parts, f"turn {number} ({turn.get('role')})")
     return turn
+
+
+def _text_of_parts(parts: list[Any], turn: str) -> str:
+    """The text of a content in parts, one after the other with nothing between, as chat templates render such parts."""
+    texts = []
+    for number, part in enumerate(parts, start=1):
+        where, advice = f"{turn}: part {number} of its content", "only text is read: leave out the row or the part"
+        if not isinstance(part, dict):
+            raise BadRowError(f'{where} is {json_type(part)}; write {{"type": "text", "text": …}}')
+        kind = part.get("type", "text")
+        others = [key for key, value in part.items() if key not in ("type", "text") and not _is_empty(value)]
+        if kind != "text" or not isinstance(part.get("text"), str):
+            named = kind if kind != "text" else ", ".join(others) or "text without a text"
+            raise BadRowError(f"{where} is `{named}`, and {advice}")
+        if others:
+            raise BadRowError(f"{where} has `{others[0]}` beside its text, and {advice}")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _is_empty(value: Any) -> bool:
+    return is_missing(value) or value in ("", [], {})
 
 
 def _usual_call(call: Any, number: int) -> dict[str, Any]:

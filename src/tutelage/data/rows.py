@@ -153,7 +153,8 @@ def _checked_turn(turn: dict[str, Any], number: int) -> Message:
     if role not in ROLES:
         raise BadRowError(f"turn {number} has the unknown role `{role}`; the roles are {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise BadRowError(f"the content of turn {number} ({role}) is not a text but {json_type(content)}")
+        advice = "; write its JSON as a text" if isinstance(content, dict) else ""
+        raise BadRowError(f"the content of turn {number} ({role}) is not a text but {json_type(content)}{advice}")
     extra = {
         key: value for key, value in turn.items() if key not in ("role", "content", *_FLAGS) and value not in _EMPTY
     }

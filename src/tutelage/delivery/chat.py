@@ -16,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
 from tutelage.delivery.find_model import FoundModel
+from tutelage.models.limits import context_of
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
@@ -57,7 +59,7 @@ class Speaker:
         Raises TutelageError for a question longer than the context, and for turns that the chat template refuses.
         """
         turns = [*self.turns, Message("user", question)]
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(self.model.config)
         ids = self._encode(turns)
         while context is not None and len(ids) + self.settings.max_new_tokens > context:
             first = next(place for place, turn in enumerate(turns) if turn.role == "user")
@@ -159,9 +161,12 @@ def _lines(console: Console, asking: bool) -> Iterator[str]:
     while True:
         try:
             line = console.input(Text("you  ", "bold green")) if asking else sys.stdin.readline()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             console.print()
             return
+        except KeyboardInterrupt:
+            console.print()
+            raise
         if not asking and not line:
             return
         if line.strip():
@@ -187,6 +192,8 @@ def _answer(speakers: Sequence[Speaker], question: str, console: Console) -> Non
         console.print(Text(str(error) or "stopped", "dim"))
         for one, turns in zip(speakers, before, strict=True):
             one.turns = turns
+        if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and not sys.stdin.isatty()):
+            raise  # there is nobody who would ask something else
     else:
         if live is None:
             heads = [f"{name}: " if len(names) > 1 else "" for name in names]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import fingerprint
 from tutelage.delivery.find_model import FoundModel
 from tutelage.delivery.folders import CARD, MARK, WHERE, read_mark
 
@@ -31,16 +32,31 @@ class Export:
 
 
 def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge: bool = False) -> Export:
-    """Write the model with its tokenizer, template, generation config and card to `out`. An earlier export is replaced.
+    """Write the model with its tokenizer, template, generation config and card to `out`. An earlier export is
+    replaced, unless it is of another model of this name.
 
     The files of a local folder are copied as they are, unless `dtype` asks for another type or `merge` for an adapter
-    inside its base. Raises TutelageError when `out` holds anything else, or the model cannot be loaded.
+    inside its base. Raises TutelageError when `out` holds anything else or lies in the model's folder, when that folder
+    holds no model, and when the model cannot be loaded.
     """
+    from tutelage.models.files import locate
+    from tutelage.recipe.sections import ModelConfig
+
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or "exported" in read_mark(out))):
         raise TutelageError(f"{out} exists and is no earlier export: give another --out, or remove it")
     source = Path(found.path).expanduser()
+    origin = fingerprint(str(source.resolve()) if source.exists() else found.path)  # a path would go where exports go
+    before = read_mark(out)
+    if before.get("exported") == found.name and before.get("from", origin) != origin:
+        raise TutelageError(f"{out} is the export of another `{before['exported']}`: give another --out, or remove it")
     adapter = (source / ADAPTER).is_file()
+    if source.is_dir():
+        _check_folders(source.resolve(), out.resolve())
+        if not adapter:
+            locate(ModelConfig(path=found.path))
     notes = []
+    if adapter and dtype is not None and not merge:
+        notes.append(f"--dtype: {found.name} is an adapter, and a whole model of that type is written, as with --merge")
     if merge and not adapter:
         notes.append(f"--merge: nothing to merge, {found.name} is a whole model and no adapter")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +72,8 @@ def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge
             shutil.copyfile(found.card, made / CARD)
         elif not (made / CARD).is_file():
             notes.append(f"no model card: {found.name} has none (a recipe's models have one in models/)")
-        (made / MARK).write_text(json.dumps({"exported": found.name, "dtype": dtype}) + "\n", encoding="utf-8")
+        about = {"exported": found.name, "from": origin, "dtype": dtype}
+        (made / MARK).write_text(json.dumps(about) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         made.rename(out)
@@ -65,6 +82,13 @@ def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Export(out, tuple(notes))
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    """Raise TutelageError where replacing `out` would touch the model in `source`, or a copy would contain itself."""
+    if source == out or out in source.parents or source in out.parents:
+        place = "is the model's own folder" if source == out else "and the model's folder lie in each other"
+        raise TutelageError(f"{out} {place} ({source}): give another --out")
 
 
 def _save(found: FoundModel, folder: Path, dtype: Dtype | None) -> None:

@@ -22,6 +22,8 @@ class FoundModel:
 
 def find_model(written: str) -> FoundModel:
     """The model that `written` names. Raises TutelageError for a run without a model, and for a misspelt name."""
+    if not written.strip():
+        raise TutelageError("no model is named: give a folder, a name in models/, a GGUF file or a hub id")
     folder = Path(written).expanduser()
     if not folder.is_dir() and not written.startswith((".", "/", "~")) and (Path(MODELS) / written).is_dir():
         folder = Path(MODELS) / written

@@ -19,6 +19,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.run_folder import MODEL
 from tutelage.delivery.card import model_card
+from tutelage.recipe.owner import other_owner, owner_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.report.recipe.verdicts import verdicts
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
@@ -42,11 +43,14 @@ def models_folder(runs: Path) -> Path:
     return (runs if runs.name not in ("", "..") else runs.resolve()).parent / MODELS
 
 
-def deliver_models(results: RecipeResults, runs: Path, command: Sequence[str] = ()) -> Delivered:
+def deliver_models(
+    results: RecipeResults, runs: Path, command: Sequence[str] = (), file: Path | None = None
+) -> Delivered:
     """Give each trained model that is done its folder in `models` beside `runs`, with a card that quotes the report.
 
-    A name that an earlier run had moves to this one. A folder that is not this project's, or whose card was edited, is
-    left alone, with a note. `command`: the words of the command that made the runs, for the card.
+    A name that an earlier run had moves to this one, with a note if that run is in another folder of runs. A folder
+    that is not this project's, or of another recipe file, or whose card was edited, is left alone, with a note.
+    `command`: the words of the command that made the runs, for the card. `file`: the recipe's.
     """
     tables = build_tables(results)
     found = verdicts(results, tables)
@@ -58,11 +62,14 @@ def deliver_models(results: RecipeResults, runs: Path, command: Sequence[str] = 
         folder = models_folder(runs) / f"{results.name}-{model.stage}{seed}"
         mark = read_mark(folder)
         try:
-            if problem := _taken(folder, mark, results.name, model):
+            if problem := _taken(folder, mark, results.name, model, file):
                 notes.append(f"{problem}; this run's model is in {model.run.folder / MODEL}")
                 continue
             card = model_card(folder.name, model, results, tables, found, command)
-            if note := _write(folder, mark, model, card, results.name):
+            before = (folder / str(mark.get("run", "."))).resolve()
+            if mark and before.parent != model.run.folder.resolve().parent and before.is_dir():
+                notes.append(f"{folder} was the model of {before}, and is now that of {model.run.folder}")
+            if note := _write(folder, mark, model, card, results.name, file):
                 notes.append(note)
             folders.append(folder)
         except (OSError, TutelageError) as error:  # the runs are done and reported all the same
@@ -79,7 +86,7 @@ def read_mark(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _taken(folder: Path, mark: dict[str, Any], recipe: str, model: TrainedModel) -> str:
+def _taken(folder: Path, mark: dict[str, Any], recipe: str, model: TrainedModel, file: Path | None) -> str:
     """Why the folder cannot be this model's, else ""."""
     if not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
         return ""
@@ -87,12 +94,14 @@ def _taken(folder: Path, mark: dict[str, Any], recipe: str, model: TrainedModel)
         return f"{folder} is not a folder that this project made, so it is left as it is"
     if [mark.get("recipe"), mark.get("stage"), mark.get("seed")] != [recipe, model.stage, model.seed]:
         return f"{folder} is the model of another recipe or stage with the same name, so it is left as it is"
+    if (other := other_owner(mark.get("owner"), folder, file)) is not None:
+        return f"{folder} is the model of another recipe of this name, {other}, so it is left as it is"
     names = [file.name for file in (model.run.folder / MODEL).iterdir() if not file.name.startswith(".")]
     own = [name for name in names if (folder / name).exists() and not (folder / name).is_symlink() and name != CARD]
     return f"{folder} has a file {own[0]} of its own, so it is left as it is" if own else ""
 
 
-def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, recipe: str) -> str:
+def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, recipe: str, file: Path | None) -> str:
     """Write links, card and mark; returns a note, or ""."""
     folder.mkdir(parents=True, exist_ok=True)
     source = model.run.folder / MODEL
@@ -107,12 +116,13 @@ def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, r
     except OSError:  # no links on this file system, or none allowed
         links = []
         write_atomically(folder / WHERE, f"{_relative(source, folder)}\n")
-    file = folder / CARD
-    edited = file.is_file() and mark.get("card") != _hash(file.read_bytes())
+    written = folder / CARD
+    edited = written.is_file() and mark.get("card") != _hash(written.read_bytes())
     if not edited:
-        write_atomically(file, card)
+        write_atomically(written, card)
     content = {
         "recipe": recipe,
+        "owner": None if file is None else owner_of(folder, file, recipe),
         "stage": model.stage,
         "seed": model.seed,
         "run": _relative(model.run.folder, folder),
@@ -120,7 +130,7 @@ def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, r
         "card": mark.get("card") if edited else _hash(card.encode()),
     }
     write_atomically(folder / MARK, json.dumps(content, indent=1) + "\n")
-    return f"{file} was edited, so it stays as it is; remove it to have it written again" if edited else ""
+    return f"{written} was edited, so it stays as it is; remove it to have it written again" if edited else ""
 
 
 def _link(link: Path, target: Path) -> None:

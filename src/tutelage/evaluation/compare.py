@@ -7,8 +7,9 @@ own (BBH, MMLU-Pro), they stay as they are, and examples vary within them (`clus
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,15 @@ def compare_folders(a: Path, b: Path, metrics_of: MetricsOf | None = None, sampl
     """Compare two folders: evaluations of one task, or folders that hold one evaluation per task.
 
     `metrics_of`: how a task's metrics are averaged, by default as for the benchmarks. `samples`: of the bootstrap.
-    Raises TutelageError when a folder holds no evaluation, when the two have no task in common, or when a task was not
+    Several evaluations of one task are told apart by their folders' names, and paired by them. Raises TutelageError
+    when a folder holds no evaluation, when the two are one folder or have no task in common, or when a task was not
     evaluated on the same examples (the first id that differs is named).
     """
     left, right = _evaluations(a), _evaluations(b)
+    if a.resolve() == b.resolve():
+        raise TutelageError(
+            f"{a} and {b} are one folder: a comparison needs two evaluations, such as two folders in it"
+        )
     if len(left) == len(right) == 1:  # of one task each: the folders' names do not matter
         pairs = [(next(iter(left.values())), next(iter(right.values())))]
         first, second = (read_result(folder)["task"] for folder in pairs[0])
@@ -80,7 +86,10 @@ def compare_folders(a: Path, b: Path, metrics_of: MetricsOf | None = None, sampl
         pairs = [(left[name], right[name]) for name in left if name in right]
     if not pairs:
         raise TutelageError(f"{a} ({', '.join(left)}) and {b} ({', '.join(right)}) have no task in common")
-    tasks = tuple(_compare_task(*pair, metrics_of or benchmark_metrics, samples) for pair in pairs)
+    same = [one for one, two in pairs if one.resolve() == two.resolve()]
+    if same:
+        raise TutelageError(f"{same[0].name} is one evaluation in {a} and {b}, by a link: compare two evaluations")
+    tasks = _told_apart([_compare_task(*pair, metrics_of or benchmark_metrics, samples) for pair in pairs], pairs)
     all_paired = len(pairs) == len(left) == len(right)
     only_a = () if all_paired else tuple(name for name in left if name not in right)
     only_b = () if all_paired else tuple(name for name in right if name not in left)
@@ -128,6 +137,15 @@ def _evaluations(folder: Path) -> dict[str, Path]:
     if not found:
         raise TutelageError(f"{folder} holds no evaluation: give a folder with {EXAMPLES}, or one with such folders")
     return found
+
+
+def _told_apart(tasks: Sequence[TaskComparison], pairs: Sequence[tuple[Path, Path]]) -> tuple[TaskComparison, ...]:
+    """The comparisons; those of one task get the names of their folders."""
+    often = {name for name, count in Counter(one.task for one in tasks).items() if count > 1}
+    return tuple(
+        replace(one, task=f"{one.task} ({a.name})") if one.task in often else one
+        for one, (a, _) in zip(tasks, pairs, strict=True)
+    )
 
 
 def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> TaskComparison:

@@ -78,6 +78,14 @@ def _hub_commit(config: ModelConfig) -> str:
         return cached.read_text().strip() if cached.is_file() else revision
 
 
+def hub_snapshot(name: str, commit: str | None) -> Path | None:
+    """The folder in the local cache with the files of a hub id at a commit; None where they are not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=commit)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def locate(config: ModelConfig) -> tuple[str, str | None]:
     """Where to load the model from, and a fingerprint of its files (None for a hub id: its commit is known on loading).
 

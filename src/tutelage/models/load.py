@@ -17,14 +17,21 @@ from tutelage.common.hashing import fingerprint
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
-from tutelage.models.files import locate, without_progress_bars
+from tutelage.models.files import hub_snapshot, locate, without_progress_bars
 from tutelage.models.limits import context_of
 from tutelage.models.own_module import OwnModule
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import decoder_layers, reshard, shard
 from tutelage.models.surgery.quantise import check_precision, keep_scales, quantization
-from tutelage.models.whole import adapter_base, merged, refuse_incomplete, refuse_nonfinite, without_load_report
+from tutelage.models.whole import (
+    adapter_base,
+    merged,
+    refuse_incomplete,
+    refuse_nonfinite,
+    refuse_other_types,
+    without_load_report,
+)
 from tutelage.recipe.sections import ModelConfig
 
 
@@ -136,6 +143,9 @@ def read_weights(
             "AutoModelForCausalLM", folder, config, dtype=dtype, use_safetensors=True, **options
         )
     refuse_incomplete(config.path, model, info, quiet=meta)
+    files = Path(folder) if Path(folder).is_dir() else hub_snapshot(folder, getattr(model.config, "_commit_hash", None))
+    if files is not None:
+        refuse_other_types(config.path, files, model, info["unexpected_keys"])
     keep_scales(model)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise TutelageError(f"`{config.path}` is an adapter on the hub: download it, and give its folder")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tutelage.common.errors import TutelageError
 
 ADAPTER = "adapter_config.json"  # the file that makes a folder a peft adapter
 _INDEX = "model.safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_NUMBERS = {"I": "int", "U": "uint", "F": "float", "C": "complex"}  # safetensors' letters
 _SHOWN = 3  # names in a message
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -73,6 +76,60 @@ def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool =
         print(f"note: `{path}`: {name} does not use these weights of its files: {_first(unused)}", file=sys.stderr)
 
 
+def refuse_other_types(path: str, folder: Path, model: Any = None, unused: Collection[str] = ()) -> None:
+    """Raise TutelageError for a weight in `folder` that is no plain float, and would be read as if it were one.
+
+    What a quantised checkpoint's config.json describes is transformers' to read; each of its float8 weights needs a
+    scale beside it. `model`: whose weights count, without the names in `unused`; by default every tensor does.
+    """
+    types, own = _stored_types(folder), None if model is None else [name for name, _ in model.named_parameters()]
+    described = _is_described(folder)
+    for name, (kind, file) in types.items():
+        if kind in _FLOATS or name in unused or (described and not kind.startswith("F8")):
+            continue
+        stem = name.removesuffix("weight")
+        if described and any(other.startswith(stem) and "scale" in other for other in types):
+            continue
+        named = own is None or any(f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}") for one in own)
+        if not named and not name.endswith(".weight"):  # a buffer, such as GPT-2's masks
+            continue
+        number = re.sub(r"^[IUFC](?=\d)", lambda first: _NUMBERS[first[0]], kind).lower()
+        why = "its files have no scale for it" if described else f"no `quantization_config` in {folder} explains it"
+        raise TutelageError(
+            f"`{path}`: the weight {name} is {number} in {file}, and {why}: get the whole quantised checkpoint, or one "
+            "in float16, bfloat16 or float32"
+        )
+
+
+def _stored_types(folder: Path) -> dict[str, tuple[str, str]]:
+    """Type and file of each tensor in the files that are read, by name; types as safetensors writes them."""
+    files, index = sorted(folder.glob("*.safetensors")), folder / _INDEX
+    if (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    elif index.is_file():
+        files = [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+    found = {}
+    for file in files:
+        with file.open("rb") as stream:  # the form of the files was checked, and they were read
+            head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        found |= {name: (about["dtype"], file.name) for name, about in head.items() if name != "__metadata__"}
+    return found
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether config.json has a `quantization_config` that transformers knows; others it leaves aside."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    given = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+    try:
+        with without_load_report():
+            return bool(given) and bool(AutoHfQuantizer.supports_quant_method(given))
+    except ValueError:
+        return False
+
+
 @torch.no_grad()
 def refuse_nonfinite(path: str, model: Any) -> None:
     """Raise TutelageError that names a weight with NaN or infinity."""
@@ -118,6 +175,7 @@ def merged(model: Any, folder: Path) -> Any:
     """`model` with the adapter in `folder` added to its weights, by peft. Raises TutelageError if it does not fit."""
     from peft import PeftModel  # type: ignore[import-not-found]
 
+    refuse_other_types(str(folder), folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")

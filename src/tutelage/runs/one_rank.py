@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.interrupt import Interrupted
+from tutelage.common.interrupt import Interrupted, become_worker
 from tutelage.runs.ranks import die_with_parent
 
 
@@ -21,6 +21,7 @@ def main(folder: Path) -> None:
     run, worker = pickle.loads((folder / "run.pickle").read_bytes())  # written by `do_in_processes`
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     die_with_parent(worker, worker if world > 1 else None)
+    become_worker()
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     from tutelage.common.files import storage_problem, write_atomically
     from tutelage.runs.do_run import do_run

@@ -114,10 +114,11 @@ class Planner:
             self._stage_runs[key] = self._plan_stage(stage, seed, settings)
         return self._stage_runs[key]
 
-    def evaluation(self, subject: str, task: str, seed: int, settings: dict[str, Any] | None = None) -> Run:
-        """The run in which `subject` (a stage, base, teacher or lead_1) answers a task of the recipe."""
-        roles = {} if subject == "lead_1" else {"model": subject}
-        return self._plan_evaluation("evaluate", subject, task, self.recipe.tasks[task], roles, seed, settings)
+    def evaluation(self, subject: str, task: str, seed: int, settings: Any = None, called: str = "") -> Run:
+        """The run in which `subject` (a stage, base, teacher or lead_1) answers a task of the recipe. `called`: what
+        results call it, where that is not its place in the recipe."""
+        roles, config = {} if subject == "lead_1" else {"model": subject}, self.recipe.tasks[task]
+        return self._plan_evaluation("evaluate", called or subject, task, config, roles, seed, settings)
 
     def measurement(
         self,

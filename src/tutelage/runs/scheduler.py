@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -256,6 +257,8 @@ class Scheduler:
     def _submit(self, run: Run) -> Future[str | None]:
         share = self.resources.take(run)
         do: Callable[..., str | None] = work if isinstance(self.pool, ProcessPoolExecutor) else attempt
+        # Workers inherit the mask: Ctrl-C in a terminal reaches them too, even before they can ignore it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self.pool.submit(do, run, self.debug, self.patient, share, self.store)
         except BrokenProcessPool:  # a worker died just now; its future will report that too
@@ -263,6 +266,8 @@ class Scheduler:
                 raise
             self._renew_pool()
             return self.pool.submit(do, run, self.debug, self.patient, share, self.store)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _renew_pool(self) -> None:
         self.pool.shutdown(cancel_futures=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.recipe.owner import other_owner, owner_of
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of, hours_of
@@ -90,8 +91,20 @@ def _ranks(gpus_per_run: float | None, executor: str) -> int:
 
 
 def write_plan(plan: StudyPlan) -> Path:
-    """Write `<runs>/<study>.study.json`, every cell with its folder, for other programs; returns its path."""
+    """Write `<runs>/<study>.study.json`, every cell with its folder, for other programs; returns its path.
+
+    Raises TutelageError where that of another study of the same name is there.
+    """
+    target = plan.root / f"{plan.config.name}.study.json"
+    try:
+        before = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    other = other_owner(before, plan.root, plan.file)
+    if other is not None:
+        raise TutelageError(f"{target} is of another study of this name, {other}: give one of the two another `name`")
     content = {
+        **owner_of(plan.root, plan.file, plan.config.name),
         "study": plan.config.name,
         "cells": [
             {k: getattr(cell, k) for k in ("size", "student", "method", "teacher", "seed", "task")}
@@ -100,4 +113,4 @@ def write_plan(plan: StudyPlan) -> Path:
         ],
         "runs": [run.folder.name for run in plan.runs],
     }
-    return write_atomically(plan.root / f"{plan.config.name}.study.json", json.dumps(content, indent=1) + "\n")
+    return write_atomically(target, json.dumps(content, indent=1) + "\n")

@@ -108,17 +108,17 @@ class RunsView:
             if (folder / run_folder.CONFIG).is_file() or (folder / run_folder.LOCK).is_file():
                 runs[folder.name] = self._run(folder)
         waiting = planned(self.root)
-        stuck = {name for name, run in runs.items() if run["state"] in ("failed", "blocked")}
+        stuck = [name for name, run in runs.items() if run["state"] in ("failed", "blocked")]
         for row in waiting:
             name = row["folder"]
             if name not in runs or runs[name]["state"] == "stopped":
-                because = [parent for parent in row.get("parents") or [] if parent in stuck]
+                parents = row.get("parents")
+                because = [one for one in parents if one in stuck] if isinstance(parents, list) else []
                 state, reason = (
                     ("blocked", f"builds on a run that failed: {because[0]}") if because else ("queued", None)
                 )
-                stuck |= {name} if because else set()
-                known = {key: row.get(key) for key in ("stage", "kind", "seed")}
-                runs[name] = {"name": name, **known, "state": state, "reason": reason}
+                stuck += [name] if because else []
+                runs[name] = {"name": name, **_known(row), "state": state, "reason": reason}
         self._runs = runs
 
     def _folders(self) -> list[Path]:
@@ -137,7 +137,7 @@ class RunsView:
         if mark is not None and self._done.get(name) == mark and name in self._runs:
             return self._runs[name]
         config = _read(folder / run_folder.CONFIG)
-        run: dict[str, Any] = {"name": name, **{key: config.get(key) for key in ("stage", "kind", "seed")}}
+        run: dict[str, Any] = {"name": name, **_known(config)}
         if mark is not None:
             self._done[name] = mark
             content = _read(result)
@@ -147,13 +147,27 @@ class RunsView:
             curves = self._curves_of(name)
             curves.read()
             training = config.get("training")
-            done, total, eta = steps_and_eta(curves.lines, training if isinstance(training, dict) else {})
-            return run | {"state": "running", "step": done, "steps": total, "eta": eta, "damaged": curves.damaged}
+            kept = training if isinstance(training, dict) else {}
+            counts = {key: _number(kept.get(key)) for key in ("max_steps", "epochs")}
+            done, total, eta = steps_and_eta(curves.lines, counts)
+            return run | {
+                "state": "running",
+                "step": done,
+                "steps": total,
+                "eta": _number(eta),
+                "damaged": curves.damaged,
+            }
         reason = _text(folder / run_folder.ERROR).strip().splitlines()
         return run | ({"state": "failed", "reason": reason[-1][:LONGEST_TEXT]} if reason else {"state": "stopped"})
 
     def _curves_of(self, name: str) -> Curves:
         return self._curves.setdefault(name, Curves(self.root / name))
+
+
+def _known(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is: texts and whole numbers, since others may not be JSON, and None for anything else."""
+    found = {key: about.get(key) for key in ("stage", "kind", "seed")}
+    return {key: value if isinstance(value, str | int) else None for key, value in found.items()}
 
 
 def _point(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""What a command that has run a recipe prints at the end: the table, what it says, and the models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tutelage.cli.options import print_markdown
+
+if TYPE_CHECKING:
+    from tutelage.runs.recipe_results import RecipeResults
+
+
+def show(page: Path, results: RecipeResults) -> None:
+    """Print the table beside a recipe's page, what the page says of it, the notices, and where the page is."""
+    from tutelage.report.recipe.tables import build_tables
+    from tutelage.report.recipe.verdicts import verdicts
+
+    print()
+    print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
+    said = [f"\n{one.text}" for one in verdicts(results, build_tables(results))]
+    print("".join([*said, *(f"\nnote: {notice}" for notice in results.notices), f"\n\nReport: {page}"]))
+
+
+def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Path | None = None) -> None:
+    """Give the trained models their readable folders, and print those."""
+    from tutelage.delivery import deliver_models
+
+    made = deliver_models(results, runs, ["tutelage", *command], file)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if made.folders:
+        *_, last = made.folders
+        print("Models: " + "\n        ".join(map(str, made.folders)) + f"\nTalk to one: tutelage chat {last}")

@@ -1,0 +1,101 @@
+"""Two recipes or studies of one name: the second neither overwrites the first's results, nor is lost itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes_fixture import Workshop
+from tiny_study import write_study
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.delivery.export import export_model
+from tutelage.delivery.find_model import FoundModel
+from tutelage.delivery.folders import deliver_models
+from tutelage.recipe.load import load_recipe
+from tutelage.recipe.owner import claim, refuse_other
+from tutelage.runs.recipe_results import recipe_results
+from tutelage.study.grid import plan_study
+from tutelage.study.run_study import write_plan
+
+
+def recipe(file: Path, name: str = "x", more: str = "") -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"name: {name}\n{more}")
+    return file
+
+
+def test_another_file_of_the_name_is_refused_and_the_same_one_is_not(tmp_path: Path) -> None:
+    one, two = recipe(tmp_path / "one.yaml"), recipe(tmp_path / "two.yaml", more="seeds: [1]\n")
+    out = tmp_path / "runs" / "x-report"
+    refuse_other(out, two, "report")
+    claim(out, one, "x")
+    recipe(one, more="seeds: [2]\n")  # edited
+    refuse_other(out, one, "report")
+    with pytest.raises(TutelageError, match=r"x-report has the report of another file, .*one\.yaml, named `x`: give"):
+        refuse_other(out, two, "report")
+    shutil.copy(one, copy := tmp_path / "copy.yaml")
+    refuse_other(out, copy, "report")
+    recipe(one, name="y")
+    refuse_other(out, two, "report")
+    claim(out, two, "x")
+    two.rename(moved := tmp_path / "moved.yaml")
+    refuse_other(out, recipe(one), "report")
+    assert moved.is_file()
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_second_recipe_of_the_name_takes_neither_report_nor_model(workshop: Workshop, capsys: Any) -> None:
+    one = workshop.write().rename(workshop.folder / "one.yaml")
+    two = workshop.write(training__learning_rate=0.5)
+    runs = ["--runs", str(workshop.runs)]
+    main(["run", str(one), *runs])
+    page = (workshop.runs / "tiny-report" / "report.html").read_text()
+    before = sorted(workshop.runs.iterdir())
+    assert "tiny-report has the report of another file, " in fails(["run", str(two), *runs], capsys)
+    assert sorted(workshop.runs.iterdir()) == before
+    out = ["--out", str(workshop.folder / "page")]
+    main(["report", str(one), *runs, *out])
+    assert "one.yaml, named `tiny`" in fails(["report", str(two), *runs, *out], capsys)
+    assert (workshop.runs / "tiny-report" / "report.html").read_text() == page
+    other = workshop.folder / "others"
+    main(["run", str(two), "--runs", str(other)])  # `models` is beside both folders
+    assert "is the model of another recipe of this name" in capsys.readouterr().err
+    results = recipe_results(
+        load_recipe(one), workshop.folder, shutil.copytree(workshop.runs, workshop.folder / "third")
+    )
+    notes = deliver_models(results, workshop.folder / "third", file=one).notes
+    assert ["was the model of" in note and "third" in note for note in notes] == [True, True], notes
+
+
+def test_two_studies_of_one_name(workshop: Workshop) -> None:
+    one = write_study(workshop)
+    write_plan(plan_study(one, workshop.runs))
+    two = one.with_name("other.yaml")
+    two.write_text(one.read_text() + "\n")
+    with pytest.raises(TutelageError, match=r"study\.study\.json is of another study of this name, .*study\.yaml"):
+        write_plan(plan_study(two, workshop.runs))
+    assert json.loads((workshop.runs / "study.study.json").read_text())["file"].endswith(one.name)
+    write_plan(plan_study(one, workshop.runs))
+
+
+def test_two_models_of_one_name_are_not_exported_over_each_other(tiny_models: Path, tmp_path: Path) -> None:
+    for size in ("teacher", "student"):
+        shutil.copytree(tiny_models / size, tmp_path / size / "model")
+    export_model(FoundModel("model", str(tmp_path / "teacher" / "model")), tmp_path / "out")
+    kept = (tmp_path / "out" / "model.safetensors").read_bytes()
+    export_model(FoundModel("model", str(tmp_path / "teacher" / "model")), tmp_path / "out")
+    with pytest.raises(TutelageError, match=r"out is the export of another `model`: give another --out"):
+        export_model(FoundModel("model", str(tmp_path / "student" / "model")), tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == kept
