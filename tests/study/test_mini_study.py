@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from recipes_fixture import Workshop
 
+from tutelage.evaluation.benchmarks.dialogsum import INSTRUCTION
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.study.grid import plan_study
@@ -17,59 +19,67 @@ from tutelage.study.plan import cells
 from tutelage.study.run_study import run_study
 
 MINI = Path(__file__).parents[2] / "recipes" / "mini"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+# The files of the mixture, and the rows of each in the test on tiny models.
+PARTS = {"heal": 10, "train": 8, "dev": 6, "held_out": 4, "qasc.test": 3, "creak.test": 3, "sensemaking.test": 3}
 
 
-def test_the_mini_study_heals_on_plain_text_that_no_subset_shares(
-    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("TUTELAGE_DATA", str(data_folder))
-    places: dict[str, set[int]] = {}
-    for run in plan_study(MINI / "study.yaml", tmp_path).runs:
-        for name, section in run.data.items():
-            assert (section.text is not None) == (name == "heal")
-            places.setdefault(name, set()).update(range(section.skip, section.skip + (section.size or 0)))
-    assert len(places["heal"]) == 52_000
-    assert not places["heal"] & (places["train"] | places["held_out"])
-    assert not places["train"] & places["held_out"]
+def read(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def test_the_mini_studys_settings_are_found_on_its_own_student(
-    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("TUTELAGE_DATA", str(data_folder))
+def key(*texts: str) -> str:
+    return " ".join(" ".join(texts).lower().split())
+
+
+def test_the_rows_of_the_mixture_are_in_one_part_each(data_folder: Path, tmp_path: Path):
+    """No prompt is in two parts, none is of DialogSum's test; the largest subset and the healing find their rows."""
+    command = [sys.executable, str(SCRIPTS / "mixture_rows.py"), str(data_folder), str(tmp_path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    prompts = {name: [key(row["prompt"]) for row in read(tmp_path / "mixture" / f"{name}.jsonl")] for name in PARTS}
+    everything = [prompt for part in prompts.values() for prompt in part]
+    assert len(everything) == len(set(everything))
+    tested = read(data_folder / "dialogsum" / "dialogsum.test.jsonl")
+    assert not {key(INSTRUCTION, row["dialogue"]) for row in tested} & set(everything)
+    assert len(prompts["train"]) == 15_000
+    assert len(prompts["heal"]) > 52_000
+    summaries = sum(prompt.startswith(INSTRUCTION.lower()) for prompt in prompts["train"])
+    assert 0.19 < summaries / 15_000 < 0.22
+
+
+def write_few_rows(folder: Path) -> None:
+    """Files of a few rows in place of the mixture's."""
+    folder.mkdir()
+    for place, (name, count) in enumerate(PARTS.items()):
+        rows = [
+            {"id": str(i), "prompt": f"Say {place} {i}", "completion": f"The cat {i}.", "references": ["a"]}
+            for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_mini_studys_settings_are_found_on_its_own_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_few_rows(tmp_path / "mixture")
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
     study = plan_study(MINI / "study.yaml", tmp_path)
     search = Planner(load_recipe(MINI / "settings.yaml"), MINI, tmp_path, declared=True)
     assert search.stage_run("heal", 0) in study.runs
     searched = {stage.name for stage in search.recipe.stages if getattr(stage, "search", None)}
-    assert searched == {"teacher_sft", *yaml.safe_load((MINI / "study.yaml").read_text())["grids"][0]["methods"]}
+    grids = yaml.safe_load((MINI / "study.yaml").read_text())["grids"]
+    assert searched == {"teacher_sft", *grids[0]["methods"], *grids[4]["methods"]}
+    assert grids[0]["sizes"] == [search.recipe.data["train"].size]
+    assert grids[0]["values"]["epochs"] == search.recipe.training.epochs
 
 
 @pytest.mark.slow
 def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     """All its arms on tiny models and a handful of rows, held-out loss and one task of the template."""
-    folder = workshop.folder / "instruct"
-    folder.mkdir()
-    flan = [f"flan_cot_{name}" for name in ("aqua", "creak", "ecqa", "strategyqa", "qasc", "sensemaking")]
-    names = ("alpaca", "cot", "evol", "gsm", "lima", "oasst_val_en", "rasbt_1100", "sharegpt")
-    for place, name in enumerate([*names, "t0_train_sample", *flan]):
-        turns = [(("user", f"Say {place} {i}"), ("assistant", f"The cat {i}.")) for i in range(3)]
-        rows = [{"messages": [{"role": role, "content": text} for role, text in row], "answer": "a"} for row in turns]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    write_few_rows(workshop.folder / "mixture")
     monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder))
     template = yaml.safe_load((MINI / "general.yaml").read_text())
     template["device"] = "cpu"
     template["data"]["heal"]["size"] = 10
-    template["data"]["qasc"]["size"] = template["data"]["sensemaking"]["size"] = 3
-    template["data"]["train"]["skip"], template["data"]["held_out"] = (
-        10,
-        template["data"]["held_out"]
-        | {
-            "skip": 20,
-            "size": 4,
-        },
-    )
-    template["training"] |= {"batch_size": 4, "epochs": 1, "max_length": 96}
+    template["training"] |= {"batch_size": 4, "max_length": 96}
     for stage in template["stages"]:
         if "sampling" in stage:
             stage["sampling"] = {"max_new_tokens": 4}
@@ -82,9 +92,9 @@ def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.
         "six-layers": {"layers": 2},
         "smollm2-135m-instruct": {"path": str(workshop.models / "teacher")},
     }
+    few = {250: 2, 1000: 4, 4000: 6, 15_000: 8}
     for grid in study["grids"]:
-        grid |= {"tasks": ["held_out", "qasc"], "sizes": [4, 8]}
-        grid["exclude"] = [{"method": "seqkd", "size": 8}, *grid["exclude"][1:]]
+        grid |= {"tasks": ["held_out", "qasc"], "sizes": [few[size] for size in grid["sizes"]]}
     (workshop.folder / "general.yaml").write_text(yaml.safe_dump(template))
     file = workshop.folder / "study.yaml"
     file.write_text(yaml.safe_dump(study))
