@@ -1,15 +1,17 @@
 """The table of situations that ships with the project, from the finished runs of recipes/mini/situations.yaml.
 
-    python scripts/situations_table.py STUDY RUNS [TABLE]
+    python scripts/situations_table.py STUDY RUNS [TABLE] [--free]
 
 STUDY is that file or one of recipes/mini/situations/. Rows of TABLE (default: src/tutelage/forecast/situations.csv)
 whose runs are there are written anew; all others are kept. Situations that are not finished are counted. Numbers only:
-no text of any data set.
+no text of any data set. `--free` then removes the models of arms, and of teachers that one task alone has, which no run
+of STUDY needs any more.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from tutelage.study.plan import StudyPlan
 SOURCE = "recipes/mini/situations.yaml"
 TABLE = Path(__file__).parents[1] / "src" / "tutelage" / "forecast" / "situations.csv"
 MADE_OF_ROWS = "same"
+OWN = ("sft", "gkd_", "spoiled", "weaker")  # beginnings of the stages whose models no other task uses
 GIVEN = {"same": "teacher", "untouched": "teacher"}  # the stage that is there before, where it has another name
 Key = tuple[str, str, int | None, str, str]  # task, student, rows, method, measure
 
@@ -186,8 +189,20 @@ def _scores(run: Run) -> np.ndarray:
     return score_array(read_records(run.folder), run_folder.read_json(run.folder, run_folder.RESULT)["headline"])
 
 
-def main(study: Path, runs: Path, table: Path = TABLE) -> None:
-    found, missing = Study(plan_study(study, runs, partial=True)).situations()
+def free(plan: StudyPlan) -> int:
+    """Remove the models of finished runs of OWN stages on which no run of the plan waits; returns how many."""
+    waited_for = {parent.fingerprint for run in plan.runs if not run.done for parent in run.parents}
+    own = [run for run in plan.runs if run.done and run.training and run.stage.startswith(OWN)]
+    there = [run.folder / "model" for run in own if run.fingerprint not in waited_for]
+    there = [folder for folder in there if folder.is_dir()]
+    for folder in there:
+        shutil.rmtree(folder)
+    return len(there)
+
+
+def main(study: Path, runs: Path, table: Path = TABLE, freeing: bool = False) -> None:
+    plan = plan_study(study, runs, partial=True)
+    found, missing = Study(plan).situations()
     kept = read_situations(table.read_text(encoding="utf-8"), str(table)) if table.is_file() else []
     names = {one.name for one in found}
     rows = [*(one for one in kept if one.name not in names), *found]
@@ -197,9 +212,12 @@ def main(study: Path, runs: Path, table: Path = TABLE) -> None:
     print(
         f"{table}: {len(found)} situations written ({tasks or 'none'}), {missing} are not finished, {len(rows)} in all"
     )
+    if freeing:
+        print(f"{free(plan)} models removed")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    paths = [Path(one) for one in sys.argv[1:] if one != "--free"]
+    if len(paths) not in (2, 3):
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    main(*paths, freeing="--free" in sys.argv)

@@ -130,3 +130,16 @@ def test_the_whole_chain_on_tiny_models(workshop: Workshop, monkeypatch: pytest.
     assert spoiled.pilots[0].teacher is None
     assert same.signals["teacher_loss"] != spoiled.signals["teacher_loss"]
     assert predict(same, [spoiled, old]).pilots == 1
+    TABLE["main"](file, workshop.runs, table, freeing=True)
+    left = {path.parent.name.split("-s0-")[0].split("-s1-")[0] for path in workshop.runs.glob("*/model")}
+    assert left == {"cut", "heal_ce", "same"}
+    with pytest.MonkeyPatch.context() as patch:  # a run that is not done keeps its parents' models
+        plan = plan_study(file, workshop.runs)
+        open_run = next(run for _, run in plan.points if run.parents and run.parents[0].stage == "heal_ce")
+        patch.setitem(TABLE["free"].__globals__, "OWN", ("heal_ce", "same"))
+        (open_run.folder / "result.json").unlink()
+        TABLE["free"](plan_study(file, workshop.runs))
+    left = {path.parent.name.split("-s0-")[0].split("-s1-")[0] for path in workshop.runs.glob("*/model")}
+    assert left == {"cut", "heal_ce"}
+    run_study(plan_study(file, workshop.runs))
+    assert read_situations(table.read_text(), "table")[1:] == [same, spoiled]
