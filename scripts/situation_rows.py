@@ -1,10 +1,12 @@
-"""The rows of recipes/mini/situations: six tasks and the text that heals students, none of it in two parts.
+"""The rows of recipes/mini/situations: six tasks and the text that heals students, none of it in two parts. And those
+of recipes/mini/blind, tasks that take no part in them.
 
     python scripts/situation_rows.py DATA_FOLDER OUT_FOLDER
 
 DATA_FOLDER holds dialogsum/ and instruct/ (docs/dialogsum.md says where they come from). Per task OUT_FOLDER/situations
-gets train, dev, test and shuffled, which is train with each answer under another row's prompt; and heal.jsonl. Rows are
-shuffled with a fixed seed, and a prompt that came before is left out.
+gets train, dev, test and shuffled, which is train with each answer under another row's prompt; and heal.jsonl.
+OUT_FOLDER/blind gets train and test of questions of common sense and of topics of dialogues. Rows are shuffled with a
+fixed seed, and a prompt that came before is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ GENERAL = 15_000
 CHOICES = {"qasc": "flan_cot_qasc", "creak": "flan_cot_creak", "gsm8k": "gsm8k_train"}
 SMALL = {"qasc": (120, 364), "creak": (150, 350)}  # dev and test of tasks with few rows
 CODE = ("code_alpaca_2k", "evol_code_2k_1", "evol_code_2k_2", "gpteacher_codegen")
+BLIND = "flan_cot_ecqa"
 PROMPTS_ONLY = ("instructwild_prompts", "math_train_prompts", "muldimif_prompts")
 Row = dict[str, Any]
 
@@ -45,16 +49,23 @@ def chats(folder: Path, name: str) -> list[Row]:
     return rows
 
 
-def dialogues(folder: Path, part: str) -> list[Row]:
-    """The rows of a part of DialogSum; those of test have three references."""
+def dialogues(folder: Path, part: str, what: str = "summary") -> list[Row]:
+    """The rows of a part of DialogSum, with summaries or topics; those of test have three references."""
+    asks = {"summary": "Summarize the following dialogue in one or two sentences.",
+            "topic": "Name the topic of the following dialogue in a few words."}  # fmt: skip
     rows = []
     suffix = ".gz" if part == "train" else ""
     for row in lines(folder / "dialogsum" / f"dialogsum.{part}.jsonl{suffix}"):
-        summaries = [row[key] for key in ("summary", "summary1", "summary2", "summary3") if key in row]
-        prompt = f"Summarize the following dialogue in one or two sentences.\n\n{row['dialogue']}"
-        references = summaries if len(summaries) > 1 else []
-        rows.append({"id": row["fname"], "prompt": prompt, "completion": summaries[0], "references": references})
+        texts = [row[key] for key in (what, *(f"{what}{n}" for n in (1, 2, 3))) if key in row]
+        prompt = f"{asks[what]}\n\n{row['dialogue']}"
+        references = texts if len(texts) > 1 else []
+        rows.append({"id": row["fname"], "prompt": prompt, "completion": texts[0], "references": references})
     return rows
+
+
+def words(text: str) -> str:
+    """The words of a text in small letters, with one space between two."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def write(path: Path, rows: list[Row]) -> None:
@@ -95,7 +106,7 @@ def main(folder: Path, out: Path) -> None:
         rows = fresh([row for name in names for row in chats(folder, name)], task)
         few, many = SMALL.get(task, (DEV, TEST))
         parts[task] = (rows[few + many :], rows[:few], rows[few : few + many])
-    used = {*CHOICES.values(), *CODE, *PROMPTS_ONLY}
+    used = {*CHOICES.values(), *CODE, *PROMPTS_ONLY, BLIND}
     names = sorted(path.name.removesuffix(".jsonl.gz") for path in (folder / "instruct").glob("*.jsonl.gz"))
     rest = fresh([row for name in names if name not in used for row in chats(folder, name)], "rest")
     general, heal = rest[: GENERAL + DEV + TEST], rest[GENERAL + DEV + TEST :]
@@ -104,6 +115,14 @@ def main(folder: Path, out: Path) -> None:
         for name, rows in (("train", train), ("dev", dev), ("test", test), ("shuffled", shuffled(train, task))):
             write(out / f"{task}.{name}.jsonl", rows)
     write(out / "heal.jsonl", heal)
+    known = "\n".join(words(row["prompt"]) for row in rest)  # some questions are in two collections
+    asked = [row for row in chats(folder, BLIND) if words(row["prompt"].split("\nOptions")[0]) not in known]
+    asked = fresh(asked, BLIND)
+    blind = {"ecqa.test": asked[:TEST], "ecqa.train": asked[TEST:]}
+    blind["topics.test"] = fresh(dialogues(folder, "test", "topic")[:TEST], "topics test")
+    blind["topics.train"] = fresh(dialogues(folder, "train", "topic"), "topics")[:2000]
+    for name, rows in blind.items():
+        write(out.with_name("blind") / f"{name}.jsonl", rows)
 
 
 if __name__ == "__main__":

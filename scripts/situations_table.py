@@ -1,15 +1,17 @@
 """The table of situations that ships with the project, from the finished runs of recipes/mini/situations.yaml.
 
-    python scripts/situations_table.py STUDY RUNS [TABLE]
+    python scripts/situations_table.py STUDY RUNS [TABLE] [--free]
 
 STUDY is that file or one of recipes/mini/situations/. Rows of TABLE (default: src/tutelage/forecast/situations.csv)
 whose runs are there are written anew; all others are kept. Situations that are not finished are counted. Numbers only:
-no text of any data set.
+no text of any data set. `--free` then removes the models of arms, and of teachers that one task alone has, which no run
+of STUDY needs any more.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from tutelage.study.plan import StudyPlan
 SOURCE = "recipes/mini/situations.yaml"
 TABLE = Path(__file__).parents[1] / "src" / "tutelage" / "forecast" / "situations.csv"
 MADE_OF_ROWS = "same"
+OWN = ("sft", "gkd_", "spoiled", "weaker")  # beginnings of the stages whose models no other task uses
 GIVEN = {"same": "teacher", "untouched": "teacher"}  # the stage that is there before, where it has another name
 Key = tuple[str, str, int | None, str, str]  # task, student, rows, method, measure
 
@@ -67,19 +70,10 @@ class Study:
             return None
         arms = {name: list(self.runs[task, student, rows, name, "test"].values()) for name in ("sft_again", method)}
         metric = arms[method][0].config.headline_metric
-        pilots = self._pilots(task, student, rows, kind)
         before = self._before(task, student, kind)
         again = np.mean([score_array(read_records(run.folder), metric).mean() for run in arms["sft_again"]])
         shared = {one.fingerprint for run in before for one in with_parents(run.parents)}
-
-        def alone(runs: Sequence[Run]) -> list[Run]:
-            return [one for one in with_parents(runs) if one.fingerprint not in shared]
-
-        def hours(runs: Sequence[Run]) -> float:
-            return sum(run_folder.read_json(one.folder, run_folder.RESULT)["seconds"] for one in alone(runs)) / 3600
-
-        first = self._part(task, student, int(pilots[0].rows), kind) if pilots else []
-        works = [self.prices.work(alone(runs)) for runs in ([*before, *first], [*arms["sft_again"], *arms[method]])]
+        both = [*arms["sft_again"], *arms[method]]
         return Situation(
             name=f"{task}-{student}-{rows}-{kind}",
             source=SOURCE,
@@ -93,12 +87,11 @@ class Study:
             loss_gain=-loss.difference,
             loss_gain_se=loss.stderr,
             again=100 * float(again),
-            hours_again=hours(arms["sft_again"]),
-            hours_gkd=hours(arms[method]),
-            hours_forecast=hours([*before, *first]) if before else None,
-            work_share=works[0] / works[1] if before and works[0] and works[1] else None,
+            hours_again=_hours(_alone(arms["sft_again"], shared)),
+            hours_gkd=_hours(_alone(arms[method], shared)),
+            hours_both=_hours(_alone(both, shared)),
             signals=self._signals(task, student, rows, kind),
-            pilots=tuple(pilots),
+            pilots=tuple(self._pilots(task, student, rows, kind, before, self.prices.work(_alone(both, shared)))),
         )
 
     def _outcome(self, key: Key, measure: str) -> Paired | None:
@@ -143,23 +136,28 @@ class Study:
         return found
 
     def _part(self, task: str, student: str, rows: int, kind: str) -> list[Run]:
-        """The runs of a pilot: SFT, SFT again, GKD on dev; the losses of the last two; the teacher that the rows make.
-        Empty where one is missing."""
-        runs = [self._one(task, student, rows, name, "dev") for name in ("sft", "sft_again", f"gkd_{kind}")]
-        runs += [self._one(task, student, rows, name, "dev_loss") for name in ("sft_again", f"gkd_{kind}")]
+        """The runs of a pilot: SFT again and GKD on dev, their losses, the teacher that the rows make. Empty where one
+        is missing."""
+        arms = ("sft_again", f"gkd_{kind}")
+        runs = [self._one(task, student, rows, name, measure) for measure in ("dev", "dev_loss") for name in arms]
         runs += [self._one(task, None, rows, MADE_OF_ROWS, "dev")] if kind == MADE_OF_ROWS else []
         found = [run for run in runs if run is not None]
         return found if len(found) == len(runs) else []
 
-    def _pilots(self, task: str, student: str, rows: int, kind: str) -> list[Pilot]:
-        """The pilots between a 32nd and a quarter of the rows."""
+    def _pilots(
+        self, task: str, student: str, rows: int, kind: str, before: Sequence[Run], both: float | None
+    ) -> list[Pilot]:
+        """The pilots between a 32nd and a quarter of the rows, after the runs `before`. `both`: both arms' work."""
+        shared = {one.fingerprint for run in before for one in with_parents(run.parents)}
         sizes = sorted({size for _, _, size, _, measure in self.runs if size is not None and measure == "dev"})
-        found = []
+        found, spent = list[Pilot](), [*before]
         for size in (one for one in sizes if rows / 33 <= one <= rows / 4 + 1):
             part = self._part(task, student, size, kind)
             if not part:
                 continue
-            sft, again, gkd, again_loss, gkd_loss, *teacher = [_scores(run) for run in part]
+            spent += part
+            work = self.prices.work(_alone(spent, shared)) if before else None
+            again, gkd, again_loss, gkd_loss, *teacher = [_scores(run) for run in part]
             gain, loss = paired_bootstrap(gkd, again, 2000), paired_bootstrap(again_loss, gkd_loss, 2000)
             found.append(
                 Pilot(
@@ -168,12 +166,22 @@ class Study:
                     gain_se=100 * gain.stderr,
                     loss_gain=loss.difference,
                     loss_gain_se=loss.stderr,
-                    sft=100 * float(sft.mean()),
                     again=100 * float(again.mean()),
                     teacher=100 * float(teacher[0].mean()) if teacher else None,
+                    hours=_hours(_alone(spent, shared)) if before else None,
+                    work_share=work / both if work and both else None,
                 )
             )
         return found[:MOST_PILOTS]
+
+
+def _alone(runs: Sequence[Run], shared: set[str]) -> list[Run]:
+    """The runs and what they build on, each once, without those with the fingerprints `shared`."""
+    return [one for one in with_parents(runs) if one.fingerprint not in shared]
+
+
+def _hours(runs: Sequence[Run]) -> float:
+    return sum(run_folder.read_json(one.folder, run_folder.RESULT)["seconds"] for one in runs) / 3600
 
 
 def _scores(run: Run) -> np.ndarray:
@@ -181,8 +189,20 @@ def _scores(run: Run) -> np.ndarray:
     return score_array(read_records(run.folder), run_folder.read_json(run.folder, run_folder.RESULT)["headline"])
 
 
-def main(study: Path, runs: Path, table: Path = TABLE) -> None:
-    found, missing = Study(plan_study(study, runs, partial=True)).situations()
+def free(plan: StudyPlan) -> int:
+    """Remove the models of finished runs of OWN stages on which no run of the plan waits; returns how many."""
+    waited_for = {parent.fingerprint for run in plan.runs if not run.done for parent in run.parents}
+    own = [run for run in plan.runs if run.done and run.training and run.stage.startswith(OWN)]
+    there = [run.folder / "model" for run in own if run.fingerprint not in waited_for]
+    there = [folder for folder in there if folder.is_dir()]
+    for folder in there:
+        shutil.rmtree(folder)
+    return len(there)
+
+
+def main(study: Path, runs: Path, table: Path = TABLE, freeing: bool = False) -> None:
+    plan = plan_study(study, runs, partial=True)
+    found, missing = Study(plan).situations()
     kept = read_situations(table.read_text(encoding="utf-8"), str(table)) if table.is_file() else []
     names = {one.name for one in found}
     rows = [*(one for one in kept if one.name not in names), *found]
@@ -192,9 +212,12 @@ def main(study: Path, runs: Path, table: Path = TABLE) -> None:
     print(
         f"{table}: {len(found)} situations written ({tasks or 'none'}), {missing} are not finished, {len(rows)} in all"
     )
+    if freeing:
+        print(f"{free(plan)} models removed")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    paths = [Path(one) for one in sys.argv[1:] if one != "--free"]
+    if len(paths) not in (2, 3):
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    main(*paths, freeing="--free" in sys.argv)

@@ -54,7 +54,7 @@ def test_too_few_dev_rows_are_named() -> None:
 
 
 def test_a_task_at_chance_is_named() -> None:
-    flat = [replace(pilot, sft=24.0, again=25.0, teacher=26.0) for pilot in PILOTS]
+    flat = [replace(pilot, again=25.0, teacher=26.0) for pilot in PILOTS]
     guessing = replace(KNOWN, metric="final_answer", pilots=tuple(flat), signals={})
     assert names(guessing, chance=25.0) == ["at_chance"]
     assert choice(guessing, 5.0, chance=25.0) == "cannot be told"

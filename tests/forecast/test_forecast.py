@@ -59,7 +59,7 @@ def test_pilots_are_nested_and_share_no_row_with_dev_rows(workshop: Workshop) ->
         assert part.stages[1].training == {"max_steps": 16 * share}
         ids.append({row.id for row in load_dataset("train", part.data["train"], file.parent).conversations})
     dev = {row.id for row in load_dataset(DEV, arms.recipe.data[DEV], file.parent).conversations}
-    assert [len(one) for one in (*ids, dev)] == [20, 40, 80, 64]
+    assert [len(one) for one in (*ids, dev)] == [20, 40, 80, 80]
     assert ids[0] < ids[1] < ids[2]
     assert not ids[2] & dev
 

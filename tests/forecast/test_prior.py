@@ -22,7 +22,7 @@ from tutelage.forecast.situations import (
 )
 
 NEW = Situation("new", "", "mine", "rouge_l", "given", "small", 1000.0)
-PILOT = Pilot(62.0, 2.0, 0.3, 0.05, 0.004, 22.0, 22.5)
+PILOT = Pilot(62.0, 2.0, 0.3, 0.05, 0.004, 22.5)
 
 
 def made(n: int, gain: float, task: str = "other", **more) -> Situation:

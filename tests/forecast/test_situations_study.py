@@ -96,7 +96,7 @@ def tiny(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Path:
     dev = common | {"seeds": [0]}
     study["grids"] = [
         common | {"sizes": [32], "methods": ["sft_again", *kinds], "tasks": ["test", "test_loss"]},
-        dev | {"sizes": [8], "methods": ["same", "sft", "sft_again", *kinds], "tasks": ["dev", "dev_loss"]},
+        dev | {"sizes": [8], "methods": ["same", "sft_again", *kinds], "tasks": ["dev", "dev_loss"]},
         dev | {"sizes": [8], "methods": ["base"], "tasks": ["dev", "signals_untouched", "signals_spoiled"]},
         dev | {"sizes": [8], "methods": ["teacher", "spoiled"], "tasks": ["dev"]},
     ]
@@ -123,8 +123,23 @@ def test_the_whole_chain_on_tiny_models(workshop: Workshop, monkeypatch: pytest.
         assert {"kl", "kl_own", "teacher_score", "student_score", "tokens_per_weight"} <= set(one.signals)
         assert one.hours_again
         assert one.hours_gkd
-        assert one.hours_forecast
+        assert one.hours_both < one.hours_again + one.hours_gkd  # both begin with the same SFT
+        assert one.pilots[0].hours
+        assert one.pilots[0].work_share
     assert same.pilots[0].teacher is not None
     assert spoiled.pilots[0].teacher is None
     assert same.signals["teacher_loss"] != spoiled.signals["teacher_loss"]
     assert predict(same, [spoiled, old]).pilots == 1
+    TABLE["main"](file, workshop.runs, table, freeing=True)
+    left = {path.parent.name.split("-s0-")[0].split("-s1-")[0] for path in workshop.runs.glob("*/model")}
+    assert left == {"cut", "heal_ce", "same"}
+    with pytest.MonkeyPatch.context() as patch:  # a run that is not done keeps its parents' models
+        plan = plan_study(file, workshop.runs)
+        open_run = next(run for _, run in plan.points if run.parents and run.parents[0].stage == "heal_ce")
+        patch.setitem(TABLE["free"].__globals__, "OWN", ("heal_ce", "same"))
+        (open_run.folder / "result.json").unlink()
+        TABLE["free"](plan_study(file, workshop.runs))
+    left = {path.parent.name.split("-s0-")[0].split("-s1-")[0] for path in workshop.runs.glob("*/model")}
+    assert left == {"cut", "heal_ce"}
+    run_study(plan_study(file, workshop.runs))
+    assert read_situations(table.read_text(), "table")[1:] == [same, spoiled]

@@ -14,7 +14,7 @@ from tutelage.forecast.prior import Prediction, predict
 from tutelage.forecast.situations import Pilot, Situation, shipped_situations
 
 PILOTS = tuple(
-    Pilot(rows, gain, 0.8, 0.04, 0.005, again - 0.5, again, again + 7.0)
+    Pilot(rows, gain, 0.8, 0.04, 0.005, again, again + 7.0)
     for rows, gain, again in ((62.0, 3.4, 20.0), (125.0, 3.0, 21.0), (250.0, 3.2, 21.5))
 )
 SIGNALS = {"teacher_score": 16.5, "student_score": 9.7, "teacher_loss": 2.1, "student_loss": 2.9, "kl": 0.9,

@@ -175,6 +175,15 @@ def test_failures_are_known_everywhere_and_tried_again_on_request(url: str, tmp_
     assert started == ["teacher", "bad", "bad"]
 
 
+def test_a_file_of_no_run_is_fetched_where_it_is_there(tmp_path: Path):
+    (tmp_path / "a.json").write_text("1")
+    Store(f"file://{tmp_path}/store", tmp_path).put(tmp_path / "a.json")
+    there = Store(f"file://{tmp_path}/store", tmp_path / "local")
+    for name in ("a.json", "b.json"):
+        there.get(name)
+    assert [path.read_text() for path in (tmp_path / "local").iterdir()] == ["1"]
+
+
 def test_mistakes_are_one_line(tmp_path: Path):
     with pytest.raises(TutelageError, match=r"^--runs nothing://x: Protocol not known: nothing"):
         Store("nothing://x", tmp_path).settle(family(tmp_path))

@@ -169,6 +169,7 @@ def _report_recipe(
 
 def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     """Report the study's cells in `place`, a folder or URL."""
+    from tutelage.report.forecasts import forecasts_file
     from tutelage.report.study.losses import training_logs
     from tutelage.report.study.page import write_study_report
     from tutelage.runs.stages.earlier import reading_note
@@ -184,7 +185,12 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
     for notice in reading_note(planned.runs):
         print(f"note: {notice}", file=sys.stderr)
     logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)
-    report = write_study_report(planned.config.name, cells(planned, runs), out, text, logs)
+    name, kept = planned.config.name, None
+    if planned.config.forecast is not None:
+        kept = planned.root / forecasts_file(name)
+        if store is not None:
+            store.get(kept.name)
+    report = write_study_report(name, cells(planned, runs), out, text, logs, kept)
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tutelage.cli.options import AsJson, Debug
+
+if TYPE_CHECKING:
+    from tutelage.study.plan import StudyPlan
 
 study = typer.Typer(
     help="Plan, run and watch a study: data sizes × students × methods.\n\n"
@@ -85,6 +88,7 @@ def run(
 
     tutelage study run recipes/mini/study.yaml --runs s3://bucket/runs --retry
     """
+    from tutelage.report.forecasts import forecasts_file
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.run_study import run_study
@@ -92,6 +96,12 @@ def run(
 
     folder, store = open_runs(runs)
     planned = plan_study(file, folder)
+    if planned.config.forecast is not None:
+        if store is not None:
+            store.get(forecasts_file(planned.config.name))
+        kept = _forecast(planned, jobs, debug)
+        if store is not None:
+            store.put(kept)
     options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
     try:
         run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
@@ -99,6 +109,28 @@ def run(
         if store is not None:
             store.settle(planned.runs)
         print("\n".join(status_lines(planned, study_status(planned))), flush=True)
+
+
+def _forecast(planned: StudyPlan, jobs: int, debug: bool) -> Path:
+    """Make the study's forecasts that are not kept yet; returns their file."""
+    from tutelage.forecast.kept import keep_forecast
+    from tutelage.report.forecasts import forecasts_file
+    from tutelage.runs.worker import make_runs_folder
+
+    make_runs_folder(planned.root)
+    file, config = planned.root / forecasts_file(planned.config.name), planned.config.forecast
+    assert config is not None
+    for number, one in enumerate(planned.distilled, 1):
+        names = ("size", "student", "method", "teacher", "measured")
+        cell = {name: getattr(one, name) for name in names} | {"tasks": list(one.tasks)}
+        said = f"forecast {number} of {len(planned.distilled)}: {one.method}, {one.student}, {one.size or 'all'} rows"
+
+        def say(text: str, said: str = said) -> None:
+            print(f"{said}: {text}", file=sys.stderr, flush=True)
+
+        made = keep_forecast(file, cell, one.recipe, one.folder, one.stage, config, jobs=jobs, say=say, debug=debug)
+        say(f"none: {made['error']}" if "error" in made else made["answer"])
+    return file
 
 
 @study.command()

@@ -16,7 +16,7 @@ from tutelage.runs.recipe_results import names_of
 
 DEV = "forecast_dev"  # names of the data section and the task that a forecast adds
 MOST_DEV = 128  # rows; more cost more than they tell
-HELD_OUT = 0.2  # largest share of the training rows that a forecast takes for dev
+HELD_OUT = 0.25  # largest share of the training rows that a forecast takes for dev; pilots take no more of the others
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,10 @@ def _task(recipe: RecipeConfig, model: str) -> TaskConfig:
 
 def _dev_section(recipe: RecipeConfig, folder: Path, train: str, count: int) -> tuple[DataConfig, int, str]:
     """The section of dev rows, how many there are, and where they are from."""
-    if recipe.search is not None:
-        name = recipe.tasks[recipe.search.task].data
+    name = None if recipe.search is None else recipe.tasks[recipe.search.task].data
+    tested = [recipe.data[recipe.tasks[task].data]
+              for stage in recipe.stages if isinstance(stage, EvaluateStage) for task in stage.tasks]  # fmt: skip
+    if name is not None and recipe.data[name] not in tested:
         section = recipe.data[name]
         there = len(load_dataset(name, section, folder, require_response=False).conversations)
         rows = min(there, MOST_DEV)

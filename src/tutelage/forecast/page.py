@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
     write_atomically(out / DATA, json.dumps(forecast.as_json(), indent=1, ensure_ascii=False) + "\n")
     panels = _panels(forecast)
     template = page_template(
-        "tutelage.forecast", "page.html.j2", {"plus": plus, "metric": metric_label, "number": number}
+        "tutelage.forecast", "page.html.j2", {"plus": plus, "metric": metric_label, "number": number, "signed": signed}
     )
     html = template.render(
         forecast=forecast,
@@ -50,9 +51,10 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
         gain=forecast.score.gain,
         interval=interval_text(forecast.score.gain, 1),
         loss=forecast.loss.gain,
-        loss_mean=signed(forecast.loss.gain.mean, 3),
+        loss_mean=f"{abs(forecast.loss.gain.mean):.3f}",
         loss_interval=interval_text(forecast.loss.gain, 3),
         chance=chance_text(1 - forecast.score.gain.below(0.0)),
+        dear=_is_dear(forecast.prices),
         prices=[(name, *price_cells(price)) for name, price in forecast.prices.items()],
         informed=informed_text(forecast),
         signals=[(SIGNAL_NAMES[k], f"{v:.3g}") for k, v in forecast.known.signals.items() if k in SIGNAL_NAMES],
@@ -78,6 +80,12 @@ def _gain_text(forecast: Forecast) -> str:
         f"GKD against SFT again: {plus(gain.mean)} points (80 %: {interval_text(gain, 1)}), above 0 with "
         + chance_text(1 - gain.below(0.0))
     )
+
+
+def _is_dear(prices: Mapping[str, Price]) -> bool:
+    """Whether the forecast has cost as much as running both arms would."""
+    *arms, own = [price.gpu_hours for price in prices.values()]
+    return own is not None and None not in arms and own >= sum(one for one in arms if one is not None)
 
 
 def informed_text(forecast: Forecast) -> str:

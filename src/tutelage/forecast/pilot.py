@@ -84,11 +84,11 @@ class Trials:
         return {name: float(value) for name, value in found.items() if value is not None and not math.isnan(value)}
 
     def part(self, share: float) -> list[Run]:
-        """The arms on `share` of the rows: SFT, SFT again and GKD, and the teacher where the rows make it, each asked
-        the dev rows; and the held-out loss of the last two arms."""
+        """SFT again and GKD on `share` of the rows, and the teacher where the rows make it, each asked the dev rows;
+        and the held-out loss of both arms."""
         arms, seed = self.arms, self.arms.recipe.seeds[0]
         planner = self._planner(part_of(arms, share))
-        asked = [planner.evaluation(name, DEV, seed) for name in (arms.sft, arms.again, arms.gkd)]
+        asked = [planner.evaluation(name, DEV, seed) for name in (arms.again, arms.gkd)]
         task = HeldOutTask(data=DEV, max_length=planner.training(arms.gkd, planner.settings(arms.gkd)).max_length)
         losses = [
             planner.measurement(name, "loss", "held_out", task, {"model": name}, seed)
@@ -99,9 +99,9 @@ class Trials:
 
     def pilot(self, share: float) -> Pilot:
         """What a part showed, once its runs are done."""
-        sft, again, gkd, again_loss, gkd_loss, *teacher = self.part(share)
-        scores = {name: self._scores(run) for name, run in (("sft", sft), ("again", again), ("gkd", gkd))}
-        gain = paired_bootstrap(scores["gkd"], scores["again"], DRAWS)
+        again, gkd, again_loss, gkd_loss, *teacher = self.part(share)
+        again_scores = self._scores(again)
+        gain = paired_bootstrap(self._scores(gkd), again_scores, DRAWS)
         loss_gain = paired_bootstrap(_losses(again_loss), _losses(gkd_loss), DRAWS)
         return Pilot(
             rows=float(part_rows(self.arms, share)),
@@ -109,14 +109,13 @@ class Trials:
             gain_se=_known(gain.stderr, 5.0),
             loss_gain=loss_gain.difference,
             loss_gain_se=_known(loss_gain.stderr, 0.5),
-            sft=float(np.nanmean(scores["sft"])),
-            again=float(np.nanmean(scores["again"])),
+            again=float(np.nanmean(again_scores)),
             teacher=float(np.nanmean(self._scores(teacher[0]))) if teacher else None,
         )
 
     def distillation_loss(self, share: float) -> tuple[float, float]:
         """The mean loss of the first and of the last quarter of a part's GKD steps."""
-        lines = read_metrics(self.part(share)[2].parents[0].folder / run_folder.METRICS)
+        lines = read_metrics(self.part(share)[1].parents[0].folder / run_folder.METRICS)
         values = [line["loss"] for line in lines]
         quarter = max(1, len(values) // 4)
         return float(np.mean(values[:quarter])), float(np.mean(values[-quarter:]))

@@ -1,13 +1,16 @@
 """What the arms and the forecast itself cost: by the cost model of plans, and on this machine by how long the runs of
-the forecast took beside what the model says of them."""
+the forecast took. A run's seconds here are taken for a + b · work, the work being FLOP on a CPU, and on a GPU the
+seconds of the cost model without loading and saving."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tutelage.common import run_folder
-from tutelage.runs.cost.cost_model import START_SECONDS, CostModel
+from tutelage.runs.cost.cost_model import START_SECONDS, Cost, CostModel
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
@@ -37,8 +40,9 @@ class Prices:
         known = [cost for cost in costs if cost is not None]
         if len(known) < len(costs):
             return Price(None, None, None)
-        hours, speed = sum(cost.hours for cost in known), self._speed()
-        return Price(hours, sum(c.dollars for c in known), None if speed is None else 3600 * hours * speed)
+        works, speed = [_work(run, cost) for run, cost in zip(runs, known, strict=True)], self._speed()
+        seconds = None if speed is None else speed[0] * len(works) + speed[1] * sum(works)
+        return Price(sum(cost.hours for cost in known), sum(cost.dollars for cost in known), seconds)
 
     def spent(self, runs: Sequence[Run]) -> Price:
         """The price of finished runs, with the seconds that they took."""
@@ -52,11 +56,26 @@ class Prices:
         known = [cost.hours - START_SECONDS / 3600 for cost in costs if cost is not None]
         return sum(known) if len(known) == len(costs) else None
 
-    def _speed(self) -> float | None:
-        """Seconds here per second of the model."""
-        pairs = [(_seconds(run), cost_of(run, self.model)) for run in self.timed if run.done]
-        planned = sum(3600 * cost.hours for _, cost in pairs if cost is not None)
-        return sum(seconds for seconds, cost in pairs if cost is not None) / planned if planned else None
+    def _speed(self) -> tuple[float, float] | None:
+        """a and b by least squares on the timed runs, neither below 0; None where none is timed."""
+        costs = [(run, cost_of(run, self.model)) for run in self.timed if run.done]
+        pairs = [(_work(run, cost), _seconds(run)) for run, cost in costs if cost is not None]
+        return line_through(pairs) if pairs else None
+
+
+def line_through(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Intercept and slope of the line through (x, y) with the least squared error, neither below 0; x and y ≥ 0."""
+    x, y = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
+    spread = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread else 0.0
+    start = float(y.mean() - slope * x.mean())
+    if slope < 0:
+        return float(y.mean()), 0.0
+    return (start, slope) if start >= 0 else (0.0, float((x * y).sum() / (x * x).sum()))
+
+
+def _work(run: Run, cost: Cost) -> float:
+    return cost.flops if run.device == "cpu" else 3600 * cost.hours - START_SECONDS
 
 
 def _seconds(run: Run) -> float:

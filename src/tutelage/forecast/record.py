@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
@@ -51,17 +51,20 @@ def remember(recipe: RecipeConfig, folder: Path, results: RecipeResults, runs: P
             gain=found.difference,
             gain_se=found.stderr,
             again=again.value,
-            signals=seen.get("signals", {}),
-            pilots=tuple(Pilot(**pilot) for pilot in seen.get("pilots", ())),
+            signals=seen[0],
+            pilots=seen[1],
         )
         return record_situation(situation, runs)
     return None
 
 
-def _forecast(file: Path, key: str) -> dict[str, Any]:
-    """What the forecast in `file` had seen, if it was of the recipe with this fingerprint; else nothing."""
+def _forecast(file: Path, key: str) -> tuple[dict[str, float], tuple[Pilot, ...]]:
+    """Signals and pilots of the forecast in `file`, if it was of the recipe with this fingerprint and can be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return content["known"] if content["fingerprint"] == key else {}
+        if content["fingerprint"] == key:
+            known = content["known"]
+            return dict(known["signals"]), tuple(Pilot(**pilot) for pilot in known["pilots"])
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        pass
+    return {}, ()

@@ -35,9 +35,10 @@ class Pilot:
     gain_se: float
     loss_gain: float  # loss of SFT again − loss of GKD: better is positive too
     loss_gain_se: float
-    sft: float  # scores
-    again: float
+    again: float  # score of SFT again
     teacher: float | None = None  # of the teacher that the part's own rows made; None: the teacher was there before
+    hours: float | None = None  # that the forecast has taken when this pilot is done, signals and earlier ones included
+    work_share: float | None = None  # of both arms' work by the cost model, without loading and saving, that this is
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ class Situation:
     again: float | None = None  # the opponent's score
     hours_again: float | None = None  # that the runs of the whole arm took: SFT, SFT again
     hours_gkd: float | None = None  # SFT, the teacher where it must be made, GKD
-    hours_forecast: float | None = None  # signals, and the smallest pilot
-    work_share: float | None = (
-        None  # of both arms, that the forecast takes by the cost model, without loading and saving
-    )
+    hours_both: float | None = None  # both arms, with what they share counted once
     signals: Mapping[str, float] = field(default_factory=dict)  # before training, by the names of SIGNALS
     pilots: tuple[Pilot, ...] = ()  # smallest first
 

@@ -170,6 +170,18 @@ class Grid(Section):
         return self
 
 
+class ForecastConfig(Section):
+    """Forecasts of a study's distilled models, made before its runs and shown beside what came out."""
+
+    pilot: Literal["none", "short", "full"] = Field(
+        default="short", description="No pilot, one on n/16 of the rows, or up to n/4, until the interval decides."
+    )
+    budget: NonNegative = Field(
+        default=0.1, description="Most that pilots may cost, as a share of both arms; the first is made anyway."
+    )
+    effect: NonNegative = Field(default=1.0, description="The gain in points that is worth having.")
+
+
 class StudyConfig(Section):
     """A study: its own grids, those of other studies, or both."""
 
@@ -198,6 +210,11 @@ class StudyConfig(Section):
         default=None,
         description="The judge of InFoBench: a section, or a YAML file with one, relative to this file, for several "
         "studies. Default: that of the study that includes this one, else none.",
+    )
+    forecast: ForecastConfig | None = Field(
+        default=None,
+        description="Forecasts (docs/forecast.md) of the distilled models of this study and of those that it includes. "
+        "Default: none.",
     )
     grids: list[Grid] = Field(default=[], description="The grids of this study.")
 

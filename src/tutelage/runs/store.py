@@ -91,6 +91,13 @@ class Store:
         with self._one_line_errors():
             self.files.put_file(str(file), f"{self.root}/{file.name}")
 
+    def get(self, name: str) -> None:
+        """Fetch a file that `put` uploaded, if it is there."""
+        with self._one_line_errors():
+            if self.files.exists(f"{self.root}/{name}"):
+                self.local.mkdir(parents=True, exist_ok=True)
+                self.files.get_file(f"{self.root}/{name}", str(self.local / name))
+
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         """The file system and the path in it."""

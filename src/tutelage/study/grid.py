@@ -27,7 +27,7 @@ from tutelage.runs.cost.facts import facts
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
-from tutelage.study.plan import Cell, StudyPlan
+from tutelage.study.plan import Cell, Distilled, StudyPlan
 
 AGAIN = "sft_again"
 _PLACEHOLDER = re.compile(r"<([a-z_][\w.]*)>")
@@ -122,6 +122,7 @@ class _Planning:
         self.known: dict[str, Run] = {}
         self.planners: dict[tuple[Any, ...], Planner] = {}
         self.points: list[tuple[Cell, Run, str]] = []
+        self.distilled: dict[tuple[Any, ...], Distilled] = {}
 
     def add(self, study: StudyConfig, grid: Grid, path: Path) -> None:
         """Plan all combinations of a grid of the study file `path`."""
@@ -145,6 +146,8 @@ class _Planning:
                     folder=run.folder,
                 )
                 self.points.append((cell, run, teacher))
+                if cell.teacher is not None:
+                    self._note_distilled(cell, run, planner, path.parent / grid.template, stage)
 
     def plan(self, config: StudyConfig, path: Path) -> StudyPlan:
         """All that was added, as the plan of the study `config` in the file `path`."""
@@ -163,7 +166,15 @@ class _Planning:
             runs=tuple(runs.values()),
             uses=dict(uses),
             absent=tuple(dict.fromkeys(self.absent)),
+            distilled=tuple(self.distilled.values()),
         )
+
+    def _note_distilled(self, cell: Cell, run: Run, planner: Planner, template: Path, stage: str) -> None:
+        key = (cell.size, cell.student, cell.method, cell.teacher)
+        own = (cell.task,) if cell.task in planner.recipe.tasks else ()
+        found = self.distilled.get(key) or Distilled(*key, planner.recipe, template.parent, stage, (), False)
+        tasks = tuple(dict.fromkeys([*found.tasks, *own]))
+        self.distilled[key] = replace(found, tasks=tasks, measured=found.measured or (bool(own) and run.done))
 
     def _planner(self, study: StudyConfig, grid: Grid, path: Path, size: Any, student: str, teacher: str) -> Planner:
         """The planner of one filled template; combinations that fill it alike share one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.study import StudyConfig
 from tutelage.runs.run import Run
 
@@ -23,6 +24,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """A distilled model of a study, with the recipe that makes it: what can be forecast."""
+
+    size: int | None  # these four as in `Cell`
+    student: str
+    method: str
+    teacher: str | None
+    recipe: RecipeConfig
+    folder: Path  # where the recipe's relative paths start
+    stage: str
+    tasks: tuple[str, ...]  # the recipe's own tasks that the study asks it
+    measured: bool  # on one of these already
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """A study file as cells and runs."""
 
@@ -33,6 +49,7 @@ class StudyPlan:
     runs: tuple[Run, ...]  # each once, parents before children
     uses: dict[str, int] = field(default_factory=dict)  # fingerprint → cells that need the run
     absent: tuple[str, ...] = ()  # one line per data section not here; its runs' fingerprints are provisional
+    distilled: tuple[Distilled, ...] = ()
     elsewhere: str = ""  # the device on which the runs were made, if this machine would use another
 
 

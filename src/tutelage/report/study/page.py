@@ -19,6 +19,7 @@ from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.page import PAGE_FILE
 from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
+from tutelage.report.forecasts import forecast_rows
 from tutelage.report.labels import AVERAGE, method_name, metric_label, short, size_text, task_label
 from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
 from tutelage.report.scores import is_evaluated
@@ -73,14 +74,19 @@ class CellView:
 
 
 def write_study_report(
-    title: str, cells: Sequence[Cell], out: Path, include_text: bool, logs: Mapping[Path, Path] | None = None
+    title: str,
+    cells: Sequence[Cell],
+    out: Path,
+    include_text: bool,
+    logs: Mapping[Path, Path] | None = None,
+    forecasts: Path | None = None,
 ) -> StudyReport:
     """Write report.html, the tables (CSV, Markdown, LaTeX) and the figures (PNG, SVG) into `out`; return their paths.
 
     `include_text=False` leaves prompts, references and replies out, for data that may not be published. `logs`, as from
-    `training_logs`, adds the losses over training. Links to runs are
-    relative to `out`. Raises TutelageError when a task's evaluations are not of the same examples, when a cell is given
-    twice, or when a folder cannot be read.
+    `training_logs`, adds the losses over training. `forecasts`, the file that `keep_forecast` wrote, adds them beside
+    what came out. Links to runs are relative to `out`. Raises TutelageError when a task's evaluations are not of the
+    same examples, when a cell is given twice, or when a folder cannot be read.
     """
     study = build_study(cells)
     sentences, claimed = answers(study), claims(study)
@@ -113,6 +119,9 @@ def write_study_report(
         tables=tables,
         figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
         views=_views(study, out),
+        forecasts=None
+        if forecasts is None
+        else [(_name(row.result, study), row) for row in forecast_rows(study, forecasts)],
         examples=_examples(study) if include_text else [],
         include_text=include_text,
         comparisons=sum(p is not None for p in study.compared.values()),
