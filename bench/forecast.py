@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from tutelage.forecast.prior import Target, predict, teacher_lead
-from tutelage.forecast.situations import SAME, Pilot, Situation, read_situations, shipped_situations
+from tutelage.forecasting.prior import Target, predict, teacher_lead
+from tutelage.forecasting.situations import SAME, Pilot, Situation, read_situations, shipped_situations
 from tutelage.report.labels import AVERAGE
 from tutelage.report.study.paper_values import paper_values
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.forecast import RIVALS, backtest, paper_situations, paper_test, report
-from tutelage.forecast.situations import Pilot, Situation
+from tutelage.forecasting.situations import Pilot, Situation
 
 KEYS = {"situations", "coverage_80", "sign_accuracy", "sign_cases", "rivals", "regret", "rival_regret",
         "cost_share_median"}  # fmt: skip

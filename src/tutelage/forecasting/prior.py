@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.forecast.curves import Curve, fit_curve
-from tutelage.forecast.mixture import Mixture, mixture
-from tutelage.forecast.situations import SAME, Situation
+from tutelage.forecasting.curves import Curve, fit_curve
+from tutelage.forecasting.mixture import Mixture, mixture
+from tutelage.forecasting.situations import SAME, Situation
 
 Target = Literal["score", "loss"]
 UNIT: dict[Target, float] = {"score": 1.0, "loss": 0.1}  # points; nats per token

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tutelage.common.errors import TutelageError
-from tutelage.forecast import prior
-from tutelage.forecast.prior import predict, score_scale, teacher_lead
-from tutelage.forecast.situations import (
+from tutelage.forecasting import prior
+from tutelage.forecasting.prior import predict, score_scale, teacher_lead
+from tutelage.forecasting.situations import (
     Pilot,
     Situation,
     read_situations,

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.stats import norm
 
-from tutelage.forecast.curves import EXPONENT, SPREAD, fit_curve
-from tutelage.forecast.mixture import mixture
+from tutelage.forecasting.curves import EXPONENT, SPREAD, fit_curve
+from tutelage.forecasting.mixture import mixture
 
 SIZES = np.array([50.0, 100.0, 200.0, 400.0, 800.0, 1600.0])
 
