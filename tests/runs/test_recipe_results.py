@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import do_not_draw
 from recipes_fixture import ROWS, Workshop
 
 from tutelage.cli.main import main
@@ -41,14 +42,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_half_done_and_done(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_done_and_done(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = workshop.write(seeds=[0, 1])
     recipe = load_recipe(file)
     out = workshop.folder / "out"
     nothing = read(workshop, file)
     assert (nothing.done, nothing.planned, list(nothing.facts)) == (0, 9, [])
     assert not workshop.runs.exists()  # looking makes no folder
-    build_report(nothing, out)
+    with monkeypatch.context() as patch:
+        do_not_draw(patch)
+        build_report(nothing, out)
     assert "0 of 9 runs are done" in (out / "table.md").read_text()
 
     made = run_recipe(recipe, workshop.folder, workshop.runs)
@@ -72,6 +77,7 @@ def test_half_done_and_done(workshop: Workshop, capsys: pytest.CaptureFixture[st
     (stopped,) = workshop.runs.glob("sft-on-test-s0-*")
     (stopped / "result.json").unlink()
     capsys.readouterr()
+    do_not_draw(monkeypatch)
     main(["report", str(file), "--runs", str(workshop.runs), "--out", str(out)])
     printed = capsys.readouterr().out
     assert "7 of 9 runs are done" in printed
