@@ -33,11 +33,11 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.forecast.answer import EFFECT, is_decided
-from tutelage.forecast.forecast import BUDGET
-from tutelage.forecast.mixture import Mixture
-from tutelage.forecast.prior import Target, predict, teacher_lead
-from tutelage.forecast.situations import SAME, Pilot, Situation, read_situations, shipped_situations
+from tutelage.forecasting.answer import EFFECT, is_decided
+from tutelage.forecasting.forecast import BUDGET
+from tutelage.forecasting.mixture import Mixture
+from tutelage.forecasting.prior import Target, predict, teacher_lead
+from tutelage.forecasting.situations import SAME, Pilot, Situation, read_situations, shipped_situations
 from tutelage.report.labels import AVERAGE
 from tutelage.report.study.paper_values import paper_values
 

@@ -22,10 +22,10 @@ from typing import Any
 from tutelage.cli.demo.data import write_demo_data
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
-from tutelage.forecast.answer import plus
-from tutelage.forecast.forecast import make_forecast
-from tutelage.forecast.record import remember
-from tutelage.forecast.situations import recorded_situations
+from tutelage.forecasting.answer import plus
+from tutelage.forecasting.forecast import make_forecast
+from tutelage.forecasting.record import remember
+from tutelage.forecasting.situations import recorded_situations
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.report.labels import metric_label

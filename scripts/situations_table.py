@@ -2,7 +2,7 @@
 
     python scripts/situations_table.py STUDY RUNS [TABLE] [--free]
 
-STUDY is that file or one of recipes/mini/situations/. Rows of TABLE (default: src/tutelage/forecast/situations.csv)
+STUDY is that file or one of recipes/mini/situations/. Rows of TABLE (default: src/tutelage/forecasting/situations.csv)
 whose runs are there are written anew; all others are kept. Situations that are not finished are counted. Numbers only:
 no text of any data set. `--free` then removes the models of arms, and of teachers that one task alone has, which no run
 of STUDY needs any more.
@@ -22,14 +22,14 @@ import numpy as np
 from tutelage.common import run_folder
 from tutelage.evaluation.records import read_records, score_array
 from tutelage.evaluation.statistics import Paired, paired_bootstrap
-from tutelage.forecast.price import Prices
-from tutelage.forecast.situations import MOST_PILOTS, SIGNALS, Pilot, Situation, read_situations, situations_csv
+from tutelage.forecasting.price import Prices
+from tutelage.forecasting.situations import MOST_PILOTS, SIGNALS, Pilot, Situation, read_situations, situations_csv
 from tutelage.runs.run import Run, with_parents
 from tutelage.study.grid import plan_study
 from tutelage.study.plan import StudyPlan
 
 SOURCE = "recipes/mini/situations.yaml"
-TABLE = Path(__file__).parents[1] / "src" / "tutelage" / "forecast" / "situations.csv"
+TABLE = Path(__file__).parents[1] / "src" / "tutelage" / "forecasting" / "situations.csv"
 MADE_OF_ROWS = "same"
 OWN = ("sft", "gkd_", "spoiled", "weaker")  # beginnings of the stages whose models no other task uses
 GIVEN = {"same": "teacher", "untouched": "teacher"}  # the stage that is there before, where it has another name

@@ -28,11 +28,11 @@ ALLOWED: dict[str, str] = {
     "runs": "common recipe data loss models sampling synthesis evaluation teachers training",
     "study": "common recipe evaluation runs",
     "report": "common evaluation runs study",
-    "forecast": "common recipe data evaluation runs report",
+    "forecasting": "common recipe data evaluation runs report",
     "delivery": "common recipe data models evaluation runs report",
     "start": "common recipe loss data models synthesis evaluation runs",
-    "api": "common recipe data models evaluation teachers training runs report delivery",
-    "cli": "common recipe teachers data watch evaluation runs study report forecast delivery start api",
+    "api": "common recipe data models evaluation teachers training runs report forecasting delivery",
+    "cli": "common recipe teachers data watch evaluation runs study report forecasting delivery start api",
 }
 FILES = sorted(path for path in SOURCE.rglob("*.py") if len(path.relative_to(SOURCE).parts) > 1)
 

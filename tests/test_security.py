@@ -231,14 +231,14 @@ def test_a_judges_key_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_no_key_is_in_the_files_of_a_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_in_the_files_of_a_run(workshop: Workshop, python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, KEY)
     good = {"name": "sft", "kind": "sft", "data": "train"}
     bad = good | {"name": "bad", "training": {"learning_rate": 1e30, "epochs": 3}}
     scores = {"name": "scores", "kind": "evaluate", "models": ["sft"], "tasks": ["test"]}
     file = workshop.write(stages=[good, scores, bad])
-    command = [sys.executable, "-m", "tutelage", "run", str(file), "--runs", str(workshop.runs)]
+    command = [python, "-m", "tutelage", "run", str(file), "--runs", str(workshop.runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert list(workshop.runs.glob("bad-*/error.txt"))

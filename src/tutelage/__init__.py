@@ -1,7 +1,8 @@
 """Distil a large language model into a small one in post-training, and know whether it helped.
 
-From Python: `distill` does all of it with names or rows, `run` a recipe, `plan` says what a recipe would do, `evaluate`
-scores a model, `compare` two evaluations; `Trainer` trains a model of one's own. docs/python.md has an example of each.
+From Python: `distill` does all of it with names or rows, `run` a recipe, `plan` says what a recipe would do, `forecast`
+whether distilling will help; `evaluate` scores a model, `compare` two evaluations; `Trainer` trains a model of one's
+own. docs/python.md has an example of each.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers; at run time a name is imported on first use
     from tutelage.api.distilling import distill
     from tutelage.api.evaluating import compare, evaluate
+    from tutelage.api.forecasting import forecast
     from tutelage.api.own_training import Trainer
-    from tutelage.api.results import Comparison, Evaluation, Model, Plan, RunResult, TrainingResult
+    from tutelage.api.results import Comparison, Evaluation, Forecast, Model, Plan, RunResult, TrainingResult
     from tutelage.api.running import load_recipe, plan, run
     from tutelage.common.errors import TutelageError
 
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Forecast",
     "Model",
     "Plan",
     "RunResult",
@@ -30,6 +33,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "forecast",
     "load_recipe",
     "plan",
     "run",
@@ -37,8 +41,9 @@ __all__ = [
 _MODULES = {
     "api.distilling": ("distill",),
     "api.evaluating": ("compare", "evaluate"),
+    "api.forecasting": ("forecast",),
     "api.own_training": ("Trainer",),
-    "api.results": ("Comparison", "Evaluation", "Model", "Plan", "RunResult", "TrainingResult"),
+    "api.results": ("Comparison", "Evaluation", "Forecast", "Model", "Plan", "RunResult", "TrainingResult"),
     "api.running": ("load_recipe", "plan", "run"),
     "common.errors": ("TutelageError",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,24 @@ def test_run_is_what_the_command_does(workshop: Workshop, undrawn: None, done: l
 
 
 @pytest.mark.slow
+def test_a_forecast_is_what_the_command_says(workshop: Workshop, undrawn: None) -> None:
+    rows = [ROWS[i % 12] | {"id": f"r{i}"} for i in range(120)]
+    workshop.rows("train", rows)
+    found = tutelage.forecast(workshop.write(), {"training.max_steps": 2}, pilot="short", runs=workshop.runs)
+    written = json.loads((found.page.parent / "forecast.json").read_text())
+    assert found.page == workshop.runs / "tiny-forecast" / "forecast.html"
+    assert (found.choice, found.why) == (written["answer"], written["why"])
+    assert [found.gain.value, found.gain.low, found.gain.high] == [written["gain"][k] for k in ("mean", "low", "high")]
+    assert found.loss_gain.chance == written["loss_gain"]["chance_above_0"]
+    (pilot,) = written["known"]["pilots"]
+    score, loss = found.pilots
+    assert (score.rows, score.metric, score.value, loss.value) == (24, "rouge_l", pilot["gain"], pilot["loss_gain"])
+    assert score.high - score.low == pytest.approx(2 * 1.2815516 * pilot["gain_se"])
+    assert found.prices == written["prices"]
+    assert len(found.frame()) == 4
+
+
+@pytest.mark.slow
 def test_benchmarks_are_scored(tiny_models: Path, tmp_path: Path) -> None:
     found = tutelage.evaluate(
         tiny_models / "student",
@@ -78,6 +97,9 @@ MISTAKES: list[tuple[Callable[[Workshop], Any], str]] = [
     (lambda w: tutelage.run(tutelage.load_recipe(w.write()), ["a=1"]), "overrides are for a recipe file"),
     (lambda w: tutelage.plan(w.write(), machine="C64", runs=w.runs), "no machine `C64`"),
     (lambda w: tutelage.plan(w.write(data__train__path="no.jsonl"), runs=w.runs), "no file `no.jsonl`"),
+    (lambda w: tutelage.forecast(w.write(), pilot="long"), "pilot: `long` is none of none, short, full"),  # type: ignore[arg-type]
+    (lambda w: tutelage.forecast(w.write(), budget=-1), "budget: give a number of at least 0"),
+    (lambda w: tutelage.forecast(w.write(), stage="gkf", runs=w.runs), r"`gkf` \(there are: gkd\)"),
     (lambda w: tutelage.evaluate("m"), "nothing to score it on"),
     (lambda w: tutelage.evaluate("m", data=[]), "data: there is no row"),
     (lambda w: tutelage.evaluate("m", data=ROWS, promt="x"), "unknown argument `promt`: did you mean `prompt`?"),

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import norm
 
 from bench.forecast import RIVALS, as_seen, backtest, paper_situations, paper_test, report
-from tutelage.forecast.mixture import Mixture
-from tutelage.forecast.prior import Prediction
-from tutelage.forecast.situations import Pilot, Situation
+from tutelage.forecasting.mixture import Mixture
+from tutelage.forecasting.prior import Prediction
+from tutelage.forecasting.situations import Pilot, Situation
 
 KEYS = {"situations", "coverage_80", "sign_accuracy", "sign_cases", "rivals", "regret", "rival_regret",
         "cost_share_median"}  # fmt: skip

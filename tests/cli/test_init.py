@@ -67,7 +67,7 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     assert [stage.name for stage in config.stages] == ["teacher_sft", "sft", "sft_again", "gkd", "scores"]
     assert len(planned(config, tmp_path)) == 8
     said = capsys.readouterr().out
-    for words in ("60 rows", "vocabularies: equal", "reads 512 tokens", "minutes here", "tutelage run mine.yaml"):
+    for words in ("60 rows", "vocabularies: equal", "reads 512 tokens", "1 minute here", "tutelage run mine.yaml"):
         assert words in said
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 

@@ -67,7 +67,7 @@ def test_the_module_is_the_program():
 
 
 @pytest.mark.slow
-def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str], undrawn: None):
     file = str(workshop.write(stages__2__models=["lead_1", "sft"]))
     main(["run", file, "name=other", "--runs", str(workshop.runs), "--report", str(workshop.folder / "page")])
     first = capsys.readouterr().out

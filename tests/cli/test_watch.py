@@ -32,7 +32,14 @@ def test_watch_serves_a_folder_until_it_is_stopped(tmp_path: Path, number: signa
     watched.steps(watched.begin(tmp_path, "gkd"), 1, 3)
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "-m", "tutelage", "watch", str(tmp_path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        # Where this suite runs in the background of a script, SIGINT is ignored, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         url = re.fullmatch(r"Watch: (http://127\.0\.0\.1:\d+/)\n", process.stdout.readline())
         assert url is not None

@@ -6,10 +6,10 @@ import copy
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked_workers
 import pytest
 from recipes_fixture import Workshop
 from tiny_study import TEMPLATE, write_study
@@ -29,19 +29,17 @@ def metrics(runs: Path) -> list[Path]:
     return [file for file in runs.glob("*/metrics.jsonl") if file.read_text().count("\n") > 3]
 
 
-def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Workshop):
+def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Workshop, python: str):
     template = copy.deepcopy(TEMPLATE)
     template["training"] |= {"epochs": 100_000, "checkpoint_every": 1_000_000}
     grid = {"template": "template.yaml", "sizes": [8], "students": ["small"], "teachers": ["large"]}
     grid |= {"methods": {"base": "base", "start": "teacher", "teacher": "teacher_sft", "sft": "sft"}, "tasks": ["test"]}
     file = write_study(workshop, template=template, grids=[grid])
-    command = [sys.executable, "-m", "tutelage", "study", "run", str(file), "--runs", str(workshop.runs), "--jobs", "4"]
+    process = workshop.folder / "process"
+    command = [python, forked_workers.__file__, str(process), "study", "run", str(file), "--runs", str(workshop.runs)]
     driver = subprocess.Popen(
-        command,
+        [*command, "--jobs", "4"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        # Where this suite runs in the background of a script, SIGINT is ignored, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,11 +52,11 @@ def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Work
     try:
         wait_for(begun, "two trainings and two results")
         assert driver.poll() is None
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
+        os.killpg(int(process.read_text()), signal.SIGINT)  # as a terminal does: the driver and its workers
         said = driver.communicate(timeout=HANG)[0]
     finally:
         if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
+            driver.kill()  # and so all of them
     assert "stopped; the same command goes on" in said
     assert len(metrics(workshop.runs)) == TRAININGS
     for log in metrics(workshop.runs):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import do_not_draw
 from recipes_fixture import ROWS, Workshop
 
 from tutelage.cli.main import main
@@ -26,6 +27,7 @@ RECIPE = {
 def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """A workshop whose recipe was run by `tutelage run`; its folder is the working directory."""
     with pytest.MonkeyPatch.context() as patch:
+        do_not_draw(patch)
         patch.setenv("TUTELAGE_CACHE", str(tiny_models / "cache"))
         folder = tmp_path_factory.mktemp("made")
         paths = {role: {"path": str(tiny_models / role)} for role in ("teacher", "student")}

@@ -50,7 +50,7 @@ def test_examples_of_docstrings_run(workshop: Workshop, monkeypatch: pytest.Monk
         shutil.copytree(workshop.models / "student", copy)
     names: dict[str, Any] = {"tutelage": tutelage, "rows": ROWS, "AutoTokenizer": AutoTokenizer}
     names["AutoModelForCausalLM"] = AutoModelForCausalLM
-    for name in ("load_recipe", "plan", "run", "evaluate", "compare", "Model", "distill", "Trainer"):
+    for name in ("load_recipe", "plan", "forecast", "run", "evaluate", "compare", "Model", "distill", "Trainer"):
         code = example(name).replace("max_new_tokens=8", "max_new_tokens=8, max_steps=2, test=8")
         for model in re.findall(r"HuggingFaceTB/[\w.-]+", code):
             code = code.replace(model, str(workshop.models / ("teacher" if "360M" in model else "student")))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tutelage.forecast.answer import EFFECT, decide, find_problems
-from tutelage.forecast.arms import Arms
-from tutelage.forecast.forecast import Forecast, band_of
-from tutelage.forecast.mixture import Mixture
-from tutelage.forecast.price import Price
-from tutelage.forecast.prior import Prediction, predict
-from tutelage.forecast.situations import Pilot, Situation, shipped_situations
+from tutelage.forecasting.answer import EFFECT, decide, find_problems
+from tutelage.forecasting.arms import Arms
+from tutelage.forecasting.forecast import Forecast, band_of
+from tutelage.forecasting.mixture import Mixture
+from tutelage.forecasting.price import Price
+from tutelage.forecasting.prior import Prediction, predict
+from tutelage.forecasting.situations import Pilot, Situation, shipped_situations
 
 PILOTS = tuple(
     Pilot(rows, gain, 0.8, 0.04, 0.005, again, again + 7.0)

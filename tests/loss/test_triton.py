@@ -319,7 +319,7 @@ def test_buffers_fit_their_budget():
                     assert chunk % 256 == 0 or chunk < 256
 
 
-@settings(max_examples=25 if DEVICE == "cpu" else 100, deadline=None)
+@settings(max_examples=12 if DEVICE == "cpu" else 100, deadline=None)
 @given(
     tokens=st.integers(1, 7),
     width=st.integers(2, 80),

@@ -94,16 +94,16 @@ def small(workshop: Workshop, name: str) -> tuple[Any, list[str]]:
             # The untrained tiny model never ends a text.
             overrides += [f"{key}.generator={stage.annotator}", f"{key}.rows=8", f"{key}.demonstrations=2"]
             overrides += [f"{key}.filters={{skip: {EVERY_REASON_OFF}}}", f"{key}.min_acceptance=0.001"]
-            overrides += [f"{key}.{part}={{max_new_tokens: 40, batch_size: 8}}" for part in ("inputs", "answers")]
+            overrides += [f"{key}.{part}={{max_new_tokens: 40, batch_size: 16}}" for part in ("inputs", "answers")]
         elif isinstance(stage, TrainStage) and stage.name.startswith("teacher"):
-            overrides.append(f"stages.{stage.name}.training={{epochs: 8}}")  # so that it ends its texts
+            overrides.append(f"stages.{stage.name}.training={{epochs: 12}}")  # so that it ends its texts
         elif isinstance(stage, TrainStage) and hasattr(stage, "sampling"):
             overrides.append(f"stages.{stage.name}.sampling={{max_new_tokens: 4}}")
     overrides += [f"data.new_{size}.size={n}" for n, size in enumerate((500, 1000, 2500), 2) if name == "figure5"]
     return load_recipe(file, overrides), [s.name for s in stages if isinstance(s, SynthesizeStage)]
 
 
-def test_table_2_from_end_to_end(long_context: Workshop, data: Path):
+def test_table_2_from_end_to_end(long_context: Workshop, data: Path, undrawn: None):
     recipe, made = small(long_context, "table2")
     assert made == [f"new_{task}" for task in TASKS]
     part = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs, only=["scores_arc"])

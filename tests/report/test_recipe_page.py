@@ -111,7 +111,7 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     assert "default-src 'none'" in html
 
 
-def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path) -> None:
+def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path, undrawn: None) -> None:
     results = dataclasses.replace(make_run(tmp_path, count=5), search=None, facts={})
     nothing = RowRun(0, None, {})
     results = with_row(results, "gkd", runs=(nothing, *row_of(results, "gkd").runs[1:]))
@@ -127,7 +127,7 @@ def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path) -> None:
     assert "No reference row is named, so no difference to one was tested." in page.text
 
 
-def test_texts_can_be_left_out(tmp_path: Path) -> None:
+def test_texts_can_be_left_out(tmp_path: Path, undrawn: None) -> None:
     results = make_run(tmp_path, count=5)
     html = build_report(results, tmp_path / "out", include_text=False).read_text(encoding="utf-8")
     assert "agree to" not in html

@@ -201,7 +201,9 @@ def test_recipes_want_a_folder(workshop: Workshop, capsys: pytest.CaptureFixture
     assert "a URL works for studies only" in capsys.readouterr().err
 
 
-def test_the_commands(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_commands(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undrawn: None
+):
     study, place = write_study(workshop), f"file://{workshop.folder}/store"
 
     def call(cache: str, *words: str) -> str:

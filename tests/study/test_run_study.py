@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import study_drivers
 import yaml
+from forked_workers import forked
 from recipes_fixture import ROWS, Workshop
 from study_drivers import KILLS
 from tiny_study import TEMPLATE, write_study
@@ -245,6 +246,7 @@ def test_a_killed_worker_costs_its_run_alone(workshop: Workshop, killed: Path, m
     """Of a pool of processes; `on_ray` loses workers too, its last driver among them."""
     for name, value in environment(workshop.folder).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tutelage.runs.scheduler._processes", forked)
     file, dead = held(workshop), []
     killer = threading.Thread(target=kill_a_worker, args=(workshop.runs, dead, "sft"), daemon=True)
     killer.start()

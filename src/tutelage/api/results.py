@@ -79,10 +79,10 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _signed(value: float | None) -> str:
+def _signed(value: float | None, digits: int = 2) -> str:
     if value is None:
         return ""
-    text = f"{value:+.2f}".replace("-", "−")
+    text = f"{value:+.{digits}f}".replace("-", "−")
     return text if text.strip("+−0.") else text[1:]
 
 
@@ -311,6 +311,64 @@ class Plan(Shown):
         time = f", about {60 * sum(known):.0f} min on one {self.machine}" if known else ""
         total = f"{len(left)} of {len(self.runs)} runs to do{time}"
         return [total, *(f"problem: {text}" for text in self.problems)]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What GKD adds to as much SFT again: in points (0 to 100) of a metric, or in nats per token of the held-out loss,
+    where more is better too."""
+
+    source: str  # `forecast`, or `pilot`: measured on dev rows after training on `rows` of the rows
+    rows: int
+    metric: str  # the metric's name, or `loss`
+    value: float
+    low: float  # ends of the 80 % interval
+    high: float
+    chance: float | None = None  # that it is above 0; None for a pilot
+
+
+@dataclass(frozen=True, repr=False)
+class Forecast(Shown):
+    """Whether distilling will help, by how much and at what price; `forecast` returns it (docs/forecast.md)."""
+
+    name: str
+    choice: str  # distil, fine-tune only, take a stronger teacher, get more data or …, cannot be told
+    why: str
+    gain: Gain  # on the recipe's metric
+    loss_gain: Gain
+    pilots: tuple[Gain, ...]  # smallest first
+    decided: tuple[str, ...]  # the signals that move the forecast most, the strongest first
+    findings: tuple[str, ...]  # what it cannot know around, and what to do
+    changes: tuple[str, ...]  # what would change the answer
+    signals: Mapping[str, float] = field(hash=False)  # measured before any training, by name
+    prices: Mapping[str, Mapping[str, float | None]] = field(hash=False)  # by arm: gpu_hours, dollars, seconds here
+    stopped: str  # why no larger pilot was made
+    informed: str  # by how many earlier situations
+    page: Path  # forecast.html; forecast.json lies beside it
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [asdict(one) for one in (*self.pilots, self.gain, self.loss_gain)]
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        rows: list[Sequence[str]] = []
+        for one in (*self.pilots, self.gain, self.loss_gain):
+            digits = 3 if one.metric == "loss" else 1
+            value, low, high = (_signed(number, digits) for number in (one.value, one.low, one.high))
+            chance = "" if one.chance is None else f"{100 * one.chance:.0f} %"
+            rows.append((one.source, f"{one.rows:,}", one.metric, value, f"{low} to {high}", chance))
+        return ("", "rows", "metric", "GKD − SFT again", "80 % interval", "above 0"), rows
+
+    def _lines(self) -> list[str]:
+        because = [f"because: {text}" for text in self.decided]
+        prices = [f"{arm}: {_price(price)}" for arm, price in self.prices.items()]
+        return [f"{self.choice}: {self.why}", *because, *self.findings, *prices, self.informed, f"Page: {self.page}"]
+
+
+def _price(price: Mapping[str, float | None]) -> str:
+    """Minutes here and GPU hours on one H100, as far as they are known."""
+    seconds, hours = price["seconds"], price["gpu_hours"]
+    here = [] if seconds is None else [f"{seconds / 60:.1f} min here"]
+    return ", ".join([*here, *([] if hours is None else [f"{hours:.2g} GPU hours on an H100"])]) or "not known"
 
 
 @dataclass(frozen=True, repr=False)

@@ -61,7 +61,7 @@ def plan(
     from tutelage.runs.preflight import find_problems
     from tutelage.runs.search import Search
 
-    config, base, _ = _recipe(recipe, overrides, folder)
+    config, base, _ = read_recipe(recipe, overrides, folder)
     model, root = CostModel(find_machine(machine)), Path(runs)
     found = Search(Planner(config, base, root)).expected()
     planned = []
@@ -102,19 +102,21 @@ def run(
     Example: `result = tutelage.run("mine.yaml", {"training.epochs": 3})`
     """
     from tutelage.delivery import deliver_models
+    from tutelage.forecasting.record import remember
     from tutelage.recipe.owner import claim, refuse_other
     from tutelage.report.recipe.page import build_report
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
     from tutelage.runs.run_recipe import run_recipe
 
-    config, base, file = _recipe(recipe, overrides, folder)
+    config, base, file = read_recipe(recipe, overrides, folder)
     root = Path(runs)
     out = Path(report or root / f"{config.name}-report")
     refuse_other(out, file, "report")
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
     page = build_report(results, out, include_text=text)
     claim(out, file, config.name)
+    remember(config, base, results, root)
     words = [] if file is None else ["tutelage", "run", str(file), *_as_texts(overrides)]
     made = deliver_models(results, root, words, file)
     tables = build_tables(results)
@@ -132,10 +134,11 @@ def run(
     )
 
 
-def _recipe(
+def read_recipe(
     recipe: str | os.PathLike[str] | RecipeConfig, overrides: Overrides, folder: str | os.PathLike[str] | None
 ) -> tuple[RecipeConfig, Path, Path | None]:
-    """The recipe, the folder where its relative paths start, and its file, if there is one."""
+    """The recipe, the folder where its relative paths start, and its file, if there is one. Raises TutelageError for a
+    wrong recipe file, and for overrides of a loaded recipe."""
     if isinstance(recipe, str | os.PathLike):
         file = Path(recipe)
         return load_recipe(file, overrides), Path(folder).resolve() if folder else file.resolve().parent, file

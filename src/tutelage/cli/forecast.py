@@ -41,8 +41,8 @@ def forecast(
 
     tutelage forecast recipe.yaml --pilot short --budget 0.05 --runs runs
     """
-    from tutelage.forecast.forecast import make_forecast
-    from tutelage.forecast.page import forecast_lines, write_forecast
+    from tutelage.forecasting.forecast import make_forecast
+    from tutelage.forecasting.page import forecast_lines, write_forecast
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, refuse_other
 

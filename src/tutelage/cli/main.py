@@ -100,7 +100,7 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
-    from tutelage.forecast.record import remember
+    from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, refuse_other
     from tutelage.report.recipe.page import build_report
@@ -220,7 +220,7 @@ def demo(
     from importlib.resources import as_file, files
 
     from tutelage.cli.demo.data import write_demo_data
-    from tutelage.forecast.record import remember
+    from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.run_recipe import run_recipe

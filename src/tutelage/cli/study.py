@@ -113,7 +113,7 @@ def run(
 
 def _forecast(planned: StudyPlan, jobs: int, debug: bool) -> Path:
     """Make the study's forecasts that are not kept yet; returns their file."""
-    from tutelage.forecast.kept import keep_forecast
+    from tutelage.forecasting.kept import keep_forecast
     from tutelage.report.forecasts import forecasts_file
     from tutelage.runs.worker import make_runs_folder
 

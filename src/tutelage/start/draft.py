@@ -98,8 +98,8 @@ def _needs(found: Estimate, here: Here, runs: Path) -> str:
     free = f"{free_disk(runs) / 2**30:,.0f} GiB of disk are free"
     if found.hours is None or found.gib is None or here.machine is None:
         return f"time and memory are not known: the size of a model is not; {free}"
-    minutes = 60 * found.hours
-    long = f"{max(1, round(minutes))} minutes" if minutes < 90 else f"{found.hours:.1f} hours"
+    minutes = max(1, round(60 * found.hours))
+    long = f"{minutes} minute{'s' * (minutes > 1)}" if minutes < 90 else f"{found.hours:.1f} hours"
     return f"about {long} here, {found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f}); {free}"
 
 

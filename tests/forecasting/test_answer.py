@@ -11,9 +11,9 @@ from fake_forecast import GIVEN, KNOWN, PILOTS, certain, fake_forecast
 from pages import HOSTILE, Page
 
 from tutelage.common.types import Conversation, Message
-from tutelage.forecast.answer import chance_score, decide, find_problems, is_decided
-from tutelage.forecast.page import DATA, forecast_lines, write_forecast
-from tutelage.forecast.situations import Situation
+from tutelage.forecasting.answer import chance_score, decide, find_problems, is_decided
+from tutelage.forecasting.page import DATA, forecast_lines, write_forecast
+from tutelage.forecasting.situations import Situation
 
 
 def choice(known: Situation, mean: float, sd: float = 0.3, dev: int = 128, chance: float = 5.0) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jobs
 import pytest
 from recipes_fixture import ROWS, Workshop, save_tiny
 
+import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
-from tutelage.forecast.arms import DEV, find_arms, part_of
-from tutelage.forecast.forecast import make_forecast
-from tutelage.forecast.situations import recorded_situations, shipped_situations
+from tutelage.forecasting.arms import DEV, find_arms, part_of
+from tutelage.forecasting.forecast import make_forecast
+from tutelage.forecasting.situations import recorded_situations, shipped_situations
 from tutelage.recipe.load import load_recipe
 
 SAMPLING = {"max_new_tokens": 6}
@@ -139,7 +141,7 @@ def test_named_answers(workshop: Workshop) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Workshop) -> None:
+def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Workshop, undrawn: None) -> None:
     """With what its own forecast had seen; and it does not inform a forecast of itself."""
     again = {"name": "again", "kind": "sft", "student": "sft", "data": "train"}
     scores = STAGES[3] | {"models": ["sft", "again", "gkd"]}
@@ -147,6 +149,9 @@ def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Worksh
     main(["forecast", str(file), "--runs", str(workshop.runs), "--pilot", "short"])
     main(["run", str(file), "--runs", str(workshop.runs)])
     (known,) = recorded_situations(workshop.runs)
+    shutil.rmtree(workshop.runs / "situations")
+    tutelage.run(file, runs=workshop.runs)
+    assert recorded_situations(workshop.runs) == [known]
     assert (known.teacher, known.rows, known.metric) == ("same", 320, "rouge_l")
     assert known.gain is not None
     assert len(known.pilots) == 1
@@ -158,6 +163,6 @@ def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Worksh
 
 
 @pytest.mark.slow
-def test_a_recipe_without_the_fair_opponent_is_none(workshop: Workshop) -> None:
+def test_a_recipe_without_the_fair_opponent_is_none(workshop: Workshop, undrawn: None) -> None:
     main(["run", str(recipe(workshop, training__max_steps=1)), "--runs", str(workshop.runs)])
     assert recorded_situations(workshop.runs) == []

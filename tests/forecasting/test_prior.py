@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tutelage.common.errors import TutelageError
-from tutelage.forecast import prior
-from tutelage.forecast.prior import predict, score_scale, teacher_lead
-from tutelage.forecast.situations import (
+from tutelage.forecasting import prior
+from tutelage.forecasting.prior import predict, score_scale, teacher_lead
+from tutelage.forecasting.situations import (
     Pilot,
     Situation,
     read_situations,
@@ -81,7 +81,7 @@ def test_situations_of_one_task_count_less_than_those_of_many() -> None:
 
 @pytest.mark.slow
 def test_intervals_cover_gains_drawn_from_the_assumptions() -> None:
-    rng, inside, trials = np.random.default_rng(2), 0, 150
+    rng, inside, trials = np.random.default_rng(2), 0, 80
 
     def drawn(n: int, weights: np.ndarray) -> Situation:
         task = f"t{n % 6}"

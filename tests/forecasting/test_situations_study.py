@@ -11,8 +11,8 @@ import pytest
 import yaml
 from recipes_fixture import Workshop
 
-from tutelage.forecast.prior import predict
-from tutelage.forecast.situations import read_situations
+from tutelage.forecasting.prior import predict
+from tutelage.forecasting.situations import read_situations
 from tutelage.recipe.study import StudyConfig
 from tutelage.study.grid import load_study, plan_study
 from tutelage.study.run_study import run_study

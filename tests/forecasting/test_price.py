@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tutelage.forecast.price import line_through
+from tutelage.forecasting.price import line_through
 
 
 def test_seconds_are_the_least_squares_line_that_is_never_below_0() -> None:

@@ -9,10 +9,10 @@ from typing import Literal
 
 from tutelage.common.types import Conversation
 from tutelage.evaluation.metrics import SCORERS
-from tutelage.forecast.curves import Curve, fit_curve
-from tutelage.forecast.mixture import Mixture
-from tutelage.forecast.prior import Prediction, score_scale, teacher_lead
-from tutelage.forecast.situations import SAME, Situation
+from tutelage.forecasting.curves import Curve, fit_curve
+from tutelage.forecasting.mixture import Mixture
+from tutelage.forecasting.prior import Prediction, score_scale, teacher_lead
+from tutelage.forecasting.situations import SAME, Situation
 from tutelage.report.numbers import signed
 
 Choice = Literal[

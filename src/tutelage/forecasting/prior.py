@@ -14,15 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.forecast.curves import Curve, fit_curve
-from tutelage.forecast.mixture import Mixture, mixture
-from tutelage.forecast.situations import SAME, Situation
+from tutelage.forecasting.curves import fit_curve
+from tutelage.forecasting.mixture import Mixture, mixture
+from tutelage.forecasting.situations import SAME, Pilot, Situation
 
 Target = Literal["score", "loss"]
 UNIT: dict[Target, float] = {"score": 1.0, "loss": 0.1}  # points; nats per token
@@ -107,16 +108,18 @@ def predict(known: Situation, others: Sequence[Situation], target: Target = "sco
     return Prediction(found, parts, len(used), sum(bool(one.pilots) for one in used))
 
 
-def gain_curve(situation: Situation, target: Target) -> Curve | None:
-    """The pilots' gains as a curve in the number of rows; None without pilots. It is taken to end near 0."""
-    if not situation.pilots:
+@lru_cache(maxsize=4096)  # a forecast asks for the same earlier situations again and again
+def pilot_gain(pilots: tuple[Pilot, ...], rows: float, scale: float, target: Target) -> float | None:
+    """What the pilots' gains, as a curve in the number of rows, say of `rows` rows; None without pilots. The curve is
+    taken to end near 0. `scale`: `score_scale` of their situation."""
+    if not pilots:
         return None
     name = "gain" if target == "score" else "loss_gain"
-    scale = score_scale(situation) if target == "score" else 1.0
+    scale = scale if target == "score" else 1.0
     spread = 3.0 * scale if target == "score" else 0.15
-    errors = [math.hypot(getattr(p, f"{name}_se"), SEED_SCATTER[target] * scale) for p in situation.pilots]
-    values = [getattr(pilot, name) for pilot in situation.pilots]
-    return fit_curve([p.rows for p in situation.pilots], values, errors, (0.0, spread), (0.0, spread))
+    errors = [math.hypot(getattr(p, f"{name}_se"), SEED_SCATTER[target] * scale) for p in pilots]
+    values = [getattr(pilot, name) for pilot in pilots]
+    return fit_curve([p.rows for p in pilots], values, errors, (0.0, spread), (0.0, spread)).at(rows).mean
 
 
 def score_scale(situation: Situation) -> float:
@@ -139,12 +142,12 @@ def teacher_lead(situation: Situation) -> float | None:
 def _row(situation: Situation, target: Target) -> _Row:
     signals, lead = situation.signals, teacher_lead(situation)
     scale = score_scale(situation)
-    score, loss = gain_curve(situation, "score"), gain_curve(situation, "loss")
+    score, loss = (pilot_gain(situation.pilots, situation.rows, scale, kind) for kind in ("score", "loss"))
     losses = [signals.get(name) for name in ("student_loss", "teacher_loss")]
     found: dict[str, float | None] = {
         "always": 1.0,
-        "pilot": None if score is None else score.at(situation.rows).mean / scale,
-        "pilot_loss": None if loss is None else loss.at(situation.rows).mean / UNIT["loss"],
+        "pilot": None if score is None else score / scale,
+        "pilot_loss": None if loss is None else loss / UNIT["loss"],
         "lead": None if lead is None else max(-3.0, min(3.0, lead / (10.0 * scale))),
         "loss_lead": None if losses[0] is None or losses[1] is None else max(-2.0, min(2.0, losses[0] - losses[1])),
         "kl_own": _capped(signals.get("kl_own"), 1.0),

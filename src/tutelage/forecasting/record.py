@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
-from tutelage.forecast.arms import find_arms
-from tutelage.forecast.situations import SAME, Pilot, Situation, record_situation
+from tutelage.forecasting.arms import find_arms
+from tutelage.forecasting.situations import SAME, Pilot, Situation, record_situation
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.report.comparisons import compare
 from tutelage.report.recipe.tables import build_tables

@@ -9,10 +9,10 @@ from typing import Any
 
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
-from tutelage.forecast.answer import control_curve, plus
-from tutelage.forecast.forecast import Forecast
-from tutelage.forecast.mixture import Mixture
-from tutelage.forecast.price import Price
+from tutelage.forecasting.answer import control_curve, plus
+from tutelage.forecasting.forecast import Forecast
+from tutelage.forecasting.mixture import Mixture
+from tutelage.forecasting.price import Price
 from tutelage.report.drawing import GREY, INK, LINE, MUTED, PALETTE, Draw, inline_svgs
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import number, signed
@@ -41,7 +41,9 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
     write_atomically(out / DATA, json.dumps(forecast.as_json(), indent=1, ensure_ascii=False) + "\n")
     panels = _panels(forecast)
     template = page_template(
-        "tutelage.forecast", "page.html.j2", {"plus": plus, "metric": metric_label, "number": number, "signed": signed}
+        "tutelage.forecasting",
+        "page.html.j2",
+        {"plus": plus, "metric": metric_label, "number": number, "signed": signed},
     )
     html = template.render(
         forecast=forecast,

@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.hashing import fingerprint
-from tutelage.forecast.forecast import make_forecast
+from tutelage.forecasting.forecast import make_forecast
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import DistillStage, EvaluateStage
 from tutelage.recipe.study import ForecastConfig

@@ -113,7 +113,7 @@ def read_situations(text: str, where: str) -> list[Situation]:
 
 def shipped_situations() -> list[Situation]:
     """The situations that ship with the project."""
-    table = files("tutelage.forecast") / "situations.csv"
+    table = files("tutelage.forecasting") / "situations.csv"
     return read_situations(table.read_text(encoding="utf-8"), "situations.csv")
 
 

@@ -17,8 +17,8 @@ from tutelage.common import run_folder
 from tutelage.common.metrics_log import read_metrics
 from tutelage.evaluation.records import read_records, score_array
 from tutelage.evaluation.statistics import paired_bootstrap
-from tutelage.forecast.arms import DEV, Arms, part_of, part_rows
-from tutelage.forecast.situations import SIGNALS, Pilot
+from tutelage.forecasting.arms import DEV, Arms, part_of, part_rows
+from tutelage.forecasting.situations import SIGNALS, Pilot
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import DistillStage
 from tutelage.recipe.study import HeldOutTask, SignalsTask

@@ -12,13 +12,13 @@ import numpy as np
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import load_dataset
-from tutelage.forecast.answer import EFFECT, Answer, Finding, chance_score, decide, find_problems, is_decided
-from tutelage.forecast.arms import DEV, Arms, find_arms, part_rows
-from tutelage.forecast.mixture import Mixture
-from tutelage.forecast.pilot import Trials
-from tutelage.forecast.price import Price, Prices
-from tutelage.forecast.prior import Prediction, predict
-from tutelage.forecast.situations import SAME, Situation, recorded_situations, shipped_situations
+from tutelage.forecasting.answer import EFFECT, Answer, Finding, chance_score, decide, find_problems, is_decided
+from tutelage.forecasting.arms import DEV, Arms, find_arms, part_rows
+from tutelage.forecasting.mixture import Mixture
+from tutelage.forecasting.pilot import Trials
+from tutelage.forecasting.price import Price, Prices
+from tutelage.forecasting.prior import Prediction, predict
+from tutelage.forecasting.situations import SAME, Situation, recorded_situations, shipped_situations
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.run import Run
 

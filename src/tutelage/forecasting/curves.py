@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.forecast.mixture import Mixture, mixture
+from tutelage.forecasting.mixture import Mixture, mixture
 
 EXPONENTS = np.geomspace(0.05, 2.0, 150)
 EXPONENT, SPREAD = 0.4, 0.8  # the prior of c is log-normal: its median, and the standard deviation of log c

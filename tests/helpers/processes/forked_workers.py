@@ -1,0 +1,29 @@
+"""Workers of the scheduler that are forked: those that are started anew, as users' are, import torch first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from tutelage.cli.main import main
+from tutelage.runs import scheduler
+from tutelage.runs.worker import begin_worker
+
+
+def forked(jobs: int) -> ProcessPoolExecutor:
+    """In place of `tutelage.runs.scheduler._processes`; CUDA does not survive a fork."""
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    return ProcessPoolExecutor(jobs, context, initializer=begin_worker, initargs=(os.getpid(),))
+
+
+if (
+    __name__ == "__main__"
+):  # FILE ARGUMENT…: the program `tutelage` with such workers; its process id is written to FILE
+    scheduler._processes = forked
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    main(sys.argv[2:])
