@@ -32,9 +32,10 @@ class TorchSampler:
     """Samples from a transformers model, or from a copy of it that `update_weights` refreshes.
 
     There is a copy if the model, or the one that `update_weights` gets, is not in `dtype` (default: the model's own),
-    or is sharded; then all ranks must construct the sampler and call `update_weights` together. end_ids: token ids that end a response. packed: whether the model takes
-    packed sequences. batch_size: rows decoded at a time. cache_share: the share of the device memory free when an
-    engine is made that keys and values may use; training in the same process needs the rest.
+    or is sharded; then all ranks must construct the sampler and call `update_weights` together. end_ids: token ids that
+    end a response. packed: whether the model takes packed sequences. batch_size: rows decoded at a time. cache_share:
+    the share of the device memory free when an engine is made that keys and values may use; training in the same
+    process needs the rest.
 
     `tally` counts all calls; assign a new `Tally()` to start again.
     """

@@ -34,6 +34,7 @@ from tutelage.models.load import compute_type
 from tutelage.models.sharding import gathered, is_sharded, reshard, same_on_all_ranks, sum_gradients
 from tutelage.models.working import Working
 from tutelage.training import checkpoint
+from tutelage.training.compiling import compile_models
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
@@ -85,6 +86,7 @@ class Trainer:
         self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
+        compile_models(job, self.working.model, self.total_steps)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the last checkpoint if there is one. Returns the last step's metrics.
