@@ -8,8 +8,8 @@ The student has the shape of Llama-3.2-1B (tied head), the teacher that of Llama
 weights and Adam states in float32 (their default) or bfloat16, with gradient checkpointing (their default) or without.
 Prompts are lognormal with mean about 195 tokens. No token ends a response.
 
-`off-policy` (λ = 0; `mixed`: 0.5): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences per step.
-`on-policy` (λ = 1): 512 sampled tokens each; 128 prompts per step, sampling and weight sync included.
+`off-policy` (λ = 0; `mixed`: 0.5): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences
+per step. `on-policy` (λ = 1): 512 sampled tokens each; 128 prompts per step, sampling and weight sync included.
 TRL's trainers take as many sequences per micro-batch as fit the memory (`--trl-batch`, largest first) and accumulate to
 128; GKDTrainer on-policy, which takes half a minute to sample one micro-batch, is measured on one.
 
@@ -162,8 +162,8 @@ def start_worker(name: str, case: str, batch: int, setup: str, options: argparse
 
 
 def kinds_of(name: str, setup: str, options: argparse.Namespace) -> dict[str, str]:
-    """A row's shapes, `precision`, in which products are computed and what a quantised teacher holds, `weights`: what is
-    trained, in its type, and `compile`."""
+    """A row's shapes, `precision`, in which products are computed and what a quantised teacher holds, `weights`: what
+    is trained, in its type, and `compile`."""
     shapes = {"student": options.student, "teacher": options.student if options.shared_base else options.teacher}
     if name.startswith("trl"):
         half = "bfloat16" if options.device == "cuda" else "float32"

@@ -66,7 +66,7 @@ def test_one_code_serves_all_layers_and_lengths_where_attention_is_one_call(
     if checkpointing:
         plain.gradient_checkpointing_enable({"use_reentrant": False})
     compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend("aot_eager")
-    compile_layers(compiled, counter)
+    compile_layers(compiled, True, counter)
     for lengths in BATCHES:
         assert torch.allclose(gradients(plain, lengths), gradients(compiled, lengths), rtol=1e-5, atol=1e-5)
     assert counter.frame_count <= 3  # one sequence, or as many as heads, is a case of its own; never one per batch
@@ -76,7 +76,7 @@ def test_one_code_serves_all_layers_and_lengths_where_attention_is_one_call(
 def test_other_attention_runs_between_compiled_parts(packed: bool):
     plain = (tiny.llama() if packed else tiny.gemma2()).train()
     compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend("aot_eager")
-    compile_layers(compiled, counter)
+    compile_layers(compiled, True, counter)
     for lengths in BATCHES:
         found = gradients(compiled, lengths, packed)
         assert torch.allclose(gradients(plain, lengths, packed), found, rtol=1e-4, atol=1e-4)
@@ -84,8 +84,8 @@ def test_other_attention_runs_between_compiled_parts(packed: bool):
 
 
 def test_a_copy_of_a_compiled_model_runs_its_own_weights():
-    model = tiny.llama()
-    compile_layers(model, "eager")
+    model = tiny.llama().train()
+    compile_layers(model, True, "eager")
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight.zero_()
@@ -95,7 +95,7 @@ def test_a_copy_of_a_compiled_model_runs_its_own_weights():
 def test_sampling_is_not_compiled():
     plain = tiny.llama()
     compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend("eager")
-    compile_layers(compiled, counter)
+    compile_layers(compiled, False, counter)
     found = [
         TorchSampler(model, jobs.ENDS, True).sample([[5, 6, 7], [8, 9]], max_new_tokens=12, seeds=[1, 2])
         for model in (plain, compiled)
@@ -104,13 +104,24 @@ def test_sampling_is_not_compiled():
     assert counter.frame_count == 0
 
 
+def test_a_teacher_is_compiled_in_evaluation_mode_and_a_student_in_training():
+    counter = CompileCounterWithBackend("eager")
+    model = tiny.llama()
+    compile_layers(model, True, counter)
+    gradients(model, (9, 6))
+    assert counter.frame_count == 0
+    compile_layers(model, False, counter)
+    gradients(model, (9, 6))
+    assert counter.frame_count > 0
+
+
 def test_an_architecture_that_does_not_compile_runs_as_before(capsys: pytest.CaptureFixture[str]):
     def broken(*_: Any) -> Any:
         raise RuntimeError("no such instruction")
 
-    plain = tiny.llama()
+    plain = tiny.llama().train()
     compiled = copy.deepcopy(plain)
-    compile_layers(compiled, broken)  # type: ignore[arg-type]
+    compile_layers(compiled, True, broken)  # type: ignore[arg-type]
     assert torch.equal(gradients(plain, (9, 6)), gradients(compiled, (9, 6)))
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1

@@ -26,9 +26,9 @@ from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.sharding import local_part, plain_copy, shard
 from tutelage.runs.worker import attempt
 from tutelage.teachers.local import LocalTeacher
-from tutelage.training.job import Job
 from tutelage.training import trainer as trainer_module
 from tutelage.training.compiling import compile_models
+from tutelage.training.job import Job
 from tutelage.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow

@@ -269,8 +269,8 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "pure_bfloat16"] = Field(
         default="auto",
         description="`bfloat16`: everything is computed in bfloat16; weights, sums of gradients and optimizer state "
-        "are float32. `pure_bfloat16`: those too are bfloat16, which rounds away most of a 5e-6 step. `auto`: bfloat16 on "
-        "CUDA, float32 on CPU.",
+        "are float32. `pure_bfloat16`: those too are bfloat16, which rounds away most of a 5e-6 step. `auto`: "
+        "bfloat16 on CUDA, float32 on CPU.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",

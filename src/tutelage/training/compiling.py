@@ -26,7 +26,7 @@ def compile_models(job: Job, student: Any, steps: int, backend: str = "inductor"
     first = next(student.parameters())
     if config.compile == "auto" and (first.device.type != "cuda" or config.precision == "float32"):
         return []
-    found = [name for name, model in models.items() if compile_layers(model, backend)]
+    found = [name for name, model in models.items() if compile_layers(model, name == "student", backend)]
     if found:
         print(f"{job.title}: compiles the layers of {' and '.join(found)} in its first steps", flush=True)
     return found
