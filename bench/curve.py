@@ -4,9 +4,10 @@
     python -m bench.curve --small --steps 3         # tiny models on a CPU, seconds
 
 GKD at λ = β = 0.5, SmolLM2-135M-Instruct teaching ten of its layers, random token ids. Runs of the same steps: `fast`
-is the path that a recipe takes on this device, `compiled` (on a GPU) the same with compiled layers; `reference` is float32, padded, with the loss in plain torch and
-the norms of transformers; `reference, bf16` is the same in bfloat16, which shows the effect of rounding alone. All
-train on the responses that `fast` sampled: one different token would make them different experiments.
+is the path that a recipe takes on this device, `compiled` (on a GPU) the same with compiled layers; `reference` is
+float32, padded, with the loss in plain torch and the norms of transformers; `reference, bf16` is the same in bfloat16,
+which shows the effect of rounding alone. All train on the responses that `fast` sampled: one different token would make
+them different experiments.
 """
 
 from __future__ import annotations

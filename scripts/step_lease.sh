@@ -12,7 +12,7 @@ out=$(cd "$1" && pwd)
 shift
 [ $# -gt 0 ] || set -- off float8 on on8 seventy lora8 float32 sampling loss curve trl dialogsum
 cd "$(dirname "$0")/.." || exit 1
-export OMP_NUM_THREADS=8 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
+export OMP_NUM_THREADS=8 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 export TORCHINDUCTOR_CACHE_DIR="$out/compiled"
 
 bounded() { # SECONDS NAME COMMAND …
@@ -33,7 +33,8 @@ step() { # SECONDS NAME OPTIONS … of bench.step.paper
 recipe() { # SECONDS NAME OVERRIDES … of recipes/dialogsum.yaml
   limit=$1 name=$2
   shift 2
-  bounded "$limit" "$name" python -m tutelage run recipes/dialogsum.yaml --jobs "${JOBS:-7}" --no-text \
+  bounded "$limit" "$name" env OMP_NUM_THREADS=2 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    python -m tutelage run recipes/dialogsum.yaml --jobs "${JOBS:-7}" --no-text \
     --runs "$out/runs" --report "$out/$name" "name=$name" 'seeds=[0,1,2]' "$@"
 }
 
@@ -48,15 +49,18 @@ for part in "$@"; do
     on8) step 300 on_float8 --case on-policy --compile on --teacher-precision float8 ;;
     seventy)
       step 420 seventy_3b --student 3b --teacher 70b --teacher-precision float8 --compile on --checkpointing \
+        --micro-batch 4096 --slots 32 --case off-policy mixed
+      step 420 seventy_1b --student 1b --teacher 70b --teacher-precision float8 --compile on --slots 64 \
         --case off-policy mixed
-      step 420 seventy_1b --student 1b --teacher 70b --teacher-precision float8 --compile on --case off-policy mixed
       ;;
     lora8)
       for base in nf4 bfloat16; do
         step 300 "lora_$base" --student 8b --lora 16 --student-base "$base" --teacher-precision "$base" \
           --checkpointing --micro-batch 4096 --batch 16 --case off-policy --compile on
       done
-      step 300 full_8b --student 8b --checkpointing --micro-batch 4096 --batch 16 --case off-policy --compile on
+      # All weights of an 8B student, with their masters and moments, are more than a card holds.
+      step 300 lora_3b --student 3b --lora 16 --case off-policy --compile on
+      step 300 full_3b --student 3b --case off-policy --compile on
       ;;
     float32) step 300 off_float32 --case off-policy --compute float32 --batch 32 ;;
     sampling)

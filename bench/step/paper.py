@@ -23,7 +23,7 @@ at the measured rate of matrix products. An 8B student beside an 8B teacher on a
 A 70B teacher in float8 beside a 3B student, whose layers are made and quantised one by one, on one card of 139 GiB:
 
     python -m bench.step.paper --impl tutelage --student 3b --teacher 70b --teacher-precision float8 --compile on \
-        --checkpointing --case off-policy mixed
+        --checkpointing --micro-batch 4096 --slots 32 --case off-policy mixed
 
 `--compute float32` and `--compile on` choose other paths of Tutelage; rows name them (`precision`, `compile`).
 `--profile PREFIX` prints where a step's time goes. Every implementation runs in a process of its own.
@@ -106,7 +106,7 @@ def tutelage_worker(
         length = max(len(p) for p, _ in rows) + options.new_tokens
         sampler = VllmSampler(student, (), True, max_length=length, batch_size=options.batch, memory=0.25)
     elif on_policy:
-        sampler = TorchSampler(student, (), True, batch_size=options.batch, dtype=half)
+        sampler = TorchSampler(student, (), True, batch_size=options.slots or options.batch, dtype=half)
     sampling = SamplingConfig(max_new_tokens=options.new_tokens, temperature=1.0, batch_size=options.batch)
     steps = options.warmup + options.steps
     config = TrainingConfig(batch_size=options.batch, epochs=steps, tokens_per_micro_batch=options.micro_batch)
@@ -140,7 +140,7 @@ def tutelage_worker(
 
 
 def start_worker(name: str, case: str, batch: int, setup: str, options: argparse.Namespace) -> dict[str, Any]:
-    keys = ("device", "new_tokens", "warmup", "batch", "micro_batch")
+    keys = ("device", "new_tokens", "warmup", "batch", "micro_batch", "slots")
     flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
     flags += ["--small"] * options.small + ["--checkpointing"] * options.checkpointing
     if name.startswith("tutelage"):
@@ -189,11 +189,12 @@ def show(rows: list[dict[str, Any]]) -> None:
         "peak_gib": ".1f",
         "first_loss": ".4f",
     }
-    table = Table("implementation", "case", "weights/checkpointing", "batch", *forms)
+    table = Table("implementation", "case", "weights/checkpointing", "precision", "compile", "batch", *forms)
     for row in rows:
         cells = ["–" if row.get(k) is None else format(row[k], f) for k, f in forms.items()]
-        table.add_row(row["impl"], row["case"], row.get("setup", ""), str(row["batch"]), *cells)
-    Console(width=150).print(table)
+        kinds = (row.get("setup", ""), row["precision"], row["compile"], str(row["batch"]))
+        table.add_row(row["impl"], row["case"], *kinds, *cells)
+    Console(width=170).print(table)
 
 
 def parse() -> argparse.Namespace:
@@ -204,6 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--trl-setups", nargs="+", choices=SETUPS, default=SETUPS, help="TRL's weights/gradient checkpointing"
     )
+    parser.add_argument("--slots", type=int, default=0, help="rows that are decoded at a time; default: all")
     parser.add_argument("--micro-batch", type=int, default=6_144, help="tokens per micro-batch of Tutelage")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)

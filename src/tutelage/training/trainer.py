@@ -65,8 +65,10 @@ class Trainer:
         if self.config.precision == "pure_bfloat16":
             self.module.to(torch.bfloat16)
         self.sharded = is_sharded(job.student.model)  # FSDP2 then sums the gradients itself
-        if self.world > 1 and not self.sharded:
-            same_on_all_ranks(self.module.to(self.device))
+        if not self.sharded:
+            self.module.to(self.device)
+            if self.world > 1:
+                same_on_all_ranks(self.module)
         self.working = Working(job.student.model, compute_type(self.config.precision, self.device))
         self.student = LanguageModel(self.working.model)
         if self.config.gradient_checkpointing:
