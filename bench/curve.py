@@ -3,10 +3,11 @@
     python -m bench.curve --device cuda --json docs/results/bench/curve.json --figure docs/results/bench/curve.png
     python -m bench.curve --small --steps 3         # tiny models on a CPU, seconds
 
-GKD at λ = β = 0.5, SmolLM2-135M-Instruct teaching ten of its layers, random token ids. Three runs of the same steps:
-`fast` is the path that a recipe takes on this device; `reference` is float32, padded, with the loss in plain torch and
-the norms of transformers; `reference, bf16` is the same in bfloat16, which shows the effect of rounding alone. All
-train on the responses that `fast` sampled: one different token would make them different experiments.
+GKD at λ = β = 0.5, SmolLM2-135M-Instruct teaching ten of its layers, random token ids. Runs of the same steps: `fast`
+is the path that a recipe takes on this device, `compiled` (on a GPU) the same with compiled layers; `reference` is
+float32, padded, with the loss in plain torch and the norms of transformers; `reference, bf16` is the same in bfloat16,
+which shows the effect of rounding alone. All train on the responses that `fast` sampled: one different token would make
+them different experiments.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from bench.common import write_results
 from bench.step.smollm2 import prepare
 
-RUNS = ("fast", "reference, bf16", "reference")
+RUNS = ("fast", "compiled", "reference, bf16", "reference")
 EXAMPLES, BATCH, NEW_TOKENS = 64, 16, 64
 
 
@@ -43,7 +44,7 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
     from tutelage.training.trainer import Trainer
 
     torch.manual_seed(0)
-    fast = name == "fast"
+    fast = name in ("fast", "compiled")
     half = options.device == "cuda" and name != "reference"
     attention = "auto" if fast else "padded"
     fuse, model_module.fuse_norms = model_module.fuse_norms, model_module.fuse_norms if fast else lambda model: 0
@@ -76,6 +77,7 @@ def train(name: str, folder: Path, samples: Path | None, options: argparse.Names
                 epochs=1 + options.steps * BATCH // EXAMPLES,
                 learning_rate=1e-4,
                 precision="bfloat16" if half else "float32",
+                compile="on" if name == "compiled" else "off",
             ),
             seed=0,
             folder=run,
@@ -98,7 +100,12 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(2, 1))
-    styles = {"fast": ("#0072b2", "-"), "reference, bf16": ("#e69f00", "--"), "reference": ("#444444", ":")}
+    styles = {
+        "fast": ("#0072b2", "-"),
+        "compiled": ("#009e73", "-."),
+        "reference, bf16": ("#e69f00", "--"),
+        "reference": ("#444444", ":"),
+    }
     steps = range(1, len(curves["fast"]) + 1)
     for name, losses in curves.items():
         colour, line = styles[name]
@@ -128,7 +135,7 @@ def main() -> None:
     samples = None
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), options.small)
-        for run in RUNS:
+        for run in RUNS if options.device == "cuda" else [one for one in RUNS if one != "compiled"]:
             curves[run], samples = train(run, Path(name), samples, options)
     rows: list[dict[str, Any]] = []
     for run, losses in curves.items():

@@ -8,8 +8,8 @@ The student has the shape of Llama-3.2-1B (tied head), the teacher that of Llama
 weights and Adam states in float32 (their default) or bfloat16, with gradient checkpointing (their default) or without.
 Prompts are lognormal with mean about 195 tokens. No token ends a response.
 
-`off-policy` (λ = 0): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences per step.
-`on-policy` (λ = 1): 512 sampled tokens each; 128 prompts per step, sampling and weight sync included.
+`off-policy` (λ = 0; `mixed`: 0.5): responses lognormal with median 250 and σ 0.9, cut at 2,000 tokens; 128 sequences
+per step. `on-policy` (λ = 1): 512 sampled tokens each; 128 prompts per step, sampling and weight sync included.
 TRL's trainers take as many sequences per micro-batch as fit the memory (`--trl-batch`, largest first) and accumulate to
 128; GKDTrainer on-policy, which takes half a minute to sample one micro-batch, is measured on one.
 
@@ -19,7 +19,14 @@ at the measured rate of matrix products. An 8B student beside an 8B teacher on a
 
     python -m bench.step.paper --impl tutelage --student 8b --lora 16 --student-base nf4 --teacher-precision nf4 \
         --checkpointing --micro-batch 4096 --batch 16
-Every implementation runs in a process of its own.
+
+A 70B teacher in float8 beside a 3B student, whose layers are made and quantised one by one, on one card of 139 GiB:
+
+    python -m bench.step.paper --impl tutelage --student 3b --teacher 70b --teacher-precision float8 --compile on \
+        --checkpointing --micro-batch 4096 --slots 32 --case off-policy mixed
+
+`--compute float32` and `--compile on` choose other paths of Tutelage; rows name them (`precision`, `compile`).
+`--profile PREFIX` prints where a step's time goes. Every implementation runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -35,22 +42,25 @@ from pathlib import Path
 from typing import Any
 
 from bench.common import ceilings, run_worker, write_results
-from bench.sampling import TINY, prepare
+from bench.sampling import prepare
+from bench.step.kernels import profile
+from bench.step.kernels import show as show_profile
 from bench.step.paper_trl import trl_worker
 from bench.step.paper_work import (
-    LLAMA_8B,
     SHARES,
     as_loaded,
+    compute_of,
     make_models,
     make_rows,
     make_student,
     student_shape,
     summary,
+    teacher_shape,
     weights,
 )
 
 IMPLEMENTATIONS = {
-    "tutelage": ("off-policy", "on-policy"),
+    "tutelage": ("off-policy", "mixed", "on-policy"),
     "tutelage-vllm": ("on-policy",),
     "trl-gkd": ("off-policy", "on-policy"),
     "trl-distillation-vllm": ("on-policy",),
@@ -77,7 +87,7 @@ def tutelage_worker(
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
 
-    half = torch.bfloat16 if options.device == "cuda" else None
+    half = torch.bfloat16 if compute_of(options) == "bfloat16" else None
     where = "meta" if sharded and PartialState().process_index else None
     student, teacher = (make_student(options), None) if elsewhere else make_models(options, where)
     for model in dict.fromkeys(filter(None, (student, teacher))):
@@ -96,11 +106,12 @@ def tutelage_worker(
         length = max(len(p) for p, _ in rows) + options.new_tokens
         sampler = VllmSampler(student, (), True, max_length=length, batch_size=options.batch, memory=0.25)
     elif on_policy:
-        sampler = TorchSampler(student, (), True, batch_size=options.batch, dtype=None if options.lora else half)
+        sampler = TorchSampler(student, (), True, batch_size=options.slots or options.batch, dtype=half)
     sampling = SamplingConfig(max_new_tokens=options.new_tokens, temperature=1.0, batch_size=options.batch)
     steps = options.warmup + options.steps
     config = TrainingConfig(batch_size=options.batch, epochs=steps, tokens_per_micro_batch=options.micro_batch)
-    config = config.model_copy(update={"gradient_checkpointing": options.checkpointing})
+    switches = {"precision": compute_of(options), "compile": options.compile}
+    config = config.model_copy(update={"gradient_checkpointing": options.checkpointing, **switches})
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             student=loaded[0],
@@ -124,30 +135,20 @@ def tutelage_worker(
             sampled = options.batch * values["on_policy"] * values["sampled_length"] if on_policy else 0
             sampling_seconds = sampled / values["sampled_tokens_per_s"] if on_policy else 0.0
             measured.append((seconds, values["tokens"], sampled, sampling_seconds, values["loss"]))
-        if options.profile:
-            profile(trainer, steps, options.profile)
-    return summary(measured, options)
-
-
-def profile(trainer: Any, step: int, path: Path) -> None:
-    """Write the device time of one step per kernel to `path`."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as record:
-        trainer.step(step)
-    table = record.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=90)
-    path.write_text(table)
+        result = summary(measured, options)
+        return result | ({"profile": profile(trainer, steps, options.profile)} if options.profile else {})
 
 
 def start_worker(name: str, case: str, batch: int, setup: str, options: argparse.Namespace) -> dict[str, Any]:
-    keys = ("device", "new_tokens", "warmup", "batch", "micro_batch")
+    keys = ("device", "new_tokens", "warmup", "batch", "micro_batch", "slots")
     flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
     flags += ["--small"] * options.small + ["--checkpointing"] * options.checkpointing
     if name.startswith("tutelage"):
         flags += ["--student", options.student, "--lora", str(options.lora), "--student-base", options.student_base]
         flags += ["--teacher-precision", options.teacher_precision] + ["--shared-base"] * options.shared_base
+        flags += ["--teacher", options.teacher, "--compute", compute_of(options), "--compile", options.compile]
     if options.profile and name.startswith("tutelage"):
-        flags += ["--profile", f"{options.profile}-{name}-{case}.txt"]
+        flags += ["--profile", f"{options.profile}-{name}-{case}"]
     slow = (name, case) == ("trl-gkd", "on-policy")  # half a minute per micro-batch
     flags += ["--steps", str(1 if slow else options.steps)]
     if name.startswith("trl"):
@@ -161,17 +162,18 @@ def start_worker(name: str, case: str, batch: int, setup: str, options: argparse
 
 
 def kinds_of(name: str, setup: str, options: argparse.Namespace) -> dict[str, str]:
-    """A row's shapes, `precision`, in which products are computed and what a quantised teacher holds, and `weights`:
-    what is trained, in its type."""
-    shapes = {"student": options.student, "teacher": options.student if options.shared_base else "8b"}
-    half = "bfloat16" if options.device == "cuda" else "float32"
+    """A row's shapes, `precision`, in which products are computed and what a quantised teacher holds, `weights`: what
+    is trained, in its type, and `compile`."""
+    shapes = {"student": options.student, "teacher": options.student if options.shared_base else options.teacher}
     if name.startswith("trl"):
-        return shapes | {"precision": half, "weights": setup.partition("/")[0]}
+        half = "bfloat16" if options.device == "cuda" else "float32"
+        return shapes | {"precision": half, "weights": setup.partition("/")[0], "compile": "off"}
+    half = compute_of(options)
     base = options.student_base if options.student_base != "bfloat16" else half
     weights = f"float32 adapter of rank {options.lora} on {base}" if options.lora else "float32"
     quantised = options.student_base if options.shared_base else options.teacher_precision
     precision = half if quantised == "bfloat16" else f"{half}, teacher {quantised}"
-    return shapes | {"precision": precision, "weights": weights}
+    return shapes | {"precision": precision, "weights": weights, "compile": options.compile}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -187,11 +189,12 @@ def show(rows: list[dict[str, Any]]) -> None:
         "peak_gib": ".1f",
         "first_loss": ".4f",
     }
-    table = Table("implementation", "case", "weights/checkpointing", "batch", *forms)
+    table = Table("implementation", "case", "weights/checkpointing", "precision", "compile", "batch", *forms)
     for row in rows:
         cells = ["–" if row.get(k) is None else format(row[k], f) for k, f in forms.items()]
-        table.add_row(row["impl"], row["case"], row.get("setup", ""), str(row["batch"]), *cells)
-    Console(width=150).print(table)
+        kinds = (row.get("setup", ""), row["precision"], row["compile"], str(row["batch"]))
+        table.add_row(row["impl"], row["case"], *kinds, *cells)
+    Console(width=170).print(table)
 
 
 def parse() -> argparse.Namespace:
@@ -202,14 +205,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--trl-setups", nargs="+", choices=SETUPS, default=SETUPS, help="TRL's weights/gradient checkpointing"
     )
+    parser.add_argument("--slots", type=int, default=0, help="rows that are decoded at a time; default: all")
     parser.add_argument("--micro-batch", type=int, default=6_144, help="tokens per micro-batch of Tutelage")
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--impl", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
-    parser.add_argument("--case", nargs="+", default=["off-policy", "on-policy"])
+    parser.add_argument("--case", nargs="+", choices=list(SHARES), default=["off-policy", "on-policy"])
     parser.add_argument("--small", action="store_true", help="tiny models")
-    parser.add_argument("--student", choices=["1b", "8b"], default="1b", help="shape of the student")
+    parser.add_argument("--student", choices=["1b", "3b", "8b"], default="1b", help="shape of the student")
+    parser.add_argument("--teacher", choices=["8b", "70b"], default="8b", help="shape of the teacher")
+    parser.add_argument("--compute", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, else float32")
+    parser.add_argument("--compile", choices=["on", "off"], default="off", help="compile the layers of both models")
     parser.add_argument("--lora", type=int, default=0, help="rank of an adapter on all linear maps; 0: all weights")
     parser.add_argument("--student-base", choices=["bfloat16", "nf4"], default="bfloat16", help="frozen, with --lora")
     parser.add_argument(
@@ -217,14 +224,17 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--shared-base", action="store_true", help="with --lora: the teacher is the frozen student")
     parser.add_argument("--checkpointing", action="store_true", help="recompute Tutelage's activations")
-    parser.add_argument("--profile", type=Path, help="write tables of Tutelage's kernels to files with this prefix")
+    parser.add_argument("--profile", type=Path, help="profile one more step of Tutelage; files get this prefix")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--trl-weights", help=argparse.SUPPRESS)
     parser.add_argument("--trl-checkpointing", help=argparse.SUPPRESS)
     parser.add_argument("--trl-sequences", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.teacher, options.teacher_precision, options.small) == ("70b", "bfloat16", False):
+        parser.error("--teacher 70b takes 141 GB in bfloat16: add --teacher-precision float8 (or int8, nf4)")
+    return options
 
 
 def main() -> None:
@@ -240,8 +250,7 @@ def main() -> None:
         ("trl-gkd", "on-policy"): options.trl_batch or [16, 8, 4],
         ("trl-distillation-vllm", "on-policy"): options.trl_batch or [128, 64, 32],
     }
-    student = student_shape(options)
-    teacher = student if options.shared_base else TINY if options.small else LLAMA_8B
+    student, teacher = student_shape(options), teacher_shape(options)
     per_token = 2 * weights(teacher) + (4 if options.lora else 6) * weights(student)
     rows = []
     for case in options.case:
@@ -255,6 +264,8 @@ def main() -> None:
                     if "seconds" in result and case == "off-policy":
                         result["over_floor"] = measured["flops"] / (per_token * result["tokens_per_s"])
                     rows.append({"impl": name, "case": case, "batch": batch, **({"setup": setup} if setup else {})})
+                    if "profile" in result:
+                        show_profile(result.pop("profile"), f"{name}, {case}")
                     rows[-1] |= kinds_of(name, setup, options) | result
                     print(f"{name}, {case}, {setup} {batch}: {result}", file=sys.stderr, flush=True)
                     if options.json:

@@ -6,6 +6,7 @@ import argparse
 import math
 import random
 import statistics
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +19,17 @@ LLAMA_8B = LLAMA_1B | {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
-# Options of a plain step: a 1B student of which all weights are trained, and a bfloat16 teacher.
+LLAMA_3B = LLAMA_1B | {"hidden_size": 3_072, "num_hidden_layers": 28, "num_attention_heads": 24, "head_dim": 128}
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8_192,
+    "intermediate_size": 28_672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+SHAPES = {"1b": LLAMA_1B, "3b": LLAMA_3B, "8b": LLAMA_8B, "70b": LLAMA_70B}
+# Options of a plain step: a 1B student of which all weights are trained, and an 8B teacher in bfloat16.
 PLAIN: dict[str, Any] = {"student": "1b", "lora": 0, "student_base": "bfloat16", "teacher_precision": "bfloat16"}
-PLAIN |= {"shared_base": False, "checkpointing": False}
+PLAIN |= {"shared_base": False, "checkpointing": False, "teacher": "8b", "compute": "", "compile": "off", "slots": 0}
 SHARES = {"off-policy": 0.0, "mixed": 0.5, "on-policy": 1.0}  # λ of each case
 Measured = tuple[float, float, float, float, float]  # seconds, tokens, sampled tokens, sampling seconds, loss
 
@@ -39,7 +48,18 @@ def make_rows(count: int, vocabulary: int, shrink: int) -> list[tuple[list[int],
 
 
 def student_shape(options: argparse.Namespace) -> dict[str, Any]:
-    return TINY if options.small else {"1b": LLAMA_1B, "8b": LLAMA_8B}[options.student]
+    return TINY if options.small else SHAPES[options.student]
+
+
+def teacher_shape(options: argparse.Namespace) -> dict[str, Any]:
+    if options.shared_base:
+        return student_shape(options)
+    return TINY if options.small else SHAPES[options.teacher]
+
+
+def compute_of(options: argparse.Namespace) -> str:
+    """The type that the student computes in."""
+    return options.compute or ("bfloat16" if options.device == "cuda" else "float32")
 
 
 def make_models(options: argparse.Namespace, device: str | None = None) -> tuple[Any, Any]:
@@ -67,7 +87,7 @@ def make_student(options: argparse.Namespace, device: str | None = None) -> Any:
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
     student = _build(student_shape(options), where, half, 0)
-    _quantise(student, options.student_base, half)
+    quantise(student, options.student_base, half)
     add_adapter(student, LoraConfig(r=options.lora), seed=0)
     return student
 
@@ -77,8 +97,11 @@ def make_teacher(options: argparse.Namespace, device: str | None = None) -> Any:
     import torch
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
-    teacher = _build(TINY if options.small else LLAMA_8B, device or options.device, half, 1)
-    _quantise(teacher, options.teacher_precision, half)
+    where = device or options.device
+    if options.teacher == "70b" and where != "meta":
+        return _by_layers(teacher_shape(options), where, half, options.teacher_precision)
+    teacher = _build(teacher_shape(options), where, half, 1)
+    quantise(teacher, options.teacher_precision, half)
     return teacher
 
 
@@ -90,8 +113,29 @@ def as_loaded(model: Any) -> Any:
     return LoadedModel(model, SimpleNamespace(pad_token_id=0), ends, True, "")  # type: ignore[arg-type]
 
 
-def _quantise(model: Any, precision: str, compute: Any) -> None:
-    """Replace the linear maps of the layers, in place and one at a time, by quantised ones, as loading does."""
+def _by_layers(shape: dict[str, Any], device: str, kind: Any, precision: str) -> Any:
+    """A model of which one layer after the other is made and quantised: it is never there in `kind` as a whole."""
+    import torch
+
+    model = _build(shape, "meta", kind, 1)
+    decoder = model.get_decoder()
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.config).to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    for part in [*decoder.layers, decoder.embed_tokens, decoder.norm, model.lm_head]:
+        part.to_empty(device=device)
+        for parameter in part.parameters():
+            if parameter.ndim == 1:
+                torch.nn.init.ones_(parameter)
+            else:
+                torch.nn.init.normal_(parameter, std=model.config.initializer_range, generator=generator)
+        if part in decoder.layers:
+            quantise(model, precision, kind, [part])
+    return model
+
+
+def quantise(model: Any, precision: str, compute: Any, parts: Sequence[Any] | None = None) -> None:
+    """Replace the linear maps of `parts` (default: the layers), in place and one at a time, by quantised ones, as
+    loading does."""
     import torch
 
     if precision == "bfloat16":
@@ -101,11 +145,12 @@ def _quantise(model: Any, precision: str, compute: Any) -> None:
 
         from tutelage.models.surgery.quantise import quantization
 
-        quantize_(model.get_decoder().layers, quantization(precision, compute).quant_type)
+        for part in model.get_decoder().layers if parts is None else parts:
+            quantize_(part, quantization(precision, compute).quant_type)
         return
     import bitsandbytes as bnb
 
-    for layer in model.get_decoder().layers:
+    for layer in model.get_decoder().layers if parts is None else parts:
         for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]:
             sizes = (linear.in_features, linear.out_features)
             new = bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=compute, quant_type="nf4", device="meta")

@@ -47,7 +47,27 @@ def test_a_step_at_the_papers_shapes(bench: Callable[..., list[dict[str, Any]]])
     assert off["tokens"] == pytest.approx(off["tokens_per_s"] * off["seconds"])
     assert on["sampled_tokens_per_s"] * on["seconds"] == pytest.approx(4 * 6)
     assert off["first_loss"] > 0
-    assert (off["student"], off["precision"], off["weights"]) == ("1b", "float32", "float32")
+    assert (off["student"], off["precision"], off["weights"], off["compile"]) == ("1b", "float32", "float32", "off")
+
+
+def test_a_step_in_bfloat16_and_where_its_time_goes(bench: Callable[..., list[dict[str, Any]]], tmp_path: Path):
+    options = ["--device", "cpu", "--small", "--batch", "4", "--new-tokens", "6", "--steps", "1", "--impl", "tutelage"]
+    more = ["--compute", "bfloat16", "--case", "mixed", "--profile", str(tmp_path / "kernels")]
+    (row,) = bench("step.paper", *options, *more)
+    assert (row["case"], row["precision"], row["weights"]) == ("mixed", "bfloat16", "float32")
+    found = json.loads((tmp_path / "kernels-tutelage-mixed.json").read_text())
+    assert sum(one["share"] for one in found["classes"].values()) == pytest.approx(1.0)
+    assert found["classes"]["matrix products"]["launches"] > 20
+    assert "aten::mm" in (tmp_path / "kernels-tutelage-mixed.txt").read_text()
+
+
+def test_a_70b_teacher_is_made_layer_by_layer(bench: Callable[..., list[dict[str, Any]]]):
+    pytest.importorskip("torchao", reason="torchao is not installed: pip install 'tutelage[quant]'")
+    options = ["--device", "cpu", "--small", "--batch", "4", "--new-tokens", "6", "--steps", "1", "--impl", "tutelage"]
+    shapes = ["--student", "3b", "--teacher", "70b", "--teacher-precision", "int8", "--case", "off-policy"]
+    (row,) = bench("step.paper", *options, *shapes)
+    assert (row["student"], row["teacher"], row["precision"]) == ("3b", "70b", "float32, teacher int8")
+    assert row["first_loss"] > 0
 
 
 def test_an_adapter_beside_a_quantised_teacher(bench: Callable[..., list[dict[str, Any]]]):

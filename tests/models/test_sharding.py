@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.sharding import local_part, plain_copy, shard
 from tutelage.runs.worker import attempt
 from tutelage.teachers.local import LocalTeacher
+from tutelage.training import trainer as trainer_module
+from tutelage.training.compiling import compile_models
 from tutelage.training.job import Job
 from tutelage.training.trainer import Trainer
 
@@ -40,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "padded": {"packed": False, "batch_size": 3},
     "bfloat16": {"on_policy": 0.0, "precision": "bfloat16"},
     "pure_bfloat16": {"on_policy": 0.0, "precision": "pure_bfloat16"},
+    "compiled": {"compile": "on", "gradient_checkpointing": True},
 }
 # Allowed error as a fraction of how far a weight moved; under bfloat16 the layers' norms have bfloat16 weights too.
 LIMITS = {"bfloat16": 0.1, "pure_bfloat16": 1.0}
@@ -77,6 +81,7 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
 
 
 def run_cases(folder: Path, sharded: bool) -> None:
+    trainer_module.compile_models = partial(compile_models, backend="aot_eager")  # without a compiler's minutes
     for name, options in CASES.items():
         job = make(folder / name, sharded, **options)
         trainer = Trainer(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tutelage.recipe.sections import LoraConfig
 from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.teachers.local import LocalTeacher
 from tutelage.training import checkpoint
+from tutelage.training import trainer as trainer_module
+from tutelage.training.compiling import compile_models
 from tutelage.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
@@ -37,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     "sharded": {"shard": True},
     "sharded, the head too, shared base": {"shard": True, "targets": HEAD, "teacher": "shared"},
     "sharded, bfloat16": {"shard": True, "precision": "bfloat16"},
+    "compiled": {"compile": "on", "teacher": "shared"},
+    "sharded, compiled": {"shard": True, "compile": "on"},
     "checkpointing, no student": {"gradient_checkpointing": True, "on_policy": 0.0},
 }
 
@@ -74,6 +79,7 @@ def finish(job: Any, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def run_cases(folder: Path) -> None:
+    trainer_module.compile_models = partial(compile_models, backend="aot_eager")  # without a compiler's minutes
     for name, options in CASES.items():
         finish(make(folder / name, dict(options)), folder / name)
 

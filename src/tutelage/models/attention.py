@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,12 +25,16 @@ class Packing:
     """Boundaries of the S sequences of a packed row: `cu_seqlens` int32 [S + 1] on the device, `lengths` on the host.
 
     `keys`: the boundaries of keys and values, if sequences have more keys than queries (the queries are their last
-    tokens).
+    tokens). `longest`: of the lengths.
     """
 
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
     keys: Packing | None = None
+    longest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "longest", max(self.lengths, default=0))  # here: compiled code would count anew
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device, keys: Packing | None = None) -> Packing:
@@ -77,17 +81,42 @@ def packed_attention(
     if packing is None:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        return _varlen(query, key, value, packing, scaling), None
+    if _has_varlen(query):
+        keys = packing.keys or packing
+        ends, longest = (packing.cu_seqlens, keys.cu_seqlens), (packing.longest, keys.longest)
+        return _varlen(query, key, value, *ends, *longest, scaling), None
     return _segments(query, key, value, packing, scaling), None
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None) -> Tensor:
+def _has_varlen(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+
+
+def hide_from_compiler() -> None:
+    """Let torch.compile take attention as it is: one operation on CUDA, elsewhere code between compiled parts.
+
+    Compiled itself, it would be compiled anew for each micro-batch's lengths.
+    """
+    global _segments
+    torch.compiler.allow_in_graph(_varlen)
+    if not getattr(_segments, "_torchdynamo_disable", False):
+        _segments = torch.compiler.disable(_segments)
+
+
+def _varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    key_ends: Tensor,
+    longest: int,
+    longest_keys: int,
+    scaling: float | None,
+) -> Tensor:
     """One flash-attention call over all sequences; its causal mask aligns the last query with the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    keys = packing.keys or packing
     accepted = _varlen_options()
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
     if "scale" in accepted:
@@ -97,8 +126,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling
             options["enable_gqa"] = True
         else:  # torch 2.11 needs as many key heads as query heads
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    ends, longest = (packing.cu_seqlens, keys.cu_seqlens), (max(packing.lengths), max(keys.lengths))
-    out = varlen_attn(q, k, v, *ends, *longest, **options)
+    out = varlen_attn(q, k, v, ends, key_ends, longest, longest_keys, **options)
     assert isinstance(out, Tensor)
     return out[None]
 

@@ -12,7 +12,7 @@ from tutelage.loss.fused_linear import linear_objective
 from tutelage.loss.objective import Objective
 from tutelage.models.attention import Packing
 from tutelage.models.sharding import gathered, with_whole_weights
-from tutelage.models.surgery.lora import head_weight, uncast_inputs
+from tutelage.models.surgery.lora import head_weight
 
 
 class LanguageModel(nn.Module):
@@ -47,8 +47,7 @@ class LanguageModel(nn.Module):
         return with_whole_weights(self.model, self._run, batch, objective, teacher, statistics)
 
     def _run(self, batch: MicroBatch, objective: Objective | None, teacher: Signal | None, statistics: bool) -> Any:
-        with uncast_inputs(self.model):
-            hidden = self._hidden(batch)
+        hidden = self._hidden(batch)
         head = language_model_head(self.model)
         if objective is None:
             return TeacherSignal(hidden, head)

@@ -63,7 +63,7 @@ def load_model(
     """Load a model from a hub id, a folder, a GGUF file or `package:NAME` to `device`, with weights in `dtype`.
 
     `sharded`: shard it over all ranks, which must call this together; only the first rank reads the weights, into CPU
-    memory. `compute`: the type of autocast that the model will run under, if any. `prepare`: changes the transformers
+    memory. `compute`: the type that a sharded model computes in (default: `dtype`). `prepare`: changes the transformers
     model before it is sharded. With `config.precision` the linear maps are quantised as they are read.
 
     Raises TutelageError for a folder without weights or with pickled weights, for a name that cannot be loaded, for a
@@ -87,8 +87,7 @@ def load_model(
         shard(model.eval(), device, compute)
     elif config.precision is None:
         model.eval().to(device)
-    with torch.autocast(device_type, compute, enabled=compute not in (None, torch.float32)):
-        packed = _install_attention(model, config)
+    packed = _install_attention(model, config)
     reshard(model)
     template = ChatTemplate(tokenizer, config.chat_template, generation_ends(model), config.thinking)
     return LoadedModel(model, tokenizer, template, packed, fingerprint(content, template.fingerprint), config.path)

@@ -35,9 +35,8 @@ def shard(model: Any, device: torch.device | str, compute: torch.dtype | None = 
     """Shard a transformers model in place over all ranks, layer by layer, with the weights of the first rank.
 
     Needs a process group. The first rank's model is on the CPU; the others' may be on the meta device. `compute`: the
-    type of autocast, if it is on. Layers are then gathered in that type, because autocast would make the same copies
-    after gathering twice the bytes, and keep them until backward. Gradients are summed in the parameters' own type in
-    any case. Embedding, last norm and head keep their type, so that the residual stream stays float32.
+    type in which weights are gathered and everything is computed (default: their own). Gradients are summed, over ranks
+    and micro-batches, in the parameters' own type in any case.
 
     Raises TutelageError if the model has no list of layers, or if the ranks have different models.
     """
@@ -56,9 +55,8 @@ def shard(model: Any, device: torch.device | str, compute: torch.dtype | None = 
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     _broadcast_module(model, device)
     original = type(model)
-    outer_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     # Not resharded after forward: a teacher's head is used after its forward pass.
-    fully_shard(model, mesh=mesh, mp_policy=outer_policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     # transformers reads the source of a model's class to find out its abilities.
     type(model).__module__ = original.__module__
     model.with_whole_weights = lambda function, *arguments: function(*arguments)
@@ -78,6 +76,26 @@ def reshard(model: Any) -> None:
     """
     if is_sharded(model):
         model.reshard()
+
+
+@torch.no_grad()
+def same_on_all_ranks(model: nn.Module) -> None:
+    """Set the parameters of a model that is not sharded to the first rank's; all ranks call this."""
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, 0)
+
+
+@torch.no_grad()
+def sum_gradients(model: nn.Module) -> None:
+    """Replace the gradients of a model that is not sharded by their sums over all ranks, which call this together."""
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    for parameter in learnt:  # one that no micro-batch of this rank used, such as an expert's
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    sums = [dist.all_reduce(parameter.grad, async_op=True) for parameter in learnt]
+    for one in sums:
+        assert one is not None
+        one.wait()
 
 
 def gathered(parameter: Tensor) -> Tensor:

@@ -268,8 +268,15 @@ class TrainingConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16", "pure_bfloat16"] = Field(
         default="auto",
-        description="`bfloat16`: float32 weights and optimizer state, bfloat16 compute. `pure_bfloat16`: all in "
-        "bfloat16, which rounds away most of a 5e-6 step. `auto`: bfloat16 on CUDA, float32 on CPU.",
+        description="`bfloat16`: everything is computed in bfloat16; weights, sums of gradients and optimizer state "
+        "are float32. `pure_bfloat16`: those too are bfloat16, which rounds away most of a 5e-6 step. `auto`: "
+        "bfloat16 on CUDA, float32 on CPU.",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="torch.compile of the layers of student and teacher: faster steps after a minute or more of "
+        "compiling, which later runs find on disk; differs by rounding. `auto`: on CUDA in bfloat16, for runs of some "
+        "minutes and more.",
     )
     tokens_per_micro_batch: Count = Field(
         default=8192,
@@ -301,6 +308,11 @@ class TrainingConfig(Section):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default=[], description="Experiment trackers that also get each step's metrics."
     )
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_switch(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # as YAML reads them
 
     @field_validator("adam_betas")
     @classmethod

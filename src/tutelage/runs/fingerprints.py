@@ -39,6 +39,7 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
 _LATER = {"ce_weight"}
 # How often state is saved, and how memory is used, does not change what is computed.
 COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
+COSMETIC |= {"compile"}
 
 _CHANGED = "its files changed after this run was planned: run the same command again, which plans it with them"
 

@@ -31,10 +31,11 @@ _SIZE_STEP = 256  # on CUDA an engine's row length is rounded up to a multiple o
 class TorchSampler:
     """Samples from a transformers model, or from a copy of it that `update_weights` refreshes.
 
-    There is a copy if `dtype` is not the model's own, or if the model is sharded; then all ranks must construct the
-    sampler and call `update_weights` together. end_ids: token ids that end a response. packed: whether the model takes
-    packed sequences. batch_size: rows decoded at a time. cache_share: the share of the device memory free when an
-    engine is made that keys and values may use; training in the same process needs the rest.
+    There is a copy if the model, or the one that `update_weights` gets, is not in `dtype` (default: the model's own),
+    or is sharded; then all ranks must construct the sampler and call `update_weights` together. end_ids: token ids that
+    end a response. packed: whether the model takes packed sequences. batch_size: rows decoded at a time. cache_share:
+    the share of the device memory free when an engine is made that keys and values may use; training in the same
+    process needs the rest.
 
     `tally` counts all calls; assign a new `Tally()` to start again.
     """
@@ -51,19 +52,24 @@ class TorchSampler:
     ) -> None:
         self.share_prefixes, self.cache_share, self.tally = share_prefixes, cache_share, Tally()
         self.end_ids, self.packed, self.batch_size = tuple(end_ids), packed, batch_size
-        # A sharded model cannot be sampled from directly: its ranks do not decode in step.
-        narrower = dtype is not None and dtype != next(model.parameters()).dtype
-        self._own_copy = is_sharded(model) or (narrower and not isinstance(model, OwnModule))
-        self.model = plain_copy(model, dtype) if self._own_copy else model
-        self.device = next(self.model.parameters()).device
-        self.context = context_of(model.config)
+        first = next(model.parameters())
+        self.dtype = first.dtype if dtype is None or isinstance(model, OwnModule) else dtype
+        self._copied = False
+        self.model = model
+        self.device, self.context = first.device, context_of(model.config)
         self._engine: Engine | None = None
+        self.update_weights(model)
 
     def update_weights(self, student: Any) -> None:
-        """Copy the weights of `student` if this sampler has a copy; without one it uses the live weights anyway."""
-        if not self._own_copy:
-            return
-        copy_weights(student, self.model, learnt=bool(adapted_layers(student)))
+        """See `Sampler`. Without a copy it samples from `student` itself, as it is at every call."""
+        # A sharded model cannot be sampled from directly: its ranks do not decode in step.
+        if not is_sharded(student) and next(student.parameters()).dtype == self.dtype:
+            if self.model is not student:
+                self.model, self._copied, self._engine = student, False, None
+        elif self._copied:
+            copy_weights(student, self.model, learnt=bool(adapted_layers(student)))
+        else:
+            self.model, self._copied, self._engine = plain_copy(student, self.dtype), True, None
 
     @torch.no_grad()
     def sample(

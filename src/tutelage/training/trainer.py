@@ -31,8 +31,10 @@ from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share
 from tutelage.loss.objective import Objective
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import compute_type
-from tutelage.models.sharding import gathered, is_sharded, reshard
+from tutelage.models.sharding import gathered, is_sharded, reshard, same_on_all_ranks, sum_gradients
+from tutelage.models.working import Working
 from tutelage.training import checkpoint
+from tutelage.training.compiling import compile_models
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
@@ -57,23 +59,28 @@ class Trainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
         self._over_ranks = partial(over_ranks, self.device, self.world)
-        if self.config.gradient_checkpointing:
-            job.student.model.gradient_checkpointing_enable({"use_reentrant": False})
-        module = LanguageModel(job.student.model.train())
-        # float32 weights unless requested otherwise: a 5e-6 step is below bfloat16's resolution of most weights.
-        self.compute = compute_type(self.config.precision, self.device)
+        # float32 weights unless requested otherwise: a 5e-6 step is below bfloat16's resolution of most weights. They
+        # are what the optimizer changes and what is saved; `working` computes, perhaps in a narrower type.
+        self.module = LanguageModel(job.student.model.train())
         if self.config.precision == "pure_bfloat16":
-            module.to(torch.bfloat16)
+            self.module.to(torch.bfloat16)
+        self.sharded = is_sharded(job.student.model)  # FSDP2 then sums the gradients itself
+        if not self.sharded:
+            self.module.to(self.device)
+            if self.world > 1:
+                same_on_all_ranks(self.module)
+        self.working = Working(job.student.model, compute_type(self.config.precision, self.device))
+        self.student = LanguageModel(self.working.model)
+        if self.config.gradient_checkpointing:
+            self.working.model.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
+            [p for p in self.module.parameters() if p.requires_grad],
             lr=self.config.learning_rate,
             betas=self.config.adam_betas,
             eps=self.config.adam_eps,
             weight_decay=self.config.weight_decay,
             fused=True,
         )
-        self.sharded = is_sharded(job.student.model)  # FSDP2 then sums the gradients itself
-        self.module = module if self.sharded else self.accelerator.prepare(module)
         self.optimizer = self.accelerator.prepare(optimizer)
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
@@ -81,6 +88,7 @@ class Trainer:
         self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
+        compile_models(job, self.working.model, self.total_steps)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the last checkpoint if there is one. Returns the last step's metrics.
@@ -131,6 +139,7 @@ class Trainer:
         """Optimizer step number `step` (from 0): one batch of examples over all ranks. Returns its metrics."""
         job, config, began = self.job, self.config, time.monotonic()
         epoch = step // self.steps_per_epoch
+        self.working.refresh()
 
         # 1. This batch's examples. Each response is the data's or, with probability λ, the current student's (eq. 1).
         global_batch = self._examples(step)
@@ -141,8 +150,7 @@ class Trainer:
                 given = [e for e in examples if not is_on_policy(job.rollouts, epoch, e.index, e.part)]
                 job.teacher.expect(given, config.tokens_per_micro_batch)
             if job.sampler is not None:
-                job.sampler.update_weights(self._bare().model)
-            # Outside autocast: the sampler has its own compute type, and its probabilities are float32.
+                job.sampler.update_weights(self.working.model)
             sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
         self.sequences, sampling_seconds = sequences, time.monotonic() - began
 
@@ -153,11 +161,12 @@ class Trainer:
         budget = self.budget.tokens(sequences, job.examples, self._trial_pass)
         batches = self._batches(sequences, token_weights, budget, spare=global_batch[0])
 
-        # 4. Forward and backward; the last micro-batch sums the gradients over the ranks.
+        # 4. Forward and backward, then the sum of the gradients over the ranks.
         totals, signals = Totals(self.device, job.ce_weight), self._signals(batches)
-        for i, batch in enumerate(batches):
-            loss, stats = self._forward_backward(batch, next(signals), sync=i + 1 == len(batches))
-            totals.add(batch, loss, stats)
+        for batch in batches:
+            totals.add(batch, *self._forward_backward(batch, next(signals)))
+        if self.world > 1 and not self.sharded:
+            sum_gradients(self.module)
 
         # 5. Clip the gradient, set the learning rate, update the weights.
         values = totals.values(self.world)
@@ -186,44 +195,36 @@ class Trainer:
     @torch.no_grad()
     def loss_of(self, batch: MicroBatch, objective: Objective, teacher: Signal | None) -> Tensor:
         """The student's weighted loss of a micro-batch, without dropout and gradient."""
-        bare = self._bare()
-        bare.model.eval()
-        with self._autocast():
-            loss, _ = bare(batch, objective, teacher)
-        reshard(bare.model.train())
-        return loss
+        with self._evaluating():
+            return self.student(batch, objective, teacher)[0]
 
     def _signals(self, batches: Sequence[MicroBatch]) -> Iterator[Signal | None]:
         """The teacher's signal of each micro-batch; a teacher elsewhere is asked ahead."""
         return repeat(None) if self.job.teacher is None else self.job.teacher.signals(batches)
 
     def _trial_pass(self, batch: MicroBatch) -> None:
-        self._forward_backward(batch, next(self._signals([batch])), sync=False)
+        self._forward_backward(batch, next(self._signals([batch])))
 
-    def _forward_backward(self, batch: MicroBatch, teacher: Signal | None, sync: bool) -> tuple[Tensor, TokenStats]:
-        """The weighted loss of a micro-batch, after adding its gradient. Without `sync`, gradients stay on their rank.
+    def _forward_backward(self, batch: MicroBatch, teacher: Signal | None) -> tuple[Tensor, TokenStats]:
+        """The weighted loss of a micro-batch, after adding its gradient to that of `module`.
 
         The objective computes divergence and gradient together, for one chunk of tokens at a time.
         """
-        with contextlib.nullcontext() if sync else self._no_sync():
-            with self._autocast():
-                loss, stats = self.module(batch, self.job.objective_of(batch.sampled), teacher)
-            (loss * self.world).backward()  # data parallelism averages over ranks; the weights sum to 1 over all ranks
+        with self.working.autocast():
+            loss, stats = self.student(batch, self.job.objective_of(batch.sampled), teacher)
+        (loss * self.world if self.sharded else loss).backward()  # FSDP2 averages over ranks
         return loss, stats
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
         """Means per response token over the validation data, as `validation_…`."""
-        self._bare().model.eval()
         sequences = rank_share(self.job.validation, self.rank, self.world)
         weights = [1.0 / self._over_ranks(sum(s.response_tokens for s in sequences))] * len(sequences)
         totals, tokens = Totals(self.device, self.job.ce_weight), self.config.tokens_per_micro_batch
         batches = self._batches(sequences, weights, tokens, spare=self.job.validation[0])
-        for batch, teacher in zip(batches, self._signals(batches), strict=False):
-            with self._autocast():
-                loss, stats = self._bare()(batch, self.job.objective_of(batch.sampled), teacher)
-            totals.add(batch, loss, stats)
-        reshard(self._bare().model.train())
+        with self._evaluating():
+            for batch, teacher in zip(batches, self._signals(batches), strict=False):
+                totals.add(batch, *self.student(batch, self.job.objective_of(batch.sampled), teacher))
         return {f"validation_{k}": v for k, v in totals.values(self.world).items()}
 
     def _batches(
@@ -299,16 +300,14 @@ class Trainer:
         """The file with this rank's samples of a step, kept until the next checkpoint."""
         return self.job.folder / "checkpoints" / f"pending-{self.rank}" / f"{step:08d}.json"
 
-    def _bare(self) -> LanguageModel:
-        """The module without the wrapper of data parallelism."""
-        return self.accelerator.unwrap_model(self.module)
-
-    def _no_sync(self) -> Any:
-        """Keep gradients on their rank, except for a sharded model: unsynchronised gradients are not sharded."""
-        return contextlib.nullcontext() if self.sharded else self.accelerator.no_sync(self.module)
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """For a block in which the student, with its newest weights, has no dropout."""
+        self.working.refresh()
+        self.working.model.eval()
+        with self.working.autocast():
+            yield
+        reshard(self.working.model.train())
 
     @staticmethod
     def _due(every: int | None, step: int) -> bool:

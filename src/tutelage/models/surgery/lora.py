@@ -98,19 +98,6 @@ def without_adapter(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-@contextlib.contextmanager
-def uncast_inputs(model: Any) -> Iterator[None]:
-    """Leave the inputs of adapters in their type under autocast: peft's float32 copies would be kept for backward."""
-    layers = adapted_layers(model).values() if torch.is_autocast_enabled(next(model.parameters()).device.type) else ()
-    for layer in layers:
-        layer.cast_input_dtype_enabled = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.cast_input_dtype_enabled = True
-
-
 def head_weight(layer: Any) -> Tensor:
     """The weight [V, D] of an output layer, with its adapter if it has one and that is on; sharded weights gathered."""
     base = getattr(layer, "base_layer", None)

@@ -2,20 +2,20 @@
 
 With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precision: float32`), W weights, g ranks:
 
-    training   student   8·b' + b' (two and more ranks that do not share: DDP's buffers) per weight, b' = 4
-                         (2 for `pure_bfloat16`): weights, gradients, Adam's two moments; and 2 for autocast's copies
+    training   student   4·b' per weight, b' = 4 (2 for `pure_bfloat16`): weights, gradients, Adam's two moments; and 2
+                         for the weights to compute with
                teacher   b per weight
-               on-policy 2 per student weight for the copy that is sampled from; the caches
+               on-policy the caches; where ranks share, 2 per student weight for the copy that is sampled from
                activations of a micro-batch of m tokens: 53·m·L·h, with checkpointing (2·L + 53)·m·h, or the teacher's
     others     b per weight of each model that is held; the caches; activations of a forward pass
     prune      4 per weight, and 2 for autocast's copies
 
-With an adapter of a weights (`lora`) the student is 16·a and 2·a for autocast, its frozen base b·W (in nf4 0.516 per
+With an adapter of a weights (`lora`) the student is 16·a and 2·a to compute with, its frozen base b·W (in nf4 0.516 per
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
 nothing. A quantised teacher takes 1 (int8, float8) or 0.516 (nf4) per weight of a layer. None of that was measured.
 
 `training.shard` divides the student's 16 and the teacher's b by g. Gathered all the same: embedding and head of both
-(weights, the student's gradients and autocast's copies too), and two layers of each model. Nothing else is divided by
+(weights, the student's gradients too), and two layers of each model. Nothing else is divided by
 ranks: each has a copy to sample from, and caches of its own.
 
 A forward pass takes (4·h + 6·feed-forward) bytes per token: residual, norm, the MLP's three. The engine reads prompts
@@ -108,12 +108,10 @@ def training_memory(
         frozen = replace(student, precision=lora.base)
         held = {"adapter and optimizer": held["student and optimizer"], "frozen base": frozen.held(width) / part}
     if shared:
-        ends = 2 * master if lora is None else width
+        ends = 2 * width if lora is None else width
         held["gathered layers"] = _gathered(student, ranks, ends, width) + _layer(student) * (width + 4)
-        held["gathered layers"] += 0 if wide or pure or lora is not None else 2 * _ends(student)
     else:
         held["copies in bfloat16"] = 0 if wide or pure else 2 * trained
-        held["gradient buffers"] = master * trained if ranks > 1 else 0
     if teacher is not None and not shared_base:
         held["teacher"] = teacher.held(width) / part
         if shared:
@@ -130,11 +128,10 @@ def training_memory(
     slots: tuple[int, ...] = ()
     base = BASE if cuda else 0.0
     if sampling is not None:
-        if sampling.config.backend == "torch" and (shared or (not wide and lora is None)):
+        if sampling.config.backend == "torch" and shared:
             held["student to sample from"] = width * student.weights
-        # when the engine is made there are no gradients, moments and copies yet
-        later = 0.75 * 4 * master * trained / part
-        later += sum(held.get(name, 0.0) for name in ("copies in bfloat16", "gathered layers"))
+        # when the engine is made there are no gradients and moments yet
+        later = 0.75 * 4 * master * trained / part + held.get("gathered layers", 0.0)
         free = machine.memory * GIB - base - sum(held.values()) + later
         count, cache = sampling.slots(machine, free, width)
         slots = (count,)
