@@ -100,7 +100,8 @@ def hide_from_compiler() -> None:
     global _segments
     torch.compiler.allow_in_graph(_varlen)
     if not getattr(_segments, "_torchdynamo_disable", False):
-        _segments = torch.compiler.disable(_segments)
+        hidden: Any = torch.compiler.disable(_segments)
+        _segments = hidden
 
 
 def _varlen(

@@ -26,22 +26,26 @@ def compile_layers(model: Any, training: bool, backend: str = "inductor") -> boo
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
         return False
+    import torch._functorch.config as functorch  # takes a second
+
     hide_from_compiler()
     torch._dynamo.config.recompile_limit = max(_CODES, torch._dynamo.config.recompile_limit)
     # Of a failure in the backward pass the forward pass should know.
-    if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
-        torch._functorch.config.force_non_lazy_backward_lowering = True
+    if hasattr(functorch, "force_non_lazy_backward_lowering"):
+        functorch.force_non_lazy_backward_lowering = True
     kinds: dict[type, type] = {}
     for layer in layers:
         kind = type(layer)
         if not hasattr(kind, "compiled_modes"):
             layer.__class__ = kinds.setdefault(kind, kinds.get(kind) or _compiled(kind, backend))
-        layer.__class__.compiled_modes.add(training)  # both, for a student that is its teacher without an adapter
+        vars(type(layer))["compiled_modes"].add(training)  # both, for a student that is its teacher without an adapter
     return True
 
 
 def _compiled(kind: Any, backend: str) -> type:
     """A subclass of a layer's class whose forward pass is compiled, except while there is a cache to fill."""
+    from torch._dynamo.exc import TorchDynamoException
+
     plain = kind.forward
     modes, failed = set[bool](), list[Exception]()
     compiled = torch.compile(plain, dynamic=True, backend=backend)
@@ -51,7 +55,7 @@ def _compiled(kind: Any, backend: str) -> type:
             return plain(self, *arguments, **named)
         try:
             return compiled(self, *arguments, **named)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except TorchDynamoException as error:
             failed.append(error)
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             print(f"note: {kind.__name__} cannot be compiled ({reason[:160]}): it runs uncompiled", flush=True)

@@ -38,7 +38,7 @@ class Working:
     def refresh(self) -> None:
         """Round the masters into the working weights."""
         if self._working:
-            torch._foreach_copy_(self._working, self._masters)
+            torch._foreach_copy_(self._working, self._masters)  # type: ignore[reportPrivateImportUsage]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """For a block in which `model` runs."""
