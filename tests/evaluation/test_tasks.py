@@ -7,7 +7,7 @@ import pytest
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Conversation, Message, Sample
-from tutelage.evaluation.tasks import about_replies, evaluate_generation, lead_1, lead_1_records
+from tutelage.evaluation.tasks import about_replies, evaluate_generation, lead_1, lead_1_records, score_response
 from tutelage.recipe.sections import AnswerSamplingConfig, TaskConfig
 
 
@@ -153,3 +153,15 @@ def test_a_metric_that_scores_nothing_is_named_with_the_reason_and_what_fits() -
     none = "no references: give the rows of the data section `references`, or an assistant turn"
     assert notices(None, None, thai)[0] == f"tasks.test: `rouge_l` leaves every example unscored: {none}"
     assert notices(None, None, thai)[1] == f"tasks.test: `chrf` leaves 2 of 3 examples unscored: {none}"
+
+
+@pytest.mark.parametrize(("cut", "told"), [(10, True), (9, True), (8, False), (0, False)])
+def test_a_model_that_hardly_ever_ends_a_reply_is_told(cut: int, told: bool):
+    task = TaskConfig(data="test", metrics=["rouge_l"], sampling=AnswerSamplingConfig(max_new_tokens=7))
+    records = [
+        score_response(row(str(i), "Say it.", "The cat sat."), "The cat sat.", ["rouge_l"], finished=i >= cut, tokens=7)
+        for i in range(10)
+    ]
+    notices = about_replies("test", "gkd", task, records)["notices"]
+    said = f"gkd on test: {cut} of 10 replies ran to sampling.max_new_tokens, 7, and were scored as they were cut"
+    assert [notice.startswith(said) for notice in notices] == [True] * told

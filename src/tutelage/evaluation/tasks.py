@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
 # "#Person1#: ", "Anna: ", "Dr. Smith: ", "Person 1: ", but not "She then said: " (a Latin name starts with a capital)
+ENDLESS = 0.9  # the share of replies cut at their limit that is told
+
 _NAME = r"[^\W\d_a-zß-öø-ÿ][\w.'-]*"
 _SPEAKER = re.compile(rf"^(?:#[^#\n:]{{1,40}}#|{_NAME}(?: (?:{_NAME}|\d+)){{0,2}})[:：]\s+")
 
@@ -182,11 +184,18 @@ def task_result(
 def about_replies(task_name: str, subject: str, task: TaskConfig, records: Sequence[ExampleRecord]) -> dict[str, Any]:
     """What a result says of replies that could not be scored: {"unended_thoughts": count, "notices": [line, …]}.
 
-    There is a notice about thoughts that do not end, and one per metric that leaves more than half of the examples
-    unscored, with the commonest reason and what to do. `subject`: the model, for the first.
+    There is a notice about thoughts that do not end, one where hardly any reply ends, and one per metric that leaves
+    more than half of the examples unscored, with the commonest reason and what to do. `subject`: the model.
     """
     unended = sum(read_reply(record.response).unended for record in records)
     notices = unended_notice(f"{subject} on {task_name}", unended, len(records))
+    cut = sum(not record.finished for record in records)
+    if cut > unended and cut >= ENDLESS * len(records):
+        notices.append(
+            f"{subject} on {task_name}: {cut} of {len(records)} replies ran to sampling.max_new_tokens, "
+            f"{task.sampling.max_new_tokens}, and were scored as they were cut: the model does not end its replies, or "
+            "needs a larger limit"
+        )
     for metric in task.metrics:
         unscored = [record for record in records if record.scores[metric] is None]
         if 2 * len(unscored) > len(records):

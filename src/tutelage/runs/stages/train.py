@@ -11,6 +11,7 @@ import torch
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
+from tutelage.common.metrics_log import read_metrics
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.limits import embedding_rows
@@ -35,6 +36,8 @@ from tutelage.training.trainer import Trainer
 
 _CANDIDATES = 40  # rows of which one is the one that the student answers now and then
 _LINE = 100  # characters of a question that a line of a terminal holds
+
+_LAST_STEPS, _ENDLESS = 5, 0.9  # steps that are looked at, and the share of cut replies that is told
 
 PRECISION = "teacher_precision.json"  # what a quantised teacher costs; measured before the first step
 
@@ -64,13 +67,19 @@ def train(run: Run) -> dict[str, Any]:
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+    notices: list[str] = [] if precision is None else precision["notices"]
     if precision is not None:
         result |= precision
     if (signal := signal_of(run)).approximate:
-        result["notices"] = [
+        notices.append(
             f"{run.stage} (seed {run.seed}) had of its teacher the {signal.top_k} likeliest tokens: its loss is "
             f"approximate, in the last step at most {last.get('loss_error_bound', math.nan):.4f} below the exact one"
-        ]
+        )
+    if endless := _endless_replies(run):
+        print(f"note: {endless}", flush=True)
+        notices.append(endless)
+    if notices:
+        result["notices"] = notices
     if run.lora is not None:
         result["adapter"] = {"trained": trainable_weights(student.model), "shared_base": shared}
     return result
@@ -104,6 +113,24 @@ def prepare(
         taught_by = teacher_of(run, student, teacher, shared, [section.sequences for section in sections.values()])
     job = _job(run, student, teacher, taught_by, examples, validation)
     return Trainer(dataclasses.replace(job, asked=asked)), reports
+
+
+def _endless_replies(run: Run) -> str | None:
+    """A line that says so when, at the end of training, the student's own replies hardly ever end.
+
+    Such replies hold no end to learn from, and a bounded divergence hardly raises a token that the student gives next
+    to no probability: a student that loses its ends, by too large a learning rate say, may not find them again.
+    """
+    lines = read_metrics(run.folder / run_folder.METRICS)
+    shares = [line["sampled_cut"] for line in lines if line.get("sampled_cut") is not None]
+    last = shares[-max(_LAST_STEPS, len(shares) // 10) :]
+    if len(last) < _LAST_STEPS or sum(last) < _ENDLESS * len(last):
+        return None
+    return (
+        f"{run.stage} (seed {run.seed}): the student no longer ends its replies: in the last {len(last)} steps "
+        f"{sum(last) / len(last):.0%} of them ran to sampling.max_new_tokens ({shares[0]:.0%} in the first step): "
+        "take a smaller learning_rate, or a larger limit if the right answers are that long"
+    )
 
 
 def _teacher_precision(run: Run, trainer: Trainer, loaded: LoadedModel | None) -> dict[str, Any] | None:
