@@ -12,6 +12,7 @@ import torch
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.batch import make_micro_batch
+from tutelage.data.large.stored import lengths_of
 from tutelage.models.sharding import local_part
 from tutelage.recipe.sections import TrainingConfig
 
@@ -49,7 +50,7 @@ class MicroBatchBudget:
         if self.measured is None:
             weights = sum(local_part(p).nbytes for p in self.module.parameters() if p.requires_grad)
             later = 0 if self.optimizer.state else 2 * weights  # the first step allocates Adam's two moments
-            longest = max(len(s.ids) for s in [*examples, *sequences])
+            longest = int(max(lengths_of(rows).max(initial=0) for rows in (examples, sequences)))
             limit = int(self.config.memory_gib * 2**30)
             peak_bytes = partial(self._peak_bytes, trial_pass, sequences)
             self.measured = token_budget(peak_bytes, limit, later, longest)

@@ -27,7 +27,8 @@ from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
 from tutelage.common.run_folder import METRICS
 from tutelage.common.types import MicroBatch, Signal, TeacherSignal, TokenSequence, TokenStats
-from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
+from tutelage.data.batch import Order, make_micro_batch, make_micro_batches, rank_share
+from tutelage.data.large.stored import weights_of
 from tutelage.loss.objective import Objective
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import compute_type
@@ -77,7 +78,8 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(optimizer)
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
-        self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
+        self.copies = weights_of(job.examples)
+        self._order: tuple[int, Order] | None = None  # of an epoch, which its steps share
         self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
@@ -243,10 +245,12 @@ class Trainer:
     def _examples(self, step: int) -> list[TokenSequence]:
         """The batch of a step over all ranks, by the epoch's seeded order. The last batch of an epoch may be short."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
-        order = torch.randperm(len(self.job.examples), generator=generator)
         size = self.config.batch_size
-        return take_copies(self.job.examples, self.copies, order, place * size, (place + 1) * size)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
+            order = torch.randperm(len(self.job.examples), generator=generator)
+            self._order = epoch, Order(self.copies, order)
+        return self._order[1].take(self.job.examples, place * size, (place + 1) * size)
 
     def _token_weights(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """The weight in the loss of each response token of a sequence, one number per sequence.
