@@ -76,7 +76,6 @@ class _Align:
         }
 
 
-
 class _From(Sequence[Conversation]):
     """Some rows, named by their places among all."""
 

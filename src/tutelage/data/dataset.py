@@ -119,9 +119,7 @@ def _kept_or_read(
 class _Reader:
     """The usable rows of a section as conversations without ids, one by one, and what was seen on the way."""
 
-    def __init__(
-        self, key: str, config: DataConfig, require_response: bool, rows: Iterator[tuple[str, Any]]
-    ) -> None:
+    def __init__(self, key: str, config: DataConfig, require_response: bool, rows: Iterator[tuple[str, Any]]) -> None:
         self.key, self.config, self.require_response, self.rows = key, config, require_response, rows
         self.bad: list[BadRow] = []
         self.total = 0

@@ -133,6 +133,7 @@ def split_rows(sequences: Sequence[TokenSequence]) -> tuple[int, int]:
     several = counts[counts > 1]
     return len(several), int(several.sum())
 
+
 def notes(report: EncodingReport) -> list[str]:
     """What a user should know before training, one line each; none if the sequences have all that the rows carry."""
     out = []

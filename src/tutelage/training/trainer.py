@@ -39,6 +39,7 @@ from tutelage.training.learning_rate import schedule
 from tutelage.training.memory_budget import MicroBatchBudget
 from tutelage.training.on_policy import is_on_policy, write_responses
 from tutelage.training.sample_log import sample_log
+from tutelage.training.sharded_checkpoint import ShardWriter
 from tutelage.training.shown_answers import ShownAnswers
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
@@ -79,6 +80,7 @@ class Trainer:
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
         self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
         self.copies = weights_of(job.examples)
+        self.writer: ShardWriter | None = None
         self._order: tuple[int, Order] | None = None  # of an epoch, which its steps share
         self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
@@ -91,7 +93,8 @@ class Trainer:
         finite.
         """
         job, folder = self.job, self.job.folder
-        found = checkpoint.latest_checkpoint(folder / "checkpoints", job.fingerprint)
+        checkpoints = folder / "checkpoints"
+        found = checkpoint.latest_checkpoint(checkpoints, job.fingerprint, self._any_rank, self.rank, self.world)
         start = 0
         if found is not None:
             checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
@@ -126,7 +129,9 @@ class Trainer:
                 if stopping or (self._due(self.config.checkpoint_every, step) and not last):
                     self._save(step + 1)
                 if stopping and not last:
+                    self._finish_saving()
                     raise Interrupted(f"stopped after step {step + 1}; the same command goes on from there")
+            self._finish_saving()
         return metrics
 
     def step(self, step: int) -> dict[str, Any]:
@@ -295,9 +300,22 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         job, folder = self.job, self.job.folder / "checkpoints"
-        checkpoint.save_checkpoint(folder, step, self.module, self.optimizer, job.fingerprint, write=self.rank == 0)
+        state = self.module, self.optimizer, job.fingerprint
+        if self.sharded and self.world > 1:
+            self._finish_saving()
+            self.writer = self.writer or ShardWriter(folder, self._any_rank)
+            checkpoint.save_shards(self.writer, folder, step, *state)
+            return
+        checkpoint.save_checkpoint(folder, step, *state, write=self.rank == 0)
         self.accelerator.wait_for_everyone()
         shutil.rmtree(self._pending(step).parent, ignore_errors=True)
+
+    def _finish_saving(self) -> None:
+        """Wait for a checkpoint that is being written; samples from before it are then not needed any more."""
+        saved = self.writer.finish() if self.writer is not None else None
+        for file in self._pending(0).parent.glob("*.json") if saved is not None else ():
+            if int(file.stem) < saved:
+                file.unlink()
 
     def _pending(self, step: int) -> Path:
         """The file with this rank's samples of a step, kept until the next checkpoint."""

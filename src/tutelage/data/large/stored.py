@@ -170,7 +170,9 @@ def write_ids(file: Path, ids: Sequence[str], positions: Sequence[int], question
 
 def _row_json(row: Conversation) -> bytes:
     messages = [
-        [m.role, m.content] if m.train and not m.extra and not m.tools else [m.role, m.content, m.extra, m.tools, m.train]
+        [m.role, m.content]
+        if m.train and not m.extra and not m.tools
+        else [m.role, m.content, m.extra, m.tools, m.train]
         for m in row.messages
     ]
     found = {"source": row.source, "messages": messages, "references": row.references, "unread": row.unread}
@@ -240,9 +242,7 @@ class JoinedSequences(Sequences):
         self.parts, self.offsets = parts, offsets
         self.ends = list(accumulate(map(len, parts)))
         self.lengths = np.concatenate([lengths_of(part) for part in parts])
-        self.indices = np.concatenate(
-            [indices_of(part) + offset for part, offset in zip(parts, offsets, strict=True)]
-        )
+        self.indices = np.concatenate([indices_of(part) + offset for part, offset in zip(parts, offsets, strict=True)])
         self.cut = np.concatenate([cut_of(part) for part in parts])
 
     def element(self, place: int) -> TokenSequence:
