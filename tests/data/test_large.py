@@ -116,7 +116,7 @@ def test_rows_are_read_once_until_their_file_changes(folder: Path, monkeypatch: 
     read: list[Path] = []
     real = sources.read_file
     monkeypatch.setattr(sources, "read_file", lambda key, file, label: read.append(file) or real(key, file, label))
-    assert list(load(folder, max_bad_rows=0.5, size=15).conversations)[0] in list(large.conversations)
+    assert next(iter(load(folder, max_bad_rows=0.5, size=15).conversations)) in list(large.conversations)
     assert read == []
     with pytest.raises(TutelageError, match=r"2 of 38 rows are bad"):  # checked though it is not read
         load(folder, max_bad_rows=0.01)
@@ -139,16 +139,19 @@ def test_tokens_made_by_processes_are_those_made_here(folder: Path, monkeypatch:
     assert made.processes() >= 1
     expected, report = encode_all(student, small, 200, 0.5)
     got, same = encode_all(student, large, 200, 0.5)
-    assert isinstance(expected, list) and isinstance(got, StoredSequences)
+    assert isinstance(expected, list)
+    assert isinstance(got, StoredSequences)
     assert fields(got) == fields(expected)
     assert fields(got[3:9]) == fields(expected[3:9])
     assert same == report
-    assert report.cut == len(report.too_long) == 1 and len(report.left_out) == 6
+    assert report.cut == len(report.too_long) == 1
+    assert len(report.left_out) == 6
     aligned, found = align_all(expected, small, student, teacher, 190, "data.gold")
     read, also = align_all(got, large, student, teacher, 190, "data.gold")
     assert fields(read) == fields(aligned)
     assert also == found
-    assert found["beyond"] and not found["refused"]
+    assert found["beyond"]
+    assert not found["refused"]
     # and the second time they are found
     monkeypatch.setattr(made, "_by_processes", None)
     assert fields(encode_all(student, large, 200, 0.5)[0]) == fields(expected)
@@ -187,7 +190,8 @@ with alone_in(Path({str(root)!r})):
         time.sleep(0.02)
 """
     holder = subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
     real = files.fcntl.flock
 
     def flock(descriptor: int, how: int) -> None:

@@ -36,7 +36,8 @@ def make(folder: Path, sharded: bool) -> Job:
 
         PartialState(cpu=DEVICE == "cpu")
         shard(student, DEVICE)
-    return jobs.sft(folder, model=student, **OPTIONS)
+    offloaded = {"optimizer": "adamw_offload"} if "offload" in folder.name else {}
+    return jobs.sft(folder, model=student, **OPTIONS, **offloaded)
 
 
 def weights(job: Job) -> dict[str, torch.Tensor]:
@@ -63,6 +64,7 @@ def broken_in_step_4(folder: Path) -> Trainer:
 def two(rank: int, port: int, folder: Path) -> None:
     become(rank, port)
     broken_in_step_4(folder / "run")
+    broken_in_step_4(folder / "offload")
     torch.distributed.barrier()
     if rank == 0:
         for name in ("one", "four", "two"):
@@ -94,7 +96,7 @@ def fail(rank: int, folder: Path) -> None:
     place = folder / "checkpoints"
     real = shutil.disk_usage
     shutil.disk_usage = lambda _: namedtuple("Usage", "total used free")(10**9, 0, 10)
-    with pytest.raises(TutelageError, match="no room for a checkpoint|another rank could not"):
+    with pytest.raises(TutelageError, match=r"no room for a checkpoint|another rank could not"):
         trainer._save(1)
     shutil.disk_usage = real
     import tutelage.training.sharded_checkpoint as module
@@ -104,7 +106,7 @@ def fail(rank: int, folder: Path) -> None:
 
     hashed, module.hash_file = module.hash_file, refused if rank == 1 else module.hash_file
     trainer._save(1)
-    with pytest.raises(TutelageError, match="no space is left|another rank could not"):
+    with pytest.raises(TutelageError, match=r"no space is left|another rank could not"):
         trainer._finish_saving()
     module.hash_file = hashed
     torch.distributed.barrier()
@@ -152,13 +154,13 @@ def test_two_ranks_write_their_shares_and_no_rank_all(folder: Path):
     assert json.loads((found / "step.json").read_text())["step"] == 2
 
 
-@pytest.mark.parametrize("ranks", ["one", "two", "four"])
+@pytest.mark.parametrize("ranks", ["one", "offload", "two", "four"])
 def test_it_goes_on_with_any_number_of_ranks(folder: Path, ranks: str, tmp_path: Path):
     unbroken = make(tmp_path / "unbroken", False)
     Trainer(unbroken).run()
     expected = weights(unbroken)
-    if ranks == "one":
-        job = make(folder / "one", False)
+    if ranks in ("one", "offload"):
+        job = make(folder / ranks, False)
         Trainer(job).run()
         got = weights(job)
     else:

@@ -50,7 +50,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / _name(step), folder / f".{_name(step)}"
     tensors = _tensors(weights) + _tensors(moments)
-    needed = sum(t.numel() * t.element_size() for t in tensors)
+    needed = sum(getattr(t, "codes", t).nbytes for t in tensors)  # torchao's states have one byte per number
     free = shutil.disk_usage(folder).free
     if free < 1.05 * needed:
         raise TutelageError(no_space(folder, needed, free))
@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
 
 
 def save_shards(writer: ShardWriter, folder: Path, step: int, model: Any, optimizer: Any, run: str) -> None:
-    """As `save_checkpoint`, of a sharded model and in the background; `ShardWriter.finish` then puts it in its place."""
+    """As `save_checkpoint`, of a sharded model, in the background; `ShardWriter.finish` then puts it in its place."""
     writer.begin(step, folder / _name(step), model, optimizer, lambda partial: write_beside(partial, folder, step, run))
 
 

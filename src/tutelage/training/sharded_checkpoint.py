@@ -45,7 +45,7 @@ class ShardWriter:
         """
         from torch.distributed.checkpoint import HuggingFaceStorageWriter, async_save
 
-        tensors = {name: _portable(value) for name, value in named_tensors(model, optimizer)}
+        tensors = {name: _portable(value, owner) for name, value, owner in named_tensors(model, optimizer)}
         needed = sum(value.numel() * value.element_size() for value in tensors.values())
         if self.rank == 0:
             tensors |= {f"rng.{kind}": state for kind, state in rng_states().items()}
@@ -116,15 +116,15 @@ def load_shards(path: Path, model: Any, optimizer: Any) -> dict[str, Tensor]:
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
     _make_state(optimizer)
-    held = dict(named_tensors(model, optimizer))
-    wanted = {name: _portable(value) for name, value in held.items()}
+    held = list(named_tensors(model, optimizer))
+    wanted = {name: _portable(value, owner) for name, value, owner in held}
     reader = HuggingFaceStorageReader(str(path))
     known = reader.read_metadata().state_dict_metadata
     rng = {name: torch.empty(known[name].size, dtype=torch.uint8) for name in known if name.startswith("rng.")}
     load(wanted | rng, storage_reader=reader, no_dist=True)
     with torch.no_grad():
-        for name, value in held.items():
-            if _is_coded(value):  # all others were read in place
+        for name, value, owner in held:
+            if _is_apart(value, owner):  # all others were read in place
                 local_part(value).copy_(local_part(wanted[name]))
     return {name.removeprefix("rng."): state for name, state in rng.items()}
 
@@ -142,8 +142,9 @@ def damaged_shard(path: Path, rank: int = 0, ranks: int = 1) -> str | None:
     return None
 
 
-def named_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all that training changes, as this rank holds it: weights, buffers, the optimizer's state.
+def named_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, tensor, the weight that it belongs to) of all that training changes, as this rank holds it: weights,
+    buffers, the optimizer's state.
 
     The names are those of the model without wrappers, so that ranks which share it differently agree on them.
     """
@@ -151,12 +152,12 @@ def named_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
         if not parameter.requires_grad:
             continue
         name = _plain(name)
-        yield f"model.{name}", parameter.detach()
+        yield f"model.{name}", parameter.detach(), parameter
         for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"{key}.{name}", value
+            yield f"{key}.{name}", value, parameter
     if all(parameter.requires_grad for parameter in model.parameters()):
         kept = model.state_dict().keys()
-        yield from ((f"model.{_plain(name)}", buffer) for name, buffer in model.named_buffers() if name in kept)
+        yield from ((f"model.{_plain(name)}", buffer, buffer) for name, buffer in model.named_buffers() if name in kept)
 
 
 def rng_states() -> dict[str, Tensor]:
@@ -177,24 +178,26 @@ def _plain(name: str) -> str:
     return name.removeprefix("module.").replace("_orig_mod.", "")
 
 
-def _is_coded(value: Tensor) -> bool:
-    """Whether it is a state in eight bits (torchao)."""
-    return hasattr(local_part(value), "codes")
+def _is_apart(value: Tensor, owner: Tensor) -> bool:
+    """Whether a state is held otherwise than its weight: in eight bits (torchao), or as a plain share in CPU memory."""
+    shares = hasattr(owner, "device_mesh") and not hasattr(value, "device_mesh") and value.ndim > 0
+    return shares or hasattr(local_part(value), "codes")
 
 
-def _portable(value: Tensor) -> Tensor:
-    """The tensor as files hold it: numbers in place of codes of eight bits, and at least one dimension."""
-    if not _is_coded(value):
+def _portable(value: Tensor, owner: Tensor) -> Tensor:
+    """The tensor as files hold it: sharded like its weight, numbers instead of codes, with at least one dimension."""
+    if not _is_apart(value, owner):
         return value.reshape(1) if value.ndim == 0 else value
-    plain = local_part(value).dequantize()  # type: ignore[operator]
-    if not hasattr(value, "device_mesh"):
-        return plain
+    own: Any = local_part(value)
+    own = own.dequantize() if hasattr(own, "codes") else own
+    if not hasattr(owner, "device_mesh"):
+        return own
     from torch.distributed.tensor import DTensor
 
-    where: Any = value
+    where: Any = owner
     return DTensor.from_local(
-        plain, where.device_mesh, where.placements, run_check=False, shape=value.shape, stride=value.stride()
-    )
+        own, where.device_mesh, where.placements, run_check=False, shape=owner.shape, stride=owner.stride()
+    ).to(own.device)
 
 
 @torch.no_grad()

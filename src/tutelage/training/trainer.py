@@ -36,8 +36,9 @@ from tutelage.models.sharding import gathered, is_sharded, reshard
 from tutelage.training import checkpoint
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
-from tutelage.training.memory_budget import MicroBatchBudget
+from tutelage.training.memory_budget import MicroBatchBudget, recompute_activations
 from tutelage.training.on_policy import is_on_policy, write_responses
+from tutelage.training.optimizer import make_optimizer, set_learning_rate
 from tutelage.training.sample_log import sample_log
 from tutelage.training.sharded_checkpoint import ShardWriter
 from tutelage.training.shown_answers import ShownAnswers
@@ -59,26 +60,21 @@ class Trainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
         self._over_ranks = partial(over_ranks, self.device, self.world)
-        if self.config.gradient_checkpointing:
-            job.student.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.config.gradient_checkpointing is True:
+            recompute_activations(job.student.model)
         module = LanguageModel(job.student.model.train())
         # float32 weights unless requested otherwise: a 5e-6 step is below bfloat16's resolution of most weights.
         self.compute = compute_type(self.config.precision, self.device)
         if self.config.precision == "pure_bfloat16":
             module.to(torch.bfloat16)
-        optimizer = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
-            lr=self.config.learning_rate,
-            betas=self.config.adam_betas,
-            eps=self.config.adam_eps,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
+        optimizer = make_optimizer(self.config, module)
         self.sharded = is_sharded(job.student.model)  # FSDP2 then sums the gradients itself
         self.module = module if self.sharded else self.accelerator.prepare(module)
         self.optimizer = self.accelerator.prepare(optimizer)
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
-        self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
+        self.budget = MicroBatchBudget(
+            self.config, self.module, self.optimizer, self.padding, job.student.model, self._any_rank
+        )
         self.copies = weights_of(job.examples)
         self.writer: ShardWriter | None = None
         self._order: tuple[int, Order] | None = None  # of an epoch, which its steps share
@@ -171,14 +167,13 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
         values["grad_norm"] = float(gathered(norm))  # type: ignore[arg-type]
         self._refuse_nonfinite(values, sequences, batches, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(config, step, self.total_steps)
+        set_learning_rate(self.optimizer, config.learning_rate * schedule(config, step, self.total_steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
         seconds = time.monotonic() - began
         values = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch, **values}
-        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        values["learning_rate"] = config.learning_rate * schedule(config, step, self.total_steps)
         values |= sequence_metrics(sequences, seconds, sampling_seconds, self._over_ranks)
         if self.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30

@@ -77,9 +77,7 @@ def on_ranks(
     try:
         meanwhile()
         # One that fails leaves the others waiting.
-        wait_for(
-            lambda: any(rank.poll() for rank in started) or all(rank.poll() == 0 for rank in started), "all ranks"
-        )
+        wait_for(lambda: any(rank.poll() for rank in started) or all(rank.poll() == 0 for rank in started), "all ranks")
         assert [rank.poll() for rank in started] == [0] * ranks, "".join(log.read_text() for log in logs)
     finally:
         for rank in started:

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from tutelage.common.errors import TutelageError
 from tutelage.common.metrics_log import read_metrics
 from tutelage.common.types import Conversation, Message, TokenSequence
+from tutelage.data.align_rows import align_all
+from tutelage.data.dataset import LoadedData
 from tutelage.evaluation.records import read_records
 from tutelage.models.load import load_model
 from tutelage.recipe.load import load_recipe
@@ -24,8 +26,6 @@ from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
-from tutelage.data.align_rows import align_all
-from tutelage.data.dataset import LoadedData
 from tutelage.runs.stages.encode import encoded
 from tutelage.teachers.local import LocalTeacher
 from tutelage.training.teacher_answers import read_answers

@@ -90,7 +90,7 @@ class _Worker:
     """A process that does parts of the work."""
 
     def __init__(self, pickled: bytes) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         path = os.pathsep.join(place or os.curdir for place in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tutelage.data.large.worker"],
@@ -113,7 +113,8 @@ class _Worker:
     def part(self, start: int, stop: int, file: Path) -> dict[str, Any]:
         """What the part says of itself, when its sequences are in the file. Raises TutelageError when it fails."""
         given, answers = self._process.stdin, self._process.stdout
-        assert given is not None and answers is not None
+        assert given is not None
+        assert answers is not None
         with suppress(BrokenPipeError):
             if self._pickled is not None:
                 given.write(len(self._pickled).to_bytes(8, "big") + self._pickled)
