@@ -69,6 +69,7 @@ def worker(file: Path, out: Path) -> None:
     sequences, report = encode_all(chat, data, 4096)
     order = Order(weights_of(sequences), torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0)))
     taken: list[float] = []
+    seconds = own = 0.0
     for step in range(STEPS):
         first = time.perf_counter()
         batch = order.take(sequences, step * BATCH % len(sequences), (step * BATCH % len(sequences)) + BATCH)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -43,7 +43,7 @@ class _Read:
     """What was read of a section, before a subset is taken."""
 
     conversations: Sequence[Conversation]
-    positions: Sequence[int]  # among all rows read, so that fixing a bad row does not reshuffle the others
+    positions: Iterable[int]  # among all rows read, so that fixing a bad row does not reshuffle the others
     bad: list[BadRow]
     total: int
 

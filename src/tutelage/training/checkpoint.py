@@ -11,7 +11,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ def _complete(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*")) if folder.is_dir() else []
 
 
-def _set_rng(states: dict[str, Tensor | None]) -> None:
+def _set_rng(states: Mapping[str, Tensor | None]) -> None:
     cpu, cuda = states["cpu"], states.get("cuda")
     assert cpu is not None
     torch.set_rng_state(cpu)

@@ -33,7 +33,7 @@ class ShardWriter:
     def __init__(self, folder: Path, any_rank: Callable[[bool], bool]) -> None:
         self.folder, self.any_rank, self.rank = folder, any_rank, dist.get_rank()
         # Planning and errors go through a group of their own: the ranks' main threads use the others meanwhile.
-        self._group = dist.new_group(backend="gloo")
+        self._group: Any = dist.new_group(backend="gloo")
         self._pool = ThreadPoolExecutor(1)
         self._begun: tuple[int, Path, Path, Future[None]] | None = None
 
@@ -43,7 +43,8 @@ class ShardWriter:
         `fill`: writes what else belongs into the folder; the first rank calls it. Raises TutelageError when there is no
         room.
         """
-        from torch.distributed.checkpoint import HuggingFaceStorageWriter, async_save
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save
 
         tensors = {name: _portable(value, owner) for name, value, owner in named_tensors(model, optimizer)}
         needed = sum(value.numel() * value.element_size() for value in tensors.values())
@@ -113,13 +114,14 @@ class ShardWriter:
 
 def load_shards(path: Path, model: Any, optimizer: Any) -> dict[str, Tensor]:
     """Restore the weights and the optimizer's state from the folder of a checkpoint; returns the RNG states."""
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     _make_state(optimizer)
     held = list(named_tensors(model, optimizer))
     wanted = {name: _portable(value, owner) for name, value, owner in held}
     reader = HuggingFaceStorageReader(str(path))
-    known = reader.read_metadata().state_dict_metadata
+    known: Any = reader.read_metadata().state_dict_metadata
     rng = {name: torch.empty(known[name].size, dtype=torch.uint8) for name in known if name.startswith("rng.")}
     load(wanted | rng, storage_reader=reader, no_dist=True)
     with torch.no_grad():

@@ -307,8 +307,8 @@ class Trainer:
 
     def _finish_saving(self) -> None:
         """Wait for a checkpoint that is being written; samples from before it are then not needed any more."""
-        saved = self.writer.finish() if self.writer is not None else None
-        for file in self._pending(0).parent.glob("*.json") if saved is not None else ():
+        saved = (self.writer.finish() if self.writer is not None else None) or 0
+        for file in self._pending(0).parent.glob("*.json"):
             if int(file.stem) < saved:
                 file.unlink()
 

@@ -1,8 +1,9 @@
 """The disk of a run: what stays in its folder, and what is there while it runs. Bytes, of estimated lengths.
 
 A saved model takes 4 bytes per weight (2 for `pure_bfloat16`; as `save_precision` says), a checkpoint three times as
-much as the trained weights (with Adam's two moments; 1.5 times in eight bits on one rank); while a new checkpoint replaces the old one there are both. A model trained by an adapter takes 2 on CUDA, and
-its checkpoints hold the adapter alone. A teacher's signal that is kept (`signal.cache`) takes 2 bytes per response
+much as the trained weights (with Adam's two moments; 1.5 times in eight bits on one rank); while a new checkpoint
+replaces the old one there are both. A model trained by an adapter takes 2 on CUDA, and its checkpoints hold the adapter
+alone. A teacher's signal that is kept (`signal.cache`) takes 2 bytes per response
 token and unit of width (4 in float32), or 8 per likeliest token; runs that ask the same of one teacher share it. Text
 takes 4 bytes per token, token ids 7 as JSON.
 """

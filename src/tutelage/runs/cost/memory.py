@@ -10,8 +10,8 @@ With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precisio
     others     b per weight of each model that is held; the caches; activations of a forward pass
     prune      4 per weight, and 2 for autocast's copies
 
-Of the 8·b', half are Adam's moments: `optimizer: adamw_8bit` holds them in 2 bytes per weight, `adamw_offload` not on the
-device. With `gradient_checkpointing: auto` it is on where the machine's memory, or `memory_gib`, asks for it.
+Of the 8·b', half are Adam's moments: `optimizer: adamw_8bit` holds them in 2 bytes per weight, `adamw_offload` not on
+the device. With `gradient_checkpointing: auto` it is on where the machine's memory, or `memory_gib`, asks for it.
 
 With an adapter of a weights (`lora`) the student is 16·a and 2·a for autocast, its frozen base b·W (in nf4 0.516 per
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
@@ -46,8 +46,8 @@ ENGINE_SHARE, BENCHMARK_SHARE = 0.5, 0.8  # of free memory, for the caches
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process by part; `slots`: rows that each of its samplers decodes at a time; `recomputes`: its training
-    computes activations again in the backward pass."""
+    """Bytes of one process by part; `slots`: rows that each of its samplers decodes at a time; `recomputes`: its
+    training computes activations again in the backward pass."""
 
     parts: dict[str, float] = field(default_factory=dict)
     slots: tuple[int, ...] = ()
