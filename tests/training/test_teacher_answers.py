@@ -16,7 +16,7 @@ from chat_templates import CHATML, tokenizer
 from recipes_fixture import ROWS, Workshop, save_tiny
 
 from tutelage.common.types import Conversation, Message, Sample, TokenSequence
-from tutelage.data.batch import take_copies
+from tutelage.data.batch import Order
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import SamplingConfig
@@ -102,7 +102,7 @@ def test_batches_have_as_many_copies_as_without_weights():
     weights = torch.tensor([s.weight for s in examples], dtype=torch.float64)
     apart = [int(i) for i in order for _ in range(int(examples[int(i)].weight))]
     for first in range(0, 15, size):
-        got = take_copies(examples, weights, order, first, first + size)
+        got = Order(weights, order).take(examples, first, first + size)
         counted = {next(i for i, e in enumerate(examples) if e.ids is s.ids): s.weight for s in got}
         assert counted == Counter(apart[first : first + size])
 
@@ -128,8 +128,8 @@ def test_examples_of_weight_one_are_cut_by_number():
     examples = tiny.sequences((9, 6, 14, 7, 30))
     order = torch.tensor([4, 2, 0, 1, 3])
     weights = torch.ones(5, dtype=torch.float64)
-    assert [s.index for s in take_copies(examples, weights, order, 2, 4)] == [0, 1]
-    assert [s.index for s in take_copies(examples, weights, order, 4, 6)] == [3]
+    assert [s.index for s in Order(weights, order).take(examples, 2, 4)] == [0, 1]
+    assert [s.index for s in Order(weights, order).take(examples, 4, 6)] == [3]
 
 
 def test_the_teachers_end_becomes_the_students():

@@ -67,10 +67,10 @@ def storage_problem(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[Path]:
+def alone_in(folder: Path, wait: str = "") -> Iterator[Path]:
     """Hold the system's lock on a folder, which is made if it is absent; it ends with this process.
 
-    Raises TutelageError when another process holds it.
+    Raises TutelageError when another process holds it; with `wait`, prints that text and waits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -78,7 +78,10 @@ def alone_in(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TutelageError(f"another process is writing to {folder}: wait for it, or stop it") from None
+            if not wait:
+                raise TutelageError(f"another process is writing to {folder}: wait for it, or stop it") from None
+            print(wait, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
     finally:
         os.close(descriptor)

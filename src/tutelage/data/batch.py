@@ -12,21 +12,32 @@ from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.teacher_prompts import teacher_view
 
 
-def take_copies(
-    examples: Sequence[TokenSequence], weights: Tensor, order: Tensor, first: int, last: int
-) -> list[TokenSequence]:
-    """Copies `first` to `last` (exclusive) of the examples in the order `order` [n]; example i is weights[i] copies.
+class Order:
+    """An order of examples, and where their copies end in it, so that a step reads those of its own batch alone.
 
-    An example that crosses `first` or `last` is taken with the part of its weight between them. So a batch has the same
-    number of copies, and an epoch the same number of steps, whether copies are stored separately or once with a weight.
+    weights: float64 [n], example i is weights[i] copies; order: int64 [n].
     """
-    ends = weights[order].cumsum(0)
-    taken = ends.clamp(max=last) - (ends - weights[order]).clamp(min=first)
-    out = []
-    for position in (taken > 0).nonzero().squeeze(-1).tolist():
-        example, weight = examples[int(order[position])], float(taken[position])
-        out.append(example if weight == example.weight else replace(example, weight=weight))
-    return out
+
+    def __init__(self, weights: Tensor, order: Tensor) -> None:
+        self.order, self.weights = order, weights
+        self.ends = weights[order].cumsum(0)
+
+    def take(self, examples: Sequence[TokenSequence], first: int, last: int) -> list[TokenSequence]:
+        """Copies `first` to `last` (exclusive) of the examples.
+
+        An example that crosses `first` or `last` is taken with the part of its weight between them. So a batch has the
+        same number of copies, and an epoch the same number of steps, whether copies are stored separately or once with
+        a weight.
+        """
+        start = int(torch.searchsorted(self.ends, first, right=True))
+        stop = int(torch.searchsorted(self.ends, last)) + 1
+        ends, places = self.ends[start:stop], self.order[start:stop]
+        taken = ends.clamp(max=last) - (ends - self.weights[places]).clamp(min=first)
+        out = []
+        for position in (taken > 0).nonzero().squeeze(-1).tolist():
+            example, weight = examples[int(places[position])], float(taken[position])
+            out.append(example if weight == example.weight else replace(example, weight=weight))
+        return out
 
 
 def rank_share(sequences: Sequence[TokenSequence], rank: int, ranks: int) -> list[TokenSequence]:

@@ -8,17 +8,23 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
-from tutelage.common.hashing import fingerprint
+from tutelage.common.hashing import fingerprint, keyed_integer
 from tutelage.common.types import Conversation
 from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value
+from tutelage.data.large import kept
+from tutelage.data.large.stored import IDS, ROWS, StoredRows, write_ids, write_rows
 from tutelage.data.rows import ID_COLUMNS, convert
-from tutelage.data.sources import paths_of, read_rows, resolve_sources
+from tutelage.data.sources import open_rows, paths_of, resolve_sources
 from tutelage.recipe.sections import DataConfig
 
 
@@ -26,17 +32,20 @@ from tutelage.recipe.sections import DataConfig
 class LoadedData:
     """The conversations of a data section, and what was left out."""
 
-    conversations: tuple[Conversation, ...]  # in file order, or in the seeded order with `size` or `skip`
+    conversations: Sequence[Conversation]  # in file order, or in the seeded order with `size` or `skip`
     bad_rows: tuple[BadRow, ...]  # of everything read, not only of the subset
     total: int  # rows read, with the bad ones, before the subset is taken
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    position: int  # among all rows read, so that fixing a bad row does not reshuffle the others
-    conversation: Conversation
-    names: Mapping[str, str]  # id column → value
+@dataclass
+class _Read:
+    """What was read of a section, before a subset is taken."""
+
+    conversations: Sequence[Conversation]
+    positions: Iterable[int]  # among all rows read, so that fixing a bad row does not reshuffle the others
+    bad: list[BadRow]
+    total: int
 
 
 def load_dataset(name: str, config: DataConfig, folder: Path, require_response: bool = True) -> LoadedData:
@@ -58,37 +67,101 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
                 f"{key}.{name}: the template `{template}` names no column, so all rows would be the same: write "
                 "`{column}` where a column's value belongs"
             )
-    good: list[_Candidate] = []
-    bad: list[BadRow] = []
-    total = 0
-    versions: list[str] = []
-    templates = [text for text in (config.prompt, config.completion, config.text, config.system) if text]
-    optional = {column for text in templates for column in columns_of(text, optional=True)}
-    for position, (source, row) in enumerate(read_rows(key, config, folder, versions)):
-        total = position + 1
-        try:
-            if isinstance(row, BadRow):
-                raise BadRowError(row.reason)
-            if optional and isinstance(row, dict):
-                optional -= {column for column in optional if find_value(column, row)[1] is None}
-            good.append(_Candidate(position, *convert(row, source, config, require_response)))
-        except BadRowError as error:
-            bad.append(BadRow(source, str(error)))
-    if optional and total:
-        raise TutelageError(
-            f"{key}: no row has the column `{min(optional)}` of an optional piece `{{?…?}}`; correct it"
-        )
-    if not good:
-        first = f"; the first, {bad[0].source}: {bad[0].reason}" if bad else ""
-        raise TutelageError(f"{key}: no usable row among the {total} of `{config.path}`{first}")
-    check_bad_rows(key, bad, total, config.max_bad_rows)
-    named = _with_ids(key, good, config.id)
+    versions, rows = open_rows(key, config, folder)
+    read = _kept_or_read(key, config, versions, rows, require_response)
+    check_bad_rows(key, read.bad, read.total, config.max_bad_rows)
     return LoadedData(
-        conversations=tuple(_subset(key, named, config)),
-        bad_rows=tuple(bad),
-        total=total,
+        conversations=_subset(key, read, config),
+        bad_rows=tuple(read.bad),
+        total=read.total,
         fingerprint=_data_fingerprint(config, versions, require_response),
     )
+
+
+def questions_of(rows: Sequence[Conversation]) -> list[int]:
+    """A number per row that is not plain text, equal for equal questions."""
+    return rows.questions if isinstance(rows, StoredRows) else [_question(row) for row in rows if not row.plain]
+
+
+def _question(row: Conversation) -> int:
+    """Not negative."""
+    return keyed_integer(*(text for message in row.prompt for text in (message.role, message.content)))
+
+
+def _kept_or_read(
+    key: str, config: DataConfig, versions: list[str], rows: Iterator[tuple[str, Any]], require_response: bool
+) -> _Read:
+    """The rows of a section: large ones from the cache, where they are put when they are first read."""
+    name = "rows-" + fingerprint(
+        kept.code_version(), config.content("max_bad_rows", "size", "skip", "seed"), versions, require_response
+    )
+    folder = kept.find(name)
+    if folder is None:
+        reader = _Reader(key, config, require_response, rows)
+        first = list(islice(reader, kept.LARGE))
+        if len(first) < kept.LARGE:
+            check_bad_rows(key, reader.bad, reader.total, config.max_bad_rows)
+            ids = _ids(key, reader, config.id)
+            named = [replace(row, id=id) for row, id in zip(first, ids, strict=True)]
+            return _Read(named, reader.positions, reader.bad, reader.total)
+
+        def write(partial: Path) -> dict[str, Any]:
+            write_rows(partial / ROWS, chain(first, reader))
+            check_bad_rows(key, reader.bad, reader.total, config.max_bad_rows)
+            write_ids(partial / IDS, _ids(key, reader, config.id), reader.positions, reader.questions)
+            return {"bad": [[row.source, row.reason] for row in reader.bad], "total": reader.total}
+
+        folder = kept.make(name, key, write)
+    found, stored = kept.about(folder), StoredRows(folder)
+    return _Read(stored, stored.positions, [BadRow(*row) for row in found["bad"]], found["total"])
+
+
+class _Reader:
+    """The usable rows of a section as conversations without ids, one by one, and what was seen on the way."""
+
+    def __init__(self, key: str, config: DataConfig, require_response: bool, rows: Iterator[tuple[str, Any]]) -> None:
+        self.key, self.config, self.require_response, self.rows = key, config, require_response, rows
+        self.bad: list[BadRow] = []
+        self.total = 0
+        # of the usable rows, in order
+        self.sources: list[str] = []
+        self.positions: list[int] = []
+        self.questions: list[int] = []  # as in `questions_of`; −1 for plain text
+        self.names: list[Mapping[str, str]] = []  # id column → value
+        self._conversations = self._read()
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return self._conversations
+
+    def _read(self) -> Iterator[Conversation]:
+        """Raises TutelageError at the end, if no row is usable, or none has the column of an optional piece."""
+        config, key = self.config, self.key
+        templates = [text for text in (config.prompt, config.completion, config.text, config.system) if text]
+        optional = {column for text in templates for column in columns_of(text, optional=True)}
+        for position, (source, row) in enumerate(self.rows):
+            self.total = position + 1
+            try:
+                if isinstance(row, BadRow):
+                    raise BadRowError(row.reason)
+                if optional and isinstance(row, dict):
+                    optional -= {column for column in optional if find_value(column, row)[1] is None}
+                conversation, names = convert(row, source, config, self.require_response)
+            except BadRowError as error:
+                self.bad.append(BadRow(source, str(error)))
+                continue
+            self.sources.append(source)
+            self.positions.append(position)
+            self.questions.append(-1 if conversation.plain else _question(conversation))
+            self.names.append(names)
+            yield conversation
+        if optional and self.total:
+            raise TutelageError(
+                f"{key}: no row has the column `{min(optional)}` of an optional piece `{{?…?}}`; correct it"
+            )
+        if not self.sources:
+            bad = self.bad
+            first = f"; the first, {bad[0].source}: {bad[0].reason}" if bad else ""
+            raise TutelageError(f"{key}: no usable row among the {self.total} of `{config.path}`{first}")
 
 
 def declared_fingerprint(name: str, config: DataConfig, folder: Path, require_response: bool = True) -> str:
@@ -131,46 +204,46 @@ def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> N
     )
 
 
-def _with_ids(key: str, good: list[_Candidate], column: str | None) -> list[_Candidate]:
-    """Give every conversation its id: from `column`, or the first usual column with unique values, or its source."""
+def _ids(key: str, read: _Reader, column: str | None) -> list[str]:
+    """An id per conversation: from `column`, or the first usual column with unique values, or its source."""
+    names = read.names
     if column is None:
         for usual in ID_COLUMNS:
-            values = {row.names[usual] for row in good if usual in row.names}
-            if len(values) == len(good):
-                return [_with_id(row, row.names[usual]) for row in good]
-        if len({row.conversation.source for row in good}) < len(good):
+            if len({row[usual] for row in names if usual in row}) == len(names):
+                return [row[usual] for row in names]
+        if len(set(read.sources)) < len(names):
             raise TutelageError(
                 f"{key}.path: names one file or hub data set twice, which doubles its rows; name it once"
             )
-        return [_with_id(row, row.conversation.source) for row in good]
-    counts = Counter(row.names[column] for row in good)
+        return read.sources
+    counts = Counter(row[column] for row in names)
     duplicates = [value for value, count in counts.items() if count > 1]
     if duplicates:
         raise TutelageError(
             f"{key}.id: {len(duplicates)} values of column `{column}` name more than one row: "
             f"{', '.join(duplicates[:3])}; make them unique, or leave the key out to name rows by file and line"
         )
-    return [_with_id(row, row.names[column]) for row in good]
+    return [row[column] for row in names]
 
 
-def _with_id(row: _Candidate, id: str) -> _Candidate:
-    return replace(row, conversation=replace(row.conversation, id=id))
-
-
-def _subset(key: str, good: list[_Candidate], config: DataConfig) -> list[Conversation]:
+def _subset(key: str, read: _Read, config: DataConfig) -> Sequence[Conversation]:
     """`size` rows after `skip` rows, in an order that depends only on the seed and each row's position.
 
     So subsets of one seed are nested.
     """
+    rows = read.conversations
     if config.size is None and config.skip == 0:
-        return [row.conversation for row in good]
-    left = len(good) - config.skip
+        return rows if isinstance(rows, StoredRows) else tuple(rows)
+    left = len(rows) - config.skip
     wanted = left if config.size is None else config.size
     if wanted < 1 or wanted > left:
         raise TutelageError(
             f"{key}.size: {config.size or 'the rest'} after `skip: {config.skip}` is more than there is: "
-            f"{len(good)} usable rows; lower `size` or `skip`"
+            f"{len(rows)} usable rows; lower `size` or `skip`"
         )
     # Not `keyed_integer`: finished runs depend on this order.
-    ordered = sorted(good, key=lambda row: hashlib.blake2b(f"{config.seed}:{row.position}".encode()).digest())
-    return [row.conversation for row in ordered[config.skip : config.skip + wanted]]
+    drawn = [hashlib.blake2b(f"{config.seed}:{position}".encode()).digest() for position in read.positions]
+    ordered = sorted(range(len(rows)), key=drawn.__getitem__)[config.skip : config.skip + wanted]
+    if isinstance(rows, StoredRows) and wanted >= kept.LARGE:
+        return StoredRows(rows.folder, np.array(ordered))
+    return tuple(rows[place] for place in ordered)

@@ -1,17 +1,28 @@
-"""Whole data sections as token sequences, with counts of all that was cut, left out or not read."""
+"""Whole data sections as token sequences, with counts of all that was cut, left out or not read.
+
+Of large data the sequences are made once, by several processes, and kept in files (`data/large/`).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.chat_template import ChatTemplate, Part, PromptTooLongError, RenderError
 from tutelage.data.columns import BadRow
 from tutelage.data.dataset import LoadedData, check_bad_rows
+from tutelage.data.large.made import made
+from tutelage.data.large.stored import StoredRows, cut_of, indices_of
 from tutelage.data.left_out import beside_texts, left_out
+
+_CALL = 500  # rows per tokenizer call
 
 
 @dataclass(frozen=True)
@@ -27,55 +38,100 @@ class EncodingReport:
     left_out: dict[str, int]  # what rows carry and no sequence has, in words, and in how many rows
 
 
+@dataclass
+class _Found:
+    """What some rows gave beside their sequences."""
+
+    too_long: list[BadRow] = field(default_factory=list)
+    last_turns_cut: list[str] = field(default_factory=list)
+    refused: list[BadRow] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    rendered: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `add` takes."""
+        rows = {name: [vars(row) for row in getattr(self, name)] for name in ("too_long", "refused")}
+        counts = {"left_out": dict(self.left_out), "rendered": dict(self.rendered)}
+        return {**rows, **counts, "last_turns_cut": self.last_turns_cut}
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Add what later rows gave."""
+        self.too_long += [BadRow(**row) for row in part["too_long"]]
+        self.refused += [BadRow(**row) for row in part["refused"]]
+        self.last_turns_cut += part["last_turns_cut"]
+        self.left_out.update(part["left_out"])
+        self.rendered.update(part["rendered"])
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """The work of `encode_all`, which several processes may share."""
+
+    template: ChatTemplate
+    rows: Sequence[Conversation]
+    max_length: int
+
+    def part(self, start: int, stop: int) -> tuple[list[TokenSequence], dict[str, Any]]:
+        """The sequences of the rows from `start` to before `stop`, and what `_Found.add` takes."""
+        found, out = _Found(), []
+        for first in range(start, stop, _CALL):
+            out += self._call(range(first, min(first + _CALL, stop)), found)
+        return out, found.as_json()
+
+    def _call(self, places: range, found: _Found) -> list[TokenSequence]:
+        template, rows, out = self.template, dict(zip(places, self.rows[places.start : places.stop], strict=True)), []
+        rendered = dict(_rendered(template, rows, found))
+        parts = [part for sequences in rendered.values() for one in sequences for part in one]
+        tokens = iter(template.tokens(parts) if parts else [])
+        for index, sequences in rendered.items():
+            row = rows[index]
+            try:
+                out += template.sequences(sequences, row, index, self.max_length, tokens)
+            except PromptTooLongError as error:
+                found.too_long.append(bad_row(row, error))
+                continue
+            if out[-1].cut and out[-1].turns[-1] != _last(row):
+                found.last_turns_cut.append(row.source)
+        return out
+
+
 def encode_all(
     template: ChatTemplate, data: LoadedData, max_length: int, max_bad_rows: float = 0.01, key: str = "data"
-) -> tuple[list[TokenSequence], EncodingReport]:
+) -> tuple[Sequence[TokenSequence], EncodingReport]:
     """Encode every conversation; `index` is its position in `data.conversations`.
 
     Rows that the template cannot render, and rows whose prompt leaves no room for a response within `max_length`
     tokens, are left out and listed. Raises TutelageError if their share exceeds `max_bad_rows` (`key` names the data
     section in the message), or if no row is left.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    rows, size = data.conversations, 500  # rows per tokenizer call
-    out: list[TokenSequence] = []
-    too_long: list[BadRow] = []
-    refused: list[BadRow] = []
-    counts: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    quiet = len(rows) < 5000  # takes a second or two
-    console = Console(stderr=True)
-    for start in track(range(0, len(rows), size), "tokenising", console=console, transient=True, disable=quiet):
-        rendered = dict(_rendered(template, rows, range(start, min(start + size, len(rows))), refused, counts, kept))
-        parts = [part for sequences in rendered.values() for one in sequences for part in one]
-        tokens = iter(template.tokens(parts) if parts else [])
-        for index, sequences in rendered.items():
-            try:
-                out += template.sequences(sequences, rows[index], index, max_length, tokens)
-            except PromptTooLongError as error:
-                too_long.append(bad_row(rows[index], error))
-    bad = [*refused, *too_long]
+    rows, work = data.conversations, _Encode(template, data.conversations, max_length)
+    name = ""
+    if isinstance(rows, StoredRows):
+        name = fingerprint(data.fingerprint, template.fingerprint, max_length)
+    out, parts = made(work, len(rows), name, key)
+    found = _Found()
+    for part in parts:
+        found.add(part)
+    bad = [*found.refused, *found.too_long]
     check_bad_rows(key, bad, len(rows), max_bad_rows)
     if not out:
         raise TutelageError(f"{key}: no row fits: {bad[0].source}: {bad[0].reason}" if bad else f"{key}: has no rows")
-    last = {sequence.index: sequence for sequence in out}
     return out, EncodingReport(
-        cut=sum(sequence.cut for sequence in out),
-        too_long=tuple(row.source for row in too_long),
-        last_turns_cut=tuple(rows[i].source for i, one in last.items() if one.cut and one.turns[-1] != _last(rows[i])),
-        refused=tuple(refused),
+        cut=int(cut_of(out).sum()),
+        too_long=tuple(row.source for row in found.too_long),
+        last_turns_cut=tuple(found.last_turns_cut),
+        refused=tuple(found.refused),
         split=split_rows(out),
-        rendered=dict(sorted(kept.items())),
-        left_out=dict(sorted(counts.items())),
+        rendered=dict(sorted(found.rendered.items())),
+        left_out=dict(sorted(found.left_out.items())),
     )
 
 
 def split_rows(sequences: Sequence[TokenSequence]) -> tuple[int, int]:
     """How many rows are several sequences, and how many sequences those are."""
-    several = [count for count in Counter(sequence.index for sequence in sequences).values() if count > 1]
-    return len(several), sum(several)
+    _, counts = np.unique(indices_of(sequences), return_counts=True)
+    several = counts[counts > 1]
+    return len(several), int(several.sum())
 
 
 def notes(report: EncodingReport) -> list[str]:
@@ -119,23 +175,20 @@ def bad_row(conversation: Conversation, error: Exception) -> BadRow:
 
 
 def _rendered(
-    template: ChatTemplate,
-    rows: Sequence[Conversation],
-    places: range,
-    refused: list[BadRow],
-    counts: Counter[str],
-    kept: Counter[str],
+    template: ChatTemplate, rows: dict[int, Conversation], found: _Found
 ) -> Iterator[tuple[int, list[list[Part]]]]:
     """The parts of each row by its position; counts what they leave out and what they keep beside texts."""
-    for index in places:
+    for index, row in rows.items():
         try:
-            sequences = template.conversation_parts(rows[index])
+            sequences = template.conversation_parts(row)
         except RenderError as error:
-            refused.append(bad_row(rows[index], error))
+            found.refused.append(bad_row(row, error))
             continue
-        missing = left_out(template, rows[index], sequences)
-        counts.update(missing)
-        kept.update(f"`{key}`" for key in beside_texts(rows[index]) if not any(f"`{key}`" in text for text in missing))
+        missing = left_out(template, row, sequences)
+        found.left_out.update(missing)
+        found.rendered.update(
+            f"`{key}`" for key in beside_texts(row) if not any(f"`{key}`" in text for text in missing)
+        )
         yield index, sequences
 
 

@@ -15,8 +15,9 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
@@ -72,10 +73,17 @@ def most_rows(file: Path) -> int | None:
 
 
 def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -> Iterator[tuple[str, Any]]:
-    """(source, row) of every path in order; a row that cannot be parsed is a BadRow.
+    """The rows of `open_rows`, one by one; appends their versions to `versions`."""
+    found, rows = open_rows(key, config, folder)
+    versions += found
+    yield from rows
 
-    Appends a hash of each file or hub set to `versions`. Raises TutelageError, with `key` as the place, for sources
-    that cannot be read.
+
+def open_rows(key: str, config: DataConfig, folder: Path) -> tuple[list[str], Iterator[tuple[str, Any]]]:
+    """A hash of each file or hub set of a section, and (source, row) of every path in order, not read yet; a row that
+    cannot be parsed is a BadRow.
+
+    Raises TutelageError, with `key` as the place, for sources that cannot be read.
     """
     paths = paths_of(config)
     if not paths:
@@ -88,18 +96,28 @@ def read_rows(key: str, config: DataConfig, folder: Path, versions: list[str]) -
     labels = {file: file.name for file in files}
     if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: labels that differ
         labels = {file: os.path.relpath(file, os.path.commonpath(files)) for file in files}
+    versions: list[str] = []
+    parts: list[Iterator[tuple[str, Any]]] = []
     for source in sources:
         if isinstance(source, str):
-            yield from _read_hub(key, source, config, versions)
+            loaded = _load_hub(key, source, config)
+            versions.append(loaded._fingerprint)
+            parts.append(_hub_rows(source, loaded))
             continue
         for file in source:
             before = _state(file)
             versions.append(hash_file(file))
-            yield from read_file(key, file, labels[file])
-            if _state(file) != before:
-                raise TutelageError(
-                    f"{key}.path: {file} changed while it was read: wait until it is written, and run the same command"
-                )
+            parts.append(_unchanged(key, file, labels[file], before))
+    return versions, chain.from_iterable(parts)
+
+
+def _unchanged(key: str, file: Path, label: str, before: tuple[int, int]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file. Raises TutelageError if it is then not as it was `before`."""
+    yield from read_file(key, file, label)
+    if _state(file) != before:
+        raise TutelageError(
+            f"{key}.path: {file} changed while it was read: wait until it is written, and run the same command"
+        )
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -344,12 +362,12 @@ def as_written(value: Any, call: bool = False) -> Any:
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 
-def _read_hub(key: str, written: str, config: DataConfig, versions: list[str]) -> Iterator[tuple[str, Any]]:
+def _load_hub(key: str, written: str, config: DataConfig) -> Any:
     import datasets
 
     path, _, configuration = written.partition(":")
     try:
-        loaded = datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
+        return datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
     except Exception as error:  # the client raises its own errors, HTTP and system errors, and ValueError
         if isinstance(error, ConnectionError) or "offline" in str(error).lower():
             advice = "check the network, load it once while online, or name local files"
@@ -359,8 +377,9 @@ def _read_hub(key: str, written: str, config: DataConfig, versions: list[str]) -
             f"{key}.path: `{written}` is not a local file and cannot be loaded from the hub: {_one_line(error)}; "
             f"{advice}"
         ) from error
-    loaded = cast(datasets.Dataset, loaded)
-    versions.append(loaded._fingerprint)
+
+
+def _hub_rows(written: str, loaded: Any) -> Iterator[tuple[str, Any]]:
     for index, row in enumerate(loaded):
         yield f"{written}:{index}", as_written(row)
 

@@ -21,6 +21,7 @@ from tutelage.recipe.sections import ModelConfig
 
 _WEIGHTS = ("*.safetensors",)
 _VOCABULARY = ("*.model", "*.txt", "*.tiktoken")  # of tokenizers without a tokenizer.json
+MAX_SHARD = "5GB"  # of a file of weights
 _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -203,7 +204,10 @@ def save_model(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with without_progress_bars():
-            (write or model.save_pretrained)(partial)
+            if write is None:
+                model.save_pretrained(partial, max_shard_size=MAX_SHARD)
+            else:
+                write(partial)
         tokenizer.save_pretrained(partial)
         if folder.exists():
             shutil.rmtree(folder)

@@ -288,8 +288,19 @@ class TrainingConfig(Section):
         description="On CUDA: device memory in GiB that training may use; the tokens per micro-batch are then "
         "measured. Default: `tokens_per_micro_batch` decides.",
     )
-    gradient_checkpointing: bool = Field(
-        default=False, description="Recompute activations in the backward pass: slower, with less memory."
+    optimizer: Literal["adamw", "adamw_8bit", "adamw_offload"] = Field(
+        default="adamw",
+        description="Where AdamW keeps its two moments. `adamw`: on the device in the weights' type. `adamw_8bit`: "
+        "there in eight bits (torchao), a quarter of float32's. `adamw_offload`: in CPU memory, where the step is then "
+        "computed; slower.",
+    )
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        default=False,
+        description="Recompute activations in the backward pass: slower, with less memory. `auto`: only if a "
+        "micro-batch does not fit without it, which the first step measures on CUDA.",
+    )
+    save_precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="Type of the saved model's weights. Default: that of the trained ones."
     )
     shard: bool = Field(
         default=False,
@@ -313,6 +324,12 @@ class TrainingConfig(Section):
     @classmethod
     def _yaml_switch(cls, value: Any) -> Any:
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # as YAML reads them
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Later keys count only if they are set, so that runs from before they existed keep their fingerprints."""
+        unset = {"optimizer": "adamw", "save_precision": None}
+        return {key: value for key, value in handler(self).items() if key not in unset or value != unset[key]}
 
     @field_validator("adam_betas")
     @classmethod

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
-from tutelage.common.types import Conversation
-from tutelage.data.dataset import declared_fingerprint, load_dataset
+from tutelage.data.dataset import declared_fingerprint, load_dataset, questions_of
 from tutelage.data.sources import local_files
 from tutelage.models.files import locate, model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
@@ -132,7 +131,7 @@ class InputFingerprints:
             else:
                 loaded = load_dataset(name, config, recipe_folder, require_response)
                 found = loaded.fingerprint
-                self._questions[key] = [_question(row) for row in loaded.conversations if not row.plain]
+                self._questions[key] = questions_of(loaded.conversations)
         except TutelageError as error:
             if self.absent is None:
                 raise
@@ -151,7 +150,3 @@ class InputFingerprints:
         if key not in self.known:
             self.known[key] = model_fingerprint(config, hub=not self.declared)
         return self.known[key]
-
-
-def _question(row: Conversation) -> int:
-    return hash(tuple((message.role, message.content) for message in row.prompt))

@@ -37,7 +37,7 @@ class Look:
     form: Form
     total: int
     bad: tuple[BadRow, ...]
-    rows: tuple[Conversation, ...]
+    rows: Sequence[Conversation]
 
     @property
     def targets(self) -> list[str]:

@@ -1,7 +1,8 @@
 """The state of a training run on disk. A checkpoint folder appears complete or not at all; only the newest is kept.
 
-`state.pt` is a zip file, whose parts have checksums. `step.json` has its own, and `metrics.jsonl` and `samples.jsonl`
-hold the run's lines up to the checkpoint.
+`state.pt` is a zip file, whose parts have checksums; of a sharded model there are files per rank in its place
+(`sharded_checkpoint.py`). `step.json` has its own, and `metrics.jsonl` and `samples.jsonl` hold the run's lines up to
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_bytes_atomically
 from tutelage.common.run_folder import METRICS, SAMPLES
 from tutelage.models.sharding import assign, gathered
+from tutelage.training.sharded_checkpoint import ShardWriter, damaged_shard, load_shards, no_space, rng_states
 
 _LOGS = (METRICS, SAMPLES)
 _PREFIX = "checkpoint-"
+STATE = "state.pt"
 
 
 def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: str, write: bool = True) -> None:
@@ -46,19 +50,16 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / _name(step), folder / f".{_name(step)}"
     tensors = _tensors(weights) + _tensors(moments)
-    needed = sum(t.numel() * t.element_size() for t in tensors)
+    needed = sum(getattr(t, "codes", t).nbytes for t in tensors)  # torchao's states have one byte per number
     free = shutil.disk_usage(folder).free
     if free < 1.05 * needed:
-        raise TutelageError(_no_space(folder, needed, free))
+        raise TutelageError(no_space(folder, needed, free))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         # Tensors only; loading uses weights_only, which runs no code.
-        torch.save({"model": weights, "optimizer": moments, "rng": _rng_state()}, partial / "state.pt")
-        (partial / "step.json").write_text(seal({"step": step, "run": run}))
-        for name in _LOGS:
-            if (folder.parent / name).is_file():
-                shutil.copyfile(folder.parent / name, partial / name)
+        torch.save({"model": weights, "optimizer": moments, "rng": rng_states()}, partial / STATE)
+        write_beside(partial, folder, step, run)
         _sync(partial)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         partial.rename(target)
@@ -73,17 +74,35 @@ def save_checkpoint(folder: Path, step: int, model: Any, optimizer: Any, run: st
             shutil.rmtree(old, ignore_errors=True)
 
 
-def latest_checkpoint(folder: Path, run: str) -> tuple[Path, int] | None:
-    """The folder of the newest complete checkpoint and its step, or None. `run`: the run's fingerprint.
+def save_shards(writer: ShardWriter, folder: Path, step: int, model: Any, optimizer: Any, run: str) -> None:
+    """As `save_checkpoint`, of a sharded model, in the background; `ShardWriter.finish` then puts it in its place."""
+    writer.begin(step, folder / _name(step), model, optimizer, lambda partial: write_beside(partial, folder, step, run))
+
+
+def write_beside(partial: Path, folder: Path, step: int, run: str) -> None:
+    """Write what a checkpoint has beside the state into its folder `partial`."""
+    (partial / "step.json").write_text(seal({"step": step, "run": run}))
+    for name in _LOGS:
+        if (folder.parent / name).is_file():
+            shutil.copyfile(folder.parent / name, partial / name)
+
+
+def latest_checkpoint(
+    folder: Path, run: str, any_rank: Callable[[bool], bool] = bool, rank: int = 0, ranks: int = 1
+) -> tuple[Path, int] | None:
+    """The folder of the newest complete checkpoint and its step, or None. `run`: the run's fingerprint. Ranks that call
+    this together share the reading of a sharded one; `any_rank`: whether a flag is set on any of them.
 
     A damaged one is named and passed over. Raises TutelageError when it belongs to another run: resuming from it would
     mix two experiments.
     """
     for path in reversed(_complete(folder)):
         state = read_one(path / "step.json")
-        problem = "step.json" if state is None or _name(state["step"]) != path.name else _damage(path, state["step"])
-        if problem:
-            print(f"{path} is not used, since its {problem} is damaged", flush=True)
+        whole = state is not None and _name(state["step"]) == path.name
+        problem = _damage(path, state["step"], rank, ranks) if state is not None and whole else "step.json"
+        if any_rank(problem is not None):
+            if problem is not None:
+                print(f"{path} is not used, since its {problem} is damaged", flush=True)
             continue
         assert state is not None
         if state["run"] != run:
@@ -105,8 +124,11 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
     for name in _LOGS:
         if (path / name).is_file() and not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
             write_bytes_atomically(path.parents[1] / name, (path / name).read_bytes())
+    if not (path / STATE).is_file():
+        _set_rng(load_shards(path, model, optimizer))
+        return
     shared = torch.distributed.is_initialized()  # ranks on one machine then share the file's pages
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=shared)
+    state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=shared)
     options = StateDictOptions(full_state_dict=True)
     weights, moments = state["model"], state["optimizer"]
     if learnt := _learnt(model):
@@ -115,9 +137,7 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
             assign(parameter, weights[name].to(parameter.device))
     else:
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=options)
-    torch.set_rng_state(state["rng"]["cpu"])
-    if torch.cuda.is_available() and state["rng"]["cuda"] is not None:
-        torch.cuda.set_rng_state(state["rng"]["cuda"])
+    _set_rng(state["rng"])
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -136,15 +156,14 @@ def _name(step: int) -> str:
     return f"{_PREFIX}{step:08d}"
 
 
-def _damage(path: Path, step: int) -> str | None:
+def _damage(path: Path, step: int, rank: int, ranks: int) -> str | None:
     """The first file of a checkpoint that is not as it was written; None if they are whole."""
-    try:
-        with zipfile.ZipFile(path / "state.pt") as state:
-            broken = state.testzip() is not None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
-        broken = True
+    if [*path.glob("files-*.json")]:
+        broken = damaged_shard(path, rank, ranks)
+    else:
+        broken = None if _is_whole(path / STATE) else STATE
     if broken:
-        return "state.pt"
+        return broken
     lines = read_sealed(path / METRICS)
     if (path / METRICS).is_file() and [line and line.get("step") for line in lines] != [*range(1, step + 1)]:
         return METRICS
@@ -153,15 +172,24 @@ def _damage(path: Path, step: int) -> str | None:
     return None
 
 
+def _is_whole(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as state:
+            return state.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
 def _complete(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*")) if folder.is_dir() else []
 
 
-def _rng_state() -> dict[str, Tensor | None]:
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
+def _set_rng(states: Mapping[str, Tensor | None]) -> None:
+    cpu, cuda = states["cpu"], states.get("cuda")
+    assert cpu is not None
+    torch.set_rng_state(cpu)
+    if torch.cuda.is_available() and cuda is not None:
+        torch.cuda.set_rng_state(cuda)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -170,13 +198,6 @@ def _tensors(tree: Any) -> list[Tensor]:
     if isinstance(tree, dict):
         return [t for value in tree.values() for t in _tensors(value)]
     return [t for value in tree for t in _tensors(value)] if isinstance(tree, list | tuple) else []
-
-
-def _no_space(folder: Path, needed: int, free: int) -> str:
-    return (
-        f"no room for a checkpoint in {folder}: it needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free. "
-        f"Free some space, then run the same command: it goes on from the last checkpoint"
-    )
 
 
 def _sync(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tutelage.data.large.stored import lengths_of
 from tutelage.models.compiled import compile_layers
 from tutelage.teachers.local import LocalTeacher
 from tutelage.training.job import Job
@@ -37,5 +38,6 @@ def run_flop(job: Job, steps: int) -> float:
     per_token = 6 * sum(p.numel() for p in job.student.model.parameters())
     if isinstance(job.teacher, LocalTeacher):
         per_token += 2 * sum(p.numel() for p in job.teacher.loaded.model.parameters())
-    tokens = sum(len(example.ids) for example in job.examples) / max(1, len(job.examples))
+    lengths = lengths_of(job.examples)
+    tokens = float(lengths.sum()) / max(1, len(lengths))
     return per_token * tokens * job.config.batch_size * steps

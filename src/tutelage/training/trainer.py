@@ -27,7 +27,8 @@ from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
 from tutelage.common.run_folder import METRICS
 from tutelage.common.types import MicroBatch, Signal, TeacherSignal, TokenSequence, TokenStats
-from tutelage.data.batch import make_micro_batch, make_micro_batches, rank_share, take_copies
+from tutelage.data.batch import Order, make_micro_batch, make_micro_batches, rank_share
+from tutelage.data.large.stored import weights_of
 from tutelage.loss.objective import Objective
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import compute_type
@@ -37,9 +38,11 @@ from tutelage.training import checkpoint
 from tutelage.training.compiling import compile_models
 from tutelage.training.job import Job
 from tutelage.training.learning_rate import schedule
-from tutelage.training.memory_budget import MicroBatchBudget
+from tutelage.training.memory_budget import MicroBatchBudget, recompute_activations
 from tutelage.training.on_policy import is_on_policy, write_responses
+from tutelage.training.optimizer import make_optimizer, set_learning_rate
 from tutelage.training.sample_log import sample_log
+from tutelage.training.sharded_checkpoint import ShardWriter
 from tutelage.training.shown_answers import ShownAnswers
 from tutelage.training.step_totals import Totals, over_ranks, sequence_metrics
 from tutelage.training.trackers import trackers
@@ -71,20 +74,17 @@ class Trainer:
                 same_on_all_ranks(self.module)
         self.working = Working(job.student.model, compute_type(self.config.precision, self.device))
         self.student = LanguageModel(self.working.model)
-        if self.config.gradient_checkpointing:
-            self.working.model.gradient_checkpointing_enable({"use_reentrant": False})
-        optimizer = torch.optim.AdamW(
-            [p for p in self.module.parameters() if p.requires_grad],
-            lr=self.config.learning_rate,
-            betas=self.config.adam_betas,
-            eps=self.config.adam_eps,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
+        if self.config.gradient_checkpointing is True:
+            recompute_activations(self.working.model)
+        optimizer = make_optimizer(self.config, self.module)
         self.optimizer = self.accelerator.prepare(optimizer)
         self.padding = not job.student.packed, job.student.tokenizer.pad_token_id or 0  # whether to pad, and the id
-        self.budget = MicroBatchBudget(self.config, self.module, self.optimizer, self.padding)
-        self.copies = torch.tensor([example.weight for example in job.examples], dtype=torch.float64)
+        self.budget = MicroBatchBudget(
+            self.config, self.module, self.optimizer, self.padding, self.working.model, self._any_rank
+        )
+        self.copies = weights_of(job.examples)
+        self.writer: ShardWriter | None = None
+        self._order: tuple[int, Order] | None = None  # of an epoch, which its steps share
         self.sequences: Sequence[TokenSequence] = ()  # this rank's, of the latest step
         self.steps_per_epoch = math.ceil(float(self.copies.sum()) / self.config.batch_size)
         self.total_steps = self.config.max_steps or self.steps_per_epoch * self.config.epochs
@@ -97,7 +97,8 @@ class Trainer:
         finite.
         """
         job, folder = self.job, self.job.folder
-        found = checkpoint.latest_checkpoint(folder / "checkpoints", job.fingerprint)
+        checkpoints = folder / "checkpoints"
+        found = checkpoint.latest_checkpoint(checkpoints, job.fingerprint, self._any_rank, self.rank, self.world)
         start = 0
         if found is not None:
             checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
@@ -132,7 +133,9 @@ class Trainer:
                 if stopping or (self._due(self.config.checkpoint_every, step) and not last):
                     self._save(step + 1)
                 if stopping and not last:
+                    self._finish_saving()
                     raise Interrupted(f"stopped after step {step + 1}; the same command goes on from there")
+            self._finish_saving()
         return metrics
 
     def step(self, step: int) -> dict[str, Any]:
@@ -173,14 +176,13 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
         values["grad_norm"] = float(gathered(norm))  # type: ignore[arg-type]
         self._refuse_nonfinite(values, sequences, batches, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(config, step, self.total_steps)
+        set_learning_rate(self.optimizer, config.learning_rate * schedule(config, step, self.total_steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
         seconds = time.monotonic() - began
         values = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch, **values}
-        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        values["learning_rate"] = config.learning_rate * schedule(config, step, self.total_steps)
         values |= sequence_metrics(sequences, seconds, sampling_seconds, self._over_ranks)
         if self.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
@@ -244,10 +246,12 @@ class Trainer:
     def _examples(self, step: int) -> list[TokenSequence]:
         """The batch of a step over all ranks, by the epoch's seeded order. The last batch of an epoch may be short."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
-        order = torch.randperm(len(self.job.examples), generator=generator)
         size = self.config.batch_size
-        return take_copies(self.job.examples, self.copies, order, place * size, (place + 1) * size)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(keyed_integer("order", self.job.seed, epoch))
+            order = torch.randperm(len(self.job.examples), generator=generator)
+            self._order = epoch, Order(self.copies, order)
+        return self._order[1].take(self.job.examples, place * size, (place + 1) * size)
 
     def _token_weights(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """The weight in the loss of each response token of a sequence, one number per sequence.
@@ -292,9 +296,22 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         job, folder = self.job, self.job.folder / "checkpoints"
-        checkpoint.save_checkpoint(folder, step, self.module, self.optimizer, job.fingerprint, write=self.rank == 0)
+        state = self.module, self.optimizer, job.fingerprint
+        if self.sharded and self.world > 1:
+            self._finish_saving()
+            self.writer = self.writer or ShardWriter(folder, self._any_rank)
+            checkpoint.save_shards(self.writer, folder, step, *state)
+            return
+        checkpoint.save_checkpoint(folder, step, *state, write=self.rank == 0)
         self.accelerator.wait_for_everyone()
         shutil.rmtree(self._pending(step).parent, ignore_errors=True)
+
+    def _finish_saving(self) -> None:
+        """Wait for a checkpoint that is being written; samples from before it are then not needed any more."""
+        saved = (self.writer.finish() if self.writer is not None else None) or 0
+        for file in self._pending(0).parent.glob("*.json"):
+            if int(file.stem) < saved:
+                file.unlink()
 
     def _pending(self, step: int) -> Path:
         """The file with this rank's samples of a step, kept until the next checkpoint."""

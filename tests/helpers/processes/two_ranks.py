@@ -31,10 +31,10 @@ getattr(module, name)(int(rank), int(port), Path(folder))
 """
 
 
-def become(rank: int, port: int) -> None:
-    """Make this process one of the two, in the environment that accelerate reads."""
+def become(rank: int, port: int, ranks: int = 2) -> None:
+    """Make this process one of `ranks`, in the environment that accelerate reads."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if DEVICE == "cuda":
         torch.cuda.set_device(rank)
@@ -51,24 +51,35 @@ def on_one_and_two(
     """The folders that `alone(folder)` here and `worker(rank, port, folder)` in two processes have filled."""
     torch.set_num_threads(1)
     one, two = made.mktemp("one"), made.mktemp("two")
+    on_ranks(python, two, worker, 2, lambda: alone(one))
+    return one, two
+
+
+def on_ranks(
+    python: str,
+    folder: Path,
+    worker: Callable[[int, int, Path], None],
+    ranks: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Run `worker(rank, port, folder)` in `ranks` processes, and `meanwhile` here; returns when all are done."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [python, "-c", RANK, worker.__code__.co_filename, worker.__name__, str(port), str(two)]
-    logs = [two / f"rank-{rank}.log" for rank in range(2)]
+    command = [python, "-c", RANK, worker.__code__.co_filename, worker.__name__, str(port), str(folder)]
+    logs = [folder / f"rank-{rank}.log" for rank in range(ranks)]
     # Beside a single GPU, a barrier of two CPU ranks would name a GPU that is not there.
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if DEVICE == "cpu" else {})
-    ranks = []
+    started = []
     for rank, log in enumerate(logs):
         with log.open("w") as output:
-            ranks.append(subprocess.Popen([*command, str(rank)], env=environment, stdout=output, stderr=output))
+            started.append(subprocess.Popen([*command, str(rank)], env=environment, stdout=output, stderr=output))
     try:
-        alone(one)
-        # One that fails leaves the other waiting.
-        wait_for(lambda: any(rank.poll() for rank in ranks) or all(rank.poll() == 0 for rank in ranks), "two ranks")
-        assert [rank.poll() for rank in ranks] == [0, 0], "".join(log.read_text() for log in logs)
+        meanwhile()
+        # One that fails leaves the others waiting.
+        wait_for(lambda: any(rank.poll() for rank in started) or all(rank.poll() == 0 for rank in started), "all ranks")
+        assert [rank.poll() for rank in started] == [0] * ranks, "".join(log.read_text() for log in logs)
     finally:
-        for rank in ranks:
+        for rank in started:
             rank.kill()
             rank.wait()
-    return one, two

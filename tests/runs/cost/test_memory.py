@@ -145,6 +145,23 @@ def test_the_student_with_its_optimizer(settings: dict[str, Any], per_weight: in
     )
 
 
+@pytest.mark.parametrize(("optimizer", "per_weight"), [("adamw_8bit", 10), ("adamw_offload", 8)])
+def test_moments_elsewhere(optimizer: str, per_weight: int):
+    training = TrainingConfig.model_validate({"optimizer": optimizer})
+    assert parts(run_of("sft", training, student=B8), ranks=1)["student and optimizer"] == per_weight * W8
+
+
+def test_activations_are_recomputed_where_memory_asks_for_it():
+    """An 8B student takes 18 bytes per weight, 135 GiB; of an H200's 139 too few are left for 8,192 tokens."""
+    training = {name: TrainingConfig(gradient_checkpointing=on) for name, on in (("on", True), ("off", False))}
+    of = {name: cost(run_of("sft", one, student=B8), "H200", 1) for name, one in training.items()}
+    auto = TrainingConfig(gradient_checkpointing="auto")
+    assert of["off"].memory_gib > machine("H200").memory
+    assert cost(run_of("sft", auto, student=B8), "H200", 1) == of["on"]
+    small = [cost(run_of("sft", one, student=B1), "H200", 1) for one in (auto, training["off"])]
+    assert small[0] == small[1]
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_only_what_the_ranks_share_is_divided(ranks: int):
     whole = parts(run_of("distill", student=B1, teacher=B8), ranks=ranks)
@@ -271,6 +288,9 @@ def test_disk():
     assert (saved.models, saved.checkpoints) == (4 * W8, 2 * 12 * W8)  # the old one goes when the new one is whole
     half = disk_of(run_of("sft", TrainingConfig(precision="pure_bfloat16"), student=B8), model)
     assert (half.models, half.checkpoints) == (2 * W8, 2 * 6 * W8)
+    narrow = TrainingConfig(save_precision="bfloat16", optimizer="adamw_8bit")
+    found = disk_of(run_of("sft", narrow, student=B8), model)
+    assert (found.models, found.checkpoints) == (2 * W8, 2 * 6 * W8)
     eight = Shape(**facts()["models"][B1] | {"layers": 8})
     assert disk_of(run_of("prune", model=B1), model).models == 4 * eight.weights
     answers = disk_of(run_of("answers", teacher=B8), model)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from tutelage.common.errors import TutelageError
 from tutelage.common.metrics_log import read_metrics
 from tutelage.common.types import Conversation, Message, TokenSequence
+from tutelage.data.align_rows import align_all
+from tutelage.data.dataset import LoadedData
 from tutelage.evaluation.records import read_records
 from tutelage.models.load import load_model
 from tutelage.recipe.load import load_recipe
@@ -24,7 +26,7 @@ from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
-from tutelage.runs.stages.encode import _for_teacher, encoded
+from tutelage.runs.stages.encode import encoded
 from tutelage.teachers.local import LocalTeacher
 from tutelage.training.teacher_answers import read_answers
 
@@ -113,18 +115,14 @@ def test_a_teacher_with_longer_prompts_of_its_own_reads_no_more_than_it_can(
 
 def test_a_row_of_several_sequences_loses_only_those_that_the_teacher_cannot_read():
     """Row 0: its second sequence; row 1: its first; row 2: all of them."""
-    teacher: Any = SimpleNamespace(
-        context=10,
-        name="t",
-        tokenizer=None,
-        model=SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(50, 2)),
-    )
     lengths = [(0, 8), (0, 11), (1, 12), (1, 9), (2, 13)]
     sequences = [TokenSequence(i, torch.ones(n, dtype=torch.int64), torch.arange(n) > 3, 4) for i, n in lengths]
     rows = tuple(Conversation(f"r{i}", (Message("user", "?"),), source=f"a.jsonl:{i}") for i in range(3))
-    kept, too_long, shorter = _for_teacher(sequences, rows, teacher, "data.train")
+    same = SimpleNamespace(text="", thinking=None, tokenizer=SimpleNamespace(bos_token=None))
+    data = LoadedData(rows, (), 3, "rows")
+    kept, found = align_all(sequences, data, same, same, 10, "data.train")
     assert [(s.index, len(s.ids), s.part, s.cut) for s in kept] == [(0, 8, 0, True), (1, 9, 0, False)]
-    assert (too_long, shorter) == (["a.jsonl:2"], ["a.jsonl:0"])
+    assert found == {"refused": [], "beyond": ["a.jsonl:2"], "shorter": ["a.jsonl:0"]}
 
 
 def test_the_teachers_answers_end_at_its_context(workshop: Workshop):

@@ -176,7 +176,7 @@ class CostModel:
             memory = beside_once(memory, student, teacher, self.machine, run.lora)
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
         seconds, flops = self._pass(
-            student, length, training=True, checkpointing=training.gradient_checkpointing, frozen=run.lora is not None
+            student, length, training=True, checkpointing=memory.recomputes, frozen=run.lora is not None
         )
         if teacher is not None:
             more, work = self._pass(teacher, length)

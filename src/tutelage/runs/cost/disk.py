@@ -1,8 +1,9 @@
 """The disk of a run: what stays in its folder, and what is there while it runs. Bytes, of estimated lengths.
 
-A saved model takes 4 bytes per weight (2 for `pure_bfloat16`), a checkpoint three times as much (weights and Adam's two
-moments); while a new checkpoint replaces the old one there are both. A model trained by an adapter takes 2 on CUDA, and
-its checkpoints hold the adapter alone. A teacher's signal that is kept (`signal.cache`) takes 2 bytes per response
+A saved model takes 4 bytes per weight (2 for `pure_bfloat16`; as `save_precision` says), a checkpoint three times as
+much as the trained weights (with Adam's two moments; 1.5 times in eight bits on one rank); while a new checkpoint
+replaces the old one there are both. A model trained by an adapter takes 2 on CUDA, and its checkpoints hold the adapter
+alone. A teacher's signal that is kept (`signal.cache`) takes 2 bytes per response
 token and unit of width (4 in float32), or 8 per likeliest token; runs that ask the same of one teacher share it. Text
 takes 4 bytes per token, token ids 7 as JSON.
 """
@@ -46,11 +47,15 @@ def disk_of(run: Run, model: CostModel) -> Disk:
     if run.training is not None:
         shape = model.shape(run, "student")
         pure, weights = run.training.precision == "pure_bfloat16", shape.weights if shape else 0
-        saved, signals = (2.0 if pure else 4.0) * weights, _signals(run, model)
+        held, signals, wanted = (2.0 if pure else 4.0) * weights, _signals(run, model), run.training.save_precision
+        saved = held if wanted is None else {"float32": 4.0, "bfloat16": 2.0}[wanted] * weights
         if run.lora is None or shape is None:
-            return Disk(models=saved, checkpoints=2 * 3 * saved, signals=signals)
+            coded = run.training.optimizer == "adamw_8bit" and not run.training.shard
+            state = held + 2.0 * weights if coded else 3 * held
+            return Disk(models=saved, checkpoints=2 * state, signals=signals)
         adapter = 4.0 * shape.adapter_weights(run.lora)
-        whole = 0.0 if run.lora.keep_adapter else saved if run.device == "cpu" else 2.0 * weights
+        merged = saved if wanted is not None or run.device == "cpu" else 2.0 * weights
+        whole = 0.0 if run.lora.keep_adapter else merged
         return Disk(models=whole + adapter, checkpoints=2 * 3 * adapter, signals=signals)
     return Disk(texts=_texts(run, model))
 

@@ -10,6 +10,9 @@ With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precisio
     others     b per weight of each model that is held; the caches; activations of a forward pass
     prune      4 per weight, and 2 for autocast's copies
 
+Of the 8·b', half are Adam's moments: `optimizer: adamw_8bit` holds them in 2 bytes per weight, `adamw_offload` not on
+the device. With `gradient_checkpointing: auto` it is on where the machine's memory, or `memory_gib`, asks for it.
+
 With an adapter of a weights (`lora`) the student is 16·a and 2·a to compute with, its frozen base b·W (in nf4 0.516 per
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
 nothing. A quantised teacher takes 1 (int8, float8) or 0.516 (nf4) per weight of a layer. None of that was measured.
@@ -43,10 +46,12 @@ ENGINE_SHARE, BENCHMARK_SHARE = 0.5, 0.8  # of free memory, for the caches
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process by part; `slots`: rows that each of its samplers decodes at a time."""
+    """Bytes of one process by part; `slots`: rows that each of its samplers decodes at a time; `recomputes`: its
+    training computes activations again in the backward pass."""
 
     parts: dict[str, float] = field(default_factory=dict)
     slots: tuple[int, ...] = ()
+    recomputes: bool = False
 
     @property
     def gib(self) -> float:
@@ -95,15 +100,18 @@ def training_memory(
     ranks: int,
     lora: LoraConfig | None = None,
     shared_base: bool = False,
+    recomputed: bool = False,
 ) -> Memory:
     """Of one rank of a training run. `sampling`: of the student's responses, if it writes any. `tokens`: per step.
-    `lora`: the adapter that is trained instead of the weights; `shared_base`: the teacher is its frozen base."""
+    `lora`: the adapter that is trained instead of the weights; `shared_base`: the teacher is its frozen base.
+    `recomputed`: what `gradient_checkpointing: auto` means; by default, what the machine's memory asks for."""
     cuda = machine.device != "cpu"
     pure, wide = config.precision == "pure_bfloat16", config.precision == "float32" or not cuda
     width, master, shared = 4 if wide else 2, 2 if pure else 4, config.shard and ranks > 1
     part = ranks if shared else 1
     trained = student.weights if lora is None else student.adapter_weights(lora)
-    held: dict[str, float] = {"student and optimizer": 4 * master * trained / part}
+    moments = {"adamw": 2.0 * master, "adamw_8bit": 2.0, "adamw_offload": 0.0}[config.optimizer]
+    held: dict[str, float] = {"student and optimizer": (2 * master + moments) * trained / part}
     if lora is not None:
         frozen = replace(student, precision=lora.base)
         held = {"adapter and optimizer": held["student and optimizer"], "frozen base": frozen.held(width) / part}
@@ -120,9 +128,9 @@ def training_memory(
     if config.memory_gib is not None and cuda:
         micro = min(micro, config.max_length)  # the least that it tries; the rest of its memory is for larger ones
     width_tokens = micro * student.hidden * width / 2
-    activations = (ACTIVATION_BYTES + 2 * student.layers) * width_tokens
-    if not config.gradient_checkpointing:
-        activations = ACTIVATION_BYTES * student.layers * width_tokens
+    activations = ACTIVATION_BYTES * student.layers * width_tokens
+    if config.gradient_checkpointing is True or (config.gradient_checkpointing == "auto" and recomputed):
+        activations = (ACTIVATION_BYTES + 2 * student.layers) * width_tokens
     if teacher is not None:
         activations = max(activations, _forward(teacher, micro, width))
     slots: tuple[int, ...] = ()
@@ -131,7 +139,7 @@ def training_memory(
         if sampling.config.backend == "torch" and shared:
             held["student to sample from"] = width * student.weights
         # when the engine is made there are no gradients and moments yet
-        later = 0.75 * 4 * master * trained / part + held.get("gathered layers", 0.0)
+        later = (master + moments) * trained / part + held.get("gathered layers", 0.0)
         free = machine.memory * GIB - base - sum(held.values()) + later
         count, cache = sampling.slots(machine, free, width)
         slots = (count,)
@@ -140,9 +148,13 @@ def training_memory(
         held["caches"] = cache
         activations = max(activations, sampling.reading(count, width))
     parts = {**held, "activations": activations, "base": base}
+    limit = min(machine.memory, config.memory_gib or machine.memory)
+    if config.gradient_checkpointing == "auto" and cuda and not recomputed and sum(parts.values()) > limit * GIB:
+        options = (sampling, tokens, machine, ranks, lora, shared_base)
+        return training_memory(config, student, teacher, *options, recomputed=True)
     if config.memory_gib is not None and cuda:
         parts["activations"] += max(0.0, config.memory_gib * GIB - sum(parts.values()))
-    return Memory(parts, slots)
+    return Memory(parts, slots, config.gradient_checkpointing is True or recomputed)
 
 
 def beside_once(
@@ -156,7 +168,7 @@ def beside_once(
         own = 4 * student.adapter_weights(lora) + replace(student, precision=lora.base).held(width)
     start = own + teacher.held(width) + _forward(teacher, PREFILL_TOKENS / 2, width) + base
     more = start - sum(memory.parts.values())
-    return memory if more <= 0 else Memory({**memory.parts, "teacher, at the start": more}, memory.slots)
+    return memory if more <= 0 else replace(memory, parts={**memory.parts, "teacher, at the start": more})
 
 
 def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:

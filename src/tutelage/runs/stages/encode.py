@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, TokenSequence
+from tutelage.data.align_rows import align_all
 from tutelage.data.columns import BadRow
 from tutelage.data.dataset import bad_rows_note, check_bad_rows, load_dataset
 from tutelage.data.encode_rows import encode_all, notes, split_rows
-from tutelage.data.teacher_prompts import align, teacher_view
+from tutelage.data.large.stored import StoredSequences, cut_of, indices_of
+from tutelage.data.teacher_prompts import teacher_view
 from tutelage.models.limits import refuse_unknown_token
 from tutelage.models.load import LoadedModel
 from tutelage.runs.run import Run
@@ -20,8 +25,8 @@ from tutelage.runs.run import Run
 class Encoded:
     """A data section as token sequences."""
 
-    sequences: list[TokenSequence]  # `index` is the position in `conversations`
-    conversations: tuple[Conversation, ...]
+    sequences: Sequence[TokenSequence]  # `index` is the position in `conversations`
+    conversations: Sequence[Conversation]
     report: dict[str, Any]  # rows used, cut, left out, split, and those that lost their last turns
 
 
@@ -49,22 +54,25 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
         sequences, report = encode_all(reader.template, data, limit, config.max_bad_rows, key)
     except TutelageError as error:
         raise TutelageError(f"{why}: {error}") if why else error from None
-    for sequence in sequences:
-        source = f"{key}: {rows[sequence.index].source}"
-        refuse_unknown_token(f"`{reader.name}`", reader.model, reader.tokenizer, sequence.ids, source)
+    _refuse_unknown(f"`{reader.name}`", reader, sequences, rows, key)
     too_long, last_turns_cut, bad = list(report.too_long), list(report.last_turns_cut), [*report.refused]
     if teacher is not None:
-        refused: list[BadRow] = []
-        sequences = align(sequences, rows, reader.template, teacher.template, refused)
+        sequences, found = align_all(sequences, data, reader.template, teacher.template, teacher.context, key)
+        refused = [BadRow(*row) for row in found["refused"]]
         check_bad_rows(key, refused, len(rows), config.max_bad_rows)
+        _refuse_unknown(f"the teacher `{teacher.name}`", teacher, sequences, rows, key)
+        if not sequences:
+            raise TutelageError(
+                f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, "
+                "rendered by its own chat template: use shorter rows, or a teacher that reads more"
+            )
         bad += refused
-        sequences, beyond, shorter = _for_teacher(sequences, rows, teacher, key)
-        too_long += beyond
-        gone = {*beyond, *(row.source for row in refused)}
-        last_turns_cut = [source for source in dict.fromkeys([*last_turns_cut, *shorter]) if source not in gone]
-        if (beyond or shorter) and not why:
+        too_long += found["beyond"]
+        gone = {*found["beyond"], *(row.source for row in refused)}
+        last_turns_cut = [one for one in dict.fromkeys([*last_turns_cut, *found["shorter"]]) if one not in gone]
+        if (found["beyond"] or found["shorter"]) and not why:
             why = f"the teacher's chat template makes some rows longer than the {teacher.context} tokens that it reads"
-    cut = sum(sequence.cut for sequence in sequences)
+    cut = int(cut_of(sequences).sum())
     if not why and (cut or too_long):
         why = f"`max_length` is {limit}"
     if why:
@@ -73,7 +81,7 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
     for note in [*bad_rows_note(data), *notes(report)]:
         print(f"{run.stage}: {key}: {note}", flush=True)
     counts = {
-        "rows": len({sequence.index for sequence in sequences}),
+        "rows": len(np.unique(indices_of(sequences))),
         "cut": cut,
         "too_long": too_long,
         "last_turns_cut": last_turns_cut,
@@ -94,32 +102,14 @@ def _why_limited(wanted: int, limit: int, *models: LoadedModel | None) -> str:
     return f"`{name}` reads {limit} tokens (max_position_embeddings of its config), fewer than `max_length` ({wanted})"
 
 
-def _for_teacher(
-    sequences: list[TokenSequence], rows: tuple[Conversation, ...], teacher: LoadedModel, key: str
-) -> tuple[list[TokenSequence], list[str], list[str]]:
-    """The aligned sequences that the teacher can read, and the sources of rows that lose all of theirs, or the last.
-
-    Raises TutelageError for a token that the teacher does not know, or if no row is left.
-    """
-    kept: dict[int, list[TokenSequence]] = {}
-    lost: dict[int, bool] = {}  # by row, whether its last sequence is too long
-    for sequence in sequences:
-        ids, own = teacher_view(sequence).ids, kept.setdefault(sequence.index, [])
-        beyond = teacher.context is not None and len(ids) > teacher.context
-        lost[sequence.index] = beyond
-        if beyond:
-            continue
-        who, where = f"the teacher `{teacher.name}`", f"{key}: {rows[sequence.index].source}"
-        refuse_unknown_token(who, teacher.model, teacher.tokenizer, ids, where)
-        own.append(replace(sequence, part=len(own)))
-    for index, own in kept.items():
-        if own and lost[index]:
-            own[-1] = replace(own[-1], cut=True)
-    if not any(kept.values()):
-        raise TutelageError(
-            f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, rendered "
-            "by its own chat template: use shorter rows, or a teacher that reads more"
-        )
-    none_left = [rows[index].source for index, own in kept.items() if not own]
-    shorter = [rows[index].source for index, own in kept.items() if own and lost[index]]
-    return [sequence for own in kept.values() for sequence in own], none_left, shorter
+def _refuse_unknown(
+    who: str, model: LoadedModel, sequences: Sequence[TokenSequence], rows: Sequence[Conversation], key: str
+) -> None:
+    """Raise TutelageError for a token that the model does not know, in its rendering of the sequences."""
+    if isinstance(sequences, StoredSequences):
+        highest = [part["highest"] for part in sequences.reports if part["highest"]]
+        read = [([token], index) for token, index in sorted(highest, reverse=True)[:1]]
+    else:
+        read = [(teacher_view(one).ids, one.index) for one in sequences]
+    for ids, index in read:
+        refuse_unknown_token(who, model.model, model.tokenizer, ids, f"{key}: {rows[index].source}")

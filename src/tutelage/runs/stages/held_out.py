@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def measure_held_out(run: Run) -> dict[str, Any]:
 
 @torch.no_grad()
 def _losses(
-    loaded: LoadedModel, teacher: LoadedModel | None, sequences: list[TokenSequence], budget: int
+    loaded: LoadedModel, teacher: LoadedModel | None, sequences: Sequence[TokenSequence], budget: int
 ) -> dict[int, list[float]]:
     """By row: [response tokens, summed cross-entropy, summed KL(teacher ‖ model) if there is a teacher], in nats."""
     from tutelage.models.language_model import LanguageModel

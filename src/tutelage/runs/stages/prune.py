@@ -27,7 +27,7 @@ def prune(run: Run) -> dict[str, Any]:
     calibration: list[TokenSequence] = []
     result: dict[str, Any] = {"kind": "prune", "stage": run.stage, "seed": run.seed, "layers": total}
     if config.calibration is not None:
-        calibration = encoded(run, config.calibration, loaded, 1024).sequences[: config.calibration_rows]
+        calibration = [*encoded(run, config.calibration, loaded, 1024).sequences[: config.calibration_rows]]
     with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
         if calibration:
             result["perplexity_before"] = perplexity(loaded, calibration, device)

@@ -66,13 +66,17 @@ def load_student(run: Run, sharded: bool) -> LoadedModel:
 
 def save_student(run: Run, student: LoadedModel, sharded: bool, write: bool) -> None:
     """Save the student into the run's folder. All ranks of a sharded model call this; the one with `write` writes."""
-    model = plain_copy(student.model, device="cpu" if write else "meta") if sharded else student.model
+    training = run.training
+    kind = None if training is None or training.save_precision is None else getattr(torch, training.save_precision)
+    model = student.model
+    if sharded:  # one weight at a time is whole on the device
+        model = plain_copy(model, None if run.lora else kind, "cpu" if write else "meta")
     if not write:
         return
     template, folder = student.template, run.folder
     rest = (student.tokenizer, folder / MODEL, template.text, template.end_of_turn_ids)
     if run.lora is None:
-        save_model(model, *rest)
+        save_model(plain_copy(model, kind, "cpu") if kind and not sharded else model, *rest)
         return
     base = frozen_base(run)
     named = _base_path(base)
@@ -80,7 +84,8 @@ def save_student(run: Run, student: LoadedModel, sharded: bool, write: bool) -> 
         save_model(model, *rest, write=lambda target: save_adapter(model, target, named, base.revision))
         return
     save_adapter(model, folder / ADAPTER, named, base.revision)
-    save_model(merged_model(model), *rest)
+    merged = merged_model(model)
+    save_model(merged.to(kind) if kind else merged, *rest)
 
 
 def frozen_type(run: Run) -> torch.dtype:

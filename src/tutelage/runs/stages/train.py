@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.metrics_log import read_metrics
 from tutelage.common.types import Conversation, TokenSequence
+from tutelage.data.large.stored import Joined, JoinedSequences, StoredSequences
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel
@@ -105,7 +108,7 @@ def prepare(
     validation = sections[training.validation].sequences if training.validation else []
     names = [run.config.data] if isinstance(run.config.data, str) else list(run.config.data)
     examples = _concatenated([sections[name] for name in names])
-    asked = _asked(examples, [row for name in names for row in sections[name].conversations])
+    asked = _asked(examples, Joined([sections[name].conversations for name in names]))
     if isinstance(run.config, SeqkdStage):
         examples, reports["answers"] = _with_answers(run, student, examples, names, sections)
     taught_by = None
@@ -167,17 +170,15 @@ def _join_ranks(run: Run) -> bool:
     return True
 
 
-def _concatenated(parts: list[Encoded]) -> list[TokenSequence]:
+def _concatenated(parts: list[Encoded]) -> Sequence[TokenSequence]:
     """The sequences of all sections, with indices that differ: they key the draw of λ (`training/on_policy.py`)."""
-    out: list[TokenSequence] = []
-    offset = 0
-    for part in parts:
-        out += [dataclasses.replace(row, index=row.index + offset) for row in part.sequences]
-        offset += len(part.conversations)  # not len(sequences): rows that are too long keep their index
-    return out
+    # Not of the sequences: rows that are too long keep their index.
+    offsets = list(accumulate((len(part.conversations) for part in parts[:-1]), initial=0))
+    joined = JoinedSequences([part.sequences for part in parts], offsets)
+    return joined if any(isinstance(part.sequences, StoredSequences) for part in parts) else list(joined)
 
 
-def _asked(examples: list[TokenSequence], rows: list[Conversation]) -> Asked | None:
+def _asked(examples: Sequence[TokenSequence], rows: Sequence[Conversation]) -> Asked | None:
     """Of the first examples with one question and one answer, as text, the longest that fits into a line of a terminal,
     else the shortest; None if there is none."""
     single: list[Asked] = []
@@ -194,7 +195,7 @@ def _asked(examples: list[TokenSequence], rows: list[Conversation]) -> Asked | N
 
 
 def _with_answers(
-    run: Run, student: LoadedModel, examples: list[TokenSequence], names: list[str], sections: dict[str, Encoded]
+    run: Run, student: LoadedModel, examples: Sequence[TokenSequence], names: list[str], sections: dict[str, Encoded]
 ) -> tuple[list[TokenSequence], dict[str, Any]]:
     """The examples (of the sections `names`, in turn) with the teacher's answers in place of their own, and counts."""
     from transformers import AutoTokenizer
@@ -253,8 +254,8 @@ def _job(
     student: LoadedModel,
     teacher: LoadedModel | None,
     taught_by: Teacher | None,
-    examples: list[TokenSequence],
-    validation: list[TokenSequence],
+    examples: Sequence[TokenSequence],
+    validation: Sequence[TokenSequence],
 ) -> Job:
     stage, training = run.config, run.training
     assert training is not None

@@ -1,0 +1,173 @@
+"""Checkpoints of sharded models: written by two ranks in the background, read on one, two and four."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+import tiny
+import torch
+from two_ranks import DEVICE, ROUNDING, become, on_ranks, saved
+
+from tutelage.common.errors import TutelageError
+from tutelage.models.sharding import plain_copy, shard
+from tutelage.training.checkpoint import latest_checkpoint
+from tutelage.training.job import Job
+from tutelage.training.sharded_checkpoint import damaged_shard
+from tutelage.training.trainer import Trainer
+
+pytestmark = pytest.mark.slow
+
+# 97 rows of the embedding do not divide by two or four; a bias-free model of two layers has 21 weights.
+OPTIONS: dict[str, Any] = {"max_steps": 4, "batch_size": 5, "epochs": 4, "adam_eps": 1e-3, "precision": "float32"}
+OPTIONS |= {"checkpoint_every": 2, "lengths": (9, 6, 60, 7, 30)}
+
+
+def make(folder: Path, sharded: bool) -> Job:
+    folder.mkdir(exist_ok=True)
+    student = tiny.llama()
+    if sharded:
+        from accelerate import PartialState
+
+        PartialState(cpu=DEVICE == "cpu")
+        shard(student, DEVICE)
+    offloaded = {"optimizer": "adamw_offload"} if "offload" in folder.name else {}
+    return jobs.sft(folder, model=student, **OPTIONS, **offloaded)
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return plain_copy(job.student.model, device="cpu").state_dict()
+
+
+def broken_in_step_4(folder: Path) -> Trainer:
+    """A run that is interrupted in its fourth step; its last checkpoint is from the second."""
+    trainer = Trainer(make(folder, True))
+    step = trainer.step
+
+    def breaking(number: int) -> dict[str, Any]:
+        if number == 3:
+            trainer._finish_saving()  # a kill while it is written leaves none: see the test of that
+            raise KeyboardInterrupt
+        return step(number)
+
+    trainer.step = breaking
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    return trainer
+
+
+def two(rank: int, port: int, folder: Path) -> None:
+    become(rank, port)
+    broken_in_step_4(folder / "run")
+    broken_in_step_4(folder / "offload")
+    torch.distributed.barrier()
+    if rank == 0:
+        for name in ("one", "four", "two"):
+            shutil.copytree(folder / "run", folder / name)
+    torch.distributed.barrier()
+    go_on(rank, folder / "two")
+    fail(rank, folder / "full")
+    torch.distributed.destroy_process_group()
+
+
+def four(rank: int, port: int, folder: Path) -> None:
+    become(rank, port, 4)
+    go_on(rank, folder / "four")
+    torch.distributed.destroy_process_group()
+
+
+def go_on(rank: int, folder: Path) -> None:
+    job = make(folder, True)
+    Trainer(job).run()
+    found = weights(job)
+    if rank == 0:
+        torch.save(found, folder / "weights.pt")
+
+
+def fail(rank: int, folder: Path) -> None:
+    """No room; a rank that cannot write; a writer that is not waited for: none of them leaves a checkpoint."""
+    trainer = Trainer(make(folder, True))
+    trainer.step(0)
+    place = folder / "checkpoints"
+    real = shutil.disk_usage
+    shutil.disk_usage = lambda _: namedtuple("Usage", "total used free")(10**9, 0, 10)
+    with pytest.raises(TutelageError, match=r"no room for a checkpoint|another rank could not"):
+        trainer._save(1)
+    shutil.disk_usage = real
+    import tutelage.training.sharded_checkpoint as module
+
+    def refused(*_: Any, **__: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    hashed, module.hash_file = module.hash_file, refused if rank == 1 else module.hash_file
+    trainer._save(1)
+    with pytest.raises(TutelageError, match=r"no space is left|another rank could not"):
+        trainer._finish_saving()
+    module.hash_file = hashed
+    torch.distributed.barrier()
+    assert not [*place.glob("*checkpoint*")]
+    trainer._save(1)
+    torch.distributed.barrier()
+    assert latest_checkpoint(place, "one", trainer._any_rank, rank, 2) is None  # it has not its name yet
+    trainer._finish_saving()
+    assert latest_checkpoint(place, "one", trainer._any_rank, rank, 2) == (place / "checkpoint-00000001", 1)
+    torch.distributed.barrier()
+    for name in ("shard", "files"):  # one flipped bit in the second rank's file, which one rank reads
+        (file,) = place.glob(f"*/{name}-*1*json" if name == "files" else f"*/{name}-00002-*")
+        content = file.read_bytes()
+        torch.distributed.barrier()
+        if rank == 0:
+            file.write_bytes(bytes([*content[:60], content[60] ^ 4, *content[61:]]))
+        torch.distributed.barrier()
+        assert latest_checkpoint(place, "one", trainer._any_rank, rank, 2) is None
+        assert damaged_shard(file.parent) == file.name
+        torch.distributed.barrier()
+        if rank == 0:
+            file.write_bytes(content)
+        torch.distributed.barrier()
+    assert damaged_shard(place / "checkpoint-00000001") is None
+
+
+@pytest.fixture(scope="module")
+def folder(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    made = tmp_path_factory.mktemp("ranks")
+    on_ranks(python, made, two, 2)
+    on_ranks(python, made, four, 4)
+    return made
+
+
+def test_two_ranks_write_their_shares_and_no_rank_all(folder: Path):
+    (found,) = (folder / "run" / "checkpoints").glob("checkpoint-*")
+    files = sorted(file.name for file in found.iterdir())
+    assert [name for name in files if name.endswith("safetensors")] == [
+        f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)
+    ]
+    assert {"files-0.json", "files-1.json", "metrics.jsonl", "step.json"} < {*files}
+    sizes = [file.stat().st_size for file in found.glob("*.safetensors")]
+    assert max(sizes) < 1.3 * min(sizes)
+    assert json.loads((found / "step.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("ranks", ["one", "offload", "two", "four"])
+def test_it_goes_on_with_any_number_of_ranks(folder: Path, ranks: str, tmp_path: Path):
+    unbroken = make(tmp_path / "unbroken", False)
+    Trainer(unbroken).run()
+    expected = weights(unbroken)
+    if ranks in ("one", "offload"):
+        job = make(folder / ranks, False)
+        Trainer(job).run()
+        got = weights(job)
+    else:
+        got = saved(folder / ranks / "weights.pt")
+    lines = (folder / ranks / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    assert got.keys() == expected.keys()
+    assert max(float((got[key] - expected[key]).abs().max()) for key in got) <= ROUNDING
+    start = weights(make(tmp_path / "start", False))
+    assert max(float((got[key] - start[key]).abs().max()) for key in got) > 20 * ROUNDING
