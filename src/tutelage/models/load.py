@@ -38,6 +38,7 @@ class LoadedModel:
     packed: bool  # takes packed sequences; False: padded ones
     fingerprint: str  # of weights, tokenizer and chat template
     name: str = "the model"  # as the user wrote it
+    engine: Any = None  # what writes for it where its weights are not in this process (sampling/vllm_files.py)
 
     @property
     def context(self) -> int | None:

@@ -212,11 +212,24 @@ class ModelConfig(Section):
         "`int8` (torchao) and `nf4` (bitsandbytes) halve and quarter its memory; each run measures what that changes. "
         "Default: `bfloat16` on CUDA, float32 on CPU.",
     )
+    tensor_parallel: Count | None = Field(
+        default=None,
+        exclude=True,  # of how many GPUs a text comes does not count for a run's identity; that vLLM writes it does
+        description="GPUs of one host that hold this model, or one trained from it, together wherever it only writes: "
+        "tasks, benchmarks, a `seqkd` stage's answers, `synthesize`. vLLM then reads it from its files (pip install "
+        "'tutelage[vllm]'). On a CPU it has no effect. Default: one GPU.",
+    )
 
-    @field_validator("precision")
+    @field_validator("precision", "tensor_parallel")
     @classmethod
-    def _default_precision(cls, value: Precision | None) -> Precision | None:
-        return None if value == "bfloat16" else value  # so that it changes no fingerprint
+    def _default(cls, value: Any) -> Any:
+        return None if value in ("bfloat16", 1) else value  # so that it changes no fingerprint
+
+    @model_validator(mode="after")
+    def _one_of_two_engines(self) -> ModelConfig:
+        if self.tensor_parallel and self.precision:
+            raise ValueError("`precision` is of one GPU, and `tensor_parallel` of several: give one of the two")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

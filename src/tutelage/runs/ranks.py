@@ -44,6 +44,13 @@ class Share:
         return self.ranks > 1 or bool(self.gpus)
 
 
+def gpus_of(run: Run, ranks: int) -> int:
+    """GPUs of a run on CUDA: one per rank where it trains; as many as hold its models together (`tensor_parallel`)."""
+    if takes_ranks(run):
+        return ranks
+    return max((model.tensor_parallel or 1 for model in run.models.values()), default=1)
+
+
 def takes_ranks(run: Run) -> bool:
     """Whether the run can be several ranks: training can; every other run is one process."""
     return run.training is not None
@@ -56,7 +63,8 @@ def samples_in_one_process(run: Run) -> bool:
 
 
 def gpu_ids(wanted: int) -> list[str]:
-    """Ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Raises TutelageError if fewer than `wanted`."""
+    """Ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Raises TutelageError if fewer than `wanted`, the
+    ranks of a training run."""
     import torch
 
     count = torch.cuda.device_count()
