@@ -297,10 +297,10 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: slower, with less memory."
     )
-    shard: bool = Field(
+    shard: bool | Literal["host"] = Field(
         default=False,
         description="With several ranks: each rank holds a share of student, teacher and optimizer state (FSDP2), "
-        "instead of a copy.",
+        "instead of a copy. `host`: shared by the ranks of one host, copied between hosts (HSDP).",
     )
     checkpoint_every: Count = Field(default=50, description="Optimizer steps between two checkpoints.")
     evaluate_every: Count | None = Field(

@@ -44,18 +44,6 @@ class Share:
         return self.ranks > 1 or bool(self.gpus)
 
 
-def gpus_of(run: Run, ranks: int) -> int:
-    """GPUs of a run on CUDA: one per rank where it trains; as many as hold its models together (`tensor_parallel`)."""
-    if takes_ranks(run):
-        return ranks
-    return max((model.tensor_parallel or 1 for model in run.models.values()), default=1)
-
-
-def takes_ranks(run: Run) -> bool:
-    """Whether the run can be several ranks: training can; every other run is one process."""
-    return run.training is not None
-
-
 def samples_in_one_process(run: Run) -> bool:
     """Whether it samples through vLLM while it trains, which several ranks cannot."""
     stage = run.config

@@ -16,8 +16,8 @@ from tutelage.common.files import write_atomically
 from tutelage.common.planned import announce, withdraw
 from tutelage.common.progress import Whole, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
-from tutelage.runs.ranks import Share, gpus_of, takes_ranks
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.ranks import Share
+from tutelage.runs.run import Run, gpus_of, takes_ranks, with_parents
 from tutelage.runs.store import Store
 from tutelage.runs.worker import Busy, attempt, begin_worker, tidy, work
 
@@ -28,7 +28,7 @@ CRASHES = 2  # a run is tried again after so many deaths of its worker, then it 
 class Resources:
     """What runs at the same time share: how many there may be, and which GPUs each gets.
 
-    `ranks`: processes of a training run. `gpus`: ids of GPUs; each run on CUDA gets its own (`ranks.gpus_of`; None: runs
+    `ranks`: processes of a training run. `gpus`: ids of GPUs; each run on CUDA gets its own (`gpus_of`; None: runs
     share the GPUs that they see). `memory` and `budget`: the runs' GiB, by `memory`, may add up to `budget`.
     """
 

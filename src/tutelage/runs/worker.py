@@ -21,8 +21,8 @@ from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.locks import is_held, own_mark
 from tutelage.common.progress import print_anything
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
-from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
-from tutelage.runs.run import Run, adapter_line
+from tutelage.runs.ranks import Share, die_with_parent, do_in_processes
+from tutelage.runs.run import Run, adapter_line, takes_ranks
 from tutelage.runs.store import Store
 
 

@@ -111,6 +111,37 @@ def test_measured_steps_of_one_and_two_gpus(
     assert 3600 * cost.hours - START_SECONDS == pytest.approx(seconds, rel=0.1)
 
 
+def measured_steps() -> list[Any]:
+    """Every GKD step of this project that was measured at the paper's shapes, in all files of measurements."""
+    found = []
+    for file in sorted(MEASURED.glob("*.json")):
+        content = json.loads(file.read_text())
+        gpu = next((name for name in ("H100", "H200") if name in content.get("device", "")), None)
+        for row in content["rows"] if gpu and isinstance(content.get("rows"), list) else ():
+            ours = row.get("impl") in ("tutelage", "tutelage-vllm") or ("impl" not in row and "ranks" in row)
+            if ours and row.get("case") in ("off-policy", "on-policy") and "seconds" in row:
+                found.append(pytest.param(gpu, row, id=f"{file.stem}-{len(found)}"))
+    return found
+
+
+@pytest.mark.parametrize(("gpu", "row"), measured_steps())
+def test_a_gkd_step_takes_what_was_measured_within_a_quarter(tmp_path: Path, gpu: str, row: dict[str, Any]):
+    ranks, shard = row.get("ranks", 1), bool(row.get("sharded"))
+    on_policy = float(row["case"] == "on-policy")
+    names = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
+    run = run_of(tmp_path, *names, on_policy, tokens_per_micro_batch=3840, shard=shard)
+    model = CostModel(machine(f"{ranks}x{gpu}"), ranks)
+    rows = Rows(128, row["tokens"] / 128, 512 if on_policy else 300)
+    model.rows = lambda *_: rows  # type: ignore[method-assign]
+    cost = cost_of(run, model)
+    assert cost is not None
+    assert 3600 * cost.hours - START_SECONDS == pytest.approx(row["seconds"], rel=0.25)
+
+
+def test_all_measured_steps_are_compared():
+    assert len(measured_steps()) >= 13
+
+
 def test_what_is_one_process_has_one_gpu(tmp_path):
     many, one = CostModel(machine("8xH100")), CostModel(machine("H100"))
     for name in ("1-8B", "1-70B"):

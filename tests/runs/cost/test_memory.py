@@ -20,7 +20,7 @@ from tutelage.recipe.sections import (
 )
 from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SignalConfig, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
-from tutelage.runs.cost.cost_model import Cost, CostModel
+from tutelage.runs.cost.cost_model import START_SECONDS, Cost, CostModel
 from tutelage.runs.cost.disk import disk_of, disk_of_all
 from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, machine
 from tutelage.runs.cost.memory import GIB
@@ -198,16 +198,62 @@ def test_what_would_make_it_fit():
     assert fixes(run_of("sft", plain, student=B8), "H200") == [
         (True, "set training.gradient_checkpointing: true and training.tokens_per_micro_batch: 2048")
     ]
-    tail = "; inference of a model on several GPUs is not possible in this version"
-    answers, smaller = run_of("answers", teacher=B70), f"or a smaller model{tail}"
-    assert fixes(answers, "8xH100") == [(True, f"needs a GPU of 134 GiB, {smaller}")]
+    answers = run_of("answers", teacher=B70)
+    assert fixes(answers, "H100") == [(True, "needs a GPU of 134 GiB, or a smaller model")]
+    assert fixes(answers, "8xH100") == [(True, "set `tensor_parallel: 4` in the section of its model")]
     slow = "it may run out of memory; slow: its caches have room for few rows at a time (8)"
     assert fixes(answers, "8xH200") == [(False, slow)]
     # 2 · 131.4 of weights, 1.5, and one row of 768 and of 512 positions
     two = run_of("synthesize", generator=B70, annotator="meta-llama/Llama-3.3-70B-Instruct")
-    assert fixes(two, "8xH200") == [
-        (True, f"needs a GPU of 265 GiB, or one model as generator and annotator, or smaller models{tail}")
-    ]
+    alone = "needs a GPU of 265 GiB, or one model as generator and annotator, or smaller models"
+    assert fixes(two, "H200") == [(True, alone)]
+    assert fixes(two, "8xH100") == [(True, "set `tensor_parallel: 8` in the section of its model")]
+    held_out = run_of("held_out", model=B70, teacher=B70)  # vLLM writes only
+    assert fixes(held_out, "8xH100") == [(True, "needs a GPU of 267 GiB, or smaller models")]
+    eight = on_several(answers, 8)
+    assert fixes(eight, "8xH100") == []
+    assert fixes(eight, "4xH100") == [(True, "lower `tensor_parallel`, or take a host with as many")]
+    assert fixes(eight, "8x4xH100") == fixes(eight, "4xH100")
+
+
+def on_several(run: Run, gpus: int) -> Run:
+    models = {role: one.model_copy(update={"tensor_parallel": gpus}) for role, one in run.models.items()}
+    return replace(run, models=models)
+
+
+def test_models_that_only_write_may_be_on_several_gpus():
+    answers, two = run_of("answers", teacher=B70), run_of("synthesize", generator=B70, annotator=B8)
+    found = parts(on_several(answers, 4), "4xH100")
+    assert found["teacher"] == 2 * W70 / 4
+    read = (4 * 8192 + 6 * 28672) * 16_384 / 4
+    assert found["caches"] == pytest.approx(0.9 * 79 * GIB - 2 * W70 / 4 - read - 1.5 * GIB)
+    found = parts(on_several(two, 8), "8xH100")
+    assert (found["generator"], found["annotator"]) == (2 * W70 / 8, 2 * W8 / 8)
+    run = on_several(answers, 8)
+    share = Resources(2, ranks=2, gpus=[str(gpu) for gpu in range(8)]).take(run)
+    assert (share.ranks, len(share.gpus), cost(run, "8xH100", 2).gpus) == (1, 8, 8)
+    assert cost(run, "8xH100").hours < cost(on_several(answers, 4), "8xH100").hours
+
+
+def test_hosts_share_by_a_key_and_wait_for_their_network():
+    teacher = TrainingConfig(gradient_checkpointing=True, shard=True)
+    hosts = teacher.model_copy(update={"shard": "host"})
+    flat, held = (run_of("sft", config, student=B8) for config in (teacher, hosts))
+    assert parts(flat, "2x8xH100")["student and optimizer"] == 16 * W8 / 16
+    assert parts(held, "2x8xH100")["student and optimizer"] == 16 * W8 / 8
+    assert parts(held, "8xH100") == parts(flat, "8xH100")  # one host: the same
+    assert parts(held, "2x8xH100", 4) == parts(flat, "2x8xH100", 4)
+    # On one host nothing waits: 16 GPUs of one take half of the time of 8, 16 of two at least that.
+    seconds = [3600 * cost(flat, on).hours - START_SECONDS for on in ("8xH100", "16xH100", "2x8xH100")]
+    assert seconds[0] == pytest.approx(2 * seconds[1])
+    model = model_of("2x8xH100")
+    tokens, shape = 128 * 4096.0, Shape(**facts()["models"][B8])
+    # A step has 4 passes of 8,192 tokens per rank: 4 + 4 bytes of each weight, at 0.05 TB/s.
+    assert model._exchange(flat, shape, None, tokens) == pytest.approx(4 * 8 * W8 / 0.05e12)
+    assert model._exchange(held, shape, None, tokens) == pytest.approx(4 * 8 * W8 / 8 / 0.05e12)
+    whole = run_of("sft", TrainingConfig(), student=B8)
+    assert model._exchange(whole, shape, None, tokens) == pytest.approx(8 * W8 / 0.05e12)
+    assert model_of("16xH100")._exchange(flat, shape, None, tokens) == 0
 
 
 def test_vllm_samples_in_one_process():
