@@ -104,10 +104,13 @@ def run(
     from tutelage.forecast.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
+    from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.run_recipe import run_recipe
 
-    config = load_recipe(recipe, overrides)
-    with page_of(runs) if web else nullcontext():
+    with ranks_of_this_command(jobs, gpus_per_run) as first, page_of(runs) if web and first else nullcontext():
+        if not first:
+            return
+        config = load_recipe(recipe, overrides)
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     _show(build_report(results, report_to or runs / f"{config.name}-report", include_text=text), results)
     remember(config, recipe.resolve().parent, results, runs)

@@ -85,20 +85,24 @@ def run(
 
     tutelage study run recipes/mini/study.yaml --runs s3://bucket/runs --retry
     """
+    from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.run_study import run_study
     from tutelage.study.status import status_lines, study_status
 
-    folder, store = open_runs(runs)
-    planned = plan_study(file, folder)
-    options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
-    try:
-        run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
-    finally:
-        if store is not None:
-            store.settle(planned.runs)
-        print("\n".join(status_lines(planned, study_status(planned))), flush=True)
+    with ranks_of_this_command(jobs, gpus_per_run, executor) as first:
+        if not first:
+            return
+        folder, store = open_runs(runs)
+        planned = plan_study(file, folder)
+        options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
+        try:
+            run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
+        finally:
+            if store is not None:
+                store.settle(planned.runs)
+            print("\n".join(status_lines(planned, study_status(planned))), flush=True)
 
 
 @study.command()

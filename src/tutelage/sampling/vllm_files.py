@@ -90,7 +90,9 @@ class VllmFiles:
         settings = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
         outputs = self._generate(pairs, [settings] * len(pairs))
         return [
-            torch.tensor([output.prompt_logprobs[place][pair[place]].logprob for place in range(len(prompt), len(pair))])
+            torch.tensor(
+                [output.prompt_logprobs[place][pair[place]].logprob for place in range(len(prompt), len(pair))]
+            )
             for output, pair, prompt in zip(outputs, pairs, prompts, strict=True)
         ]
 

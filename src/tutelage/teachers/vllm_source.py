@@ -66,4 +66,5 @@ def _read(config: ModelConfig, names: list[str]) -> Tensor:
             for name in names:
                 if name in opened.keys():  # noqa: SIM118 - it has no __contains__
                     return opened.get_tensor(name)
-    raise TutelageError(f"`{config.path}`: its files have no tensor {' or '.join(names)}: serve it without --tensor-parallel")
+    wanted = " or ".join(names)
+    raise TutelageError(f"`{config.path}`: its files have no tensor {wanted}: serve it without --tensor-parallel")

@@ -19,8 +19,8 @@ Several GPUs: a training run is divided among them, at 86 % efficiency where eac
 they share (`training.shard`); a decoding step takes its time however few rows a rank has. Ranks on several hosts also
 wait for their network where gathering weights, or summing gradients, takes it longer than the GPUs compute
 (`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
-run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an H100, and
-models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
+run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an
+H100, and models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
 """
 
 from __future__ import annotations

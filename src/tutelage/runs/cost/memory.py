@@ -14,9 +14,9 @@ With an adapter of a weights (`lora`) the student is 16·a and 2·a for autocast
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
 nothing. A quantised teacher takes 1 (int8, float8) or 0.516 (nf4) per weight of a layer. None of that was measured.
 
-`training.shard` divides the student's 16 and the teacher's b by g, `shard: host` by the ranks of a host. Gathered all the same: embedding and head of both
-(weights, the student's gradients and autocast's copies too), and two layers of each model. Nothing else is divided by
-ranks: each has a copy to sample from, and caches of its own.
+`training.shard` divides the student's 16 and the teacher's b by g, `shard: host` by the ranks of a host. Gathered all
+the same: embedding and head of both (weights, the student's gradients and autocast's copies too), and two layers of
+each model. Nothing else is divided by ranks: each has a copy to sample from, and caches of its own.
 
 A forward pass takes (4·h + 6·feed-forward) bytes per token: residual, norm, the MLP's three. The engine reads prompts
 in passes of up to 32,768 tokens. A row of its cache has a prompt (of mean length here) and the largest number of new
@@ -177,9 +177,7 @@ def beside_once(
     return memory if more <= 0 else Memory({**memory.parts, "teacher, at the start": more}, memory.slots)
 
 
-def sampling_memory(
-    models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine, gpus: int = 1
-) -> Memory:
+def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine, gpus: int = 1) -> Memory:
     """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept.
     `gpus`: that hold the models together, through vLLM; then per GPU."""
     if gpus > 1:
