@@ -33,7 +33,9 @@ def note_elsewhere(device: str) -> None:
 @study.command()
 def plan(
     file: File,
-    machine: Annotated[str, typer.Option(help="Machine that costs are for: H100, 8xH100, 4xA100, …")] = "1xH100",
+    machine: Annotated[
+        str, typer.Option(help="Machine that costs are for: H100, 8xH100, two hosts of it: 2x8xH100, …")
+    ] = "1xH100",
     runs: RunsFolder = "runs",
     gpus_per_run: Annotated[
         int | None, typer.Option(min=1, help="Ranks per training run, one GPU each. Default: all of the machine's.")

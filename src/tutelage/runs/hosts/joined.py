@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 from tutelage.common.errors import TutelageError
@@ -25,7 +24,7 @@ from tutelage.runs.run import Run
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OTHERS = ("GROUP_RANK", "ROLE_RANK", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "ROLE_NAME")  # torchrun's
-_LOOK = 5.0  # seconds between two looks of a waiting rank
+_LOOK = 0.2  # seconds between two looks of a waiting rank
 _GRACE = 10.0  # seconds that ranks which end wait for each other
 _joined: Joined | None = None
 
@@ -85,15 +84,14 @@ class Joined:
 
     def _next(self) -> bytes:
         """What the first rank tells next. Raises TutelageError when it has gone."""
-        while True:
-            began = time.monotonic()
-            try:
-                self.store.wait([f"run-{self._told}"], timedelta(seconds=_LOOK))
-                self._told += 1
-                return self.store.get(f"run-{self._told - 1}")
-            except RuntimeError as error:  # also when nothing was told for so long
-                if time.monotonic() - began < _LOOK / 2:
-                    raise TutelageError(f"rank {self.rank}: the first rank has gone") from error
+        key = f"run-{self._told}"
+        try:
+            while not self.store.check([key]):  # not `wait`, which warns whenever its time is over
+                time.sleep(_LOOK)
+            self._told += 1
+            return self.store.get(key)
+        except RuntimeError as error:
+            raise TutelageError(f"rank {self.rank}: the first rank has gone") from error
 
 
 @contextlib.contextmanager
