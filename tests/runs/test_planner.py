@@ -242,7 +242,7 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
     assert config.content("path") == config.model_dump(mode="json", exclude={"path", "text", "messages"})
     assert DataConfig(path="x.jsonl", text="{a}").content()["text"] == "{a}"
     assert DataConfig(path="x.jsonl", messages="chosen").content()["messages"] == "chosen"
-    later = ("thinking", "lora", "precision")
+    later = ("thinking", "lora", "precision", "tensor_parallel")
     model = {key: field.default for key, field in ModelConfig.model_fields.items() if key not in later} | {"path": "m"}
     assert fingerprint(ModelConfig(path="m")) == fingerprint(model)
     assert fingerprint(ModelConfig(path="m", precision="bfloat16")) == fingerprint(model)
