@@ -125,8 +125,10 @@ def load_reader(config: ModelConfig, precision: str, tokens: int) -> LoadedModel
 
     `precision`: the type that it computes in; `tokens`: read at once. Raises TutelageError as `start_vllm`.
     """
-    shape, folder, context = _shape(config)
+    _needs_hosts(config)
     from vllm.config import PoolerConfig
+
+    shape, folder, context = _shape(config)
 
     llm = start_vllm(
         config,
@@ -160,15 +162,11 @@ def start_vllm(config: ModelConfig, folder: str, *, memory: float, **options: An
 
     Raises TutelageError, one line, if vLLM is not installed, for fewer GPUs, and for what vLLM refuses.
     """
-    wanted, here = config.tensor_parallel or 1, torch.cuda.device_count()
-    over_hosts = wanted > here and "RAY_ADDRESS" in os.environ
-    if wanted > here and not over_hosts:
-        raise TutelageError(f"tensor_parallel: {wanted} needs {wanted} GPUs, and torch sees {here} here: lower it")
-    try:
-        from vllm import LLM
-    except ImportError as error:
-        raise TutelageError("tensor_parallel: vLLM is not installed: pip install 'tutelage[vllm]'") from error
-    if over_hosts:
+    from_hosts = _needs_hosts(config)
+    from vllm import LLM
+
+    wanted = config.tensor_parallel or 1
+    if from_hosts:
         options["distributed_executor_backend"] = "ray"
     try:
         return LLM(
@@ -184,6 +182,22 @@ def start_vllm(config: ModelConfig, folder: str, *, memory: float, **options: An
     except (ValueError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TutelageError(f"vLLM cannot hold `{config.path}` on {wanted} GPUs: {first}") from error
+
+
+def _needs_hosts(config: ModelConfig) -> bool:
+    """Whether the GPUs of this host are too few for a model, so that a Ray cluster's are taken.
+
+    Raises TutelageError without such a cluster, or without vLLM.
+    """
+    wanted, here = config.tensor_parallel or 1, torch.cuda.device_count()
+    over_hosts = wanted > here and "RAY_ADDRESS" in os.environ
+    if wanted > here and not over_hosts:
+        raise TutelageError(f"tensor_parallel: {wanted} needs {wanted} GPUs, and torch sees {here} here: lower it")
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise TutelageError("tensor_parallel: vLLM is not installed: pip install 'tutelage[vllm]'") from error
+    return over_hosts
 
 
 def _shape(config: ModelConfig) -> tuple[LoadedModel, str, int]:

@@ -33,7 +33,7 @@ class Joined:
     """The ranks of this command. `rank`: this one's; `world`: how many there are."""
 
     def __init__(self, rank: int, world: int) -> None:
-        from torch.distributed import PrefixStore
+        from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
         from torch.distributed.rendezvous import rendezvous
 
         self.rank, self.world, self._told = rank, world, 0
@@ -79,7 +79,7 @@ class Joined:
             time.sleep(0.05)
 
     def _tell(self, content: bytes) -> None:
-        self.store.set(f"run-{self._told}", content)
+        self.store.set(f"run-{self._told}", content)  # pyright: ignore[reportArgumentType]
         self._told += 1
 
     def _next(self) -> bytes:
