@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from launched import finished, start
+from launched import finished, start, start_by_srun
 from ranks_recipe import GKD
 from recipes_fixture import Workshop
 from safetensors.torch import load_file
@@ -92,6 +92,10 @@ def test_two_and_four_ranks_of_torchrun_end_as_one(workshop: Workshop, python: s
     codes, printed = finished(four)
     assert codes == [0, 0], printed
     equal(workshop.folder / "four", workshop.folder / "alone")
+    srun = start_by_srun([*command, str(workshop.folder / "srun"), "stages.gkd.training.shard=false"], 2, python)
+    codes, printed = finished(srun)
+    assert codes == [0, 0], printed
+    equal(workshop.folder / "srun", workshop.folder / "alone")
     codes, printed = finished(start([*command, str(workshop.folder / "two"), "--jobs", "2"], 2, python))
     assert codes == [1]
     assert "leave --jobs, --gpus-per-run and --executor out" in printed

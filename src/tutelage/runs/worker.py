@@ -90,7 +90,7 @@ def attempt(
         _note(run, error, store)
         with suppress(OSError):
             lock_file.unlink(missing_ok=True)
-        _free_memory()
+        free_memory()
     if ranks is not None and trains and error is not None:
         raise TutelageError(error)  # the other ranks are lost with this run
     return error
@@ -213,8 +213,8 @@ def _note(run: Run, error: str | None, store: Store | None) -> None:
             store.push_error(run)
 
 
-def _free_memory() -> None:
-    """Give this run's GPU memory back, for other workers."""
+def free_memory() -> None:
+    """Give the memory of a run that has ended back to its GPU, for other processes."""
     import gc
 
     import torch

@@ -30,6 +30,19 @@ def start(
     return started
 
 
+def start_by_srun(command: list[str], ranks: int, python: str) -> list[subprocess.Popen[str]]:
+    """The ranks with the variables of srun alone, as on a host of a Slurm job."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    environment |= {"SLURM_STEP_NUM_TASKS": str(ranks), "SLURM_STEP_TASKS_PER_NODE": str(ranks)}
+    environment |= {"SLURM_STEP_NODELIST": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    words, pipes = [python, "-m", "tutelage", *command], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return [
+        subprocess.Popen(words, env=environment | own, start_new_session=True, text=True, **pipes)  # type: ignore[call-overload]
+        for own in ({"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(ranks))
+    ]
+
+
 def finished(processes: list[subprocess.Popen[str]], seconds: float = 150) -> tuple[list[int], str]:
     """Exit codes, and all that was printed."""
     printed = "".join(process.communicate(timeout=seconds)[0] for process in processes)

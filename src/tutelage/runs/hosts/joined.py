@@ -50,6 +50,7 @@ class Joined:
         """Do the other ranks' part of every run until the first rank ends. A failure ends this process, so that the
         launcher ends the others, which may wait for it."""
         from tutelage.runs.do_run import do_run
+        from tutelage.runs.worker import free_memory
 
         while content := self._next():
             run: Run = pickle.loads(content)  # written by `lead`
@@ -57,6 +58,7 @@ class Joined:
             try:
                 with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
                     do_run(run, write=False)
+                free_memory()
             except Interrupted:  # all have saved
                 os._exit(0)
             except TutelageError as error:
