@@ -49,7 +49,7 @@ def attempt(
     is raised). `log`: what the run prints goes into its log.txt; the output of ranks always does. `share`: ranks and
     GPUs of the run. `store`: the run's parents are fetched from there, and its folder is uploaded when it is done.
     """
-    from tutelage.runs.do_run import do_run
+    from tutelage.runs.do_run import do_run, free_memory
 
     try:
         lock_file = lock(run)
@@ -211,14 +211,3 @@ def _note(run: Run, error: str | None, store: Store | None) -> None:
         write_atomically(run.folder / ERROR, error + "\n")
         if store is not None:
             store.push_error(run)
-
-
-def free_memory() -> None:
-    """Give the memory of a run that has ended back to its GPU, for other processes."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

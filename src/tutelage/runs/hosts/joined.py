@@ -49,8 +49,7 @@ class Joined:
     def follow(self) -> None:
         """Do the other ranks' part of every run until the first rank ends. A failure ends this process, so that the
         launcher ends the others, which may wait for it."""
-        from tutelage.runs.do_run import do_run
-        from tutelage.runs.worker import free_memory
+        from tutelage.runs.do_run import do_run, free_memory
 
         while content := self._next():
             run: Run = pickle.loads(content)  # written by `lead`
