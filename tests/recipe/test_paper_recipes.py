@@ -15,7 +15,7 @@ from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.study.grid import load_study, plan_study
-from tutelage.study.plan_text import problems
+from tutelage.study.plan_text import placement, plan_lines, priced, problems
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 # One test row of each benchmark in the columns of the training data: the id of the benchmark's item, and the row.
@@ -89,3 +89,26 @@ def test_the_plan_says_where_infobenchs_judge_is_to_be_named(tmp_path: Path):
     assert count > 0
     assert f"in {count} runs, as no judge is named: fill in `model` in {PAPER}/judge.yaml" in note.text
     assert not note.stops
+
+
+@pytest.mark.parametrize(
+    ("machine", "cannot_start"),
+    [
+        ("8xH100", {"teacher SFT"}),
+        ("2x8xH100", {"teacher SFT"}),
+        ("8x8xH100", set()),
+        ("8xH200", {"teacher SFT"}),
+        ("H100", {"teacher SFT", "student SFT", "distill", "seqkd", "answers", "synthesize", "evaluation"}),
+    ],
+)
+def test_what_of_the_paper_starts_where(machine: str, cannot_start: set[str], tmp_path: Path):
+    """docs/scale.md has this table."""
+    plan = plan_study(PAPER / "all.yaml", tmp_path, partial=True)
+    cost = priced(plan, machine)
+    assert {found.kind for found in cost.misfits if found.stops} == cannot_start
+    trained, answers = (next(r for r in plan.runs if r.kind == kind) for kind in ("distill", "answers"))
+    placed = {"8x8xH100": "64 ranks on 8 hosts, shared within each (HSDP)", "H100": "one GPU"}
+    assert placement(trained, cost.model) == placed.get(machine, placement(trained, cost.model))
+    assert placement(answers, cost.model) == "8 GPUs of a host hold its models together (vLLM)"
+    lines = plan_lines(plan, machine)
+    assert sum(line.startswith("  12 teacher SFT: ") for line in lines) == 1

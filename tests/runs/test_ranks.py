@@ -263,10 +263,10 @@ def test_ranks_that_the_launcher_ended_are_not_called_dead(tmp_path: Path):
         (report(_1=-9, _0=1), f"{boom}; {dead}"),  # its connection broke as the other died
     ):
         log.write_text(report(_1=-9) + now)
-        assert _failure(reports, 2, log, before) == f"{expected} (whole output: {log})"
+        assert _failure(reports, range(2), log, before) == f"{expected} (whole output: {log})"
     for now in (report(_1=-9), forced + report(_0=-9, _1=-9)):  # as under gloo and under NCCL
         log.write_text(now)
-        assert _failure([], 2, log, 0) == f"{dead} (whole output: {log})"
+        assert _failure([], range(2), log, 0) == f"{dead} (whole output: {log})"
     reports = [{"rank": 1, "kind": "OutOfMemoryError", "line": "CUDA out of memory", "time": 1.0}]
     log.write_text(forced + report(_0=-9, _1=1))
-    assert _failure(reports, 2, log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (whole output: {log})"
+    assert _failure(reports, range(2), log, 0) == f"rank 1: OutOfMemoryError: CUDA out of memory (whole output: {log})"

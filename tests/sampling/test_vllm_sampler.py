@@ -158,7 +158,8 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch):
 
 
 def test_the_config_chooses_the_backend_and_vllm_needs_cuda():
-    loaded = types.SimpleNamespace(model=llama(), template=types.SimpleNamespace(end_of_turn_ids=(2,)), packed=True)
+    template = types.SimpleNamespace(end_of_turn_ids=(2,))
+    loaded = types.SimpleNamespace(model=llama(), template=template, packed=True, engine=None)
     sampler = make_sampler(loaded, SamplingConfig(batch_size=7), more_ends=(3,))
     assert (sampler.end_ids, sampler.batch_size) == ((2, 3), 7)
     with pytest.raises(TutelageError, match="vllm needs a CUDA device"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tutelage.common.errors import TutelageError
-from tutelage.recipe.sections import FilterConfig
+from tutelage.recipe.stages import FilterConfig
 from tutelage.synthesis.filters import FilterResult, Filters
 from tutelage.synthesis.near_duplicates import minhash
 from tutelage.synthesis.prompts import Demonstration

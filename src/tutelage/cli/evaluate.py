@@ -20,6 +20,7 @@ from tutelage.cli.options import (
     JudgeRules,
     JudgeUrl,
     RunsFolder,
+    TensorParallel,
     judge_from,
 )
 from tutelage.common.run_folder import EXAMPLES, RESULT, read_json
@@ -39,7 +40,7 @@ TASKS_HELP = (
 _HOW = ("batch_tokens", "batch_size", "max_new_tokens", "sampler", "chat")
 _JUDGE = ("judge_url", "judge_model", "judge_requests", "judge_max_tokens", "judge_rules", "judge_decision")
 _NOT_WITH_RECIPE = (*_HOW, *_JUDGE, "out", "limit", "seed", "data_dir", "as_json")
-_LOADING = ("revision", "tokenizer", "chat_template", "thinking", "attention", "trust_remote_code")
+_LOADING = ("revision", "tokenizer", "chat_template", "thinking", "attention", "trust_remote_code", "tensor_parallel")
 
 
 def evaluate(
@@ -62,6 +63,7 @@ def evaluate(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
     ] = False,
+    tensor_parallel: TensorParallel = 1,
     tasks: Annotated[list[str] | None, typer.Option(help=TASKS_HELP)] = None,
     responses: Annotated[
         Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
@@ -133,6 +135,7 @@ def evaluate(
         thinking=thinking,
         attention=attention,
         trust_remote_code=trust_remote_code,
+        tensor_parallel=tensor_parallel,
     )
     if recipe is not None:
         _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")

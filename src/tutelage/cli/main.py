@@ -104,12 +104,15 @@ def run(
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, refuse_other
     from tutelage.report.recipe.page import build_report
+    from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.run_recipe import run_recipe
 
-    config = load_recipe(recipe, overrides)
-    out = report_to or runs / f"{config.name}-report"
-    refuse_other(out, recipe, "report")
-    with page_of(runs) if web else nullcontext():
+    with ranks_of_this_command(jobs, gpus_per_run) as first, page_of(runs) if web and first else nullcontext():
+        if not first:
+            return
+        config = load_recipe(recipe, overrides)
+        out = report_to or runs / f"{config.name}-report"
+        refuse_other(out, recipe, "report")
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     show(build_report(results, out, include_text=text), results)
     claim(out, recipe, config.name)

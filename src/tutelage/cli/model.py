@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug
+from tutelage.cli.options import Debug, TensorParallel
 
 MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
 
@@ -88,6 +88,7 @@ def serve_teacher(
     ] = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model is.")] = "auto",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens read at once: more takes more memory.")] = 16_384,
+    tensor_parallel: TensorParallel = 1,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
     attention: Annotated[
         Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
@@ -101,7 +102,7 @@ def serve_teacher(
 
     tutelage serve-teacher runs/teacher_sft-s0-0123456789ab
 
-    tutelage serve-teacher meta-llama/Llama-3.1-8B-Instruct --host 0.0.0.0 --port 8700
+    tutelage serve-teacher meta-llama/Llama-3.1-70B-Instruct --tensor-parallel 4 --host 0.0.0.0
     """
     from tutelage.delivery.find_model import find_model
     from tutelage.recipe.sections import ModelConfig
@@ -110,6 +111,7 @@ def serve_teacher(
 
     refuse_open(host)
     path = find_model(model).path
-    config = ModelConfig(path=path, revision=revision, attention=attention, trust_remote_code=trust_remote_code)
+    loading = {"attention": attention, "trust_remote_code": trust_remote_code, "tensor_parallel": tensor_parallel}
+    config = ModelConfig(path=path, revision=revision, **loading)
     made = load_server(config, resolve_device(device), precision, tokens)
     serve(made, host, port, lambda line: print(line, flush=True))

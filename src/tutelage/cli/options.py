@@ -45,6 +45,9 @@ RunsFolder = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+TensorParallel = Annotated[
+    int, typer.Option(min=1, help="GPUs that hold the model together, through vLLM; 1: one, without it.")
+]
 JudgeUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")]
 JudgeModel = Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")]
 JudgeRequests = Annotated[int, typer.Option(min=1, help="Replies judged at the same time.")]

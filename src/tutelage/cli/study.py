@@ -36,7 +36,9 @@ def note_elsewhere(device: str) -> None:
 @study.command()
 def plan(
     file: File,
-    machine: Annotated[str, typer.Option(help="Machine that costs are for: H100, 8xH100, 4xA100, …")] = "1xH100",
+    machine: Annotated[
+        str, typer.Option(help="Machine that costs are for: H100, 8xH100, two hosts of it: 2x8xH100, …")
+    ] = "1xH100",
     runs: RunsFolder = "runs",
     gpus_per_run: Annotated[
         int | None, typer.Option(min=1, help="Ranks per training run, one GPU each. Default: all of the machine's.")
@@ -89,26 +91,30 @@ def run(
     tutelage study run recipes/mini/study.yaml --runs s3://bucket/runs --retry
     """
     from tutelage.report.forecasts import forecasts_file
+    from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.store import open_runs
     from tutelage.study.grid import plan_study
     from tutelage.study.run_study import run_study
     from tutelage.study.status import status_lines, study_status
 
-    folder, store = open_runs(runs)
-    planned = plan_study(file, folder)
-    if planned.config.forecast is not None:
-        if store is not None:
-            store.get(forecasts_file(planned.config.name))
-        kept = _forecast(planned, jobs, debug)
-        if store is not None:
-            store.put(kept)
-    options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
-    try:
-        run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
-    finally:
-        if store is not None:
-            store.settle(planned.runs)
-        print("\n".join(status_lines(planned, study_status(planned))), flush=True)
+    with ranks_of_this_command(jobs, gpus_per_run, executor) as first:
+        if not first:
+            return
+        folder, store = open_runs(runs)
+        planned = plan_study(file, folder)
+        if planned.config.forecast is not None:
+            if store is not None:
+                store.get(forecasts_file(planned.config.name))
+            kept = _forecast(planned, jobs, debug)
+            if store is not None:
+                store.put(kept)
+        options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
+        try:
+            run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
+        finally:
+            if store is not None:
+                store.settle(planned.runs)
+            print("\n".join(status_lines(planned, study_status(planned))), flush=True)
 
 
 def _forecast(planned: StudyPlan, jobs: int, debug: bool) -> Path:

@@ -92,16 +92,14 @@ def load_answerer(settings: Settings) -> Answerer:
     """Load the model: in bfloat16 on a GPU, in float32 on the CPU."""
     import torch
 
-    from tutelage.models.load import load_model
     from tutelage.recipe.sections import ModelConfig, SamplingConfig
-    from tutelage.sampling.make_sampler import make_sampler
+    from tutelage.sampling.make_sampler import load_to_write, make_sampler
 
     config = settings.loading or ModelConfig(path=settings.model)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if settings.sampler == "vllm" and device == "cpu":
         raise TutelageError("--sampler vllm needs a CUDA device; leave it out")
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = load_model(config, device, dtype)
+    model = load_to_write(config, device, settings.batch_size)
     backend = "torch" if settings.sampler == "engine" else "vllm"
     sampling = SamplingConfig(backend=backend, batch_size=settings.batch_size, memory=0.7)
     sampler = make_sampler(model, sampling, cache_share=0.8)
@@ -224,8 +222,9 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
         "chat": answerer.chat,
         "max_new_tokens": new_token_limit(bench, answerer),
     }
-    if settings.sampler != "engine":
-        current["sampler"] = settings.sampler
+    parallel = settings.loading is not None and settings.loading.tensor_parallel is not None
+    if parallel or settings.sampler != "engine":
+        current["sampler"] = "vllm"
     if answerer.prompt is not None:
         current["prompt"] = answerer.prompt
     file = folder / SETTINGS_FILE

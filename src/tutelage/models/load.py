@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,7 @@ class LoadedModel:
     packed: bool  # takes packed sequences; False: padded ones
     fingerprint: str  # of weights, tokenizer and chat template
     name: str = "the model"  # as the user wrote it
+    engine: Any = None  # what writes for it where its weights are not in this process (sampling/vllm_files.py)
 
     @property
     def context(self) -> int | None:
@@ -56,15 +57,16 @@ def load_model(
     config: ModelConfig,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    sharded: bool = False,
+    sharded: bool | Literal["host"] = False,
     compute: torch.dtype | None = None,
     prepare: Callable[[Any], None] | None = None,
 ) -> LoadedModel:
     """Load a model from a hub id, a folder, a GGUF file or `package:NAME` to `device`, with weights in `dtype`.
 
-    `sharded`: shard it over all ranks, which must call this together; only the first rank reads the weights, into CPU
-    memory. `compute`: the type that a sharded model computes in (default: `dtype`). `prepare`: changes the transformers
-    model before it is sharded. With `config.precision` the linear maps are quantised as they are read.
+    `sharded`: shard it over all ranks (`host`: those of a host), which must call this together; only the first rank
+    reads the weights, into CPU memory. `compute`: the type that a sharded model computes in (default: `dtype`).
+    `prepare`: changes the transformers model before it is sharded. With `config.precision` the linear maps are
+    quantised as they are read.
 
     Raises TutelageError for a folder without weights or with pickled weights, for a name that cannot be loaded, for a
     weight that is not in the files or not finite, and for a model whose logits are not those of its last hidden states
@@ -73,8 +75,8 @@ def load_model(
     folder, content = locate(config)
     device_type = torch.device(device).type
     if config.precision is not None:
-        check_precision(config, folder, device_type, sharded)
-    model = read_weights(config, folder, dtype, sharded, device=device)
+        check_precision(config, folder, device_type, bool(sharded))
+    model = read_weights(config, folder, dtype, bool(sharded), device=device)
     refuse_nonfinite(config.path, model)
     if prepare is not None:
         prepare(model)
@@ -84,7 +86,7 @@ def load_model(
     if sharded:
         if device_type == "cuda":
             fuse_norms(model)  # before sharding, so that copies of the sharded model have them too
-        shard(model.eval(), device, compute)
+        shard(model.eval(), device, compute, within_host=sharded == "host")
     elif config.precision is None:
         model.eval().to(device)
     packed = _install_attention(model, config)

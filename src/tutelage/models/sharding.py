@@ -26,17 +26,28 @@ def many_ranks() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def ranks_per_host() -> int:
+    """How many ranks the launcher started on each host (LOCAL_WORLD_SIZE); all of them where it does not say, or where
+    hosts differ."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or world
+    return local if world % local == 0 else world
+
+
 def is_sharded(model: Any) -> bool:
     """Whether `shard` has sharded this model."""
     return _UNSHARDED in vars(model)
 
 
-def shard(model: Any, device: torch.device | str, compute: torch.dtype | None = None) -> None:
+def shard(
+    model: Any, device: torch.device | str, compute: torch.dtype | None = None, within_host: bool = False
+) -> None:
     """Shard a transformers model in place over all ranks, layer by layer, with the weights of the first rank.
 
     Needs a process group. The first rank's model is on the CPU; the others' may be on the meta device. `compute`: the
     type in which weights are gathered and everything is computed (default: their own). Gradients are summed, over ranks
-    and micro-batches, in the parameters' own type in any case.
+    and micro-batches, in the parameters' own type in any case. `within_host`: only over the ranks of a host, with
+    copies on the others, whose gradients are summed too (HSDP).
 
     Raises TutelageError if the model has no list of layers, or if the ranks have different models.
     """
@@ -45,7 +56,10 @@ def shard(model: Any, device: torch.device | str, compute: torch.dtype | None = 
 
     layers = decoder_layers(model)
     _check_same_model(model)
-    mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
+    world, local = dist.get_world_size(), ranks_per_host()
+    hosts = world // local if within_host else 1
+    shape, names = ((hosts, local), ("hosts", "ranks")) if hosts > 1 else ((world,), ("ranks",))
+    mesh = init_device_mesh(torch.device(device).type, shape, mesh_dim_names=names)
     unsharded = copy.deepcopy(model, {id(p): _empty_parameter(p, "meta") for p in model.parameters()})
     learnt = next((p for p in model.parameters() if p.requires_grad), next(model.parameters()))
     reduce_dtype = None if compute is None else learnt.dtype

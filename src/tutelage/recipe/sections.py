@@ -12,19 +12,6 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from tutelage.recipe.base import Count, Fraction, NonNegative, Positive, Section
 
-Reason = Literal[
-    "preamble",
-    "carries_answer",
-    "form",
-    "script",
-    "language",
-    "duplicate_of_gold",
-    "duplicate_of_earlier",
-    "near_duplicate_of_gold",
-    "near_duplicate_of_earlier",
-    "contamination",
-]
-
 
 class DataConfig(Section):
     """Where rows come from, and how a row becomes a conversation.
@@ -212,11 +199,24 @@ class ModelConfig(Section):
         "`int8` (torchao) and `nf4` (bitsandbytes) halve and quarter its memory; each run measures what that changes. "
         "Default: `bfloat16` on CUDA, float32 on CPU.",
     )
+    tensor_parallel: Count | None = Field(
+        default=None,
+        exclude=True,  # of how many GPUs a text comes does not count for a run's identity; that vLLM writes it does
+        description="GPUs of one host that hold this model, or one trained from it, together wherever it only writes: "
+        "tasks, benchmarks, a `seqkd` stage's answers, `synthesize`. vLLM then reads it from its files (pip install "
+        "'tutelage[vllm]'). On a CPU it has no effect. Default: one GPU.",
+    )
 
-    @field_validator("precision")
+    @field_validator("precision", "tensor_parallel")
     @classmethod
-    def _default_precision(cls, value: Precision | None) -> Precision | None:
-        return None if value == "bfloat16" else value  # so that it changes no fingerprint
+    def _default(cls, value: Any) -> Any:
+        return None if value in ("bfloat16", 1) else value  # so that it changes no fingerprint
+
+    @model_validator(mode="after")
+    def _one_of_two_engines(self) -> ModelConfig:
+        if self.tensor_parallel and self.precision:
+            raise ValueError("`precision` is of one GPU, and `tensor_parallel` of several: give one of the two")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -302,10 +302,10 @@ class TrainingConfig(Section):
     save_precision: Literal["float32", "bfloat16"] | None = Field(
         default=None, description="Type of the saved model's weights. Default: that of the trained ones."
     )
-    shard: bool = Field(
+    shard: bool | Literal["host"] = Field(
         default=False,
         description="With several ranks: each rank holds a share of student, teacher and optimizer state (FSDP2), "
-        "instead of a copy.",
+        "instead of a copy. `host`: shared by the ranks of one host, copied between hosts (HSDP).",
     )
     checkpoint_every: Count = Field(default=50, description="Optimizer steps between two checkpoints.")
     evaluate_every: Count | None = Field(
@@ -361,51 +361,3 @@ class TaskConfig(Section):
     def headline_metric(self) -> str:
         """The metric for searches and summaries."""
         return self.headline or self.metrics[0]
-
-
-class PruneConfig(Section):
-    """Which layers of a model to keep: either `keep`, or `layers` with a `method`."""
-
-    layers: Count | None = Field(default=None, description="Number of layers to keep, which `method` then chooses.")
-    keep: list[Annotated[int, Field(ge=0)]] | None = Field(
-        default=None, description="Indices of the layers to keep, from 0; `method` is then not used."
-    )
-    method: Literal["listed", "even", "block_influence", "least_damage"] = Field(
-        default="least_damage",
-        description="How to choose `layers` layers. `even`: evenly spaced. `block_influence`: remove those that turn "
-        "their input least (one pass). `least_damage`: remove one at a time, each time the one whose removal raises "
-        "the loss least. `listed`: a name for `keep`.",
-    )
-    calibration: str | None = Field(
-        default=None,
-        description="Data section whose rows measure the damage; `block_influence` and `least_damage` need it. With "
-        "it, the perplexity before and after is reported.",
-    )
-    calibration_rows: Count = Field(default=32, description="Rows of `calibration` to use.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PruneConfig:
-        if (self.layers is None) == (self.keep is None):
-            raise ValueError("give either `layers` (how many) or `keep` (which)")
-        if self.method in ("block_influence", "least_damage") and self.keep is None and self.calibration is None:
-            raise ValueError(f"`method: {self.method}` needs `calibration`, the name of a data section")
-        return self
-
-
-class FilterConfig(Section):
-    """The filters of synthetic rows. Empty rows and rows cut at the length limit are always rejected."""
-
-    skip: list[Reason] = Field(default=[], description="Filters that are not applied, by the reason they give.")
-    near_duplicate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.7,
-        description="Two inputs are near duplicates from this estimated Jaccard similarity of character 5-grams on.",
-    )
-    contamination_words: Count = Field(
-        default=13,
-        description="A row is contaminated if it shares a run of this many words with evaluation data.",
-    )
-    answer: Literal["any", "choice"] = Field(
-        default="any",
-        description="`choice`: the input must list lettered or numbered choices, one per line, and the answer must be "
-        "one of them. `any`: no such check.",
-    )

@@ -7,13 +7,74 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, Fraction, Positive, Section
-from tutelage.recipe.sections import FilterConfig, PruneConfig, SamplingConfig
+from tutelage.recipe.sections import SamplingConfig
+
+Reason = Literal[
+    "preamble",
+    "carries_answer",
+    "form",
+    "script",
+    "language",
+    "duplicate_of_gold",
+    "duplicate_of_earlier",
+    "near_duplicate_of_gold",
+    "near_duplicate_of_earlier",
+    "contamination",
+]
 
 _STUDENT = "The model to start from: `base` or an earlier stage. Default: the latest SFT of the recipe's student."
 _TEACHER = "The teacher: `teacher` (the recipe's) or an earlier stage."
 _ON_POLICY = "λ: the probability, per example, that the student writes the response; else the data's is used."
 _STUDENT_SAMPLING = "How the student's responses are sampled."
 _SHARED = "Whether the stage runs once, with the first seed, for all seeds."
+
+
+class PruneConfig(Section):
+    """Which layers of a model to keep: either `keep`, or `layers` with a `method`."""
+
+    layers: Count | None = Field(default=None, description="Number of layers to keep, which `method` then chooses.")
+    keep: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="Indices of the layers to keep, from 0; `method` is then not used."
+    )
+    method: Literal["listed", "even", "block_influence", "least_damage"] = Field(
+        default="least_damage",
+        description="How to choose `layers` layers. `even`: evenly spaced. `block_influence`: remove those that turn "
+        "their input least (one pass). `least_damage`: remove one at a time, each time the one whose removal raises "
+        "the loss least. `listed`: a name for `keep`.",
+    )
+    calibration: str | None = Field(
+        default=None,
+        description="Data section whose rows measure the damage; `block_influence` and `least_damage` need it. With "
+        "it, the perplexity before and after is reported.",
+    )
+    calibration_rows: Count = Field(default=32, description="Rows of `calibration` to use.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PruneConfig:
+        if (self.layers is None) == (self.keep is None):
+            raise ValueError("give either `layers` (how many) or `keep` (which)")
+        if self.method in ("block_influence", "least_damage") and self.keep is None and self.calibration is None:
+            raise ValueError(f"`method: {self.method}` needs `calibration`, the name of a data section")
+        return self
+
+
+class FilterConfig(Section):
+    """The filters of synthetic rows. Empty rows and rows cut at the length limit are always rejected."""
+
+    skip: list[Reason] = Field(default=[], description="Filters that are not applied, by the reason they give.")
+    near_duplicate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.7,
+        description="Two inputs are near duplicates from this estimated Jaccard similarity of character 5-grams on.",
+    )
+    contamination_words: Count = Field(
+        default=13,
+        description="A row is contaminated if it shares a run of this many words with evaluation data.",
+    )
+    answer: Literal["any", "choice"] = Field(
+        default="any",
+        description="`choice`: the input must list lettered or numbered choices, one per line, and the answer must be "
+        "one of them. `any`: no such check.",
+    )
 
 
 class _Stage(Section):

@@ -40,6 +40,17 @@ def do_run(run: Run, write: bool = True) -> dict[str, Any]:
     return result
 
 
+def free_memory() -> None:
+    """Give the memory of a run that has ended back to its GPU, for other processes."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _describe(run: Run) -> None:
     """Write the run's config.json and environment.json."""
     config = {

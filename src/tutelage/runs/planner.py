@@ -21,7 +21,7 @@ from tutelage.evaluation.judges.endpoint import judge_of
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.recipe.load import data_names, default_student, made_by
 from tutelage.recipe.recipe import LORA, RecipeConfig
-from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, Precision, TaskConfig, TrainingConfig
+from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, TaskConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, JudgeConfig
 from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
@@ -95,8 +95,7 @@ class Planner:
         return self.recipe.training_of(stage, overrides)
 
     def lora(self, name: str, settings: dict[str, Any] | None = None) -> LoraConfig | None:
-        """The adapter that training stage `name` trains; None if it trains all weights. `settings`: as in `training`;
-        only keys `lora.…` count."""
+        """The adapter that training stage `name` trains, if any. `settings`: as in `training`; only `lora.…` count."""
         stage = self.stages[name]
         assert isinstance(stage, TrainStage)
         declared = self._origin(stage.student or default_student(self.recipe, name)).lora
@@ -130,10 +129,8 @@ class Planner:
         seed: int,
         judge: JudgeConfig | None = None,
     ) -> Run:
-        """The run of a task that only the study defines: `kind` is `benchmark` or `held_out`, `config` its config.
-
-        `roles`: the models it needs by role, `model` among them. `judge`: the study's.
-        """
+        """The run of a task that only the study defines: `kind` is `benchmark` or `held_out`, `config` its config;
+        `roles`: the models it needs by role, `model` among them; `judge`: the study's."""
         return self._plan_evaluation(kind, subject, task, config, roles, seed, judge=judge)
 
     def section(self, name: str, seed: int, require_response: bool = True) -> tuple[DataConfig, str, Run | None]:
@@ -159,7 +156,7 @@ class Planner:
         if isinstance(stage, SynthesizeStage):
             roles = {"generator": stage.generator, "annotator": stage.annotator}
             evaluated = sorted({task.data for task in self.recipe.tasks.values()} - {stage.gold})
-            return self._build_stage(stage, seed, self._resolve(roles, seed, [stage.gold], evaluated))
+            return self._build_stage(stage, seed, self._resolve(roles, seed, [stage.gold], evaluated, writes=True))
         training = self.recipe.training_of(stage, settings)
         roles = {"student": stage.student or default_student(self.recipe, stage.name)}
         names, extra, answers = data_names(stage, training), [], ()
@@ -181,7 +178,7 @@ class Planner:
         return self._build_stage(stage, seed, inputs, training, extra, lora=lora)
 
     def _plan_answers(self, stage: SeqkdStage, seed: int, data: Sequence[str], max_length: int) -> Run:
-        inputs = self._resolve({"teacher": stage.teacher}, seed, data)
+        inputs = self._resolve({"teacher": stage.teacher}, seed, data, writes=True)
         extra = ["answers", f"max_length {max_length}"]  # which questions fit
         return self._build_stage(
             stage, seed, inputs, extra=extra, name=f"{stage.name}-answers", kind="answers", max_length=max_length
@@ -198,7 +195,7 @@ class Planner:
         settings: dict[str, Any] | None = None,
         judge: JudgeConfig | None = None,
     ) -> Run:
-        inputs = self._resolve(roles, seed, settings=settings)
+        inputs = self._resolve(roles, seed, settings=settings, writes=kind in ("evaluate", "benchmark"))
         seed = inputs.parents[0].seed if inputs.parents else self.recipe.seeds[0]  # what is made once is asked once
         if not isinstance(config, BenchmarkTask):
             section = self.recipe.data[config.data]
@@ -316,25 +313,28 @@ class Planner:
         prompts: Sequence[str] = (),
         settings: dict[str, Any] | None = None,
         changed: str = "student",
+        writes: bool = False,
     ) -> _Inputs:
         """Models by role and data by name. `data`: sections of whole rows; `prompts`: sections that may lack responses.
-        `settings`: of the stages that make the models. `changed`: the role that is trained or cut, never quantised."""
+        `settings`: of the stages that make the models. `changed`: the role that is trained or cut, never quantised.
+        `writes`: the models only write, which vLLM can do on several GPUs."""
         found = _Inputs()
         for role, name in roles.items():
-            source, precision = self._source(name), None if role == changed else self._precision(name)
+            source, uncut = self._source(name), self._uncut(name)
+            precision = uncut.precision if uncut and role != changed else None
+            parallel = uncut.tensor_parallel if uncut and writes and self.device == "cuda" else None
+            held: dict[str, Any] = {"precision": precision, "tensor_parallel": parallel}
             if isinstance(source, str):
                 run = self.stage_run(source, seed, settings)
                 found.parents += (run,)
                 origin = self._origin(source)  # tokenizer and template are saved with a stage's model; these are not:
                 kept = {key: getattr(origin, key) for key in ("attention", "trust_remote_code", "thinking")}
-                found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept, precision=precision)
+                found.models[role] = ModelConfig(path=str(run.folder / MODEL), **kept, **held)
                 key = fingerprint(run.fingerprint, precision) if precision else run.fingerprint
-                found.model_fingerprints[role] = key
             else:
-                source = source.model_copy(update={"lora": None, "precision": precision})
-                found.models[role] = source
-                key = fingerprint(source, self.inputs.model(source))
-                found.model_fingerprints[role] = found.planned_models[role] = key
+                found.models[role] = source = source.model_copy(update={"lora": None, **held})
+                found.planned_models[role] = key = fingerprint(source, self.inputs.model(source))
+            found.model_fingerprints[role] = fingerprint(key, "vllm") if parallel else key
         sections = {name: self.section(name, seed) for name in data}
         sections |= {name: self.section(name, seed, require_response=False) for name in prompts}
         for name, (config, key, maker) in sections.items():
@@ -350,16 +350,16 @@ class Planner:
         """What a model's name in a recipe stands for: a stage, or a model that no stage makes."""
         return {"base": self.recipe.student, "teacher": self.recipe.teacher}.get(name, name)
 
-    def _precision(self, name: str) -> Precision | None:
-        """The precision that a model is held in where nothing changes it: that of the model which it was trained from,
-        and none after a cut, which makes a student of it."""
+    def _uncut(self, name: str) -> ModelConfig | None:
+        """The model that `name` was trained from, whose precision and number of GPUs it has where nothing changes it;
+        None after a cut, which makes a student of it."""
         source = self._source(name)
         while isinstance(source, str):
             stage: Any = self.stages[source]
             if isinstance(stage, PruneStage):
                 return None
             source = self._source(stage.student or default_student(self.recipe, source))
-        return source.precision
+        return source
 
     def _origin(self, name: str) -> ModelConfig:
         """The model that `name` was made from, through all stages that trained or pruned it."""

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.recipe.stages import DistillStage, MethodStage
-from tutelage.runs.run import Run
+from tutelage.runs.hosts.joined import alone
+from tutelage.runs.run import Run, gpus_of
 
 PR_SET_PDEATHSIG = 1
 
@@ -35,18 +36,22 @@ PR_SET_PDEATHSIG = 1
 class Share:
     """A run's share of the machine."""
 
-    ranks: int = 1
+    ranks: int = 1  # on all hosts
     gpus: tuple[str, ...] = ()  # for CUDA_VISIBLE_DEVICES; empty: all that its worker sees
+    hosts: int = 1
+    host: int = 0  # which of them this is
+    address: tuple[str, int] = ("", 0)  # where the ranks meet: of the first host, and a port; 0: any free one
+
+    @property
+    def own_ranks(self) -> range:
+        """The ranks on this host."""
+        each = self.ranks // self.hosts
+        return range(self.host * each, (self.host + 1) * each)
 
     @property
     def needs_processes(self) -> bool:
         """Whether the run needs processes of its own. One rank with GPUs does: CUDA cannot change devices once used."""
         return self.ranks > 1 or bool(self.gpus)
-
-
-def takes_ranks(run: Run) -> bool:
-    """Whether the run can be several ranks: training can; every other run is one process."""
-    return run.training is not None
 
 
 def samples_in_one_process(run: Run) -> bool:
@@ -56,7 +61,8 @@ def samples_in_one_process(run: Run) -> bool:
 
 
 def gpu_ids(wanted: int) -> list[str]:
-    """Ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Raises TutelageError if fewer than `wanted`."""
+    """Ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES names them. Raises TutelageError if fewer than `wanted`, the
+    ranks of a training run."""
     import torch
 
     count = torch.cuda.device_count()
@@ -67,15 +73,17 @@ def gpu_ids(wanted: int) -> list[str]:
     return found
 
 
-def shared_gpus(jobs: int) -> list[str]:
-    """The GPUs that `jobs` runs at the same time are dealt out among; none where one process does them all."""
-    return gpu_ids(0) if jobs > 1 else []
+def shared_gpus(runs: Sequence[Run], jobs: int) -> list[str]:
+    """The GPUs that `jobs` runs at the same time are dealt out among, one each; none where one process does all runs,
+    or where a run needs several GPUs: each then sees all of them."""
+    return gpu_ids(0) if jobs > 1 and all(gpus_of(run, 1) == 1 for run in runs) else []
 
 
 def do_in_processes(run: Run, share: Share, log: Path) -> None:
     """Do the run in `share.ranks` processes. Their output is appended to `log`, and shown unless stdout is that file.
 
-    Raises TutelageError, one line, when a rank fails or dies, and Interrupted when asked to stop, after saving.
+    With several hosts, do this host's part: each calls it, with the same run and its own `share.host`. Raises
+    TutelageError, one line, when a rank fails or dies, and Interrupted when asked to stop, after saving.
     """
     if share.ranks > 1 and samples_in_one_process(run):
         raise TutelageError("sampling.backend: vllm samples in one process: set it to torch, or use --gpus-per-run 1")
@@ -92,8 +100,8 @@ def do_in_processes(run: Run, share: Share, log: Path) -> None:
         stopped = next((report["line"] for report in reports if report["kind"] == "Interrupted"), None)
         if stopped or (asked and not run.done):
             raise Interrupted(stopped or "stopped; the same command goes on from the last checkpoint")
-        if process.returncode or not run.done:
-            raise TutelageError(_failure(reports, share.ranks, log, before))
+        if process.returncode or not (run.done or share.host):
+            raise TutelageError(_failure(reports, share.own_ranks, log, before))
 
 
 def die_with_parent(parent: int, grandparent: int | None = None) -> None:
@@ -120,7 +128,7 @@ def _parent_of(process: int) -> int:
 @contextlib.contextmanager
 def _launched(folder: Path, run: Run, share: Share, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start the launcher (or the single rank), which is killed with its ranks when the context is left."""
-    environment = dict(os.environ)
+    environment = alone(os.environ)
     if share.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
     worker = os.getpid()
@@ -153,9 +161,11 @@ def _command(folder: Path, run: Run, share: Share) -> list[str]:
     # `torch.distributed.run`, on CPUs too (its launcher for CPUs starts one process); the trainer chooses the device.
     config = folder / "accelerate.yaml"
     config.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmixed_precision: 'no'\n")
-    threads = max(1, torch.get_num_threads() // share.ranks)
-    options = {"config_file": config, "num_processes": share.ranks, "num_machines": 1, "machine_rank": 0}
-    options |= {"main_process_port": 0, "num_cpu_threads_per_process": threads}  # port 0: any free one
+    threads = max(1, torch.get_num_threads() // len(share.own_ranks))
+    options: dict[str, Any] = {"config_file": config, "num_processes": share.ranks, "num_machines": share.hosts}
+    options |= {"machine_rank": share.host, "main_process_port": share.address[1]}
+    options |= {"main_process_ip": share.address[0]} if share.address[0] else {}
+    options |= {"num_cpu_threads_per_process": threads}
     given = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *given, *program]
 
@@ -179,7 +189,7 @@ def _ask_to_stop(folder: Path, process: subprocess.Popen[bytes]) -> None:
             os.kill(number, signal.SIGTERM)
 
 
-def _failure(reports: list[dict[str, Any]], ranks: int, log: Path, before: int) -> str:
+def _failure(reports: list[dict[str, Any]], ranks: range, log: Path, before: int) -> str:
     """One line that says what failed: the user's mistake if a rank reports one, else the first error and the ranks that
     died.
 
@@ -190,7 +200,7 @@ def _failure(reports: list[dict[str, Any]], ranks: int, log: Path, before: int) 
     mistake = next((report["line"] for report in reports if report["kind"] == "TutelageError"), None)
     if mistake is not None:
         return mistake
-    silent = sorted({*range(ranks)} - {report["rank"] for report in reports})
+    silent = sorted({*ranks} - {report["rank"] for report in reports})
     output = log.read_bytes()[before:].decode(errors="replace") if log.exists() else ""
     ended = re.findall(r"\brank\s*: (\d+) .*?\bexitcode\s*: (-?\d+) \(pid: (\d+)\)", output, re.DOTALL)
     if ended:
@@ -201,11 +211,11 @@ def _failure(reports: list[dict[str, Any]], ranks: int, log: Path, before: int) 
     errors = sorted((report for report in reports if report["kind"] != "done"), key=lambda report: report["time"])
     lines = [
         f"rank {report['rank']}: {report['kind']}: {report['line']}"
-        if ranks > 1
+        if len(ranks) > 1
         else f"{report['kind']}: {report['line']}"
         for report in errors[:1]
     ]
     if silent:
-        names = f"rank {', '.join(map(str, silent))}" if ranks > 1 else "its process"
+        names = f"rank {', '.join(map(str, silent))}" if len(ranks) > 1 else "its process"
         lines.append(f"{names} died without an error message (killed, perhaps out of memory)")
     return f"{'; '.join(lines) or 'the launcher failed'} (whole output: {log})"

@@ -46,6 +46,18 @@ class Run:
         return is_done(self.folder)
 
 
+def takes_ranks(run: Run) -> bool:
+    """Whether the run can be several ranks: training can; every other run is one process."""
+    return run.training is not None
+
+
+def gpus_of(run: Run, ranks: int) -> int:
+    """GPUs of a run on CUDA: one per rank where it trains; as many as hold its models together (`tensor_parallel`)."""
+    if takes_ranks(run):
+        return ranks
+    return max((model.tensor_parallel or 1 for model in run.models.values()), default=1)
+
+
 def maker_of(run: Run, role: str) -> Run | None:
     """The run that makes the model of this role; None for a model that no stage makes."""
     path = run.models[role].path

@@ -10,6 +10,7 @@ from pathlib import Path
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
@@ -45,12 +46,10 @@ def run_recipe(
     began = time.monotonic()
     make_runs_folder(root)
     planner = Planner(restricted(Planner(recipe, base, root), only), base, root)
-    gpus, shared = None, []
-    if planner.device == "cuda" and gpus_per_run is not None:
-        gpus = gpu_ids(gpus_per_run)
-    elif planner.device == "cuda":
-        shared = shared_gpus(jobs)
-    search, model = Search(planner), CostModel(machine("H100"), gpus_per_run)
+    gpus = gpu_ids(gpus_per_run) if gpus_per_run is not None and planner.device == "cuda" else None
+    started = joined()  # by a launcher
+    ranks = started.world if started is not None else gpus_per_run or 1
+    search, model = Search(planner), CostModel(machine("H100"), ranks)
     known: dict[str, float] = {}
 
     def hours(run: Run) -> float:  # trials first: the more stages wait for one, the sooner
@@ -58,10 +57,11 @@ def run_recipe(
             known[run.fingerprint] = hours_of(run, model) + search.waited_for.get(run.fingerprint, 0)
         return known[run.fingerprint]
 
-    resources = Resources(jobs, ranks=gpus_per_run or 1, gpus=gpus, shared_gpus=shared)
     expected = search.expected()
     plan = [*search.known(), *expected]
-    refuse_problems(find_problems(plan, root, data=False, ranks=gpus_per_run or 1, jobs=jobs))
+    shared = shared_gpus(plan, jobs) if planner.device == "cuda" and gpus is None else []
+    resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared)
+    refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
     if not all(run.done for run in plan):
         for note in shared_questions(planner):
             print(f"note: {note}", file=sys.stderr)

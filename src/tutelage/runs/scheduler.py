@@ -17,8 +17,8 @@ from tutelage.common.files import write_atomically
 from tutelage.common.planned import announce, withdraw
 from tutelage.common.progress import Whole, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
-from tutelage.runs.ranks import Share, takes_ranks
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.ranks import Share
+from tutelage.runs.run import Run, gpus_of, takes_ranks, with_parents
 from tutelage.runs.store import Store
 from tutelage.runs.worker import Busy, attempt, begin_worker, tidy, work
 
@@ -29,7 +29,7 @@ CRASHES = 2  # a run is tried again after so many deaths of its worker, then it 
 class Resources:
     """What runs at the same time share: how many there may be, and which GPUs each gets.
 
-    `ranks`: processes of a training run. `gpus`: ids of GPUs; each run on CUDA gets one per rank to itself (None: runs
+    `ranks`: processes of a training run. `gpus`: ids of GPUs; each run on CUDA gets its own (`gpus_of`; None: runs
     share GPUs). `shared_gpus`: the ids then, among which the worker processes are dealt out; empty: each sees them all.
     `memory` and `budget`: the runs' GiB, by `memory`, may add up to `budget`.
     """
@@ -54,7 +54,7 @@ class Resources:
         others = list(running)
         if len(others) >= self.jobs:
             return False
-        if self.free_gpus is not None and run.device == "cuda" and len(self.free_gpus) < self._ranks(run):
+        if self.free_gpus is not None and run.device == "cuda" and len(self.free_gpus) < gpus_of(run, self.ranks):
             return False
         if self.memory is None or self.budget is None or not others:
             return True
@@ -62,9 +62,10 @@ class Resources:
 
     def take(self, run: Run) -> Share:
         """Take the ranks and GPUs of a run that starts."""
-        ranks, gpus = self._ranks(run), []
+        ranks, gpus = self.ranks if takes_ranks(run) else 1, []
         if self.free_gpus is not None and run.device == "cuda":
-            gpus, self.free_gpus = self.free_gpus[:ranks], self.free_gpus[ranks:]
+            count = gpus_of(run, self.ranks)
+            gpus, self.free_gpus = self.free_gpus[:count], self.free_gpus[count:]
         self._shares[run.fingerprint] = share = Share(ranks, tuple(gpus))
         return share
 
@@ -73,9 +74,6 @@ class Resources:
         share = self._shares.pop(run.fingerprint)
         if self.free_gpus is not None:
             self.free_gpus += share.gpus
-
-    def _ranks(self, run: Run) -> int:
-        return self.ranks if takes_ranks(run) else 1
 
 
 @dataclass

@@ -21,8 +21,9 @@ from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.locks import is_held, own_mark
 from tutelage.common.progress import print_anything
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
-from tutelage.runs.ranks import Share, die_with_parent, do_in_processes, takes_ranks
-from tutelage.runs.run import Run, adapter_line
+from tutelage.runs.hosts.joined import joined
+from tutelage.runs.ranks import Share, die_with_parent, do_in_processes
+from tutelage.runs.run import Run, adapter_line, takes_ranks
 from tutelage.runs.store import Store
 
 
@@ -41,13 +42,14 @@ class Busy(str):
 def attempt(
     run: Run, debug: bool = False, log: bool = False, share: Share | None = None, store: Store | None = None
 ) -> str | None:
-    """Do one run. Returns None on success, else one line that says what failed; Interrupted is raised on.
+    """Do one run. Returns None on success, else one line that says what failed; Interrupted is raised on. Among ranks
+    that a launcher started (`joined.py`) a training run is done with them, and raises TutelageError when it fails.
 
     The line goes into the run's error.txt too, and the traceback of an unexpected error into error.log (with `debug` it
     is raised). `log`: what the run prints goes into its log.txt; the output of ranks always does. `share`: ranks and
     GPUs of the run. `store`: the run's parents are fetched from there, and its folder is uploaded when it is done.
     """
-    from tutelage.runs.do_run import do_run
+    from tutelage.runs.do_run import do_run, free_memory
 
     try:
         lock_file = lock(run)
@@ -57,12 +59,15 @@ def attempt(
         return Busy(f"{run.stage}: another process is working on {run.folder}; wait for it, or stop it")
     error: str | None = None
     trains = takes_ranks(run) and not run.done  # then it waits for stop requests, to save first
+    ranks = joined()
     try:
         with _heartbeat(lock_file), _printing_to(run.folder / LOG) if log else nullcontext():
             if store is not None and not run.done:
                 _fetch(run, store)
-            if share is not None and share.needs_processes and not run.done:
-                do_in_processes(run, share, run.folder / LOG)
+            if ranks is not None and trains:
+                ranks.lead(run, do_run)
+            elif not run.done and (ranks is not None or (share is not None and share.needs_processes)):
+                do_in_processes(run, Share() if share is None or ranks is not None else share, run.folder / LOG)
             else:
                 do_run(run)
             if store is not None and not store.is_done(run):
@@ -85,7 +90,9 @@ def attempt(
         _note(run, error, store)
         with suppress(OSError):
             lock_file.unlink(missing_ok=True)
-        _free_memory()
+        free_memory()
+    if ranks is not None and trains and error is not None:
+        raise TutelageError(error)  # the other ranks are lost with this run
     return error
 
 
@@ -210,14 +217,3 @@ def _note(run: Run, error: str | None, store: Store | None) -> None:
         write_atomically(run.folder / ERROR, error + "\n")
         if store is not None:
             store.push_error(run)
-
-
-def _free_memory() -> None:
-    """Give this run's GPU memory back, for other workers."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -116,15 +116,7 @@ class VllmSampler:
         limits = rooms(prompts, self.max_length, max_new_tokens)
         self._scorer.refuse_unknown(prompts)
         self._wake()
-        common = {
-            "temperature": temperature,
-            "top_p": top_p,
-            "stop_token_ids": list(self.end_ids),
-            "ignore_eos": True,  # `end_ids` already contains the model's own end ids
-            "logprobs": 0 if self.logprobs else None,  # 0: only of the sampled token
-            "flat_logprobs": True,  # lists of numbers instead of one object per token
-            "detokenize": False,
-        }
+        common = sampling_options(self.end_ids, temperature, top_p, self.logprobs)
         settings = [
             SamplingParams(**common, max_tokens=room, seed=seed % 2**63 if self.seeded else None)
             for seed, room in zip(seeds, limits, strict=True)
@@ -136,7 +128,7 @@ class VllmSampler:
         if self._sleeps:
             self.llm.sleep(level=2)
             self._asleep = True
-        samples = [_sample(output.outputs[0]) for output in outputs]
+        samples = [sample_of(output.outputs[0]) for output in outputs]
         if ended is not None:
             ended(dict(enumerate(samples)))
         return samples
@@ -166,7 +158,20 @@ class VllmSampler:
         return True
 
 
-def _sample(output: Any) -> Sample:
+def sampling_options(end_ids: Sequence[int], temperature: float, top_p: float, logprobs: bool) -> dict[str, Any]:
+    """vLLM's SamplingParams of a call, but for the length and seed of each row."""
+    return {
+        "temperature": temperature,
+        "top_p": top_p,
+        "stop_token_ids": list(end_ids),
+        "ignore_eos": True,  # `end_ids` already contains the model's own end ids
+        "logprobs": 0 if logprobs else None,  # 0: only of the sampled token
+        "flat_logprobs": True,  # lists of numbers instead of one object per token
+        "detokenize": False,
+    }
+
+
+def sample_of(output: Any) -> Sample:
     """vLLM's output of one prompt as a Sample."""
     tokens = tuple(int(t) for t in output.token_ids)
     flat = output.logprobs  # the sampled token comes first at each position

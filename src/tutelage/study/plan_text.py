@@ -11,11 +11,11 @@ from tutelage.common.errors import TutelageError
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.cost.disk import Disk, disk_of_all
 from tutelage.runs.cost.facts import machine
-from tutelage.runs.cost.memory import GIB
+from tutelage.runs.cost.memory import GIB, shares
 from tutelage.runs.kinds import cost_of, label_of
 from tutelage.runs.preflight import Misfit, Problem, blocked, find_problems, misfits
 from tutelage.runs.preflight.machine import disk_text, downloads, free_disk
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.run import Run, gpus_of, with_parents
 from tutelage.study.plan import StudyPlan
 
 
@@ -26,7 +26,7 @@ def counts(plan: StudyPlan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Priced:
-    """A plan on a machine such as `8xH200`, with `ranks` GPUs per training run and 1 for every other."""
+    """A plan on a machine such as `8xH200`, with `ranks` GPUs per training run."""
 
     on: str
     model: CostModel
@@ -84,7 +84,7 @@ def plan_json(plan: StudyPlan, on: str, ranks: int | None = None) -> dict[str, A
             | {"run": run.fingerprint}
             for cell, run in plan.points
         ],
-        "runs": [_run_json(plan, run, cost.costs[run.fingerprint]) for run in plan.runs],
+        "runs": [_run_json(plan, run, cost.costs[run.fingerprint], cost.model) for run in plan.runs],
         "totals": cost.totals(plan.runs),
         "misfits": [
             {key: getattr(one, key) for key in ("kind", "stops", "need", "parts", "fix")}
@@ -123,6 +123,7 @@ def plan_lines(plan: StudyPlan, on: str, evaluations: bool = False, ranks: int |
         out.append(line + (f"  ← {parents}" if parents else ""))
     if not evaluations:
         out += ["", *_by_task(plan, cost)]
+    out += ["", "how they are placed, and GiB per GPU of the largest of each:", *_placements(plan, cost)]
     by_kind = Counter(label_of(run) for run in plan.runs if len(models[run.fingerprint]) > 1)
     shared = ", ".join(f"{n} {k}" for k, n in by_kind.items()) or "none"
     out += ["", f"done once for several measured models: {shared}"]
@@ -136,6 +137,36 @@ def served(plan: StudyPlan) -> dict[str, set[str]]:
         for one in with_parents([model]):
             found[one.fingerprint].add(model.fingerprint)
     return found
+
+
+def placement(run: Run, model: CostModel) -> str:
+    """Where a run is on the model's machine: ranks, hosts, and what they share."""
+    ranks, machine = model.ranks, model.machine
+    if run.training is None:
+        gpus = gpus_of(run, 1)
+        return f"{gpus} GPUs of a host hold its models together (vLLM)" if gpus > 1 else "one GPU"
+    if ranks == 1:
+        return "one GPU"
+    hosts, parts = -(-ranks // machine.gpus_per_host), shares(run.training, machine, ranks)
+    where = f"{ranks} ranks on {hosts} hosts" if hosts > 1 else f"{ranks} ranks on one host"
+    if parts == 1:
+        return f"{where}, each with whole models (DDP)"
+    return f"{where}, shared by all (FSDP2)" if parts == ranks else f"{where}, shared within each (HSDP)"
+
+
+def _placements(plan: StudyPlan, cost: Priced) -> list[str]:
+    """One line per kind of run and place."""
+    groups: dict[tuple[str, str], list[Cost]] = {}
+    for run in plan.runs:
+        found = cost.costs[run.fingerprint]
+        if found is not None and found.gpus:
+            groups.setdefault((label_of(run), placement(run, cost.model)), []).append(found)
+    out = []
+    for (kind, where), members in groups.items():
+        parts = max(members, key=lambda one: one.memory_gib).memory_parts
+        held = ", ".join(f"{name} {size:,.1f}" for name, size in sorted(parts.items(), key=lambda part: -part[1]))
+        out.append(f"  {len(members)} {kind}: {where}: {held}")
+    return out
 
 
 def _by_task(plan: StudyPlan, cost: Priced) -> list[str]:
@@ -201,7 +232,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def _run_json(plan: StudyPlan, run: Run, cost: Cost | None) -> dict[str, Any]:
+def _run_json(plan: StudyPlan, run: Run, cost: Cost | None, model: CostModel) -> dict[str, Any]:
     return {
         "fingerprint": run.fingerprint,
         "folder": run.folder.name,
@@ -211,5 +242,6 @@ def _run_json(plan: StudyPlan, run: Run, cost: Cost | None) -> dict[str, Any]:
         "done": run.done,
         "parents": [parent.fingerprint for parent in run.parents],
         "serves": plan.uses[run.fingerprint],  # cells
+        "placed": placement(run, model),
         "cost": None if cost is None else vars(cost),
     }

@@ -10,6 +10,7 @@ from tutelage.common.files import write_atomically
 from tutelage.recipe.owner import other_owner, owner_of
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import resolve_device
 from tutelage.runs.preflight import find_problems, refuse_problems
@@ -43,7 +44,8 @@ def run_study(
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":
             resolve_device(device)
-    ranks = _ranks(gpus_per_run, executor)
+    started = joined()  # by a launcher
+    ranks = _ranks(gpus_per_run, executor) if started is None else started.world
     make_runs_folder(plan.root)
     written = write_plan(plan)
     if store is not None:
@@ -59,16 +61,16 @@ def run_study(
     pool, gpus, shared = None, None, []
     cuda = any(run.device == "cuda" for run in plan.runs)
     if executor == "ray":
-        from tutelage.runs.ray_pool import RayPool
+        from tutelage.runs.hosts.ray_pool import RayPool
 
-        pool = RayPool((1.0 if gpus_per_run is None else gpus_per_run) if cuda else 0.0)
+        pool = RayPool((1.0 if gpus_per_run is None else gpus_per_run) if cuda else 0.0, ranks)
         jobs = max(jobs, pool.slots)
     elif executor != "local":
         raise TutelageError(f"no executor is called `{executor}`: choose local or ray")
     elif cuda and gpus_per_run is not None:
         gpus = gpu_ids(ranks)
     elif cuda:
-        shared = shared_gpus(jobs)
+        shared = shared_gpus(plan.runs, jobs)
     resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared, memory=memory, budget=gpu_memory)
 
     def hours(run: Run) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tutelage.common.errors import TutelageError
-from tutelage.recipe.sections import FilterConfig
+from tutelage.recipe.stages import FilterConfig
 from tutelage.synthesis.likeness import Likeness
 from tutelage.synthesis.near_duplicates import NearDuplicates
 from tutelage.synthesis.prompts import Demonstration, repeats_instruction

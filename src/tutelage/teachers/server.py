@@ -21,8 +21,10 @@ from tutelage.models.files import model_fingerprint
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel, load_model
 from tutelage.recipe.sections import ModelConfig
+from tutelage.sampling.vllm_files import load_reader
 from tutelage.teachers import wire
 from tutelage.teachers.local import LocalSource
+from tutelage.teachers.vllm_source import VllmSource
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _LARGEST_QUESTION = 64 * 2**20  # bytes
@@ -36,8 +38,10 @@ class TeacherServer:
     """
 
     def __init__(self, loaded: LoadedModel, fingerprint: str, budget: int = 16_384) -> None:
-        self.source, self.fingerprint, self.token = LocalSource(loaded, budget), fingerprint, _token()
-        self.rows, self.context = embedding_rows(loaded.model), loaded.context
+        self.source = LocalSource(loaded, budget) if loaded.engine is None else VllmSource(loaded)
+        self.fingerprint, self.token = fingerprint, _token()
+        self.rows = embedding_rows(loaded.model)
+        self.context = loaded.context if loaded.engine is None else loaded.engine.context
         self._computing = ThreadPoolExecutor(1)
         head = self.source.head()
         self.precision = str(head.weight.dtype).removeprefix("torch.")
@@ -104,7 +108,11 @@ class TeacherServer:
 
 
 def load_server(config: ModelConfig, device: str, precision: str, budget: int) -> TeacherServer:
-    """Load a model and make its server. `precision`: `auto` (bfloat16 on CUDA, else float32) or a type."""
+    """Load a model and make its server, with `config.tensor_parallel` in vLLM. `precision`: `auto` (bfloat16 on CUDA,
+    else float32) or a type."""
+    if config.tensor_parallel is not None:
+        kind = "bfloat16" if precision == "auto" else precision
+        return TeacherServer(load_reader(config, kind, budget), model_fingerprint(config), budget)
     kinds = {"auto": torch.bfloat16 if device == "cuda" else torch.float32} | wire.PRECISIONS
     return TeacherServer(load_model(config, device, kinds[precision]), model_fingerprint(config), budget)
 

@@ -12,7 +12,8 @@ from chat_templates import CHATML, tokenizer
 
 from tutelage.common.types import Sample
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.recipe.sections import FilterConfig, SamplingConfig
+from tutelage.recipe.sections import SamplingConfig
+from tutelage.recipe.stages import FilterConfig
 from tutelage.synthesis.blocks import SynthesisPlan
 from tutelage.synthesis.filters import Filters
 from tutelage.synthesis.prompts import Demonstration, Frame

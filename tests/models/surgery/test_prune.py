@@ -17,7 +17,7 @@ from tutelage.data.batch import make_micro_batches
 from tutelage.models.load import LoadedModel
 from tutelage.models.sharding import decoder_layers
 from tutelage.models.surgery.prune import block_influence, choose_layers, perplexity, prune_layers
-from tutelage.recipe.sections import PruneConfig
+from tutelage.recipe.stages import PruneConfig
 
 CPU = torch.device("cpu")
 ROWS = tiny.sequences([9, 6, 14, 7])

@@ -24,10 +24,16 @@ def test_sizes_of_the_models_in_the_table():
     assert known["HuggingFaceTB/SmolLM2-1.7B-Instruct"] == 1_711_376_384
 
 
-@pytest.mark.parametrize("name", ["0xH100", "8xabacus", "H100x8", ""])
+@pytest.mark.parametrize("name", ["0xH100", "8xabacus", "H100x8", "", "2x0xH100", "2x2x2xH100"])
 def test_unknown_machines(name: str):
     with pytest.raises(TutelageError, match="write for example 8xH100"):
         machine(name)
+
+
+@pytest.mark.parametrize(("name", "hosts", "gpus"), [("H100", 1, 1), ("8xH200", 1, 8), ("2x8xH100", 2, 16)])
+def test_machines_have_hosts(name: str, hosts: int, gpus: int):
+    found = machine(name)
+    assert (found.hosts, found.gpus, found.gpus_per_host) == (hosts, gpus, gpus // hosts)
 
 
 def test_rows_of_tables_are_counted_and_measured(tmp_path: Path):

@@ -3,81 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from cost_runs import B1, B8, B70, STAGES, W1, W8, W70, cost, model_of, parts, run_of
 
 from tutelage.recipe.sections import (
     AnswerSamplingConfig,
-    DataConfig,
-    LoraConfig,
     ModelConfig,
-    PruneConfig,
     SamplingConfig,
     TaskConfig,
     TrainingConfig,
 )
-from tutelage.recipe.stages import DistillStage, PruneStage, SeqkdStage, SftStage, SignalConfig, SynthesizeStage
-from tutelage.recipe.study import BenchmarkTask, HeldOutTask
-from tutelage.runs.cost.cost_model import Cost, CostModel
+from tutelage.recipe.stages import (
+    DistillStage,
+    SeqkdStage,
+    SignalConfig,
+)
+from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.cost.cost_model import START_SECONDS
 from tutelage.runs.cost.disk import disk_of, disk_of_all
-from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, machine
+from tutelage.runs.cost.facts import Shape, facts, machine
 from tutelage.runs.cost.memory import GIB
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.preflight import blocked, misfits
 from tutelage.runs.preflight.machine import disk_text
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources
-
-B1, B8, B70 = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B"
-W1, W8, W70 = 1_235_814_400, 8_030_261_248, 70_553_706_496  # published parameter counts
-ROWS = Rows(1000, 300, 100)
-SAMPLING = SamplingConfig(max_new_tokens=312, batch_size=8)  # a prompt of 200 and these: 512 positions
-ANSWERS = AnswerSamplingConfig(**SAMPLING.model_dump())
-STAGES: dict[str, Any] = {
-    "sft": SftStage(name="sft", kind="sft", data="rows"),
-    "distill": DistillStage(name="gkd", kind="distill", data="rows", on_policy=0.5, sampling=SAMPLING),
-    "answers": SeqkdStage(name="seqkd", kind="seqkd", data="rows", sampling=SAMPLING),
-    "seqkd": SeqkdStage(name="seqkd", kind="seqkd", data="rows", sampling=SAMPLING),
-    "synthesize": SynthesizeStage(
-        name="new", kind="synthesize", gold="rows", rows=100_000, inputs=SAMPLING, answers=SAMPLING, demonstrations=1
-    ),
-    "prune": PruneStage(name="cut", kind="prune", prune=PruneConfig(layers=8, calibration="rows")),
-    "evaluate": TaskConfig(data="rows", sampling=ANSWERS),
-    "benchmark": BenchmarkTask(benchmark="ifeval", batch_size=8),
-    "held_out": HeldOutTask(data="rows", tokens_per_micro_batch=1000),
-}
-
-
-def run_of(kind: str, training: TrainingConfig | None = None, config: Any = None, **models: str) -> Run:
-    config = STAGES[kind] if config is None else config
-    training = training or (TrainingConfig() if kind in ("sft", "distill", "seqkd") else None)
-    return Run(
-        stage=kind, kind=kind, seed=0, folder=Path("nowhere"), fingerprint=f"{kind} {models}", device="cuda",
-        recipe_folder=Path(), config=config, training=training, data={"rows": DataConfig(path="rows")},
-        models={role: ModelConfig(path=path) for role, path in models.items()},
-    )  # fmt: skip
-
-
-def model_of(on: str | Machine, ranks: int | None = None) -> CostModel:
-    model = CostModel(machine(on) if isinstance(on, str) else on, ranks)
-    model.rows = lambda *_: ROWS  # type: ignore[method-assign]
-    model.elsewhere = lambda where, n: model_of(where, n)  # type: ignore[method-assign]
-    return model
-
-
-def cost(run: Run, on: str = "8xH200", ranks: int | None = None) -> Cost:
-    found = cost_of(run, model_of(on, ranks))
-    assert found is not None
-    return found
-
-
-def parts(run: Run, on: str = "8xH200", ranks: int | None = None) -> dict[str, float]:
-    """Bytes by part; they add up to the whole."""
-    found = cost(run, on, ranks)
-    assert found.memory_gib == pytest.approx(sum(found.memory_parts.values()))
-    return {name: size * GIB for name, size in found.memory_parts.items()}
 
 
 def test_synthesis_holds_generator_and_annotator_together():
@@ -214,16 +166,62 @@ def test_what_would_make_it_fit():
     assert fixes(run_of("sft", plain, student=B8), "H200") == [
         (True, "set training.gradient_checkpointing: true and training.tokens_per_micro_batch: 2048")
     ]
-    tail = "; inference of a model on several GPUs is not possible in this version"
-    answers, smaller = run_of("answers", teacher=B70), f"or a smaller model{tail}"
-    assert fixes(answers, "8xH100") == [(True, f"needs a GPU of 134 GiB, {smaller}")]
+    answers = run_of("answers", teacher=B70)
+    assert fixes(answers, "H100") == [(True, "needs a GPU of 134 GiB, or a smaller model")]
+    assert fixes(answers, "8xH100") == [(True, "set `tensor_parallel: 4` in the section of its model")]
     slow = "it may run out of memory; slow: its caches have room for few rows at a time (8)"
     assert fixes(answers, "8xH200") == [(False, slow)]
     # 2 · 131.4 of weights, 1.5, and one row of 768 and of 512 positions
     two = run_of("synthesize", generator=B70, annotator="meta-llama/Llama-3.3-70B-Instruct")
-    assert fixes(two, "8xH200") == [
-        (True, f"needs a GPU of 265 GiB, or one model as generator and annotator, or smaller models{tail}")
-    ]
+    alone = "needs a GPU of 265 GiB, or one model as generator and annotator, or smaller models"
+    assert fixes(two, "H200") == [(True, alone)]
+    assert fixes(two, "8xH100") == [(True, "set `tensor_parallel: 8` in the section of its model")]
+    held_out = run_of("held_out", model=B70, teacher=B70)  # vLLM writes only
+    assert fixes(held_out, "8xH100") == [(True, "needs a GPU of 267 GiB, or smaller models")]
+    eight = on_several(answers, 8)
+    assert fixes(eight, "8xH100") == []
+    assert fixes(eight, "4xH100") == [(True, "lower `tensor_parallel`, or take a host with as many")]
+    assert fixes(eight, "8x4xH100") == fixes(eight, "4xH100")
+
+
+def on_several(run: Run, gpus: int) -> Run:
+    models = {role: one.model_copy(update={"tensor_parallel": gpus}) for role, one in run.models.items()}
+    return replace(run, models=models)
+
+
+def test_models_that_only_write_may_be_on_several_gpus():
+    answers, two = run_of("answers", teacher=B70), run_of("synthesize", generator=B70, annotator=B8)
+    found = parts(on_several(answers, 4), "4xH100")
+    assert found["teacher"] == 2 * W70 / 4
+    read = (4 * 8192 + 6 * 28672) * 16_384 / 4
+    assert found["caches"] == pytest.approx(0.9 * 79 * GIB - 2 * W70 / 4 - read - 1.5 * GIB)
+    found = parts(on_several(two, 8), "8xH100")
+    assert (found["generator"], found["annotator"]) == (2 * W70 / 8, 2 * W8 / 8)
+    run = on_several(answers, 8)
+    share = Resources(2, ranks=2, gpus=[str(gpu) for gpu in range(8)]).take(run)
+    assert (share.ranks, len(share.gpus), cost(run, "8xH100", 2).gpus) == (1, 8, 8)
+    assert cost(run, "8xH100").hours < cost(on_several(answers, 4), "8xH100").hours
+
+
+def test_hosts_share_by_a_key_and_wait_for_their_network():
+    teacher = TrainingConfig(gradient_checkpointing=True, shard=True)
+    hosts = teacher.model_copy(update={"shard": "host"})
+    flat, held = (run_of("sft", config, student=B8) for config in (teacher, hosts))
+    assert parts(flat, "2x8xH100")["student and optimizer"] == 16 * W8 / 16
+    assert parts(held, "2x8xH100")["student and optimizer"] == 16 * W8 / 8
+    assert parts(held, "8xH100") == parts(flat, "8xH100")  # one host: the same
+    assert parts(held, "2x8xH100", 4) == parts(flat, "2x8xH100", 4)
+    # On one host nothing waits: 16 GPUs of one take half of the time of 8, 16 of two at least that.
+    seconds = [3600 * cost(flat, on).hours - START_SECONDS for on in ("8xH100", "16xH100", "2x8xH100")]
+    assert seconds[0] == pytest.approx(2 * seconds[1])
+    model = model_of("2x8xH100")
+    tokens, shape = 128 * 4096.0, Shape(**facts()["models"][B8])
+    # A step has 4 passes of 8,192 tokens per rank: 4 + 4 bytes of each weight, at 0.05 TB/s.
+    assert model._exchange(flat, shape, None, tokens) == pytest.approx(4 * 8 * W8 / 0.05e12)
+    assert model._exchange(held, shape, None, tokens) == pytest.approx(4 * 8 * W8 / 8 / 0.05e12)
+    whole = run_of("sft", TrainingConfig(), student=B8)
+    assert model._exchange(whole, shape, None, tokens) == pytest.approx(8 * W8 / 0.05e12)
+    assert model_of("16xH100")._exchange(flat, shape, None, tokens) == 0
 
 
 def test_vllm_samples_in_one_process():
@@ -306,60 +304,3 @@ def test_disk():
 # --- adapters and quantised teachers ----------------------------------------------------------------------------------
 
 # Published: LoRA of rank 16 on all seven maps of Llama 3.1 8B has 41,943,040 weights.
-A8 = 41_943_040
-LAYERS8 = W8 - 2 * 128_256 * 4096 - 65 * 4096  # weights of the linear maps of its layers
-
-
-def lora_run(training: dict[str, Any], teacher: ModelConfig | None = None, **lora: Any) -> Run:
-    run = run_of("distill", TrainingConfig(**training), student=B8, teacher=B8)
-    models = run.models | ({} if teacher is None else {"teacher": teacher})
-    return replace(run, lora=LoraConfig(**lora), models=models)
-
-
-def test_an_adapter_is_trained_and_its_base_frozen():
-    instruct = ModelConfig(path=B8, revision="other")
-    found = parts(lora_run({}, instruct), ranks=1)
-    assert (found["adapter and optimizer"], found["copies in bfloat16"]) == (16 * A8, 2 * A8)
-    assert (found["frozen base"], found["teacher"]) == (2 * W8, 2 * W8)
-    assert "student to sample from" not in found  # the adapter is sampled from where it is
-    assert "teacher" not in parts(lora_run({}), ranks=1)  # the same model: held once
-    narrow = parts(lora_run({}, r=4, targets=["q_proj", "lm_head"]), ranks=1)
-    assert narrow["adapter and optimizer"] == 16 * 4 * (32 * 8192 + 4096 + 128_256)
-    two = parts(lora_run({"shard": True}, instruct), ranks=2)
-    assert (two["frozen base"], two["teacher"], two["adapter and optimizer"]) == (W8, W8, 8 * A8)
-
-
-def test_four_bit_weights_take_four_bits_and_their_scales():
-    quantised = (0.5 + 1 / 64 + 4 / 16_384) * LAYERS8 + 2 * (W8 - LAYERS8)
-    four = ModelConfig(path=B8, revision="other", precision="nf4")
-    found = parts(lora_run({}, four, base="nf4"), ranks=1)
-    assert found["frozen base"] == found["teacher"] == pytest.approx(quantised)
-    eight = ModelConfig(path=B8, precision="int8")
-    assert parts(lora_run({}, eight, base="nf4"), ranks=1)["teacher"] == LAYERS8 + 2 * (W8 - LAYERS8)
-    same = ModelConfig(path=B8, precision="nf4")
-    assert "teacher" not in parts(lora_run({}, same, base="nf4"), ranks=1)
-
-
-def test_8b_beside_8b_fits_a_card_of_24_gb():
-    """Student and another teacher in four bits, at most 22 GiB; in bfloat16 it does not fit."""
-    card = replace(machine("H100"), memory=24e9 / GIB)
-    settings = {"gradient_checkpointing": True, "tokens_per_micro_batch": 4096}
-    four = ModelConfig(path=B8, revision="other", precision="nf4")
-    run = lora_run(settings, four, base="nf4")
-    assert misfits([run], model_of(card)) == []
-    assert cost(run, card).memory_gib < 22
-    assert misfits([lora_run(settings, four)], model_of(card))[0].stops
-
-
-def test_an_adapter_needs_no_gradient_of_the_weights():
-    full, adapter = cost(run_of("distill", student=B8, teacher=B8)), cost(lora_run({}))
-    assert adapter.extrapolated
-    assert 0.7 < adapter.flops / full.flops < 0.8  # (4 + 2) / (6 + 2) of the products per token
-    assert adapter.hours < full.hours
-
-
-def test_disk_of_an_adapter():
-    model = model_of("H100")
-    merged = disk_of(lora_run({}), model)
-    assert (merged.models, merged.checkpoints) == (2 * W8 + 4 * A8, 2 * 12 * A8)
-    assert disk_of(lora_run({}, keep_adapter=True), model).models == 4 * A8

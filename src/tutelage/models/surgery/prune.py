@@ -21,7 +21,7 @@ from tutelage.loss.objective import CrossEntropy
 from tutelage.models.language_model import LanguageModel
 from tutelage.models.load import LoadedModel
 from tutelage.models.sharding import decoder_layers
-from tutelage.recipe.sections import PruneConfig
+from tutelage.recipe.stages import PruneConfig
 
 
 def prune_layers(model: Any, keep: Sequence[int]) -> None:

@@ -15,10 +15,12 @@ Memory is in `memory.py`. Every run takes 8 s more, to load and save.
 Fitted to a 1B student with an 8B teacher (19,681 tokens/s off-policy), its profile (the loss takes 2 %), and a 64M
 student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs.
 
-Several GPUs: only a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 %
-where they share (`training.shard`); a decoding step takes its time however few rows a rank has. Every other run is one
-process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an H100, and
-models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
+Several GPUs: a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 % where
+they share (`training.shard`); a decoding step takes its time however few rows a rank has. Ranks on several hosts also
+wait for their network where gathering weights, or summing gradients, takes it longer than the GPUs compute
+(`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
+run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an
+H100, and models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
 """
 
 from __future__ import annotations
@@ -42,9 +44,10 @@ from tutelage.runs.cost.memory import (
     pruning_memory,
     reading_memory,
     sampling_memory,
+    shares,
     training_memory,
 )
-from tutelage.runs.run import Run, frozen_base
+from tutelage.runs.run import Run, frozen_base, gpus_of
 
 FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
 LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
@@ -54,6 +57,7 @@ MEASURED_WEIGHTS = 10e9  # larger models have not been measured
 START_SECONDS = 8.0  # to load and save; an assumption
 # Of several GPUs, beside one, each with whole models or sharing them; measured with two (docs/performance.md)
 WHOLE_EFFICIENCY, SHARED_EFFICIENCY = 0.86, 0.65
+PARALLEL_EFFICIENCY = 0.75  # of GPUs that hold one model together, beside one; an assumption
 CALIBRATION_TOKENS = 400  # per row; an assumption
 
 
@@ -62,7 +66,7 @@ class Cost:
     """What one run needs on a machine."""
 
     memory_gib: float  # per GPU, whether the GPU has as much or not
-    gpus: int  # ranks of a training run; 1 for every other; 0 without a model
+    gpus: int  # ranks of a training run; those that hold its models for every other; 0 without a model
     flops: float
     tokens: float  # read or trained on, over all passes
     sampled: float  # tokens
@@ -183,6 +187,7 @@ class CostModel:
             seconds, flops = seconds + share * more, flops + share * work
         efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
         seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
+        seconds = max(seconds, self._exchange(run, student, held, tokens))
         if sampling is not None:
             batch = min(memory.slots[0], max(1.0, sampling.count))
             seconds += sampled / self.ranks * self._decode(student, batch, length)
@@ -203,7 +208,7 @@ class CostModel:
             del held["annotator"]
         asked = (Sampling(shapes["generator"], stage.inputs, prompt, stage.rows),
                  Sampling(shapes["annotator"], stage.answers, question, stage.rows))  # fmt: skip
-        return self._sampled(held, asked, (question, gold.response))
+        return self._sampled(held, asked, (question, gold.response), gpus_of(run, 1))
 
     def answers(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """The teacher's samples for a seqkd stage."""
@@ -212,7 +217,7 @@ class CostModel:
         new = min(data.response, stage.sampling.max_new_tokens)
         count = data.rows * stage.samples_per_prompt
         asked = Sampling(shapes["teacher"], stage.sampling, data.tokens - data.response, count)
-        return self._sampled(shapes, (asked,), (new,))
+        return self._sampled(shapes, (asked,), (new,), gpus_of(run, 1))
 
     def pruning(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A prune stage: one pass over the calibration rows per layer taken away, each shorter than the one before."""
@@ -230,7 +235,7 @@ class CostModel:
         task: TaskConfig = run.config
         count, prompt, reply = self.replies(run)
         asked = Sampling(shapes["model"], task.sampling, prompt, count)
-        return self._sampled(shapes, (asked,), (reply,))
+        return self._sampled(shapes, (asked,), (reply,), gpus_of(run, 1))
 
     def benchmark(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A model's replies to a benchmark. A judge is elsewhere, behind an address."""
@@ -239,7 +244,7 @@ class CostModel:
         most = task.max_new_tokens or benchmark(task.benchmark).max_new_tokens
         config = SamplingConfig(batch_size=task.batch_size)
         asked = Sampling(shapes["model"], config, prompt, count, new=most, share=BENCHMARK_SHARE)
-        return self._sampled(shapes, (asked,), (reply,))
+        return self._sampled(shapes, (asked,), (reply,), gpus_of(run, 1))
 
     def replies(self, run: Run) -> tuple[float, float, float]:
         """Of an evaluation: the number of its examples, and their tokens per prompt and per reply."""
@@ -291,23 +296,49 @@ class CostModel:
         traffic += VOCABULARY_BYTES * shape.vocab / 2
         return flops / rate + traffic / (1e12 * self.machine.bandwidth), flops
 
-    def _decode(self, shape: Shape, batch: float, context: float) -> float:
-        """Seconds per sampled token, in a batch of `batch` sequences with `context` tokens before it."""
+    def _decode(self, shape: Shape, batch: float, context: float, rate: float = 1.0) -> float:
+        """Seconds per sampled token, in a batch of `batch` sequences with `context` tokens before it; `rate`: how many
+        times as fast as one GPU the weights and caches are read."""
         read = 2 * shape.weights + batch * shape.cache_bytes * context
-        return (read / (1e12 * self.machine.bandwidth) + DECODE_SECONDS * shape.layers) / max(1.0, batch)
+        return (read / (1e12 * rate * self.machine.bandwidth) + DECODE_SECONDS * shape.layers) / max(1.0, batch)
 
-    def _sampled(self, held: dict[str, Shape], samplings: Sequence[Sampling], new: Sequence[float]) -> Cost:
-        """The work of `samplings` in turn, by the models that are held; `new` tokens are sampled per prompt."""
-        memory = sampling_memory(held, samplings, self.machine)
+    def _exchange(self, run: Run, student: Shape, teacher: Shape | None, tokens: float) -> float:
+        """Seconds that the network between hosts takes for training on so many tokens; 0 on one host.
+
+        Sharded over hosts, each rank gathers the student's layers before the forward and the backward pass of a
+        micro-batch (2 bytes per weight), the teacher's once, and sums their gradients (4). Under `shard: host` it sums
+        those of its share (twice 4), and without `shard` all of them once per step.
+        """
+        training, machine = run.training, self.machine
+        if self.ranks <= machine.gpus_per_host or training is None:
+            return 0.0
+        steps = max(1.0, tokens / (training.batch_size * training.max_length))
+        passes = max(steps, tokens / self.ranks / training.tokens_per_micro_batch)
+        trained = student.weights if run.lora is None else student.adapter_weights(run.lora)
+        if training.shard is True:
+            moved = passes * (4 * student.weights + 4 * trained + 2 * (teacher.weights if teacher else 0))
+        elif training.shard:
+            moved = passes * 8 * trained / shares(training, machine, self.ranks)
+        else:
+            moved = steps * 8 * trained
+        return moved / (1e12 * machine.network)
+
+    def _sampled(
+        self, held: dict[str, Shape], samplings: Sequence[Sampling], new: Sequence[float], gpus: int = 1
+    ) -> Cost:
+        """The work of `samplings` in turn, by the models that are held, on `gpus` GPUs together; `new` tokens are
+        sampled per prompt."""
+        memory = sampling_memory(held, samplings, self.machine, gpus)
+        rate = gpus * PARALLEL_EFFICIENCY if gpus > 1 else 1.0
         seconds, flops, read, sampled = 0.0, 0.0, 0.0, 0.0
         for one, length, slots in zip(samplings, new, memory.slots, strict=True):
             more, work = self._pass(one.shape, one.prompt)
             batch = int(min(slots, max(1, one.count)))
-            decode = self._decode(one.shape, batch, one.prompt + length)
-            seconds += one.count * (one.prompt * more + length * decode)
+            decode = self._decode(one.shape, batch, one.prompt + length, rate)
+            seconds += one.count * (one.prompt * more / rate + length * decode)
             flops += one.count * (one.prompt * work + 2 * length * one.shape.matrix_weights)
             read, sampled = read + one.count * one.prompt, sampled + one.count * length
-        return self._total(memory, 1, flops, read, sampled, seconds, max(one.shape.weights for one in samplings))
+        return self._total(memory, gpus, flops, read, sampled, seconds, max(one.shape.weights for one in samplings))
 
     def _read(self, models: Sequence[Shape], tokens: float, memory: Memory) -> Cost:
         """`tokens` are read by each of the models."""

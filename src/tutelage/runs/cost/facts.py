@@ -82,16 +82,23 @@ class Shape:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with GPUs of one kind."""
+    """A host with GPUs of one kind, or several such hosts."""
 
     name: str
-    gpus: int
+    gpus: int  # of all hosts
     tflops: float  # TFLOP/s of bf16 matrix products, per GPU
     bandwidth: float  # TB/s per GPU
     memory: float  # GiB per GPU
     price: float  # dollars per GPU and hour
     measured: bool  # whether the cost model's constants were fitted on it
+    network: float = 0.05  # TB/s per GPU to other hosts
     device: str = "cuda"  # or "cpu": memory is then that of one process
+    hosts: int = 1
+
+    @property
+    def gpus_per_host(self) -> int:
+        """GPUs that one host has."""
+        return self.gpus // self.hosts
 
 
 @dataclass(frozen=True)
@@ -110,12 +117,14 @@ def facts() -> dict[str, Any]:
 
 
 def machine(text: str) -> Machine:
-    """The machine `H100`, `1xH100` or `8xH100`. Raises TutelageError for a name that is not known."""
-    found = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9]+)", text)
+    """The machine `H100`, `8xH100`, or two hosts of it, `2x8xH100`. Raises TutelageError for a name that is not
+    known."""
+    found = re.fullmatch(r"(?:(\d+)x)??(?:(\d+)x)?([A-Za-z]\w*)", text)
     known = facts()["machines"]
-    if found is None or found[2] not in known or int(found[1] or 1) < 1:
-        raise TutelageError(f"no machine `{text}`: write for example 8xH100 (known: {', '.join(known)})")
-    return Machine(text, int(found[1] or 1), **known[found[2]])
+    hosts, gpus = (int(found[place] or 1) for place in (1, 2)) if found is not None else (0, 0)
+    if found is None or found[3] not in known or hosts * gpus < 1:
+        raise TutelageError(f"no machine `{text}`: write for example 8xH100 or 2x8xH100 (known: {', '.join(known)})")
+    return Machine(text, hosts * gpus, **known[found[3]], hosts=hosts)
 
 
 def shape_at(path: str) -> Shape | None:

@@ -17,15 +17,16 @@ With an adapter of a weights (`lora`) the student is 16·a and 2·a to compute w
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
 nothing. A quantised teacher takes 1 (int8, float8) or 0.516 (nf4) per weight of a layer. None of that was measured.
 
-`training.shard` divides the student's 16 and the teacher's b by g. Gathered all the same: embedding and head of both
-(weights, the student's gradients too), and two layers of each model. Nothing else is divided by
-ranks: each has a copy to sample from, and caches of its own.
+`training.shard` divides the student's 16 and the teacher's b by g, `shard: host` by the ranks of a host. Gathered all
+the same: embedding and head of both (weights, the student's gradients too), and two layers of each model. Nothing else
+is divided by ranks: each has a copy to sample from, and caches of its own.
 
 A forward pass takes (4·h + 6·feed-forward) bytes per token: residual, norm, the MLP's three. The engine reads prompts
 in passes of up to 32,768 tokens. A row of its cache has a prompt (of mean length here) and the largest number of new
 tokens; there are as many rows as asked, or as fit in a share of the memory that is free when the engine is made, before
 the first gradients. On CUDA 3 GiB are added for the loss and all else (fitted), or 1.5 where only a sampler runs (an
-assumption).
+assumption). Models that vLLM holds on t GPUs (`tensor_parallel`) take b / t per weight on each, and its cache the rest
+of its share, 0.9 of the GPU, which a synthesis with two models halves.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ BASE, SAMPLING_BASE = 3.0 * GIB, 1.5 * GIB
 ACTIVATION_BYTES = 53  # per token of a micro-batch, layer and unit of width; fitted
 PREFILL_TOKENS, ROW_STEP = 32_768, 256  # of the engine
 ENGINE_SHARE, BENCHMARK_SHARE = 0.5, 0.8  # of free memory, for the caches
+# Of vLLM where it holds the models: its share of each GPU, tokens that it reads at once, and its longest text
+VLLM_SHARE, VLLM_TOKENS, VLLM_CONTEXT = 0.9, 16_384, 65_536
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,14 @@ class Sampling:
     new: int | None = None  # largest number of new tokens; None: the config's
     share: float = ENGINE_SHARE
 
+    @property
+    def new_tokens(self) -> int:
+        """The longest response."""
+        return self.config.max_new_tokens if self.new is None else self.new
+
     def slots(self, machine: Machine, free: float, width: int) -> tuple[int, float]:
         """Rows decoded at a time, and their bytes, with `free` bytes on the device and weights of `width` bytes."""
-        new = self.config.max_new_tokens if self.new is None else self.new
+        new = self.new_tokens
         row = (self.prompt + new) * self.shape.cache_bytes * width / 2
         if self.config.backend == "vllm":  # its share has a copy of the weights, and pages for rows as long as they are
             taken = self.config.memory * machine.memory * GIB
@@ -108,7 +116,7 @@ def training_memory(
     cuda = machine.device != "cpu"
     pure, wide = config.precision == "pure_bfloat16", config.precision == "float32" or not cuda
     width, master, shared = 4 if wide else 2, 2 if pure else 4, config.shard and ranks > 1
-    part = ranks if shared else 1
+    part = shares(config, machine, ranks)
     trained = student.weights if lora is None else student.adapter_weights(lora)
     moments = {"adamw": 2.0 * master, "adamw_8bit": 2.0, "adamw_offload": 0.0}[config.optimizer]
     held: dict[str, float] = {"student and optimizer": (2 * master + moments) * trained / part}
@@ -117,13 +125,13 @@ def training_memory(
         held = {"adapter and optimizer": held["student and optimizer"], "frozen base": frozen.held(width) / part}
     if shared:
         ends = 2 * width if lora is None else width
-        held["gathered layers"] = _gathered(student, ranks, ends, width) + _layer(student) * (width + 4)
+        held["gathered layers"] = _gathered(student, part, ends, width) + _layer(student) * (width + 4)
     else:
         held["copies in bfloat16"] = 0 if wide or pure else 2 * trained
     if teacher is not None and not shared_base:
         held["teacher"] = teacher.held(width) / part
         if shared:
-            held["gathered layers"] += _gathered(teacher, ranks, width, width)
+            held["gathered layers"] += _gathered(teacher, part, width, width)
     micro = min(config.tokens_per_micro_batch, max(1.0, tokens / ranks))
     if config.memory_gib is not None and cuda:
         micro = min(micro, config.max_length)  # the least that it tries; the rest of its memory is for larger ones
@@ -157,6 +165,13 @@ def training_memory(
     return Memory(parts, slots, config.gradient_checkpointing is True or recomputed)
 
 
+def shares(config: TrainingConfig, machine: Machine, ranks: int) -> int:
+    """Into how many parts student and teacher are divided."""
+    if not config.shard:
+        return 1
+    return min(ranks, machine.gpus_per_host) if config.shard == "host" and ranks > machine.gpus_per_host else ranks
+
+
 def beside_once(
     memory: Memory, student: Shape, teacher: Shape, machine: Machine, lora: LoraConfig | None = None
 ) -> Memory:
@@ -171,8 +186,11 @@ def beside_once(
     return memory if more <= 0 else replace(memory, parts={**memory.parts, "teacher, at the start": more})
 
 
-def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine) -> Memory:
-    """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept."""
+def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine, gpus: int = 1) -> Memory:
+    """Of a run that samples from the models it holds, by role, with one sampler after the other; caches are kept.
+    `gpus`: that hold the models together, through vLLM; then per GPU."""
+    if gpus > 1:
+        return _vllm_memory(models, samplings, machine, gpus)
     width, base = _frozen(machine)
     base = min(base, SAMPLING_BASE)
     parts: dict[str, float] = {role: shape.held(width) for role, shape in models.items()}
@@ -182,6 +200,22 @@ def sampling_memory(models: dict[str, Shape], samplings: Sequence[Sampling], mac
         slots.append(count)
         caches += cache
     reading = max(one.reading(count, width) for one, count in zip(samplings, slots, strict=True))
+    return Memory({**parts, "caches": caches, "activations": reading, "base": base}, tuple(slots))
+
+
+def _vllm_memory(models: dict[str, Shape], samplings: Sequence[Sampling], machine: Machine, gpus: int) -> Memory:
+    """vLLM fills the share that it is given with pages of its cache. Rows have the mean length of a prompt here."""
+    parts = {role: shape.held(2) / gpus for role, shape in models.items()}
+    share = VLLM_SHARE * machine.memory * GIB / len(models)
+    slots, caches = [], 0.0
+    for one in samplings:
+        row = (one.prompt + one.new_tokens) * one.shape.cache_bytes / gpus
+        room = share - one.shape.held(2) / gpus - _forward(one.shape, VLLM_TOKENS, 2) / gpus - SAMPLING_BASE
+        slots.append(max(1, min(one.config.batch_size, int(room / row))))
+        caches += max(VLLM_CONTEXT * one.shape.cache_bytes / gpus, room)  # it starts only where the longest fits
+    reading = max(_forward(one.shape, VLLM_TOKENS, 2) for one in samplings) / gpus
+    caches = caches if len(models) > 1 else caches / len(samplings)
+    base = len(models) * SAMPLING_BASE
     return Memory({**parts, "caches": caches, "activations": reading, "base": base}, tuple(slots))
 
 

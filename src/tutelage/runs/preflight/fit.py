@@ -15,12 +15,13 @@ from typing import Any
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.kinds import cost_of, label_of
 from tutelage.runs.ranks import samples_in_one_process
-from tutelage.runs.run import Run, with_parents
+from tutelage.runs.run import Run, gpus_of, with_parents
 
 SURE, CLOSE = 1.02, 0.93  # shares of a GPU's memory
 MOST_GPUS = 64  # that are tried
 SMALL_MICRO_BATCH = 2048  # tokens
 FEW_ROWS = 16  # decoded at a time
+WRITES = ("answers", "synthesize", "evaluate", "benchmark")  # kinds of run whose models may have `tensor_parallel`
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Misfit:
 
 @dataclass(frozen=True)
 class _Enough:
-    """What a run would fit on: GiB per device, or so many GPUs of one host as they are."""
+    """What a run would fit on: GiB per device, or so many GPUs as they are."""
 
     gib: float
     gpus: int | None = None
@@ -67,6 +68,8 @@ def misfits(runs: Iterable[Run], model: CostModel) -> list[Misfit]:
         fix, enough, stops = "", _Enough(cost.memory_gib), True
         if model.ranks > 1 and samples_in_one_process(run):
             fix = "set `sampling.backend: torch`, or --gpus-per-run 1"
+        elif run.training is None and gpus_of(run, 1) > model.machine.gpus_per_host:
+            fix = "lower `tensor_parallel`, or take a host with as many"
         elif _sure(cost, model) > SURE * model.machine.memory:
             fix, enough = _what_would_fit(run, enough, model)
         elif cost.memory_gib > CLOSE * model.machine.memory:
@@ -96,6 +99,8 @@ def _need(run: Run, model: CostModel) -> tuple[str, str]:
     """What the run needs, and the two largest parts of it."""
     if model.ranks > 1 and samples_in_one_process(run):
         return f"vLLM samples in one process, and the run has {model.ranks} ranks", ""
+    if run.training is None and gpus_of(run, 1) > model.machine.gpus_per_host:
+        return f"`tensor_parallel: {gpus_of(run, 1)}`, and a host has {model.machine.gpus_per_host} GPUs", ""
     cost = cost_of(run, model)
     assert cost is not None
     ranked = sorted(cost.memory_parts.items(), key=lambda part: -part[1])[:2]
@@ -127,7 +132,7 @@ def _what_would_fit(run: Run, enough: _Enough, model: CostModel) -> tuple[str, _
     shared = _with(run, {"shard": True})
     more = range(machine.gpus + 1, MOST_GPUS + 1)
     gpus = next((n for n in more if _gib(shared, model.elsewhere(machine, n)) <= machine.memory), None)
-    options = ["{gpus} GPUs in one host"] if gpus else []
+    options = ["{gpus} GPUs"] if gpus else []
     options += [f"{machine.gpus} of {{gib}}" if machine.gpus > 1 else "a GPU of {gib}", smaller]
     sharing = "" if run.training.shard or not gpus else ", and training.shard: true for several GPUs"
     enough = _Enough(_gib(shared, model.elsewhere(machine, machine.gpus)), gpus)
@@ -153,13 +158,26 @@ def _settings(run: Run, model: CostModel) -> Iterator[tuple[str, dict[str, Any],
 def _for_one_process(run: Run, model: CostModel) -> str:
     """For a run that is one process, on one GPU."""
     cpu, roles = model.machine.device == "cpu", list(run.models)
-    options = ["a machine with {gib}" if cpu else "a GPU of {gib}"]
+    parallel = None if cpu else _tensor_parallel(run, model)
+    if parallel is not None:
+        return f"set `tensor_parallel: {parallel}` in the section of its model"
+    options = ["a machine with {gib}" if cpu else "GPUs of {gib}" if gpus_of(run, 1) > 1 else "a GPU of {gib}"]
     alone = (replace(run, models=dict.fromkeys(roles, config)) for config in run.models.values())
     if run.kind == "synthesize" and any(_gib(one, model) <= model.machine.memory for one in alone):
         options.append("one model as generator and annotator")
     options.append("a smaller model" if len(roles) == 1 else "smaller models")
-    several = "" if cpu else "; inference of a model on several GPUs is not possible in this version"
-    return f"needs {', or '.join(options)}{several}"
+    return f"needs {', or '.join(options)}"
+
+
+def _tensor_parallel(run: Run, model: CostModel) -> int | None:
+    """The fewest GPUs of a host, from 2 on and by doubling, whose vLLM holds the models of a run that only writes."""
+    count = 2 * gpus_of(run, 1)
+    while run.kind in WRITES and count <= model.machine.gpus_per_host:
+        wide = {role: one.model_copy(update={"tensor_parallel": count}) for role, one in run.models.items()}
+        if _gib(replace(run, models=wide), model) <= CLOSE * model.machine.memory:
+            return count
+        count *= 2
+    return None
 
 
 def _sure(cost: Cost, model: CostModel) -> float:

@@ -158,6 +158,8 @@ def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
         samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]
         if any(getattr(sampling, "backend", None) == "vllm" for sampling in samplings) and find_spec("vllm") is None:
             yield Problem("`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'")
+        if any(model.tensor_parallel for model in run.models.values()) and find_spec("vllm") is None:
+            yield Problem("`tensor_parallel`: vLLM is not installed: pip install 'tutelage[vllm]'")
         precisions = [model.precision for model in run.models.values()]
         missing = [missing_package(one) for one in (*precisions, run.lora and run.lora.base)]
         for text in filter(None, [run.lora and missing_peft(), *missing]):

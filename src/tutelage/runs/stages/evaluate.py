@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.progress import progress
@@ -15,11 +13,10 @@ from tutelage.data.dataset import bad_rows_note, load_dataset
 from tutelage.data.encode_rows import prompt_notes
 from tutelage.evaluation.records import ExampleRecord, read_records, write_records
 from tutelage.evaluation.tasks import evaluate_generation, lead_1_records, score_response, task_result
-from tutelage.models.load import load_model
 from tutelage.recipe.sections import TaskConfig
 from tutelage.runs.run import Run
 from tutelage.runs.stages.earlier import earlier_folders
-from tutelage.sampling.make_sampler import make_sampler
+from tutelage.sampling.make_sampler import load_to_write, make_sampler
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -41,8 +38,7 @@ def evaluate(run: Run) -> dict[str, Any]:
             for row, old in zip(data.conversations, kept, strict=True)
         ]
     else:
-        kind = torch.bfloat16 if run.device == "cuda" else torch.float32
-        loaded = load_model(run.models["model"], run.device, kind)
+        loaded = load_to_write(run.models["model"], run.device, task.sampling.batch_size)
         for note in prompt_notes(loaded.template, data.conversations):
             print(f"{run.stage}: data.{task.data}: {note}", flush=True)
         sampler = make_sampler(loaded, task.sampling)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -31,7 +32,7 @@ ADAPTER = "adapter"  # folder of a run's adapter, where `model` holds the whole 
 FULL_RATE = 2e-5  # a learning rate below it is one for all weights
 
 
-def load_student(run: Run, sharded: bool) -> LoadedModel:
+def load_student(run: Run, sharded: bool | Literal["host"]) -> LoadedModel:
     """The student on the run's device: float32 weights to be trained, or frozen ones in the compute type with a float32
     adapter.
 

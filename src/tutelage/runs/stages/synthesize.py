@@ -5,18 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
-
 from tutelage.common.errors import TutelageError
 from tutelage.common.progress import progress
 from tutelage.data.dataset import load_dataset
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.data import data_folder
-from tutelage.models.load import LoadedModel, load_model
+from tutelage.models.load import LoadedModel
 from tutelage.recipe.sections import SamplingConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.runs.run import Run
-from tutelage.sampling.make_sampler import make_sampler
+from tutelage.sampling.make_sampler import load_to_write, make_sampler
 from tutelage.synthesis.blocks import SynthesisPlan
 from tutelage.synthesis.filters import Filters
 from tutelage.synthesis.page import build_page
@@ -40,9 +38,9 @@ def synthesize(run: Run) -> dict[str, Any]:
             flush=True,
         )
     filters = Filters(stage.filters, gold, texts)
-    loaded = {"generator": _load(run, "generator")}
     same = run.models["annotator"] == run.models["generator"]
-    loaded["annotator"] = loaded["generator"] if same else _load(run, "annotator")
+    loaded = {"generator": _load(run, "generator", stage.inputs, same)}
+    loaded["annotator"] = loaded["generator"] if same else _load(run, "annotator", stage.answers, same)
     plan = SynthesisPlan(
         rows=stage.rows,
         demonstrations=stage.demonstrations,
@@ -90,8 +88,8 @@ def _evaluation_texts(run: Run, stage: SynthesizeStage, frame: Frame) -> list[st
     return texts
 
 
-def _load(run: Run, role: str) -> LoadedModel:
-    return load_model(run.models[role], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
+def _load(run: Run, role: str, sampling: SamplingConfig, alone: bool) -> LoadedModel:
+    return load_to_write(run.models[role], run.device, sampling.batch_size, models=1 if alone else 2)
 
 
 def _writer(loaded: LoadedModel, sampling: SamplingConfig, stops: tuple[int, ...] = ()) -> Writer:

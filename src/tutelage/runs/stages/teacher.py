@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -32,7 +33,7 @@ from tutelage.teachers.top_k import TopKSource
 CACHE = "teacher-cache"  # in the folder of all runs
 
 
-def load_teacher(run: Run, student: LoadedModel, sharded: bool) -> tuple[LoadedModel, bool]:
+def load_teacher(run: Run, student: LoadedModel, sharded: bool | Literal["host"]) -> tuple[LoadedModel, bool]:
     """The teacher in the compute type (frozen, it needs no float32 copy), and whether it is the student's own frozen
     weights, which an adapter leaves as they are.
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
-
 from tutelage.common.progress import progress
 from tutelage.common.types import Message
 from tutelage.data.encode_rows import messages_asked
-from tutelage.models.load import LoadedModel, load_model
+from tutelage.models.load import LoadedModel
 from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
-from tutelage.sampling.make_sampler import make_sampler
+from tutelage.sampling.make_sampler import load_to_write, make_sampler
 from tutelage.training.teacher_answers import answer_summary, read_answers, write_answers
 
 
@@ -24,7 +22,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
     Goes on from the answers that are there already. Returns the content of result.json.
     """
     stage: SeqkdStage = run.config
-    loaded = load_model(run.models["teacher"], run.device, torch.bfloat16 if run.device == "cuda" else torch.float32)
+    loaded = load_to_write(run.models["teacher"], run.device, stage.sampling.batch_size)
     loaded.tokenizer.save_pretrained(run.folder / "tokenizer")
     questions, too_long, last_turns_cut = _questions(run, loaded)
     sampler = make_sampler(loaded, stage.sampling)

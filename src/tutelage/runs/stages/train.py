@@ -53,7 +53,7 @@ def train(run: Run) -> dict[str, Any]:
     """
     training = run.training
     assert training is not None
-    sharded = training.shard and _join_ranks(run)
+    sharded = training.shard if training.shard and _join_ranks(run) else False
     student = load_student(run, sharded)
     teacher, shared = load_teacher(run, student, sharded) if "teacher" in run.models else (None, False)
     trainer, reports = prepare(run, student, teacher, shared)
@@ -65,7 +65,7 @@ def train(run: Run) -> dict[str, Any]:
     with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
         last = trainer.run()
         after = trainer.validate() if validation else None
-        save_student(run, student, sharded, write=trainer.rank == 0)
+        save_student(run, student, bool(sharded), write=trainer.rank == 0)
     result: dict[str, Any] = {"kind": run.kind, "stage": run.stage, "seed": run.seed, "data": reports, "last": last}
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])

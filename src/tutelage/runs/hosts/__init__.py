@@ -1,0 +1,1 @@
+"""Runs on more than one host: started by torchrun or srun, or as tasks of a Ray cluster."""
