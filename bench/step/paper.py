@@ -87,8 +87,12 @@ def tutelage_worker(
     from tutelage.training.on_policy import RolloutPlan
     from tutelage.training.trainer import Trainer
 
-    half = torch.bfloat16 if compute_of(options) == "bfloat16" else None
-    where = "meta" if sharded and PartialState().process_index else None
+    half = torch.bfloat16 if compute_of(options) in ("bfloat16", "pure_bfloat16") else None
+    where = None
+    if sharded:  # the first rank has the weights, on the CPU where a GPU cannot hold them
+        where = (
+            "meta" if PartialState().process_index else "cpu" if options.teacher == "70b" else None
+        )
     student, teacher = (make_student(options), None) if elsewhere else make_models(options, where)
     for model in dict.fromkeys(filter(None, (student, teacher))):
         prepare(model)
@@ -110,7 +114,7 @@ def tutelage_worker(
     sampling = SamplingConfig(max_new_tokens=options.new_tokens, temperature=1.0, batch_size=options.batch)
     steps = options.warmup + options.steps
     config = TrainingConfig(batch_size=options.batch, epochs=steps, tokens_per_micro_batch=options.micro_batch)
-    switches = {"precision": compute_of(options), "compile": options.compile}
+    switches = {"precision": compute_of(options), "compile": options.compile, "optimizer": options.optimizer}
     config = config.model_copy(update={"gradient_checkpointing": options.checkpointing, **switches})
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
@@ -225,6 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shared-base", action="store_true", help="with --lora: the teacher is the frozen student")
     parser.add_argument("--checkpointing", action="store_true", help="recompute Tutelage's activations")
     parser.add_argument("--profile", type=Path, help="profile one more step of Tutelage; files get this prefix")
+    parser.set_defaults(optimizer="adamw")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--trl-weights", help=argparse.SUPPRESS)

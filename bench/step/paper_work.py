@@ -98,7 +98,7 @@ def make_teacher(options: argparse.Namespace, device: str | None = None) -> Any:
 
     half = torch.bfloat16 if options.device == "cuda" else torch.float32
     where = device or options.device
-    if options.teacher == "70b" and where != "meta":
+    if options.teacher == "70b" and where == options.device == "cuda":
         return _by_layers(teacher_shape(options), where, half, options.teacher_precision)
     teacher = _build(teacher_shape(options), where, half, 1)
     quantise(teacher, options.teacher_precision, half)
@@ -172,11 +172,31 @@ def _build(shape: dict[str, Any], device: str, kind: Any, seed: int) -> Any:
     config = LlamaConfig(**shape)
     config.eos_token_id = None
     torch.set_default_dtype(kind)
-    with torch.device(device):
+    large = device == "cpu" and shape["hidden_size"] > 2_048  # drawing its weights there would take minutes
+    with torch.device("meta" if large else device):
         model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
+    if large:
+        _fill(model, kind)
     model.generation_config.eos_token_id = None
     return model
+
+
+def _fill(model: Any, kind: Any) -> None:
+    """Weights on the CPU, which repeat sixteen million drawn numbers."""
+    import torch
+
+    model.to_empty(device="cpu")
+    decoder = model.get_decoder()
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.config)
+    drawn = torch.randn(2**24).mul_(model.config.initializer_range).to(kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+                continue
+            for part in parameter.view(-1).split(len(drawn)):
+                part.copy_(drawn[: len(part)])
 
 
 def weights(shape: dict[str, Any]) -> int:
