@@ -100,6 +100,7 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, refuse_other
@@ -108,6 +109,7 @@ def run(
 
     config = load_recipe(recipe, overrides)
     out = report_to or runs / f"{config.name}-report"
+    refuse_unwritable(out, "--report")
     refuse_other(out, recipe, "report")
     with page_of(runs) if web else nullcontext():
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
@@ -134,12 +136,14 @@ def report(
     tutelage report recipes/mini/study.yaml --runs s3://bucket/runs --no-text
     """
     from tutelage.common.errors import TutelageError
+    from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import read_yaml
     from tutelage.recipe.owner import claim, refuse_other
 
     if file.suffix == ".json":
         raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
     content = read_yaml(file)
+    refuse_unwritable(out, "--out")
     refuse_other(out, file, "report")
     if "stages" in content:
         name = _report_recipe(file, overrides or [], runs, out, only or [], text)
