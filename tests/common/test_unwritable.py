@@ -139,5 +139,5 @@ def test_replies_are_not_scored_again_where_that_cannot_be_written(tmp_path: Pat
 
 def test_a_trainer_of_models_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TutelageError, match="folder: .*file cannot be written: .*file is a file"):
+    with pytest.raises(TutelageError, match=r"folder: .*file cannot be written: .*file is a file"):
         tutelage.Trainer(torch.nn.Linear(1, 1), None, ROWS, folder=tmp_path / "file")
