@@ -333,8 +333,7 @@ class Planner:
             else:
                 source = source.model_copy(update={"lora": None, "precision": precision})
                 found.models[role] = source
-                key = fingerprint(source, self.inputs.model(source))
-                found.model_fingerprints[role] = key
+                found.model_fingerprints[role] = fingerprint(source, self.inputs.model(source))
                 found.planned_models[role] = fingerprint(source, self.inputs.model(source, local=True))
         sections = {name: self.section(name, seed) for name in data}
         sections |= {name: self.section(name, seed, require_response=False) for name in prompts}
