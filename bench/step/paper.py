@@ -90,9 +90,7 @@ def tutelage_worker(
     half = torch.bfloat16 if compute_of(options) in ("bfloat16", "pure_bfloat16") else None
     where = None
     if sharded:  # the first rank has the weights, on the CPU where a GPU cannot hold them
-        where = (
-            "meta" if PartialState().process_index else "cpu" if options.teacher == "70b" else None
-        )
+        where = "meta" if PartialState().process_index else "cpu" if options.teacher == "70b" else None
     student, teacher = (make_student(options), None) if elsewhere else make_models(options, where)
     for model in dict.fromkeys(filter(None, (student, teacher))):
         prepare(model)

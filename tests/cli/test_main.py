@@ -140,6 +140,14 @@ def raised(error: BaseException) -> None:
     raise error
 
 
+def abort(number: signal.Signals) -> None:
+    """What typer makes of a signal during a question."""
+    try:
+        os.kill(os.getpid(), number)
+    except KeyboardInterrupt:
+        raise typer.Abort from None
+
+
 GOES_ON = "; the same command goes on where it stopped"
 SAVED = "stopped after step 3; the same command goes on from there"
 
@@ -151,7 +159,8 @@ SAVED = "stopped after step 3; the same command goes on from there"
         ("run", lambda: raised(KeyboardInterrupt()), 130, f"stopped{GOES_ON}"),
         ("run", lambda: os.kill(os.getpid(), signal.SIGTERM), 143, f"stopped{GOES_ON}"),
         ("study", lambda: raised(Interrupted(SAVED)), 130, SAVED),
-        ("init", lambda: raised(typer.Abort()), 130, "stopped; nothing was written"),
+        ("init", lambda: abort(signal.SIGINT), 130, "stopped; nothing was written"),
+        ("init", lambda: abort(signal.SIGTERM), 143, "stopped; nothing was written"),
     ],
 )
 def test_a_stop_is_one_line_and_130_or_143(

@@ -39,6 +39,19 @@ def test_saving_again_replaces_the_folder_and_a_failure_keeps_it(tmp_path: Path,
     assert model_fingerprint(ModelConfig(path=str(folder))) == second
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.model", "vocab.json", "tokenizer_config.json"])
+def test_an_adapters_own_tokenizer_and_template_count(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tutelage.models.files.adapter_base", lambda _: (str(base), None) if _ != base else None)
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    save_model(tiny.llama(), jobs.words(), base)
+    adapter.mkdir()
+    (adapter / "tokenizer_config.json").write_text("{}")
+    (adapter / name).write_text("{}")
+    before = model_fingerprint(ModelConfig(path=str(adapter)))
+    (adapter / name).write_text('{"a": 1}')
+    assert model_fingerprint(ModelConfig(path=str(adapter))) != before
+
+
 def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
     def error_for(folder: str | Path) -> str:
         with pytest.raises(TutelageError) as caught:

@@ -48,6 +48,20 @@ def test_another_file_of_the_name_is_refused_and_the_same_one_is_not(tmp_path: P
     assert moved.is_file()
 
 
+def test_a_name_by_override_is_its_files_as_long_as_that_keeps_its_own(tmp_path: Path) -> None:
+    one, two = recipe(tmp_path / "one.yaml"), recipe(tmp_path / "two.yaml", name="z")
+    out = tmp_path / "runs" / "z-report"
+    claim(out, one, "z")  # tutelage run one.yaml name=z
+    refuse_other(out, one, "report")
+    with pytest.raises(TutelageError, match=r"z-report has the report of another file, .*one\.yaml, named `z`: give"):
+        refuse_other(out, two, "report")
+    recipe(one, name="y")
+    refuse_other(out, two, "report")
+    claim(out, two, "z")
+    with pytest.raises(TutelageError, match=r"two\.yaml, named `z`"):
+        refuse_other(out, one, "report")
+
+
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -68,6 +82,8 @@ def test_a_second_recipe_of_the_name_takes_neither_report_nor_model(workshop: Wo
     out = ["--out", str(workshop.folder / "page")]
     main(["report", str(one), *runs, *out])
     assert "one.yaml, named `tiny`" in fails(["report", str(two), *runs, *out], capsys)
+    main(["report", str(one), "name=else", *runs, *out])
+    assert "one.yaml, named `else`" in fails(["report", str(two), *runs, *out], capsys)
     assert (workshop.runs / "tiny-report" / "report.html").read_text() == page
     other = workshop.folder / "others"
     main(["run", str(two), "--runs", str(other)])  # `models` is beside both folders

@@ -23,6 +23,7 @@ from tutelage.models.surgery.prune import perplexity
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.do_run import do_run
+from tutelage.runs.fingerprints import refuse_changed
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
 from tutelage.training.trainer import Trainer
@@ -68,6 +69,30 @@ def test_a_file_that_changes_after_planning_is_never_used_silently(workshop: Wor
     with pytest.raises(TutelageError, match=f"{what}.*changed after this run was planned: run the same command"):
         do_run(run)
     assert not run.done
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_local_files_of_a_model_on_the_hub_count_and_its_commit_does_not(
+    workshop: Workshop, declared: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A study is planned without asking the hub; a hub that moves on, or is away, is no changed file."""
+    commits = iter(range(100))
+    monkeypatch.setattr("tutelage.models.files._hub_commit", lambda _: f"commit {next(commits)}")
+    template, folder = workshop.folder / "mine.jinja", str(workshop.models / "student")
+    template.write_text("{{ messages }}")
+    stage = {"name": "sft", "kind": "sft", "data": "train"}
+
+    def run_of(**model: str) -> Run:
+        recipe = load_recipe(workshop.write(student=model, stages=[stage]))
+        return Planner(recipe, workshop.folder, workshop.runs, declared=declared).stage_run("sft", 0)
+
+    refuse_changed(run_of(path=folder, tokenizer="who/else"))
+    refuse_changed(run_of(path="who/model"))
+    run = run_of(path="who/model", chat_template=str(template))
+    refuse_changed(run)
+    template.write_text("{{ messages[0] }}")
+    with pytest.raises(TutelageError, match="student `who/model`: its files changed after this run was planned"):
+        refuse_changed(run)
 
 
 def test_held_out_perplexity_is_that_of_the_models_before_and_after(workshop: Workshop):

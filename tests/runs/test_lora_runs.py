@@ -235,6 +235,25 @@ def test_two_ranks_share_a_base_and_an_adapter(workshop: Workshop, monkeypatch: 
     assert (found[0] - found[1]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
+def test_a_mixture_trains_says_what_has_no_adapter_and_is_saved_whole(workshop: Workshop, capsys: Any):
+    import shutil
+
+    from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
+
+    folder = Path(shutil.copytree(workshop.models / "student", workshop.folder / "mixture"))
+    keys = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+    of_student = {key: getattr(AutoConfig.from_pretrained(folder), key) for key in keys}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    MixtralForCausalLM(MixtralConfig(**of_student, **sizes, **heads)).save_pretrained(folder)
+    run = planned(workshop, "sft", student__path=str(folder), stages=[SFT])
+    (notice,) = done(run)["notices"]
+    assert "weights get no adapter and stay as they are" in notice
+    assert notice.partition(": ")[2] in capsys.readouterr().out
+    assert (logits(run.folder / "model") - logits(run.folder / "adapter")).abs().max() < 1e-4
+
+
 # --- four and eight bits ----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import subprocess
 import threading
@@ -188,7 +189,7 @@ def test_another_teacher_is_refused_in_one_line_before_and_during_a_run(
     served.stop()
     served.make = other.app
     served.start()
-    with pytest.raises(TutelageError, match=r"has other weights or another tokenizer than .*: serve that one$"):
+    with pytest.raises(TutelageError, match=r"has other weights or another tokenizer or template than .*: serve that"):
         asked.answer(QUESTION)
     with pytest.raises(TutelageError, match=r"\(`.*twin`\) than the recipe's teacher `.*/teacher` \(") as error:
         distil("again", signal={"served": served.url})
@@ -291,6 +292,22 @@ def test_a_template_of_the_recipe_needs_none_at_the_server(
     template.write_text(CHATML)
     changes = {"teacher__chat_template": str(template), "teacher__tokenizer": str(workshop.models / "student")}
     assert list(teacher_problems([plan(changes=changes, signal={"served": served.url})])) == []
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "tokenizer.json"])
+def test_a_template_or_tokenizer_that_changed_beside_the_weights_is_another_teacher(
+    tiny_models: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_models / "teacher", tmp_path / "teacher"))
+    served = serving(str(folder))
+    try:
+        source(served, tmp_path)
+        with (folder / name).open("a") as file:
+            file.write("\n")
+        with pytest.raises(TutelageError, match=r"another tokenizer or template .* \(again, if its files changed\)$"):
+            source(served, tmp_path)
+    finally:
+        served.stop()
 
 
 def test_a_token_is_asked_for_and_never_shown(

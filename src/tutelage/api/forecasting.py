@@ -49,6 +49,7 @@ def forecast(
 
     Example: `print(tutelage.forecast("mine.yaml", pilot="short"))`
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.forecasting.forecast import SHARES, make_forecast
     from tutelage.forecasting.page import informed_text, write_forecast
 
@@ -58,6 +59,8 @@ def forecast(
         raise TutelageError(f"{'budget' if budget < 0 else 'effect'}: give a number of at least 0")
     config, base, _ = read_recipe(recipe, overrides, folder)
     root = Path(runs)
+    place = Path(out) if out is not None else root / f"{config.name}-forecast"
+    refuse_unwritable(place, "out:")
     options: dict[str, Any] = {"pilot": pilot, "budget": budget, "effect": effect, "stage": stage, "jobs": jobs}
     found = make_forecast(config, base, root, **options, say=lambda _: None)
     known, answer = found.known, found.answer
@@ -75,7 +78,7 @@ def forecast(
         prices={name: dict(vars(price)) for name, price in found.prices.items()},
         stopped=found.stopped,
         informed=informed_text(found),
-        page=write_forecast(found, Path(out) if out is not None else root / f"{config.name}-forecast"),
+        page=write_forecast(found, place),
     )
 
 

@@ -16,7 +16,7 @@ from tutelage.api.results import TrainingResult
 from tutelage.api.rows import rows_path
 from tutelage.api.settings import Sections, section, sort_settings
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import hash_file
+from tutelage.common.files import hash_file, refuse_unwritable
 from tutelage.common.hashing import fingerprint
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.metrics_log import read_metrics
@@ -88,6 +88,7 @@ class Trainer:
             raise TutelageError("teacher and student are one object: give the teacher as a copy (copy.deepcopy)")
         self._kept = tempfile.TemporaryDirectory(prefix="tutelage-")  # removed with this object
         self.folder = Path(self._kept.name if folder is None else folder)
+        refuse_unwritable(self.folder, "folder:")
         run = _run(self.folder, student, rows, validation, seed, teacher is not None, sections)
         _check_weights(student, teacher, run.training)
         self._own = {id(model): _attention(model) for model in (student, teacher) if model is not None}

@@ -195,9 +195,12 @@ def _score_replies(
 ) -> None:
     """Score a file of replies and print the result. Unknown and doubled ids are an error, raised after printing."""
     from tutelage.common.errors import TutelageError
+    from tutelage.common.files import refuse_unwritable
     from tutelage.evaluation.benchmarks import benchmark
     from tutelage.evaluation.replies import problem, score_file, write_evaluation
 
+    if out is not None:
+        refuse_unwritable(out, "--out")  # before a judge is asked
     scored = score_file(task, responses, data_dir, limit, seed, judge)
     if out is not None:
         write_evaluation(out, benchmark(task), scored)

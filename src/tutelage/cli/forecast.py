@@ -41,6 +41,7 @@ def forecast(
 
     tutelage forecast recipe.yaml --pilot short --budget 0.05 --runs runs
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.forecasting.forecast import make_forecast
     from tutelage.forecasting.page import forecast_lines, write_forecast
     from tutelage.recipe.load import load_recipe
@@ -48,6 +49,7 @@ def forecast(
 
     config = load_recipe(recipe, overrides)
     out = out or runs / f"{config.name}-forecast"
+    refuse_unwritable(out, "--out")
     refuse_other(out, recipe, "forecast")
     found = make_forecast(
         config,

@@ -48,7 +48,7 @@ def init(
     tutelage init rows.jsonl --test test.jsonl --teacher Qwen/Qwen3-4B --student Qwen/Qwen3-0.6B --yes
     """
     from tutelage.common.errors import TutelageError
-    from tutelage.common.files import write_atomically
+    from tutelage.common.files import refuse_unwritable, write_atomically
     from tutelage.recipe.base import NAME_PATTERN
     from tutelage.start.draft import draft
     from tutelage.start.estimate import look_at_machine
@@ -62,8 +62,11 @@ def init(
     if not re.fullmatch(NAME_PATTERN, called):
         raise TutelageError(f"--name {called}: a name has letters, digits, `_`, `.` and `-` only: give another")
     out = out or Path(f"{called}.yaml")
+    if out.is_dir():
+        raise TutelageError(f"{out} is a folder: give the file to write, such as --out {out / called}.yaml")
     if out.exists() and not force:
         raise TutelageError(f"{out} exists: give another --name or --out, or --force to replace it")
+    refuse_unwritable(out.parent, "the folder of --out,")
 
     looks: dict[str, Look] = {}
     for role in (role for role, paths in roles.items() if paths):

@@ -100,6 +100,7 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, refuse_other
@@ -112,6 +113,7 @@ def run(
             return
         config = load_recipe(recipe, overrides)
         out = report_to or runs / f"{config.name}-report"
+        refuse_unwritable(out, "--report")
         refuse_other(out, recipe, "report")
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     show(build_report(results, out, include_text=text), results)
@@ -137,26 +139,26 @@ def report(
     tutelage report recipes/mini/study.yaml --runs s3://bucket/runs --no-text
     """
     from tutelage.common.errors import TutelageError
+    from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import read_yaml
     from tutelage.recipe.owner import claim, refuse_other
 
     if file.suffix == ".json":
         raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
     content = read_yaml(file)
+    refuse_unwritable(out, "--out")
     refuse_other(out, file, "report")
     if "stages" in content:
-        _report_recipe(file, overrides or [], runs, out, only or [], text)
+        name = _report_recipe(file, overrides or [], runs, out, only or [], text)
     elif overrides or only:
         raise TutelageError(f"{file} is a study: `{[*(overrides or []), '--only'][0]}` works for recipes only")
     else:
-        _report_study(file, runs, out, text)
-    claim(out, file, str(content.get("name")))
+        name = _report_study(file, runs, out, text)
+    claim(out, file, name)
 
 
-def _report_recipe(
-    file: Path, overrides: Sequence[str], place: str, out: Path, only: Sequence[str], text: bool
-) -> None:
-    """Report the recipe's runs in the folder `place`."""
+def _report_recipe(file: Path, overrides: Sequence[str], place: str, out: Path, only: Sequence[str], text: bool) -> str:
+    """Report the recipe's runs in the folder `place`; returns its name."""
     from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import load_recipe
     from tutelage.report.recipe.page import build_report
@@ -168,10 +170,11 @@ def _report_recipe(
         raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
     note_elsewhere(results.elsewhere)
     show(build_report(results, out, include_text=text), results)
+    return results.name
 
 
-def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
-    """Report the study's cells in `place`, a folder or URL."""
+def _report_study(file: Path, place: str, out: Path, text: bool) -> str:
+    """Report the study's cells in `place`, a folder or URL; returns its name."""
     from tutelage.report.forecasts import forecasts_file
     from tutelage.report.study.losses import training_logs
     from tutelage.report.study.page import write_study_report
@@ -195,6 +198,7 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> None:
             store.get(kept.name)
     report = write_study_report(name, cells(planned, runs), out, text, logs, kept)
     print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
+    return name
 
 
 app.command()(init)

@@ -66,6 +66,31 @@ def storage_problem(error: BaseException) -> str | None:
     return None
 
 
+def unwritable(folder: Path) -> str | None:
+    """Why no file can be written into a folder, which is to be made if it is absent; None: one can. Writes nothing."""
+    place = folder
+    try:
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if place.is_dir():
+            folder.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        return f"{error.filename}: {error.strerror}"
+    if not place.is_dir():
+        return f"{place} is {'a link to nothing' if place.is_symlink() and not place.exists() else 'a file'}"
+    allowed = os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+    return None if allowed else f"{place} may not be written"
+
+
+def refuse_unwritable(folder: Path, option: str) -> None:
+    """Raise TutelageError, before work whose results would have no place, if `folder` (see `unwritable`) cannot be
+    written. `option`: what names it, for the message."""
+    if reason := unwritable(folder):
+        raise TutelageError(f"{option} {folder} cannot be written: {reason}: choose another folder, or mend that")
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path, wait: str = "") -> Iterator[Path]:
     """Hold the system's lock on a folder, which is made if it is absent; it ends with this process.

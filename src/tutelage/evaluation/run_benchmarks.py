@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import alone_in, write_atomically
+from tutelage.common.files import alone_in, refuse_unwritable, write_atomically
 from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, prompt_notices, resume
 from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
@@ -62,6 +62,8 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     `summary.json` and one folder per task are written to `settings.out`. All data are read before the model is loaded,
     unless `answerer` gives a loaded one. Raises TutelageError for data, models and folders that cannot be used.
     """
+    for place in (settings.out, *(settings.out / name for name in settings.tasks if not name.startswith(LM_EVAL))):
+        refuse_unwritable(place, "--out:")
     folder = data_folder(settings.data_dir)
     loaded = {
         name: load_lm_eval_task(name)

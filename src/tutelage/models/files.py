@@ -129,6 +129,9 @@ def _folder_fingerprint(folder: Path) -> str:
     base = adapter_base(folder)
     if base is not None:
         files = [*sorted(folder.glob("adapter_*")), *sorted(folder.glob("token*.json")), *folder.glob("*.jinja")]
+        if (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
+            vocabulary = (file for pattern in ("*.json", *_VOCABULARY) for file in _sorted(folder, pattern))
+            files += [file for file in vocabulary if file not in files]
         of_base = model_fingerprint(ModelConfig(path=base[0], revision=base[1]))
         return fingerprint(of_base, [[p.name, cached_hash(p)] for p in files])
     if not (folder / "config.json").is_file():

@@ -23,7 +23,7 @@ from tutelage.models.own_module import OwnModule
 from tutelage.models.rms_norm import fuse_norms
 from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import decoder_layers, reshard, shard
-from tutelage.models.surgery.quantise import check_precision, keep_scales, quantization
+from tutelage.models.surgery.quantise import check_precision, keep_scales, note_unquantised, quantization
 from tutelage.models.whole import (
     adapter_base,
     merged,
@@ -78,6 +78,8 @@ def load_model(
         check_precision(config, folder, device_type, bool(sharded))
     model = read_weights(config, folder, dtype, bool(sharded), device=device)
     refuse_nonfinite(config.path, model)
+    if config.precision is not None:
+        note_unquantised(config, model)
     if prepare is not None:
         prepare(model)
     tokenizer = _tokenizer(folder, config)

@@ -38,12 +38,18 @@ def claim(folder: Path, file: Path | None, name: str) -> None:
 
 
 def owner_of(folder: Path, file: Path, name: str) -> dict[str, str]:
-    """What `other_owner` compares: the file's path from the folder, and its name."""
-    return {"file": Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix(), "name": name}
+    """What `other_owner` compares: the file's path from the folder, the name of its results, and that written in it, if
+    an override gave another."""
+    try:
+        written = read_yaml(file).get("name")
+    except TutelageError:  # it is being edited
+        written = name
+    path = Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+    return {"file": path, "name": name} | ({} if written == name else {"written": str(written)})
 
 
 def other_owner(owner: Any, folder: Path, file: Path | None) -> Path | None:
-    """The file that `owner_of` noted for `folder`, if it is another one than `file` that still has that name.
+    """The file that `owner_of` noted for `folder`, if it is another one than `file` that still has its name.
 
     A file that was moved, copied unchanged, or given another name since is no other.
     """
@@ -53,6 +59,6 @@ def other_owner(owner: Any, folder: Path, file: Path | None) -> Path | None:
     if not other.is_file() or other == file.resolve() or other.read_bytes() == file.read_bytes():
         return None
     try:
-        return other if read_yaml(other).get("name") == owner.get("name") else None
+        return other if str(read_yaml(other).get("name")) == owner.get("written", owner.get("name")) else None
     except TutelageError:  # it is being edited
         return other

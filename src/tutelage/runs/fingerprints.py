@@ -14,7 +14,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset, questions_of
 from tutelage.data.sources import local_files
-from tutelage.models.files import locate, model_fingerprint
+from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import BenchmarkTask
 
@@ -101,7 +101,7 @@ def refuse_changed(run: Run) -> None:
             raise TutelageError(f"data.{name}: {_CHANGED}")
     for role, planned in run.planned_models.items():
         config = run.models[role]
-        if locate(config)[1] is not None and fingerprint(config, model_fingerprint(config)) != planned:
+        if fingerprint(config, model_fingerprint(config, hub=False)) != planned:
             raise TutelageError(f"{role} `{config.path}`: {_CHANGED}")
 
 
@@ -144,9 +144,12 @@ class InputFingerprints:
         """A number per row of a section, equal for equal questions, if `data` has read it here."""
         return self._questions.get(fingerprint(config, str(recipe_folder), require_response), [])
 
-    def model(self, config: ModelConfig) -> str:
-        """Fingerprint of a model's files, or of its hub id and revision."""
-        key = fingerprint(config)
+    def model(self, config: ModelConfig, local: bool = False) -> str:
+        """Fingerprint of a model's files, or of its hub id and commit; with `local` or declared, of id and revision.
+
+        Template and tokenizer that are local files count wherever the model is."""
+        hub = not (self.declared or local)
+        key = fingerprint(config) if hub or self.declared else fingerprint("local", config)
         if key not in self.known:
-            self.known[key] = model_fingerprint(config, hub=not self.declared)
+            self.known[key] = model_fingerprint(config, hub=hub)
         return self.known[key]

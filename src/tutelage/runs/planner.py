@@ -315,9 +315,8 @@ class Planner:
         changed: str = "student",
         writes: bool = False,
     ) -> _Inputs:
-        """Models by role and data by name. `data`: sections of whole rows; `prompts`: sections that may lack responses.
-        `settings`: of the stages that make the models. `changed`: the role that is trained or cut, never quantised.
-        `writes`: the models only write, which vLLM can do on several GPUs."""
+        """Models by role and data by name. `prompts`: sections that may lack responses. `settings`: of the stages that
+        make the models. `changed`: the role that is trained or cut. `writes`: they only write, so vLLM may hold them."""
         found = _Inputs()
         for role, name in roles.items():
             source, uncut = self._source(name), self._uncut(name)
@@ -333,7 +332,8 @@ class Planner:
                 key = fingerprint(run.fingerprint, precision) if precision else run.fingerprint
             else:
                 found.models[role] = source = source.model_copy(update={"lora": None, **held})
-                found.planned_models[role] = key = fingerprint(source, self.inputs.model(source))
+                key = fingerprint(source, self.inputs.model(source))
+                found.planned_models[role] = fingerprint(source, self.inputs.model(source, local=True))
             found.model_fingerprints[role] = fingerprint(key, "vllm") if parallel else key
         sections = {name: self.section(name, seed) for name in data}
         sections |= {name: self.section(name, seed, require_response=False) for name in prompts}

@@ -65,8 +65,8 @@ class ServedSource:
         if found is not None and found != self.fingerprint:
             served = f" (`{name}`)" if name else ""
             raise self._client.failure(
-                f"has other weights or another tokenizer{served} than the recipe's teacher `{self.name}` ({found} and "
-                f"{self.fingerprint}): serve that one"
+                f"has other weights or another tokenizer or template{served} than the recipe's teacher `{self.name}` "
+                f"({found} and {self.fingerprint}): serve that one (again, if its files changed)"
             )
 
     def _tensors(self, response: Response, name: str, shape: list[int]) -> dict[str, Tensor]:

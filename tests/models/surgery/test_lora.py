@@ -195,3 +195,64 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(TutelageError, match=r"^`lora` needs peft: pip install 'tutelage\[lora\]'$"):
         adapted()
+
+
+def mixture(family: str, **more: Any) -> Any:
+    """A tiny mixture of experts with random weights."""
+    import transformers
+
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 4, "num_local_experts": 4}
+    sizes |= {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**sizes | ends | more)
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize("family", ["Mixtral", "Qwen3Moe", "Olmoe", "GptOss", "GraniteMoe"])
+def test_fused_experts_get_no_adapter_are_counted_and_the_rest_is_merged(family: str):
+    """peft would wrap the experts of the first three, and leave those of the others out without a word."""
+    model = mixture(family)
+    plain = {name: weight.shape for name, weight in model.named_parameters()}
+    expected = {name: shape for name, shape in plain.items() if ".mlp." in name or ".block_sparse_moe." in name}
+    expected = {name: shape for name, shape in expected.items() if len(shape) > 1}
+    adapted(model)
+    assert {name.rpartition(".")[2] for name in lora.adapted_layers(model)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    text = lora.passed_over(model, LoraConfig())
+    counts = [sum(shape.numel() for shape in shapes.values()) for shapes in (expected, plain)]
+    assert text.startswith(f"{counts[0]:,} of {counts[1]:,} weights get no adapter")
+    names = {name.replace(".0.", ".*.").replace(".1.", ".*.") for name in expected}
+    assert set(text.rpartition(": ")[2].split(", ")) == names
+    assert (lora.merged_model(model)(IDS).logits - model(IDS).logits).abs().max() < 1e-4
+
+
+def test_linear_maps_that_peft_takes_for_experts_are_refused_by_name():
+    dense_first: dict[str, Any] = {"moe_intermediate_size": 16, "mlp_only_layers": [0]}
+    for targets in ("all-linear", ["q_proj", "down_proj"], ["gate_proj"]):
+        with pytest.raises(TutelageError, match=r"^lora\.targets: .*(\[.*q_proj.*\]|linear maps .*gate_proj)"):
+            lora.add_adapter(mixture("Qwen3Moe", **dense_first), LoraConfig(r=4, targets=targets), 0)
+
+
+def test_named_targets_that_are_also_experts_are_told():
+    model = mixture("GptOss")
+    model.model.layers[0].mlp = torch.nn.Sequential()
+    model.model.layers[0].mlp.down_proj = torch.nn.Linear(32, 32)  # a dense layer below
+    lora.add_adapter(model, LoraConfig(r=4, targets=["down_proj"]), 0)
+    text = lora.passed_over(model, LoraConfig(r=4, targets=["down_proj"]))
+    assert text.startswith(f"{4 * 48 * 32:,} of ")
+    assert text.endswith(": model.layers.*.mlp.experts.down_proj")
+    assert lora.passed_over(adapted(), LoraConfig()) == ""
+
+
+def test_a_quantised_mixture_says_what_keeps_its_type(capsys: pytest.CaptureFixture[str]):
+    from tutelage.models.surgery.quantise import note_unquantised
+    from tutelage.recipe.sections import ModelConfig
+
+    note_unquantised(ModelConfig(path="m", precision="nf4"), mixture("GptOss"))
+    said = capsys.readouterr().err
+    assert said.startswith("note: `m`: ")
+    assert "weights are not held in nf4" in said
+    assert "model.layers.*.mlp.experts.gate_up_proj, model.layers.*.mlp.experts.down_proj," in said
+    note_unquantised(ModelConfig(path="m", precision="nf4"), tiny.llama())
+    assert capsys.readouterr().err == ""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.models.sharding import assign, gathered
+from tutelage.models.surgery.quantise import in_no_linear_map
 from tutelage.models.whole import ADAPTER
 from tutelage.recipe.sections import LoraConfig
 
@@ -36,8 +37,8 @@ def missing_peft() -> str | None:
 def add_adapter(model: Any, config: LoraConfig, seed: int) -> None:
     """Freeze a transformers model and add an adapter to its linear maps, in place.
 
-    Raises TutelageError without peft, for a target that is no linear map of the model, and for dropout on the head,
-    whose adapter is part of its weight.
+    Raises TutelageError without peft, for a target that is no linear map of the model or that peft takes for the fused
+    weights of experts, and for dropout on the head, whose adapter is part of its weight.
     """
     if missing := missing_peft():
         raise TutelageError(missing)
@@ -52,13 +53,25 @@ def add_adapter(model: Any, config: LoraConfig, seed: int) -> None:
     settings = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.scale * config.r,  # type: ignore[arg-type]
-        target_modules=config.targets,
+        target_modules=_targets(model, config),
         lora_dropout=config.dropout,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tied head is merged as its own matrix
-        peft.inject_adapter_in_model(settings, model)
+        known = sorted({name.rpartition(".")[2] for name in _linear_maps(model)})
+        try:
+            peft.inject_adapter_in_model(settings, model)
+        except ValueError as error:
+            raise TutelageError(f"lora.targets: {error} (linear maps of this model: {', '.join(known)})") from None
+    if fused := settings.target_parameters:
+        # Of some families peft takes names of linear maps (of dense layers, shared experts) for the experts' weights.
+        free = sorted({name.rpartition(".")[2] for name in settings.target_modules or ()})
+        raise TutelageError(
+            f"lora.targets: in {type(model).__name__} peft would adapt the experts' fused weights instead "
+            f"({', '.join(sorted(fused))}), which cannot be merged: give other linear maps"
+            + (f", such as targets: [{', '.join(free)}]" if free else "")
+        )
     for name, layer in adapted_layers(model).items():
         for part, start in ((layer.lora_A[NAME], 1.0), (layer.lora_B[NAME], 0.0)):
             weight = part.weight
@@ -75,6 +88,22 @@ def adapted_layers(model: Any) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer  # type: ignore[import-not-found]
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def passed_over(model: Any, config: LoraConfig) -> str:
+    """One line on the weights that `config.targets` would be thought to cover and that have no adapter, since they are
+    in no linear map (the fused experts of a mixture, its router); "" if there are none."""
+    found = in_no_linear_map(model)
+    if config.targets != "all-linear":
+        ends = tuple(f".{target}" for target in config.targets)
+        found = {name: count for name, count in found.items() if name.removesuffix(".weight").endswith(ends)}
+    if not found:
+        return ""
+    total = sum(weight.numel() for name, weight in model.named_parameters() if ".lora_" not in name)
+    return (
+        f"{sum(found.values()):,} of {total:,} weights get no adapter and stay as they are, for they are in no linear "
+        f"map: {', '.join(found)}"
+    )
 
 
 def trainable_weights(model: Any) -> int:
@@ -199,6 +228,18 @@ def load_adapter(model: Any, folder: Path) -> None:
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, not a whole model."""
     return (folder / ADAPTER).is_file()
+
+
+def _linear_maps(model: Any) -> list[str]:
+    """Names of the linear maps, without the head."""
+    head = model.get_output_embeddings()
+    return [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+
+
+def _targets(model: Any, config: LoraConfig) -> Any:
+    """What peft is told to adapt. It would add the experts' fused weights to its own `all-linear` in some families."""
+    fused = any(weight.ndim > 2 for weight in model.parameters())
+    return _linear_maps(model) if config.targets == "all-linear" and fused else config.targets
 
 
 def _check_targets(model: Any, targets: list[str]) -> None:

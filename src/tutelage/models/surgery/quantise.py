@@ -8,10 +8,14 @@ activations by rows (e4m3). nf4: blocks of 64 weights, their scales in eight bit
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.common.errors import TutelageError
 from tutelage.models.whole import ADAPTER
@@ -66,3 +70,29 @@ def keep_scales(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def in_no_linear_map(model: Any) -> dict[str, int]:
+    """Number of weights in matrices that are in no linear map, embedding or head, such as fused experts and routers, by
+    name with `*` for the layer, the most first. Adapters and quantisation pass over them."""
+    from transformers.pytorch_utils import Conv1D
+
+    found: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding | Conv1D) or module is model.get_output_embeddings():
+            continue
+        for own, weight in module.named_parameters(prefix=name, recurse=False):
+            if weight.ndim > 1:
+                found[re.sub(r"\.\d+(?=\.)", ".*", own)] += weight.numel()
+    return dict(found.most_common())
+
+
+def note_unquantised(config: ModelConfig, model: Any) -> None:
+    """Print a note of what keeps its type in a quantised model and is more than embedding, norms and head."""
+    if found := in_no_linear_map(model):
+        print(
+            f"note: `{config.path}`: {sum(found.values()):,} weights are not held in {config.precision}, for they are "
+            f"in no linear map: {', '.join(found)}",
+            file=sys.stderr,
+            flush=True,
+        )

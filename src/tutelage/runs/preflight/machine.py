@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tutelage.common.files import unwritable
 from tutelage.recipe.stages import TrainStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.disk import Disk, disk_of, disk_of_all
@@ -20,7 +21,11 @@ from tutelage.runs.run import Run
 
 
 def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Problem]:
-    """Whether the disk has room for what the runs write, `jobs` at a time, and the hub's cache for what they load."""
+    """Whether the folder `root` can be written, and the disk has room for what the runs write, `jobs` at a time, and
+    the hub's cache for what they load."""
+    if reason := unwritable(root):
+        yield Problem(f"--runs {root} cannot be written: {reason}: choose another folder, or mend that")
+        return
     model = CostModel(machine("H100"))
     needed, free, folder = disk_of_all(runs, model, jobs), free_disk(root), _existing(root)
     training = (disk_of(run, model) for run in runs if isinstance(run.config, TrainStage))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import write_bytes_atomically
+from tutelage.common.files import refuse_unwritable, write_bytes_atomically
 from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.benchmarks import BENCHMARKS, JUDGED, WITH_COMET
 from tutelage.evaluation.benchmarks.base import Benchmark
@@ -111,6 +111,8 @@ def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint 
     tasks = [path.parent for path in sorted(root.glob(f"*/{run_folder.CONFIG}")) if _answers_a_task(path.parent)]
     if not files and not tasks:
         raise TutelageError(f"{root}: holds no kept replies ({RESPONSES_FILE}); give a folder of runs or of scores")
+    for folder in dict.fromkeys([root, *(file.parent for file in files)]):
+        refuse_unwritable(folder, "the folder")  # before a judge is asked
     for file in files:
         folder = file.parent
         of_run = folder.parent.name == BENCHMARK and (folder.parents[1] / run_folder.CONFIG).is_file()

@@ -22,6 +22,7 @@ from tutelage.models.surgery.lora import (
     is_adapter,
     load_adapter,
     merged_model,
+    passed_over,
     save_adapter,
     trainable_weights,
 )
@@ -56,6 +57,8 @@ def load_student(run: Run, sharded: bool | Literal["host"]) -> LoadedModel:
     learnt = trainable_weights(student.model)
     start = f"goes on with the adapter of `{line[1].stage}`" if before is not None else "trains a new adapter"
     print(f"{run.stage}: {start}: {learnt:,} weights (r = {lora.r}, α = {lora.scale * lora.r:g})", flush=True)
+    if lacking := passed_over(student.model, lora):
+        print(f"note: {run.stage}: {lacking}", flush=True)
     if training.learning_rate < FULL_RATE:
         print(
             f"note: {run.stage}: learning rate {training.learning_rate:g} is one for all weights; adapters learn at "

@@ -20,7 +20,7 @@ from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel
 from tutelage.models.sharding import many_ranks
-from tutelage.models.surgery.lora import trainable_weights
+from tutelage.models.surgery.lora import passed_over, trainable_weights
 from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.stages import DistillStage, MethodStage, SeqkdStage
 from tutelage.runs.run import Run
@@ -81,6 +81,8 @@ def train(run: Run) -> dict[str, Any]:
     if endless := _endless_replies(run):
         print(f"note: {endless}", flush=True)
         notices.append(endless)
+    if run.lora is not None and (lacking := passed_over(student.model, run.lora)):
+        notices.append(f"{run.stage} (seed {run.seed}): {lacking}")
     if notices:
         result["notices"] = notices
     if run.lora is not None:

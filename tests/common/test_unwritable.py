@@ -1,0 +1,143 @@
+"""Places where nothing can be written are told before any work, by every command and call that would write there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipes_fixture import ROWS, Workshop
+
+import tutelage
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.common.files import unwritable
+from tutelage.evaluation.run_benchmarks import RESPONSES_FILE
+from tutelage.runs.stages.earlier import rescore_runs
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder that this process may not write, whoever runs the tests."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, user = Path(name), os.geteuid()
+        folder.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
+
+
+def test_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert [unwritable(Path(name)) for name in (".", "a/b/c", tmp_path, "../x")] == [None] * 4
+    assert unwritable(Path("file")) == unwritable(Path("file/a/b")) == "file is a file"
+    assert unwritable(tmp_path / "link" / "a") == f"{tmp_path / 'link'} is a link to nothing"
+    assert str(unwritable(Path("a" * 300))).endswith("File name too long")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]  # nothing was written
+
+
+def test_a_folder_that_may_not_be_written(locked: Path) -> None:
+    for folder in (locked, locked / "a" / "b"):
+        assert unwritable(folder) == f"{locked} may not be written"
+
+
+WORK = (
+    "runs.run_recipe:run_recipe",
+    "runs.recipe_results:recipe_results",
+    "forecasting.forecast:make_forecast",
+    "evaluation.run_benchmarks:load_answerer",
+    "evaluation.run_benchmarks:data_folder",
+    "evaluation.replies:score_file",
+    "models.files:locate",
+    "start.estimate:look_at_machine",
+)
+
+
+def work(*_: Any, **__: Any) -> None:
+    raise AssertionError("work was begun")
+
+
+COMMANDS = {
+    "run --report": ["run", "recipe.yaml", "--report", "BAD"],
+    "report --out": ["report", "recipe.yaml", "--out", "BAD"],
+    "forecast --out": ["forecast", "recipe.yaml", "--out", "BAD"],
+    "evaluate --out": ["evaluate", "--model", "student", "--tasks", "ifeval", "--out", "BAD"],
+    "evaluate --runs": ["evaluate", "--model", "student", "--tasks", "ifeval", "--runs", "BAD"],
+    "responses --out": ["evaluate", "--tasks", "ifeval", "--responses", "rows.jsonl", "--out", "BAD"],
+    "export --out": ["export", "student", "--out", "BAD/x"],
+    "init --out": ["init", "train.jsonl", "--out", "BAD/x.yaml", "--yes"],
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+@pytest.mark.parametrize(("bad", "reason"), [("a file", "a file is a file"), ("locked", "locked may not be written")])
+def test_commands_refuse_before_they_work(
+    case: str, bad: str, reason: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    workshop.write()
+    workshop.rows("train", ROWS)
+    monkeypatch.chdir(workshop.folder)
+    for name in WORK:
+        module, _, attribute = name.partition(":")
+        monkeypatch.setattr(importlib.import_module(f"tutelage.{module}"), attribute, work)
+    Path("a file").write_text("mine")
+    Path("locked").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode, **_: mode & os.W_OK == 0 or Path(path) != Path("locked"))
+    student = str(workshop.models / "student")
+    with pytest.raises(SystemExit) as caught:
+        main([word.replace("BAD", bad).replace("student", student) for word in COMMANDS[case]])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert f" {bad}" in said[-1]
+    assert f" cannot be written: {reason}: choose another folder" in said[-1]
+    assert Path("a file").read_text() == "mine"
+    assert not any(Path("locked").iterdir())
+
+
+def test_a_folder_where_a_file_is_wanted(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(workshop.folder)
+    for more in ([], ["--force"]):
+        with pytest.raises(SystemExit):
+            main(["init", "train.jsonl", "--out", ".", "--yes", *more])
+        assert ". is a folder: give the file to write, such as --out mine.yaml" in capsys.readouterr().err
+
+
+def test_runs_that_wait_need_a_folder_that_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = workshop.write()
+    workshop.runs.mkdir()
+    monkeypatch.setattr("os.access", lambda path, *_, **__: Path(path) != workshop.runs)
+    (problem,) = tutelage.plan(file, runs=workshop.runs).problems
+    assert problem.startswith(f"--runs {workshop.runs} cannot be written: {workshop.runs} may not be written")
+    no = workshop.folder / "train.jsonl"
+    for call in (
+        lambda: tutelage.run(file, runs=workshop.folder / "r", report=no),
+        lambda: tutelage.forecast(file, runs=workshop.folder / "r", out=no),
+    ):
+        with pytest.raises(TutelageError, match=r"cannot be written: .*train\.jsonl is a file"):
+            call()
+    assert not (workshop.folder / "r").exists()
+
+
+def test_replies_are_not_scored_again_where_that_cannot_be_written(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "ifeval").mkdir()
+    (tmp_path / "ifeval" / RESPONSES_FILE).touch()
+    monkeypatch.setattr("os.access", lambda path, mode, **_: mode & os.W_OK == 0 or Path(path) == tmp_path)
+    with pytest.raises(TutelageError, match="ifeval may not be written"):
+        next(rescore_runs(tmp_path))
+
+
+def test_a_trainer_of_models_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TutelageError, match=r"folder: .*file cannot be written: .*file is a file"):
+        tutelage.Trainer(torch.nn.Linear(1, 1), None, ROWS, folder=tmp_path / "file")
