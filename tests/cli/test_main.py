@@ -114,7 +114,8 @@ def test_evaluate_any_model(workshop: Workshop, capsys: pytest.CaptureFixture[st
     model = workshop.models / "student"
     arguments = ["evaluate", str(workshop.write()), "--model", str(model), "--tasks", "test", "--runs"]
     main([*arguments, str(workshop.runs)])
-    scores, examples = capsys.readouterr().out.splitlines()
+    *notes, scores, examples = capsys.readouterr().out.splitlines()
+    assert [line.startswith("note: student on test: ") for line in notes] == [True]  # it never ends a reply
     assert scores.startswith("test rouge_l: ")
     assert scores.endswith(f"(n = {rows})")
     assert scores.endswith("± unknown (n = 1)") == (rows == 1)  # one example has no standard error

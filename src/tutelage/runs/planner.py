@@ -316,7 +316,7 @@ class Planner:
         writes: bool = False,
     ) -> _Inputs:
         """Models by role and data by name. `prompts`: sections that may lack responses. `settings`: of the stages that
-        make the models. `changed`: the role that is trained or cut. `writes`: they only write, so vLLM may hold them."""
+        make the models. `changed`: the role that is trained or cut. `writes`: they only write, so vLLM may be used."""
         found = _Inputs()
         for role, name in roles.items():
             source, uncut = self._source(name), self._uncut(name)
