@@ -113,7 +113,8 @@ class Bench:
         self.folder, self.runs, self.batch_size = folder, 0, options.batch_size
         self.plan = lambda root: Planner(recipe, folder, root).stage_run("new", recipe.seeds[0])
         began = time.perf_counter()
-        self.loaded = _load(self.plan(folder), "generator")
+        run = self.plan(folder)
+        self.loaded = _load(run, "generator", run.config.inputs, True)
         self.loading = time.perf_counter() - began
         stage = self.plan(folder).config
         # The tiny model is untrained and would never stop: every twelfth token ends a text.

@@ -120,7 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--teacher", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--teacher", dest="kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--case", nargs="+", choices=["off-policy", "mixed"], default=["off-policy", "mixed"])
     parser.add_argument("--server-gpu", help="CUDA_VISIBLE_DEVICES of the server; default: the student's")
     parser.add_argument("--folder", type=Path, help="where shards are written; default: a temporary folder")
@@ -146,7 +146,7 @@ def main() -> None:
     measured, rows = ceilings(options.device, options.small), []
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
-        for kind in options.teacher:
+        for kind in options.kinds:
             process, url = start_server(options) if kind == "served" else (None, "")
             for case in options.case:
                 row = {"teacher": kind, "case": case} | start(kind, case, options, url)

@@ -165,6 +165,6 @@ def fork_workers() -> None:
     from tutelage.runs.worker import begin_worker
 
     context = multiprocessing.get_context("fork")
-    scheduler._processes = lambda jobs: ProcessPoolExecutor(
-        jobs, context, initializer=begin_worker, initargs=(os.getpid(),)
+    scheduler._processes = lambda resources: ProcessPoolExecutor(
+        resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(),)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +99,9 @@ def test_the_command_runs_a_task_and_leaves_its_evidence(
             mean = 100 * sum(record.scores[metric] or 0 for record in records) / 2
             assert found["value"] == pytest.approx(mean)
         assert (tmp_path / "out" / folder / "examples.html").is_file()
-    main(["compare", str(tmp_path / "out" / "lm-eval-choose"), str(tmp_path / "out" / "lm-eval-choose")])
+    again = tmp_path / "out" / "again"
+    shutil.copytree(tmp_path / "out" / "lm-eval-choose", again)
+    main(["compare", str(tmp_path / "out" / "lm-eval-choose"), str(again)])
 
 
 def test_replies_are_scored_by_each_filter(tmp_path: Path) -> None:

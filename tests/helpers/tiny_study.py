@@ -39,7 +39,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tutelage.evaluation.run_benchmarks.load_answerer", loaded)
-    monkeypatch.setattr("tutelage.runs.stages.evaluate.load_model", loaded)
+    monkeypatch.setattr("tutelage.runs.stages.evaluate.load_to_write", loaded)
 
 
 def write_study(workshop: Workshop, **changes: Any) -> Path:

@@ -109,7 +109,6 @@ def evaluate(
     tutelage evaluate recipe.yaml --model M --tasks test
     """
     from tutelage.common.errors import TutelageError
-    from tutelage.delivery.find_model import find_model
     from tutelage.evaluation.benchmarks import resolve_names
     from tutelage.evaluation.run_benchmarks import Settings
     from tutelage.recipe.sections import ModelConfig
@@ -126,6 +125,8 @@ def evaluate(
         raise TutelageError(
             "give --model and --tasks (for a recipe's tasks, the recipe too), or --tasks and --responses"
         )
+    from tutelage.delivery.find_model import find_model  # imports torch, which scoring replies does not need
+
     found = find_model(model)
     loading = ModelConfig(
         path=found.path,

@@ -108,13 +108,13 @@ def tidy(run: Run) -> None:
             path.unlink(missing_ok=True)
 
 
-def begin_worker(parent: int, gpus: Any) -> None:
+def begin_worker(parent: int, gpus: Any = None) -> None:
     """Initialise a worker process: it ends with `parent`, and stops only after saving.
 
     `gpus`: a queue of GPU ids. The worker uses the first of them alone, or all GPUs that it sees if there is none. CUDA
     has not started yet, so the variable is heeded.
     """
-    if not gpus.empty():
+    if gpus is not None and not gpus.empty():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     print_anything()
     die_with_parent(parent)

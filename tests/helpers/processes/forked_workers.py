@@ -12,18 +12,17 @@ import torch
 
 from tutelage.cli.main import main
 from tutelage.runs import scheduler
+from tutelage.runs.scheduler import Resources
 from tutelage.runs.worker import begin_worker
 
 
-def forked(jobs: int) -> ProcessPoolExecutor:
+def forked(resources: Resources) -> ProcessPoolExecutor:
     """In place of `tutelage.runs.scheduler._processes`; CUDA does not survive a fork."""
     context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
-    return ProcessPoolExecutor(jobs, context, initializer=begin_worker, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(),))
 
 
-if (
-    __name__ == "__main__"
-):  # FILE ARGUMENT…: the program `tutelage` with such workers; its process id is written to FILE
+if __name__ == "__main__":  # FILE ARGUMENT…: `tutelage` with such workers; its process id is written to FILE
     scheduler._processes = forked
     Path(sys.argv[1]).write_text(str(os.getpid()))
     main(sys.argv[2:])

@@ -121,7 +121,7 @@ def test_a_measured_model_is_loaded_as_its_section_says(workshop: Workshop, monk
     loaded: list[tuple[Any, ...]] = []
     real = load.load_model
     watched = lambda config, device, *more: loaded.append((config, str(device))) or real(config, device, *more)  # noqa: E731
-    for module in ("tutelage.models.load", "tutelage.runs.stages.evaluate"):
+    for module in ("tutelage.models.load", "tutelage.sampling.make_sampler"):
         monkeypatch.setattr(f"{module}.load_model", watched)
     (prompt, *_) = asked_by(run, monkeypatch)
     begin = elsewhere.convert_tokens_to_ids("<|begin|>")

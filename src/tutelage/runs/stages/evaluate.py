@@ -51,10 +51,7 @@ def evaluate(run: Run) -> dict[str, Any]:
                 run.task, task, data.conversations, loaded.template, sampler, run.seed, advance, loaded
             )
     write_records(run.folder, records)
-    result = task_result(run.task, run.subject, run.seed, task, records)
-    for notice in result["notices"]:
-        print(f"note: {notice}", flush=True)
-    return result
+    return task_result(run.task, run.subject, run.seed, task, records)
 
 
 def _answers_of_an_earlier_reading(run: Run, rows: Sequence[Conversation]) -> list[ExampleRecord] | None:
