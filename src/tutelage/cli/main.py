@@ -11,6 +11,7 @@ from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import tutelage
 from tutelage.cli.data import data
@@ -39,14 +40,28 @@ from tutelage.common.interrupt import Interrupted, sigterm_as_ctrl_c, stop_code
 from tutelage.common.progress import print_anything
 from tutelage.common.threads import wait_briefly
 
+WIDE = 80  # columns from which on help is drawn in boxes, which would cut the names of options short
+
+
+class _Commands(TyperGroup):
+    """A group whose plain help says what each command does in full, on as many lines as that takes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(1000)) for name, one in found if one is not None])
+
+
+_columns = get_terminal_size().columns
 app = typer.Typer(
+    cls=_Commands,
+    context_settings={} if _columns >= WIDE else {"terminal_width": _columns},
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
     "Then `tutelage init` writes a recipe for your own data, and `tutelage run` does it.\n\n"
     "tutelage demo\n\ntutelage init train.csv\n\ntutelage run train.yaml",
     no_args_is_help=True,
-    # Boxes cut the names of options short in a narrow terminal; plain text wraps.
-    rich_markup_mode="rich" if get_terminal_size().columns >= 80 else None,
+    rich_markup_mode="rich" if _columns >= WIDE else None,
     pretty_exceptions_enable=False,
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -26,6 +28,19 @@ def no_url(place: Path) -> Path:
 def visible(text: str) -> str:
     """The text with control characters written out: texts of data may try to steer the terminal."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def print_lines(lines: Iterable[str], indent: int = 4) -> None:
+    """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
+    than its own; a line that gives a command (→) is left whole, so that it can be copied."""
+    columns = get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        own = len(line) - len(line.lstrip())
+        after = " " * min(indent if own < indent else own + 2, columns // 2)
+        broken = [line]
+        if 0 < columns < len(line) and "→" not in line:
+            broken = wrap(line, columns, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+        print("\n".join(broken), flush=True)
 
 
 def print_markdown(text: str) -> None:
