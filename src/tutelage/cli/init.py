@@ -84,8 +84,8 @@ def init(
     at = "" if runs == Path("runs") else f" --runs {runs}"
     print(f"\n{visible(found.text)}")
     print_lines([f"Wrote {out}: {found.needs}.", ""])
-    print(f"Next: tutelage data inspect {out}    rows as the model sees them\n      tutelage run {out}{at}")
-    print(f"      tutelage chat {called}-gkd    when it is done")
+    print_lines([f"Next: tutelage data inspect {out}    rows as the model sees them"], 6)
+    print_lines([f"      tutelage run {out}{at}", f"      tutelage chat {called}-gkd    when it is done"], 6)
 
 
 def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bool) -> dict[str, list[str]]:

@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import tutelage
 from tutelage.cli.data import data
@@ -20,6 +18,7 @@ from tutelage.cli.evaluate import evaluate
 from tutelage.cli.forecast import forecast
 from tutelage.cli.init import init
 from tutelage.cli.model import chat, export, serve_teacher
+from tutelage.cli.narrow_help import COLUMNS, SETTINGS, WIDE, Commands
 from tutelage.cli.options import (
     AsJson,
     Debug,
@@ -32,6 +31,7 @@ from tutelage.cli.options import (
     RunsFolder,
     judge_from,
     no_url,
+    print_lines,
 )
 from tutelage.cli.outcome import deliver, show
 from tutelage.cli.study import note_elsewhere, study
@@ -40,28 +40,15 @@ from tutelage.common.interrupt import Interrupted, sigterm_as_ctrl_c, stop_code
 from tutelage.common.progress import print_anything
 from tutelage.common.threads import wait_briefly
 
-WIDE = 80  # columns from which on help is drawn in boxes, which would cut the names of options short
-
-
-class _Commands(TyperGroup):
-    """A group whose plain help says what each command does in full, on as many lines as that takes."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(1000)) for name, one in found if one is not None])
-
-
-_columns = get_terminal_size().columns
 app = typer.Typer(
-    cls=_Commands,
-    context_settings={} if _columns >= WIDE else {"terminal_width": _columns},
+    cls=Commands,
+    context_settings=SETTINGS,
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
     "Then `tutelage init` writes a recipe for your own data, and `tutelage run` does it.\n\n"
     "tutelage demo\n\ntutelage init train.csv\n\ntutelage run train.yaml",
     no_args_is_help=True,
-    rich_markup_mode="rich" if _columns >= WIDE else None,
+    rich_markup_mode="rich" if COLUMNS >= WIDE else None,
     pretty_exceptions_enable=False,
 )
 
@@ -268,7 +255,10 @@ def compare(
     from tutelage.evaluation.compare import table
 
     found = compared(a, b)
-    print(json.dumps(found.as_json(), indent=2, ensure_ascii=False) if as_json else table(found))
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+    else:
+        print_lines(table(found).splitlines())
 
 
 @app.command()
@@ -304,7 +294,9 @@ app.add_typer(study, name="study")
 app.add_typer(data, name="data")
 
 
-setup = typer.Typer(help="Set up tools that need a Python environment of their own.", no_args_is_help=True)
+setup = typer.Typer(
+    cls=Commands, help="Set up tools that need a Python environment of their own.", no_args_is_help=True
+)
 
 
 app.add_typer(setup, name="setup")
@@ -399,5 +391,5 @@ def _fail(message: str, code: int) -> None:
     """Print one line and exit. Control characters, by which data could change the terminal, become escapes."""
     if message and code:
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
-        print(f"tutelage: {line}", file=sys.stderr)
+        print_lines([f"tutelage: {line}"], file=sys.stderr)
     raise SystemExit(code)

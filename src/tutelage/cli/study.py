@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tutelage.cli.narrow_help import Commands
 from tutelage.cli.options import AsJson, Debug, print_lines
 
 if TYPE_CHECKING:
     from tutelage.study.plan import StudyPlan
 
 study = typer.Typer(
+    cls=Commands,
     help="Plan, run and watch a study: data sizes × students × methods.\n\n"
     "tutelage study plan recipes/mini/study.yaml\n\ntutelage study run recipes/mini/study.yaml\n\n"
     "tutelage study status recipes/mini/study.yaml --watch",
