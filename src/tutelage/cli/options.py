@@ -33,15 +33,15 @@ def visible(text: str) -> str:
 def print_lines(lines: Iterable[str], indent: int = 4, file: TextIO | None = None) -> None:
     """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
     than its own; a line that gives a command (→) is left whole, so that it can be copied."""
-    file = file or sys.stdout
-    columns = get_terminal_size().columns if file.isatty() else 0
+    to = sys.stdout if file is None else file
+    columns = get_terminal_size().columns if to.isatty() else 0
     for line in lines:
         own = len(line) - len(line.lstrip())
         after = " " * min(indent if own < indent else own + 2, columns // 2)
         broken = [line]
         if 0 < columns < len(line) and not line.lstrip().startswith("→"):
             broken = wrap(line, columns, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
-        print("\n".join(broken), file=file, flush=True)
+        print("\n".join(broken), file=to, flush=True)
 
 
 def print_markdown(text: str) -> None:
