@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)
-    given = {"student", "teacher", "compute", "compile", "checkpointing", "slots"}
+    given = {"student", "teacher", "compute", "compile", "checkpointing", "slots", "optimizer"}
     parser.set_defaults(**{key: value for key, value in PLAIN.items() if key not in given})
     options = parser.parse_args()
     if min(options.ranks) < 1:

@@ -164,7 +164,8 @@ STYLE = """
 .md-typeset { font-size: .8rem; } .md-typeset pre > code { font-size: .8em; } .md-grid { max-width: 68rem; }
 .md-typeset table:not([class]) { font-size: .72rem; } .md-typeset table:not([class]) td code { white-space: nowrap; }
 .md-typeset table:not([class]) td, .md-typeset table:not([class]) th { padding: .55em .9em; }
-@media (max-width: 44rem) { .md-typeset table:not([class]) td:last-child { min-width: 12rem; } }
+@media (max-width: 44rem) { .md-typeset table:not([class]) :is(td:last-child:not(:has(> a:only-child)),
+  td:nth-child(2):nth-last-child(2)) { min-width: 12rem; } }
 .md-typeset img { display: block; max-width: min(100%, 34rem); }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; padding: .3rem; border-radius: .2rem; }
 """

@@ -30,6 +30,7 @@ SHAPES = {"1b": LLAMA_1B, "3b": LLAMA_3B, "8b": LLAMA_8B, "70b": LLAMA_70B}
 # Options of a plain step: a 1B student of which all weights are trained, and an 8B teacher in bfloat16.
 PLAIN: dict[str, Any] = {"student": "1b", "lora": 0, "student_base": "bfloat16", "teacher_precision": "bfloat16"}
 PLAIN |= {"shared_base": False, "checkpointing": False, "teacher": "8b", "compute": "", "compile": "off", "slots": 0}
+PLAIN |= {"optimizer": "adamw"}
 SHARES = {"off-policy": 0.0, "mixed": 0.5, "on-policy": 1.0}  # λ of each case
 Measured = tuple[float, float, float, float, float]  # seconds, tokens, sampled tokens, sampling seconds, loss
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from typer.main import get_command
 
 import tutelage
 from tutelage.cli.main import app, main
+from tutelage.cli.options import print_lines, print_markdown
 
 SOURCE = Path(tutelage.__file__).parent.parent
 
@@ -70,3 +72,49 @@ def test_narrow_terminals_show_whole_words_and_no_color_shows_none() -> None:
     assert alone.stderr.count("\n") > 20  # the help, not one line of it
     plain = tutelage_says("export", "--help", NO_COLOR="1", FORCE_COLOR="1").stdout
     assert not re.search(r"\x1b\[[\d;]*3\d", plain)
+
+
+def test_long_lines_break_between_words_in_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    line = "missing GPU             none: training runs on the CPU, slowly"
+    command = "                        → pip install 'tutelage[vllm]' and some more words"
+    path = "  examples: " + "a-long/path" * 6 + " is kept whole"
+    monkeypatch.setenv("COLUMNS", "40")
+    screen, log = Screen(), io.StringIO()
+    for file in (screen, log):
+        print_lines([line, command, path], 24, file)
+    assert log.getvalue() == f"{line}\n{command}\n{path}\n"
+    shown = screen.getvalue().splitlines()
+    assert shown[:3] == ["missing GPU             none: training", " " * 20 + "runs on the CPU,", " " * 20 + "slowly"]
+    assert shown[3] == command  # can be copied
+    assert " " * 20 + "a-long/path" * 6 in shown
+
+
+def test_a_table_without_room_is_a_block_per_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = "**test**\n\n| model | ROUGE-L | Δ (95 %) |\n| --- | --- | --- |\n"
+    table += "| gkd | 25.1 ± 0.4 | +1.2 (0.3 to 2.1) |\n\nEnd."
+    print_markdown(table)
+    assert capsys.readouterr().out == table + "\n"  # no terminal: Markdown
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    print_markdown(table)
+    assert "\ngkd\n  ROUGE-L: 25.1 ± 0.4\n  Δ (95 %): +1.2 (0.3 to 2.1)\n\nEnd." in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "60")
+    print_markdown(table)
+    shown = capsys.readouterr().out
+    assert "────" in shown
+    assert "ROUGE-L:" not in shown
+
+
+@pytest.mark.slow
+def test_help_is_whole_in_a_narrow_terminal() -> None:
+    for verb in ([], ["evaluate"], ["study"]):
+        shown = tutelage_says(*verb, "--help", COLUMNS="40").stdout
+        assert max(map(len, shown.splitlines())) <= 40
+        assert "..." not in shown.partition("Commands:")[2]
+    assert "…" not in tutelage_says("evaluate", "--help", COLUMNS="80").stdout

@@ -122,7 +122,8 @@ def test_the_whole_is_a_bar_above_that_of_its_piece(width: int, monkeypatch: pyt
             clock[0] += 30
             bar.advance(2, "loss 0.5")
             bar.screen._bar.refresh()
-            say("asked: \x1b[2Jwhat? " + 200 * "x")
+            say("    asked: \x1b[2Jwhat? " + 200 * "x")
+            say("sft on test took 1 s, exact_match 0.0 ± 0.0")
         clock[0] += 30
         work.end("a", "sft", "loss 0.4")
     lines = [line.rstrip() for line in plain(screen).replace("\r", "\n").splitlines() if line.strip()]
@@ -131,7 +132,9 @@ def test_the_whole_is_a_bar_above_that_of_its_piece(width: int, monkeypatch: pyt
     assert above.startswith("mine")
     assert "about 1.5 min left" in above
     assert ("loss 0.5" in below) or width < 80
-    assert any(line.startswith("asked: [2Jwhat? xx") for line in lines)  # without the control character
+    assert any(line.startswith("    asked: [2Jwhat? xx") for line in lines)  # without the control character
+    assert sum("xx" in line for line in lines) == 1  # cut: a sample takes one line
+    assert "sft on test took 1 s, exact_match 0.0 ± 0.0" in " ".join(lines)  # whole
     assert any(line.startswith("1/2 sft took 1 min 0 s, loss 0.4") for line in lines)
 
 

@@ -37,6 +37,9 @@ def test_the_interval_decides() -> None:
 def test_a_teacher_that_is_no_better_is_named() -> None:
     weak = replace(GIVEN, signals=GIVEN.signals | {"teacher_score": 18.0})
     assert names(weak) == ["weak_teacher"]
+    equal = replace(GIVEN, signals=GIVEN.signals | {"teacher_score": GIVEN.pilots[-1].again})
+    (finding,) = find_problems(equal, 128, 12.0)
+    assert finding.text == "the teacher scores no more than the student"  # not "-0.0 points less"
     assert choice(weak, -1.0) == "take a stronger teacher"
     assert choice(weak, 3.0) == "distil"  # what pilots show counts more
     near = replace(GIVEN, signals=GIVEN.signals | {"teacher_score": 24.0})
@@ -101,6 +104,17 @@ def test_the_page_says_it_in_words_and_runs_nothing(tmp_path: Path) -> None:
     content = json.loads((tmp_path / DATA).read_text(encoding="utf-8"))
     assert content["answer"] == forecast.answer.choice
     assert content["gain"]["low"] < content["gain"]["mean"] < content["gain"]["high"]
+
+
+@pytest.mark.slow
+def test_the_page_names_no_pilots_where_there_are_none(tmp_path: Path) -> None:
+    said = [
+        write_forecast(fake_forecast(known), tmp_path).read_text("utf-8")
+        for known in (KNOWN, replace(KNOWN, pilots=()))
+    ]
+    assert ["Dots are pilots" in one for one in said] == [True, False]
+    assert "The band is the forecast for other numbers of rows. The diamond" in said[1]
+    assert all("<code>dev</code>" in one for one in said)
 
 
 def test_a_terminal_gets_the_answer_first() -> None:

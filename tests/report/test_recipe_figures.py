@@ -76,8 +76,11 @@ def test_inline_svgs_are_well_formed_repeatable_and_safe(results: RecipeResults)
     hostile = "</text><script>alert(1)</script> $x^2$ --> &amp;"
     results = with_row(results, "gkd", label=hostile)
     tables = build_tables(results)
-    svgs = score_svgs(tables, looks_of(results)) + loss_svgs(loss_panels(results))
-    assert svgs == score_svgs(tables, looks_of(results)) + loss_svgs(loss_panels(results))
+    drawn = score_svgs(tables, looks_of(results))
+    assert [task for task, _ in drawn] == [table.task for table in tables]
+    svgs = [svg for _, svg in drawn] + loss_svgs(loss_panels(results))
+    assert drawn == score_svgs(tables, looks_of(results))
+    assert svgs[len(drawn) :] == loss_svgs(loss_panels(results))
     ids: list[str] = []
     for svg in svgs:
         root = ElementTree.fromstring(svg)

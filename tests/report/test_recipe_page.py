@@ -55,7 +55,7 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
     assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
-    assert "This page makes 32 comparisons." in page.text
+    assert "This page makes 32 comparisons. But for the sentences at the top, no correction" in page.text
     assert "14300" in page.text
 
 
@@ -122,9 +122,22 @@ def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path, undrawn:
     assert "KD on the data only has no test scores yet, so nothing can be said about it." in page.text
     empty = dataclasses.replace(results, rows=tuple(dataclasses.replace(row, runs=()) for row in results.rows))
     page = Page(build_report(empty, tmp_path / "out").read_text(encoding="utf-8"))
+    assert page.text.count("so nothing can be said") == 1  # not once per row and task
+    assert "svg" not in page.tags  # no figure of nothing
     assert "No answers have been evaluated yet." in page.text
     page = Page(build_report(dataclasses.replace(results, reference=None), tmp_path / "out").read_text("utf-8"))
     assert "No reference row is named, so no difference to one was tested." in page.text
+
+
+def test_notices_show_keys_as_code_and_dashed_rows_have_hollow_dots(tmp_path: Path, undrawn: None) -> None:
+    results = make_run(tmp_path, count=3)
+    rows = tuple(dataclasses.replace(results.rows[1], stage=f"s{n}", label=f"row {n}") for n in range(8))
+    notices = ("take a larger `max_new_tokens` than `<i>`",)
+    results = dataclasses.replace(results, rows=rows, reference=None, search=None, notices=notices)
+    html = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
+    assert "<b>Note:</b> take a larger <code>max_new_tokens</code> than <code>&lt;i&gt;</code>." in html
+    table = html[html.index('<table class="results">') :].partition("</table>")[0]
+    assert re.findall(r'class="chip( dashed)?"', table) == [""] * 6 + [" dashed"] * 2  # six colours
 
 
 def test_texts_can_be_left_out(tmp_path: Path, undrawn: None) -> None:

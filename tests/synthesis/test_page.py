@@ -105,6 +105,8 @@ def test_the_page_has_no_scripts_and_loads_nothing(folder: tuple[Path, str, dict
     assert not re.search(r"(src|href)=", html)
     assert "default-src 'none'" in html
     assert "<title>new &amp; rows" in html
+    assert "prefers-color-scheme: dark" in html
+    assert re.search(r'<div class="scroll"><table>', html)  # wider than a phone
 
 
 def test_equal_seeds_give_equal_pages(folder: tuple[Path, str, dict]):

@@ -118,6 +118,11 @@ def test_a_taken_port_is_one_line_or_another_port(runs: Path) -> None:
     ]
 
 
+def test_the_page_says_that_a_folder_has_no_runs(server: Server) -> None:
+    assert re.search(r'<p id="none" [^>]*hidden>No run has begun', ask(server, "/")[2])
+    assert 'getElementById("none").hidden = news.runs.length > 0' in ask(server, "/page.js")[2]
+
+
 @pytest.mark.slow
 def test_a_browser_shows_a_new_point_and_runs_no_text(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

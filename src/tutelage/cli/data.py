@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug, visible
+from tutelage.cli.narrow_help import Commands
+from tutelage.cli.options import Debug, print_lines, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tutelage.runs.stages.inspect_data import SequenceText
 
-data = typer.Typer(help="Look at data before any training.", no_args_is_help=True)
+data = typer.Typer(cls=Commands, help="Look at data before any training.", no_args_is_help=True)
 _MARKS = ("⟦", "⟧")
 
 
@@ -64,7 +65,7 @@ def inspect(
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     for name in names:
         found = inspect_section(config, name, recipe.resolve().parent, model, rows)
-        console.print("\n".join(map(visible, found.lines)), markup=False)
+        print_lines(map(visible, found.lines))
         for sequence in found.sequences:
             _show(console, sequence)
         console.print()

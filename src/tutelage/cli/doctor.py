@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from tutelage.cli.options import AsJson, Debug, RunsFolder
+from tutelage.cli.options import AsJson, Debug, RunsFolder, print_lines
 
 
 def doctor(runs: RunsFolder = Path("runs"), as_json: AsJson = False, debug: Debug = False) -> None:
@@ -25,8 +25,8 @@ def doctor(runs: RunsFolder = Path("runs"), as_json: AsJson = False, debug: Debu
     if as_json:
         print(json.dumps({"core_works": works, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
     else:
-        print("\n".join(table(checks)))
+        print_lines(table(checks), 24)
         wrong = ", ".join(check.name for check in checks if check.core and check.state != "ok")
-        print("\nThe core works." if works else f"\nThe core does not work: {wrong}.")
+        print_lines(["", "The core works." if works else f"The core does not work: {wrong}."], 0)
     if not works:
         raise typer.Exit(1)

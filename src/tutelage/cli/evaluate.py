@@ -22,6 +22,7 @@ from tutelage.cli.options import (
     RunsFolder,
     TensorParallel,
     judge_from,
+    print_lines,
 )
 from tutelage.common.run_folder import EXAMPLES, RESULT, read_json
 
@@ -179,8 +180,10 @@ def _run_benchmarks(settings: Settings, as_json: bool) -> None:
     from tutelage.evaluation.run_benchmarks import lines, run_benchmarks, summary, table_lines
 
     results = run_benchmarks(settings)
-    text = [json.dumps(summary(settings, results), ensure_ascii=False)] if as_json else lines(results)
-    print("\n".join([*text, *([] if as_json else table_lines(results))]))
+    if as_json:
+        print(json.dumps(summary(settings, results), ensure_ascii=False))
+    else:
+        print_lines([*lines(results), *table_lines(results)])
     print(f"evidence: {settings.out}", file=sys.stderr if as_json else sys.stdout)
 
 
@@ -214,7 +217,7 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
     from tutelage.evaluation.run_benchmarks import lines
 
     if not as_json:
-        print("\n".join(lines([scored.result])))
+        print_lines(lines([scored.result]))
         return
     print(json.dumps(scored.result, ensure_ascii=False))
     for notice in scored.result["notices"]:
@@ -235,7 +238,7 @@ def _evaluate_recipe(
         for metric, score in result["metrics"].items():
             print(f"{name} {metric}: {score_words(score)} (n = {result['n']})")
         for notice in result.get("notices") or ():
-            print(f"note: {notice}")
+            print_lines([f"note: {notice}"])
         print(f"examples: {folder / EXAMPLES}")
 
 

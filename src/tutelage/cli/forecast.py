@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import AsJson, Debug, RunsFolder
+from tutelage.cli.options import AsJson, Debug, RunsFolder, print_lines
 
 
 def forecast(
@@ -68,4 +68,4 @@ def forecast(
     if as_json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:
-        print("\n" + "\n".join(forecast_lines(found)) + f"\n\nForecast: {page}")
+        print_lines(["", *forecast_lines(found), "", f"Forecast: {page}"])

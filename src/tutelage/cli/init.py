@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.options import Debug, RunsFolder, visible
+from tutelage.cli.options import Debug, RunsFolder, print_lines, visible
 
 if TYPE_CHECKING:
     from tutelage.start.look import Look
@@ -71,9 +71,9 @@ def init(
     looks: dict[str, Look] = {}
     for role in (role for role, paths in roles.items() if paths):
         looks[role] = _look(role, roles[role], prompt, completion, asks)
-        print(visible("\n".join(looks[role].lines())), flush=True)
+        print_lines(map(visible, looks[role].lines()))
     here = look_at_machine()
-    print(f"machine: {here.said}", flush=True)
+    print_lines([f"machine: {here.said}"])
     command = " ".join(shlex.join(["tutelage", "init", *(path for paths in roles.values() for path in paths)]).split())
     found = None
     for large, small in _pairs(teacher, student, here.device, asks):
@@ -82,12 +82,13 @@ def init(
         if found.fits:
             break
     assert found is not None
-    print(visible("\n".join([*found.seen, *(f"note: {warning}" for warning in found.warnings)])))
+    print_lines(map(visible, [*found.seen, *(f"note: {warning}" for warning in found.warnings)]))
     write_atomically(out, found.text)
     at = "" if runs == Path("runs") else f" --runs {runs}"
-    print(f"\n{visible(found.text)}\nWrote {out}: {found.needs}.\n")
-    print(f"Next: tutelage data inspect {out}    rows as the model sees them\n      tutelage run {out}{at}")
-    print(f"      tutelage chat {called}-gkd    when it is done")
+    print(f"\n{visible(found.text)}")
+    print_lines([f"Wrote {out}: {found.needs}.", ""])
+    print_lines([f"Next: tutelage data inspect {out}    rows as the model sees them"], 6)
+    print_lines([f"      tutelage run {out}{at}", f"      tutelage chat {called}-gkd    when it is done"], 6)
 
 
 def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bool) -> dict[str, list[str]]:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from tutelage.cli.evaluate import evaluate
 from tutelage.cli.forecast import forecast
 from tutelage.cli.init import init
 from tutelage.cli.model import chat, export, serve_teacher
+from tutelage.cli.narrow_help import COLUMNS, SETTINGS, WIDE, Commands
 from tutelage.cli.options import (
     AsJson,
     Debug,
@@ -31,6 +31,7 @@ from tutelage.cli.options import (
     RunsFolder,
     judge_from,
     no_url,
+    print_lines,
 )
 from tutelage.cli.outcome import deliver, show
 from tutelage.cli.study import note_elsewhere, study
@@ -40,13 +41,14 @@ from tutelage.common.progress import print_anything
 from tutelage.common.threads import wait_briefly
 
 app = typer.Typer(
+    cls=Commands,
+    context_settings=SETTINGS,
     help="Distil a large language model into a small one in post-training, and see whether it helped.\n\n"
     "Start with `tutelage demo`: a teacher, a pruned student, SFT against GKD, and a report, on any machine. "
     "Then `tutelage init` writes a recipe for your own data, and `tutelage run` does it.\n\n"
     "tutelage demo\n\ntutelage init train.csv\n\ntutelage run train.yaml",
     no_args_is_help=True,
-    # Boxes cut the names of options short in a narrow terminal; plain text wraps.
-    rich_markup_mode="rich" if get_terminal_size().columns >= 80 else None,
+    rich_markup_mode="rich" if COLUMNS >= WIDE else None,
     pretty_exceptions_enable=False,
 )
 
@@ -260,7 +262,10 @@ def compare(
     from tutelage.evaluation.compare import table
 
     found = compared(a, b)
-    print(json.dumps(found.as_json(), indent=2, ensure_ascii=False) if as_json else table(found))
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+    else:
+        print_lines(table(found).splitlines())
 
 
 @app.command()
@@ -296,7 +301,9 @@ app.add_typer(study, name="study")
 app.add_typer(data, name="data")
 
 
-setup = typer.Typer(help="Set up tools that need a Python environment of their own.", no_args_is_help=True)
+setup = typer.Typer(
+    cls=Commands, help="Set up tools that need a Python environment of their own.", no_args_is_help=True
+)
 
 
 app.add_typer(setup, name="setup")
@@ -391,5 +398,5 @@ def _fail(message: str, code: int) -> None:
     """Print one line and exit. Control characters, by which data could change the terminal, become escapes."""
     if message and code:
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
-        print(f"tutelage: {line}", file=sys.stderr)
+        print_lines([f"tutelage: {line}"], file=sys.stderr)
     raise SystemExit(code)

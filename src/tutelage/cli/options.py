@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Annotated, Literal
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
@@ -28,15 +30,39 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+def print_lines(lines: Iterable[str], indent: int = 4, file: TextIO | None = None) -> None:
+    """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
+    than its own; a line that gives a command (→) is left whole, so that it can be copied."""
+    to = sys.stdout if file is None else file
+    columns = get_terminal_size().columns if to.isatty() else 0
+    for line in lines:
+        own = len(line) - len(line.lstrip())
+        after = " " * min(indent if own < indent else own + 2, columns // 2)
+        broken = [line]
+        if 0 < columns < len(line) and not line.lstrip().startswith("→"):
+            broken = wrap(line, columns, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+        print("\n".join(broken), file=to, flush=True)
+
+
 def print_markdown(text: str) -> None:
-    """Print Markdown: its tables drawn in a terminal with room for them, else as it is."""
-    if not sys.stdout.isatty() or get_terminal_size().columns < 60:
+    """Print Markdown as it is, or in a terminal: tables drawn, one with no room for it as a block of lines per row."""
+    if not sys.stdout.isatty():
         print(text)
         return
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(text))
+    console = Console()
+    for part in re.split(r"\n(?:\s*\n)+", text):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:1] == "|"]
+        if rows and sum(max(map(len, column)) + 2 for column in zip(*rows, strict=False)) > console.width:
+            head, _, *body = rows
+            for name, *cells in body:
+                said = (f"{title}: {cell}" for title, cell in zip(head[1:], cells, strict=False) if cell)
+                print_lines(["", name, *(f"  {line}" for line in said)])
+            print()
+        else:
+            console.print(Markdown(part))
 
 
 RunsFolder = Annotated[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tutelage.cli.options import print_markdown
+from tutelage.cli.options import print_lines, print_markdown
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -20,8 +20,8 @@ def show(page: Path, results: RecipeResults) -> None:
 
     print()
     print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
-    said = [f"\n{one.text}" for one in verdicts(results, build_tables(results))]
-    print("".join([*said, *(f"\nnote: {notice}" for notice in results.notices), f"\n\nReport: {page}"]))
+    said = [one.text for one in verdicts(results, build_tables(results))]
+    print_lines(["", *said, *(f"note: {notice}" for notice in results.notices), "", f"Report: {page}"])
 
 
 def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Path | None = None) -> None:

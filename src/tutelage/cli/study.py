@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tutelage.cli.options import AsJson, Debug
+from tutelage.cli.narrow_help import Commands
+from tutelage.cli.options import AsJson, Debug, print_lines
 
 if TYPE_CHECKING:
     from tutelage.study.plan import StudyPlan
 
 study = typer.Typer(
+    cls=Commands,
     help="Plan, run and watch a study: data sizes × students × methods.\n\n"
     "tutelage study plan recipes/mini/study.yaml\n\ntutelage study run recipes/mini/study.yaml\n\n"
     "tutelage study status recipes/mini/study.yaml --watch",
@@ -63,7 +65,7 @@ def plan(
     if as_json:
         print(json.dumps(plan_json(planned, machine, gpus_per_run), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(plan_lines(planned, machine, evaluations, gpus_per_run)))
+        print_lines(plan_lines(planned, machine, evaluations, gpus_per_run))
 
 
 @study.command()
@@ -114,7 +116,7 @@ def run(
         finally:
             if store is not None:
                 store.settle(planned.runs)
-            print("\n".join(status_lines(planned, study_status(planned))), flush=True)
+            print_lines(status_lines(planned, study_status(planned)))
 
 
 def _forecast(planned: StudyPlan, jobs: int, debug: bool) -> Path:
@@ -166,4 +168,4 @@ def status(
     elif as_json:
         print(json.dumps(status_json(planned, study_status(planned)), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(status_lines(planned, study_status(planned))))
+        print_lines(status_lines(planned, study_status(planned)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
 def page_template(package: str, name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> Any:
-    """Load the Jinja2 template `name` from the folder of `package` (a dotted name). `filters`: more filters by name."""
+    """Load the Jinja2 template `name` from the folder of `package` (a dotted name). `filters`: more filters by
+    name, beside `code`, which shows what a sentence has between backticks as code."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -17,5 +19,11 @@ def page_template(package: str, name: str, filters: Mapping[str, Callable[..., A
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= filters or {}
+    environment.filters |= {"code": _code, **(filters or {})}
     return environment.get_template(name)
+
+
+def _code(text: str) -> Any:
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))

@@ -157,7 +157,8 @@ class _Bars:
         count = TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True))
         note = TextColumn("{task.fields[note]}", markup=False, table_column=Column(**one_line))
         if self.console.width < WIDE:  # a bar and a note would be cut short, the numbers too
-            columns: tuple[Any, ...] = (what, count, TextColumn("{task.fields[left]}", markup=False))
+            left = TextColumn("{task.fields[left]}", markup=False, table_column=Column(**one_line))
+            columns: tuple[Any, ...] = (what, count, left)
         else:
             columns = (what, BarColumn(min(40, self.console.width - 66)), count, note)
         self.wide = self.console.width >= WIDE
@@ -181,12 +182,12 @@ class _Bars:
 
 
 def say(line: str) -> None:
-    """Print a line about the work, above the bars of a whole if there are any; control characters are left out,
-    with which a model could steer the terminal."""
+    """Print a line about the work, above the bars of a whole if there are any; one that is indented, a sample, is cut
+    to the terminal's width. Control characters are left out, with which a model could steer the terminal."""
     text = "".join(one for one in line if one.isprintable())
     whole = _whole.get()
     if whole is not None and whole.screen is not None:
-        whole.screen.console.print(text, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
+        whole.screen.console.print(text, markup=False, no_wrap=text[:1] == " ", overflow="ellipsis")
     else:
         print(text, flush=True)
 

@@ -108,7 +108,9 @@ def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Findin
         found.append(
             Finding(
                 "weak_teacher",
-                f"the teacher scores {-lead:.1f} points less than the student",
+                f"the teacher scores {-lead:.1f} points less than the student"
+                if lead
+                else "the teacher scores no more than the student",
                 "take a larger teacher, or fine-tune this one on more rows first",
             )
         )

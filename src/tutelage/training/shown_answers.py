@@ -70,4 +70,5 @@ class ShownAnswers:
 
     def _say(self, what: str, text: str) -> None:
         assert self.work is not None
-        self.work.say(f"    {what:<10} {' '.join(text.split())[:400]}")
+        seen = "".join(one for one in " ".join(text.split()) if one.isprintable())[:400]
+        self.work.say(f"    {what:<10} {seen or '(nothing to see)'}")

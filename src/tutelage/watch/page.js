@@ -277,6 +277,7 @@ function show(news) {
     card.empty.hidden = card.points.known > 0;
     if (points.samples) showSamples(card, points.samples);
   }
+  document.getElementById("none").hidden = news.runs.length > 0;
   document.getElementById("filter").hidden = news.runs.length < 12;
   filter();
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,8 @@ def test_a_measured_model_is_loaded_as_its_section_says(workshop: Workshop, monk
     loaded: list[tuple[Any, ...]] = []
     real = load.load_model
     watched = lambda config, device, *more: loaded.append((config, str(device))) or real(config, device, *more)  # noqa: E731
-    for module in ("tutelage.models.load", "tutelage.sampling.make_sampler"):
-        monkeypatch.setattr(f"{module}.load_model", watched)
+    for module in (load, import_module("tutelage.sampling.make_sampler")):
+        monkeypatch.setattr(module, "load_model", watched)
     (prompt, *_) = asked_by(run, monkeypatch)
     begin = elsewhere.convert_tokens_to_ids("<|begin|>")
     assert prompt[0] == begin

@@ -102,10 +102,12 @@ def loss_svgs(panels: Sequence[CurvePanel]) -> list[str]:
     return inline_svgs(PANEL_INCHES, "panel", _drawn(panels))
 
 
-def score_svgs(tables: Sequence[TaskTable], looks: dict[str, Look]) -> list[str]:
-    """One inline SVG per task."""
+def score_svgs(tables: Sequence[TaskTable], looks: dict[str, Look]) -> list[tuple[str, str]]:
+    """Each task that has scores, and an inline SVG of them."""
+    tables = [table for table in tables if any(row.value(table.headline) is not None for row in table.rows)]
     sizes = [(PANEL_INCHES[0], _score_height(table)) for table in tables]
-    return [inline_svg(sizes[n], f"score{n}", draw) for n, draw in enumerate(_drawn_scores(tables, looks))]
+    drawn = _drawn_scores(tables, looks)
+    return [(table.task, inline_svg(sizes[n], f"score{n}", drawn[n])) for n, table in enumerate(tables)]
 
 
 def write_loss_files(panels: Sequence[CurvePanel], out: Path) -> None:

@@ -45,6 +45,8 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
     judged = [table for table in tables if table.task not in left_out]
     rows = [(table, row) for table in judged for row in judged_rows(table)]
+    if len(rows) > 1 and not any(row.value(table.headline) for table in judged for row in table.rows):
+        return [Verdict("No model has scores yet, so nothing can be said.", "unclear")]
     tested = [(table.task, row.stage, p) for table, row in rows if not math.isnan(p := _p_value(table, row))]
     corrected = holm([p for _, _, p in tested])
     known = {(task, stage): p for (task, stage, _), p in zip(tested, corrected, strict=True)}

@@ -144,7 +144,7 @@ def _missing(axes: Any, panel: Panel, count: int) -> None:
     if every and all(math.isnan(p.y) for p in every):
         axes.set_yticks([])
         axes.text(
-            0.5, 0.5, "no scores", transform=axes.transAxes, ha="center", fontsize=10, style="italic", color=MUTED
+            0.5, 0.62, "no scores", transform=axes.transAxes, ha="center", fontsize=10, style="italic", color=MUTED
         )
     width = 0.8 / max(1, count)
     for place, series in enumerate([one for one in panel.series if not one.look.faint]):

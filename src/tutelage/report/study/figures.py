@@ -20,7 +20,7 @@ ADDED = ("gkd_sft", "gkd_base", "gkd_it", "seqkd", "sft_long")  # on general tas
 ORDER = ("sft", "gkd_sft", "gkd_base", "gkd_it", "seqkd", "mix", "two_stage", "sft_long", "sft_again")
 COMPARED = tuple(method for method in ORDER if method not in CONTROLS)
 # Places in PALETTE. Methods that share a colour differ in marker and hatching.
-COLORS = {"sft": 0, "sft_again": 0, "gkd_sft": 1, "gkd_base": 2, "gkd_it": 3, "seqkd": 5, "mix": 4, "two_stage": 2,
+COLORS = {"sft": 0, "sft_again": 0, "gkd_sft": 1, "gkd_base": 2, "gkd_it": 3, "seqkd": 5, "mix": 4, "two_stage": 0,
           "sft_long": 4}  # fmt: skip
 
 
