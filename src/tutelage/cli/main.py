@@ -355,10 +355,8 @@ def _main(arguments: list[str]) -> None:
         wait_briefly()
         print_anything()
         code = app(arguments, prog_name="tutelage", standalone_mode=False)
-        if code == 130:  # typer turns a KeyboardInterrupt into this
-            raise KeyboardInterrupt
-        if code:  # of a command that ends by typer.Exit
-            raise SystemExit(code)
+        if code:  # 130: typer turns a KeyboardInterrupt into this; else of a command that ends by typer.Exit
+            raise KeyboardInterrupt if code == 130 else SystemExit(code)
     except KeyboardInterrupt:
         goes_on = any(verb in arguments[:1] for verb in _GO_ON)
         _fail("stopped" + "; the same command goes on where it stopped" * goes_on, stop_code())
