@@ -23,7 +23,7 @@ def test_a_metric_that_scores_nothing_is_loud(workshop: Workshop, capsys: pytest
     assert (result["n"], result["unscored"], result["metrics"]["rouge_l"]["value"]) == (3, 3, None)
     assert [SAYS in notice and "use `chrf`" in notice for notice in result["notices"]] == [True]
     page = workshop.runs / "tiny-report" / "report.html"
-    assert SAYS in page.read_text(encoding="utf-8")
+    assert SAYS.replace("`rouge_l`", "<code>rouge_l</code>") in page.read_text(encoding="utf-8")
     main(["report", file, "--runs", str(workshop.runs), "--out", str(workshop.folder / "again")])
     assert f"note: tasks.test: {SAYS}" in capsys.readouterr().out
 

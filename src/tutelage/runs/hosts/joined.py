@@ -33,17 +33,16 @@ class Joined:
     """The ranks of this command. `rank`: this one's; `world`: how many there are."""
 
     def __init__(self, rank: int, world: int) -> None:
-        from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
         from torch.distributed.rendezvous import rendezvous
 
         self.rank, self.world, self._told = rank, world, 0
         store, _, _ = next(rendezvous("env://", rank, world))
-        self.store = PrefixStore(f"tutelage-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        self.store = _below(f"tutelage-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
     def lead(self, run: Run, do: Callable[[Run], Any]) -> None:
         """Do a training run with all ranks; called by the first."""
         self._tell(pickle.dumps(run))
-        _use_device(run)
+        self._prepare(run)
         do(run)
 
     def follow(self) -> None:
@@ -53,8 +52,8 @@ class Joined:
 
         while content := self._next():
             run: Run = pickle.loads(content)  # written by `lead`
-            _use_device(run)
             try:
+                self._prepare(run)
                 with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
                     do_run(run, write=False)
                 free_memory()
@@ -78,6 +77,20 @@ class Joined:
         until = time.monotonic() + _GRACE
         while self.store.add("ended", 0) < self.world - 1 and time.monotonic() < until:
             time.sleep(0.05)
+
+    def _prepare(self, run: Run) -> None:
+        """Choose the device, and join the process group that the run's ranks talk in.
+
+        Joined here, since torch's own way has the ranks find each other by keys that an earlier group, or a rank that
+        died before the launcher's restart, may have left in the launcher's store.
+        """
+        import torch.distributed as dist
+
+        _use_device(run)
+        if not dist.is_initialized():
+            store = _below(f"group-{self._told}", self.store)
+            backend = "nccl" if run.device == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
 
     def _tell(self, content: bytes) -> None:
         self.store.set(f"run-{self._told}", content)  # pyright: ignore[reportArgumentType]
@@ -163,6 +176,13 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without what makes a process one of several ranks."""
     gone = (*_VARIABLES, *_OTHERS)
     return {name: v for name, v in environment.items() if name not in gone and not name.startswith("TORCHELASTIC_")}
+
+
+def _below(prefix: str, store: Any) -> Any:
+    """A store whose keys are those of `store` that begin with this."""
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+
+    return PrefixStore(prefix, store)
 
 
 def _use_device(run: Run) -> None:

@@ -108,7 +108,7 @@ def _refuse_unknown(
     """Raise TutelageError for a token that the model does not know, in its rendering of the sequences."""
     if isinstance(sequences, StoredSequences):
         highest = [part["highest"] for part in sequences.reports if part["highest"]]
-        read = [([token], index) for token, index in sorted(highest, reverse=True)[:1]]
+        read = [([token], index) for token, index in sorted(highest, key=lambda one: (-one[0], one[1]))[:1]]
     else:
         read = [(teacher_view(one).ids, one.index) for one in sequences]
     for ids, index in read:
