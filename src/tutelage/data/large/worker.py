@@ -34,9 +34,8 @@ def main() -> None:
         try:
             sequences, answer = work.part(start, stop)
             write_sequences(Path(file), sequences)
-            answer["highest"] = max(
-                ((max(int(part.max()) for part in _read(one)), one.index) for one in sequences), default=None
-            )
+            found = [(max(int(part.max()) for part in _read(one)), one.index) for one in sequences]
+            answer["highest"] = max(found, key=lambda one: (one[0], -one[1]), default=None)
         except TutelageError as error:
             answer = {"error": str(error)}
         except OSError as error:
