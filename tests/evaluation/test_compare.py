@@ -246,12 +246,11 @@ def test_evaluations_of_one_task_are_told_apart_by_their_folders(tmp_path: Path,
     assert len({row.split("  ")[0] for row in rows}) == len(rows) == 3
 
 
-def test_one_evaluation_is_not_compared_with_itself(tmp_path: Path) -> None:
-    one = write(tmp_path / "runs" / "x", [record("0", 1.0)])
+def test_one_evaluation_compared_with_itself_is_told(tmp_path: Path, capsys: Any) -> None:
+    one = write(tmp_path / "runs" / "x", [record("0", 1.0), record("1", 0.0)])
     for a, b in ((one, one), (one.parent, tmp_path / "runs" / "x" / "..")):
-        with pytest.raises(TutelageError, match=r"are one folder: a comparison needs two evaluations"):
-            compare_folders(a, b)
+        main(["compare", str(a), str(b)])
+        assert "warning: a_task: a and b are one evaluation, so all differences are 0\n" in capsys.readouterr().out
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "x").symlink_to(one)
-    with pytest.raises(TutelageError, match=r"x is one evaluation in .*, by a link"):
-        compare_folders(one.parent, tmp_path / "link")
+    assert "one evaluation" in compare_folders(one.parent, tmp_path / "link").tasks[0].warnings[0]

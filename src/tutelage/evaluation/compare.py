@@ -69,14 +69,10 @@ def compare_folders(a: Path, b: Path, metrics_of: MetricsOf | None = None, sampl
 
     `metrics_of`: how a task's metrics are averaged, by default as for the benchmarks. `samples`: of the bootstrap.
     Several evaluations of one task are told apart by their folders' names, and paired by them. Raises TutelageError
-    when a folder holds no evaluation, when the two are one folder or have no task in common, or when a task was not
-    evaluated on the same examples (the first id that differs is named).
+    when a folder holds no evaluation, when the two have no task in common, or when a task was not evaluated on the same
+    examples (the first id that differs is named). Of one folder with itself all differences are 0.
     """
     left, right = _evaluations(a), _evaluations(b)
-    if a.resolve() == b.resolve():
-        raise TutelageError(
-            f"{a} and {b} are one folder: a comparison needs two evaluations, such as two folders in it"
-        )
     if len(left) == len(right) == 1:  # of one task each: the folders' names do not matter
         pairs = [(next(iter(left.values())), next(iter(right.values())))]
         first, second = (read_result(folder)["task"] for folder in pairs[0])
@@ -86,9 +82,6 @@ def compare_folders(a: Path, b: Path, metrics_of: MetricsOf | None = None, sampl
         pairs = [(left[name], right[name]) for name in left if name in right]
     if not pairs:
         raise TutelageError(f"{a} ({', '.join(left)}) and {b} ({', '.join(right)}) have no task in common")
-    same = [one for one, two in pairs if one.resolve() == two.resolve()]
-    if same:
-        raise TutelageError(f"{same[0].name} is one evaluation in {a} and {b}, by a link: compare two evaluations")
     tasks = _told_apart([_compare_task(*pair, metrics_of or benchmark_metrics, samples) for pair in pairs], pairs)
     all_paired = len(pairs) == len(left) == len(right)
     only_a = () if all_paired else tuple(name for name in left if name not in right)
@@ -154,6 +147,8 @@ def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> Task
     task = str(results[0]["task"])
     known = metrics_of(task)
     metrics, warnings = [], _scored_otherwise(*results)
+    if a.resolve() == b.resolve():
+        warnings.append("a and b are one evaluation, so all differences are 0")
     for name in results[0]["metrics"]:
         if name not in results[1]["metrics"]:
             warnings.append(f"{name} is only in {a.name}")
