@@ -238,9 +238,26 @@ def test_a_step_takes_what_a_look_at_all_rows_gives():
                 )
 
 
+def test_large_data_of_which_no_row_fits_is_refused_as_small_data_is(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))
+    said = []
+    for limit in (kept.LARGE, 3):
+        monkeypatch.setattr(kept, "LARGE", limit)
+        file = workshop.write(training__max_length=8)
+        run = Planner(load_recipe(file), file.parent, workshop.folder / str(limit)).stage_run("sft", 0)
+        with pytest.raises(TutelageError) as error:
+            do_run(run)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert "max_length is 8" in said[0]
+
+
 @pytest.mark.slow
 def test_a_run_with_large_data_makes_the_same_model(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     """GKD on two sections and validation on a third; the log's numbers are equal as well."""
+    monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))  # others would find these small data there
     workshop.rows("more", [{"prompt": f"Hello {n}", "completion": f"The cat {n}."} for n in range(7)])
     recipe = {
         "data__more": {"path": "more.jsonl"},

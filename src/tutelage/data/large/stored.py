@@ -79,11 +79,16 @@ class _Arrow:
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """All values of a column of numbers; null becomes NaN."""
-        return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self.batches])
+        return _joined([batch.column(name).to_numpy(zero_copy_only=False) for batch in self.batches])
 
     def lengths(self, name: str) -> np.ndarray[Any, Any]:
         """The lengths of all lists of a column."""
-        return np.concatenate([np.diff(batch.column(name).offsets.to_numpy()) for batch in self.batches])
+        return _joined([np.diff(batch.column(name).offsets.to_numpy()) for batch in self.batches])
+
+
+def _joined(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The parts one after the other; without any, for no row fits into `max_length`, an empty array."""
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def _readers(batch: Any) -> Iterator[tuple[str, Callable[[int], Any]]]:
