@@ -54,7 +54,8 @@ def first_message(error: ValueError) -> str:
     location = list(first["loc"])
     if location[:1] == ["stages"]:
         del location[2:3]  # pydantic puts the stage's kind after its number; it is not a key
-    location = [part for part in location if part != "ModelConfig"]  # one type of `student`, likewise
+    # Nor is the name of one type of `student`, perhaps within that of its validator.
+    location = [part for part in location if "ModelConfig" not in str(part)]
     if location and (str(location[-1]).startswith("constrained-") or "[" in str(location[-1])):
         del location[-1]  # the name of one type of a union is not a key either
     where = ".".join(map(str, location))
