@@ -14,7 +14,7 @@ TESTS ?= tests
 help:
 	@echo "make demo         set up, then distil the built-in model on the demo's own data"
 	@echo "make test         set up, then lint and run the tests; TESTS=tests/test_x.py for some of them"
-	@echo "make check        lint, and the tests that take moments: about a minute on two cores"
+	@echo "make check        lint, and the tests that take moments"
 	@echo "make lint         ruff and pyright alone"
 	@echo "make format       let ruff lay the code out and mend what it can"
 	@echo "make bench        one GKD step in Tutelage and in TRL, with real models (20 minutes on two cores)"

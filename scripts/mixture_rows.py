@@ -13,7 +13,7 @@ import random
 import sys
 from pathlib import Path
 
-from situation_rows import CHOICES, PROMPTS_ONLY, Row, chats, dialogues, write
+from situation_rows import CHOICES, PROMPTS_ONLY, Row, chats, dialogues, unseen, write
 
 DEV, HELD_OUT = 300, 500
 SUMMARIES, GENERAL = 3_200, 8_000  # rows of the mixture that are dialogues with summaries, and other instructions
@@ -22,14 +22,12 @@ FILES = {"qasc": CHOICES["qasc"], "creak": CHOICES["creak"], "sensemaking": "fla
 
 
 def main(folder: Path, out: Path) -> None:
-    draw, seen = random.Random(0), set()
+    draw = random.Random(0)
+    seen: set[str] = set()
 
     def fresh(rows: list[Row]) -> list[Row]:
         draw.shuffle(rows)
-        kept = {" ".join(row["prompt"].lower().split()): row for row in rows}
-        kept = {key: row for key, row in kept.items() if key not in seen}
-        seen.update(kept)
-        return list(kept.values())
+        return unseen(rows, seen)
 
     fresh(dialogues(folder, "test"))  # the benchmark's; none of them is trained on
     parts: dict[str, list[Row]] = {}

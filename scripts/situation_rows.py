@@ -74,6 +74,17 @@ def write(path: Path, rows: list[Row]) -> None:
     print(f"{path}: {len(rows)} rows")
 
 
+def unseen(rows: list[Row], seen: set[str]) -> list[Row]:
+    """The rows whose prompts are not in `seen`, to which they are added."""
+    kept = []
+    for row in rows:
+        key = " ".join(row["prompt"].lower().split())
+        if key not in seen:
+            seen.add(key)
+            kept.append(row)
+    return kept
+
+
 def shuffled(rows: list[Row], seed: str) -> list[Row]:
     """Each answer below the prompt of another row."""
     order = list(range(len(rows)))
@@ -89,13 +100,7 @@ def main(folder: Path, out: Path) -> None:
 
     def fresh(rows: list[Row], seed: str) -> list[Row]:
         random.Random(seed).shuffle(rows)
-        kept = []
-        for row in rows:
-            key = " ".join(row["prompt"].lower().split())
-            if key not in seen:
-                seen.add(key)
-                kept.append(row)
-        return kept
+        return unseen(rows, seen)
 
     parts: dict[str, tuple[list[Row], list[Row], list[Row]]] = {}
     test, dev = dialogues(folder, "test")[:TEST], dialogues(folder, "dev")[:DEV]

@@ -170,9 +170,11 @@ def test_a_stop_is_one_line_and_130_or_143(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys.modules[main.__module__], "app", lambda *_, **__: stop())
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a script's background it is ignored
-    with pytest.raises(SystemExit) as caught:
-        main([verb])
-    signal.signal(signal.SIGINT, ignored)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main([verb])
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert caught.value.code == code
     assert capsys.readouterr().err == f"tutelage: {line}\n"
     assert signal.getsignal(signal.SIGTERM) is before
