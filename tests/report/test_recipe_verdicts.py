@@ -150,18 +150,19 @@ def test_the_opponent_is_named_and_a_missing_control_too(run: tuple[RecipeResult
     assert "not searched" in yardstick(searched, build_tables(searched))[0]
 
 
-def test_a_task_at_chance_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["exact_match", "final_answer"])
+def test_a_task_at_chance_is_left_out(metric: str, tmp_path: Path) -> None:
     """One of four letters: 30 of 100 right where the commonest is 25 say nothing; where GKD has 60, they do."""
 
     def letters(right: int) -> TableRow:
-        scores: list[dict[str, float | None]] = [{"exact_match": float(n < right)} for n in range(100)]
+        scores: list[dict[str, float | None]] = [{metric: float(n < right)} for n in range(100)]
         records = tuple(ExampleRecord(f"{n}", "", "", ("ABCD"[n % 4],), score, None, "", True, 1)
                         for n, score in enumerate(scores))  # fmt: skip
         runs = (SeedScores(0, tmp_path, records),)
-        return TableRow("gkd", "GKD", "distill", {}, False, runs, (), (metric_value(runs, "exact_match"),))
+        return TableRow("gkd", "GKD", "distill", {}, False, runs, (), (metric_value(runs, metric),))
 
     results = make_run(tmp_path, count=4)
     for right, text in ((30, "arc is left out: no model was shown to do better on it than the commonest answer"),
                         (60, "GKD scores 60.0")):  # fmt: skip
-        (verdict,) = verdicts(results, [TaskTable("arc", "exact_match", ("exact_match",), (letters(right),))])
+        (verdict,) = verdicts(results, [TaskTable("arc", metric, (metric,), (letters(right),))])
         assert verdict.text.startswith(text)

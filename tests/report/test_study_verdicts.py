@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tutelage.evaluation.records import ExampleRecord, read_result, summarise, write_records, write_result
 from tutelage.evaluation.statistics import holm
 from tutelage.report.labels import AVERAGE
-from tutelage.report.study.answers import answers, left_out, yardstick
+from tutelage.report.study.answers import answers, endless, left_out, yardstick
 from tutelage.report.study.claims import Claim, claims
 from tutelage.report.study.figures import build_figures
 from tutelage.report.study.read import build_study
@@ -245,3 +245,38 @@ def test_a_students_average_lacks_what_is_unscored_and_what_is_at_chance(tmp_pat
     assert (claim.outcome, claim.evidence[-1].text) == ("held", "InFoBench is unscored: name a judge.")
     labels = [getattr(panel, "y_label", "") for panel in build_figures(study)[0].panels]
     assert labels == ["average of 2 tasks − SFT", "average without InFoBench − SFT"]
+
+
+def test_a_recipes_own_task_is_at_chance_where_the_commonest_answer_explains_it(tmp_path: Path) -> None:
+    """Of 100 gold answers 55 are "yes": a student with 52 of 100 right says nothing, one with 80 does. Scores other
+    than matches have no such level."""
+    gold = ["yes"] * 55 + ["no "] * 45
+
+    def study_of(right: int, metric: str) -> Study:
+        cell = Cell(10, "s", "sft", None, 0, "creak", tmp_path / f"{right}{metric}")
+        scores = [{metric: float(n < right)} for n in range(100)]
+        records = [
+            ExampleRecord(f"{n}", "", "", (g,), s, "", "", True, 1)
+            for n, (g, s) in enumerate(zip(gold, scores, strict=True))
+        ]
+        write_records(cell.folder, records)
+        write_result(cell.folder, summarise(records, [metric], metric, task="creak", model="", seed=0))
+        return build_study([cell])
+
+    reason = "none of its models was shown to do better than guessing, 55.0"
+    assert study_of(52, "final_answer").left_out("s") == {"creak": reason}
+    assert study_of(52, "exact_match").left_out("s") == {"creak": reason}
+    assert study_of(80, "final_answer").left_out("s") == {}
+    assert study_of(52, "rouge_l").left_out("s") == {}
+
+
+def test_evaluations_whose_replies_hardly_end_are_named(tmp_path: Path) -> None:
+    study = made(tmp_path, {("sft", 10): 0.0, ("gkd_sft", 10): 0.1})
+    assert endless(study) == []
+    folder = study.cells[1].folder
+    write_result(folder, read_result(folder) | {"cut": 50})
+    assert endless(study) == []  # half of them is not most
+    write_result(folder, read_result(folder) | {"cut": 51})
+    (sentence,) = endless(study)
+    assert sentence.startswith("Most replies ran to their limit and were scored as they were cut")
+    assert sentence.endswith("larger limit): s, GKD (SFT-S) at 10 on Summarization, seed 0 (51 of 100).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ CHANCE = {
     "gpqa_main": 25.0,
     "gpqa_diamond": 25.0,
 }
+# Metrics of a recipe's tasks that an answer given always can meet: 1 where the answer equals a reference, else 0.
+MATCHES = ("exact_match", "final_answer")
 CHANCE_LEVEL = 0.05  # a score is at chance level unless guessing reaches it with a smaller probability
 
 
@@ -28,6 +31,13 @@ def binomial_tail(hits: int, n: int, chance: float) -> float:
     k = np.arange(hits, n + 1)
     choose = math.lgamma(n + 1) - np.array([math.lgamma(i + 1) + math.lgamma(n - i + 1) for i in k])
     return float(min(1.0, np.exp(choose + k * math.log(chance) + (n - k) * math.log1p(-chance)).sum()))
+
+
+def commonest_share(references: Sequence[Sequence[str]]) -> float:
+    """The score (0..1) of always giving the commonest reference. `references`: those of each example; white space is
+    normalised, as by the metrics in `MATCHES`. 0 without examples."""
+    counts = Counter(text for one in references for text in {" ".join(text.split()) for text in one})
+    return max(counts.values(), default=0) / max(1, len(references))
 
 
 def chance_warning(name: str, scores: Sequence[float], chance: float) -> str | None:

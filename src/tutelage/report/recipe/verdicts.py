@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tutelage.evaluation.chance import CHANCE_LEVEL, binomial_tail
+from tutelage.evaluation.chance import CHANCE_LEVEL, MATCHES, binomial_tail, commonest_share
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import Tone, decimals, interval_text, p_text, score_text
@@ -69,10 +68,10 @@ def _at_chance(table: TaskTable) -> float | None:
     """The score (0..100) of always giving the commonest reference, where that explains all that the judged rows and
     their reference match exactly (binomial, Holm over them); else None, as for tasks with another headline metric."""
     rows = [row for row in (*judged_rows(table), table.reference) if row is not None and row.runs]
-    if table.headline != "exact_match" or not rows:
+    if table.headline not in MATCHES or not rows:
         return None
     records = rows[0].runs[0].records
-    share = max(Counter(text for one in records for text in {*one.references}).values(), default=0) / len(records)
+    share = commonest_share([one.references for one in records])
     values = [value.value for row in rows if (value := row.value(table.headline)) and not math.isnan(value.value)]
     guessed = [binomial_tail(round(value / 100 * len(records)), len(records), share) for value in values]
     return 100 * share if guessed and min(holm(guessed)) > CHANCE_LEVEL else None

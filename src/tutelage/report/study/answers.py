@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
+from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
 from tutelage.report.numbers import Tone, difference_text, interval_text
+from tutelage.report.scores import is_evaluated
 from tutelage.report.study.results import CONTROLS, SAME_DATA, SYNTHETIC, Result, Study
-from tutelage.report.study.sentences import Link, Part, Sentence, linked, method_label
+from tutelage.report.study.sentences import Link, Part, Sentence, arm_label, linked, method_label
 
 AGAIN = "sft_again"
+_NAMED = 12  # evaluations of endless replies that are named
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,29 @@ def gaps(study: Study) -> list[str]:
         for task, (lacking, count) in study.without_comet.items()
     ]
     return found
+
+
+def endless(study: Study) -> list[str]:
+    """Evaluations in which most replies ran to their limit and were scored as they were cut, in one sentence: a model
+    that no longer ends its replies has other faults than its method, and one such seed widens every interval."""
+    found: dict[str, None] = {}
+    for result in study.results.values():
+        for cell in result.cells:
+            if result.of or not is_evaluated(cell.folder):
+                continue
+            said = read_result(cell.folder)
+            cut, replies = said.get("cut") or 0, said.get("n") or 0
+            if cut > replies / 2:
+                seed = "" if result.arm.method == "base" else f", seed {cell.seed}"
+                where = f"{arm_label(result.arm, study)} on {study.label(result.task)}{seed}"
+                found[f"{where} ({cut} of {replies})"] = None
+    if not found:
+        return []
+    more = f"; {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return [
+        "Most replies ran to their limit and were scored as they were cut (the model hardly ends its replies, or needs "
+        f"a larger limit): {'; '.join([*found][:_NAMED])}{more}."
+    ]
 
 
 class Choice(Enum):
@@ -215,10 +241,10 @@ def _stronger(study: Study, student: str, task: str) -> list[Part]:
         return []
     same = study.find(student, "gkd_sft", size, task) or study.find(student, "gkd_base", size, task)
     versus = study.compare(result, same)
-    against = "above the same-data teacher's student"
+    against = "against the same-data teacher's student"
     if versus is None:
         versus, reference = study.versus(result), study.reference(result)
-        against = f"above {method_label(reference.arm, study)}" if reference is not None else ""
+        against = f"against {method_label(reference.arm, study)}" if reference is not None else ""
     if versus is None:
         return []
     teacher = f" ({short(result.arm.teacher)})" if result.arm.teacher else ""

@@ -20,11 +20,11 @@ from tutelage.evaluation.page import PAGE_FILE
 from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
 from tutelage.report.forecasts import forecast_rows
-from tutelage.report.labels import AVERAGE, method_name, metric_label, short, size_text, task_label
+from tutelage.report.labels import AVERAGE, method_name, metric_label, size_text, task_label
 from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
 from tutelage.report.scores import is_evaluated
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
-from tutelage.report.study.answers import answers, gaps, left_out, yardstick
+from tutelage.report.study.answers import answers, endless, gaps, left_out, yardstick
 from tutelage.report.study.claims import claims
 from tutelage.report.study.draw import legend_svgs, panel_svgs, write_files
 from tutelage.report.study.figures import build_figures, undrawn
@@ -32,7 +32,7 @@ from tutelage.report.study.losses import loss_figures
 from tutelage.report.study.paper_values import paper_values
 from tutelage.report.study.read import build_study
 from tutelage.report.study.results import SYNTHETIC, Result, Study
-from tutelage.report.study.sentences import method_label
+from tutelage.report.study.sentences import arm_label
 from tutelage.report.study.table_files import study_csv, study_latex, study_markdown
 from tutelage.report.study.tables import StudyTable, build_tables, every_cell
 
@@ -113,7 +113,7 @@ def write_study_report(
         study=study,
         done=len(cells) - missing,
         answers=sentences,
-        notes=[yardstick(study).text, *gaps(study), *(sentence.text for sentence in left_out(study))],
+        notes=[yardstick(study).text, *gaps(study), *endless(study), *(sentence.text for sentence in left_out(study))],
         undrawn=[(_name(one, study), one.anchor) for one in undrawn(study, figures)],
         claims=claimed,
         tables=tables,
@@ -147,10 +147,7 @@ def _views(study: Study, out: Path) -> list[CellView]:
 
 
 def _name(result: Result, study: Study) -> str:
-    arm = result.arm
-    size = f" at {size_text(arm.size)}" if arm.size is not None else ""
-    who = "" if arm.method == "teacher" else f"{short(arm.student)}, "
-    return f"{who}{method_label(arm, study)}{size}"
+    return arm_label(result.arm, study)
 
 
 def _runs(result: Result, out: Path) -> Iterable[RunLink]:

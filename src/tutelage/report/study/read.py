@@ -16,6 +16,7 @@ import numpy as np
 from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import RESULT
 from tutelage.evaluation.benchmarks import WITH_COMET, benchmark_metrics
+from tutelage.evaluation.chance import MATCHES, commonest_share
 from tutelage.evaluation.clusters import Metric, cluster_scores
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import read_result
@@ -25,6 +26,7 @@ from tutelage.report.scores import SeedScores, is_evaluated, read_seeds
 from tutelage.report.study.results import DOMAIN_TASKS, SYNTHETIC, UNSCORED, Arm, Result, Study
 
 if TYPE_CHECKING:
+    from tutelage.evaluation.records import ExampleRecord
     from tutelage.study.plan import Cell
 
 
@@ -149,15 +151,18 @@ def _read(anchor: str, arm: Arm, task: str, metric: str, cells: list[Cell], firs
         seeds=tuple(cell.seed for cell in there),
         unscored_seeds=unscored,
         examples=len(runs[0].records),
-        chance=_chance(there, metric),
+        chance=_chance(there, metric, runs[0].records),
     )
 
 
-def _chance(cells: Sequence[Cell], metric: str) -> float | None:
-    """The score of guessing that the evaluations report for their headline; None where they report none."""
-    results = [read_result(cell.folder) for cell in cells]
-    known = [float(r["chance"]) for r in results if r.get("chance") is not None and r.get("headline") == metric]
-    return sum(known) / len(known) if known else None
+def _chance(cells: Sequence[Cell], metric: str, records: Sequence[ExampleRecord]) -> float | None:
+    """The score of guessing that the evaluations report for their headline, or that of the commonest reference given
+    always, for a recipe's own task that has a match as its headline; None where neither is known."""
+    results = [result for cell in cells if (result := read_result(cell.folder)).get("headline") == metric]
+    known = [float(result["chance"]) for result in results if result.get("chance") is not None]
+    if known:
+        return sum(known) / len(known)
+    return 100 * commonest_share([one.references for one in records]) if results and metric in MATCHES else None
 
 
 def _value(cell: Cell, metric: str, scores_C: Scores) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tutelage.evaluation.statistics import Paired
-from tutelage.report.labels import method_name, short
+from tutelage.report.labels import method_name, short, size_text
 from tutelage.report.numbers import Tone, interval_text, p_text
 from tutelage.report.study.results import Arm, Result, Study
 
@@ -41,6 +41,13 @@ def method_label(arm: Arm, study: Study) -> str:
         return f"{label} {short(arm.teacher or arm.student)}"
     teachers = {a.teacher for a in study.arms if (a.method, a.student) == (arm.method, arm.student)}
     return f"{label}, teacher {short(arm.teacher)}" if len(teachers) > 1 and arm.teacher else label
+
+
+def arm_label(arm: Arm, study: Study) -> str:
+    """ "ten-layers, GKD (SFT-S) at 4k": student, method and size."""
+    size = f" at {size_text(arm.size)}" if arm.size is not None else ""
+    who = "" if arm.method == "teacher" else f"{short(arm.student)}, "
+    return f"{who}{method_label(arm, study)}{size}"
 
 
 def linked(result: Result) -> Link:
