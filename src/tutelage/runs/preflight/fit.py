@@ -135,9 +135,10 @@ def _what_would_fit(run: Run, enough: _Enough, model: CostModel) -> tuple[str, _
     options = ["{gpus} GPUs"] if gpus else []
     options += [f"{machine.gpus} of {{gib}}" if machine.gpus > 1 else "a GPU of {gib}", smaller]
     here = model.elsewhere(machine, machine.gpus)
-    others = [kind for kind in ("adamw_8bit", "adamw_offload") if _gib(_with(shared, {"optimizer": kind}), here) <= machine.memory]
-    if run.training.optimizer == "adamw" and others:
-        options.append(f"training.optimizer: {' or '.join(others)}")
+    others = {kind: _gib(_with(shared, {"optimizer": kind}), here) for kind in ("adamw_8bit", "adamw_offload")}
+    enough_room = [kind for kind, gib in others.items() if gib <= machine.memory]
+    if run.training.optimizer == "adamw" and enough_room:
+        options.append(f"training.optimizer: {' or '.join(enough_room)}")
     sharing = "" if run.training.shard or not gpus else ", and training.shard: true for several GPUs"
     enough = _Enough(_gib(shared, here), gpus)
     return f"needs {', or '.join(options)}{sharing}", enough
