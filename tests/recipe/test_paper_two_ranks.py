@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def template_of(name: str, train: Path) -> dict[str, Any]:
             content["data"][section] = {"path": str(train), "size": 6 if section == "gold" else 8}
     content["training"] |= {"batch_size": 4, "max_length": 128, "max_steps": 1}
     for stage in content["stages"]:
+        if not find_spec("torchao"):
+            stage.get("training", {}).pop("optimizer", None)
         if "sampling" in stage:
             stage["sampling"] |= {"max_new_tokens": 4}
         if stage["kind"] == "seqkd":

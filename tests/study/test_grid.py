@@ -16,6 +16,7 @@ from tiny_study import TEMPLATE, write_study
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import load_recipe, read_yaml
+from tutelage.runs.cost.facts import machine
 from tutelage.runs.kinds import label_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
@@ -242,6 +243,8 @@ def test_the_recipes_say_appendix_a2():
     for run in plan_study(PAPER / "all.yaml", Path("runs"), partial=True).runs:
         if run.training is not None:
             t = run.training
+            teacher = "70B" in run.models["student"].path  # its SFT alone has other moments, and half the file
+            assert (t.optimizer, t.save_precision) == (("adamw_8bit", "bfloat16") if teacher else ("adamw", None))
             assert (t.learning_rate, t.batch_size, t.epochs, t.schedule, t.warmup_ratio, t.max_length) == (
                 5e-6, 128, 2, "linear", 0.03, 4096
             )  # fmt: skip
@@ -261,22 +264,43 @@ def test_the_recipes_say_appendix_a2():
 @pytest.mark.usefixtures("offline")
 def test_what_the_paper_cannot_start_on_eight_gpus():
     plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
-    lines = plan_lines(plan, "8xH200")
-    end = lines[next(i for i, line in enumerate(lines) if line.startswith("cannot start on 8xH200: 12 of 778 runs")) :]
+    lines = plan_lines(plan, "8xH100")
+    end = lines[next(i for i, line in enumerate(lines) if line.startswith("cannot start on 8xH100: 12 of 778 runs")) :]
     assert end[1].split(":")[0].strip() == "12 teacher SFT (teacher_sft)"
-    assert "needs 10 GPUs, or 8 of" in end[3]
+    assert end[3].strip() == "needs 13 GPUs, or 8 of 118 GiB, or a smaller teacher"
     made = [line for line in lines if line[:12].isalnum() and "-s0" in line]
     assert sum("cannot start" in line for line in made) == 12
     assert {int(line.split()[2]) for line in made if "new-s0" in line or "answers-s0" in line} == {8}
-    content = plan_json(plan, "8xH200")
+    content = plan_json(plan, "8xH100")
     assert len(content["runs"]) == 778
     assert [(one["kind"], len(one["runs"])) for one in content["misfits"] if one["stops"]] == [("teacher SFT", 12)]
     assert {run["placed"] for run in content["runs"] if run["kind"] == "synthesize"} == {
         "8 GPUs of a host hold its models together (vLLM)"
     }
-    assert content["disk"]["models"] == sum(4 * weights_of(run) for run in plan.runs if run.training)
+    saved = {None: 4, "bfloat16": 2}
+    trained = [run for run in plan.runs if run.training]
+    assert content["disk"]["models"] == sum(saved[r.training.save_precision] * weights_of(r) for r in trained)
+    narrow = plan_lines(plan, "8x8xH100", ranks=8)  # GPUs that runs need, not all that there are
+    assert narrow[-1].strip() == "set --gpus-per-run 16"
     one = plan_lines(plan, "8xH200", ranks=1)
     assert any("set training.shard" not in line and "set --gpus-per-run 8" in line for line in one)
+
+
+@pytest.mark.usefixtures("offline")
+def test_hours_side_by_side_are_those_of_the_longest_chain_or_of_all_gpus_busy():
+    for name, on, ranks in (("table1", "8x8xH100", 32), ("table3", "8xH200", 8)):
+        plan = plan_study(PAPER / f"{name}.yaml", Path("runs"), partial=True)
+        cost = priced(plan, on, ranks)
+        hours = {run.fingerprint: cost.costs[run.fingerprint] for run in plan.runs}
+        longest = max(sum(hours[one.fingerprint].hours for one in chain) for run in plan.runs for chain in chains(run))
+        busy = sum(one.hours * one.gpus for one in hours.values()) / machine(on).gpus
+        assert cost.least_hours(plan.runs) == pytest.approx(max(longest, busy))
+        assert (longest > busy) == (ranks == 32)
+
+
+def chains(run: Run) -> list[list[Run]]:
+    """Each way from a run that builds on nothing to this one."""
+    return [[*chain, run] for parent in run.parents for chain in chains(parent)] or [[run]]
 
 
 def weights_of(run: Run) -> int:

@@ -54,6 +54,16 @@ class Priced:
             "dollars": sum(one.dollars for one in known),
         }
 
+    def least_hours(self, runs: Iterable[Run]) -> float:
+        """Hours at best with runs side by side: of the longest chain of `runs` that can start, or as many as keep all
+        GPUs busy."""
+        able, chains = [run for run in runs if run.fingerprint not in self.stuck], dict[str, float]()
+        for run in able:  # parents come first
+            cost = self.costs[run.fingerprint]
+            before = max((chains.get(parent.fingerprint, 0.0) for parent in run.parents), default=0.0)
+            chains[run.fingerprint] = before + (cost.hours if cost is not None else 0.0)
+        return max([*chains.values(), self.totals(able)["gpu_hours"] / self.model.machine.gpus])
+
 
 def priced(plan: StudyPlan, on: str, ranks: int | None = None) -> Priced:
     """The plan's costs and what cannot start. `ranks`: by default, all GPUs of the machine.
@@ -85,7 +95,7 @@ def plan_json(plan: StudyPlan, on: str, ranks: int | None = None) -> dict[str, A
             for cell, run in plan.points
         ],
         "runs": [_run_json(plan, run, cost.costs[run.fingerprint], cost.model) for run in plan.runs],
-        "totals": cost.totals(plan.runs),
+        "totals": cost.totals(plan.runs) | {"least_hours": cost.least_hours(plan.runs)},
         "misfits": [
             {key: getattr(one, key) for key in ("kind", "stops", "need", "parts", "fix")}
             | {"runs": [run.fingerprint for run in one.runs]}
@@ -183,10 +193,12 @@ def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
     known = [one for one in cost.costs.values() if one is not None]
     total, stuck, ranks = cost.totals(plan.runs), len(cost.stuck), cost.model.ranks
     each = f"--gpus-per-run {ranks} for training" if ranks > 1 else "one GPU per run"
+    gpus = cost.model.machine.gpus
+    beside = f", {cost.least_hours(plan.runs):,.1f} h at best side by side" if gpus > 1 else ""
     without = f", without {stuck} runs that cannot start" if stuck else ""
     out = [
         f"in all on {cost.on}, {each}{without}:",
-        f"  {total['flops']:.2e} FLOP, {total['hours']:,.1f} h one after the other, "
+        f"  {total['flops']:.2e} FLOP, {total['hours']:,.1f} h one after the other{beside}, "
         f"{total['gpu_hours']:,.0f} GPU hours, {total['dollars']:,.0f} $ (assumed prices)",
         f"  disk {disk_text(cost.disk)}; {free_disk(plan.root) / GIB:,.1f} free",
     ]

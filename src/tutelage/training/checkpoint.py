@@ -22,8 +22,15 @@ from tutelage.common.checksums import read_one, read_sealed, seal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_bytes_atomically
 from tutelage.common.run_folder import METRICS, SAMPLES
-from tutelage.models.sharding import assign, gathered
-from tutelage.training.sharded_checkpoint import ShardWriter, damaged_shard, load_shards, no_space, rng_states
+from tutelage.models.sharding import gathered
+from tutelage.training.sharded_checkpoint import (
+    ShardWriter,
+    damaged_shard,
+    load_shards,
+    load_whole,
+    no_space,
+    rng_states,
+)
 
 _LOGS = (METRICS, SAMPLES)
 _PREFIX = "checkpoint-"
@@ -131,10 +138,12 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any) -> None:
     state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=shared)
     options = StateDictOptions(full_state_dict=True)
     weights, moments = state["model"], state["optimizer"]
-    if learnt := _learnt(model):
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        load_whole(weights, moments["state"], model, optimizer)
+    elif learnt := _learnt(model):
         set_optimizer_state_dict(model, optimizer, moments, options=options)
         for name, parameter in learnt.items():
-            assign(parameter, weights[name].to(parameter.device))
+            parameter.data.copy_(weights[name])
     else:
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=options)
     _set_rng(state["rng"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from torch.optim.adamw import adamw
 from tutelage.common.errors import TutelageError
 from tutelage.models.sharding import local_part
 from tutelage.recipe.sections import TrainingConfig
+
+
+def missing_library(optimizer: str) -> str | None:
+    """What to do about a library that `training.optimizer` needs and that is not installed; None: nothing."""
+    if optimizer != "adamw_8bit" or importlib.util.find_spec("torchao") is not None:
+        return None
+    return "training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'"
 
 
 def make_optimizer(config: TrainingConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -28,12 +36,10 @@ def make_optimizer(config: TrainingConfig, module: torch.nn.Module) -> torch.opt
     }
     if config.optimizer == "adamw_offload":
         return OffloadedAdamW(learnt, **options)
+    if missing := missing_library(config.optimizer):
+        raise TutelageError(missing)
     if config.optimizer == "adamw_8bit":
-        if importlib.util.find_spec("torchao") is None:
-            raise TutelageError("training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'")
-        from torchao.optim import AdamW8bit  # type: ignore[import-not-found]
-
-        return AdamW8bit(learnt, **options)
+        return _eight_bit_adamw()(learnt, **options)
     return torch.optim.AdamW(learnt, fused=True, **options)
 
 
@@ -49,6 +55,34 @@ def set_learning_rate(optimizer: Any, rate: float) -> None:
 def state_bytes(optimizer: str, weight_bytes: float, width: int) -> float:
     """Device memory of the two moments of weights that take `weight_bytes` bytes, `width` bytes each."""
     return {"adamw": 2.0, "adamw_8bit": 2.0 / width, "adamw_offload": 0.0}[optimizer] * weight_bytes
+
+
+def _eight_bit_adamw() -> Any:
+    """torchao's AdamW8bit on this rank's own shares of the weights, as plain tensors: given FSDP2's, the step that it
+    compiles takes every rank's share to be as large as the first one's, and fails where they are not."""
+    from torchao.optim import AdamW8bit  # type: ignore[import-not-found]
+
+    class OwnShares(AdamW8bit):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            """Update all weights that have a gradient."""
+            weights = [p for group in self.param_groups for p in group["params"]]
+            shares = {p: local_part(p.detach()) for p in weights}
+            for weight, share in shares.items():
+                share.grad = None if weight.grad is None else local_part(weight.grad)
+            self._stand_for(shares)
+            try:
+                super().step(closure)
+            finally:
+                self._stand_for({share: weight for weight, share in shares.items()})
+
+        def _stand_for(self, others: dict[Tensor, Tensor]) -> None:
+            """Put each weight's other in its place, in the groups and in the state."""
+            for group in self.param_groups:
+                group["params"] = [others[p] for p in group["params"]]
+            self.state = defaultdict(dict, {others[p]: state for p, state in self.state.items()})
+
+    return OwnShares
 
 
 class OffloadedAdamW(torch.optim.AdamW):

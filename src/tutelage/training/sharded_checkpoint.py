@@ -7,7 +7,7 @@ A folder begins under another name and is renamed when all ranks' files are on t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,23 @@ def load_shards(path: Path, model: Any, optimizer: Any) -> dict[str, Tensor]:
             if _is_apart(value, owner):  # all others were read in place
                 local_part(value).copy_(local_part(wanted[name]))
     return {name.removeprefix("rng."): state for name, state in rng.items()}
+
+
+@torch.no_grad()
+def load_whole(weights: Mapping[str, Tensor], moments: Mapping[str, Any], model: Any, optimizer: Any) -> None:
+    """Restore a sharded model's weights and its optimizer's state from the whole ones, by the weights' names, that a
+    run without shares had: each rank takes its own part of each."""
+    from torch.distributed.tensor import distribute_tensor
+
+    _make_state(optimizer)
+    for name, value, owner in named_tensors(model, optimizer):
+        key, _, of = name.partition(".")
+        found = weights[of] if key == "model" else moments[of][key]
+        found = found.dequantize() if hasattr(found, "codes") else found
+        if hasattr(owner, "device_mesh") and value.ndim > 0:
+            where: Any = owner
+            found = distribute_tensor(found, where.device_mesh, where.placements, src_data_rank=None)
+        local_part(value).copy_(local_part(found))
 
 
 def damaged_shard(path: Path, rank: int = 0, ranks: int = 1) -> str | None:

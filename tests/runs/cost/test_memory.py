@@ -103,6 +103,24 @@ def test_moments_elsewhere(optimizer: str, per_weight: int):
     assert parts(run_of("sft", training, student=B8), ranks=1)["student and optimizer"] == per_weight * W8
 
 
+def test_a_checkpoint_of_shared_eight_bit_moments_has_them_in_float32():
+    """8 bytes per weight come when the gradients' 4, gathered layers and activations have gone."""
+    training = TrainingConfig(optimizer="adamw_8bit", shard=True, gradient_checkpointing=True)
+    found = parts(run_of("sft", training, student=B70), ranks=8)
+    at_checkpoint = (4 + 2 + 8) * W70 / 8 + found["base"]
+    assert sum(found.values()) == pytest.approx(at_checkpoint)
+    for ranks in (1, 64):  # not shared; and the gathered layers were more
+        assert not parts(run_of("sft", training, student=B70), ranks=ranks).get("checkpoint")
+
+
+def test_moments_elsewhere_are_named_where_they_would_fit():
+    run = run_of(
+        "sft", TrainingConfig(shard=True, gradient_checkpointing=True, tokens_per_micro_batch=2048), student=B70
+    )
+    assert fixes(run, "8xH200", 8)[0][1].endswith(", or training.optimizer: adamw_8bit or adamw_offload")
+    assert "optimizer" not in fixes(run, "8xH100", 8)[0][1]
+
+
 def test_activations_are_recomputed_where_memory_asks_for_it():
     """An 8B student takes 18 bytes per weight, 135 GiB; of an H200's 139 too few are left for 8,192 tokens."""
     training = {name: TrainingConfig(gradient_checkpointing=on) for name, on in (("on", True), ("off", False))}

@@ -201,12 +201,15 @@ def test_a_hub_set_and_a_template_of_a_study(workshop: Workshop):
 
 def test_packages_that_a_recipe_names(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     real = sys.modules["importlib.util"].find_spec
-    absent = lambda name, *more: None if name in ("vllm", "wandb") else real(name, *more)  # noqa: E731
+    absent = lambda name, *more: None if name in ("vllm", "wandb", "torchao") else real(name, *more)  # noqa: E731
     monkeypatch.setattr("tutelage.runs.preflight.inputs.find_spec", absent)
-    file = workshop.write(stages__1__sampling__backend="vllm", training__trackers=["wandb"])
+    monkeypatch.setattr("importlib.util.find_spec", absent)
+    settings = {"training__trackers": ["wandb"], "training__optimizer": "adamw_8bit"}
+    file = workshop.write(stages__1__sampling__backend="vllm", **settings)
     plan = Planner(load_recipe(file), workshop.folder, workshop.runs)
     runs = [plan.stage_run("sft", 0), plan.stage_run("gkd", 0)]
     assert [problem.text for problem in find_problems(runs, workshop.runs)] == [
+        "training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'",
         "training.trackers: wandb is not installed: pip install wandb",
         "`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'",
     ]

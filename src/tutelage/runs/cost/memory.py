@@ -11,7 +11,9 @@ With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precisio
     prune      4 per weight, and 2 for autocast's copies
 
 Of the 8·b', half are Adam's moments: `optimizer: adamw_8bit` holds them in 2 bytes per weight, `adamw_offload` not on
-the device. With `gradient_checkpointing: auto` it is on where the machine's memory, or `memory_gib`, asks for it.
+the device. Where ranks share, a checkpoint writes eight-bit moments as float32, 8 bytes per weight, at a time without
+gradients, gathered layers and activations. With `gradient_checkpointing: auto` it is on where the machine's memory, or
+`memory_gib`, asks for it.
 
 With an adapter of a weights (`lora`) the student is 16·a and 2·a to compute with, its frozen base b·W (in nf4 0.516 per
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
@@ -156,6 +158,9 @@ def training_memory(
         held["caches"] = cache
         activations = max(activations, sampling.reading(count, width))
     parts = {**held, "activations": activations, "base": base}
+    if shared and config.optimizer == "adamw_8bit":
+        gone = master * trained / part + held["gathered layers"] + activations
+        parts["checkpoint"] = max(0.0, 8 * trained / part - gone)
     limit = min(machine.memory, config.memory_gib or machine.memory)
     if config.gradient_checkpointing == "auto" and cuda and not recomputed and sum(parts.values()) > limit * GIB:
         options = (sampling, tokens, machine, ranks, lora, shared_base)

@@ -124,7 +124,7 @@ def _what_would_fit(run: Run, enough: _Enough, model: CostModel) -> tuple[str, _
         names.append(name)
         settings, ranks = settings | change, more or ranks
         if _gib(_with(run, settings), model.elsewhere(machine, ranks)) <= machine.memory:
-            return f"set {' and '.join(names)}", enough
+            return f"set {' and '.join(names)}", _Enough(enough.gib, ranks)
     smaller = "smaller models" if "teacher" in run.models else "a smaller student"
     smaller = "a smaller teacher" if label_of(run) == "teacher SFT" else smaller
     if machine.device == "cpu":
@@ -134,8 +134,13 @@ def _what_would_fit(run: Run, enough: _Enough, model: CostModel) -> tuple[str, _
     gpus = next((n for n in more if _gib(shared, model.elsewhere(machine, n)) <= machine.memory), None)
     options = ["{gpus} GPUs"] if gpus else []
     options += [f"{machine.gpus} of {{gib}}" if machine.gpus > 1 else "a GPU of {gib}", smaller]
+    here = model.elsewhere(machine, machine.gpus)
+    others = {kind: _gib(_with(shared, {"optimizer": kind}), here) for kind in ("adamw_8bit", "adamw_offload")}
+    enough_room = [kind for kind, gib in others.items() if gib <= machine.memory]
+    if run.training.optimizer == "adamw" and enough_room:
+        options.append(f"training.optimizer: {' or '.join(enough_room)}")
     sharing = "" if run.training.shard or not gpus else ", and training.shard: true for several GPUs"
-    enough = _Enough(_gib(shared, model.elsewhere(machine, machine.gpus)), gpus)
+    enough = _Enough(_gib(shared, here), gpus)
     return f"needs {', or '.join(options)}{sharing}", enough
 
 
@@ -145,7 +150,13 @@ def _settings(run: Run, model: CostModel) -> Iterator[tuple[str, dict[str, Any],
     assert training is not None
     most = model.machine.gpus if model.machine.device != "cpu" else 1
     if model.ranks < most:
-        yield ("" if training.shard else "training.shard: true and ") + f"--gpus-per-run {most}", {"shard": True}, most
+        shard, more = training.shard or True, model.ranks  # the fewest, by doubling, that suffice by themselves
+        while more < most and (
+            more == model.ranks
+            or _gib(_with(run, {"shard": shard}), model.elsewhere(model.machine, more)) > model.machine.memory
+        ):
+            more = min(2 * more, most)
+        yield ("" if training.shard else "training.shard: true and ") + "--gpus-per-run {gpus}", {"shard": shard}, more
     elif model.ranks > 1 and not training.shard:
         yield "training.shard: true", {"shard": True}, 0
     if not training.gradient_checkpointing:

@@ -153,6 +153,7 @@ def _ifeval_problems() -> Iterator[Problem]:
 def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
     from tutelage.models.surgery.lora import missing_peft
     from tutelage.models.surgery.quantise import missing_package
+    from tutelage.training.optimizer import missing_library
 
     for run in runs:
         samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]
@@ -162,7 +163,8 @@ def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
             yield Problem("`tensor_parallel`: vLLM is not installed: pip install 'tutelage[vllm]'")
         precisions = [model.precision for model in run.models.values()]
         missing = [missing_package(one) for one in (*precisions, run.lora and run.lora.base)]
-        for text in filter(None, [run.lora and missing_peft(), *missing]):
+        missing += [run.lora and missing_peft(), run.training and missing_library(run.training.optimizer)]
+        for text in filter(None, missing):
             yield Problem(str(text))
         for tracker in run.training.trackers if run.training is not None else ():
             if find_spec(tracker) is None:
