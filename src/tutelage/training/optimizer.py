@@ -29,12 +29,19 @@ def make_optimizer(config: TrainingConfig, module: torch.nn.Module) -> torch.opt
     if config.optimizer == "adamw_offload":
         return OffloadedAdamW(learnt, **options)
     if config.optimizer == "adamw_8bit":
-        if importlib.util.find_spec("torchao") is None:
-            raise TutelageError("training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'")
+        if missing := missing_torchao(config):
+            raise TutelageError(missing)
         from torchao.optim import AdamW8bit  # type: ignore[import-not-found]
 
         return AdamW8bit(learnt, **options)
     return torch.optim.AdamW(learnt, fused=True, **options)
+
+
+def missing_torchao(config: TrainingConfig) -> str | None:
+    """What to do where the optimizer's library is not installed; None: nothing."""
+    if config.optimizer != "adamw_8bit" or importlib.util.find_spec("torchao") is not None:
+        return None
+    return "training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'"
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:
