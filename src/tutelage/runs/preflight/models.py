@@ -41,7 +41,8 @@ class Models:
                 try:
                     shape = self._shape(config)
                 except TutelageError as error:
-                    found = [Problem(str(error))]
+                    named = "" if f"`{config.path}`" in str(error) else f"`{config.path}`: "
+                    found = [Problem(f"{named}{error}")]
             self._known[key] = found, shape
         return self._known[key]
 
