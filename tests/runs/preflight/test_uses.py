@@ -147,8 +147,17 @@ def test_a_hub_model_of_which_little_is_known_is_looked_at_when_it_is_loaded(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ):
     path = hub_cache(workshop.folder, monkeypatch, workshop.models / "student", "token*")
-    models = {"student__path": path, "student__lora": {"targets": ["q_prj"]}, "network": False}
-    assert texts(workshop, SFT, **models) == []
+    models = {"student__path": path, "student__lora": {"targets": ["q_prj"]}}
+    assert texts(workshop, SFT, network=False, **models) == []
+    (wrong,) = texts(workshop, SFT, **models)  # the hub, which is asked for the others, is not there
+    assert wrong.startswith("cannot load `owner/name`: ")
+
+
+@pytest.mark.parametrize("path", ["a/b/c", "a model", "a--b/c"])
+def test_a_path_that_is_no_name_on_the_hub(workshop: Workshop, path: str):
+    for network in (True, False):
+        (wrong,) = texts(workshop, SFT, student__path=path, network=network)
+        assert wrong.startswith(f"cannot load `{path}`: it is not a local folder, and `{path}` is no name on the hub")
 
 
 # --- cuts, shares, few bits -------------------------------------------------------------------------------------------

@@ -28,8 +28,13 @@ class Hub:
 
     def _ask(self, name: str, kind: Kind) -> str | None:
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+        from huggingface_hub.utils import validate_repo_id
 
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            return f"`{name}` is no name on the hub, such as owner/name: correct it"
         if constants.HF_HUB_OFFLINE:
             return f"`{name}` is not in the local cache while HF_HUB_OFFLINE is set: unset it"
         if not self.network or self.unreachable:

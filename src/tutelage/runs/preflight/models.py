@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """The models of runs, each looked at once. Of a hub model the small files are read, from the hub if it may be
-    asked, else from its cache."""
+    """The models of runs, each looked at once. Of a hub model the small files are read, from its cache, or from the hub
+    if it may be asked."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -78,11 +79,9 @@ class Models:
 
         path, content = locate(config)
         base = adapter_base(Path(path))
+        if content is None and config.tokenizer is None and (cached := hub_snapshot(path, config.revision)):
+            with contextlib.suppress(TutelageError):  # it may be a part of the small files
+                return load_shape(config.model_copy(update={"path": str(cached), "revision": None}))
         names = [config.tokenizer, base and base[0], None if content else path]
-        if self.hub.network or all(name is None or Path(name).exists() for name in names):
-            return load_shape(config)
-        snapshot = None if content or config.tokenizer else hub_snapshot(path, config.revision)
-        try:
-            return snapshot and load_shape(config.model_copy(update={"path": str(snapshot), "revision": None}))
-        except TutelageError:  # a part of its small files
-            return None
+        local = all(name is None or Path(name).exists() for name in names)
+        return load_shape(config) if self.hub.network or local else None
