@@ -146,6 +146,7 @@ def test_wherever_the_student_comes_from(workshop: Workshop, monkeypatch: pytest
 def test_a_hub_model_of_which_little_is_known_is_looked_at_when_it_is_loaded(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ):
+    peft()
     path = hub_cache(workshop.folder, monkeypatch, workshop.models / "student", "token*")
     models = {"student__path": path, "student__lora": {"targets": ["q_prj"]}}
     assert texts(workshop, SFT, network=False, **models) == []
