@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes_fixture import save_tiny
 
 from tutelage.cli.main import main
 from tutelage.data.dataset import load_dataset
@@ -273,7 +274,8 @@ def test_the_built_in_model_is_proposed_without_a_gpu(
     """The teacher here is a tiny model in its place: the real one takes seconds to be read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUTELAGE_CACHE", str(tiny_models / "cache"))
-    monkeypatch.setattr("tutelage.start.models.BUILT_IN", str(tiny_models / "teacher"))
+    save_tiny(tmp_path / "built-in", layers=30, seed=1)
+    monkeypatch.setattr("tutelage.start.models.BUILT_IN", str(tmp_path / "built-in"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     table(tmp_path / "desk.csv")
     main(["init", "desk.csv"])

@@ -79,13 +79,13 @@ def distill(
 
     of_data, of_training, of_gkd = sort_settings(settings)
     root = Path(runs)
-    models = {"teacher": _model(teacher), "student": _model(student)}
     content: dict[str, Any] = {
         "name": name,
         "seeds": [seeds] if isinstance(seeds, int) else list(seeds),
         "device": device,
         "data": _data(data, test, of_data, root / "data"),
-        **models,
+        "teacher": _model(teacher),
+        "student": _model(student),
         "training": {"batch_size": 16, "max_length": 1024, **of_training},
         "tasks": {
             "test": {
@@ -97,7 +97,6 @@ def distill(
         "stages": _stages(teacher_sft, of_gkd, max_new_tokens),
     }
     recipe_from(content, Path("distill"))
-    _check_tokens(models)
     file = root / f"{name}.yaml"
     note = _write(file, content)
     result = run(file, runs=root, jobs=jobs, text=text)
@@ -150,16 +149,6 @@ def _stages(teacher_sft: bool, gkd: Mapping[str, Any], max_new_tokens: int) -> l
             "models": [teacher, "student_sft", "sft_again", "gkd"],
         },
     ]
-
-
-def _check_tokens(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise TutelageError, before anything is trained, for models that cannot be found or do not share their tokens."""
-    from tutelage.models.load import load_template
-    from tutelage.models.vocabulary import check_vocabularies
-    from tutelage.recipe.sections import ModelConfig
-
-    loaded = [load_template(ModelConfig.model_validate(models[role]))[0].tokenizer for role in ("teacher", "student")]
-    check_vocabularies(*loaded)
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> str:

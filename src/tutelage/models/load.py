@@ -25,6 +25,7 @@ from tutelage.models.self_check import differs_from_own, own_logits, runs_packed
 from tutelage.models.sharding import decoder_layers, reshard, shard
 from tutelage.models.surgery.quantise import check_precision, keep_scales, note_unquantised, quantization
 from tutelage.models.whole import (
+    ADAPTER,
     adapter_base,
     merged,
     refuse_incomplete,
@@ -75,7 +76,7 @@ def load_model(
     folder, content = locate(config)
     device_type = torch.device(device).type
     if config.precision is not None:
-        check_precision(config, folder, device_type, bool(sharded))
+        check_precision(config, (Path(folder) / ADAPTER).is_file(), device_type, bool(sharded))
     model = read_weights(config, folder, dtype, bool(sharded), device=device)
     refuse_nonfinite(config.path, model)
     if config.precision is not None:

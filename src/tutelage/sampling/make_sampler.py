@@ -12,6 +12,8 @@ from tutelage.recipe.sections import ModelConfig, SamplingConfig
 from tutelage.sampling.sampler import Sampler
 from tutelage.sampling.torch_sampler import TorchSampler
 
+NO_VLLM = "sampling.backend: vllm needs a CUDA device; set it to torch"
+
 
 def make_sampler(
     loaded: LoadedModel,
@@ -39,7 +41,7 @@ def make_sampler(
     if sampling.backend == "torch":
         return TorchSampler(loaded.model, ends, loaded.packed, sampling.batch_size, dtype, cache_share=cache_share)
     if next(loaded.model.parameters()).device.type != "cuda":
-        raise TutelageError("sampling.backend: vllm needs a CUDA device; set it to torch")
+        raise TutelageError(NO_VLLM)
     from tutelage.sampling.vllm_sampler import VllmSampler
 
     context = loaded.context or 4_096

@@ -178,11 +178,14 @@ def test_what_is_in_the_cache_is_not_asked_for(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    (tmp_path / "hub/models--a--m/snapshots/abc").mkdir(parents=True)
+    for name, file in (("a--m", "model.safetensors"), ("a--small", "config.json")):
+        (tmp_path / f"hub/models--{name}/snapshots/abc").mkdir(parents=True)
+        (tmp_path / f"hub/models--{name}/snapshots/abc/{file}").touch()
     (tmp_path / "datasets/a___d/default").mkdir(parents=True)
     hub = hub_module.Hub(network=True)
     assert hub.problem("a/m", "model") is hub.problem("a/d", "dataset") is None
     assert hub.problem("a/m", "dataset") is not None
+    assert hub.problem("a/small", "model") is not None  # its weights are not there
 
 
 def test_a_hub_set_and_a_template_of_a_study(workshop: Workshop):
@@ -207,7 +210,7 @@ def test_packages_that_a_recipe_names(workshop: Workshop, monkeypatch: pytest.Mo
     settings = {"training__trackers": ["wandb"], "training__optimizer": "adamw_8bit"}
     file = workshop.write(stages__1__sampling__backend="vllm", **settings)
     plan = Planner(load_recipe(file), workshop.folder, workshop.runs)
-    runs = [plan.stage_run("sft", 0), plan.stage_run("gkd", 0)]
+    runs = [plan.stage_run("sft", 0), replace(plan.stage_run("gkd", 0), device="cuda")]
     assert [problem.text for problem in find_problems(runs, workshop.runs)] == [
         "training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'",
         "training.trackers: wandb is not installed: pip install wandb",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import keyed_integer
 from tutelage.models.sharding import assign, gathered
 from tutelage.models.surgery.quantise import in_no_linear_map
@@ -35,7 +35,20 @@ def missing_peft() -> str | None:
 
 
 def add_adapter(model: Any, config: LoraConfig, seed: int) -> None:
-    """Freeze a transformers model and add an adapter to its linear maps, in place.
+    """Freeze a transformers model and add an adapter to its linear maps, in place. Raises TutelageError as
+    `inject_adapter` does."""
+    inject_adapter(model, config)
+    for name, layer in adapted_layers(model).items():
+        for part, start in ((layer.lora_A[NAME], 1.0), (layer.lora_B[NAME], 0.0)):
+            weight = part.weight
+            made = torch.empty(weight.shape, dtype=torch.float32)
+            bound = start / made.shape[1] ** 0.5
+            made.uniform_(-bound, bound, generator=torch.Generator().manual_seed(keyed_integer("lora", seed, name)))
+            part.weight = nn.Parameter(made.to(weight.device))
+
+
+def inject_adapter(model: Any, config: LoraConfig) -> None:
+    """`add_adapter` without the adapter's first values: on the meta device, whether a model can have it at all.
 
     Raises TutelageError without peft, for a target that is no linear map of the model or that peft takes for the fused
     weights of experts, and for dropout on the head, whose adapter is part of its weight.
@@ -72,13 +85,6 @@ def add_adapter(model: Any, config: LoraConfig, seed: int) -> None:
             f"({', '.join(sorted(fused))}), which cannot be merged: give other linear maps"
             + (f", such as targets: [{', '.join(free)}]" if free else "")
         )
-    for name, layer in adapted_layers(model).items():
-        for part, start in ((layer.lora_A[NAME], 1.0), (layer.lora_B[NAME], 0.0)):
-            weight = part.weight
-            made = torch.empty(weight.shape, dtype=torch.float32)
-            bound = start / made.shape[1] ** 0.5
-            made.uniform_(-bound, bound, generator=torch.Generator().manual_seed(keyed_integer("lora", seed, name)))
-            part.weight = nn.Parameter(made.to(weight.device))
 
 
 def adapted_layers(model: Any) -> dict[str, Any]:
@@ -246,5 +252,8 @@ def _check_targets(model: Any, targets: list[str]) -> None:
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise TutelageError(f"lora.targets: {type(model).__name__} has no linear map `{target}` (it has: {known})")
+            known = sorted({name.rpartition(".")[2] for name in linear})
+            raise TutelageError(
+                f"lora.targets: {type(model).__name__} has no linear map `{target}` (it has: {', '.join(known)}): "
+                f"{did_you_mean(target, known, 'name some of these')}"
+            )

@@ -30,8 +30,7 @@ def prune_layers(model: Any, keep: Sequence[int]) -> None:
     Raises TutelageError for indices that do not exist or occur twice, and for a model without a list of layers.
     """
     layers = decoder_layers(model)
-    if not keep or len(set(keep)) != len(keep) or max(keep) >= len(layers):
-        raise TutelageError(f"`keep: {list(keep)}` must name layers from 0 to {len(layers) - 1}, each once")
+    _check_keep(keep, len(layers))
     kept = sorted(keep)
     decoder, config = model.get_decoder(), model.config
     remaining: list[Any] = [layers[i] for i in kept]
@@ -55,22 +54,40 @@ def choose_layers(
     """The indices of the layers to keep, ascending, by the config's method.
 
     `calibration`: sequences for the methods that measure. `progress`: called with 1 for each layer that `least_damage`
-    removes. Raises TutelageError if more layers are to be kept than the model has.
+    removes. Raises TutelageError as `fixed_layers` does.
     """
     total = len(decoder_layers(loaded.model))
-    if config.keep is not None:
-        return sorted(config.keep)
+    fixed = fixed_layers(config, total)
+    if fixed is not None:
+        return fixed
     assert config.layers is not None
-    if config.layers > total:
-        raise TutelageError(f"`layers: {config.layers}` is more than the model's {total}: lower it")
-    if config.method == "even":
-        return [round(i * (total - 1) / max(1, config.layers - 1)) for i in range(config.layers)]
     batches = _batches(loaded, calibration, device)
     if config.method == "block_influence":
         influence = block_influence(loaded.model, batches)
         ranked = sorted(range(total), key=lambda i: influence[i], reverse=True)
         return sorted(ranked[: config.layers])
     return _least_damage(loaded.model, batches, config.layers, progress)
+
+
+def fixed_layers(config: PruneConfig, total: int) -> list[int] | None:
+    """The indices to keep of `total` layers, ascending, where the config says them; None where a measurement chooses.
+
+    Raises TutelageError for layers that the model does not have.
+    """
+    if config.keep is not None:
+        _check_keep(config.keep, total)
+        return sorted(config.keep)
+    assert config.layers is not None
+    if config.layers > total:
+        raise TutelageError(f"`layers: {config.layers}` is more than the model's {total}: lower it")
+    if config.method == "even":
+        return [round(i * (total - 1) / max(1, config.layers - 1)) for i in range(config.layers)]
+    return None
+
+
+def _check_keep(keep: Sequence[int], total: int) -> None:
+    if not keep or len(set(keep)) != len(keep) or max(keep) >= total:
+        raise TutelageError(f"`keep: {list(keep)}` must name layers from 0 to {total - 1}, each once")
 
 
 def perplexity(loaded: LoadedModel, sequences: Sequence[TokenSequence], device: torch.device) -> float:

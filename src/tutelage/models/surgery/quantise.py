@@ -11,14 +11,12 @@ import importlib.util
 import re
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from tutelage.common.errors import TutelageError
-from tutelage.models.whole import ADAPTER
 from tutelage.recipe.sections import ModelConfig
 
 PACKAGES = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}
@@ -32,15 +30,15 @@ def missing_package(precision: str | None) -> str | None:
     return f"`{precision}` needs {package}: pip install 'tutelage[quant]'"
 
 
-def check_precision(config: ModelConfig, folder: str, device: str, sharded: bool) -> None:
+def check_precision(config: ModelConfig, adapter: bool, device: str, sharded: bool) -> None:
     """Raise TutelageError where a model cannot be held in `config.precision`: the package is missing, the device cannot
-    compute in it, its ranks share one model, or the model is an adapter."""
+    compute in it, its ranks share one model, or the model is an `adapter`."""
     where, missing = f"`{config.path}`: precision: {config.precision}", missing_package(config.precision)
     if missing is not None:
         raise TutelageError(f"`{config.path}`: {missing}")
     if sharded:
         raise TutelageError(f"{where} is not shared among ranks: leave `training.shard` out, or `precision`")
-    if (Path(folder) / ADAPTER).is_file():
+    if adapter:
         raise TutelageError(f"{where} needs a whole model, and this is an adapter: tutelage export --merge it first")
     if config.precision == "float8" and (device != "cuda" or torch.cuda.get_device_capability() < (8, 9)):
         raise TutelageError(f"{where} needs a CUDA GPU of compute capability 8.9 (Ada, Hopper) or newer: use int8")

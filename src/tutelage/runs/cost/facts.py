@@ -132,12 +132,12 @@ def shape_at(path: str) -> Shape | None:
     if path in facts()["models"]:
         return Shape(**facts()["models"][path])
     file = Path(path).expanduser() / "config.json"
-    if not file.is_file() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(path, "config.json")
-        file = Path(cached) if isinstance(cached, str) else file
     try:
+        if not file.is_file() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(path, "config.json")
+            file = Path(cached) if isinstance(cached, str) else file
         return shape_of(json.loads(file.read_text()))
     except (OSError, ValueError):  # loading the model says what is wrong
         return None

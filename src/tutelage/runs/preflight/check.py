@@ -1,7 +1,7 @@
 """The checks before the first run: everything that is missing is shown at once, not when a run fails on it hours later.
 
-Only runs that are not done are looked at, and only their inputs: nothing is loaded, downloaded or written. What a stage
-of the plan makes is not looked for.
+Only runs that are not done are looked at, and only their inputs: nothing is written, and of a model no weights are
+loaded or downloaded. What a stage of the plan makes is not looked for.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def find_problems(
     from tutelage.runs.preflight.inputs import input_problems
     from tutelage.runs.preflight.machine import disk_problems, memory_problems
 
-    found = [*input_problems(waiting, network, data, here), *disk_problems(waiting, root, jobs), *notes]
+    found = [*input_problems(waiting, network, data, here, ranks), *disk_problems(waiting, root, jobs), *notes]
     if here:
         found += memory_problems(waiting, ranks)
     return list(dict.fromkeys(found))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 SECONDS = 10  # for one question to the hub
+_WEIGHTS = (".safetensors", ".ckpt")  # ends of files; the second are COMET's
 
 Kind = Literal["model", "dataset"]
 
@@ -27,8 +28,13 @@ class Hub:
 
     def _ask(self, name: str, kind: Kind) -> str | None:
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+        from huggingface_hub.utils import validate_repo_id
 
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            return f"`{name}` is no name on the hub, such as owner/name: correct it"
         if constants.HF_HUB_OFFLINE:
             return f"`{name}` is not in the local cache while HF_HUB_OFFLINE is set: unset it"
         if not self.network or self.unreachable:
@@ -48,12 +54,14 @@ class Hub:
 
 
 def cached(name: str, kind: Kind) -> bool:
-    """Whether the hub's cache, or that of `datasets`, has something of it."""
+    """Whether the hub's cache, or that of `datasets`, has something of it; of a model, weights."""
     from huggingface_hub import constants
 
     folders = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "snapshots"]
     if kind == "dataset":
         folders.append(_datasets_cache() / name.replace("/", "___"))
+    if kind == "model":  # its small files may be there for its tokenizer alone
+        return any(file.suffix in _WEIGHTS for file in folders[0].rglob("*"))
     return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 

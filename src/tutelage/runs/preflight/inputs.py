@@ -10,11 +10,12 @@ from tutelage.common.errors import TutelageError
 from tutelage.data.sources import most_rows, paths_of, resolve_sources
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.data import VARIABLE, data_folder, located
-from tutelage.recipe.sections import DataConfig, ModelConfig
+from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.judge import scorer_problems
+from tutelage.runs.preflight.models import Models
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.preflight.teacher import signal_problems, teacher_problems
 from tutelage.runs.run import Run
@@ -22,9 +23,12 @@ from tutelage.runs.run import Run
 _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
 
 
-def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -> Iterator[Problem]:
+def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool, ranks: int) -> Iterator[Problem]:
     """The problems of what the runs read, in the order: data, models, benchmarks, judges, packages."""
+    from tutelage.runs.preflight.uses import use_problems
+
     hub = Hub(network)
+    models = Models(hub)
     if data:
         sections = {
             (run.recipe_folder, name, config.model_dump_json()): config
@@ -34,9 +38,11 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool) -
         }
         for (folder, name, _), config in sections.items():
             yield from _data_problems(name, config, folder, hub)
-    models = {m.model_dump_json(): m for run in runs for m in run.models.values() if not _made(run, m.path)}
-    for model in models.values():
-        yield from _model_problems(model, hub)
+    for run in runs:
+        for model in run.models.values():
+            if not _made(run, model.path):
+                yield from models.problems(model)
+    yield from use_problems(runs, models, ranks, here)
     names: dict[str, bool] = {}
     for run in runs:
         if isinstance(run.config, BenchmarkTask):
@@ -81,41 +87,6 @@ def _data_problems(name: str, config: DataConfig, folder: Path, hub: Hub) -> Ite
         )
 
 
-def _model_problems(model: ModelConfig, hub: Hub) -> Iterator[Problem]:
-    from tutelage.models.files import locate
-
-    template = model.chat_template
-    if template not in ("auto", "tulu") and not Path(template).is_file():
-        yield Problem(f"chat_template: there is no file `{template}`: give auto, tulu or the path of a Jinja file")
-    try:
-        path, content = locate(model)
-    except TutelageError as error:
-        yield Problem(str(error))
-        return
-    if content is not None:
-        if model.revision is not None:
-            yield Problem(f"revision: is for models of the hub, and `{model.path}` is a local one: remove it")
-        yield from _weight_problems(model, path)
-    else:
-        wrong = hub.problem(path, "model")
-        if wrong:
-            yield Problem(
-                f"cannot load `{model.path}`: it is not a local folder, and {wrong}. Check the name, or give a folder"
-            )
-
-
-def _weight_problems(model: ModelConfig, folder: str) -> Iterator[Problem]:
-    """Of a local model: weights that are not in its files. Their names and shapes are read, not their values."""
-    import torch
-
-    from tutelage.models.load import read_weights
-
-    try:
-        read_weights(model, folder, torch.float32, meta=True)
-    except TutelageError as error:
-        yield Problem(str(error))
-
-
 def _benchmark_problems(name: str, measured: bool, hub: Hub) -> Iterator[Problem]:
     """`measured`: replies to it are scored, too; else only its texts are read."""
     bench = benchmark(name)
@@ -150,15 +121,24 @@ def _ifeval_problems() -> Iterator[Problem]:
         yield Problem("ifeval: langdetect is not installed: pip install 'lm-eval[ifeval]'")
 
 
+def _samples(run: Run) -> bool:
+    """Whether its `sampling` counts: not for a training on data alone, nor on answers that another run writes."""
+    return run.kind != "seqkd" and getattr(run.config, "on_policy", 1.0) > 0.0
+
+
 def _package_problems(runs: Sequence[Run]) -> Iterator[Problem]:
     from tutelage.models.surgery.lora import missing_peft
     from tutelage.models.surgery.quantise import missing_package
+    from tutelage.sampling.make_sampler import NO_VLLM
     from tutelage.training.optimizer import missing_library
 
     for run in runs:
-        samplings = [getattr(run.config, key, None) for key in _SAMPLINGS]
-        if any(getattr(sampling, "backend", None) == "vllm" for sampling in samplings) and find_spec("vllm") is None:
-            yield Problem("`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'")
+        samplings = [getattr(run.config, key, None) for key in _SAMPLINGS if _samples(run)]
+        if any(getattr(sampling, "backend", None) == "vllm" for sampling in samplings):
+            if run.device != "cuda":
+                yield Problem(f"stage `{run.stage}`: {NO_VLLM}")
+            elif find_spec("vllm") is None:
+                yield Problem("`backend: vllm`: vLLM is not installed: pip install 'tutelage[vllm]'")
         if any(model.tensor_parallel for model in run.models.values()) and find_spec("vllm") is None:
             yield Problem("`tensor_parallel`: vLLM is not installed: pip install 'tutelage[vllm]'")
         precisions = [model.precision for model in run.models.values()]

@@ -31,6 +31,7 @@ from tutelage.teachers.shards import FORMAT, Form, ShardStore
 from tutelage.teachers.top_k import TopKSource
 
 CACHE = "teacher-cache"  # in the folder of all runs
+ATTENTION = "teacher and student need the same `attention` (packed or padded): set it in both"
 
 
 def load_teacher(run: Run, student: LoadedModel, sharded: bool | Literal["host"]) -> tuple[LoadedModel, bool]:
@@ -46,7 +47,7 @@ def load_teacher(run: Run, student: LoadedModel, sharded: bool | Literal["host"]
     if loaded is not None:
         print(f"{run.stage}: the teacher is the student's frozen base: its weights are held once", flush=True)
         return loaded, True
-    if _is_asked(run):
+    if is_asked(run):
         return load_shape(config, student.packed), False
     return load_model(config, run.device, frozen_type(run), sharded), False
 
@@ -61,9 +62,7 @@ def check_pair(run: Run, student: LoadedModel, loaded: LoadedModel) -> None:
         head_notice(loaded.model, student.model),
     ]
     if loaded.packed != student.packed:
-        raise TutelageError(
-            f"stage `{run.stage}`: teacher and student need the same `attention` (packed or padded): set it in both"
-        )
+        raise TutelageError(f"stage `{run.stage}`: {ATTENTION}")
     if not same_rendering(student.template, loaded.template):
         notices.append(
             "teacher and student have different chat templates: each reads prompts in its own, and the teacher scores "
@@ -91,7 +90,7 @@ def teacher_of(
     if not signal.elsewhere and signal.cache is None:
         return LocalTeacher(loaded, end, shared)
     source = _source_elsewhere(run, loaded) if signal.elsewhere else None
-    if source is None and (shared or not _is_asked(run)):
+    if source is None and (shared or not is_asked(run)):
         source = _reduced(LocalSource(loaded, shared=shared), signal)
     if signal.cache is not None:
         pair = None if end == own_end else (own_end, end)
@@ -111,7 +110,7 @@ def signal_of(run: Run) -> SignalConfig:
     return run.config.signal if isinstance(run.config, DistillStage) else SignalConfig()
 
 
-def _is_asked(run: Run) -> bool:
+def is_asked(run: Run) -> bool:
     """Whether the teacher's weights are not held while the student trains."""
     signal = signal_of(run)
     return signal.elsewhere or (signal.cache is not None and run.config.on_policy == 0.0)
