@@ -67,6 +67,18 @@ def test_int8_weights_are_rows_of_bytes_with_a_scale_each(folder: Path):
     assert (logits - before).abs().max() > 1e-2
 
 
+def test_quantising_leaves_the_compiler_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    """torchao's default is to have every kernel of the process tuned when it is compiled, which took minutes."""
+    needs("torchao")
+    import torch._inductor.config as inductor
+    from torchao.quantization import quantize_
+
+    monkeypatch.setattr(inductor, "coordinate_descent_tuning", False)
+    quantize_(tiny.llama(layers=1, hidden=64, packed=False), quantization("int8", torch.float32).quant_type)
+    assert not inductor.coordinate_descent_tuning
+    assert not quantization("float8", torch.bfloat16).quant_type.set_inductor_config
+
+
 def test_four_bits(folder: Path):
     """nf4 as bitsandbytes itself gives it, weight by weight."""
     needs("bitsandbytes")
