@@ -20,7 +20,7 @@ from tutelage.report.study.results import CONTROLS, SAME_DATA, SYNTHETIC, Result
 from tutelage.report.study.sentences import Link, Part, Sentence, arm_label, linked, method_label
 
 AGAIN = "sft_again"
-_NAMED = 12  # evaluations of endless replies that are named
+_NAMED = 3  # evaluations of endless replies that are named
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def gaps(study: Study) -> list[str]:
 def endless(study: Study) -> list[str]:
     """Evaluations in which most replies ran to their limit and were scored as they were cut, in one sentence: a model
     that no longer ends its replies has other faults than its method, and one such seed widens every interval."""
-    found: dict[str, None] = {}
+    found: dict[str, float] = {}
     for result in study.results.values():
         for cell in result.cells:
             if result.of or not is_evaluated(cell.folder):
@@ -111,13 +111,14 @@ def endless(study: Study) -> list[str]:
             if cut > replies / 2:
                 seed = "" if result.arm.method == "base" else f", seed {cell.seed}"
                 where = f"{arm_label(result.arm, study)} on {study.label(result.task)}{seed}"
-                found[f"{where} ({cut} of {replies})"] = None
+                found[f"{where} ({cut} of {replies})"] = cut / replies
     if not found:
         return []
+    first = sorted(found, key=lambda name: -found[name])[:_NAMED]
     more = f"; {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return [
         "Most replies ran to their limit and were scored as they were cut (the model hardly ends its replies, or needs "
-        f"a larger limit): {'; '.join([*found][:_NAMED])}{more}."
+        f"a larger limit): {'; '.join(first)}{more}."
     ]
 
 
