@@ -232,7 +232,7 @@ def test_relative_models_are_here_or_beside_the_recipe(workshop: Workshop, monke
         (["RECIPE", "--model", "m", "--tasks", "test", "--json"], "--json"),
         (["RECIPE", "--model", "m", "--tasks", "test", "--no-chat"], "--chat"),
         (["--tasks", "bbh", "--responses", "r.jsonl", "--max-new-tokens", "3"], "--max-new-tokens"),
-        (["--tasks", "bbh", "--responses", "r.jsonl", "--thinking"], "--thinking"),
+        (["--task", "bbh", "--responses", "r.jsonl", "--thinking"], "--thinking"),
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(

@@ -65,7 +65,7 @@ def evaluate(
         bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
     ] = False,
     tensor_parallel: TensorParallel = 1,
-    tasks: Annotated[list[str] | None, typer.Option(help=TASKS_HELP)] = None,
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", "--task", help=TASKS_HELP)] = None,
     responses: Annotated[
         Path | None, typer.Option(help="Score these replies (JSON Lines); no model is loaded.")
     ] = None,
