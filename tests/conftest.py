@@ -73,6 +73,14 @@ def python() -> Iterator[str]:
 
 
 @pytest.fixture
+def warm_children(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the project starts by `sys.executable`, launchers and their ranks among it, runs on the warm Python."""
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setenv("PYTHON_EXEC", python)  # with which torchrun starts ranks
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+
+
+@pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of reports are laid out but not drawn, for tests of what else a report says."""
     do_not_draw(monkeypatch)

@@ -133,7 +133,9 @@ def template(text: str = CHATML, eos: str = "<|im_end|>") -> ChatTemplate:
 
 
 @pytest.mark.slow
-def test_tokens_made_by_processes_are_those_made_here(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tokens_made_by_processes_are_those_made_here(
+    folder: Path, warm_children: None, monkeypatch: pytest.MonkeyPatch
+):
     student, teacher = template(), template(LLAMA3, "<|eot|>")
     small, large = both(folder, monkeypatch)
     assert made.processes() >= 1
@@ -255,7 +257,9 @@ def test_large_data_of_which_no_row_fits_is_refused_as_small_data_is(
 
 
 @pytest.mark.slow
-def test_a_run_with_large_data_makes_the_same_model(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_with_large_data_makes_the_same_model(
+    workshop: Workshop, warm_children: None, monkeypatch: pytest.MonkeyPatch
+):
     """GKD on two sections and validation on a third; the log's numbers are equal as well."""
     monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))  # others would find these small data there
     workshop.rows("more", [{"prompt": f"Hello {n}", "completion": f"The cat {n}."} for n in range(7)])

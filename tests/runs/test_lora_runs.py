@@ -216,13 +216,7 @@ def test_a_search_over_rank_scale_and_rate(workshop: Workshop, done: list[str]):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
-def test_two_ranks_share_a_base_and_an_adapter(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, keep: bool,
-                                               python: str):  # fmt: skip
-    import os
-    import sys
-
-    monkeypatch.setenv("PYTHON_EXEC", python)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+def test_two_ranks_share_a_base_and_an_adapter(workshop: Workshop, warm_children: None, keep: bool):
     workshop.rows("train", ROWS)
     found = []
     for name, extra, share in (("one", {}, None), ("two", {"shard": True}, TWO)):
