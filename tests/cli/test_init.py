@@ -258,6 +258,7 @@ def test_test_rows_that_are_training_rows_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_written_recipe_runs_to_its_report(here: Callable[..., Any], tmp_path: Path) -> None:
     table(tmp_path / "desk.csv", rows=PAIRS[:24])
     here("desk.csv")

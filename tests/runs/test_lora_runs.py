@@ -187,6 +187,7 @@ def test_copies_of_a_model_are_the_same_weights(workshop: Workshop, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_over_rank_scale_and_rate(workshop: Workshop, done: list[str]):
     from tutelage.cli.main import main
 
@@ -300,6 +301,7 @@ def test_precision_leaves_other_runs_alone(workshop: Workshop):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_kept_adapter_is_talked_to_scored_and_exported(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

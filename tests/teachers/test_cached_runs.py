@@ -86,6 +86,7 @@ def test_students_that_end_turns_otherwise_share_the_teachers_shards(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_recipe_on_two_ranks_shares_the_work_and_its_report_names_what_is_approximate(
     workshop: Workshop, warm_children: None
 ) -> None:
