@@ -108,6 +108,7 @@ def write_alpaca(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("write", [write_sharegpt, write_parquet, write_folder, write_turns_inside, write_alpaca])
+@pytest.mark.slow
 def test_other_forms_are_planned_as_they_stand(
     here: Callable[..., Any], tmp_path: Path, write: Callable[[Path], str]
 ) -> None:

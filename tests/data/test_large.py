@@ -177,9 +177,7 @@ def test_a_process_that_dies_is_one_line_and_leaves_nothing(folder: Path, monkey
     assert not [*(folder / "cache" / "data").glob("*tokens*")]
 
 
-def test_who_comes_second_waits(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], python: str
-):
+def test_who_comes_second_waits(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """The lock's holder makes the folder while this process waits for it."""
     root = folder / "cache" / "data"
     code = f"""
@@ -191,7 +189,7 @@ with alone_in(Path({str(root)!r})):
     while not Path({str(folder / "go")!r}).exists():
         time.sleep(0.02)
 """
-    holder = subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     real = files.fcntl.flock
@@ -240,6 +238,7 @@ def test_a_step_takes_what_a_look_at_all_rows_gives():
                 )
 
 
+@pytest.mark.slow
 def test_large_data_of_which_no_row_fits_is_refused_as_small_data_is(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ):
