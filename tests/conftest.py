@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+gc.disable()  # until all tests are collected: a fourth of the time of importing torch and its like
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for child processes too
-import torch
+import torch  # noqa: E402
 
 HELPERS = [
     str(Path(__file__).parent / name) for name in ("helpers", "helpers/rows", "helpers/endpoints", "helpers/processes")
@@ -54,6 +55,10 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # or libraries complain of objects that are left at the end
 
@@ -70,6 +75,14 @@ def python() -> Iterator[str]:
     """A Python for child processes that has imported torch, transformers and the project (warm_python.py)."""
     with warm_python.started() as path:
         yield path
+
+
+@pytest.fixture
+def warm_children(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the project starts by `sys.executable`, launchers and their ranks among it, runs on the warm Python."""
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setenv("PYTHON_EXEC", python)  # with which torchrun starts ranks
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
 
 
 @pytest.fixture

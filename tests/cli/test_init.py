@@ -109,6 +109,7 @@ def write_alpaca(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("write", [write_sharegpt, write_parquet, write_folder, write_turns_inside, write_alpaca])
+@pytest.mark.slow
 def test_other_forms_are_planned_as_they_stand(
     here: Callable[..., Any], tmp_path: Path, write: Callable[[Path], str]
 ) -> None:
@@ -259,6 +260,7 @@ def test_test_rows_that_are_training_rows_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_written_recipe_runs_to_its_report(here: Callable[..., Any], tmp_path: Path) -> None:
     table(tmp_path / "desk.csv", rows=PAIRS[:24])
     here("desk.csv")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_workers
 import pytest
 import typer
 from recipes_fixture import ROWS, Workshop
@@ -30,19 +33,21 @@ HEAVY = ["torch", "transformers", "datasets", "matplotlib", "accelerate", "numpy
 WATCHED = """
 import sys
 from tutelage.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as stop:
-    assert stop.code in (0, None) or not sys.argv[1:], stop.code  # no command: help, and 2
-print("heavy:", *[name for name in {heavy} if name in sys.modules])
+for words in {commands}:
+    try:
+        main(words)
+    except SystemExit as stop:
+        assert stop.code in (0, None) or not words, (words, stop.code)  # no command: help, and 2
+    print("heavy:", *[name for name in {heavy} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
-def test_help_answers_without_heavy_imports(arguments: list[str]):
+def test_help_answers_without_heavy_imports():
+    """In one process: what a verb imports shows in its answer and in all after it."""
+    commands = [[], ["--help"], *([command, "--help"] for command in COMMANDS)]
     source = Path(tutelage.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED.replace("{heavy}", repr(HEAVY)), *arguments],
+        [sys.executable, "-c", WATCHED.format(heavy=repr(HEAVY), commands=repr(commands))],
         env={"PYTHONPATH": str(source), "PATH": "", "TERM": "dumb", "COLUMNS": "120"},
         capture_output=True,
         text=True,
@@ -50,10 +55,14 @@ def test_help_answers_without_heavy_imports(arguments: list[str]):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Usage:" in done.stdout
-    assert done.stdout.splitlines()[-1] == "heavy:"
-    if len(arguments) < 2:
-        assert all(command in done.stdout for command in COMMANDS)
+    *answers, rest = re.split(r"^heavy:", done.stdout, flags=re.MULTILINE)
+    assert rest == "\n"
+    for words, answer in zip(commands, answers, strict=True):
+        usage = answer.partition("\n")[2] if words else answer  # before it, what the answer before has imported
+        assert answer is usage or answer[: -len(usage)] == "\n", words
+        assert "Usage:" in usage
+        if len(words) < 2:
+            assert all(command in usage for command in COMMANDS)
 
 
 def test_the_module_is_the_program():
@@ -181,13 +190,18 @@ def test_a_stop_is_one_line_and_130_or_143(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "1"), (signal.SIGTERM, "2")])
-def test_a_stop_in_training_saves_and_says_so(workshop: Workshop, number: signal.Signals, jobs: str):
-    file = workshop.write(training__epochs=100_000, training__checkpoint_every=1_000_000)
-    command = [sys.executable, "-m", "tutelage", "run", str(file), "--runs", str(workshop.runs), "--jobs", jobs]
+@pytest.mark.parametrize(
+    ("number", "jobs", "warm"), [(signal.SIGINT, "1", True), (signal.SIGTERM, "1", True), (signal.SIGTERM, "2", False)]
+)
+def test_a_stop_in_training_saves_and_says_so(
+    workshop: Workshop, number: signal.Signals, jobs: str, warm: bool, python: str
+):
+    file, noted = workshop.write(training__epochs=100_000, training__checkpoint_every=1_000_000), workshop.folder / "id"
+    program = [python, forked_workers.__file__, str(noted)] if warm else [sys.executable, "-m", "tutelage"]
+    command = [*program, "run", str(file), "--runs", str(workshop.runs), "--jobs", jobs]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: any(workshop.runs.glob("sft-*/metrics.jsonl")) or process.poll() is not None, "a training")
-        process.send_signal(number)
+        os.kill(int(noted.read_text()) if warm else process.pid, number)
         said = process.communicate(timeout=HANG)[1].splitlines()
     assert process.returncode == 128 + number, said
     assert said[-1].startswith("tutelage: stopped")
@@ -196,15 +210,12 @@ def test_a_stop_in_training_saves_and_says_so(workshop: Workshop, number: signal
     assert list(workshop.runs.glob("sft-*/checkpoints/checkpoint-*"))
 
 
-def test_what_an_encoding_lacks_is_written_as_escapes(workshop: Workshop):
-    done = subprocess.run(
-        [sys.executable, "-m", "tutelage", "data", "inspect", str(workshop.write()), "--rows", "1"],
-        env={"PYTHONPATH": str(Path(tutelage.__file__).parent.parent), "PYTHONIOENCODING": "ascii:strict"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "\\u27e6The dog ran. 0<|im_end|>\\u27e7" in done.stdout  # ⟦…⟧
+def test_what_an_encoding_lacks_is_written_as_escapes(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", "strict"))
+    main(["data", "inspect", str(workshop.write()), "--rows", "1"])
+    sys.stdout.flush()
+    assert b"\\u27e6The dog ran. 0<|im_end|>\\u27e7" in written.getvalue()  # ⟦…⟧
 
 
 def test_relative_models_are_here_or_beside_the_recipe(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):

@@ -133,7 +133,9 @@ def template(text: str = CHATML, eos: str = "<|im_end|>") -> ChatTemplate:
 
 
 @pytest.mark.slow
-def test_tokens_made_by_processes_are_those_made_here(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tokens_made_by_processes_are_those_made_here(
+    folder: Path, warm_children: None, monkeypatch: pytest.MonkeyPatch
+):
     student, teacher = template(), template(LLAMA3, "<|eot|>")
     small, large = both(folder, monkeypatch)
     assert made.processes() >= 1
@@ -175,9 +177,7 @@ def test_a_process_that_dies_is_one_line_and_leaves_nothing(folder: Path, monkey
     assert not [*(folder / "cache" / "data").glob("*tokens*")]
 
 
-def test_who_comes_second_waits(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], python: str
-):
+def test_who_comes_second_waits(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """The lock's holder makes the folder while this process waits for it."""
     root = folder / "cache" / "data"
     code = f"""
@@ -189,7 +189,7 @@ with alone_in(Path({str(root)!r})):
     while not Path({str(folder / "go")!r}).exists():
         time.sleep(0.02)
 """
-    holder = subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     real = files.fcntl.flock
@@ -238,6 +238,7 @@ def test_a_step_takes_what_a_look_at_all_rows_gives():
                 )
 
 
+@pytest.mark.slow
 def test_large_data_of_which_no_row_fits_is_refused_as_small_data_is(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ):
@@ -255,7 +256,9 @@ def test_large_data_of_which_no_row_fits_is_refused_as_small_data_is(
 
 
 @pytest.mark.slow
-def test_a_run_with_large_data_makes_the_same_model(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_with_large_data_makes_the_same_model(
+    workshop: Workshop, warm_children: None, monkeypatch: pytest.MonkeyPatch
+):
     """GKD on two sections and validation on a third; the log's numbers are equal as well."""
     monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))  # others would find these small data there
     workshop.rows("more", [{"prompt": f"Hello {n}", "completion": f"The cat {n}."} for n in range(7)])

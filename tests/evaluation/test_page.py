@@ -89,6 +89,7 @@ def test_json_cannot_leave_its_element() -> None:
 
 
 @pytest.mark.parametrize("lead", ["", "a"])
+@pytest.mark.slow
 def test_a_snippet_never_ends_within_a_letter(tmp_path: Path, dom: Callable[..., str], lead: str) -> None:
     """Each of these letters is two units of a script's text, and the snippet's border falls between them."""
     text = lead + "🛶" * 120
@@ -97,6 +98,7 @@ def test_a_snippet_never_ends_within_a_letter(tmp_path: Path, dom: Callable[...,
         assert "\ufffd" not in dom(path, state)
 
 
+@pytest.mark.slow
 def test_filters(tmp_path: Path, dom: Callable[..., str]) -> None:
     path = write_page(write(tmp_path, [record(n) for n in range(20)]))
     everything = dom(path)
@@ -123,6 +125,7 @@ def test_filters(tmp_path: Path, dom: Callable[..., str]) -> None:
     assert len(ids(dom(path, "show=nonsense&group=none&metric=bleu"))) == 20
 
 
+@pytest.mark.slow
 def test_search_finds_every_text_and_opens_a_single_example(tmp_path: Path, dom: Callable[..., str]) -> None:
     path = write_page(write(tmp_path, [record(n) for n in range(20)]))
     for words in ("QUESTION 13:", "letter 13.", "target13", "because of 13", "b/0013"):
@@ -135,6 +138,7 @@ def test_search_finds_every_text_and_opens_a_single_example(tmp_path: Path, dom:
         assert "13 tokens · cut at the length limit" in text
 
 
+@pytest.mark.slow
 def test_parts_are_listed_with_their_verdicts(tmp_path: Path, dom: Callable[..., str]) -> None:
     parts = (
         {"name": "Is it short?", "scores": {"drfr": 1.0}, "answer": "yes", "labels": ["Format", "Number"]},
@@ -148,6 +152,7 @@ def test_parts_are_listed_with_their_verdicts(tmp_path: Path, dom: Callable[...,
     assert "unscored Is it blue?" in text
 
 
+@pytest.mark.slow
 def test_thousands_of_examples_are_drawn_as_they_are_needed(tmp_path: Path, dom: Callable[..., str]) -> None:
     path = write_page(write(tmp_path, [record(n) for n in range(12_000)]))
     html = dom(path)
@@ -158,6 +163,7 @@ def test_thousands_of_examples_are_drawn_as_they_are_needed(tmp_path: Path, dom:
     assert len(html) < 200_000
 
 
+@pytest.mark.slow
 def test_texts_can_be_left_out(tmp_path: Path, dom: Callable[..., str]) -> None:
     folder = write(tmp_path, [record(n) for n in range(20)])
     path = write_page(folder, tmp_path / "public.html", include_text=False)
@@ -169,6 +175,7 @@ def test_texts_can_be_left_out(tmp_path: Path, dom: Callable[..., str]) -> None:
     assert "accuracy 100 · loose 100 · 5 tokens" in Page(dom(path, "q=b%2F0005")).text
 
 
+@pytest.mark.slow
 def test_hostile_output_does_not_run(tmp_path: Path, dom: Callable[..., str]) -> None:
     parts = ({"name": HOSTILE, "scores": {HOSTILE: 1.0}, "answer": HOSTILE, HOSTILE: {"x": HOSTILE}},)
     texts = (HOSTILE, HOSTILE, (HOSTILE,), {HOSTILE: 1.0}, HOSTILE + "!", HOSTILE)
@@ -197,6 +204,7 @@ def test_hostile_output_does_not_run(tmp_path: Path, dom: Callable[..., str]) ->
     assert ids(dom(smuggled))
 
 
+@pytest.mark.slow
 def test_controls_and_opening(tmp_path: Path, dom: Callable[..., str]) -> None:
     """What a reader clicks and types, done by a script in a copy of the page without its policy."""
     html = write_page(write(tmp_path, [record(n) for n in range(20)])).read_text(encoding="utf-8")

@@ -88,6 +88,7 @@ def test_bootstrap_standard_error_is_the_crossed_one_of_the_difference() -> None
 @pytest.mark.parametrize(
     ("seeds", "of_seed", "noise"), [(1, 0.0, 5.0), (2, 1.0, 5.0), (3, 0.3, 10.0), (3, 3.0, 5.0), (5, 1.0, 5.0)]
 )
+@pytest.mark.slow
 def test_interval_covers_the_truth_in_95_of_100_studies(seeds: int, of_seed: float, noise: float) -> None:
     rng = np.random.default_rng(5)
     covered = 0

@@ -24,6 +24,7 @@ KEPT = {"key": "k", "tasks": ["bbh"], "measured": False, "answer": "distil", "me
         "loss_gain": GAIN, "pilots": [62.0]}  # fmt: skip
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_forecasts_first_and_shows_both(workshop: Workshop, done: list[str]) -> None:
     """The forecast of a method that is no distillation is a reason; a second run makes none anew."""
     workshop.rows("train", [ROWS[i % 12] | {"id": f"m{i}"} for i in range(160)])
@@ -52,6 +53,7 @@ def test_a_study_forecasts_first_and_shows_both(workshop: Workshop, done: list[s
     assert "No forecast: `seqkd` is no `distill` stage" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rows_are_the_pages_own_comparisons_with_sft_again(tmp_path: Path) -> None:
     """`sft` of the made-up study plays SFT again. A result on another task has no forecast."""
     cells = [

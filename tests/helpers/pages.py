@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 HOSTILE = (
     "</script></div><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{ 7*7 }}"
@@ -33,10 +35,14 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def do_not_draw(patch: pytest.MonkeyPatch) -> None:
-    """Figures are laid out but not drawn: their files are empty."""
+def do_not_draw(patch: pytest.MonkeyPatch, *kinds: str) -> None:
+    """Figures are laid out but not drawn: their files (of these kinds, if any are named) are empty."""
+    real = Figure.savefig
 
-    def savefig(self: object, file: io.BytesIO, *, format: str, **_: object) -> None:
-        file.write(b"<svg></svg>" if format == "svg" else b"")
+    def savefig(self: Figure, file: io.BytesIO, *, format: str, **options: Any) -> None:
+        if kinds and format not in kinds:
+            real(self, file, format=format, **options)
+        else:
+            file.write(b"<svg></svg>" if format == "svg" else b"")
 
-    patch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    patch.setattr(Figure, "savefig", savefig)

@@ -56,26 +56,27 @@ def one_call(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, _: Tensor, longest: 
     return F.scaled_dot_product_attention(q, k, v, seen, scale=scale).transpose(1, 2)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+# AOT autograd, half of the time of compiling, traces each kind of layer, of step and of precision once.
+@pytest.mark.parametrize(("checkpointing", "backend"), [(False, "eager"), (True, "aot_eager")])
 def test_one_code_serves_all_layers_and_lengths_where_attention_is_one_call(
-    monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool, backend: str
 ):
     monkeypatch.setattr(attention, "_has_varlen", lambda _: True)
     monkeypatch.setattr(attention, "_varlen", one_call)
     plain = tiny.llama(layers=4).train()
     if checkpointing:
         plain.gradient_checkpointing_enable({"use_reentrant": False})
-    compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend("aot_eager")
+    compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend(backend)
     compile_layers(compiled, True, counter)
     for lengths in BATCHES:
         assert torch.allclose(gradients(plain, lengths), gradients(compiled, lengths), rtol=1e-5, atol=1e-5)
     assert counter.frame_count <= 3  # one sequence, or as many as heads, is a case of its own; never one per batch
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_other_attention_runs_between_compiled_parts(packed: bool):
+@pytest.mark.parametrize(("packed", "backend"), [(True, "eager"), (False, "aot_eager")])
+def test_other_attention_runs_between_compiled_parts(packed: bool, backend: str):
     plain = (tiny.llama() if packed else tiny.gemma2()).train()
-    compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend("aot_eager")
+    compiled, counter = copy.deepcopy(plain), CompileCounterWithBackend(backend)
     compile_layers(compiled, True, counter)
     for lengths in BATCHES:
         found = gradients(compiled, lengths, packed)
@@ -128,11 +129,11 @@ def test_an_architecture_that_does_not_compile_runs_as_before(capsys: pytest.Cap
     assert said[0].startswith("note: LlamaDecoderLayer cannot be compiled")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("precision", "backend"), [("float32", "eager"), ("bfloat16", "aot_eager")])
 def test_training_with_compiled_layers_is_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str, backend: str
 ):
-    monkeypatch.setattr(trainer, "compile_models", lambda *a: compile_models(*a, backend="aot_eager"))
+    monkeypatch.setattr(trainer, "compile_models", lambda *a: compile_models(*a, backend=backend))
     found = {}
     for switch in ("off", "on"):
         options = {"compile": switch, "precision": precision, "max_steps": 3, "epochs": 3, "batch_size": 5}

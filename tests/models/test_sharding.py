@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,11 +181,7 @@ def test_a_sharded_run_resumes_bit_by_bit_and_on_one_rank_too(folders: tuple[Pat
     assert [line["step"] for line in read_metrics(two / "alone" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-def test_a_stage_is_loaded_trained_and_saved_in_shards(
-    python: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    monkeypatch.setenv("PYTHON_EXEC", python)  # with which the launcher starts ranks
+def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, warm_children: None):
     training = GKD["training"] | {"max_steps": 3, "shard": True}
     stages = [GKD | {"on_policy": 1.0, "training": training}]
     two, one = (planned(workshop, workshop.folder / name, stages=stages, device=DEVICE) for name in ("two", "one"))

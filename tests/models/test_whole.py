@@ -155,6 +155,7 @@ def test_numbers_that_overflow_in_the_chosen_type_are_refused(tmp_path: Path):
 SOME = 1000  # tokens of a GGUF file
 
 
+@pytest.mark.slow
 def test_a_gguf_file_without_a_layer_is_refused(tmp_path: Path):
     source = gguf.GGUFReader(locate_gguf())
     file = tmp_path / "half.gguf"

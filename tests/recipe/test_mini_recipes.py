@@ -87,6 +87,7 @@ def small(workshop: Workshop, name: str) -> tuple[Any, list[str]]:
         "data.heal.size=8",
         "data.general={size: 4, skip: 8, path: $TUTELAGE_DATA/instruct/t0*.jsonl.gz}",
     ]
+    overrides += [f"tasks.{task}.sampling.max_new_tokens=8" for task in load_recipe(file).tasks]
     overrides += [f"data.{name}.size=null" for name in ("train", "train_dialogsum") if name in load_recipe(file).data]
     for stage in stages:
         if isinstance(stage, SynthesizeStage):

@@ -70,6 +70,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_recipe_of_the_name_takes_neither_report_nor_model(workshop: Workshop, capsys: Any) -> None:
     one = workshop.write().rename(workshop.folder / "one.yaml")
     two = workshop.write(training__learning_rate=0.5)

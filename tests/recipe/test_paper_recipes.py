@@ -15,6 +15,7 @@ from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.study import BenchmarkTask
 from tutelage.study.grid import load_study, plan_study
+from tutelage.study.plan import StudyPlan
 from tutelage.study.plan_text import placement, plan_lines, priced, problems
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
@@ -68,6 +69,12 @@ def test_flores_is_scored_on_the_papers_512_sentences(name: str, data_folder: Pa
     assert [item.id for item in items] == [str(number) for number in range(500, 1012)]
 
 
+@pytest.fixture(scope="module")
+def all_of_it(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    return plan_study(PAPER / "all.yaml", tmp_path_factory.mktemp("all"), partial=True)
+
+
+@pytest.mark.slow
 def test_every_paper_study_asks_alike(tmp_path: Path):
     """The three have runs in common, which they would not if their tasks differed."""
     tasks = [
@@ -82,8 +89,8 @@ def test_every_paper_study_asks_alike(tmp_path: Path):
     assert tasks[0]["flores"].group == "test"
 
 
-def test_the_plan_says_where_infobenchs_judge_is_to_be_named(tmp_path: Path):
-    plan = plan_study(PAPER / "all.yaml", tmp_path, partial=True)
+def test_the_plan_says_where_infobenchs_judge_is_to_be_named(all_of_it: StudyPlan):
+    plan = all_of_it
     count = sum(run.task == "infobench" for run in plan.runs)
     (note,) = [problem for problem in problems(plan) if problem.text.startswith("infobench stays unscored")]
     assert count > 0
@@ -101,9 +108,10 @@ def test_the_plan_says_where_infobenchs_judge_is_to_be_named(tmp_path: Path):
         ("H100", {"teacher SFT", "student SFT", "distill", "seqkd", "answers", "synthesize", "evaluation"}),
     ],
 )
-def test_what_of_the_paper_starts_where(machine: str, cannot_start: set[str], tmp_path: Path):
+@pytest.mark.slow
+def test_what_of_the_paper_starts_where(machine: str, cannot_start: set[str], all_of_it: StudyPlan):
     """docs/scale.md has this table."""
-    plan = plan_study(PAPER / "all.yaml", tmp_path, partial=True)
+    plan = all_of_it
     cost = priced(plan, machine)
     assert {found.kind for found in cost.misfits if found.stops} == cannot_start
     trained, answers = (next(r for r in plan.runs if r.kind == kind) for kind in ("distill", "answers"))

@@ -4,8 +4,6 @@ of the true models' proportions: heads, width of the MLP, depth against width, t
 from __future__ import annotations
 
 import json
-import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,10 +100,8 @@ def runs(workshop: Workshop) -> list[Run]:
 
 
 def test_a_step_of_each_kind_on_two_ranks(
-    runs: list[Run], workshop: Workshop, python: str, monkeypatch: pytest.MonkeyPatch
+    runs: list[Run], workshop: Workshop, warm_children: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("PYTHON_EXEC", python)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     kinds = {"sft", "distill", "seqkd", "answers", "synthesize", "held_out"}
     assert {run.kind for run in runs} == kinds

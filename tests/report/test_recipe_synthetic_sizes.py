@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_run import make_run, row_of, with_row
+from pages import do_not_draw
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.recipe.figures import looks_of
@@ -253,7 +254,7 @@ def test_labels_that_would_overlap_are_dropped() -> None:
     assert tick_labels([0, 100, 200, 300, 5000]) == ["0", "", "", "300", "5,000"]
 
 
-def test_files_and_page(tmp_path: Path) -> None:
+def test_files_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "with" / "report"
     html = build_report(study(tmp_path / "with", SIZES), out).read_text(encoding="utf-8")
     assert (out / "synthetic.png").read_bytes().startswith(b"\x89PNG")
@@ -263,6 +264,7 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert section.count("<svg") == 1
     assert "± 1 standard error over seeds and examples" in section
     assert "Dashed line" in section
+    do_not_draw(monkeypatch)
     out = tmp_path / "without" / "report"
     html = build_report(study(tmp_path / "without", {"sft": 0, "gkd": 500}), out).read_text(encoding="utf-8")
     assert not list(out.glob("synthetic*"))

@@ -14,13 +14,14 @@ from tutelage.report.study.results import Study
 from tutelage.report.study.sentences import Link
 from tutelage.study.plan import Cell
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return build_study(make_study(tmp_path_factory.mktemp("words")))
 
 
-@pytest.mark.slow
 def test_the_answer_names_a_method_for_each_size(study: Study) -> None:
     first, _, translation, *_ = answers(study)
     assert first.text.startswith("Llama-3.2-1B: at 10k–80k use GKD (SFT-S): ")

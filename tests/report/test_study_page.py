@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from fake_study import STUDENTS, evaluate, make_study, plan
-from pages import HOSTILE, Page
+from pages import HOSTILE, Page, do_not_draw
 from recipes_fixture import Workshop
 from tiny_study import write_study
 from waiting import HANG
@@ -47,6 +47,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], StudyRep
     root = tmp_path_factory.mktemp("study")
     cells = make_study(root / "runs", 40, skip)
     return cells, write_study_report("tiny", cells, root / "out", include_text=True)
+
+
+@pytest.fixture
+def _vectors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    do_not_draw(monkeypatch, "png")
 
 
 def test_page_tables_and_figures(made: tuple[list[Cell], StudyReport]) -> None:
@@ -128,6 +133,7 @@ def test_figures_show_missing_cells_and_the_paper(made: tuple[list[Cell], StudyR
     assert not [name for name in ("figure1", "figure3", "figure5") if "the paper" in texts[name]]
 
 
+@pytest.mark.usefixtures("_vectors_alone")
 def test_an_empty_study_and_one_of_other_models_report_too(tmp_path: Path) -> None:
     cells = plan(tmp_path / "runs", seeds=(0,))
     page = Page(write_study_report("empty", cells, tmp_path / "out", True).page.read_text("utf-8"))
@@ -144,6 +150,7 @@ def test_an_empty_study_and_one_of_other_models_report_too(tmp_path: Path) -> No
     assert "The study has no domain tasks." in (tmp_path / "other" / "table2.md").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("_vectors_alone")
 def test_losses_over_training_are_drawn_for_each_size(tmp_path: Path) -> None:
     cells = [c for c in plan(tmp_path, seeds=(0,), general=("ifeval",)) if c.method in ("sft", "gkd_sft", "gkd_it")]
     cells = [c for c in cells if c.task == "ifeval"]
@@ -168,6 +175,7 @@ def test_losses_over_training_are_drawn_for_each_size(tmp_path: Path) -> None:
     assert "The loss of distilling over training" in report.page.read_text("utf-8")
 
 
+@pytest.mark.usefixtures("_vectors_alone")
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path) -> None:
     cells = plan(tmp_path / "runs", seeds=(0,), general=("ifeval", "bbh"))
     cells = [c for c in cells if c.size == 10_000 and c.student == STUDENTS[0]]
@@ -191,6 +199,7 @@ def test_hostile_text_is_shown_and_never_run(tmp_path: Path) -> None:
         assert not [e for e in root.iter() if e.tag.endswith(("script", "img"))]
 
 
+@pytest.mark.usefixtures("_vectors_alone")
 def test_texts_can_be_left_out(tmp_path: Path) -> None:
     cells = make_study(tmp_path / "runs", 8, lambda c: c.seed > 0 or c.task != "ifeval")
     report = write_study_report("quiet", cells, tmp_path / "out", include_text=False)
@@ -218,6 +227,7 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(
     assert [wide == there and 370 <= int(there) <= 390 for wide, there in found] == [True]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_reports_a_study_that_has_not_been_run(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

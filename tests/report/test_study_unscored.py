@@ -75,6 +75,7 @@ def test_a_study_of_unscored_replies_says_to_name_a_judge(tmp_path: Path) -> Non
     assert "cells are missing" not in str(answers(study) + claims(study))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_and_its_files_say_it_too(tmp_path: Path) -> None:
     cells = [c for c in make_study(tmp_path / "runs", 20, of_one_student, no_judge) if not of_one_student(c)]
     report = write_study_report("tiny", cells, tmp_path / "out", include_text=False)

@@ -107,9 +107,7 @@ def test_a_rank_that_dies_is_started_again(workshop: Workshop, python: str):
     file = recipe_of(workshop)
     run_recipe(load_recipe(file), workshop.folder, workshop.folder / "alone")
     root = workshop.folder / "killed"
-    started = start(
-        ["run", str(file), "--runs", str(root), "stages.gkd.training.shard=true"], 2, sys.executable, restarts=1
-    )
+    started = start(["run", str(file), "--runs", str(root), "stages.gkd.training.shard=true"], 2, python, restarts=1)
 
     def steps() -> int:
         return max((len(read_metrics(f)) for f in root.glob("gkd-s0-*/metrics.jsonl")), default=0)
@@ -127,13 +125,11 @@ def test_a_rank_that_dies_is_started_again(workshop: Workshop, python: str):
 
 
 @pytest.mark.slow
-def test_each_host_does_its_part(workshop: Workshop, python: str, monkeypatch: pytest.MonkeyPatch):
+def test_each_host_does_its_part(workshop: Workshop, warm_children: None):
     """`num_machines`: two launchers on one machine, as the tasks of a Ray cluster start them."""
     from launched import free_port
     from ranks_recipe import planned
 
-    monkeypatch.setenv("PYTHON_EXEC", python)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     changes: dict[str, Any] = {"stages__0__training__max_steps": 4}
     run, single = (planned(workshop, workshop.folder / root, **changes) for root in ("hosts", "single"))
     for one in (run, single):

@@ -97,6 +97,7 @@ def test_a_judge_that_is_filled_in_later_samples_nothing(
     assert "b has no judge, so it is unscored" in table(compare_folders(run.folder, unjudged.folder))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_judges_what_it_has_sampled(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,6 +187,7 @@ def test_copies_of_a_model_are_the_same_weights(workshop: Workshop, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_over_rank_scale_and_rate(workshop: Workshop, done: list[str]):
     from tutelage.cli.main import main
 
@@ -216,13 +217,7 @@ def test_a_search_over_rank_scale_and_rate(workshop: Workshop, done: list[str]):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
-def test_two_ranks_share_a_base_and_an_adapter(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, keep: bool,
-                                               python: str):  # fmt: skip
-    import os
-    import sys
-
-    monkeypatch.setenv("PYTHON_EXEC", python)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+def test_two_ranks_share_a_base_and_an_adapter(workshop: Workshop, warm_children: None, keep: bool):
     workshop.rows("train", ROWS)
     found = []
     for name, extra, share in (("one", {}, None), ("two", {"shard": True}, TWO)):
@@ -306,6 +301,7 @@ def test_precision_leaves_other_runs_alone(workshop: Workshop):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_kept_adapter_is_talked_to_scored_and_exported(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

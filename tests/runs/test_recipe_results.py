@@ -88,6 +88,7 @@ def test_half_done_and_done(
     assert "runs done so far, one after the other" in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_half_done_search(workshop: Workshop) -> None:
     """Rows that wait for the search are missing; what does not wait has its scores."""
     file = workshop.write(**SEARCH)

@@ -267,6 +267,7 @@ def test_another_metric_of_a_recipes_task_samples_nothing(workshop: Workshop, mo
     assert earlier_folders(run_with(metrics=["chrf"])) == []  # other rows
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_answers_to_a_recipes_task_are_scored_again_and_the_report_says_that_they_are_to_be(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

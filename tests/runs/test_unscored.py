@@ -13,6 +13,7 @@ THAI = [{"id": str(n), "prompt": "สวัสดี", "completion": "แมว�
 SAYS = "`rouge_l` leaves every example unscored: no reference has a Latin letter or digit"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_metric_that_scores_nothing_is_loud(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     workshop.rows("test", THAI)
     stages = [{"name": "scores", "kind": "evaluate", "models": ["lead_1"], "tasks": ["test"]}]

@@ -28,7 +28,7 @@ def one_at_a_time(limits, ends=()):
     ]
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 7, 16])
+@pytest.mark.parametrize("slots", [1, 3, 16])  # one; not a divisor of the prompts; more than there are
 def test_samples_do_not_depend_on_the_number_of_slots(slots):
     limits = [40, 3, 17, 1, 40, 9, 25]
     expected = one_at_a_time(limits)
@@ -120,7 +120,7 @@ def assert_same(out, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 0.8)])
-@pytest.mark.parametrize("slots", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("slots", [1, 3, 16])
 def test_sharing_does_not_change_samples(slots, temperature, top_p):
     prompts, expected_shared = few_shot_prompts()
     limits = [(7 * i) % 29 + 1 for i in range(len(prompts))]

@@ -213,6 +213,7 @@ def test_table_3_and_figure_1():
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.slow
 def test_all_shares_what_the_seven_have_in_common(monkeypatch: pytest.MonkeyPatch):
     reads: Counter[str] = Counter()
 

@@ -32,6 +32,7 @@ def key(*texts: str) -> str:
     return " ".join(" ".join(texts).lower().split())
 
 
+@pytest.mark.slow
 def test_the_rows_of_the_mixture_are_in_one_part_each(data_folder: Path, tmp_path: Path):
     """No prompt is in two parts, none is of DialogSum's test; the largest subset and the healing find their rows."""
     command = [sys.executable, str(SCRIPTS / "mixture_rows.py"), str(data_folder), str(tmp_path)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,11 +86,10 @@ def test_students_that_end_turns_otherwise_share_the_teachers_shards(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_recipe_on_two_ranks_shares_the_work_and_its_report_names_what_is_approximate(
-    workshop: Workshop, python: str, monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, warm_children: None
 ) -> None:
-    monkeypatch.setenv("PYTHON_EXEC", python)  # with which the launcher starts ranks
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     gkd = {"name": "gkd", "kind": "distill", "student": "base", "data": "train", "on_policy": 0.0}
     gkd |= {"signal": {"cache": "top_k", "top_k": 5}, "training": {"max_steps": 2}}
     scores = {"name": "scores", "kind": "evaluate", "models": ["gkd"], "tasks": ["test"]}

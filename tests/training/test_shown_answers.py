@@ -87,6 +87,7 @@ def test_without_a_whole_or_without_texts_nothing_is_asked(clock: list[float]):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_shows_them_and_trains_the_same_without(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     file, weights = str(workshop.write()), []
     for runs, options in (("with", []), ("without", ["--no-text"])):

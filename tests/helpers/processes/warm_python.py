@@ -65,17 +65,20 @@ def started() -> Iterator[str]:
 
 
 def serve(listener: socket.socket, client: str) -> None:
+    gc.disable()  # importing takes a fourth of its time less
     import torch
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
     import tutelage.models.load
     import tutelage.runs.do_run
+    import tutelage.runs.ranks
     import tutelage.sampling.torch_sampler
     import tutelage.training.trainer  # noqa: F401
 
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # forks share these objects, and collect without looking at them
+    gc.enable()
     supervisors: set[int] = set()
     while True:
         ready = select.select([listener, sys.stdin], [], [])[0]
@@ -113,6 +116,10 @@ def supervise(connection: socket.socket, client: str) -> None:
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None  # $TMPDIR may be another
+        parents = json.loads(environment.get("WARM_PARENTS", "{}")) | {str(os.getpid()): parent}
+        os.environ["WARM_PARENTS"] = json.dumps(parents)  # of programs; in /proc it is the server
+        ranks = sys.modules["tutelage.runs.ranks"]
+        ranks._parent_of = partial(grandparent_of, parents, ranks._parent_of)  # type: ignore[attr-defined]
         sys.executable, os.getppid = client, partial(parent_of, os.getpid(), parent, os.getppid)
         os._exit(run(arguments[1:]))
     for stream in streams:
@@ -128,6 +135,11 @@ def supervise(connection: socket.socket, client: str) -> None:
 def parent_of(program: int, parent: int, real: Callable[[], int]) -> int:
     """`os.getppid` in the program, and in processes that it forks."""
     return parent if os.getpid() == program else real()
+
+
+def grandparent_of(parents: dict[str, int], real: Callable[[int], int], process: int) -> int:
+    """`tutelage.runs.ranks._parent_of` in the program, whose parent may be such a program too."""
+    return parents.get(str(process)) or real(process)
 
 
 def run(arguments: list[str]) -> int:

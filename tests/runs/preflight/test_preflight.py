@@ -307,6 +307,7 @@ def test_notes_stop_nothing(capsys: pytest.CaptureFixture[str]):
         refuse_problems([Problem("one"), Problem("two", stops=False)])
 
 
+@pytest.mark.slow
 def test_it_loads_no_torch_itself():
     """`study plan` shows problems; only a GPU's memory needs torch."""
     code = (

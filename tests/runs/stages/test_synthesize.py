@@ -138,7 +138,7 @@ def test_a_killed_stage_goes_on(long_context: Workshop, monkeypatch: pytest.Monk
     from tutelage.synthesis.synthesis import Synthesis
 
     workshop = long_context
-    plan = planner(workshop, "stages.new.rows=40", "stages.new.min_acceptance=0.001")
+    plan = planner(workshop, "stages.new.rows=20", "stages.new.min_acceptance=0.001")
     do_run(plan.stage_run("tsft", 0))
     run = plan.stage_run("new", 0)
     do_run(run)

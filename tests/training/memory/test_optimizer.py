@@ -44,6 +44,7 @@ def test_offloaded_steps_are_adamws_bit_for_bit(tmp_path: Path):
 
 
 @pytest.mark.skipif(not TORCHAO, reason="needs torchao")
+@pytest.mark.slow
 def test_eight_bits_stay_near_adamw(tmp_path: Path):
     start = torch.cat([p.detach().flatten() for p in tiny.llama(hidden=128).parameters()])
     plain, coded = (weights(trained(tmp_path / kind, kind)) - start for kind in ("adamw", "adamw_8bit"))
