@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 def show(page: Path, results: RecipeResults) -> None:
-    """Print the table beside a recipe's page, what the page says of it, the notices, and where the page is."""
+    """Print the table beside a recipe's page, what the page says of it, the notices that were not printed while the
+    runs went on, and where the page is."""
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
 
     print()
     print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
     said = [one.text for one in verdicts(results, build_tables(results))]
-    print_lines(["", *said, *(f"note: {notice}" for notice in results.notices), "", f"Report: {page}"])
+    notes = [f"note: {notice}" for notice in results.notices if notice not in results.said]
+    print_lines(["", *said, *notes, "", f"Report: {page}"])
 
 
 def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Path | None = None) -> None:

@@ -6,20 +6,26 @@ tells the whole how far the piece is. A process draws in one place, so there is 
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
 
 from tutelage.common.time_left import TimeLeft, about, duration
 
 WIDE = 80  # columns of a terminal from which on there is room for a bar and a note
 _INTERVAL = 20.0  # seconds between two lines where there is no terminal
 _whole: ContextVar[Whole | None] = ContextVar("whole", default=None)
+_told: ContextVar[Path | None] = ContextVar("told", default=None)  # a file with a line for each note of a command
 
 
 class Whole:
@@ -190,6 +196,52 @@ def say(line: str) -> None:
         whole.screen.console.print(text, markup=False, no_wrap=text[:1] == " ", overflow="ellipsis")
     else:
         print(text, flush=True)
+
+
+def tell(note: str, who: str = "", cause: str = "", file: TextIO | None = None) -> None:
+    """Print a note on a run's data or models: `who: note`. Within `told_once`, of notes with the same cause (by default
+    the note itself) the first alone is printed."""
+    if (notes := _told.get()) is not None:
+        cause = cause or note
+        with notes.open("a+", encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.seek(0)
+            if any(json.loads(line)[0] == cause for line in handle):
+                return
+            handle.write(json.dumps([cause, note]) + "\n")
+    print(f"{who}: {note}" if who else note, file=file, flush=True)
+
+
+def cause_of(notice: str) -> str:
+    """What a notice has in common with those of other runs: all but its numbers."""
+    return re.sub(r"\d[\d.,]*", "#", notice)
+
+
+@contextmanager
+def told_once() -> Iterator[Path]:
+    """Within the block, `tell` prints each note once. Yields the file of the notes, for `tell_with` and `told`."""
+    with TemporaryDirectory(prefix="tutelage-") as folder:
+        token = _told.set(Path(folder) / "notes")
+        try:
+            yield Path(folder) / "notes"
+        finally:
+            _told.reset(token)
+
+
+def notes_file() -> Path | None:
+    """The file of the `told_once` around, if any."""
+    return _told.get()
+
+
+def tell_with(file: Path | None) -> None:
+    """In a worker process: what `tell` prints is what the other processes with this file have not said."""
+    _told.set(file)
+
+
+def told(file: Path) -> frozenset[str]:
+    """The notes that were printed."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return frozenset(json.loads(line)[1] for line in lines)
 
 
 def current_whole() -> Whole | None:

@@ -15,7 +15,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.planned import announce, withdraw
-from tutelage.common.progress import Whole, whole
+from tutelage.common.progress import Whole, notes_file, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
 from tutelage.runs.ranks import Share
 from tutelage.runs.run import Run, gpus_of, takes_ranks, with_parents
@@ -360,4 +360,6 @@ def _processes(resources: Resources) -> ProcessPoolExecutor:
     gpus = context.SimpleQueue()  # each worker process takes one when it starts
     for gpu in _dealt_out(resources):
         gpus.put(gpu)
-    return ProcessPoolExecutor(resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(), gpus))
+    return ProcessPoolExecutor(
+        resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(), gpus, notes_file())
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import tell
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.align_rows import align_all
 from tutelage.data.columns import BadRow
@@ -77,9 +78,9 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
         why = f"`max_length` is {limit}"
     if why:
         listed = f" ({', '.join(too_long[:3])}{' …' * (len(too_long) > 3)})" if too_long else ""
-        print(f"{run.stage}: {key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", flush=True)
+        tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", run.stage)
     for note in [*bad_rows_note(data), *notes(report)]:
-        print(f"{run.stage}: {key}: {note}", flush=True)
+        tell(f"{key}: {note}", run.stage)
     counts = {
         "rows": len(np.unique(indices_of(sequences))),
         "cut": cut,
