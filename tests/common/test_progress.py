@@ -70,6 +70,8 @@ def test_outside_a_terminal_lines_are_printed_at_intervals(capsys: pytest.Captur
     clock[0] += 1
     bar.advance(4, "loss 0")
     assert capsys.readouterr().err == "training: 10 of 10 steps, loss 0; a few seconds left\n"
+    bar.advance(0, "loss 0")  # the end is told once
+    assert capsys.readouterr().err == ""
     bar.close()
 
 

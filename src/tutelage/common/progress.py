@@ -95,6 +95,7 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0, interval: float = _INTERVAL, unit: str = "") -> None:
         self.title, self.total, self.done, self.done_before = title, total, done, done
         self.interval, self.started, self.unit = interval, time.monotonic(), unit
+        self._ended = False  # whether the line that says so is printed
         self.last_printed = self.started  # equal until the first line, so that short work prints nothing
         self.whole = _whole.get()
         self.screen, self._own = None, False
@@ -144,8 +145,12 @@ class Progress:
         return f"{about((self.total - self.done) / rate)} left" if rate else "time left not known yet"
 
     def _line_is_due(self) -> bool:
+        if self._ended:
+            return False
         ended = self.done >= self.total and self.last_printed > self.started
-        return ended or time.monotonic() - self.last_printed >= self.interval
+        due = ended or time.monotonic() - self.last_printed >= self.interval
+        self._ended = due and self.done >= self.total
+        return due
 
 
 class _Bars:
