@@ -85,7 +85,7 @@ def init(
     print_lines(map(visible, [*found.seen, *(f"note: {warning}" for warning in found.warnings)]))
     write_atomically(out, found.text)
     at = "" if runs == Path("runs") else f" --runs {runs}"
-    print(f"\n{visible(found.text)}")
+    print_lines(["", *visible(found.text).splitlines(), ""])
     print_lines([f"Wrote {out}: {found.needs}.", ""])
     print_lines([f"Next: tutelage data inspect {out}    rows as the model sees them"], 6)
     print_lines([f"      tutelage run {out}{at}", f"      tutelage chat {called}-gkd    when it is done"], 6)

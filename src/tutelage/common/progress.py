@@ -57,7 +57,7 @@ class Whole:
         if self.screen is not None:
             self.say(f"{done}/{total} {piece}")
         elif total > 1:
-            self.say(f"{done} of {total} runs done: {piece}; {self.text()}")
+            self.say(f"{done} of {total} runs done: {piece}" + (f"; {self.text()}" if done < total else ""))
         self.show()
 
     def advance(self, share: float) -> None:
@@ -77,8 +77,7 @@ class Whole:
 
     def text(self) -> str:
         """The time left, for people."""
-        left = self.left.seconds(time.monotonic())
-        return f"{about(left)} left" if left else "none left"
+        return f"{about(self.left.seconds(time.monotonic()))} left"
 
     def say(self, line: str) -> None:
         """Print a line that stays, above the bars."""

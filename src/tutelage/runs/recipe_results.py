@@ -184,7 +184,7 @@ def shared_questions(planner: Planner) -> list[str]:
             if both:
                 notes.append(
                     f"{both} of the {len(asked)} questions of task `{task}` are also in data.{name}, on which models "
-                    "are trained: scores on them flatter"
+                    "are trained: scores on them look better than they are"
                 )
     return notes
 

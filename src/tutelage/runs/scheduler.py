@@ -92,6 +92,13 @@ class State:
         """How many are waiting or running."""
         return len(self.waiting) + len(self.running)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a run that builds on none that failed."""
+        return bool(self.running) or any(
+            not any(parent.fingerprint in self.failed for parent in with_parents([run])) for run in self.waiting
+        )
+
     def may_start(self, run: Run) -> bool:
         """Whether the run's parents are finished, and a busy run has been left alone for long enough."""
         ready = all(parent.fingerprint in self.finished for parent in run.parents)
@@ -250,7 +257,8 @@ class Scheduler:
         else:
             state.failed[run.fingerprint] = error
             self.whole.left.drop(run.fingerprint)
-            print(f"failed: {error}", flush=True)
+            if self.patient or state.goes_on or len(state.failed) > 1:  # else the error that is raised says it
+                print(f"failed: {error}", flush=True)
 
     def _submit(self, run: Run) -> Future[str | None]:
         share = self.resources.take(run)
