@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import example_seed
-from tutelage.common.progress import tell
 from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.metrics import ADVICE, SCORERS, Score
 from tutelage.evaluation.readers.thoughts import NO_ANSWER, ReplyText, answer_of, read_reply, unended_notice
@@ -118,9 +117,10 @@ def _too_long(
         raise TutelageError(f"{reads}, and no prompt fits: use shorter prompts, or a model that reads more")
     listed = [conversations[place].source or conversations[place].id for place in list(out)[:5]]
     names = f" ({', '.join(listed)}{' …' * (len(out) > len(listed))})" if out else ""
-    tell(
+    print(
         f"{reads}: {len(out)} prompts do not fit and count as answered with nothing{names}; {short} leave less room "
-        f"than max_new_tokens ({wanted})"
+        f"than max_new_tokens ({wanted})",
+        flush=True,
     )
     return out
 
