@@ -66,6 +66,12 @@ def test_the_module_is_the_program():
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_wrong_usage_names_the_commands_own_help(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["compare", "a"])
+    assert capsys.readouterr().err == "tutelage: Missing argument 'b'. (tutelage compare --help)\n"
+
+
 @pytest.mark.slow
 def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str], undrawn: None):
     file = str(workshop.write(stages__2__models=["lead_1", "sft"]))

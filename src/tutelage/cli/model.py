@@ -30,9 +30,9 @@ def chat(
     """
     from tutelage.delivery.chat import ChatSettings, Speaker
     from tutelage.delivery.chat import chat as talk
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_loadable
 
-    found = [find_model(name) for name in (model, other) if name is not None]
+    found = [find_loadable(name) for name in (model, other) if name is not None]
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
     for one in found:
         if sys.stderr.isatty():
@@ -60,9 +60,9 @@ def export(
     tutelage export mine-gkd --gguf --push my-account/mine-gkd
     """
     from tutelage.delivery import export as exporting
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_loadable
 
-    found = find_model(model)
+    found = find_loadable(model)
     if gguf:
         exporting.find_converter()
     if push is not None:
@@ -104,13 +104,13 @@ def serve_teacher(
 
     tutelage serve-teacher meta-llama/Llama-3.1-70B-Instruct --tensor-parallel 4 --host 0.0.0.0
     """
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_loadable
     from tutelage.recipe.sections import ModelConfig
     from tutelage.runs.planner import resolve_device
     from tutelage.teachers.server import load_server, refuse_open, serve
 
     refuse_open(host)
-    path = find_model(model).path
+    path = find_loadable(model).path
     loading = {"attention": attention, "trust_remote_code": trust_remote_code, "tensor_parallel": tensor_parallel}
     config = ModelConfig(path=path, revision=revision, **loading)
     made = load_server(config, resolve_device(device), precision, tokens)

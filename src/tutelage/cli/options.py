@@ -30,11 +30,16 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+def columns_of(file: TextIO) -> int:
+    """The width of a terminal; 0 for what is none."""
+    return get_terminal_size().columns if file.isatty() else 0
+
+
 def print_lines(lines: Iterable[str], indent: int = 4, file: TextIO | None = None) -> None:
     """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
     than its own; a line that gives a command (→) is left whole, so that it can be copied."""
     to = sys.stdout if file is None else file
-    columns = get_terminal_size().columns if to.isatty() else 0
+    columns = columns_of(to)
     for line in lines:
         own = len(line) - len(line.lstrip())
         after = " " * min(indent if own < indent else own + 2, columns // 2)

@@ -47,6 +47,20 @@ def find_model(written: str) -> FoundModel:
     return FoundModel(folder.resolve().name, str(folder), card)
 
 
+def find_loadable(written: str) -> FoundModel:
+    """As `find_model`; raises TutelageError also for a hub id that cannot be had, for which loading would ask the hub a
+    dozen times."""
+    from tutelage.models.files import locate
+    from tutelage.recipe.sections import ModelConfig
+    from tutelage.runs.preflight.hub import Hub
+
+    found = find_model(written)
+    name, content = locate(ModelConfig(path=found.path))
+    if content is None and (wrong := Hub(network=True).problem(name, "model")):
+        raise TutelageError(f"cannot load `{written}`: it is no folder, no name in {MODELS}/, and {wrong}")
+    return found
+
+
 def _model_of_run(run: Path) -> Path:
     if not is_done(run):
         raise TutelageError(f"the run {run} is not done, so it has no model yet: run its recipe to the end")
