@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug, TensorParallel
+from tutelage.cli.options import Debug, TensorParallel, visible
 
 MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
 
@@ -16,7 +16,9 @@ MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model fo
 def chat(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     other: Annotated[str | None, typer.Argument(help="Another model, which answers the same questions.")] = None,
-    system: Annotated[str, typer.Option(help="A system turn before the conversation.")] = "",
+    system: Annotated[
+        str | None, typer.Option(help="A system turn before the conversation.", show_default="of its training rows")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the draws, with a temperature.")] = 0,
@@ -30,7 +32,7 @@ def chat(
     """
     from tutelage.delivery.chat import ChatSettings, Speaker
     from tutelage.delivery.chat import chat as talk
-    from tutelage.delivery.find_model import find_loadable
+    from tutelage.delivery.find_model import find_loadable, system_of
 
     found = [find_loadable(name) for name in (model, other) if name is not None]
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
@@ -38,6 +40,11 @@ def chat(
         if sys.stderr.isatty():
             print(f"loading {one.name} …", file=sys.stderr)
         speakers.append(Speaker(one, settings))
+    if system is None:
+        learnt = {system_of(one) for one in found}
+        system = learnt.pop() if len(learnt) == 1 else ""
+        if system:
+            print(f"system: {visible(system)} (as in its training rows; --system '' for none)", file=sys.stderr)
     talk(speakers, system)
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, is_done
+from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, RESULT, is_done, read_json
 from tutelage.delivery.folders import CARD, MODELS, WHERE, models_folder, read_mark
 
 
@@ -59,6 +59,17 @@ def find_loadable(written: str) -> FoundModel:
     if content is None and (wrong := Hub(network=True).problem(name, "model")):
         raise TutelageError(f"cannot load `{written}`: it is no folder, no name in {MODELS}/, and {wrong}")
     return found
+
+
+def system_of(found: FoundModel) -> str:
+    """The system turn of the rows that a run's model was trained on; "" if they have none or several, or no run made
+    the model."""
+    run = (Path(found.path) / "config.json").resolve().parent.parent
+    if not is_done(run):
+        return ""
+    sections = (read_json(run, RESULT).get("data") or {}).values()
+    texts = {section.get("system", "") for section in sections if "rows" in section}
+    return texts.pop() if len(texts) == 1 else ""
 
 
 def _model_of_run(run: Path) -> Path:

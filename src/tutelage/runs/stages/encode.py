@@ -21,6 +21,8 @@ from tutelage.models.limits import refuse_unknown_token
 from tutelage.models.load import LoadedModel
 from tutelage.runs.run import Run
 
+_LOOKED = 100  # rows whose system turns are compared
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -91,8 +93,17 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
     split, _ = split_rows(sequences)
     if split:
         counts |= {"split_rows": split, "sequences": len(sequences)}
+    if system := _system_of(rows):
+        counts["system"] = system
     counts |= {key: getattr(report, key) for key in ("rendered", "left_out") if getattr(report, key)}
     return Encoded(sequences, rows, counts)
+
+
+def _system_of(rows: Sequence[Conversation]) -> str:
+    """The system turn that the first rows share, for who talks to the model; "" if they have none, or several."""
+    first = [row.messages[:1] for row in rows[:_LOOKED]]
+    texts = {turns[0].content if turns and turns[0].role == "system" else "" for turns in first}
+    return texts.pop() if len(texts) == 1 else ""
 
 
 def _why_limited(wanted: int, limit: int, *models: LoadedModel | None) -> str:
