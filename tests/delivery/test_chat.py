@@ -11,6 +11,7 @@ import torch
 from recipes_fixture import Workshop
 from rich.console import Console
 
+from tutelage.api.results import Model
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
@@ -131,7 +132,8 @@ def test_the_system_turn_of_the_training_rows_is_the_default(
             say(monkeypatch, "")
             main(["chat", str(run.folder), *options])
             assert (f"system: {said} (as" in capsys.readouterr().err) == bool(system and not options)
-    assert begun == [said, "", "", ""]
+        Model("sft", run.folder, "sft").generate("The cat?", max_new_tokens=1)
+    assert begun == [said, "", said, "", "", ""]
 
 
 def raised(error: type[BaseException]) -> str:
