@@ -63,8 +63,15 @@ def print_markdown(text: str) -> None:
         if rows and sum(max(map(len, column)) + 2 for column in zip(*rows, strict=False)) > console.width:
             head, _, *body = rows
             for name, *cells in body:
-                said = (f"{title}: {cell}" for title, cell in zip(head[1:], cells, strict=False) if cell)
-                print_lines(["", name, *(f"  {line}" for line in said)])
+                lines: list[str] = []
+                for title, cell in zip(head[1:], cells, strict=False):
+                    said = f"{title}: {cell}"
+                    beside = bool(lines) and (title[:1] == "Δ" or len(title) == 1)  # it belongs to the cell before it
+                    if cell and beside and len(lines[-1]) + len(said) + 2 <= console.width:
+                        lines[-1] += f"; {said}"
+                    elif cell:
+                        lines.append(f"  {said}")
+                print_lines(["", name, *lines])
             print()
         else:
             console.print(Markdown(part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,5 +35,8 @@ def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Pa
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     if made.folders:
-        *_, last = made.folders
-        print("Models: " + "\n        ".join(map(str, made.folders)) + f"\nTalk to one: tutelage chat {last}")
+        *others, last = made.folders
+        named = re.compile(re.escape(f"{results.name}-{results.reference}") + r"(-s\d+)?")
+        opponent = next((one for one in reversed(others) if named.fullmatch(one.name)), None)
+        print("Models: " + "\n        ".join(map(str, made.folders)))
+        print("Talk to " + (f"two: tutelage chat {last} {opponent}" if opponent else f"it: tutelage chat {last}"))
