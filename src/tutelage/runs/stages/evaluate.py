@@ -32,7 +32,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     if run.subject == "lead_1":
         records = lead_1_records(run.task, task, data.conversations)
     elif kept is not None:
-        print(f"{run.stage}: the kept answers were scored by today's reading", flush=True)
+        tell("the kept answers were scored by today's reading", run.stage)
         records = [
             score_response(row, old.response, task.metrics, finished=old.finished, tokens=old.tokens)
             for row, old in zip(data.conversations, kept, strict=True)
