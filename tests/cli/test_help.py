@@ -104,6 +104,9 @@ def test_a_table_without_room_is_a_block_per_row(
     monkeypatch.setenv("COLUMNS", "30")
     print_markdown(table)
     assert "\ngkd\n  ROUGE-L: 25.1 ± 0.4\n  Δ (95 %): +1.2 (0.3 to 2.1)\n\nEnd." in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "55")  # a difference is beside its score where there is room for it
+    print_markdown(table.replace("gkd", "gkd, then gkd once more"))
+    assert "\n  ROUGE-L: 25.1 ± 0.4; Δ (95 %): +1.2 (0.3 to 2.1)\n\nEnd." in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "60")
     print_markdown(table)
     shown = capsys.readouterr().out

@@ -286,4 +286,6 @@ def test_the_built_in_model_is_proposed_without_a_gpu(
     assert config.stages[0].kind == "prune"
     assert len((tmp_path / "desk-heal.jsonl").read_text().splitlines()) == 800
     assert config.training_of(config.stages[made]).max_length == 256  # type: ignore[arg-type]
+    (teaching,) = (config.training_of(stage) for stage in config.stages if stage.name == "teacher_sft")  # type: ignore[arg-type]
+    assert (teaching.epochs, teaching.max_steps) == (1, None)  # not the demo's few steps
     assert len(planned(config, tmp_path)) == 8 + made + 1

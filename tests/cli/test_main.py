@@ -75,6 +75,12 @@ def test_the_module_is_the_program():
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_wrong_usage_names_the_commands_own_help(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["compare", "a"])
+    assert capsys.readouterr().err == "tutelage: Missing argument 'b'. (tutelage compare --help)\n"
+
+
 @pytest.mark.slow
 def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture[str], undrawn: None):
     file = str(workshop.write(stages__2__models=["lead_1", "sft"]))
@@ -94,6 +100,28 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
     moved = workshop.runs.rename(workshop.folder / "moved")
     main(["report", file, *again, str(moved)])
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_note_is_printed_once_however_many_runs_have_it(
+    workshop: Workshop, capfd: pytest.CaptureFixture[str], undrawn: None, jobs: str
+):
+    workshop.rows("test", [*ROWS[:3], {"prompt": "The cow sat?", "completion": "No."}])
+    search = {"task": "test", "grid": {"learning_rate": [0.1, 0.2, 0.3]}}
+    changes = {"training__max_length": 18, "search": search, "stages__0__search": True, "seeds": [0, 1]}
+    file = workshop.write(**changes, stages__2__models=["sft"])
+    main(["run", file := str(file), "--runs", str(workshop.runs), "--jobs", jobs])
+    first = "".join(capfd.readouterr())
+    for note in ("rows are cut", "are also in data.train", "sft on test: 4 of 4 replies ran to"):
+        assert first.count(note) == 1, first
+    assert "needs a larger limit (as in 1 more run)\n" in first
+    models = workshop.folder / "models"  # the last model, and what it is compared with
+    assert f"Talk to two: tutelage chat {models / 'tiny-gkd-s1'} {models / 'tiny-sft-s1'}\n" in first
+    main(["run", file, "--runs", str(workshop.runs)])  # nothing is left to do, so nothing was said on the way
+    again = "".join(capfd.readouterr())
+    assert again.count("are also in data.train") == 1
+    assert again.count("sft on test: 4 of 4 replies ran to") == 1
 
 
 def test_a_report_of_a_folder_that_is_not_there_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]):

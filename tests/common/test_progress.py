@@ -70,6 +70,8 @@ def test_outside_a_terminal_lines_are_printed_at_intervals(capsys: pytest.Captur
     clock[0] += 1
     bar.advance(4, "loss 0")
     assert capsys.readouterr().err == "training: 10 of 10 steps, loss 0; a few seconds left\n"
+    bar.advance(0, "loss 0")  # the end is told once
+    assert capsys.readouterr().err == ""
     bar.close()
 
 
@@ -156,7 +158,7 @@ def test_the_whole_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFix
     assert out.splitlines() == [
         "asked: what?",
         "1 of 2 runs done: sft took 1 min 0 s, loss 0.4; about 60 s left",
-        "2 of 2 runs done: gkd took 0 s; none left",
+        "2 of 2 runs done: gkd took 0 s",
     ]
 
 
@@ -165,7 +167,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.M
     with whole("mine"), progress("sft", 2, unit="steps") as bar:
         clock[0] += 30
         bar.advance(1)
-    assert screen.getvalue() == "sft: 1 of 2 steps; none left in all\n"
+    assert screen.getvalue() == "sft: 1 of 2 steps; a few seconds left in all\n"
 
 
 def test_no_color_means_no_color(monkeypatch: pytest.MonkeyPatch):

@@ -53,6 +53,21 @@ def test_a_piece_is_measured_by_its_own_speed_once_it_has_one():
     assert left._left(left._pieces["a"], 22.0) == pytest.approx(1.0)
 
 
+def test_the_first_of_many_answers_tells_little():
+    """Answers that are written together end together, late: after 30 s one of 120 is no hour."""
+    left = plan(("a", "evaluate", 50.0), ("b", "evaluate", 50.0))
+    left.begin("a", 0.0)
+    left.part("a", 0.0, 0.0)
+    left.part("a", 1 / 120, 30.0)
+    assert 60.0 < left.seconds(30.0) < 120.0
+    left.part("a", 0.5, 40.0)  # by then its own speed counts
+    assert left._left(left._pieces["a"], 40.0) == pytest.approx(40.0)
+    left.begin("b", 60.0)
+    left.part("b", 0.0, 60.0)
+    left.part("b", 1 / 120, 360.0)  # far longer than guessed, and not over yet
+    assert left._left(left._pieces["b"], 360.0) > 100.0
+
+
 def test_side_by_side_pieces_take_as_long_as_the_longest_at_least():
     assert plan(("a", "t", 10.0), ("b", "t", 10.0), ("c", "t", 10.0), jobs=3).seconds(0.0) == pytest.approx(10.0)
     assert plan(("a", "t", 100.0), ("b", "t", 2.0), jobs=2).seconds(0.0) == pytest.approx(100.0)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes_fixture import Workshop
 from rich.console import Console
 
+from tutelage.api.results import Model
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
@@ -17,7 +19,10 @@ from tutelage.common.types import Message
 from tutelage.delivery.chat import HELP, ChatSettings, Speaker, _view, chat, plain
 from tutelage.delivery.find_model import FoundModel
 from tutelage.models.load import load_model
+from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig, SamplingConfig
+from tutelage.runs.do_run import do_run
+from tutelage.runs.planner import Planner
 from tutelage.sampling.make_sampler import make_sampler
 
 SHORT = ChatSettings(max_new_tokens=8)
@@ -109,6 +114,26 @@ def test_the_command_answers_a_pipe(
         "student",
         "teacher",
     ]
+
+
+def test_the_system_turn_of_the_training_rows_is_the_default(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(Speaker, "begin", lambda _, system="": begun.append(system))
+    said = "Be brief, cat"
+    turns = [("user", "The cat?"), ("assistant", "The dog ran.")]
+    for name, system in (("with", [("system", said)]), ("without", [])):
+        row = {"messages": [{"role": role, "content": text} for role, text in [*system, *turns]]}
+        workshop.rows("train", [row] * 8)
+        run = Planner(load_recipe(workshop.write(name=name)), workshop.folder, workshop.runs).stage_run("sft", 0)
+        do_run(run)
+        for options in ([], ["--system", ""]):
+            say(monkeypatch, "")
+            main(["chat", str(run.folder), *options])
+            assert (f"system: {said} (as" in capsys.readouterr().err) == bool(system and not options)
+        Model("sft", run.folder, "sft").generate("The cat?", max_new_tokens=1)
+    assert begun == [said, "", said, "", "", ""]
 
 
 def raised(error: type[BaseException]) -> str:

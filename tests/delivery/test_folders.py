@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.delivery.card import shown_name
-from tutelage.delivery.find_model import find_model
+from tutelage.delivery.find_model import find_loadable, find_model
 from tutelage.delivery.folders import deliver_models, models_folder
 from tutelage.delivery.licence import licence_of
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.recipe_results import RecipeResults, recipe_results
 
 pytestmark = pytest.mark.slow
@@ -219,6 +220,16 @@ def test_names_of_models(made: Workshop, monkeypatch: pytest.MonkeyPatch) -> Non
         find_model("tiny-gdk")
     with pytest.raises(TutelageError, match="made no model: give the run of a stage that trains one"):
         find_model(str(next(made.runs.glob("gkd-on-test-*"))))
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused_before_loading(made: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made.folder)
+    asked: list[str] = []
+    monkeypatch.setattr(Hub, "problem", lambda _, name, kind: asked.append(name) or "the hub has no such model")
+    with pytest.raises(TutelageError, match=r"^cannot load `org/nope`: it is no folder, .* the hub has no such model$"):
+        find_loadable("org/nope")
+    assert find_loadable("tiny-gkd").path == "models/tiny-gkd"
+    assert asked == ["org/nope"]
 
 
 def test_a_run_that_is_gone_or_not_done_is_said_in_a_line(copy: Workshop) -> None:

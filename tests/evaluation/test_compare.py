@@ -172,6 +172,10 @@ def test_folders_of_several_tasks(tmp_path: Path) -> None:
     found = compare_folders(tmp_path / "a", tmp_path / "b")
     assert [task.task for task in found.tasks] == ["one", "two"]
     assert (found.only_a, found.only_b) == (("three",), ("four",))
+    narrow = table(found, 60).splitlines()  # the aligned lines have 67 columns
+    assert narrow[3:7] == ["one accuracy", "  a: 100.00", "  b: 0.00", "  a − b: +100.00"]
+    assert max(map(len, narrow[3:])) <= 80
+    assert table(found, 80) == table(found)
     lines = table(found).splitlines()
     assert "a − b" in lines[3]
     assert lines[4].split() == [

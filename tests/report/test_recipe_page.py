@@ -140,6 +140,15 @@ def test_notices_show_keys_as_code_and_dashed_rows_have_hollow_dots(tmp_path: Pa
     assert re.findall(r'class="chip( dashed)?"', table) == [""] * 6 + [" dashed"] * 2  # six colours
 
 
+def test_settings_have_a_column_only_where_a_search_chose_some(tmp_path: Path, undrawn: None) -> None:
+    searched = make_run(tmp_path / "runs", count=3)
+    plain = dataclasses.replace(searched, rows=tuple(dataclasses.replace(row, chosen={}) for row in searched.rows))
+    for results, shown in ((searched, True), (plain, False)):
+        html = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
+        assert ("<th>settings</th>" in html, 'data-label="settings"' in html) == (shown, shown)
+        assert ("| chosen |" in (tmp_path / "out" / "table.md").read_text()) == shown
+
+
 def test_texts_can_be_left_out(tmp_path: Path, undrawn: None) -> None:
     results = make_run(tmp_path, count=5)
     html = build_report(results, tmp_path / "out", include_text=False).read_text(encoding="utf-8")

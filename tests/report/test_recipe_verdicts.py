@@ -145,7 +145,16 @@ def test_the_opponent_is_named_and_a_missing_control_too(run: tuple[RecipeResult
     assert text.endswith("with SFT, as `compare_to` says; the control of equal training, SFT again, is in the table.")
     fair = dataclasses.replace(more, reference="sft_again")
     (text,) = yardstick(fair, build_tables(fair))
-    assert text.endswith("so that no gain is that of more steps.")
+    assert text == (
+        "Distilled models are compared with SFT again, which trained on the same data again with a fresh schedule, so "
+        "that no gain is that of more steps."
+    )
+    comma = dataclasses.replace(again, label="SFT, then SFT")  # a label with a comma is quoted within a sentence
+    named = dataclasses.replace(fair, rows=(*results.rows, comma))
+    assert yardstick(named, build_tables(named))[0].startswith(
+        "Distilled models are compared with “SFT, then SFT”, which"
+    )
+    assert " “SFT, then SFT” (95 % interval " in verdicts(named, build_tables(named))[0].text
     searched = with_row(fair, "gkd", searched=True)
     assert "not searched" in yardstick(searched, build_tables(searched))[0]
 

@@ -115,7 +115,7 @@ def test_a_half_done_search(workshop: Workshop) -> None:
     build_report(half, workshop.folder / "out")
     table = (workshop.folder / "out" / "table.md").read_text()
     assert f"{half.done} of 13 runs are done" in table
-    assert "| sft | missing |  | none |  |  |" in table
+    assert "| sft | missing |  | none |  |" in table
     assert "| plain | missing" not in table
     page = (workshop.folder / "out" / "report.html").read_text("utf-8")
     assert page.count('<span class="missing">missing</span></td></tr>') == 1  # the point that is not done

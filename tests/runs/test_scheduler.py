@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError
 from tutelage.runs import scheduler
 from tutelage.runs.scheduler import Resources, Scheduler
 
@@ -88,7 +89,7 @@ def test_the_time_left_follows_from_runs_of_the_same_kind(
         "1 of 4 runs done: sft took 1 min 40 s, loss 0.123; about 2 min left",
         "2 of 4 runs done: gkd took 1 min 40 s; about 20 s left",
         "3 of 4 runs done: e0 took 10 s, rouge_l 77.0; a few seconds left",
-        "4 of 4 runs done: e1 took 10 s, rouge_l 77.0; none left",
+        "4 of 4 runs done: e1 took 10 s, rouge_l 77.0",
     ]
 
 
@@ -104,3 +105,18 @@ def test_without_gpus_a_worker_sees_what_its_parent_sees(monkeypatch: pytest.Mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
     with scheduler._processes(Resources(1)) as pool:
         assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7,8"
+
+
+def test_a_failure_is_printed_while_other_runs_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The error that is raised at the end says the first one: it is not printed as well just before."""
+    bad, worse = Piece("bad", 1.0), Piece("worse", 1.0)
+    monkeypatch.setattr(scheduler, "attempt", lambda run, *_: f"{run.stage}: no" if run.stage[0] in "bw" else None)
+    after = Piece("after", 1.0, [bad])
+    with pytest.raises(TutelageError, match=r"^bad: no$"):
+        Scheduler(Resources()).execute([bad, after])  # type: ignore[list-item]
+    assert "failed" not in capsys.readouterr().out
+    with pytest.raises(TutelageError, match=r"^bad: no$"):
+        Scheduler(Resources()).execute([bad, Piece("good", 0.5), worse])  # type: ignore[list-item]
+    assert capsys.readouterr().out.count("failed: ") == 2

@@ -40,6 +40,16 @@ def test_answers_are_text_evenly_over_the_steps(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(tmp_path / "samples.jsonl")] == [1, 9]
 
 
+def test_no_space_before_punctuation_is_removed(tmp_path: Path) -> None:
+    class Cleaning:  # as a tokenizer does whose config says so
+        def decode(self, ids: list[int], clean_up_tokenization_spaces: bool = True, **_: bool) -> str:
+            return "Yes." if clean_up_tokenization_spaces else "Yes ."
+
+    SampleLog(tmp_path, 0, 1, Cleaning()).write(1, [sequence()])
+    (line,) = read_metrics(tmp_path / "samples.jsonl")
+    assert (line["prompt"], line["answer"]) == ("Yes .", "Yes .")
+
+
 @pytest.mark.slow
 def test_a_trainer_keeps_them_where_the_student_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_log, "KEPT", 2)

@@ -119,7 +119,7 @@ class Model:
         self,
         prompt: str | Sequence[Mapping[str, str]],
         *,
-        system: str = "",
+        system: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
@@ -127,14 +127,15 @@ class Model:
         """The model's answer, in its chat template. The first call loads the model, which then stays loaded.
 
         prompt: a question, or the turns of a conversation as `{"role": …, "content": …}`, the last one the user's.
-        system: a system turn before it. max_new_tokens: the longest answer. temperature: 0 for the likeliest token each
-        time. seed: of the draws, with a temperature.
+        system: a system turn before it; by default that of the training rows, if they share one. max_new_tokens: the
+        longest answer. temperature: 0 for the likeliest token each time. seed: of the draws, with a temperature.
 
         Raises TutelageError for turns without a role or content, for a prompt longer than the model's context, and for
         turns that its chat template refuses.
         """
         from tutelage.common.types import Message
         from tutelage.delivery.chat import ChatSettings
+        from tutelage.delivery.find_model import find_model, system_of
 
         written: Sequence[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
         for turn in written:
@@ -146,7 +147,9 @@ class Model:
             raise TutelageError("prompt: the last turn must be the user's")
         turns = [Message(turn["role"], turn["content"]) for turn in written]
         self._speaker.settings = ChatSettings(temperature, max_new_tokens, seed)
-        self._speaker.begin(system)
+        if system is None and turns[0].role != "system":
+            system = system_of(find_model(str(self.folder)))
+        self._speaker.begin(system or "")
         self._speaker.turns += turns[:-1]
         return self._speaker.answer(turns[-1].content)
 

@@ -126,9 +126,11 @@ def evaluate(
         raise TutelageError(
             "give --model and --tasks (for a recipe's tasks, the recipe too), or --tasks and --responses"
         )
-    from tutelage.delivery.find_model import find_model  # imports torch, which scoring replies does not need
+    from tutelage.delivery.find_model import find_loadable  # imports torch, which scoring replies does not need
 
-    found = find_model(model)
+    if recipe is not None:
+        _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
+    found = find_loadable(model)
     loading = ModelConfig(
         path=found.path,
         revision=revision,
@@ -140,7 +142,6 @@ def evaluate(
         tensor_parallel=tensor_parallel,
     )
     if recipe is not None:
-        _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
         _evaluate_recipe(recipe, loading, found.name, names, runs, debug)
     else:
         settings = Settings(

@@ -85,7 +85,7 @@ def init(
     print_lines(map(visible, [*found.seen, *(f"note: {warning}" for warning in found.warnings)]))
     write_atomically(out, found.text)
     at = "" if runs == Path("runs") else f" --runs {runs}"
-    print(f"\n{visible(found.text)}")
+    print_lines(["", *visible(found.text).splitlines(), ""])
     print_lines([f"Wrote {out}: {found.needs}.", ""])
     print_lines([f"Next: tutelage data inspect {out}    rows as the model sees them"], 6)
     print_lines([f"      tutelage run {out}{at}", f"      tutelage chat {called}-gkd    when it is done"], 6)
@@ -193,6 +193,8 @@ def built_in_student() -> Cut:
     ]
     with tempfile.TemporaryDirectory() as folder:
         rows = write_demo_data(Path(folder), train=7, dev=7, test=14, heal=800)["heal"].read_text(encoding="utf-8")
+    # The demo's teacher learns for a few steps only, to save time; on other rows it sees each of them once.
     teachers = next((stage for stage in written["stages"] if stage.get("student") == "teacher"), {})
+    teaching = {key: value for key, value in teachers.get("training", {}).items() if key != "max_steps"} | {"epochs": 1}
     training = {"learning_rate": written["training"]["learning_rate"], "epochs": 2}
-    return Cut(str(config.student), stages, stages[-1]["data"], rows, training, teachers.get("training", {}))
+    return Cut(str(config.student), stages, stages[-1]["data"], rows, training, teaching)

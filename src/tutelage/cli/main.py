@@ -29,6 +29,7 @@ from tutelage.cli.options import (
     JudgeRules,
     JudgeUrl,
     RunsFolder,
+    columns_of,
     judge_from,
     no_url,
     print_lines,
@@ -258,14 +259,13 @@ def compare(
 
     tutelage compare scores/A/ifeval scores/B/ifeval --json
     """
-    from tutelage.evaluation.compare import compare_folders as compared
-    from tutelage.evaluation.compare import table
+    from tutelage.evaluation.compare import compare_folders, table
 
-    found = compared(a, b)
+    found = compare_folders(a, b)
     if as_json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:
-        print_lines(table(found).splitlines())
+        print_lines(table(found, columns_of(sys.stdout)).splitlines())
 
 
 @app.command()
@@ -345,9 +345,8 @@ def main(arguments: list[str] | None = None) -> None:
     A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C, 143 for
     SIGTERM); with `--debug` a TutelageError is raised on, as all other errors always are.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     with sigterm_as_ctrl_c():
-        _main(arguments)
+        _main(sys.argv[1:] if arguments is None else arguments)
 
 
 def _main(arguments: list[str]) -> None:
@@ -374,7 +373,8 @@ def _main(arguments: list[str]) -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, in a narrow terminal
             sys.stderr.write(f"{usage()}\n" if usage() else "")
             _fail("", code)
-        _fail(str(error) if usage is str else f"{usage()} (tutelage --help)" if usage() else "", code)
+        command = getattr(getattr(error, "ctx", None), "command_path", "tutelage")
+        _fail(str(error) if usage is str else f"{usage()} ({command} --help)" if usage() else "", code)
 
 
 def _exit_code(error: Exception) -> int | None:

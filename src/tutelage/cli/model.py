@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug, TensorParallel
+from tutelage.cli.options import Debug, TensorParallel, visible
 
 MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
 
@@ -16,7 +16,9 @@ MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model fo
 def chat(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     other: Annotated[str | None, typer.Argument(help="Another model, which answers the same questions.")] = None,
-    system: Annotated[str, typer.Option(help="A system turn before the conversation.")] = "",
+    system: Annotated[
+        str | None, typer.Option(help="A system turn before the conversation.", show_default="of its training rows")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the draws, with a temperature.")] = 0,
@@ -30,14 +32,19 @@ def chat(
     """
     from tutelage.delivery.chat import ChatSettings, Speaker
     from tutelage.delivery.chat import chat as talk
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_loadable, system_of
 
-    found = [find_model(name) for name in (model, other) if name is not None]
+    found = [find_loadable(name) for name in (model, other) if name is not None]
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
     for one in found:
         if sys.stderr.isatty():
             print(f"loading {one.name} …", file=sys.stderr)
         speakers.append(Speaker(one, settings))
+    if system is None:
+        learnt = {system_of(one) for one in found}
+        system = learnt.pop() if len(learnt) == 1 else ""
+        if system:
+            print(f"system: {visible(system)} (as in its training rows; --system '' for none)", file=sys.stderr)
     talk(speakers, system)
 
 
@@ -60,9 +67,9 @@ def export(
     tutelage export mine-gkd --gguf --push my-account/mine-gkd
     """
     from tutelage.delivery import export as exporting
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_loadable
 
-    found = find_model(model)
+    found = find_loadable(model)
     if gguf:
         exporting.find_converter()
     if push is not None:
@@ -104,13 +111,13 @@ def serve_teacher(
 
     tutelage serve-teacher meta-llama/Llama-3.1-70B-Instruct --tensor-parallel 4 --host 0.0.0.0
     """
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_loadable
     from tutelage.recipe.sections import ModelConfig
     from tutelage.runs.planner import resolve_device
     from tutelage.teachers.server import load_server, refuse_open, serve
 
     refuse_open(host)
-    path = find_model(model).path
+    path = find_loadable(model).path
     loading = {"attention": attention, "trust_remote_code": trust_remote_code, "tensor_parallel": tensor_parallel}
     config = ModelConfig(path=path, revision=revision, **loading)
     made = load_server(config, resolve_device(device), precision, tokens)

@@ -30,11 +30,16 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+def columns_of(file: TextIO) -> int:
+    """The width of a terminal; 0 for what is none."""
+    return get_terminal_size().columns if file.isatty() else 0
+
+
 def print_lines(lines: Iterable[str], indent: int = 4, file: TextIO | None = None) -> None:
     """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
     than its own; a line that gives a command (→) is left whole, so that it can be copied."""
     to = sys.stdout if file is None else file
-    columns = get_terminal_size().columns if to.isatty() else 0
+    columns = columns_of(to)
     for line in lines:
         own = len(line) - len(line.lstrip())
         after = " " * min(indent if own < indent else own + 2, columns // 2)
@@ -58,8 +63,15 @@ def print_markdown(text: str) -> None:
         if rows and sum(max(map(len, column)) + 2 for column in zip(*rows, strict=False)) > console.width:
             head, _, *body = rows
             for name, *cells in body:
-                said = (f"{title}: {cell}" for title, cell in zip(head[1:], cells, strict=False) if cell)
-                print_lines(["", name, *(f"  {line}" for line in said)])
+                lines: list[str] = []
+                for title, cell in zip(head[1:], cells, strict=False):
+                    said = f"{title}: {cell}"
+                    beside = bool(lines) and (title[:1] == "Δ" or len(title) == 1)  # it belongs to the cell before it
+                    if cell and beside and len(lines[-1]) + len(said) + 2 <= console.width:
+                        lines[-1] += f"; {said}"
+                    elif cell:
+                        lines.append(f"  {said}")
+                print_lines(["", name, *lines])
             print()
         else:
             console.print(Markdown(part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
 
 
 def show(page: Path, results: RecipeResults) -> None:
-    """Print the table beside a recipe's page, what the page says of it, the notices, and where the page is."""
+    """Print the table beside a recipe's page, what the page says of it, the notices that were not printed while the
+    runs went on, and where the page is."""
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
 
     print()
     print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
     said = [one.text for one in verdicts(results, build_tables(results))]
-    print_lines(["", *said, *(f"note: {notice}" for notice in results.notices), "", f"Report: {page}"])
+    notes = [f"note: {notice}" for notice in results.notices if notice not in results.said]
+    print_lines(["", *said, *notes, "", f"Report: {page}"])
 
 
 def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Path | None = None) -> None:
@@ -32,5 +35,8 @@ def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Pa
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     if made.folders:
-        *_, last = made.folders
-        print("Models: " + "\n        ".join(map(str, made.folders)) + f"\nTalk to one: tutelage chat {last}")
+        *others, last = made.folders
+        named = re.compile(re.escape(f"{results.name}-{results.reference}") + r"(-s\d+)?")
+        opponent = next((one for one in reversed(others) if named.fullmatch(one.name)), None)
+        print("Models: " + "\n        ".join(map(str, made.folders)))
+        print("Talk to " + (f"two: tutelage chat {last} {opponent}" if opponent else f"it: tutelage chat {last}"))

@@ -6,20 +6,26 @@ tells the whole how far the piece is. A process draws in one place, so there is 
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
 
 from tutelage.common.time_left import TimeLeft, about, duration
 
 WIDE = 80  # columns of a terminal from which on there is room for a bar and a note
 _INTERVAL = 20.0  # seconds between two lines where there is no terminal
 _whole: ContextVar[Whole | None] = ContextVar("whole", default=None)
+_told: ContextVar[Path | None] = ContextVar("told", default=None)  # a file with a line for each note of a command
 
 
 class Whole:
@@ -51,7 +57,7 @@ class Whole:
         if self.screen is not None:
             self.say(f"{done}/{total} {piece}")
         elif total > 1:
-            self.say(f"{done} of {total} runs done: {piece}; {self.text()}")
+            self.say(f"{done} of {total} runs done: {piece}" + (f"; {self.text()}" if done < total else ""))
         self.show()
 
     def advance(self, share: float) -> None:
@@ -71,8 +77,7 @@ class Whole:
 
     def text(self) -> str:
         """The time left, for people."""
-        left = self.left.seconds(time.monotonic())
-        return f"{about(left)} left" if left else "none left"
+        return f"{about(self.left.seconds(time.monotonic()))} left"
 
     def say(self, line: str) -> None:
         """Print a line that stays, above the bars."""
@@ -89,6 +94,7 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0, interval: float = _INTERVAL, unit: str = "") -> None:
         self.title, self.total, self.done, self.done_before = title, total, done, done
         self.interval, self.started, self.unit = interval, time.monotonic(), unit
+        self._ended = False  # whether the line that says so is printed
         self.last_printed = self.started  # equal until the first line, so that short work prints nothing
         self.whole = _whole.get()
         self.screen, self._own = None, False
@@ -138,8 +144,12 @@ class Progress:
         return f"{about((self.total - self.done) / rate)} left" if rate else "time left not known yet"
 
     def _line_is_due(self) -> bool:
+        if self._ended:
+            return False
         ended = self.done >= self.total and self.last_printed > self.started
-        return ended or time.monotonic() - self.last_printed >= self.interval
+        due = ended or time.monotonic() - self.last_printed >= self.interval
+        self._ended = due and self.done >= self.total
+        return due
 
 
 class _Bars:
@@ -190,6 +200,52 @@ def say(line: str) -> None:
         whole.screen.console.print(text, markup=False, no_wrap=text[:1] == " ", overflow="ellipsis")
     else:
         print(text, flush=True)
+
+
+def tell(note: str, who: str = "", cause: str = "", file: TextIO | None = None) -> None:
+    """Print a note on a run's data or models: `who: note`. Within `told_once`, of notes with the same cause (by default
+    the note itself) the first alone is printed."""
+    if (notes := _told.get()) is not None:
+        cause = cause or note
+        with notes.open("a+", encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.seek(0)
+            if any(json.loads(line)[0] == cause for line in handle):
+                return
+            handle.write(json.dumps([cause, note]) + "\n")
+    print(f"{who}: {note}" if who else note, file=file, flush=True)
+
+
+def cause_of(notice: str) -> str:
+    """What a notice has in common with those of other runs: all but its numbers."""
+    return re.sub(r"\d[\d.,]*", "#", notice)
+
+
+@contextmanager
+def told_once() -> Iterator[Path]:
+    """Within the block, `tell` prints each note once. Yields the file of the notes, for `tell_with` and `told`."""
+    with TemporaryDirectory(prefix="tutelage-") as folder:
+        token = _told.set(Path(folder) / "notes")
+        try:
+            yield Path(folder) / "notes"
+        finally:
+            _told.reset(token)
+
+
+def notes_file() -> Path | None:
+    """The file of the `told_once` around, if any."""
+    return _told.get()
+
+
+def tell_with(file: Path | None) -> None:
+    """In a worker process: what `tell` prints is what the other processes with this file have not said."""
+    _told.set(file)
+
+
+def told(file: Path) -> frozenset[str]:
+    """The notes that were printed."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return frozenset(json.loads(line)[1] for line in lines)
 
 
 def current_whole() -> Whole | None:

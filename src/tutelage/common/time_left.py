@@ -7,6 +7,8 @@ from dataclasses import dataclass
 _OWN = 0.2  # a kind's first ended piece outweighs what is known of other kinds by 1 / this
 _PRIOR = 0.03  # share of all guesses with which a guess counts as evidence for itself
 
+_TRUSTED = 0.1  # share of a piece from which on its own speed counts alone: of answers, the first end late
+
 _UNKNOWN = "unknown "  # begins the keys of pieces that are not known yet
 
 
@@ -21,8 +23,13 @@ class _Piece:
 
     @property
     def has_speed(self) -> bool:
-        """Whether more is done than when its share was first told."""
-        return self.mark is not None and self.share > self.mark[1]
+        """Whether it has begun, and more is done than when its share was first told."""
+        return self.began is not None and self.mark is not None and self.share > self.mark[1]
+
+    @property
+    def trust(self) -> float:
+        """How much its speed counts (0..1)."""
+        return 0.0 if self.mark is None else min(1.0, (self.share - self.mark[1]) / _TRUSTED) ** 2
 
 
 class TimeLeft:
@@ -85,14 +92,14 @@ class TimeLeft:
         return whole if piece.began is None else max(whole - (now - piece.began), 0.0)
 
     def _whole(self, piece: _Piece, now: float) -> float:
-        """What the piece takes in all, by its own speed once that is known."""
+        """What the piece takes in all, by its own speed as far as that is known."""
         if piece.seconds is not None:
             return piece.seconds
-        if piece.has_speed and piece.began is not None and piece.mark is not None:
-            since, before = piece.mark
-            speed = (piece.share - before) / max(now - since, 1e-3)
-            return now - piece.began + (1.0 - piece.share) / speed
-        return piece.guess * self._ratio(piece.kind, now)
+        guess = piece.guess * self._ratio(piece.kind, now)
+        if not piece.has_speed:
+            return guess
+        assert piece.began is not None
+        return piece.trust * _measured(piece, now) + (1.0 - piece.trust) * max(guess, now - piece.began)
 
     def _ratio(self, kind: str, now: float) -> float:
         """Seconds taken per second guessed by this kind: ended pieces count, and of others the share that is done."""
@@ -105,10 +112,21 @@ class TimeLeft:
         """The ratio of those pieces that tell it, together with `weight` seconds at `ratio`."""
         taken, guessed = weight * ratio, weight
         for piece in pieces:
-            share = 1.0 if piece.seconds is not None else piece.share
+            share = 1.0 if piece.seconds is not None else piece.share * piece.trust
             if piece.seconds is not None or piece.has_speed:
-                taken, guessed = taken + share * self._whole(piece, now), guessed + share * piece.guess
+                taken, guessed = taken + share * _measured(piece, now), guessed + share * piece.guess
         return taken / guessed
+
+
+def _measured(piece: _Piece, now: float) -> float:
+    """What a piece that has ended took, or what one with a speed takes at that."""
+    if piece.seconds is not None:
+        return piece.seconds
+    assert piece.began is not None
+    assert piece.mark is not None
+    since, before = piece.mark
+    speed = (piece.share - before) / max(now - since, 1e-3)
+    return now - piece.began + (1.0 - piece.share) / speed
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, is_done
+from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, RESULT, is_done, read_json
 from tutelage.delivery.folders import CARD, MODELS, WHERE, models_folder, read_mark
 
 
@@ -45,6 +45,31 @@ def find_model(written: str) -> FoundModel:
     if broken is not None:
         raise TutelageError(f"{broken} leads to no file: was its run removed or moved? `tutelage run` makes it again")
     return FoundModel(folder.resolve().name, str(folder), card)
+
+
+def find_loadable(written: str) -> FoundModel:
+    """As `find_model`; raises TutelageError also for a hub id that cannot be had, for which loading would ask the hub a
+    dozen times."""
+    from tutelage.models.files import locate
+    from tutelage.recipe.sections import ModelConfig
+    from tutelage.runs.preflight.hub import Hub
+
+    found = find_model(written)
+    name, content = locate(ModelConfig(path=found.path))
+    if content is None and (wrong := Hub(network=True).problem(name, "model")):
+        raise TutelageError(f"cannot load `{written}`: it is no folder, no name in {MODELS}/, and {wrong}")
+    return found
+
+
+def system_of(found: FoundModel) -> str:
+    """The system turn of the rows that a run's model was trained on; "" if they have none or several, or no run made
+    the model."""
+    run = (Path(found.path) / "config.json").resolve().parent.parent
+    if not is_done(run):
+        return ""
+    sections = (read_json(run, RESULT).get("data") or {}).values()
+    texts = {section.get("system", "") for section in sections if "rows" in section}
+    return texts.pop() if len(texts) == 1 else ""
 
 
 def _model_of_run(run: Path) -> Path:

@@ -89,8 +89,9 @@ def compare_folders(a: Path, b: Path, metrics_of: MetricsOf | None = None, sampl
     return Comparison(str(a), str(b), tasks, only_a, only_b)
 
 
-def table(comparison: Comparison) -> str:
-    """The comparison as aligned lines of text, with notes and warnings below."""
+def table(comparison: Comparison, columns: int = 0) -> str:
+    """The comparison as aligned lines of text, with notes and warnings below; in a terminal whose `columns` do not hold
+    them, as a block of lines per row."""
     lines = [f"a: {comparison.a}", f"b: {comparison.b}", ""]
     rows: list[tuple[str, ...]] = [("task", "metric", "a", "b", "a − b", "95 % interval", "p", "n")]
     for task in comparison.tasks:
@@ -102,7 +103,10 @@ def table(comparison: Comparison) -> str:
                 (task.task, one.metric, *("unscored" if value in ("nan", "+nan") else value for value in values))
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
+    narrow = 0 < columns < sum(widths) + 2 * len(widths) - 2
+    for task, metric, *values in rows[1:] if narrow else ():
+        lines += [f"{task} {metric}", *(f"  {name}: {value}" for name, value in zip(rows[0][2:], values, strict=True))]
+    for row in () if narrow else rows:
         padded = zip(row, widths, "<<>>>>>>", strict=True)
         lines.append("  ".join(f"{cell:{side}{width}}" for cell, width, side in padded).rstrip())
     lines.append("")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tutelage.common.progress import tell
 from tutelage.models.attention import hide_from_compiler
 
 _CODES = 64  # per architecture: student and teacher, with and without gradients, adapters on and off, shapes with a 1
@@ -58,7 +59,7 @@ def _compiled(kind: Any, backend: str) -> type:
         except TorchDynamoException as error:
             failed.append(error)
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            print(f"note: {kind.__name__} cannot be compiled ({reason[:160]}): it runs uncompiled", flush=True)
+            tell(f"{kind.__name__} cannot be compiled ({reason[:160]}): it runs uncompiled", "note")
             return plain(self, *arguments, **named)
 
     # A class, not an attribute of the layer: a copy of the model must run its own weights.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import tell
 
 ADAPTER = "adapter_config.json"  # the file that makes a folder a peft adapter
 _INDEX = "model.safetensors.index.json"
@@ -73,7 +74,7 @@ def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool =
         )
     unused = sorted(info["unexpected_keys"])
     if unused and not quiet:
-        print(f"note: `{path}`: {name} does not use these weights of its files: {_first(unused)}", file=sys.stderr)
+        tell(f"`{path}`: {name} does not use these weights of its files: {_first(unused)}", "note", file=sys.stderr)
 
 
 def refuse_other_types(path: str, folder: Path, model: Any = None, unused: Collection[str] = ()) -> None:

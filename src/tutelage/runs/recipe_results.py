@@ -6,13 +6,14 @@ folders without results, and rows whose settings a search has not found yet have
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import cause_of
 from tutelage.data.sources import paths_of, resolve_sources
 from tutelage.recipe.load import data_names
 from tutelage.recipe.recipe import RecipeConfig
@@ -98,6 +99,7 @@ class RecipeResults:
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
     notices: tuple[str, ...] = ()  # what flatters scores or could not be scored, approximate losses; what to do
+    said: frozenset[str] = frozenset()  # the notices that the call that did the runs has printed
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
 
@@ -146,7 +148,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         notices=(
             *shared_questions(planner),
             *reading_note(runs),
-            *dict.fromkeys(notice for run in noticed for notice in _notices(run)),
+            *_each_cause_once(notice for run in noticed for notice in _notices(run)),
         ),
         elsewhere=elsewhere,
     )
@@ -154,6 +156,17 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
 
 def _notices(run: Run) -> list[str]:
     return (run_folder.read_json(run.folder, run_folder.RESULT).get("notices") or []) if run.done else []
+
+
+def _each_cause_once(notices: Iterable[str]) -> list[str]:
+    """The first notice of each cause, and of how many more runs it is true."""
+    causes: dict[str, list[str]] = {}
+    for notice in notices:
+        causes.setdefault(cause_of(notice), []).append(notice)
+    return [
+        first + (f" (as in {len(more)} more run{'s' * (len(more) > 1)})" if more else "")
+        for first, *more in causes.values()
+    ]
 
 
 def shared_questions(planner: Planner) -> list[str]:
@@ -171,7 +184,7 @@ def shared_questions(planner: Planner) -> list[str]:
             if both:
                 notes.append(
                     f"{both} of the {len(asked)} questions of task `{task}` are also in data.{name}, on which models "
-                    "are trained: scores on them flatter"
+                    "are trained: scores on them look better than they are"
                 )
     return notes
 

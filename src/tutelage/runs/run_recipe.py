@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from tutelage.common.progress import told, told_once
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
@@ -62,9 +64,9 @@ def run_recipe(
     shared = shared_gpus(plan, jobs) if planner.device == "cuda" and gpus is None else []
     resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared)
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
-    if not all(run.done for run in plan):
-        for note in shared_questions(planner):
-            print(f"note: {note}", file=sys.stderr)
+    early = () if all(run.done for run in plan) else shared_questions(planner)
+    for note in early:
+        print(f"note: {note}", file=sys.stderr)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
         cost = cost_of(run, model)
@@ -73,6 +75,7 @@ def run_recipe(
         return 3600 * cost.hours if run.device == "cuda" else _CPU_SECONDS + cost.flops / _CPU_RATE
 
     options = {"seconds": seconds, "title": recipe.name, "texts": texts}
-    with Scheduler(resources, debug, hours=hours if jobs > 1 else None, **options) as scheduler:
+    with told_once() as notes, Scheduler(resources, debug, hours=hours if jobs > 1 else None, **options) as scheduler:
         scheduler.execute(search.known, len(expected))
-    return read_results(search, time.monotonic() - began)
+        said = told(notes).union(early)
+    return replace(read_results(search, time.monotonic() - began), said=said)

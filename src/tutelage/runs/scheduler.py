@@ -15,7 +15,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.planned import announce, withdraw
-from tutelage.common.progress import Whole, whole
+from tutelage.common.progress import Whole, notes_file, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
 from tutelage.runs.ranks import Share
 from tutelage.runs.run import Run, gpus_of, takes_ranks, with_parents
@@ -91,6 +91,13 @@ class State:
     def left(self) -> int:
         """How many are waiting or running."""
         return len(self.waiting) + len(self.running)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a run that builds on none that failed."""
+        return bool(self.running) or any(
+            not any(parent.fingerprint in self.failed for parent in with_parents([run])) for run in self.waiting
+        )
 
     def may_start(self, run: Run) -> bool:
         """Whether the run's parents are finished, and a busy run has been left alone for long enough."""
@@ -250,7 +257,8 @@ class Scheduler:
         else:
             state.failed[run.fingerprint] = error
             self.whole.left.drop(run.fingerprint)
-            print(f"failed: {error}", flush=True)
+            if self.patient or state.goes_on or len(state.failed) > 1:  # else the error that is raised says it
+                print(f"failed: {error}", flush=True)
 
     def _submit(self, run: Run) -> Future[str | None]:
         share = self.resources.take(run)
@@ -360,4 +368,6 @@ def _processes(resources: Resources) -> ProcessPoolExecutor:
     gpus = context.SimpleQueue()  # each worker process takes one when it starts
     for gpu in _dealt_out(resources):
         gpus.put(gpu)
-    return ProcessPoolExecutor(resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(), gpus))
+    return ProcessPoolExecutor(
+        resources.jobs, context, initializer=begin_worker, initargs=(os.getpid(), gpus, notes_file())
+    )

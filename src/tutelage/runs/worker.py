@@ -19,7 +19,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.locks import is_held, own_mark
-from tutelage.common.progress import print_anything
+from tutelage.common.progress import print_anything, tell_with
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
 from tutelage.runs.hosts.joined import joined
 from tutelage.runs.ranks import Share, die_with_parent, do_in_processes
@@ -108,12 +108,13 @@ def tidy(run: Run) -> None:
             path.unlink(missing_ok=True)
 
 
-def begin_worker(parent: int, gpus: Any = None) -> None:
+def begin_worker(parent: int, gpus: Any = None, notes: Path | None = None) -> None:
     """Initialise a worker process: it ends with `parent`, and stops only after saving.
 
     `gpus`: a queue of GPU ids. The worker uses the first of them alone, or all GPUs that it sees if there is none. CUDA
-    has not started yet, so the variable is heeded.
+    has not started yet, so the variable is heeded. `notes`: the file of the notes that were printed (`told_once`).
     """
+    tell_with(notes)
     if gpus is not None and not gpus.empty():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     print_anything()

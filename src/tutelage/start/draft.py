@@ -89,9 +89,15 @@ def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
     same, near = overlap(test, train)
     if same:
         some = ", ".join(same[:3]) + (", …" if len(same) > 3 else "")
-        yield f"{len(same)} of {len(test)} test rows ask what a training row asks ({some}): scores flatter; remove them"
+        yield (
+            f"{len(same)} of {len(test)} test rows ask what a training row asks ({some}), so scores look better than "
+            "they are: remove them"
+        )
     if near:
-        yield f"{near} of {len(test)} test rows ask nearly what a training row asks: scores flatter"
+        yield (
+            f"{near} of {len(test)} test rows ask nearly what a training row asks, so scores may look better than they "
+            "are"
+        )
 
 
 def _needs(found: Estimate, here: Here, runs: Path) -> str:

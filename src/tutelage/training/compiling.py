@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tutelage.common.progress import tell
 from tutelage.data.large.stored import lengths_of
 from tutelage.models.compiled import compile_layers
 from tutelage.teachers.local import LocalTeacher
@@ -29,7 +30,7 @@ def compile_models(job: Job, student: Any, steps: int, backend: str = "inductor"
         return []
     found = [name for name, model in models.items() if compile_layers(model, name == "student", backend)]
     if found:
-        print(f"{job.title}: compiles the layers of {' and '.join(found)} in its first steps", flush=True)
+        tell(f"compiles the layers of {' and '.join(found)} in its first steps", job.title)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import tell
 from tutelage.common.types import MicroBatch, TokenSequence
 from tutelage.data.batch import make_micro_batch
 from tutelage.data.large.stored import lengths_of
@@ -84,10 +85,9 @@ class MicroBatchBudget:
         self.optimizer.zero_grad(set_to_none=True)
         if self.any_rank(not fits):
             recompute_activations(self.model)
-            print(
+            tell(
                 f"a micro-batch of {wanted} tokens does not fit into {limit / 2**30:.0f} GiB: activations are computed "
-                "again in the backward pass (`gradient_checkpointing: auto`)",
-                flush=True,
+                "again in the backward pass (`gradient_checkpointing: auto`)"
             )
 
     def _peak_bytes(

@@ -12,6 +12,7 @@ from tutelage.common.run_folder import SAMPLES
 from tutelage.common.types import TokenSequence
 
 KEPT = 50  # answers per run, evenly over its steps
+_AS_IT_IS = {"clean_up_tokenization_spaces": False}  # a tokenizer may remove spaces before punctuation, or warn of it
 
 
 class SampleLog:
@@ -33,8 +34,8 @@ class SampleLog:
             {
                 "step": step,
                 "row": own.index,
-                "prompt": self.tokenizer.decode(prompt),
-                "answer": self.tokenizer.decode(answer, skip_special_tokens=True),
+                "prompt": self.tokenizer.decode(prompt, **_AS_IT_IS),
+                "answer": self.tokenizer.decode(answer, skip_special_tokens=True, **_AS_IT_IS),
                 "cut": own.cut,
             }
         )

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import tell
 from tutelage.recipe.sections import ModelConfig
 
 PACKAGES = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}
@@ -90,9 +91,9 @@ def in_no_linear_map(model: Any) -> dict[str, int]:
 def note_unquantised(config: ModelConfig, model: Any) -> None:
     """Print a note of what keeps its type in a quantised model and is more than embedding, norms and head."""
     if found := in_no_linear_map(model):
-        print(
-            f"note: `{config.path}`: {sum(found.values()):,} weights are not held in {config.precision}, for they are "
-            f"in no linear map: {', '.join(found)}",
+        tell(
+            f"`{config.path}`: {sum(found.values()):,} weights are not held in {config.precision}, for they are in no "
+            f"linear map: {', '.join(found)}",
+            "note",
             file=sys.stderr,
-            flush=True,
         )

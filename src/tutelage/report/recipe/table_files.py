@@ -70,13 +70,14 @@ def tables_markdown(tables: Sequence[TaskTable], progress: str) -> str:
     """One table per task; ∗ marks p < 0.05. `progress`: how much is done, where not all is."""
     parts = [progress] if progress else []
     for table in tables:
-        against = f" − {table.reference.label}" if table.reference else ""
+        against = f" to {table.reference.label}" if table.reference else ""
         head = ["", *(name for metric in table.metrics for name in (metric_label(metric), f"Δ{against} (95 %)"))]
         lines = []
         for row in table.rows:
             cells = [text for metric in table.metrics for text in _markdown_cells(row, row.value(metric))]
-            lines.append([row.label, *cells, row.seeds_text, str(row.examples or ""), row.chosen_text])
-        rendered = markdown_table([*head, "seeds", "n", "chosen"], lines)
+            chosen = [row.chosen_text] * table.has_chosen
+            lines.append([row.label, *cells, row.seeds_text, str(row.examples or ""), *chosen])
+        rendered = markdown_table([*head, "seeds", "n", *["chosen"] * table.has_chosen], lines)
         parts.append(f"**{markdown_escape(table.task)}**\n\n{rendered}")
     return "\n\n".join(parts) + "\n\nMean ± standard error over seeds and examples; ∗ p < 0.05, paired bootstrap.\n"
 

@@ -87,6 +87,11 @@ class TaskTable:
     def reference(self) -> TableRow | None:
         return next((row for row in self.rows if row.is_reference), None)
 
+    @property
+    def has_chosen(self) -> bool:
+        """Whether a search chose settings of any row."""
+        return any(row.chosen for row in self.rows)
+
 
 def build_tables(results: RecipeResults) -> list[TaskTable]:
     """One table per task, from the evaluations that are there.

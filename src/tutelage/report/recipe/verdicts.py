@@ -86,14 +86,16 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
         if reference is None or not any(row.kind in DISTILLED for row in rows):
             continue
         what = "SFT, then as much SFT again on the same data with a fresh schedule"
-        text = f"Distilled models are compared with {reference.label}"
+        text = f"Distilled models are compared with {_named(reference.label)}"
         others = [row.label for row in table.rows if by_stage[row.stage].control and row is not reference]
         if by_stage[reference.stage].control:
-            text += f": {what}, so that no gain is that of more steps."
+            text += (
+                ", which trained on the same data again with a fresh schedule, so that no gain is that of more steps."
+            )
             if any(by_stage[row.stage].searched for row in rows) and not by_stage[reference.stage].searched:
                 text += " But its settings were not searched, as theirs were."
         elif others:
-            text += f", as `compare_to` says; the control of equal training, {others[0]}, is in the table."
+            text += f", as `compare_to` says; the control of equal training, {_named(others[0])}, is in the table."
         else:
             text += f". The control is missing ({what}): a gain may be that of more steps or of a second schedule."
         found[text] = None
@@ -139,7 +141,7 @@ def _verdict(table: TaskTable, row: TableRow, p_value: float, count: int) -> Ver
         end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
     after = f" after correction for {count} comparisons" if count > 1 else ""
     evidence = f"95 % interval {interval_text(value.versus)}, {p_text(p_value)}{after}"
-    text = f"{start}, {_distance(value.versus, reference.label)} ({evidence}): {end}."
+    text = f"{start}, {_distance(value.versus, _named(reference.label))} ({evidence}): {end}."
     return Verdict(text + _caveat(row, reference), tone)
 
 
@@ -149,6 +151,11 @@ def _distance(versus: Paired, reference: str) -> str:
     if float(amount) == 0:
         return f"level with {reference}"
     return f"{amount} {'above' if versus.difference > 0 else 'below'} {reference}"
+
+
+def _named(label: str) -> str:
+    """A label within a sentence, in quotes if it has a comma."""
+    return f"“{label}”" if "," in label else label
 
 
 def _caveat(row: TableRow, reference: TableRow) -> str:

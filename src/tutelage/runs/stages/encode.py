@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import tell
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.align_rows import align_all
 from tutelage.data.columns import BadRow
@@ -19,6 +20,8 @@ from tutelage.data.teacher_prompts import teacher_view
 from tutelage.models.limits import refuse_unknown_token
 from tutelage.models.load import LoadedModel
 from tutelage.runs.run import Run
+
+_LOOKED = 100  # rows whose system turns are compared
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,9 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
         why = f"`max_length` is {limit}"
     if why:
         listed = f" ({', '.join(too_long[:3])}{' …' * (len(too_long) > 3)})" if too_long else ""
-        print(f"{run.stage}: {key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", flush=True)
+        tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", run.stage)
     for note in [*bad_rows_note(data), *notes(report)]:
-        print(f"{run.stage}: {key}: {note}", flush=True)
+        tell(f"{key}: {note}", run.stage)
     counts = {
         "rows": len(np.unique(indices_of(sequences))),
         "cut": cut,
@@ -90,8 +93,17 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
     split, _ = split_rows(sequences)
     if split:
         counts |= {"split_rows": split, "sequences": len(sequences)}
+    if system := _system_of(rows):
+        counts["system"] = system
     counts |= {key: getattr(report, key) for key in ("rendered", "left_out") if getattr(report, key)}
     return Encoded(sequences, rows, counts)
+
+
+def _system_of(rows: Sequence[Conversation]) -> str:
+    """The system turn that the first rows share, for who talks to the model; "" if they have none, or several."""
+    first = [row.messages[:1] for row in rows[:_LOOKED]]
+    texts = {turns[0].content if turns and turns[0].role == "system" else "" for turns in first}
+    return texts.pop() if len(texts) == 1 else ""
 
 
 def _why_limited(wanted: int, limit: int, *models: LoadedModel | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
-from tutelage.common.progress import progress
+from tutelage.common.progress import progress, tell
 from tutelage.common.types import Conversation
 from tutelage.data.dataset import bad_rows_note, load_dataset
 from tutelage.data.encode_rows import prompt_notes
@@ -27,12 +27,12 @@ def evaluate(run: Run) -> dict[str, Any]:
     task: TaskConfig = run.config
     data = load_dataset(task.data, run.data[task.data], run.recipe_folder, require_response=False)
     for note in bad_rows_note(data):
-        print(f"{run.stage}: data.{task.data}: {note}", flush=True)
+        tell(f"data.{task.data}: {note}", run.stage)
     kept = _answers_of_an_earlier_reading(run, data.conversations)
     if run.subject == "lead_1":
         records = lead_1_records(run.task, task, data.conversations)
     elif kept is not None:
-        print(f"{run.stage}: the kept answers were scored by today's reading", flush=True)
+        tell("the kept answers were scored by today's reading", run.stage)
         records = [
             score_response(row, old.response, task.metrics, finished=old.finished, tokens=old.tokens)
             for row, old in zip(data.conversations, kept, strict=True)
@@ -40,7 +40,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     else:
         loaded = load_to_write(run.models["model"], run.device, task.sampling.batch_size)
         for note in prompt_notes(loaded.template, data.conversations):
-            print(f"{run.stage}: data.{task.data}: {note}", flush=True)
+            tell(f"data.{task.data}: {note}", run.stage)
         sampler = make_sampler(loaded, task.sampling)
         with progress(run.stage, len(data.conversations), unit="answers") as bar:
 

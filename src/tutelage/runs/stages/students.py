@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from tutelage.common.progress import cause_of, tell
 from tutelage.common.run_folder import MODEL
 from tutelage.models.files import save_model
 from tutelage.models.load import LoadedModel, compute_type, load_model
@@ -56,14 +57,15 @@ def load_student(run: Run, sharded: bool | Literal["host"]) -> LoadedModel:
     student = load_model(base, run.device, frozen_type(run), sharded, compute, prepare)
     learnt = trainable_weights(student.model)
     start = f"goes on with the adapter of `{line[1].stage}`" if before is not None else "trains a new adapter"
-    print(f"{run.stage}: {start}: {learnt:,} weights (r = {lora.r}, α = {lora.scale * lora.r:g})", flush=True)
+    tell(f"{start}: {learnt:,} weights (r = {lora.r}, α = {lora.scale * lora.r:g})", run.stage)
     if lacking := passed_over(student.model, lora):
-        print(f"note: {run.stage}: {lacking}", flush=True)
+        notice = f"{run.stage} (seed {run.seed}): {lacking}"
+        tell(notice, cause=cause_of(notice))
     if training.learning_rate < FULL_RATE:
-        print(
-            f"note: {run.stage}: learning rate {training.learning_rate:g} is one for all weights; adapters learn at "
-            "about ten times as much (1e-4)",
-            flush=True,
+        tell(
+            f"learning rate {training.learning_rate:g} is one for all weights; adapters learn at about ten times as "
+            "much (1e-4)",
+            f"note: {run.stage}",
         )
     return student
 

@@ -11,6 +11,7 @@ import torch
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.common.progress import tell
 from tutelage.common.types import TokenSequence
 from tutelage.data.teacher_prompts import same_rendering
 from tutelage.models.files import model_fingerprint, weights_fingerprint
@@ -45,7 +46,7 @@ def load_teacher(run: Run, student: LoadedModel, sharded: bool | Literal["host"]
     # Ranks that share the student fill a cache at different times, so they cannot ask it together.
     loaded = None if signal.elsewhere or (sharded and signal.cache is not None) else _shared_base(run, student)
     if loaded is not None:
-        print(f"{run.stage}: the teacher is the student's frozen base: its weights are held once", flush=True)
+        tell("the teacher is the student's frozen base: its weights are held once", run.stage)
         return loaded, True
     if is_asked(run):
         return load_shape(config, student.packed), False
@@ -75,7 +76,7 @@ def check_pair(run: Run, student: LoadedModel, loaded: LoadedModel) -> None:
             "is a lower bound of the exact one, and `loss_error_bound` in metrics.jsonl bounds the difference"
         )
     for notice in filter(None, notices):
-        print(f"{run.stage}: {notice}", flush=True)
+        tell(notice, run.stage)
 
 
 def teacher_of(

@@ -14,6 +14,7 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.metrics_log import read_metrics
+from tutelage.common.progress import cause_of, tell
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.large.stored import Joined, JoinedSequences, StoredSequences
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
@@ -79,7 +80,7 @@ def train(run: Run) -> dict[str, Any]:
             f"approximate, in the last step at most {last.get('loss_error_bound', math.nan):.4f} below the exact one"
         )
     if endless := _endless_replies(run):
-        print(f"note: {endless}", flush=True)
+        tell(endless, cause=cause_of(endless))
         notices.append(endless)
     if run.lora is not None and (lacking := passed_over(student.model, run.lora)):
         notices.append(f"{run.stage} (seed {run.seed}): {lacking}")
@@ -151,10 +152,9 @@ def _teacher_precision(run: Run, trainer: Trainer, loaded: LoadedModel | None) -
         job = trainer.job
         end = job.student.template.end_of_turn_id
         cost = precision_cost(teacher, loaded, config, trainer.loss_of, end, batch, job.objective)
-        print(f"{run.stage}: {cost.text}", flush=True)
-        warning = f"{run.stage}: {cost.text}: the student learns the rounding too, so take a more precise teacher"
-        if cost.too_much:
-            print(f"note: {warning}", flush=True)
+        said = f"{run.stage}: {cost.text}"
+        warning = f"{said}: the student learns the rounding too, so take a more precise teacher"
+        tell(warning if cost.too_much else said, cause=cause_of(said))
         found = {**dataclasses.asdict(cost), "share": cost.share, "text": cost.text}
         notices = [warning] if cost.too_much else []
         run_folder.write_json(run.folder, PRECISION, {"teacher_precision": found, "notices": notices})
@@ -164,7 +164,7 @@ def _teacher_precision(run: Run, trainer: Trainer, loaded: LoadedModel | None) -
 def _join_ranks(run: Run) -> bool:
     """Whether there are several ranks to shard over; if so, joins their process group."""
     if not many_ranks():
-        print(f"{run.stage}: `shard: true` does nothing on one rank: --gpus-per-run sets how many", flush=True)
+        tell("`shard: true` does nothing on one rank: --gpus-per-run sets how many", run.stage)
         return False
     from accelerate import PartialState
 
@@ -217,19 +217,13 @@ def _with_answers(
     try:
         check_vocabularies(teacher, student.tokenizer)
     except TutelageError:
-        print(
-            f"{run.stage}: the teacher has another tokenizer: its answers are decoded to text and encoded again",
-            flush=True,
-        )
+        tell("the teacher has another tokenizer: its answers are decoded to text and encoded again", run.stage)
         written, ends = answers, [student.template.end_of_turn_id]
         answers = retokenise(written, student.template, conversations)
         dropped = len(written) - len(answers)
         unanswered = {answer.row for answer in written} - {answer.row for answer in answers}
         if dropped:
-            print(
-                f"{run.stage}: {dropped} of {len(written)} answers are empty or bytes that are no text: left out",
-                flush=True,
-            )
+            tell(f"{dropped} of {len(written)} answers are empty or bytes that are no text: left out", run.stage)
     assert run.training is not None
     length = run.training.max_length
     asked = [(example, row) for example, row in zip(examples, rows, strict=True) if row not in unanswered]
