@@ -127,11 +127,9 @@ class Model:
         """The model's answer, in its chat template. The first call loads the model, which then stays loaded.
 
         prompt: a question, or the turns of a conversation as `{"role": …, "content": …}`, the last one the user's.
-        system: a system turn before it; by default that of the training rows, if they share one. max_new_tokens: the
-        longest answer. temperature: 0 for the likeliest token each time. seed: of the draws, with a temperature.
-
-        Raises TutelageError for turns without a role or content, for a prompt longer than the model's context, and for
-        turns that its chat template refuses.
+        system: a system turn before it; by default that of all training rows. max_new_tokens: the longest answer.
+        temperature: 0 for the likeliest token each time. seed: of the draws, with a temperature. Raises TutelageError
+        for turns without role or content, a prompt beyond the model's context, and turns that its template refuses.
         """
         from tutelage.common.types import Message
         from tutelage.delivery.chat import ChatSettings
