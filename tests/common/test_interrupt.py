@@ -15,6 +15,7 @@ from recipes_fixture import Workshop
 from tiny_study import TEMPLATE, write_study
 from waiting import HANG, wait_for
 
+from tutelage.common import interrupt
 from tutelage.common.interrupt import Interrupted, asked_to_stop, stop_requests
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
@@ -95,3 +96,15 @@ def test_a_nested_stop_requests_shares_the_outer_list():
     with stop_requests() as later:
         assert not later
     assert not asked_to_stop()
+
+
+def test_a_forked_worker_that_waits_ends_without_a_word(monkeypatch: pytest.MonkeyPatch):
+    """The pool ends its other workers by SIGTERM when one was killed; the command's own answer to it is a traceback
+    in a worker that a fork gave it to."""
+    monkeypatch.setattr(interrupt, "_is_worker", False)
+    control_c = signal.getsignal(signal.SIGINT)
+    with interrupt.sigterm_as_ctrl_c():
+        assert callable(signal.getsignal(signal.SIGTERM))
+        interrupt.become_worker()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    signal.signal(signal.SIGINT, control_c)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.common.time_left import TimeLeft, about, duration
+from tutelage.common.time_left import TimeLeft, about, duration, elapsed
 
 
 def plan(*pieces: tuple[str, str, float], jobs: int = 1) -> TimeLeft:
@@ -101,3 +101,10 @@ def test_pieces_that_are_not_known_yet_count_like_the_mean():
 )
 def test_durations_for_people(seconds: float, exact: str, rough: str):
     assert (duration(seconds), about(seconds)) == (exact, rough)
+
+
+@pytest.mark.parametrize("later", [10.0, 3.0, 12.5])
+def test_the_time_between_is_never_nothing(monkeypatch: pytest.MonkeyPatch, later: float):
+    """On a clock that stands still or jumps back, a speed is large instead of an error."""
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    assert elapsed(10.0) == (2.5 if later > 10 else 1e-9)

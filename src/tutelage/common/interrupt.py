@@ -55,11 +55,13 @@ def stop_code() -> int:
 def become_worker() -> None:
     """Mark this process as a worker: it ignores Ctrl-C, and every request to stop lets training save first.
 
-    Its parent ends it.
+    Its parent ends it: by SIGTERM, which a forked one would otherwise turn into a traceback while it waits for work.
     """
     global _is_worker
     _is_worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if callable(signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def asked_to_stop() -> bool:

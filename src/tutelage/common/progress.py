@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
-from tutelage.common.time_left import TimeLeft, about, duration
+from tutelage.common.time_left import TimeLeft, about, duration, elapsed
 
 WIDE = 80  # columns of a terminal from which on there is room for a bar and a note
 _INTERVAL = 20.0  # seconds between two lines where there is no terminal
@@ -140,7 +140,7 @@ class Progress:
     def _left(self) -> str:
         if self.whole is not None:
             return f"{self.whole.text()} in all"
-        rate = (self.done - self.done_before) / max(1e-9, time.monotonic() - self.started)
+        rate = (self.done - self.done_before) / elapsed(self.started)
         return f"{about((self.total - self.done) / rate)} left" if rate else "time left not known yet"
 
     def _line_is_due(self) -> bool:

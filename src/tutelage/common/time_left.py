@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 _OWN = 0.2  # a kind's first ended piece outweighs what is known of other kinds by 1 / this
@@ -127,6 +128,12 @@ def _measured(piece: _Piece, now: float) -> float:
     since, before = piece.mark
     speed = (piece.share - before) / max(now - since, 1e-3)
     return now - piece.began + (1.0 - piece.share) / speed
+
+
+def elapsed(since: float) -> float:
+    """Seconds since a value of `time.monotonic()`, always above 0: the clock of a virtual machine may stand still or
+    jump back, and speeds are divided by it."""
+    return max(1e-9, time.monotonic() - since)
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.hashing import example_seed, fingerprint
 from tutelage.common.progress import progress
+from tutelage.common.time_left import elapsed
 from tutelage.common.types import Sample
 from tutelage.data.columns import BadRowError, fill_template
 from tutelage.evaluation.benchmarks.base import NO_ROOM, Benchmark, Item, Prompt, Reply, user
@@ -116,12 +117,12 @@ def answer(
                 _append(handle, bench, item, reply, answerer.asking)
                 new_tokens += reply.tokens
             handle.flush()
-            bar.advance(len(new), f"{new_tokens / max(1e-9, time.monotonic() - started):.0f} tokens/s")
+            bar.advance(len(new), f"{new_tokens / elapsed(started):.0f} tokens/s")
 
         for batch in _batches(questions, limit, answerer.batch_tokens):
             _sample(bench, batch, answerer, limit, keep)
             os.fsync(handle.fileno())
-        spent = max(1e-9, time.monotonic() - started)
+        spent = elapsed(started)
     prompt_tokens = sum(len(question.ids) for question in questions)
     speed = {
         "examples": len(questions),

@@ -26,6 +26,7 @@ from tutelage.common.hashing import keyed_integer
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import Progress
 from tutelage.common.run_folder import METRICS
+from tutelage.common.time_left import elapsed
 from tutelage.common.types import Message, Sample
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.sections import SamplingConfig
@@ -115,7 +116,7 @@ class Synthesis:
                     if progress is not None:
                         progress.advance(metrics["accepted"], self._speed(accepted_before, began))
                 judged = None if sampled is None else worker.submit(self._judge_inputs, sampled)
-        return self._summary(accepted_before, time.monotonic() - began)
+        return self._summary(accepted_before, elapsed(began))
 
     # --- the steps of a block ----------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Synthesis:
             "accepted": len(block.passed),
             "sampled_tokens": block.sampled_tokens,
             "sampling_seconds": block.sampling_seconds,
-            "seconds": time.monotonic() - began,
+            "seconds": elapsed(began),
             "rows": checksum(texts.values()),
         }
         log(metrics)
@@ -218,7 +219,7 @@ class Synthesis:
             top_p=config.top_p,
             seeds=seeds,
         )
-        seconds = time.monotonic() - began
+        seconds = elapsed(began)
         self.sampling_seconds += seconds
         block.sampling_seconds += seconds
         block.sampled_tokens += sum(len(sample.tokens) for sample in samples)
@@ -254,7 +255,7 @@ class Synthesis:
         return number
 
     def _speed(self, accepted_before: int, began: float) -> str:
-        rate = (self.counts.accepted - accepted_before) / max(1e-9, time.monotonic() - began)
+        rate = (self.counts.accepted - accepted_before) / elapsed(began)
         return f"{rate:.1f} rows/s, {self.counts.accepted / max(1, self.counts.attempts):.0%} accepted"
 
     def _summary(self, accepted_before: int, seconds: float) -> dict[str, Any]:

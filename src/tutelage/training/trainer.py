@@ -26,6 +26,7 @@ from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.common.metrics_log import MetricsFile, read_metrics
 from tutelage.common.progress import progress
 from tutelage.common.run_folder import METRICS
+from tutelage.common.time_left import elapsed
 from tutelage.common.types import MicroBatch, Signal, TeacherSignal, TokenSequence, TokenStats
 from tutelage.data.batch import Order, make_micro_batch, make_micro_batches, rank_share
 from tutelage.data.large.stored import weights_of
@@ -155,7 +156,7 @@ class Trainer:
             if job.sampler is not None:
                 job.sampler.update_weights(self.working.model)
             sequences = write_responses(job.rollouts, examples, epoch, step, job.sampler, self._pending(step))
-        self.sequences, sampling_seconds = sequences, time.monotonic() - began
+        self.sequences, sampling_seconds = sequences, elapsed(began)
 
         # 2. The weight of each token in the loss, over all ranks. The loss is divided here and nowhere else (eq. 2).
         token_weights = self._token_weights(sequences)
@@ -180,7 +181,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-        seconds = time.monotonic() - began
+        seconds = elapsed(began)
         values = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch, **values}
         values["learning_rate"] = config.learning_rate * schedule(config, step, self.total_steps)
         values |= sequence_metrics(sequences, seconds, sampling_seconds, self._over_ranks)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tutelage.common.progress import progress
+from tutelage.common.time_left import elapsed
 from tutelage.common.types import Message
 from tutelage.data.encode_rows import messages_asked
 from tutelage.models.load import LoadedModel
@@ -31,7 +32,7 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
         answers = write_answers(
             run.folder, questions, loaded.template, sampler, stage.sampling, stage.samples_per_prompt, run.seed, bar
         )  # fmt: skip
-    seconds, new = time.monotonic() - began, answers[before:]
+    seconds, new = elapsed(began), answers[before:]
     speed = sum(len(answer.tokens) for answer in new) / seconds if new else None
     return {
         "kind": "answers",
