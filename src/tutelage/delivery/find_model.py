@@ -50,13 +50,13 @@ def find_model(written: str) -> FoundModel:
 def find_loadable(written: str) -> FoundModel:
     """As `find_model`; raises TutelageError also for a hub id that cannot be had, for which loading would ask the hub a
     dozen times."""
-    from tutelage.models.files import locate
-    from tutelage.recipe.sections import ModelConfig
     from tutelage.runs.preflight.hub import Hub
 
     found = find_model(written)
-    name, content = locate(ModelConfig(path=found.path))
-    if content is None and (wrong := Hub(network=True).problem(name, "model")):
+    local = found.path.startswith((".", "~", "$", "package:")) or found.path.endswith(".gguf")
+    if local or Path(found.path).is_absolute() or Path(found.path).is_dir():
+        return found  # loading it says at once what is wrong
+    if wrong := Hub(network=True).problem(found.path, "model"):
         raise TutelageError(f"cannot load `{written}`: it is no folder, no name in {MODELS}/, and {wrong}")
     return found
 

@@ -26,9 +26,9 @@ def measured(file: str, case: str) -> dict[str, Any]:
     return next(row for row in rows if (row["impl"], row["case"]) == ("tutelage", case))
 
 
-def run_of(tmp_path, student: str, teacher: str, on_policy: float, **training) -> Run:
+def run_of(tmp_path, student: str, teacher: str, on_policy: float, precision: Any = None, **training) -> Run:
     stage = DistillStage(name="gkd", kind="distill", data="train", on_policy=on_policy)
-    models = {"student": ModelConfig(path=student), "teacher": ModelConfig(path=teacher)}
+    models = {"student": ModelConfig(path=student), "teacher": ModelConfig(path=teacher, precision=precision)}
     config = TrainingConfig(epochs=1, **training)
     return Run(
         stage="gkd",
@@ -137,8 +137,11 @@ def measured_steps() -> list[Any]:
 def test_a_gkd_step_takes_what_was_measured_within_a_quarter(tmp_path: Path, gpu: str, row: dict[str, Any]):
     ranks, shard = row.get("ranks", 1), bool(row.get("sharded"))
     on_policy = float(row["case"] == "on-policy")
-    names = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
-    run = run_of(tmp_path, *names, on_policy, tokens_per_micro_batch=3840, shard=shard)
+    sizes = row.get("student", "1b"), row.get("teacher", "8b")
+    names = [f"meta-llama/Llama-3.{'12'[size in ('1b', '3b')]}-{size.upper()}" for size in sizes]
+    held = "float8" if "float8" in row.get("precision", "") else None
+    more = {"gradient_checkpointing": sizes != ("1b", "8b"), "shard": shard}
+    run = run_of(tmp_path, *names, on_policy, held, tokens_per_micro_batch=3840, **more)
     model = CostModel(machine(f"{ranks}x{gpu}"), ranks)
     rows = Rows(128, row["tokens"] / 128, 512 if on_policy else 300)
     model.rows = lambda *_: rows  # type: ignore[method-assign]

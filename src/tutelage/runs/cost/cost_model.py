@@ -20,7 +20,8 @@ they share (`training.shard`); a decoding step takes its time however few rows a
 wait for their network where gathering weights, or summing gradients, takes it longer than the GPUs compute
 (`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
 run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an
-H100, and models above 10B are marked `extrapolated`, and so are adapters and quantised teachers.
+H100, and models above 10B are marked `extrapolated`, and so are adapters and quantised teachers (float8 counts as 1.75
+times the rate of products).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from tutelage.runs.cost.memory import (
 from tutelage.runs.run import Run, frozen_base, gpus_of
 
 FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
+FLOAT8_RATE = 1.75  # of matrix products in float8, beside bfloat16; fitted to a 70B teacher on one H200
 LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
 VOCABULARY_BYTES = 19  # memory traffic per two tokens and entry of the vocabulary
 DECODE_SECONDS = 0.16e-3  # per layer and decoding step
@@ -292,6 +294,7 @@ class CostModel:
         passes = (4 if checkpointing else 3) - frozen if training else 1
         flops = passes * (2 * shape.matrix_weights + 2 * shape.layers * shape.heads * shape.head_dim * length)
         rate = 1e12 * self.machine.tflops * min(1.0, shape.hidden / FULL_RATE_WIDTH)
+        rate *= FLOAT8_RATE if shape.precision == "float8" else 1.0
         traffic = LAYER_BYTES * shape.layers * shape.hidden * ((5 if checkpointing else 4) if training else 1)
         traffic += VOCABULARY_BYTES * shape.vocab / 2
         return flops / rate + traffic / (1e12 * self.machine.bandwidth), flops
