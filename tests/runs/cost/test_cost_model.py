@@ -138,10 +138,10 @@ def test_a_gkd_step_takes_what_was_measured_within_a_quarter(tmp_path: Path, gpu
     ranks, shard = row.get("ranks", 1), bool(row.get("sharded"))
     on_policy = float(row["case"] == "on-policy")
     sizes = row.get("student", "1b"), row.get("teacher", "8b")
-    names = [f"meta-llama/Llama-3.{'12'[size in ('1b', '3b')]}-{size.upper()}" for size in sizes]
+    student, teacher = (f"meta-llama/Llama-3.{'12'[size in ('1b', '3b')]}-{size.upper()}" for size in sizes)
     held = "float8" if "float8" in row.get("precision", "") else None
     more = {"gradient_checkpointing": sizes != ("1b", "8b"), "shard": shard}
-    run = run_of(tmp_path, *names, on_policy, held, tokens_per_micro_batch=3840, **more)
+    run = run_of(tmp_path, student, teacher, on_policy, held, tokens_per_micro_batch=3840, **more)
     model = CostModel(machine(f"{ranks}x{gpu}"), ranks)
     rows = Rows(128, row["tokens"] / 128, 512 if on_policy else 300)
     model.rows = lambda *_: rows  # type: ignore[method-assign]
