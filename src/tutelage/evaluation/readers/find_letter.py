@@ -9,8 +9,8 @@
 | 4. bare | the last letter in parentheses, else the only one in the last line | "It has to be this one (B)" | B |
 
 Not read: letters that the reply denies ("not (A)", "C is wrong") and a list of all options. A statement that names
-several options ("(A), but also (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was stated
-before it; a later statement or a change of mind overrules it like any other.
+several options ("(A), but also (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was
+stated before it; a later statement or a change of mind overrules it like any other.
 """
 
 from __future__ import annotations
