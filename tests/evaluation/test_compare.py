@@ -270,6 +270,6 @@ def test_one_evaluation_compared_with_itself_is_told(tmp_path: Path, capsys: Any
 def test_another_reading_or_prompt_is_told(
     tmp_path: Path, a: dict[str, Any], b: dict[str, Any], warning: str | None
 ) -> None:
-    folders = [write(tmp_path / name, [record("0", 1.0)], **more) for name, more in (("a", a), ("b", b))]
-    (task,) = compare_folders(*folders).tasks
+    left, right = (write(tmp_path / name, [record("0", 1.0)], **more) for name, more in (("a", a), ("b", b)))
+    (task,) = compare_folders(left, right).tasks
     assert [warning in text for text in task.warnings] == [True] if warning else task.warnings == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tutelage.evaluation.benchmarks.bbh import find_answer
+from tutelage.evaluation.judges.protocol import read_answer
 from tutelage.evaluation.readers.find_answer import find_number, find_word
 from tutelage.evaluation.readers.find_letter import find_letter
 
@@ -165,3 +166,19 @@ def test_numbers(reply: str, number: str | None) -> None:
 @pytest.mark.parametrize("reply", ["The answer is ] ) | ] ]", "The answer is ] )? Or ] ]"])
 def test_brackets(reply: str) -> None:
     assert find_answer(reply, "( [", "] )").answer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Yes | No", None),
+        ("Yes? No?", None),
+        ("Answer: YES\nAnswer: NO", None),
+        ("YES\n\nYES", "yes"),
+        ("Yes. No errors were found.", "yes"),
+        ("No idea.", None),
+        ("No doubt: YES", "yes"),
+    ],
+)
+def test_judges(text: str, answer: str | None) -> None:
+    assert read_answer(text) == answer
