@@ -77,3 +77,11 @@ def test_scores_and_differences_have_a_file(page: Path) -> None:
     found = [(match.groups(), SCORES) for match in SCORE.finditer(text)]
     found += [(match.groups(), DIFFERENCES) for match in DIFFERENCE.finditer(text)]
     assert [shown for shown, files in found if not is_in(shown, files)] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if (page.with_suffix("") / "report.html").is_file()])
+def test_the_number_of_comparisons_corrected_for_is_the_reports(page: Path) -> None:
+    counts = re.findall(r"all (\d+) comparisons", " ".join(page.read_text(encoding="utf-8").split()))
+    report = re.sub("<[^>]+>", "", (page.with_suffix("") / "report.html").read_text(encoding="utf-8"))
+    assert counts
+    assert set(counts) <= set(re.findall(r"all (\d+) comparisons", report))

@@ -258,3 +258,22 @@ def test_one_evaluation_compared_with_itself_is_told(tmp_path: Path, capsys: Any
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "x").symlink_to(one)
     assert "one evaluation" in compare_folders(one.parent, tmp_path / "link").tasks[0].warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "warning"),
+    [
+        ({"reading": "one"}, {"reading": "two"}, "scored by different readings"),
+        ({"fingerprint": "1_one"}, {"fingerprint": "2_two"}, "scored by different readings"),  # runs of a recipe's task
+        ({"reading": "one", "prompt": "{question}"}, {"reading": "one", "prompt": None}, "different prompts"),
+        ({"reading": "one", "shots": 3}, {"reading": "one", "shots": 0}, "different numbers of solved examples"),
+        ({"reading": "one", "chat": True}, {"reading": "one", "chat": True}, None),
+        ({"fingerprint": "1_one"}, {"fingerprint": "2_one"}, None),
+    ],
+)
+def test_another_reading_or_prompt_is_told(
+    tmp_path: Path, a: dict[str, Any], b: dict[str, Any], warning: str | None
+) -> None:
+    left, right = (write(tmp_path / name, [record("0", 1.0)], **more) for name, more in (("a", a), ("b", b)))
+    (task,) = compare_folders(left, right).tasks
+    assert [warning in text for text in task.warnings] == [True] if warning else task.warnings == ()

@@ -130,7 +130,7 @@ def make_run(root: Path, count: int = 60, change: Any = None) -> RecipeResults:
         rows.append(ResultRow(stage, label, kind, tuple(runs), chosen))
     points = [
         SearchPoint(stage, {"learning_rate": rate, "epochs": epochs}, 20 + 10000 * rate + epochs,
-                    chosen=(rate, epochs) == (1e-4, 6))
+                    chosen=(rate, epochs) == (1e-4, 6), task="dev")
         for stage in ("sft", "gkd") for rate in (3e-5, 1e-4) for epochs in (2, 4, 6)
     ]  # fmt: skip
     return RecipeResults(
@@ -140,7 +140,7 @@ def make_run(root: Path, count: int = 60, change: Any = None) -> RecipeResults:
         tasks={task: ResultTask(METRICS[0], tuple(METRICS)) for task in data},
         reference="sft",
         rows=tuple(rows),
-        search=SearchResults("dev", {"learning_rate": [3e-5, 1e-4], "epochs": [2, 4, 6]}, tuple(points)),
+        search=SearchResults(("dev",), {"learning_rate": [3e-5, 1e-4], "epochs": [2, 4, 6]}, tuple(points)),
         facts={
             "Perplexity after the cut": 14300.0,
             "Perplexity after healing": 18.4,

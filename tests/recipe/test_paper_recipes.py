@@ -11,6 +11,7 @@ from tiny_benchmarks import ARC_ROWS, DIALOGUES, SENTENCES, write_data
 from tutelage.data.rows import convert
 from tutelage.evaluation.answer_items import Answerer
 from tutelage.evaluation.benchmarks import BENCHMARKS
+from tutelage.evaluation.benchmarks.arc import _item
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.study import BenchmarkTask
@@ -60,6 +61,19 @@ def test_what_is_trained_on_is_what_is_asked(name: str, tmp_path: Path):
             assert (score.answer, score.scores["accuracy"]) == ("A", 1.0)  # the trained answer is read as that letter
         seen.add(task)
     assert seen == set(ROWS)
+
+
+def test_an_arc_row_with_digits_is_trained_on_as_it_is_asked():
+    """A few of ARC's rows number their choices 1 to 4; the benchmark shows all of them with letters."""
+    study, bench = load_study(PAPER / "table2.yaml"), BENCHMARKS["arc_challenge"]
+    choices = {"text": ["a cat", "a dog", "a hen", "an ox"], "label": ["1", "2", "3", "4"]}
+    row = {"id": "x", "question": "Which one lays eggs?", "choices": choices, "answerKey": "3"}
+    (gold,) = {str(g.values["gold"]): g.values["gold"] for g in study.grids if g.tasks == ["arc_challenge"]}.values()
+    trained, _ = convert(row, "x", DataConfig(**gold), True)
+    item = _item(row)
+    answerer = Answerer(None, None, "", True, prompt=task_of(study, "arc_challenge").prompt)  # type: ignore[arg-type]
+    assert answerer.asking.prompt_of(bench, item, 0).messages == trained.prompt
+    assert trained.response == "C" == item.targets[0]
 
 
 @pytest.mark.parametrize("name", ["figure4", "figure5", "table2"])

@@ -65,7 +65,7 @@ def test_search_csv_holds_every_point(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(search_csv(search))))
     assert len(lines) == len(search.points) == 12
     for line, point in zip(lines, search.points, strict=True):
-        wanted = {"task": search.task, "stage": point.stage, **point.settings, "value": point.value}
+        wanted = {"task": point.task, "stage": point.stage, **point.settings, "value": point.value}
         assert line == {key: str(value) for key, value in (wanted | {"chosen": point.chosen}).items()}
 
 
@@ -93,15 +93,18 @@ def test_a_grid_of_two_keys_becomes_a_matrix(tmp_path: Path) -> None:
 def test_other_grids_become_a_list_and_holes_stay_holes(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=1)
     points = tuple(
-        SearchPoint("sft", {"schedule": name}, 1.0, chosen=name == "linear") for name in ("linear", "cosine")
+        SearchPoint("sft", {"schedule": name}, 1.0, chosen=name == "linear", task="dev")
+        for name in ("linear", "cosine")
     )
-    search = SearchResults("dev", {"schedule": ["linear", "cosine"]}, points)
+    search = SearchResults(("dev",), {"schedule": ["linear", "cosine"]}, points)
     (group,) = search_groups(dataclasses.replace(results, search=search))
     assert (group.row_key, group.column_key, group.columns, group.at_edge) == ("schedule", "", ("",), ())
     assert [name for name, _ in group.rows] == ["cosine", "linear"]
     pairs = [(1, 2), (3, 2), (3, 4)]
-    points = tuple(SearchPoint("sft", {"learning_rate": a, "epochs": b}, 1.0, chosen=False) for a, b in pairs)
-    search = SearchResults("dev", {"learning_rate": [1, 3], "epochs": [2, 4]}, points)
+    points = tuple(
+        SearchPoint("sft", {"learning_rate": a, "epochs": b}, 1.0, chosen=False, task="dev") for a, b in pairs
+    )
+    search = SearchResults(("dev",), {"learning_rate": [1, 3], "epochs": [2, 4]}, points)
     (group,) = search_groups(dataclasses.replace(results, search=search))
     assert [[bool(point) for point in points] for _, points in group.rows] == [[True, False], [True, True]]
     assert search_groups(dataclasses.replace(results, search=None)) == []

@@ -95,6 +95,11 @@ def test_only_tasks_without_a_search_are_judged(run: tuple[RecipeResults, list[T
     assert len(verdicts(dataclasses.replace(results, search=None), tables)) == 6
     only = dataclasses.replace(results, tasks={"dev": results.tasks["dev"]})
     assert len(verdicts(only, build_tables(only))) == 3
+    assert results.search is not None
+    two = dataclasses.replace(results, search=dataclasses.replace(results.search, tasks=("dev", "dev_of_another")))
+    assert [
+        verdict.text for verdict in verdicts(two, tables)
+    ] == texts  # also where stages search on tasks of their own
 
 
 def test_one_run_each_gets_a_caveat(run: tuple[RecipeResults, list[TaskTable]]) -> None:

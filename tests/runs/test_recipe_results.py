@@ -168,3 +168,16 @@ def test_questions_that_were_trained_on_are_noted(workshop: Workshop):
     results = recipe_results(config, workshop.folder, workshop.runs)
     (notice,) = results.notices
     assert notice.startswith("3 of the 4 questions of task `test` are also in data.train, on which models are trained")
+
+
+def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop):
+    workshop.rows("test", [{"prompt": "The cow sat?", "completion": "No."}])
+    workshop.rows("dev", ROWS[:2])
+    file = workshop.write(
+        data__dev={"path": "dev.jsonl"},
+        tasks__dev={"data": "dev", "metrics": ["exact_match"], "sampling": {"max_new_tokens": 4}},
+        search={"grid": {"learning_rate": [1e-3, 1e-4]}, "task": "test"},
+        stages__0__search="dev",
+    )
+    (notice,) = recipe_results(load_recipe(file), workshop.folder, workshop.runs).notices
+    assert notice.startswith("2 of the 2 questions of task `dev` are also in data.train, on which models are trained")

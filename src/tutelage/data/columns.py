@@ -104,7 +104,18 @@ def _value(column: str, row: dict[str, Any]) -> Any:
     value, problem = find_value(column, row)
     if problem is not None:
         raise BadRowError(f"{problem}{_if_missing(column)}")
+    choices = row.get("choices")
+    if column == "answerKey" and isinstance(choices, dict) and isinstance(choices.get("label"), list):
+        labels = choices["label"]  # ARC's own form: the key of choices that are shown with letters
+        return dict(zip(map(str, labels), _as_letters(labels), strict=True)).get(str(value), value)
     return value
+
+
+def _as_letters(labels: list[Any]) -> list[str]:
+    """The labels 1, 2, 3 …, which a few of ARC's rows have, as A, B, C …, as its benchmark asks; others unchanged."""
+    names = [str(label) for label in labels]
+    digits = [str(number) for number in range(1, len(names) + 1)]
+    return [chr(ord("A") + place) for place in range(len(names))] if names == digits else names
 
 
 def _if_missing(column: str) -> str:
@@ -122,7 +133,7 @@ def _text(column: str, value: Any) -> str:
         labels, texts = value["label"], value["text"]
         if len(labels) != len(texts):
             raise BadRowError(f"column `{column}` has {len(texts)} texts and {len(labels)} labels")
-        return "\n".join(f"{a}. {b}" for a, b in zip(labels, texts, strict=True))
+        return "\n".join(f"{a}. {b}" for a, b in zip(_as_letters(labels), texts, strict=True))
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and not math.isfinite(value):

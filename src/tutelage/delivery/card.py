@@ -20,7 +20,7 @@ from tutelage.recipe.sections import ModelConfig
 from tutelage.report.labels import KIND_NAMES, metric_label
 from tutelage.report.numbers import score_text
 from tutelage.report.recipe.tables import TableRow, TaskTable, metric_value
-from tutelage.report.recipe.verdicts import Verdict, searched_task
+from tutelage.report.recipe.verdicts import Verdict
 from tutelage.report.table_files import markdown_escape, markdown_table
 from tutelage.runs.fingerprints import COSMETIC
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
@@ -182,8 +182,9 @@ def _own_limits(model: TrainedModel, results: RecipeResults, tables: Sequence[Ta
         yield f"It was measured on {tasks} and on nothing else."
     if len(results.seeds) == 1:
         yield "It is one training run: the errors above do not cover another seed."
-    if searched_task(results) or results.search is not None:
-        yield f"Settings were chosen on `{results.search.task if results.search else ''}`: its scores are optimistic."
+    if results.search is not None:
+        tasks = _and(f"`{task}`" for task in results.search.tasks)
+        yield f"Settings were chosen on {tasks}: scores there are optimistic."
     if model.run.training is not None:
         yield f"It was trained on sequences of at most {model.run.training.max_length:,} tokens."
 

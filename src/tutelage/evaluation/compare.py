@@ -150,7 +150,7 @@ def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> Task
     left, right = _same_examples(a, b)
     task = str(results[0]["task"])
     known = metrics_of(task)
-    metrics, warnings = [], _scored_otherwise(*results)
+    metrics, warnings = [], [*_read_otherwise(*results), *_scored_otherwise(*results)]
     if a.resolve() == b.resolve():
         warnings.append("a and b are one evaluation, so all differences are 0")
     for name in results[0]["metrics"]:
@@ -162,6 +162,18 @@ def _compare_task(a: Path, b: Path, metrics_of: MetricsOf, samples: int) -> Task
     for side, result, records in (("a", results[0], left), ("b", results[1], right)):
         warnings += _at_chance(side, result, known, records)
     return TaskComparison(task, len(left), tuple(metrics), tuple(warnings))
+
+
+def _read_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """A warning where the replies of the two were scored by different readings, or asked for by different prompts."""
+    found = []
+    one, two = (r.get("reading") or str(r.get("fingerprint", "")).partition("_")[2] for r in (a, b))
+    if one != two:
+        found.append("a and b were scored by different readings: `tutelage rescore` both folders first")
+    for name, what in (("prompt", "prompts"), ("shots", "numbers of solved examples"), ("chat", "forms of chat")):
+        if name in a and name in b and a[name] != b[name]:
+            found.append(f"a and b were asked with different {what}")
+    return found
 
 
 def _scored_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -60,9 +60,14 @@ class ResultTask:
 
 @dataclass(frozen=True)
 class SearchResults:
-    task: str  # the task that decided; several are joined by commas
+    tasks: tuple[str, ...]  # the tasks that decided, each for its stages
     grid: dict[str, list[Any]]
     points: tuple[SearchPoint, ...]
+
+    @property
+    def task(self) -> str:
+        """The tasks that decided, for people."""
+        return ", ".join(self.tasks)
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ def shared_questions(planner: Planner) -> list[str]:
     recipe, base, stages = planner.recipe, planner.recipe_folder, planner.recipe.stages
     used = [name for stage in stages if isinstance(stage, TrainStage) for name in data_names(stage, TrainingConfig())]
     tasks = [task for stage in stages if isinstance(stage, EvaluateStage) for task in stage.tasks]
-    tasks += [recipe.search.task] if recipe.search else []
+    searched = [s.name for s in stages if recipe.search and isinstance(s, TrainStage) and s.search]
+    tasks += [search_task(planner, name) for name in searched]
     notes = []
     for task in dict.fromkeys(tasks):
         asked = planner.inputs.questions(recipe.data[recipe.tasks[task].data], base, False)
@@ -301,8 +307,8 @@ def _search_results(search: Search) -> SearchResults:
     planner, config = search.planner, search.planner.recipe.search
     assert config is not None
     names = [s.name for s in planner.recipe.stages if isinstance(s, TrainStage) and s.search]
-    task = ", ".join(dict.fromkeys(search_task(planner, name) for name in names)) or config.task
-    return SearchResults(task, config.grid, tuple(search.points))
+    tasks = tuple(dict.fromkeys(search_task(planner, name) for name in names)) or (config.task,)
+    return SearchResults(tasks, config.grid, tuple(search.points))
 
 
 def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[str, Any]:

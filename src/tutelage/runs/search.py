@@ -27,6 +27,7 @@ class SearchPoint:
     settings: dict[str, Any]
     value: float | None  # the task's score; None while it is not evaluated, or unscored
     chosen: bool
+    task: str  # the one that decides
 
 
 class Search:
@@ -64,7 +65,11 @@ class Search:
         """The points of every stage whose trials are planned, tried or not."""
         return [
             SearchPoint(
-                name, settings, _headline(self.planner, name, run), chosen=settings == self.planner.choices.get(name)
+                name,
+                settings,
+                _headline(self.planner, name, run),
+                chosen=settings == self.planner.choices.get(name),
+                task=search_task(self.planner, name),
             )
             for name in self.order
             for settings, run in self.trials.get(name, [])

@@ -140,3 +140,11 @@ def test_the_hub_is_asked_by_name_without_a_folder(monkeypatch: pytest.MonkeyPat
         ("google/IFEval", None, "train"),
         ("Idavidrein/gpqa", "gpqa_diamond", "train"),
     ]
+
+
+@pytest.mark.parametrize("name", ["ifeval", "infobench", "mmlu_pro", "arc_challenge", "dialogsum"])
+def test_a_file_without_rows_is_refused(tmp_path: Path, name: str) -> None:
+    data = write_data(tmp_path)
+    (data / BENCHMARKS[name].files[0]).write_text("")
+    with pytest.raises(TutelageError, match=f"{name}: .* holds no example; take the data from their source again"):
+        BENCHMARKS[name].load(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,28 @@ def test_imports_for_annotations_alone_do_not_count(tmp_path: Path) -> None:
     bench = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from top.typed import X\n" + FILES["top/bench.py"]
     first = fingerprint(tmp_path, bench=bench)
     assert fingerprint(tmp_path, bench=bench, typed="X = 2\n") == first
+
+
+@pytest.mark.parametrize(
+    ("library", "reading", "counts"),
+    [
+        ("lm-eval", BENCHMARKS["ifeval"], True),  # its checks are lm-eval's
+        ("langdetect", BENCHMARKS["ifeval"], True),
+        ("rouge-score", BENCHMARKS["dialogsum"], True),
+        ("sacrebleu", BENCHMARKS["flores"], True),
+        ("langdetect", BENCHMARKS["dialogsum"], False),
+        ("torch", BENCHMARKS["ifeval"], False),
+    ],
+)
+def test_another_version_of_a_library_that_scores_is_another_reading(
+    monkeypatch: pytest.MonkeyPatch, library: str, reading: Any, counts: bool
+) -> None:
+    reading_fingerprint.cache_clear()
+    before, version = reading.reading, metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99" if name == library else version(name))
+    reading_fingerprint.cache_clear()
+    assert (reading.reading != before) == counts
+    reading_fingerprint.cache_clear()
 
 
 def test_a_hash_in_a_text_is_no_comment() -> None:

@@ -117,8 +117,8 @@ class Benchmark:
         """The items to answer: all, those of `group`, or `limit` of them, drawn by `seed` evenly from the groups.
 
         They come from the folder `data_dir`, or from the hub without one or if it has no file of this benchmark.
-        Raises TutelageError where the data cannot be found or read, for a group that no item has, and where two items
-        share an id.
+        Raises TutelageError where the data cannot be found or read, or hold nothing, for a group that no item has, and
+        where two items share an id.
         """
         source = self.source(data_dir)
         try:
@@ -136,6 +136,10 @@ class Benchmark:
                 f"{data_dir / self.files[0]} is missing: put the file there (docs/evaluation.md says where it comes "
                 f"from); it cannot be read from the hub either: {error}"
             ) from None
+        if not items and source is not None:
+            raise TutelageError(
+                f"{self.name}: {source / self.files[0]} holds no example; take the data from their source again"
+            )
         seen: set[str] = set()
         for item in items:
             if item.id in seen:

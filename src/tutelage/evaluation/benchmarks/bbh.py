@@ -178,7 +178,7 @@ def _find_brackets(reply: str) -> Found:
         stated = Found(line, "the last line")
     text = trim(stated.answer or "")
     brackets = _BRACKETS.match(text)
-    if brackets and re.match(r"[\s\"'`]*(?:or|and|/|,|;)[\s\"'`]*[\[\](){}<>]", text[brackets.end() :]):
+    if brackets and re.match(r"[\s\"'`?.]*(?:or|and|[/,;|?])[\s\"'`]*[\[\](){}<>]", text[brackets.end() :], re.I):
         return Found(None, "several answers")
     return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
 

@@ -71,12 +71,17 @@ def read_answer(text: str) -> str | None:
     and NO in capitals. What a model thinks before it answers is ignored.
     """
     text = answer_of(text)
-    first = re.match(r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?(yes|no)(?![^\W_]|['’-]\w)", text, re.I)
+    first = re.match(
+        r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?"
+        r"(yes|no(?!\s+(?:idea|way|opinion|answer|doubt|information|clear)\b))(?![^\W_]|['’-]\w)",
+        text,
+        re.I,
+    )
     if first:
-        # "Yes and no", "Yes, but also no", "No, wait: yes"; in "Yes, and no errors" the word is not an answer
-        more = r"[\W_]*(?:(?:and|or|but|also|actually|wait)[\W_]+|/\s*)+(?:yes|no)\b(?!\s+\w)"
-        both = re.match(more, text[first.end() :], re.I)
-        return None if both else first[1].lower()
+        # "Yes and no", "Yes, but also no", "No, wait: yes", "Yes | No"; in "Yes, and no errors" it is not an answer
+        more = r"[\W_]+(?:(?:and|or|but|also|actually|wait|answer)[\W_]+)*(yes|no)\b(?!\s+\w)"
+        other = re.match(more, text[first.end() :], re.I)
+        return None if other and other[1].lower() != first[1].lower() else first[1].lower()
     answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
     answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
     return answers.pop() if len(answers) == 1 else None

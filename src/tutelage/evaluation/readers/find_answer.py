@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses
+from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,18 @@ _BOXES = re.compile(  # "$\boxed{A}$ and $\boxed{B}$": no more than a joint betw
     rf"{_BOXED.pattern}(?:[ \t$]*(?:(?:,|;|/|&|\band\b|\bor\b|\\quad|\\[,;]|\\text\{{\s*(?:and|or)\s*\}})[ \t$]*)*"
     rf"{_BOXED.pattern})+"
 )
+_ASCII = "".join(map(chr, range(33, 127)))
+_WIDE = str.maketrans("".join(chr(ord(one) + 0xFEE0) for one in _ASCII) + "。", _ASCII + ".")  # "（Ｂ）。" → "(B)."
 _TAGS = re.compile(r"<(b|i|u|em|strong|code)>([^<]*)</\1>")  # "<b>B</b>" → "B"
 _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
-    r"\*\*|__|(?<![^\W_])_|_(?![^\W_])|`|\$|\\(?=[()\[\]{},;!%])|\\[,;!]"
+    r"\*\*|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])|__|(?<![^\W_])_|_(?![^\W_])|`|\$|\\(?=[()\[\]{},;!%])|\\[,;!]"
 )
 
 # --- Cues: the answer follows them -------------------------------------------------------------------------------
 
 _ADVERB = r"(?:\s+(?:therefore|thus|then|hence|clearly|probably|(?:most\s+)?likely|indeed|simply))?"
 _IS = (  # "is", "was clearly", "would then be", "is that", ":", "="
-    rf"(?:\s+(?:is|was|(?:would|should|must|will|has\s+to){_ADVERB}\s+be)\b{_ADVERB}(?:\s+that\b(?!'))?\s*[:=]?"
+    rf"(?:\s+(?:is|was|are|were|(?:would|should|must|will|has\s+to){_ADVERB}\s+be)\b{_ADVERB}(?:\s+that\b(?!'))?\s*[:=]?"
     r"|\s*[:=])\s*"
 )
 _OF = r"(?:\s+(?:to|for|of|in)\s[^\n.:=]{1,80}?|,\s[^,\n]{1,30},)?"  # "to the question", ", then,"
@@ -64,7 +66,8 @@ STATED = re.compile(
             r"\banswer\s+(?=\([A-Z]\))",  # "answer (B)"
             r"\bfinal\s+answer\s*[-–—\n]\s*",  # "Final answer - B"
             r"^[^\w\n]{0,9}answer\s*\n\s*",  # "### Answer\nB"
-            rf"\b(?:correct|right|best|final)\s+(?:option|choice|letter|one){_OF}{_IS}",  # "the best choice is B"
+            rf"\b(?:correct|right|best|final)\s+(?:option|choice|letter|one)s?{_OF}{_IS}",  # "the best choice is B"
+            r"答案\s*(?:是|为|:)[\s:]*",
         )
     ),
     re.I | re.M,
@@ -109,8 +112,10 @@ _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples
     rf"({_A_NUMBER})(?!\s*[-+*=×])",
     re.I,
 )
-_NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more"
-    rf"\W*(?:(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than)\b|{_A_NUMBER}\s+or\s+(?:more|fewer|less)\b)|[^\w\n]*±",
+_NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more", "3+", "3 | 4", "3, but also 4", "3. Or 4", "3 + 4."
+    rf"\W*(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than)\b|[^\w\n]*[±<>≤≥]|\W*{_A_NUMBER}(?:\+(?!\s*\d)"
+    rf"|\s+or\s+(?:more|fewer|less)\b|\s*[-+*/×÷]\s*{_A_NUMBER}\s*(?:[.;!\n]|$)|[\"'”’]?(?:\s*[|?]\s*|[.?!]+\s+or\s+|,?\s+"
+    rf"(?:but|also|maybe|or)\s+(?:(?:also|maybe|perhaps|possibly|it|could|might|may|be)\s+)+|\s+but\s+)[\"'“‘]?{_A_NUMBER})",
     re.I,
 )
 _NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2}}", re.I)
@@ -121,13 +126,19 @@ _PLUS = r"(?:and/or|and|or|plus|as\s+well\s+as|(?:together|along)\s+with|und|ode
 JOINT = (  # " and ", ", ", " (or ", between two answers
     rf"\s*(?:(?:,\s*)?\(?(?:\b{_PLUS}\b|[&/+])\s*{_OR_SO}?|,\s*{_OR_SO}?|\(\s*{_OR_SO})"
 )
+BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
+    r"(?:[\s,;:/&+|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
+    r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
+    r"the|equally|option|choice|answer|und|oder|et|ou|y)\b){1,40}"
+)
 
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time
 
 
 def plain(text: str) -> str:
-    """The reply without LaTeX wrappers, dollar signs and emphasis; a box reads "answer is …" on a line of its own."""
-    before = None
+    """The reply without LaTeX wrappers, dollar signs, emphasis and full-width characters; a box reads "answer is …" on
+    a line of its own."""
+    before, text = None, text.translate(_WIDE)
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
@@ -166,24 +177,29 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     both = re.compile(  # "Yes and no", "True/False"; but in "True and False = False" the last word is the answer
         rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}"
         rf"(?:,?\s*\b(?:and|or|but)\b\s*(?:,[^,.\n]{{1,30}},\s*)?{_OR_SO}?|[/&,;+]\s*{_OR_SO}?)"
-        rf"\W{{0,3}}({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
+        rf"\W{{0,3}}(?!(?-i:no)\s+\w)({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
         re.I,
     )
+    also = re.compile(rf"\W*({either})\b(?:{BETWEEN})({either})\b(?=\s*(?:[.,;:!?)\"'”’]|$))", re.I)
     # "no" before another word is not an answer ("there is no way to know"), but for "the answer is no because …"
     pattern = re.compile(rf"(?<!not )(?<!n['’]t )(?!(?-i:no)\s+\w)\b({either})\b", re.I)
     first = re.compile(rf"\W*({either})\b", re.I)
+
+    def differ(tail: str) -> bool:
+        """Whether a text begins with two different words."""
+        return any(two[1].lower() != two[2].lower() for one in (both, also) if (two := one.match(tail)))
 
     def read(tail: str) -> str | None:
         two = both.match(tail)
         if two and two["result"]:
             tail = tail[two.end() :]
-        elif (two and two[1].lower() != two[2].lower()) or (refuses(tail) and not first.match(tail)):
+        elif differ(tail) or (refuses(tail) and not first.match(tail)):
             return _NO_ANSWER
         match = pattern.search(_first_line(tail))
         return known[match[1].lower()] if match else None
 
     def read_stated(tail: str) -> str | None:
-        match = None if both.match(tail) else first.match(tail)
+        match = None if both.match(tail) or differ(tail) else first.match(tail)
         return known[match[1].lower()] if match else read(tail)
 
     def only(part: str) -> str | None:
@@ -195,10 +211,12 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     changed = after_change(text, no_is_an_answer="no" in known)
     if changed is not None:  # "wait, no: yes" is a yes, "wait, no" a no
         word = only(LEADING_NO.sub("", changed)) or only(changed)
-        if word is None and not STATED.search(changed) and (refuses(changed) or both.match(changed)):
+        if word is None and not STATED.search(changed) and (refuses(changed) or differ(changed)):
             word = _NO_ANSWER
         if word is not None:
             return Found(word or None, "stated after a change of mind")
+    if _taken_back(text):
+        return Found(None, "no answer is chosen")
     for tier, cues, reader in (("stated", (STATED, ANSWER_CANNOT), read_stated), ("chosen", (CHOSEN,), read)):
         _, word = last_read(text, cues, reader)
         if word is not None:
@@ -214,7 +232,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     if word is not None:
         return Found(word, "the last line's only answer word")
     opening = first.match(text)
-    if opening and only(_first_line(text)):
+    if opening and not differ(last) and only(_first_line(text)):
         return Found(known[opening[1].lower()], "the reply's first word")
     return Found(None, "no answer stated")
 
@@ -235,6 +253,8 @@ def find_number(reply: str) -> Found:
     corrected = re.match(rf"(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)\s+)?({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
     if corrected:
         return Found(_tidy(corrected[1]), "stated after a change of mind")
+    if _taken_back(text):
+        return Found(None, "no answer is chosen")
     for tier, cues in (("stated", (STATED, ANSWER_CANNOT)), ("chosen", (CHOSEN,))):
         _, number = last_read(text, cues, _stated_number)
         if number is not None:
@@ -252,6 +272,11 @@ def find_number(reply: str) -> Found:
         return Found(_tidy(numbers[-1]), "the reply's last number")
     word = _number_word(text, -1)
     return Found(word, "the reply's last number") if word else Found(None, "no number")
+
+
+def _taken_back(text: str) -> bool:
+    """Whether the last sentence is a refusal of all answers, after whatever was stated."""
+    return takes_back(text) > max((match.end() for match in STATED.finditer(text)), default=-1)
 
 
 def trim(phrase: str) -> str:

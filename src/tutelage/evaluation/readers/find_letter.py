@@ -9,8 +9,8 @@
 | 4. bare | the last letter in parentheses, else the only one in the last line | "It has to be this one (B)" | B |
 
 Not read: letters that the reply denies ("not (A)", "C is wrong") and a list of all options. A statement that names
-several options ("(A) and (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was stated
-before it; a later statement or a change of mind overrules it like any other.
+several options ("(A), but also (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was
+stated before it; a later statement or a change of mind overrules it like any other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from tutelage.evaluation.readers.find_answer import (
+    BETWEEN,
     CHOSEN,
     JOINT,
     LEADING_NO,
@@ -36,21 +37,32 @@ from tutelage.evaluation.readers.find_refusal import (
     refused_flatly,
     refuses,
     same_refusal,
+    takes_back,
 )
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
 _HIDDEN = 0xE000  # the first of the private characters that keep denied letters
-_WIDE = str.maketrans("（），。：；", "(),.:;")
 _IT_IS = re.compile(  # "it must be (B)"
     r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+(?=\(?[A-Z]\b|(?:both\s+|either\s+)?⁂)", re.I
 )
-_LEAD = r"\s*(?:[-*•]\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
+_LEAD = r"\s*(?:(?:[-*•]|\d[.)])\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
 _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be)\b"
 )
+_ANOTHER = re.compile(  # "Another answer is D", and "the answer could be ⁂": no single answer
+    rf"\b(?:(?:another|an?\s+alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?answer\s+"
+    rf"(?:is|(?:would|could|may|might)\s+be)\s+(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
+    rf"(?=(?:either\s+|both\s+)?{_SEVERAL}))",
+    re.I,
+)
+_OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
+    r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
+    r"is|and|or|with|for|which|not|rather|instead)\b))|([a-z])(?=\s*(?:[.!]|\n|$)))"
+)
+_NAMED = re.compile(r"[\s\"'“‘]*(?:the\s+)?([A-Z]\w{2,}(?:\s+[A-Z]\w+){0,2})[\s\"'”’]*(?:[.;!\n]|$)")  # "Madrid."
 
 
 def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
@@ -60,7 +72,7 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     words: in parentheses, before punctuation alone, or before a reason ("b because it is big").
     """
     option_texts = [_normalised(plain(option)) for option in options]
-    text = re.sub(r" ?(?:[和与及、]|或者?) ?(?=\(?[A-Z](?![a-z]))", " or ", plain(reply).translate(_WIDE))
+    text = re.sub(r" ?(?:[和与及、]|或者?) ?(?=\(?[A-Z](?![a-z]))", " or ", plain(reply))
     text = _without_echo(text, letters, option_texts)
 
     denied: set[str] = set()  # by later statements than the one that is read
@@ -73,7 +85,7 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     whole = _whole_option(text, letters, option_texts)
     if whole is not None:
         return Found(whole, "the whole reply")
-    text = _without_doubts(text, letters, option_texts)
+    text = _ANOTHER.sub(f"the answer is {_SEVERAL} ", _without_doubts(text, letters, option_texts))
     changed = after_change(text)
     if changed is not None:
         changed = LEADING_NO.sub("", changed)
@@ -91,9 +103,13 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         return (
             after if after.answer else Found(_like_option(text[flat - 200 : flat], letters, option_texts), "no option")
         )
+    cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
+        back = takes_back(text)
+        if back > max(cues, default=-1):
+            return Found(_like_option(text[back:], letters, option_texts), "no option is chosen")
         return stated
-    cues = [match.end() for match in STATED.finditer(text)]  # what is stated here is unreadable
+    # what is stated here is unreadable
     return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)
 
 
@@ -108,18 +124,30 @@ def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
         return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
     if refuses(tail):
         return _like_option(tail, letters, options) or NO_SINGLE
-    return NO_SINGLE if _no_single(tail, letters) else None
+    return NO_SINGLE if _no_single(tail, letters) or _names_no_option(tail, letters, options) else None
+
+
+def _names_no_option(tail: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether a text begins with a name that is in no option, as a statement of its own: "Madrid."."""
+    match = _NAMED.match(tail)
+    if match is None or not options or re.search(rf"\([{letters}]\)", tail):
+        return False
+    name = match[1].lower()
+    return not any(set(name.split()) & set(option.split()) or name in option for option in options)
 
 
 def _no_single(tail: str, letters: str) -> bool:
     """Whether a text begins with several letters, a letter that is not offered, or a refusal of all of them."""
     lead = re.match(_LEAD, tail)
     rest = tail[lead.end() if lead else 0 :][:400]
-    if re.match(rf"[\s\"'“‘(\[]*(?:(?:both|either|between|all|probably|likely|also|options?)\s+)*{_SEVERAL}", rest):
+    before = r"(?:both|either|between|all|any|one|two|three|of|probably|likely|also|options?|a\s+toss-?up)\b[\s:,]*"
+    if re.match(rf"[\s\"'“‘(\[]*(?:{before})*(?:{_SEVERAL}|[{letters}]{{2,4}}\W*?(?:[.,;!\n]|$))", rest):
         return True
-    foreign = re.match(r"[\s\"'“‘]*(?:\(([A-Za-z])\)|([A-Z])(?=\s*(?:[.,;:!)]|\n|$)))", rest)
-    letter = (foreign[1] or foreign[2]).upper() if foreign else ""
-    return (bool(letter) and letter not in letters) or refuses(rest)
+    other = _OTHER_LETTER.match(rest)
+    if other and next(filter(None, other.groups())).upper() not in letters:
+        return True
+    a_range = rf"\(?[{letters}]\)?\s*(?:to|through|[-–—])\s*\(?[{letters}]\)?\s*(?:[.,;!\n]|$)"  # "A to C"
+    return re.match(a_range, rest) is not None or refuses(rest)
 
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
@@ -140,16 +168,22 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
         rest = shown[shown.lower().index(own) + len(own) :]
     after_marks = rest.lstrip(marks)
     lines = "\n" in rest[: len(rest) - len(after_marks)]
-    other = rf"(?:option\s+|choice\s+)?(\(?)([{letters}])(?!\w)(\)?)(?P<after>[^\n]*)"
-    match = re.match(rf"(?:{JOINT}|;\s*){other}" if not lines else rf"(?:[-*•]\s+)?{other}", after_marks, re.I)
+    other = rf"(\(?)(?<!\w)(?<!\w['’])([{letters}])(?!['’]?\w)(\)?)(?P<after>[^\n]*)"
+    match = re.match(rf"(?:(?:[-*•]|\d[.)])\s+)?{other}", after_marks, re.I) if lines else None
+    match = match or re.match(BETWEEN + other, rest, re.I)
     if match is None or match[2].upper() == letter or (match[2].islower() and not match[1]):
         return False
     place = letters.index(match[2].upper())
     text = options[place] if place < len(options) else ""
     after = _normalised(match["after"]).lstrip(".:) -")
-    if text and (after == text if lines else after.startswith(text)):
+    if (
+        text
+        and after.startswith(text)
+        and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|and\b|or\b)", after[len(text) :])
+    ):
         return True
-    return re.match(r"\W*$" if lines else r"\s*(?:[.,;:!?)]|$|and\b|or\b)", match["after"]) is not None
+    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?)\]}}\"'”’“]|$|and\b|or\b|[{letters}]\W*$)"
+    return re.match(ends, match["after"]) is not None
 
 
 def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
@@ -211,22 +245,32 @@ def _option_at(tail: str, letters: str, options: Sequence[str]) -> str | None:
 
 
 def _stated_letter(text: str, letters: str, read: Callable[[str], str | None]) -> Found | None:
-    """The letter that tier 1 finds, else tier 2."""
-    for tier, patterns in (("stated", (STATED, ANSWER_CANNOT, _IT_IS)), ("chosen", (CHOSEN,))):
-        found = last_read(text, patterns, read)
-        if tier == "chosen":
-            found = max([found, _judged_right(text, letters)], key=lambda one: one[0])
-        if found[1] is not None:
-            return Found(found[1] or None, _how(found[1], f"{tier} as the answer"))
+    """The letter that tier 1 finds, else tier 2; none where the last line chooses several, or one not offered."""
+    stated = last_read(text, (STATED, ANSWER_CANNOT, _IT_IS), read)
+    chosen = max([last_read(text, (CHOSEN,), read), _judged_right(text, letters)], key=lambda one: one[0])
+    ends = chosen[1] == NO_SINGLE and chosen[0] > stated[0] and "\n" not in text[chosen[0] :].strip()
+    for tier, (_, found) in (("chosen", chosen),) if ends else (("stated", stated), ("chosen", chosen)):
+        if found is not None:
+            return Found(found or None, _how(found, f"{tier} as the answer"))
     return None
 
 
 def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
-    """The last letter of the form "(B) is the correct one" or "Option B seems right"."""
-    pattern = rf"(?:\b(?:option|choice|answer)\s+)?(?<!\w)\(?([{letters}])\)?\s+(?:is|seems|looks|would be)\s+"
-    right = r"(?:(?:the|clearly|therefore|thus|most|only|indeed)\s+)*(?:correct|right|best|true|answer|likely)\b"
-    matches = list(re.finditer(pattern + right, text))
-    return (matches[-1].end(), matches[-1][1]) if matches else (-1, None)
+    """The last letter of the form "(B) is the correct one"; NO_SINGLE where it is not offered, or "also" is, or one
+    sentence says so of two letters."""
+    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z])\)?\s+(?:is|seems|looks|would be)\s+"
+    pattern += r"(?:(?:the|clearly|therefore|thus|most|only|indeed|(also|equally|likewise))\s+)*"
+    pattern += r"(correct|right|best|true|answer|likely)\b"
+    matches = [one for one in re.finditer(pattern, text) if one[1] in letters or one[3] not in ("true", "likely")]
+    if not matches:
+        return -1, None
+    last, found = matches[-1], matches[-1][1]
+    for before in matches[:-1]:
+        between = text[before.end() : last.start()]
+        together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between)
+        if before[1] != last[1] and (last[2] or together):
+            found = NO_SINGLE
+    return last.end(), found if found in letters else NO_SINGLE
 
 
 def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str] = (), *, ends: bool = False) -> Found:
@@ -248,7 +292,9 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     refusal = last_refusal(text)
     if refusal >= 0 and not (wrapped and wrapped[-1].start() + start >= refusal) and not own_line:
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
-    foreign = re.fullmatch(r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])\W*", last_line(rest))
+    foreign = re.fullmatch(
+        r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)
+    )
     open_choice = rf"\W*(?:(?:so|thus|therefore|hence|it\s+is|both|either)\W+)*{_SEVERAL}\W*"
     if (foreign and foreign[1] not in letters) or re.fullmatch(open_choice, last_line(rest), re.I):
         return Found(None, "no single option in the last line")
@@ -262,6 +308,8 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     last = last_line(rest)
     if _SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
         return Found(None, "several options")
+    if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
+        return Found(None, "the last letter in parentheses is denied later")
     if wrapped:
         return Found(wrapped[-1][1], "the last letter in parentheses")
     alone = _standing_alone(last, letters)
@@ -318,7 +366,11 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
 
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
-    return re.sub(rf"{several}(?!{verb})|\([{letters}]\)(?:[ \t]*\([{letters}]\))+", unless_an_option, text)
+    return re.sub(
+        rf"{several}(?!{verb})|\([{letters}]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([{letters}]\))+",
+        unless_an_option,
+        text,
+    )
 
 
 def _bare_start(tail: str, letters: str) -> str | None:

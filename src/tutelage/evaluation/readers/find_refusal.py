@@ -17,39 +17,51 @@ _BE_SAID = (
 )
 _UNKNOWN = (
     r"(?:unclear|unknown|undetermined|indetermina\w+|undecid\w+|uncertain|ambiguous|unanswerable|inconclusive|"
-    r"not\s+(?:clear|known|given|certain|sure|determin\w+|decidable|possible)|maybe|undefined|perhaps(?:\s+neither|\s*(?=[.!\n]|$))|"
-    r"impossible\s+to\s+\w+|(?:insufficient|not\s+enough)\s+(?:info(?:rmation)?|data|context))\b"
+    r"not\s+(?:clear|known(?!\s+to\b)|given|certain|sure|determin\w+|decidable|possible)|maybe|undefined|"
+    r"perhaps(?:\s+neither|\s*(?=[.!\n]|$))|"
+    r"impossible\s+to\s+\w+|(?:insufficient|not\s+enough)\s+(?:info(?:rmation)?|data|context)|"
+    r"unsure|(?:a\s+)?(?:tie|toss-?up)|hard\s+to\s+(?:say|tell|know)|depends?|missing|absent|not\s+available)\b"
 )
 _NOT_LISTED = (
-    r"(?:not|isn['’]t)\s+(?:there|here|listed|provided|given|offered|present|among|included|in\s+the\s+(?:list|options|choices)|(?:one|any)\s+of\s+the\s+"
-    r"(?:options|choices|answers|above|given|listed))\b"
+    r"(?:not|isn['’]t)\s+(?:there|here|listed|provided|given|offered|present|among|included|"
+    r"in\s+the\s+(?:list|options|choices)|(?:one|any)\s+of\s+(?:these|them|(?:the\s+)?"
+    r"(?:options|choices|answers|above|given|listed)))\b"
 )
 _GIVEN = r"(?:(?:above|given|listed|provided|available|answer|offered|two|three|four|five)\s+)*"
 _NONE = (  # not "none of the other options"
-    rf"(?:(?:neither|none|all)\s+of\s+(?:them|these|those|(?:(?:the|these|those)\s+)?{_GIVEN}"
-    r"(?:options?|choices?|answers?|statements?|sentences?|above|two|three|four|five|ten))|neither|none)\b"
+    r"(?:(?:neither|none|all|any|either|zero|not\s+(?:a\s+single\s+)?one)\s+of\s+(?:[(⁂]|(?:them|these|those|"
+    rf"(?:(?:the|these|those)\s+)?{_GIVEN}(?:options?|choices?|answers?|statements?|sentences?|above|two|three|four|"
+    r"five|ten))\b)|neither\b|none\b|either\b(?=\W*$|\s+(?:one|could|would|might|may|is|works?)\b))"
     r"(?!\s*,?\s*(?:other|else|but|except|besides|apart|of\b|\w+\s+than)\b)"
 )
 _NO_RIGHT_ONE = (
-    r"no\s+(?:(?:single|clear|definite|definitive|unique)\s+)?(?:correct|right|valid|suitable|possible|definite|"
-    r"definitive|clear)?\s*(?:answer|option|choice)\b"
+    r"(?:no|not\s+an?|isn['’]t\s+an?)\s+(?:(?:single|clear|definite|definitive|unique)\s+)?(?:correct|right|valid|"
+    r"suitable|possible|definite|definitive|clear)?\s*(?:answer|option|choice)s?\b"
 )
-_ALL_WRONG = (
-    rf"(?:all|each|every)(?:\s+(?:of\s+)?(?:them|(?:(?:the|these|those)\s+)?{_GIVEN}(?:options?|choices?|answers?)))?"
-    r"\s+(?:is|are|seems?|looks?)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|invalid)\b(?!\s*,?\s*(?:but|except|besides)\b)"
+_ALL_ALIKE = (  # "each of them is wrong", "they are all correct"
+    rf"(?!all\s+right)(?:all|each|every)(?:\s+(?:of\s+)?(?:them|(?:(?:the|these|those)\s+)?{_GIVEN}"
+    r"(?:options?|choices?|answers?)))?(?:\s+(?:is|are|seems?|looks?))?\s+(?:\w+ly\s+)?"
+    r"(?:wrong|incorrect|false|invalid|correct|right|true|valid)\b(?!\s*,?\s*(?:but|except|besides)\b)"
 )
 _NONE_ELSEWHERE = (  # "none of them" in other languages, but not "none of the others"
     r"(?:keine?[rs]?\s+(?:der|dieser|von)|ningun[oa]\s+de|aucune?\s+des?|nessun[oa]\s+dell[ei])\b"
     r"(?!\s+(?:las\s+|los\s+)?(?:ander|otr|autr|altr))|以上(?:都|皆)(?:不|非|错)|无法(?:确定|判断|回答)"
 )
+_UNWILLING = (  # "I won't choose", "I have no idea", "I choose not to answer", "I can't help with that"
+    r"(?:(?:will\s+not|won['’]t|['’]d\s+rather\s+not|would\s+rather\s+not|do(?:\s+not|n['’]t)\s+want\s+to)\s+"
+    r"(?:answer|choose|say|decide|pick|guess)|(?:choose|prefer)\s+not\s+to|(?:have\s+)?no\s+idea|give\s+up|"
+    r"(?:pass|skip)\W*$|do(?:\s+not|n['’]t)\s+(?:know\b(?!\s+(?:why|how|what))|have\s+enough\s+(?:info|data))|"
+    r"can(?:not|['’]t)\s+help\s+(?:you\s+)?with|(?:(?:choose|select|pick)\s+)?nothing\b(?!\s+else))"
+)
 _ADVERBS = r"(?:(?:actually|in\s+fact|clearly|simply|therefore|thus|then|likely|probably)\s+)?"
 
 # At the beginning of what follows "the answer is", and of the last sentence.
 _REFUSED = re.compile(
-    rf"[\s\"'“‘(\[*]*(?:that\s+)?(?:there(?:['’]s|\s+is)\s+|(?:it|this)(?:['’]s|\s+is)?\s+|we\s+|I(?:['’]m|\s+am)?\s+)?"
+    rf"[\s\"'“‘(\[*]*(?:that\s+)?(?:there(?:['’]s|\s+is)?\s+|(?:it|this|they|that|(?:the|this)\s+question)"
+    rf"(?:['’](?:s|re)|\s+(?:is|are))?\s+|we\s+|I(?:['’]m|\s+am|(?=['’]d))?\s*)?"
     rf"{_ADVERBS}(?:{_CANNOT}\s+{_BE_SAID}|{_UNKNOWN}|{_NOT_LISTED}|{_NONE}|{_NONE_ELSEWHERE}|{_NO_RIGHT_ONE}|"
-    rf"{_ALL_WRONG}|both\b|N/A\b|"
-    r"does\s*(?:n['’]t|\s+not)\s+exist|nothing\b|not\s+enough\s+information)",
+    rf"{_ALL_ALIKE}|{_UNWILLING}|both\b|N/A\b|does\s*(?:n['’]t|\s+not)\s+exist|not\s+enough\s+information|"
+    r"not\s+(?:only|just|merely)\b|(?:all|everything)\s*(?:[.,;!\n]|above|$)|more\s+information\s+is)",
     re.I,
 )
 _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be given at all
@@ -71,6 +83,13 @@ _STRONG = re.compile(  # a whole sentence, so that it may follow a statement of 
     r"|\bthere\s+is\s+no\s+(?:correct|right|valid)\s+(?:answer|option|choice)\b",
     re.I,
 )
+_WHOLE = re.compile(  # a sentence that is a refusal and no more
+    rf"{_OPENING.pattern}(?:(?:it|this|that|the\s+(?:answer|question))\s+)?(?:(?:is|are)\s+)?(?:{_CANNOT}\s+{_BE_SAID}"
+    rf"(?:\s+(?:this|it|the\s+question|from\s+(?:this|the\s+\w+)))?|{_NONE}(?:\s+(?:is|are|fits?|match(?:es)?|works?|"
+    rf"appl(?:y|ies)))?(?:\s+(?:correct|right|true))?|(?:there(?:\s+is|['’]s)?\s+)?{_NO_RIGHT_ONE}|"
+    r"I\s+do(?:\s+not|n['’]t)\s+know|unanswerable|undecidable|ambiguous|unknown|(?:I\s+have\s+)?no\s+idea)\W*\Z",
+    re.I,
+)
 ANSWER_CANNOT = re.compile(  # "the answer cannot be determined", "the answer does not exist": no "is" before it
     rf"\banswer(?:\s+(?:to|for)\s[^\n.:=]{{1,80}}?)?\s+"
     rf"(?={_CANNOT}\s+{_BE_SAID}|does\s*(?:n['’]t|\s+not)\s+exist|isn['’]t\s)",
@@ -86,6 +105,18 @@ def refuses(tail: str) -> bool:
 def refused_flatly(text: str) -> int:
     """Where the last sentence like "none of the options is correct" ends; −1 where there is none."""
     return max((match.end() for match in _STRONG.finditer(text)), default=-1)
+
+
+def takes_back(text: str) -> int:
+    """Where the last sentence begins if it is a refusal of all answers and nothing else ("None of these."), or a short
+    one on its own line, and so takes back what was stated before it; else −1."""
+    sentences = list(_SENTENCE.finditer(text[-2000:]))
+    start = len(text) - min(2000, len(text)) + (sentences[-1].start() if sentences else 0)
+    own_line = text[:start].rstrip(" \t").endswith("\n") and len(text[start:].split()) < 10
+    taken = sentences and (
+        _WHOLE.match(sentences[-1][0]) or (own_line and "…" not in text[start:] and last_refusal(text) >= 0)
+    )
+    return start if taken else -1
 
 
 def last_refusal(text: str, undecided_only: bool = False) -> int:

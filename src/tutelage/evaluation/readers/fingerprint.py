@@ -8,26 +8,33 @@ import io
 import tokenize
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import tutelage
 
 _PACKAGE = "tutelage.evaluation"
 _BESIDE = ("tutelage.data.thoughts",)  # modules outside the package that decide what is read: the marks of thoughts
+# Libraries that compute scores: module → its name on the index. Another version is another reading.
+_SCORING = {"lm_eval": "lm-eval", "rouge_score": "rouge-score", "sacrebleu": "sacrebleu", "langdetect": "langdetect"}
+_SCORING |= {"nltk": "nltk"}
 _ROOT = Path(tutelage.__file__).parents[1]
 
 
 @cache
 def reading_fingerprint(module: str, root: Path = _ROOT, package: str = _PACKAGE) -> str:
     """Eight hex digits of the code of a module and of all that it imports, at its top or in functions, in `package`, or
-    of `_BESIDE`.
+    of `_BESIDE`, and of the versions of the libraries of `_SCORING` among these imports.
 
     `module`: full name of the module that scores, such as a benchmark's. `root`: the folder that holds the package.
     Comments, docstrings and blank lines do not count.
     """
     digest = hashlib.sha256()
-    for name in sorted(_followed(module, root, package)):
+    names = sorted(_followed(module, root, package))
+    for name in names:
         digest.update(f"{name}\0{code_of(_file(name, root).read_text(encoding='utf-8'))}\0".encode())
+    for library in sorted({one for name in names for one in _libraries(name, root)}):
+        digest.update(f"{library}=={_version(library)}\0".encode())
     return digest.hexdigest()[:8]
 
 
@@ -74,6 +81,21 @@ def _imported(tree: ast.AST, root: Path, package: str) -> Iterator[str]:
             modules = [name for name in inner if name.startswith(f"{package}.") and _file(name, root).is_file()]
             names = modules if len(modules) == len(inner) else [node.module, *modules]
         yield from (name for name in names if name.startswith(f"{package}.") or name in _BESIDE)
+
+
+def _libraries(name: str, root: Path) -> Iterator[str]:
+    """The libraries of `_SCORING` that a module imports."""
+    for node in _running(ast.parse(_file(name, root).read_text(encoding="utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        yield from (_SCORING[top] for one in modules if (top := one.partition(".")[0]) in _SCORING)
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:

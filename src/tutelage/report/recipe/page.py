@@ -19,7 +19,7 @@ from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
 from tutelage.report.recipe.table_files import pairs_csv, search_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables
-from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_task, verdicts, yardstick
+from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_tasks, verdicts, yardstick
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     that are not done are shown as missing. Raises TutelageError when a task's evaluations are not of the same examples,
     or when a folder cannot be read.
     """
-    searched = searched_task(results)
-    # The task that settings were chosen on goes last: its scores are optimistic.
-    tables = sorted(build_tables(results), key=lambda table: table.task == searched)
+    searched = searched_tasks(results)
+    # Tasks that settings were chosen on go last: their scores are optimistic.
+    tables = sorted(build_tables(results), key=lambda table: table.task in searched)
     pairs = [pairs_of(table) for table in tables]
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
     progress = progress_text(results)
@@ -61,7 +61,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         "p": p_text,
         "number": number,
     }
-    shown = [table for table in tables if table.task != searched] if include_text else []
+    shown = [table for table in tables if table.task not in searched] if include_text else []
     html = page_template("tutelage.report.recipe", "page.html.j2", filters).render(
         results=results,
         progress=progress,

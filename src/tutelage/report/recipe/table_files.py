@@ -60,7 +60,7 @@ def pairs_csv(tasks: Sequence[TaskPairs]) -> str:
 def search_csv(search: SearchResults) -> str:
     """One line per stage and point of the search: its settings, its score on the task that decides."""
     lines = [
-        [search.task, one.stage, *(one.settings.get(key) for key in search.grid), one.value, one.chosen]
+        [one.task, one.stage, *(one.settings.get(key) for key in search.grid), one.value, one.chosen]
         for one in search.points
     ]
     return csv_text(["task", "stage", *search.grid, "value", "chosen"], lines)

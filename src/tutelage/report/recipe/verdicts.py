@@ -40,7 +40,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     p-values are corrected together by Holm's method, since a reader takes the best of them."""
     if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    tables = [table for table in tables if table.task != searched_task(results)]
+    tables = [table for table in tables if table.task not in searched_tasks(results)]
     left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
     judged = [table for table in tables if table.task not in left_out]
     rows = [(table, row) for table in judged for row in judged_rows(table)]
@@ -107,10 +107,10 @@ def _p_value(table: TaskTable, row: TableRow) -> float:
     return math.nan if value is None or value.versus is None else value.versus.p_value
 
 
-def searched_task(results: RecipeResults) -> str | None:
-    """The task that settings were chosen on, unless it is the only one. Its scores are optimistic: no verdict on it."""
-    task = results.search.task if results.search else None
-    return task if any(other != task for other in results.tasks) else None
+def searched_tasks(results: RecipeResults) -> tuple[str, ...]:
+    """The tasks that settings were chosen on, unless there are no others. Their scores are optimistic: no verdict."""
+    tasks = results.search.tasks if results.search else ()
+    return tasks if any(other not in tasks for other in results.tasks) else ()
 
 
 def judged_rows(table: TaskTable) -> list[TableRow]:
