@@ -284,7 +284,7 @@ def test_the_built_in_model_is_proposed_without_a_gpu(
     config = load_recipe(tmp_path / "desk.yaml")
     made = [stage.name for stage in config.stages].index(str(config.student))
     assert config.stages[0].kind == "prune"
-    assert len((tmp_path / "desk-heal.jsonl").read_text().splitlines()) == 800
+    assert len((tmp_path / "healing-rows.jsonl").read_text().splitlines()) == 800
     assert config.training_of(config.stages[made]).max_length == 256  # type: ignore[arg-type]
     (teaching,) = (config.training_of(stage) for stage in config.stages if stage.name == "teacher_sft")  # type: ignore[arg-type]
     assert (teaching.epochs, teaching.max_steps) == (1, None)  # not the demo's few steps

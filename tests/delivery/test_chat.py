@@ -136,6 +136,25 @@ def test_the_system_turn_of_the_training_rows_is_the_default(
     assert begun == [said, "", said, "", "", ""]
 
 
+@pytest.mark.parametrize("questions", [1, 2])
+def test_a_model_of_single_questions_is_asked_each_anew(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, questions: int
+) -> None:
+    turns = [("user", "The cat?"), ("assistant", "The dog ran.")] * questions
+    workshop.rows("train", [{"messages": [{"role": role, "content": text} for role, text in turns]}] * 8)
+    run = Planner(load_recipe(workshop.write()), workshop.folder, workshop.runs).stage_run("sft", 0)
+    do_run(run)
+    before: list[int] = []
+    monkeypatch.setattr(
+        Speaker,
+        "answer",
+        lambda one, text, _: before.append(len(one.turns)) or one.turns.append(Message("user", text)) or "so",
+    )
+    say(monkeypatch, "The cat?\nThe dog?\n/keep\nThe cat?\nThe dog?\n")
+    main(["chat", str(run.folder)])
+    assert before == ([0, 0, 1, 2] if questions == 1 else [0, 1, 2, 3])
+
+
 def raised(error: type[BaseException]) -> str:
     raise error
 

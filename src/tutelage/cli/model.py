@@ -32,7 +32,7 @@ def chat(
     """
     from tutelage.delivery.chat import ChatSettings, Speaker
     from tutelage.delivery.chat import chat as talk
-    from tutelage.delivery.find_model import find_loadable, system_of
+    from tutelage.delivery.find_model import find_loadable, has_one_question, system_of
 
     found = [find_loadable(name) for name in (model, other) if name is not None]
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
@@ -45,7 +45,7 @@ def chat(
         system = learnt.pop() if len(learnt) == 1 else ""
         if system:
             print(f"system: {visible(system)} (as in its training rows; --system '' for none)", file=sys.stderr)
-    talk(speakers, system)
+    talk(speakers, system, all(has_one_question(one) for one in found))
 
 
 def export(

@@ -23,6 +23,7 @@ from tutelage.models.limits import context_of
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
+ALONE = "The training rows had one question each, so each of yours begins anew; /keep makes it one conversation."
 HELP = "/reset forgets the conversation, /system TEXT begins a new one with a system turn, /quit ends."
 SIDE_BY_SIDE = 80  # columns of a terminal from which on two answers stand beside each other
 _COLORS = ("cyan", "magenta")
@@ -126,8 +127,9 @@ def plain(text: str) -> str:
     return "".join(one for one in text if one in "\n\t" or one.isprintable())
 
 
-def chat(speakers: Sequence[Speaker], system: str = "", console: Console | None = None) -> None:
-    """Read questions from standard input until it ends or /quit, and print every model's answers.
+def chat(speakers: Sequence[Speaker], system: str = "", alone: bool = False, console: Console | None = None) -> None:
+    """Read questions from standard input until it ends or /quit, and print every model's answers. `alone`: each
+    question is a conversation of its own, for models that never saw a second one.
 
     In a terminal the answers appear as they are written; Ctrl-C stops an answer, and at the prompt ends the chat. Where
     standard input is no terminal, each of its lines is a question.
@@ -142,6 +144,8 @@ def chat(speakers: Sequence[Speaker], system: str = "", console: Console | None 
         speaker.begin(system)
     if asking:
         console.print(Text(f"{' and '.join(one.name for one in speakers)}. {HELP}", "dim"))
+        if alone:
+            console.print(Text(ALONE, "dim"))
     for line in _lines(console, asking):
         command, _, rest = line.partition(" ")
         if command in ("/quit", "/exit"):
@@ -150,9 +154,14 @@ def chat(speakers: Sequence[Speaker], system: str = "", console: Console | None 
             system = rest.strip() if command == "/system" else system
             for speaker in speakers:
                 speaker.begin(system)
+        elif command == "/keep":
+            alone = False
         elif command.startswith("/") and command[1:].isalpha():
             console.print(Text(HELP, "dim"))
         else:
+            if alone:
+                for speaker in speakers:
+                    speaker.begin(system)
             _answer(speakers, line, console)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, RESULT, is_done, read_json
@@ -64,12 +65,23 @@ def find_loadable(written: str) -> FoundModel:
 def system_of(found: FoundModel) -> str:
     """The system turn of the rows that a run's model was trained on; "" if they have none or several, or no run made
     the model."""
+    texts = {section.get("system", "") for section in _rows_of(found)}
+    return texts.pop() if len(texts) == 1 else ""
+
+
+def has_one_question(found: FoundModel) -> bool:
+    """Whether the rows that a run's model was trained on have one question each, so that it knows no second one; False
+    where no run made the model."""
+    sections = _rows_of(found)
+    return bool(sections) and all(section.get("one_question", False) for section in sections)
+
+
+def _rows_of(found: FoundModel) -> list[dict[str, Any]]:
+    """What the run that made the model says of its data sections; [] where no run made it."""
     run = (Path(found.path) / "config.json").resolve().parent.parent
     if not is_done(run):
-        return ""
-    sections = (read_json(run, RESULT).get("data") or {}).values()
-    texts = {section.get("system", "") for section in sections if "rows" in section}
-    return texts.pop() if len(texts) == 1 else ""
+        return []
+    return [section for section in (read_json(run, RESULT).get("data") or {}).values() if "rows" in section]
 
 
 def _model_of_run(run: Path) -> Path:

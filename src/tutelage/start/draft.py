@@ -19,7 +19,7 @@ from tutelage.runs.run import Run
 from tutelage.start.estimate import Estimate, Here, estimate, runs_of
 from tutelage.start.look import Look, measure, overlap
 from tutelage.start.models import Cut, Pair
-from tutelage.start.propose import CPU_SAVINGS, SAVINGS, Proposal, healing_file, propose
+from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose
 from tutelage.start.write import recipe_text
 
 
@@ -46,7 +46,7 @@ def draft(
     paths = {role: _as_written(look.paths, out) for role, look in looks.items()}
     proposal = propose(name, looks, paths, lengths, pair)
     head = f"Made by `{command}`; docs/recipe.md has every key. Next: tutelage run {out}"
-    with _healing_rows(pair.student, out.with_name(healing_file(name)), force):
+    with _healing_rows(pair.student, out.with_name(HEALING_FILE), force):
         fitting = _fitting(proposal, head, out, here, runs)
         problems = find_problems(fitting.runs, runs, data=False)
         warnings = [*_overlaps(fitting.config, out), *(problem.text for problem in problems)]
@@ -129,7 +129,7 @@ def _healing_rows(student: str | Cut, file: Path, force: bool) -> Iterator[None]
         yield
         return
     if file.exists() and not force and file.read_text(encoding="utf-8", errors="replace") != student.rows:
-        raise TutelageError(f"{file} exists with other rows: give another --name, or --force to replace it")
+        raise TutelageError(f"{file} exists with other rows: move it away, or --force to replace it")
     had = file.exists()
     write_atomically(file, student.rows)
     try:

@@ -17,6 +17,7 @@ from tutelage.synthesis.words import script_counts
 
 FEWEST_ROWS = 20
 HEAL = "heal"
+HEALING_FILE = "healing-rows.jsonl"  # beside the recipe; one for all recipes of a folder, which then share the healing
 TEST_SHARE, DEV_SHARE = 0.2, 0.1
 MOST_TEST, MOST_DEV = 500, 100
 SHORT_ANSWER = 5  # words of the median answer up to which exact match is the headline
@@ -62,7 +63,7 @@ def propose(
     stages: list[dict[str, Any]] = [dict(stage) for stage in cut.stages] if cut else []
     own = {"training": dict(cut.teacher_training)} if cut and cut.teacher_training else {}
     if cut:
-        data[cut.section] = {"path": healing_file(name)}
+        data[cut.section] = {"path": HEALING_FILE}
     stages += [
         {"name": "teacher_sft", "kind": "sft", "student": "teacher", "data": "train", "shared": True, **own},
         {"name": "sft", "kind": "sft", "data": "train"},
@@ -81,11 +82,6 @@ def propose(
         "stages": stages,
     }
     return Proposal(content, reasons)
-
-
-def healing_file(name: str) -> str:
-    """The file, beside recipe `name`, with the rows that heal a cut student."""
-    return f"{name}-{HEAL}.jsonl"
 
 
 def slices(rows: int, split: Sequence[str]) -> dict[str, int]:

@@ -95,6 +95,8 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
         counts |= {"split_rows": split, "sequences": len(sequences)}
     if system := _system_of(rows):
         counts["system"] = system
+    if all(sum(turn.role == "user" for turn in row.messages) < 2 for row in rows[:_LOOKED]):
+        counts["one_question"] = True
     counts |= {key: getattr(report, key) for key in ("rendered", "left_out") if getattr(report, key)}
     return Encoded(sequences, rows, counts)
 
