@@ -81,7 +81,7 @@ CASES = [
     recipe_key("a stage's name with a path", "stages.0.name", "../../x", "stages.0.name", "pattern"),
     recipe_key("a task's name with a path", "tasks", {"../x": RECIPE["tasks"]["test"]}, "tasks", "folder's name"),
     recipe_key("a task's name of dots", "tasks", {"..": RECIPE["tasks"]["test"]}, "tasks", "folder's name"),
-    recipe_key("a seed as text", "seeds", ["one"], "seeds.0", "integer"),
+    recipe_key("a seed as text", "seeds", ["one"], "seeds.0", "whole number"),
     recipe_key("no seeds", "seeds", [], "seeds", "at least 1"),
     recipe_key("data as a list", "data", ["a.jsonl"], "data", "dictionary"),
     recipe_key("data without path", "data.train", {}, "data.train.path", "required"),

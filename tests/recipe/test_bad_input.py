@@ -142,7 +142,10 @@ CASES = [
     Case("unknown key in training", ("training", "`epoch`", "`epochs`"), {"training__epoch": 2}),
     Case("unknown key in a stage's training", ("`sft`", "`epoch`", "`epochs`"), {"stages__0__training": {"epoch": 2}}),
     Case("unknown key in data", ("data.train", "`pth`", "`path`"), {"data__train__pth": "x"}),
-    Case("unknown kind of stage", ("stages.0", "distil", "'sft'"), {"stages__0__kind": "distil"}),
+    Case("unknown kind of stage", ("stages.0.kind", "did you mean `distill`?"), {"stages__0__kind": "distil"}),
+    Case("unknown metric", ("tasks.test.metrics.0", "did you mean `rouge_l`?"), {"tasks__test__metrics": ["rouge"]}),
+    Case("a word for a number", ("training.epochs", "`two` is no whole number"), {"training__epochs": "two"}),
+    Case("a word for a switch", ("training.shard", "`hst` is none of true, false, host"), {"training__shard": "hst"}),
     Case("on_policy above 1", ("stages.1.on_policy", "less than or equal to 1"), {"stages__1__on_policy": 1.5}),
     Case(
         "cross-entropy on no data",
@@ -200,7 +203,7 @@ CASES = [
         {"stages": [NEW | {"filters": {"near_dup": 1}}]},
     ),
     Case(
-        "filter that is none", ("stages.0.filters.skip", "'preamble'"), {"stages": [NEW | {"filters": {"skip": ["x"]}}]}
+        "filter that is none", ("stages.0.filters.skip", "preamble"), {"stages": [NEW | {"filters": {"skip": ["x"]}}]}
     ),
     Case(
         "similarity above 1",
@@ -240,7 +243,7 @@ CASES = [
     # --- overrides
     Case("override without =", ("`training.epochs`", "key=value"), overrides=("training.epochs",)),
     Case("override of unknown stage", ("`stages.x.beta=1`", "`x`"), overrides=("stages.x.beta=1",)),
-    Case("override of wrong type", ("training.epochs", "integer"), overrides=("training.epochs=many",)),
+    Case("override of wrong type", ("training.epochs", "whole number"), overrides=("training.epochs=many",)),
     Case("override of unknown key", ("`epoch`", "`epochs`"), overrides=("training.epoch=1",)),
     Case("override inside a value", ("`name.a.b=1`", "no keys"), overrides=("name.a.b=1",)),
     # --- data

@@ -143,7 +143,10 @@ def test_killed_while_it_computes_a_run_goes_on(
         ({"signal": {"cache": "top_k"}, "beta": 1.0}, r"bound no KL\(S‖T\)"),
         ({"signal": {"openai": "http://x/v1"}, "temperature": 2.0}, r"no temperature but 1"),
         ({"signal": {"cahce": "exact"}}, r"signal: unknown key `cahce`: did you mean `cache`\?"),
-        ({"signal": {"cache": "float16"}}, r"signal.cache: Input should be 'exact', 'bfloat16' or 'top_k'"),
+        (
+            {"signal": {"cache": "float16"}},
+            r"`float16` is none of exact, bfloat16, top_k: did you mean `bfloat16`",
+        ),
         ({"signal": {"served": "http://a", "openai": "http://b"}}, r"two teachers: give one of them"),
         ({"signal": {"openai": "http://b", "cache": "exact"}}, r"gives no hidden states to keep: `cache: top_k`"),
         ({"signal": {"model": "m"}}, r"are of an `openai` endpoint"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -50,14 +51,37 @@ def first_message(error: ValueError) -> str:
     """The first error of a pydantic `ValidationError` as `key: what is wrong`; of another ValueError, its message."""
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors()[0]
-    location = list(first["loc"])
+    errors = error.errors()
+    first = errors[0]
+    location, extra = list(first["loc"]), ""
+    if first["type"] == "bool_parsing" and len(errors) > 1 and errors[1]["type"] == "literal_error":
+        first, extra = errors[1], "true, false, "  # of a switch that also takes words
+        del location[-1]
     if location[:1] == ["stages"]:
         del location[2:3]  # pydantic puts the stage's kind after its number; it is not a key
     # Nor is the name of one type of `student`, perhaps within that of its validator.
     location = [part for part in location if "ModelConfig" not in str(part)]
     if location and (str(location[-1]).startswith("constrained-") or "[" in str(location[-1])):
         del location[-1]  # the name of one type of a union is not a key either
+    if first["type"] == "union_tag_invalid":
+        location.append("kind")
     where = ".".join(map(str, location))
-    message = first["msg"].removeprefix("Value error, ")
+    message = _plainly(first, extra).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
+
+
+_NUMBERS = {"int_parsing": "whole number", "int_from_float": "whole number", "float_parsing": "number"}
+
+
+def _plainly(error: Any, extra: str) -> str:
+    """A pydantic error's message; that of a word which is none of those allowed (and of `extra`), or no number, in
+    words of its own."""
+    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    allowed = context.get("expected_tags") if kind == "union_tag_invalid" else context.get("expected", "")
+    if kind in ("union_tag_invalid", "literal_error"):
+        word = str(context.get("tag", given))
+        known = [one.strip("'") for one in re.findall(r"'[^']*'|\w+", allowed.replace(" or ", ", "))]
+        return f"`{word}` is none of {extra}{', '.join(known)}: {did_you_mean(word, known, 'choose one')}"
+    if kind == "union_tag_not_found":
+        return "no `kind` is given, such as `sft` or `distill`"
+    return f"`{given}` is no {_NUMBERS[kind]}" if kind in _NUMBERS else error["msg"]
