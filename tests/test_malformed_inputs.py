@@ -82,6 +82,8 @@ CASES = [
     recipe_key("a task's name with a path", "tasks", {"../x": RECIPE["tasks"]["test"]}, "tasks", "folder's name"),
     recipe_key("a task's name of dots", "tasks", {"..": RECIPE["tasks"]["test"]}, "tasks", "folder's name"),
     recipe_key("a seed as text", "seeds", ["one"], "seeds.0", "whole number"),
+    recipe_key("an unknown metric", "tasks.test.metrics", ["rouge"], "tasks.test.metrics.0", "did you mean `rouge_l`?"),
+    recipe_key("a word for a switch", "training.shard", "hst", "training.shard", "`hst` is none of true, false, host"),
     recipe_key("no seeds", "seeds", [], "seeds", "at least 1"),
     recipe_key("data as a list", "data", ["a.jsonl"], "data", "dictionary"),
     recipe_key("data without path", "data.train", {}, "data.train.path", "required"),

@@ -143,9 +143,6 @@ CASES = [
     Case("unknown key in a stage's training", ("`sft`", "`epoch`", "`epochs`"), {"stages__0__training": {"epoch": 2}}),
     Case("unknown key in data", ("data.train", "`pth`", "`path`"), {"data__train__pth": "x"}),
     Case("unknown kind of stage", ("stages.0.kind", "did you mean `distill`?"), {"stages__0__kind": "distil"}),
-    Case("unknown metric", ("tasks.test.metrics.0", "did you mean `rouge_l`?"), {"tasks__test__metrics": ["rouge"]}),
-    Case("a word for a number", ("training.epochs", "`two` is no whole number"), {"training__epochs": "two"}),
-    Case("a word for a switch", ("training.shard", "`hst` is none of true, false, host"), {"training__shard": "hst"}),
     Case("on_policy above 1", ("stages.1.on_policy", "less than or equal to 1"), {"stages__1__on_policy": 1.5}),
     Case(
         "cross-entropy on no data",

@@ -87,6 +87,7 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
         "too_long": [],
         "last_turns_cut": [],
         "bad_rows": [],
+        "one_question": True,
     }
 
     assert (results.name, results.seeds, results.reference) == ("tiny", (0, 1), "sft")
