@@ -68,7 +68,7 @@ def test_int8_weights_are_rows_of_bytes_with_a_scale_each(folder: Path):
 
 
 def test_quantising_leaves_the_compiler_as_it_is():
-    """torchao's default is to have every kernel of the process tuned when it is compiled, which took minutes."""
+    """torchao's default is to have every kernel of the process tuned when it is compiled."""
     needs("torchao")
     import torch._inductor.config as inductor
     from torchao.quantization import quantize_

@@ -58,7 +58,7 @@ def quantization(precision: str, dtype: torch.dtype) -> Any:
         )
     from torchao import quantization as torchao  # type: ignore[import-not-found]
 
-    # By default torchao has the compiler tune every kernel of the process, the student's too: minutes at each start.
+    # By default torchao has the compiler tune every kernel of the process, the student's too, at each start.
     as_it_is: dict[str, Any] = {"set_inductor_config": False}
     if precision == "int8":
         return transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig(**as_it_is))
