@@ -1,6 +1,8 @@
 """A GKD step with the teacher in the process, served beside it, and computed once and kept on disk.
 
     python -m bench.teachers --json docs/results/bench/teachers.json
+    python -m bench.teachers --student 3b --shape 70b --teacher-precision float8 --checkpointing --slots 32 \
+        --micro-batch 4096 --teacher served                 # a 70B teacher beside a 3B student
     python -m bench.teachers --device cpu --small           # tiny models, seconds
 
 Models and rows of `step/paper.py` (1B student, 8B teacher). `off-policy`: λ = 0; `mixed`: λ = 0.5. `local`: the teacher
@@ -76,16 +78,22 @@ def student_worker(options: argparse.Namespace) -> dict[str, Any]:
     return tutelage_worker(options, elsewhere=elsewhere) | more
 
 
+def models(options: argparse.Namespace) -> list[str]:
+    """The flags that give the teacher."""
+    return ["--shape", options.teacher, "--teacher-precision", options.teacher_precision, *["--small"] * options.small]
+
+
 def start(kind: str, case: str, options: argparse.Namespace, url: str = "") -> dict[str, Any]:
     keys = ("device", "batch", "micro_batch", "new_tokens", "steps", "warmup", "tokens", "folder")
     flags = [part for key in keys for part in (f"--{key.replace('_', '-')}", str(getattr(options, key)))]
-    flags += ["--small"] * options.small + ["--url", url]
+    flags += [*models(options), "--student", options.student, "--slots", str(options.slots), "--url", url]
+    flags += ["--checkpointing"] * options.checkpointing
     return run_worker(f"{kind}, {case}", ["-m", "bench.teachers", "--worker", kind, "--case", case, *flags])
 
 
 def start_server(options: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
     """The server's process and its address, once it answers."""
-    flags = ["--device", options.device, "--tokens", str(options.tokens), *["--small"] * options.small]
+    flags = ["--device", options.device, "--tokens", str(options.tokens), *models(options)]
     environment = dict(os.environ)
     if options.server_gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = options.server_gpu
@@ -122,6 +130,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--teacher", dest="kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--case", nargs="+", choices=["off-policy", "mixed"], default=["off-policy", "mixed"])
+    parser.add_argument("--student", choices=["1b", "3b", "8b"], default="1b", help="shape of the student")
+    parser.add_argument("--shape", dest="teacher", choices=["8b", "70b"], default="8b", help="shape of the teacher")
+    parser.add_argument("--teacher-precision", choices=["bfloat16", "float8"], default="bfloat16", help="of its layers")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute the student's activations")
+    parser.add_argument("--slots", type=int, default=0, help="rows that are decoded at a time; default: all")
     parser.add_argument("--server-gpu", help="CUDA_VISIBLE_DEVICES of the server; default: the student's")
     parser.add_argument("--folder", type=Path, help="where shards are written; default: a temporary folder")
     parser.add_argument("--small", action="store_true", help="tiny models")
@@ -129,7 +142,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    parser.set_defaults(**PLAIN)
+    given = {a.dest for a in parser._actions}
+    parser.set_defaults(**{k: v for k, v in PLAIN.items() if k not in given})
     return parser.parse_args()
 
 

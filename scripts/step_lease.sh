@@ -12,14 +12,15 @@ out=$(cd "$1" && pwd)
 shift
 [ $# -gt 0 ] || set -- off float8 on on8 seventy lora8 float32 sampling loss curve trl dialogsum
 cd "$(dirname "$0")/.." || exit 1
-export OMP_NUM_THREADS=8 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
+export OMP_NUM_THREADS=8 PYTHONFAULTHANDLER=1 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 export TORCHINDUCTOR_CACHE_DIR="$out/compiled"
 
 bounded() { # SECONDS NAME COMMAND …
   limit=$1 name=$2
   shift 2
   began=$(date +%s) status=0
-  timeout -k 20 "$limit" "$@" > "$out/$name.log" 2>&1 || status=$?
+  # A step that is ended writes where it was; a recipe stops as it does on request.
+  timeout -s "${signal:-ABRT}" -k 20 "$limit" "$@" > "$out/$name.log" 2>&1 || status=$?
   echo "$name: exit $status after $(($(date +%s) - began)) s"
 }
 
@@ -33,7 +34,7 @@ step() { # SECONDS NAME OPTIONS … of bench.step.paper
 recipe() { # SECONDS NAME OVERRIDES … of recipes/dialogsum.yaml
   limit=$1 name=$2
   shift 2
-  bounded "$limit" "$name" env OMP_NUM_THREADS=2 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+  signal=TERM bounded "$limit" "$name" env OMP_NUM_THREADS=2 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
     python -m tutelage run recipes/dialogsum.yaml --jobs "${JOBS:-7}" --no-text \
     --runs "$out/runs" --report "$out/$name" "name=$name" 'seeds=[0,1,2]' "$@"
 }
