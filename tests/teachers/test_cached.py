@@ -84,6 +84,22 @@ def test_what_is_read_is_what_was_computed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("k", [None, 3])
+def test_a_live_answer_is_in_cpu_memory_when_it_is_joined(tmp_path: Path, monkeypatch, k: int | None) -> None:
+    """A copy from a GPU that does not wait gives memory that is still being written."""
+    waits, to = [], torch.Tensor.to
+
+    def recorded(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if torch.device("cpu") in args:
+            waits.append(not kwargs.get("non_blocking"))
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", recorded)
+    live: Any = Counting() if k is None else TopKSource(Counting(), k)
+    CachedSource(ShardStore(tmp_path, "teacher", Form(torch.float32, WIDTH, k)), "counting", live).answer(questions(1)[0])
+    assert waits and all(waits)
+
+
+@pytest.mark.parametrize("k", [None, 3])
 def test_shards_are_as_large_as_was_said(tmp_path: Path, k: int | None) -> None:
     asked = questions()
     store = ShardStore(tmp_path, "teacher", Form(torch.bfloat16, WIDTH, k))

@@ -139,8 +139,9 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy with all tensors on `device`."""
+        ahead = device.type != "cpu"  # the host would read a copy that is still being written
         moved: dict[str, Any] = {
-            k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()
+            k: v.to(device, non_blocking=ahead) if isinstance(v, Tensor) else v for k, v in vars(self).items()
         }
         if self.teacher is not None:
             moved["teacher"] = self.teacher.to(device)

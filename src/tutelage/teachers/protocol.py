@@ -149,10 +149,11 @@ def concatenated(answers: Sequence[Answer]) -> Answer:
 
 
 def moved(answer: Answer, device: torch.device) -> Answer:
-    """The answer on a device."""
+    """The answer on a device. A copy to the CPU is whole when it is given: the host reads it without asking the GPU."""
+    ahead = device.type != "cpu"
     if isinstance(answer, Tensor):
-        return answer.to(device, non_blocking=True)
-    return TopLogprobs(*(column.to(device, non_blocking=True) for column in vars(answer).values()))
+        return answer.to(device, non_blocking=ahead)
+    return TopLogprobs(*(column.to(device, non_blocking=ahead) for column in vars(answer).values()))
 
 
 def exchanged_ids(ids: Tensor, pair: Pair) -> Tensor:
