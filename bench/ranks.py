@@ -124,7 +124,8 @@ def main() -> None:
                 result["speedup"] = result["tokens_per_s"] / alone
             if "tokens" in result:
                 result["over_floor"] = result["seconds"] * measured["flops"] * ranks / (per_token * result["tokens"])
-            models = {"student": options.student, "teacher": options.teacher}
+            keys = ("student", "teacher", "micro_batch", "checkpointing", "compute", "optimizer", "slots")
+            models = {key: getattr(options, key) for key in keys if getattr(options, key)}
             rows.append({"case": case, "ranks": ranks, "sharded": sharded, **models, **result})
             print(rows[-1], file=sys.stderr, flush=True)
             if options.json:

@@ -142,8 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    given = {a.dest for a in parser._actions}
-    parser.set_defaults(**{k: v for k, v in PLAIN.items() if k not in given})
+    parser.set_defaults(**{key: value for key, value in PLAIN.items() if parser.get_default(key) is None})
     return parser.parse_args()
 
 
@@ -158,12 +157,13 @@ def main() -> None:
         options.out.write_text(json.dumps(student_worker(options)))
         return
     measured, rows = ceilings(options.device, options.small), []
+    shapes = {"student": options.student, "shape": options.teacher, "teacher_precision": options.teacher_precision}
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
         for kind in options.kinds:
             process, url = start_server(options) if kind == "served" else (None, "")
             for case in options.case:
-                row = {"teacher": kind, "case": case} | start(kind, case, options, url)
+                row = {"teacher": kind, "case": case} | shapes | start(kind, case, options, url)
                 base = next((r for r in rows if (r["teacher"], r["case"]) == ("local", case)), row)
                 if "tokens_per_s" in row and "tokens_per_s" in base:
                     row["ratio"] = row["tokens_per_s"] / base["tokens_per_s"]

@@ -163,10 +163,11 @@ def start_worker(name: str, case: str, batch: int, setup: str, options: argparse
     return run_worker(f"{name}, {case} {setup}", command, allocator)
 
 
-def kinds_of(name: str, setup: str, options: argparse.Namespace) -> dict[str, str]:
+def kinds_of(name: str, setup: str, options: argparse.Namespace) -> dict[str, Any]:
     """A row's shapes, `precision`, in which products are computed and what a quantised teacher holds, `weights`: what
     is trained, in its type, and `compile`."""
-    shapes = {"student": options.student, "teacher": options.student if options.shared_base else options.teacher}
+    shapes: dict[str, Any] = {"student": options.student}
+    shapes["teacher"] = options.student if options.shared_base else options.teacher
     if name.startswith("trl"):
         half = "bfloat16" if options.device == "cuda" else "float32"
         return shapes | {"precision": half, "weights": setup.partition("/")[0], "compile": "off"}
@@ -175,6 +176,7 @@ def kinds_of(name: str, setup: str, options: argparse.Namespace) -> dict[str, st
     weights = f"float32 adapter of rank {options.lora} on {base}" if options.lora else "float32"
     quantised = options.student_base if options.shared_base else options.teacher_precision
     precision = half if quantised == "bfloat16" else f"{half}, teacher {quantised}"
+    shapes |= {"micro_batch": options.micro_batch} | ({"checkpointing": True} if options.checkpointing else {})
     return shapes | {"precision": precision, "weights": weights, "compile": options.compile}
 
 

@@ -15,7 +15,7 @@ Memory is in `memory.py`. Every run takes 8 s more, to load and save.
 Fitted to a 1B student with an 8B teacher (19,681 tokens/s off-policy), its profile (the loss takes 2 %), and a 64M
 student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs.
 
-Several GPUs: a training run is divided among them, at 86 % efficiency where each rank has whole models and 65 % where
+Several GPUs: a training run is divided among them, at 95 % efficiency where each rank has whole models and 77 % where
 they share (`training.shard`); a decoding step takes its time however few rows a rank has. Ranks on several hosts also
 wait for their network where gathering weights, or summing gradients, takes it longer than the GPUs compute
 (`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
@@ -58,7 +58,7 @@ DECODE_SECONDS = 0.16e-3  # per layer and decoding step
 MEASURED_WEIGHTS = 10e9  # larger models have not been measured
 START_SECONDS = 8.0  # to load and save; an assumption
 # Of several GPUs, beside one, each with whole models or sharing them; measured with two (docs/performance.md)
-WHOLE_EFFICIENCY, SHARED_EFFICIENCY = 0.86, 0.65
+WHOLE_EFFICIENCY, SHARED_EFFICIENCY = 0.95, 0.77
 PARALLEL_EFFICIENCY = 0.75  # of GPUs that hold one model together, beside one; an assumption
 CALIBRATION_TOKENS = 400  # per row; an assumption
 
