@@ -95,8 +95,10 @@ def test_a_live_answer_is_in_cpu_memory_when_it_is_joined(tmp_path: Path, monkey
 
     monkeypatch.setattr(torch.Tensor, "to", recorded)
     live: Any = Counting() if k is None else TopKSource(Counting(), k)
-    CachedSource(ShardStore(tmp_path, "teacher", Form(torch.float32, WIDTH, k)), "counting", live).answer(questions(1)[0])
-    assert waits and all(waits)
+    store = ShardStore(tmp_path, "teacher", Form(torch.float32, WIDTH, k))
+    CachedSource(store, "counting", live).answer(questions(1)[0])
+    assert waits
+    assert all(waits)
 
 
 @pytest.mark.parametrize("k", [None, 3])
