@@ -5,12 +5,12 @@
 #
 # Each part has a time limit and leaves OUT/<part>.json or a report, and OUT/<part>.log; one that ends late or fails does
 # not stop the next. TUTELAGE_DATA holds dialogsum/ and instruct/ (for the parts of that name). Parts, in this order:
-#   off float8 on on8 seventy lora8 float32 sampling loss curve trl dialogsum
+#   off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
 set -u
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- off float8 on on8 seventy lora8 float32 sampling loss curve trl dialogsum
+[ $# -gt 0 ] || set -- off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
 cd "$(dirname "$0")/.." || exit 1
 export OMP_NUM_THREADS=8 PYTHONFAULTHANDLER=1 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 export TORCHINDUCTOR_CACHE_DIR="$out/compiled"
@@ -71,6 +71,7 @@ for part in "$@"; do
     loss)
       bounded 240 loss python -m bench.loss --device cuda --impl tutelage tutelage-statistics --json "$out/loss.json"
       ;;
+    precision) bounded 240 precision python -m bench.teacher_precision --json "$out/precision.json" ;;
     curve)
       bounded 300 curve python -m bench.curve --device cuda --json "$out/curve.json" --figure "$out/curve.png"
       ;;

@@ -95,6 +95,13 @@ def test_teachers_elsewhere(bench: Callable[..., list[dict[str, Any]]]):
     assert rows["cached", "off-policy"]["gib"] > 0
 
 
+def test_what_a_teachers_precision_costs(bench: Callable[..., list[dict[str, Any]]]):
+    exact, half = bench("teacher_precision", "--device", "cpu", "--small", "--count", "1", "--teacher", "bfloat16")
+    assert (exact["impl"], exact["kl"], exact["loss_difference"]) == ("float32", 0.0, 0.0)
+    assert 0 < half["kl"] < 1e-4
+    assert half["loss"] == pytest.approx(exact["loss"], rel=0.01)
+
+
 def test_the_fast_path_and_the_reference_train_alike(bench: Callable[..., list[dict[str, Any]]], tmp_path: Path):
     figure = tmp_path / "curve.png"
     fast, _, reference = bench("curve", "--small", "--steps", "2", "--figure", str(figure))
