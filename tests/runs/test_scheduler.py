@@ -120,3 +120,29 @@ def test_a_failure_is_printed_while_other_runs_go_on(
     with pytest.raises(TutelageError, match=r"^bad: no$"):
         Scheduler(Resources()).execute([bad, Piece("good", 0.5), worse])  # type: ignore[list-item]
     assert capsys.readouterr().out.count("failed: ") == 2
+
+
+def test_asked_to_stop_again_workers_are_killed():
+    class Worker:
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def terminate(self) -> None:
+            self.told.append("terminate")
+
+        def kill(self) -> None:
+            self.told.append("kill")
+
+    class Pool:
+        def __init__(self, asked: int) -> None:
+            self.asked, self._processes = asked, {1: Worker(), 2: Worker()}
+
+        def shutdown(self, **_: Any) -> None:  # waits for a step and its checkpoint
+            if self.asked > 1:
+                raise KeyboardInterrupt
+
+    for asked, told in ((1, ["terminate"]), (2, ["terminate", "kill"])):
+        pool = Pool(asked)
+        with pytest.raises(KeyboardInterrupt), Scheduler(Resources(2), pool=pool):
+            raise KeyboardInterrupt
+        assert [worker.told for worker in pool._processes.values()] == [told, told]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,6 +25,7 @@ def forked(resources: Resources) -> ProcessPoolExecutor:
 
 
 if __name__ == "__main__":  # FILE ARGUMENT…: `tutelage` with such workers; its process id is written to FILE
+    faulthandler.register(signal.SIGUSR1)  # each process that gets it writes where it stands
     scheduler._processes = forked
     Path(sys.argv[1]).write_text(str(os.getpid()))
     main(sys.argv[2:])
