@@ -11,6 +11,7 @@ import pytest
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import notes_file, told_once
 from tutelage.runs import scheduler
 from tutelage.runs.scheduler import Resources, Scheduler
 
@@ -94,10 +95,11 @@ def test_the_time_left_follows_from_runs_of_the_same_kind(
 
 
 @pytest.mark.slow
-def test_worker_processes_are_dealt_out_among_the_gpus():
+def test_worker_processes_are_dealt_out_among_the_gpus_and_know_the_notes_that_were_printed():
     assert scheduler._dealt_out(Resources(5, shared_gpus=["3", "5"])) == ["3", "5", "3", "5", "3"]
-    with scheduler._processes(Resources(1, shared_gpus=["5"])) as pool:
+    with told_once() as notes, scheduler._processes(Resources(1, shared_gpus=["5"])) as pool:
         assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
+        assert pool.submit(notes_file).result() == notes
 
 
 @pytest.mark.slow
