@@ -28,12 +28,19 @@ from synthesize_recipe import long_context  # noqa: E402, F401
 
 # Longest first: of two processes that share the files out, none is left with the last long one.
 LONGEST = (
-    "test_triton",
+    "test_sharding",
+    "test_compiled",
     "test_paper_end_to_end",
-    "test_recipe_page",
+    "test_main",
+    "test_study_page",
     "test_run_recipe",
-    "test_mini_recipes",
     "test_ranks",
+    "test_joined",
+    "test_triton",
+    "test_forecast",
+    "test_mini_study",
+    "test_mini_recipes",
+    "test_recipe_page",
     "test_run_study",
 )
 

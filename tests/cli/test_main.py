@@ -105,8 +105,9 @@ def test_run_then_report_again(workshop: Workshop, capsys: pytest.CaptureFixture
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_note_is_printed_once_however_many_runs_have_it(
-    workshop: Workshop, capfd: pytest.CaptureFixture[str], undrawn: None, jobs: str
+    workshop: Workshop, capfd: pytest.CaptureFixture[str], undrawn: None, jobs: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("tutelage.runs.scheduler._processes", forked_workers.forked)
     workshop.rows("test", [*ROWS[:3], {"prompt": "The cow sat?", "completion": "No."}])
     search = {"task": "test", "grid": {"learning_rate": [0.1, 0.2, 0.3]}}
     changes = {"training__max_length": 18, "search": search, "stages__0__search": True, "seeds": [0, 1]}

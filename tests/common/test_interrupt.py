@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ from tutelage.common import interrupt
 from tutelage.common.interrupt import Interrupted, asked_to_stop, stop_requests
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
-from tutelage.runs.worker import attempt
+from tutelage.runs.scheduler import Resources, Scheduler
+from tutelage.runs.worker import attempt, begin_worker, work
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +62,10 @@ def test_control_c_saves_every_training_and_leaves_nobody_waiting(workshop: Work
         said = driver.communicate(timeout=HANG)[0]
     finally:
         if driver.poll() is None:
+            os.killpg(int(process.read_text()), signal.SIGUSR1)  # each writes where it stands
+            time.sleep(2.0)
             driver.kill()  # and so all of them
+            print(driver.communicate()[0])
     assert "stopped; the same command goes on" in said
     assert len(metrics(workshop.runs)) == TRAININGS
     for log in metrics(workshop.runs):
@@ -98,9 +106,44 @@ def test_a_nested_stop_requests_shares_the_outer_list():
     assert not asked_to_stop()
 
 
+@pytest.mark.parametrize("outcome", [None, "sft: no space left", RuntimeError("with --debug")])
+def test_a_training_that_fails_when_it_is_asked_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str | Exception | None
+):
+    """The other worker is ended while it waits, and the lock of the tasks with it."""
+
+    def asked(training: Path) -> str | None:
+        with stop_requests() as stop:
+            training.touch()
+            wait_for(lambda: stop, "SIGTERM")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("tutelage.runs.worker.attempt", asked)
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context("fork"), begin_worker, (os.getpid(),))
+    training, left = tmp_path / "training", []
+
+    def end_those_left() -> None:
+        left.extend(one.pid for one in workers if one.is_alive())
+        for one in workers:
+            one.kill()
+
+    scheduler = Scheduler(Resources(2), pool=pool)
+    pool.submit(work, training)
+    pool.submit(int).result()  # the other worker has begun
+    wait_for(training.exists, "the training")
+    workers = list(pool._processes.values())
+    hang = threading.Timer(20, end_those_left)
+    hang.start()
+    scheduler.__exit__(KeyboardInterrupt)
+    hang.cancel()
+    assert not left
+
+
 def test_a_forked_worker_that_waits_ends_without_a_word(monkeypatch: pytest.MonkeyPatch):
-    """The pool ends its other workers by SIGTERM when one was killed; the command's own answer to it is a traceback
-    in a worker that a fork gave it to."""
+    """The pool ends its workers by SIGTERM; the command's own answer to it, which a fork inherits, is an exception: a
+    traceback, and at times the end of a worker that has just taken the lock of the tasks, for which the others wait."""
     monkeypatch.setattr(interrupt, "_is_worker", False)
     control_c = signal.getsignal(signal.SIGINT)
     with interrupt.sigterm_as_ctrl_c():

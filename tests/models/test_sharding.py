@@ -81,7 +81,7 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
 def run_cases(folder: Path, sharded: bool) -> None:
     trainer_module.compile_models = partial(compile_models, backend="aot_eager")  # without a compiler's minutes
     for name, options in CASES.items():
-        job = make(folder / name, sharded, **options)
+        job = make(folder / name, sharded, **(options if sharded else options | {"compile": "off"}))
         trainer = Trainer(job)
         trainer.run()
         found = weights(job)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_run import make_run, row_of, with_row
-from pages import HOSTILE, Page
+from pages import HOSTILE, Page, do_not_draw
 from waiting import HANG
 
 from tutelage.evaluation.records import ExampleRecord
@@ -37,7 +37,9 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = make_run(root, count=5, change=hostile)
     rows = tuple(dataclasses.replace(row, label=HOSTILE, chosen={HOSTILE: HOSTILE}) for row in results.rows)
     named = {"name": HOSTILE, "description": HOSTILE, "facts": {HOSTILE: HOSTILE}}
-    return build_report(dataclasses.replace(results, rows=rows, **named), root / "report")
+    with pytest.MonkeyPatch.context() as patch:
+        do_not_draw(patch, "png")  # the page has the vectors
+        return build_report(dataclasses.replace(results, rows=rows, **named), root / "report")
 
 
 def test_page_and_files(tmp_path: Path) -> None:

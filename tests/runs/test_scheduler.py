@@ -11,6 +11,7 @@ import pytest
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import notes_file, told_once
 from tutelage.runs import scheduler
 from tutelage.runs.scheduler import Resources, Scheduler
 
@@ -94,10 +95,11 @@ def test_the_time_left_follows_from_runs_of_the_same_kind(
 
 
 @pytest.mark.slow
-def test_worker_processes_are_dealt_out_among_the_gpus():
+def test_worker_processes_are_dealt_out_among_the_gpus_and_know_the_notes_that_were_printed():
     assert scheduler._dealt_out(Resources(5, shared_gpus=["3", "5"])) == ["3", "5", "3", "5", "3"]
-    with scheduler._processes(Resources(1, shared_gpus=["5"])) as pool:
+    with told_once() as notes, scheduler._processes(Resources(1, shared_gpus=["5"])) as pool:
         assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
+        assert pool.submit(notes_file).result() == notes
 
 
 @pytest.mark.slow
@@ -120,3 +122,29 @@ def test_a_failure_is_printed_while_other_runs_go_on(
     with pytest.raises(TutelageError, match=r"^bad: no$"):
         Scheduler(Resources()).execute([bad, Piece("good", 0.5), worse])  # type: ignore[list-item]
     assert capsys.readouterr().out.count("failed: ") == 2
+
+
+def test_asked_to_stop_again_workers_are_killed():
+    class Worker:
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def terminate(self) -> None:
+            self.told.append("terminate")
+
+        def kill(self) -> None:
+            self.told.append("kill")
+
+    class Pool:
+        def __init__(self, asked: int) -> None:
+            self.asked, self._processes = asked, {1: Worker(), 2: Worker()}
+
+        def shutdown(self, **_: Any) -> None:  # waits for a step and its checkpoint
+            if self.asked > 1:
+                raise KeyboardInterrupt
+
+    for asked, told in ((1, ["terminate"]), (2, ["terminate", "kill"])):
+        pool = Pool(asked)
+        with pytest.raises(KeyboardInterrupt), Scheduler(Resources(2), pool=pool):
+            raise KeyboardInterrupt
+        assert [worker.told for worker in pool._processes.values()] == [told, told]

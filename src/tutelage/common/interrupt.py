@@ -55,7 +55,8 @@ def stop_code() -> int:
 def become_worker() -> None:
     """Mark this process as a worker: it ignores Ctrl-C, and every request to stop lets training save first.
 
-    Its parent ends it: by SIGTERM, which a forked one would otherwise turn into a traceback while it waits for work.
+    Its parent ends it: by SIGTERM, which a forked one would otherwise turn into Terminated. Raised in a worker that
+    waits for work, just when it gets the lock of the tasks, that leaves the lock held, and other workers wait for ever.
     """
     global _is_worker
     _is_worker = True

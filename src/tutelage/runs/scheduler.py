@@ -150,11 +150,17 @@ class Scheduler:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        workers = list((getattr(self.pool, "_processes", None) or {}).values())
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            for process in list((getattr(self.pool, "_processes", None) or {}).values()):
+            for process in workers:
                 process.terminate()  # training saves its state and stops; other runs keep theirs on disk
         if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+            try:
+                self.pool.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:  # asked again: what is not saved by now is lost
+                for process in workers:
+                    process.kill()
+                raise
 
     def execute(self, plan: Sequence[Run] | Callable[[], Sequence[Run]], expected: int = 0) -> None:
         """Do all runs of `plan` and those that they build on. A run that fails stops only the runs that depend on it;

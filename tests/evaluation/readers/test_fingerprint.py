@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,6 @@ FILES = {
     "top/typed.py": "X = 1\n",
     "top/other.py": "Y = 1\n",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _each_file_is_read_closely_once() -> Iterator[None]:
-    """A fingerprint of all benchmarks takes a second, most of it for files that they have in common."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tutelage.evaluation.readers.fingerprint.code_of", cache(code_of))
-        yield
 
 
 def fingerprint(root: Path, **changed: str) -> str:

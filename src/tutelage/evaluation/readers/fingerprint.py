@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import tutelage
 
@@ -30,10 +31,11 @@ def reading_fingerprint(module: str, root: Path = _ROOT, package: str = _PACKAGE
     Comments, docstrings and blank lines do not count.
     """
     digest = hashlib.sha256()
-    names = sorted(_followed(module, root, package))
-    for name in names:
-        digest.update(f"{name}\0{code_of(_file(name, root).read_text(encoding='utf-8'))}\0".encode())
-    for library in sorted({one for name in names for one in _libraries(name, root)}):
+    files = _followed(module, root, package)
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\0{file.code}\0".encode())
+    modules = (one for file in files.values() for named, _ in file.imports for one in named)
+    for library in sorted({_SCORING[top] for one in modules if (top := one.partition(".")[0]) in _SCORING}):
         digest.update(f"{library}=={_version(library)}\0".encode())
     return digest.hexdigest()[:8]
 
@@ -45,7 +47,7 @@ def code_of(source: str) -> str:
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if (
@@ -59,36 +61,45 @@ def code_of(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def _followed(module: str, root: Path, package: str) -> set[str]:
+class _Code(NamedTuple):
+    """What a fingerprint needs of a file: `code_of` it, and the modules that its imports name, each with the names that
+    are taken from them (`import` takes none)."""
+
+    code: str
+    imports: list[tuple[list[str], list[str]]]
+
+
+@cache
+def _read(source: str) -> _Code:
+    """Of a file's text; fingerprints share most files."""
+    imports: list[tuple[list[str], list[str]]] = []
+    for node in _statements(ast.parse(source), running=True):
+        if isinstance(node, ast.Import):
+            imports.append(([alias.name for alias in node.names], []))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports.append(([node.module], [alias.name for alias in node.names]))
+    return _Code(code_of(source), imports)
+
+
+def _followed(module: str, root: Path, package: str) -> dict[str, _Code]:
     """The module and all modules of the package that it imports, directly or not."""
-    found, open_names = set(), [module]
+    found, open_names = dict[str, _Code](), [module]
     while open_names:
         name = open_names.pop()
         if name not in found:
-            found.add(name)
-            open_names += _imported(ast.parse(_file(name, root).read_text(encoding="utf-8")), root, package)
+            found[name] = _read(_file(name, root).read_text(encoding="utf-8"))
+            open_names += _imported(found[name], root, package)
     return found
 
 
-def _imported(tree: ast.AST, root: Path, package: str) -> Iterator[str]:
+def _imported(file: _Code, root: Path, package: str) -> Iterator[str]:
     """The modules of the package that a file imports, except for its annotations alone."""
-    for node in _running(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+    for names, taken in file.imports:
+        if taken:
+            inner = [f"{names[0]}.{one}" for one in taken]
             modules = [name for name in inner if name.startswith(f"{package}.") and _file(name, root).is_file()]
-            names = modules if len(modules) == len(inner) else [node.module, *modules]
+            names = modules if len(modules) == len(inner) else [names[0], *modules]
         yield from (name for name in names if name.startswith(f"{package}.") or name in _BESIDE)
-
-
-def _libraries(name: str, root: Path) -> Iterator[str]:
-    """The libraries of `_SCORING` that a module imports."""
-    for node in _running(ast.parse(_file(name, root).read_text(encoding="utf-8"))):
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        yield from (_SCORING[top] for one in modules if (top := one.partition(".")[0]) in _SCORING)
 
 
 def _version(library: str) -> str:
@@ -98,12 +109,15 @@ def _version(library: str) -> str:
         return "none"
 
 
-def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a tree without those under `if TYPE_CHECKING:`."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
-            yield from _running(child)
+def _statements(tree: ast.AST, running: bool = False) -> Iterator[ast.AST]:
+    """The nodes of a tree that are no expressions; with `running`, without those under `if TYPE_CHECKING:`."""
+    found = [tree]
+    while found:
+        node = found.pop()
+        unread = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if not (running and unread):
+            yield node
+            found += (child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
 
 
 def _file(name: str, root: Path) -> Path:
