@@ -146,6 +146,11 @@ def test_the_reference_is_the_control_where_there_is_one(workshop: Workshop) -> 
     assert reference(["first", "gkd"]) == ("first", [])
     assert reference(["first", "second", "gkd"], compare_to="first") == ("first", ["second"])
 
+    scores = {"name": "scores", "kind": "evaluate", "models": ["base", "second", "gkd"], "tasks": ["test"]}
+    longer = [*stages[:3], stages[3] | {"training": {"max_steps": 7}}, scores]
+    rows = read(workshop, workshop.write(stages=longer, training__epochs=3)).rows
+    assert [row.trained_for for row in rows] == [None, (3, "epochs"), (7, "steps")]
+
 
 def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workshop.write(device="auto", stages__2__models=["lead_1"])

@@ -48,6 +48,7 @@ class ResultRow:
     chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
+    trained_for: tuple[int, str] | None = None  # (2, "epochs") or (300, "steps"); None: no training, or not known yet
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,15 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         chosen=planner.settings(subject) if stage is not None and search.settled(subject) else {},
         searched=isinstance(stage, TrainStage) and bool(stage.search),
         control=_is_control(planner, subject),
+        trained_for=_trained_for(planner, subject) if search.settled(subject) else None,
     )
+
+
+def _trained_for(planner: Planner, name: str) -> tuple[int, str] | None:
+    if not isinstance(planner.stages.get(name), TrainStage):
+        return None
+    training = planner.training(name, planner.settings(name))
+    return (training.epochs, "epochs") if training.max_steps is None else (training.max_steps, "steps")
 
 
 def _is_shared(planner: Planner, name: str) -> bool:
