@@ -10,6 +10,7 @@ from tiny_benchmarks import item_of
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.benchmarks.bbh import find_answer
+from tutelage.evaluation.judges.protocol import ChatReply, ask_questions, read_answer
 from tutelage.evaluation.readers.find_answer import find_number, find_word
 from tutelage.evaluation.readers.find_letter import find_letter
 
@@ -133,3 +134,31 @@ def test_cut_numbers_words_and_lists(data: Path) -> None:
         one = type(item)(item.id, "", (target,), {"input": "", "target": target}, item.group)
         found = [bench.score([one], {one.id: Reply(text, ended)})[0].scores["accuracy"] for ended in (True, False)]
         assert found == [1, 0]
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_an_empty_reply_meets_no_condition_and_no_judge_is_asked(official: bool) -> None:
+    """“Does the text avoid profanity?” would be a yes."""
+    asked = []
+
+    def ask(messages: list[dict[str, str]], is_enough: object) -> ChatReply:
+        asked.append(messages)
+        return ChatReply("Yes")
+
+    found = ask_questions(ask, "rules", "", " \n", ["Is it polite?", "Is it short?"], official)
+    assert [answer for answer, _ in found] == ["no", "no"]
+    assert asked == []
+    assert [answer for answer, _ in ask_questions(ask, "rules", "", ".", ["Is it short?"], official)] == ["yes"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I don't think the answer is yes.",
+        "Is the answer YES?",
+        "Yes... well, actually no.",
+        "It is unlikely that the answer is yes",
+    ],
+)
+def test_a_judges_answer_that_is_not_stated(text: str) -> None:
+    assert read_answer(text) is None
