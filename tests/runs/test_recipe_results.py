@@ -175,6 +175,17 @@ def test_questions_that_were_trained_on_are_noted(workshop: Workshop):
     assert notice.startswith("3 of the 4 questions of task `test` are also in data.train, on which models are trained")
 
 
+def test_questions_that_settings_are_chosen_on_are_noted(workshop: Workshop):
+    """A test task that has rows of the task of the search, under whatever name."""
+    workshop.rows("test", [{"prompt": "The cow sat?", "completion": "No."}, {"prompt": "Who?", "completion": "I."}])
+    workshop.rows("dev", [{"prompt": "The cow sat?", "completion": "No."}, {"prompt": "The hen?", "completion": "No."}])
+    search = {"grid": {"learning_rate": [1e-3, 1e-4]}, "task": "dev"}
+    dev = {"data": "dev", "metrics": ["exact_match"], "sampling": {"max_new_tokens": 4}}
+    file = workshop.write(data__dev={"path": "dev.jsonl"}, tasks__dev=dev, search=search, stages__0__search=True)
+    (notice,) = recipe_results(load_recipe(file), workshop.folder, workshop.runs).notices
+    assert notice.startswith("1 of the 2 questions of task `test` are also in task `dev`, on which settings are chosen")
+
+
 def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop):
     workshop.rows("test", [{"prompt": "The cow sat?", "completion": "No."}])
     workshop.rows("dev", ROWS[:2])

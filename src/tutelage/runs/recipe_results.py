@@ -176,12 +176,14 @@ def _each_cause_once(notices: Iterable[str]) -> list[str]:
 
 
 def shared_questions(planner: Planner) -> list[str]:
-    """Notes about tasks with questions that are also in data that a stage is trained on, as far as both were read."""
+    """Notes about tasks with questions that are also in data that a stage is trained on, or in a task that settings are
+    chosen on, as far as both were read."""
     recipe, base, stages = planner.recipe, planner.recipe_folder, planner.recipe.stages
     used = [name for stage in stages if isinstance(stage, TrainStage) for name in data_names(stage, TrainingConfig())]
     tasks = [task for stage in stages if isinstance(stage, EvaluateStage) for task in stage.tasks]
     searched = [s.name for s in stages if recipe.search and isinstance(s, TrainStage) and s.search]
-    tasks += [search_task(planner, name) for name in searched]
+    choosing = list(dict.fromkeys(search_task(planner, name) for name in searched))
+    tasks += choosing
     notes = []
     for task in dict.fromkeys(tasks):
         asked = planner.inputs.questions(recipe.data[recipe.tasks[task].data], base, False)
@@ -192,6 +194,14 @@ def shared_questions(planner: Planner) -> list[str]:
                 notes.append(
                     f"{both} of the {len(asked)} questions of task `{task}` are also in data.{name}, on which models "
                     "are trained: scores on them look better than they are"
+                )
+        for name in (one for one in choosing if task not in choosing):
+            known = set(planner.inputs.questions(recipe.data[recipe.tasks[name].data], base, False))
+            both = sum(question in known for question in asked)
+            if both:
+                notes.append(
+                    f"{both} of the {len(asked)} questions of task `{task}` are also in task `{name}`, on which "
+                    "settings are chosen: scores on them look better than they are"
                 )
     return notes
 

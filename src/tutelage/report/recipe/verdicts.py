@@ -41,7 +41,9 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     p-values are corrected together by Holm's method, since a reader takes the best of them."""
     if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    tables = [table for table in tables if table.task not in searched_tasks(results)]
+    searched = searched_tasks(results)
+    apart = [table for table in tables if table.task not in searched]
+    tables = apart or tables
     left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
     judged = [table for table in tables if table.task not in left_out]
     rows = [(table, row) for table in judged for row in judged_rows(table)]
@@ -62,6 +64,14 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         )
         for task, chance in left_out.items()
     ]
+    if searched and not apart:
+        found.append(
+            Verdict(
+                f"Settings were chosen on {', '.join(searched)}, and nothing else is evaluated: searched rows are less "
+                "good than they look here.",
+                "unclear",
+            )
+        )
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
 
 
@@ -131,9 +141,9 @@ def _p_value(table: TaskTable, row: TableRow) -> float:
 
 
 def searched_tasks(results: RecipeResults) -> tuple[str, ...]:
-    """The tasks that settings were chosen on, unless there are no others. Their scores are optimistic: no verdict."""
+    """The evaluated tasks that settings were chosen on. Their scores are optimistic: no verdict if there are others."""
     tasks = results.search.tasks if results.search else ()
-    return tasks if any(other not in tasks for other in results.tasks) else ()
+    return tuple(task for task in tasks if task in results.tasks)
 
 
 def judged_rows(table: TaskTable) -> list[TableRow]:
