@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tutelage.evaluation.records import ExampleRecord, read_result, summarise, write_records, write_result
 from tutelage.evaluation.statistics import holm
 from tutelage.report.labels import AVERAGE
-from tutelage.report.study.answers import answers, endless, left_out, yardstick
+from tutelage.report.study.answers import answers, endless, gaps, left_out, yardstick
 from tutelage.report.study.claims import Claim, claims
 from tutelage.report.study.figures import build_figures
 from tutelage.report.study.read import build_study
@@ -292,6 +292,17 @@ def test_a_missing_seed_makes_no_pooled_claim_surer(tmp_path: Path) -> None:
         for seed, gain in enumerate(by_seed):
             one = made(tmp_path / f"{method}-{size}-{seed}", {(method, size): gain}, "bbh").cells[0]
             cells[method, size, seed] = replace(one, seed=seed)
+    whole = build_study(list(cells.values()))
+    assert gaps(whole) == []
+    folders = [cells["gkd_sft", 10, seed].folder / "result.json" for seed in (1, 2)]
+    kept = [folder.read_bytes() for folder in folders]
+    for folder in folders:
+        folder.unlink()
+    assert gaps(build_study(list(cells.values()))) == [
+        "One training run so far: s, GKD (SFT-S) at 10 on BBH. What is said of these does not cover other seeds."
+    ]
+    for folder, content in zip(folders, kept, strict=True):
+        folder.write_bytes(content)
     for missing in ((), ("gkd_sft", 20, 2), ("gkd_base", 10, 1)):
         study = build_study([cell for key, cell in cells.items() if key != missing])
         for text in ("The gap closes as data grow", "Starting from the SFT student is no worse than from the base"):
