@@ -96,8 +96,11 @@ def gaps(study: Study) -> list[str]:
         "the study again: replies are kept."
         for task, (lacking, count) in study.without_comet.items()
     ]
-    alone = [f"{arm_label(one.arm, study)} on {study.label(one.task)}" for one in study.results.values()
-             if not one.of and len(one.seeds) == 1 and one.missing]  # fmt: skip
+    tasks: dict[str, list[str]] = {}
+    for one in study.results.values():
+        if not one.of and len(one.seeds) == 1 and one.missing:
+            tasks.setdefault(arm_label(one.arm, study), []).append(study.label(one.task))
+    alone = [f"{arm} on {of[0] if len(of) == 1 else f'{len(of)} tasks'}" for arm, of in tasks.items()]
     if alone:
         more = f"; {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
         found.append(
