@@ -11,7 +11,7 @@ from tutelage.evaluation.records import ExampleRecord
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.numbers import decimals, difference_text, interval_text, p_text
 from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable, build_tables, metric_value
-from tutelage.report.recipe.verdicts import progress_text, verdicts, yardstick
+from tutelage.report.recipe.verdicts import progress_text, searched_tasks, verdicts, yardstick
 from tutelage.report.scores import SeedScores
 from tutelage.runs.recipe_results import RecipeResults
 
@@ -94,7 +94,10 @@ def test_only_tasks_without_a_search_are_judged(run: tuple[RecipeResults, list[T
     assert all(" on test, " in text for text in texts)
     assert len(verdicts(dataclasses.replace(results, search=None), tables)) == 6
     only = dataclasses.replace(results, tasks={"dev": results.tasks["dev"]})
-    assert len(verdicts(only, build_tables(only))) == 3
+    *told, warning = verdicts(only, build_tables(only))
+    assert len(told) == 3
+    assert warning.text.startswith("Settings were chosen on dev, and nothing else is evaluated: searched rows are less")
+    assert searched_tasks(only) == ("dev",)  # which the page's tables and figures say too
     assert results.search is not None
     two = dataclasses.replace(results, search=dataclasses.replace(results.search, tasks=("dev", "dev_of_another")))
     assert [
@@ -162,6 +165,17 @@ def test_the_opponent_is_named_and_a_missing_control_too(run: tuple[RecipeResult
     assert " “SFT, then SFT” (95 % interval " in verdicts(named, build_tables(named))[0].text
     searched = with_row(fair, "gkd", searched=True)
     assert "not searched" in yardstick(searched, build_tables(searched))[0]
+    both = with_row(searched, "sft_again", searched=True)  # of which there is no point: a search of other settings
+    assert "But 0 settings were tried for it, and 6 for others." in yardstick(both, build_tables(both))[0]
+    for amount, words in (((2, "epochs"), "2 epochs"), ((300, "steps"), "300 steps")):
+        longer = with_row(with_row(fair, "gkd", trained_for=amount), "sft_again", trained_for=(1, "epochs"))
+        (text,) = yardstick(longer, build_tables(longer))
+        assert text.endswith(
+            "with a fresh schedule. But it trained for 1 epoch, "
+            f"GKD (SFT-S) for {words}: a gain may be that of more steps."
+        )
+    equal = with_row(with_row(fair, "gkd", trained_for=(2, "epochs")), "sft_again", trained_for=(2, "epochs"))
+    assert yardstick(equal, build_tables(equal)) == yardstick(fair, build_tables(fair))
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "final_answer"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tutelage.evaluation.records import ExampleRecord, read_result, summarise, write_records, write_result
 from tutelage.evaluation.statistics import holm
 from tutelage.report.labels import AVERAGE
-from tutelage.report.study.answers import answers, endless, left_out, yardstick
+from tutelage.report.study.answers import answers, endless, gaps, left_out, yardstick
 from tutelage.report.study.claims import Claim, claims
 from tutelage.report.study.figures import build_figures
 from tutelage.report.study.read import build_study
@@ -280,3 +281,32 @@ def test_evaluations_whose_replies_hardly_end_are_named(tmp_path: Path) -> None:
     (sentence,) = endless(study)
     assert sentence.startswith("Most replies ran to their limit and were scored as they were cut")
     assert sentence.endswith("larger limit): s, GKD (SFT-S) at 10 on Summarization, seed 0 (51 of 100).")
+
+
+def test_a_missing_seed_makes_no_pooled_claim_surer(tmp_path: Path) -> None:
+    """Seeds differ by far more than examples: a claim over four arms is made of the seeds that all of them have."""
+    gains = {("sft", 10): (0.0, 0.0, 0.0), ("gkd_sft", 10): (0.3, 0.02, 0.1), ("gkd_base", 10): (0.0, 0.2, 0.1)}
+    gains |= {(method, 20): (0.0, 0.0, 0.0) for method in ("sft", "gkd_sft", "gkd_base")}
+    cells: dict[tuple[str, int, int], Cell] = {}
+    for (method, size), by_seed in gains.items():
+        for seed, gain in enumerate(by_seed):
+            one = made(tmp_path / f"{method}-{size}-{seed}", {(method, size): gain}, "bbh").cells[0]
+            cells[method, size, seed] = replace(one, seed=seed)
+    whole = build_study(list(cells.values()))
+    assert gaps(whole) == []
+    folders = [cells["gkd_sft", 10, seed].folder / "result.json" for seed in (1, 2)]
+    kept = [folder.read_bytes() for folder in folders]
+    for folder in folders:
+        folder.unlink()
+    assert gaps(build_study(list(cells.values()))) == [
+        "One training run so far: s, GKD (SFT-S) at 10 on BBH. What is said of these does not cover other seeds."
+    ]
+    for folder, content in zip(folders, kept, strict=True):
+        folder.write_bytes(content)
+    for missing in ((), ("gkd_sft", 20, 2), ("gkd_base", 10, 1)):
+        study = build_study([cell for key, cell in cells.items() if key != missing])
+        for text in ("The gap closes as data grow", "Starting from the SFT student is no worse than from the base"):
+            claim = by_text(study)[text]
+            assert claim.outcome == "could not be told"
+            whole = not missing or (missing[0] == "gkd_base" and "gap" in text)
+            assert ("(2 of 3 seeds, those that all arms have)" in claim.evidence[0].text) is not whole

@@ -146,6 +146,11 @@ def test_the_reference_is_the_control_where_there_is_one(workshop: Workshop) -> 
     assert reference(["first", "gkd"]) == ("first", [])
     assert reference(["first", "second", "gkd"], compare_to="first") == ("first", ["second"])
 
+    scores = {"name": "scores", "kind": "evaluate", "models": ["base", "second", "gkd"], "tasks": ["test"]}
+    longer = [*stages[:3], stages[3] | {"training": {"max_steps": 7}}, scores]
+    rows = read(workshop, workshop.write(stages=longer, training__epochs=3)).rows
+    assert [row.trained_for for row in rows] == [None, (3, "epochs"), (7, "steps")]
+
 
 def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workshop.write(device="auto", stages__2__models=["lead_1"])
@@ -168,6 +173,17 @@ def test_questions_that_were_trained_on_are_noted(workshop: Workshop):
     results = recipe_results(config, workshop.folder, workshop.runs)
     (notice,) = results.notices
     assert notice.startswith("3 of the 4 questions of task `test` are also in data.train, on which models are trained")
+
+
+def test_questions_that_settings_are_chosen_on_are_noted(workshop: Workshop):
+    """A test task that has rows of the task of the search, under whatever name."""
+    workshop.rows("test", [{"prompt": "The cow sat?", "completion": "No."}, {"prompt": "Who?", "completion": "I."}])
+    workshop.rows("dev", [{"prompt": "The cow sat?", "completion": "No."}, {"prompt": "The hen?", "completion": "No."}])
+    search = {"grid": {"learning_rate": [1e-3, 1e-4]}, "task": "dev"}
+    dev = {"data": "dev", "metrics": ["exact_match"], "sampling": {"max_new_tokens": 4}}
+    file = workshop.write(data__dev={"path": "dev.jsonl"}, tasks__dev=dev, search=search, stages__0__search=True)
+    (notice,) = recipe_results(load_recipe(file), workshop.folder, workshop.runs).notices
+    assert notice.startswith("1 of the 2 questions of task `test` are also in task `dev`, on which settings are chosen")
 
 
 def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop):

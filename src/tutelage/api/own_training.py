@@ -25,7 +25,7 @@ from tutelage.models.attention import NAME as PACKED
 from tutelage.models.load import LoadedModel, model_in_memory
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
-from tutelage.runs.fingerprints import COSMETIC
+from tutelage.runs.fingerprints import COSMETIC, rows_code
 from tutelage.runs.run import Run
 from tutelage.runs.stages.train import prepare
 from tutelage.teachers.local import exchange_tokens
@@ -184,7 +184,7 @@ def _run(folder: Path, student: Any, rows: Any, validation: Any, seed: int, dist
         stage = section(DistillStage, {**common, "kind": "distill", **of_gkd})
     else:
         stage = section(SftStage, {**common, "kind": "sft"})
-    files = [hash_file(Path(path)) if Path(path).is_file() else path for path in paths.values()]
+    files = [hash_file(Path(path)) if Path(path).is_file() else path for path in paths.values()] + rows_code()
     shapes = [[name, list(one.shape)] for name, one in student.named_parameters()]
     settled = training.model_dump(mode="json", exclude=COSMETIC)
     return Run(

@@ -223,11 +223,11 @@ def _sample(
         new = []
         for place, sample in samples.items():
             question = batch[place]
-            text = as_text(question.ids, sample.tokens)
+            whole = text = as_text(question.ids, sample.tokens)
             if not answerer.chat:  # a base model continues with a next question of its own
-                text = cut_answer(text, bench.stop)
-            likely = likelihoods.get(question.item.id)
-            reply = Reply(text, sample.finished, len(sample.tokens), question.shots, likelihoods=likely)
+                text = cut_answer(whole, bench.stop)
+            likely, ended = likelihoods.get(question.item.id), sample.finished or text != whole
+            reply = Reply(text, ended, len(sample.tokens), question.shots, likelihoods=likely)
             new.append((question.item, reply))
         kept.update(samples)
         keep(new)

@@ -1,7 +1,8 @@
 """Fingerprints: twelve hex digits that change when anything that changes a run's result does.
 
-What counts: `METHOD_VERSION`, the config without its names and labels, seed, device, and the fingerprints of models,
-data and parents. What does not: names, labels, how often state is saved, how memory is used, the git commit.
+What counts: `METHOD_VERSION`, the config without its names and labels, seed, device, the fingerprints of models, data
+and parents, and the code that turns files into rows (`rows_code`). What does not: names, labels, how often state is
+saved, how memory is used, the git commit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset, questions_of
 from tutelage.data.sources import local_files
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import BenchmarkTask
@@ -43,6 +45,16 @@ COSMETIC |= {"compile"}
 _CHANGED = "its files changed after this run was planned: run the same command again, which plans it with them"
 
 
+def rows_code() -> list[str]:
+    """Fingerprints of the code that turns files into rows; they change with it, and not with its comments."""
+    return [reading_fingerprint(f"tutelage.data.{name}", package="tutelage.data") for name in ("rows", "sources")]
+
+
+def _rows(data: Sequence[str]) -> list[str]:
+    """What says which rows a run reads: the fingerprints of its data, and the code that reads them; empty without."""
+    return [*data, *rows_code()] if data else []
+
+
 def stage_fingerprint(
     stage: Any,
     training: TrainingConfig | None,
@@ -60,7 +72,7 @@ def stage_fingerprint(
     if signal is not None and signal.identity is not None:
         content["signal"] = signal.identity
     resolved = None if training is None else training.model_dump(exclude=COSMETIC)
-    return fingerprint(METHOD_VERSION, content, resolved, seed, models, list(data), device, *extra)
+    return fingerprint(METHOD_VERSION, content, resolved, seed, models, _rows(data), device, *extra)
 
 
 def evaluation_fingerprint(
@@ -74,10 +86,10 @@ def evaluation_fingerprint(
     same replies, which are scored again instead of sampled.
     """
     if kind == "evaluate":  # a task of the recipe, which reads one data section
-        sampling = fingerprint(METHOD_VERSION, task, seed, models, *data, device)
+        sampling = fingerprint(METHOD_VERSION, task, seed, models, *_rows(data), device)
     else:
         content = task.content() if isinstance(task, BenchmarkTask) else task
-        sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, list(data), device)
+        sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, _rows(data), device)
     return f"{sampling}_{reading}" if reading else sampling
 
 

@@ -48,6 +48,7 @@ class ResultRow:
     chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
+    trained_for: tuple[int, str] | None = None  # (2, "epochs") or (300, "steps"); None: no training, or not known yet
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,14 @@ def _each_cause_once(notices: Iterable[str]) -> list[str]:
 
 
 def shared_questions(planner: Planner) -> list[str]:
-    """Notes about tasks with questions that are also in data that a stage is trained on, as far as both were read."""
+    """Notes about tasks with questions that are also in data that a stage is trained on, or in a task that settings are
+    chosen on, as far as both were read."""
     recipe, base, stages = planner.recipe, planner.recipe_folder, planner.recipe.stages
     used = [name for stage in stages if isinstance(stage, TrainStage) for name in data_names(stage, TrainingConfig())]
     tasks = [task for stage in stages if isinstance(stage, EvaluateStage) for task in stage.tasks]
     searched = [s.name for s in stages if recipe.search and isinstance(s, TrainStage) and s.search]
-    tasks += [search_task(planner, name) for name in searched]
+    choosing = list(dict.fromkeys(search_task(planner, name) for name in searched))
+    tasks += choosing
     notes = []
     for task in dict.fromkeys(tasks):
         asked = planner.inputs.questions(recipe.data[recipe.tasks[task].data], base, False)
@@ -191,6 +194,14 @@ def shared_questions(planner: Planner) -> list[str]:
                 notes.append(
                     f"{both} of the {len(asked)} questions of task `{task}` are also in data.{name}, on which models "
                     "are trained: scores on them look better than they are"
+                )
+        for name in (one for one in choosing if task not in choosing):
+            known = set(planner.inputs.questions(recipe.data[recipe.tasks[name].data], base, False))
+            both = sum(question in known for question in asked)
+            if both:
+                notes.append(
+                    f"{both} of the {len(asked)} questions of task `{task}` are also in task `{name}`, on which "
+                    "settings are chosen: scores on them look better than they are"
                 )
     return notes
 
@@ -260,7 +271,15 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         chosen=planner.settings(subject) if stage is not None and search.settled(subject) else {},
         searched=isinstance(stage, TrainStage) and bool(stage.search),
         control=_is_control(planner, subject),
+        trained_for=_trained_for(planner, subject) if search.settled(subject) else None,
     )
+
+
+def _trained_for(planner: Planner, name: str) -> tuple[int, str] | None:
+    if not isinstance(planner.stages.get(name), TrainStage):
+        return None
+    training = planner.training(name, planner.settings(name))
+    return (training.epochs, "epochs") if training.max_steps is None else (training.max_steps, "steps")
 
 
 def _is_shared(planner: Planner, name: str) -> bool:

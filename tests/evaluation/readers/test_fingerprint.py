@@ -12,6 +12,9 @@ from tutelage import evaluation
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.readers.fingerprint import code_of, reading_fingerprint
+from tutelage.recipe.stages import SftStage
+from tutelage.recipe.study import BenchmarkTask, HeldOutTask
+from tutelage.runs.fingerprints import evaluation_fingerprint, stage_fingerprint
 
 EVALUATION = Path(evaluation.__file__).parent
 FILES = {
@@ -135,3 +138,26 @@ def edit(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 
     monkeypatch.setattr(Path, "read_text", edited)
     reading_fingerprint.cache_clear()
+
+
+@pytest.mark.parametrize("module", ["columns", "forms", "rows", "sources"])
+def test_the_code_that_turns_files_into_rows_is_in_the_fingerprint_of_what_reads_them(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    stage, task = SftStage(kind="sft", name="a", data="rows"), HeldOutTask(data="rows")
+    source = (EVALUATION.parent / "data" / f"{module}.py").read_text(encoding="utf-8")
+
+    def fingerprints() -> list[str]:
+        reading_fingerprint.cache_clear()
+        of_data = [stage_fingerprint(stage, None, 0, {}, ["data"], "cpu")]
+        of_data += [evaluation_fingerprint(kind, task, 0, {}, ["data"], "cpu") for kind in ("evaluate", "held_out")]
+        return [*of_data, evaluation_fingerprint("benchmark", BenchmarkTask(benchmark="bbh"), 0, {}, [], "cpu")]
+
+    before = fingerprints()
+    monkeypatch.setattr(
+        "tutelage.evaluation.readers.fingerprint.code_of",
+        lambda text: f"{code_of(text)}\nCHANGED = 1" if text == source else code_of(text),
+    )
+    after = fingerprints()
+    reading_fingerprint.cache_clear()
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, False, True]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_answer import find_if_ended
 from tutelage.evaluation.readers.find_letter import find_letter
 
 _LETTERS = "ABCDE"
@@ -58,7 +60,8 @@ class ARC(Benchmark):
 
     def score_reply(self, item: Item, reply: Reply) -> Scored:
         target, texts = item.targets[0], item.row["choices"]["text"]
-        found = find_letter(reply.text, _LETTERS[: len(texts)], texts)
+        read = partial(find_letter, letters=_LETTERS[: len(texts)], options=texts)
+        found = find_if_ended(read, reply.text, reply.finished)
         by_lm_eval = self._task("arc_challenge_chat", item).scores(item.row, cut_at(reply.text, ("\n\n", ".")))
         scores: dict[str, float | None] = {
             "accuracy": float(found.answer == target),

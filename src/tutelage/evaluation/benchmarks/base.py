@@ -47,7 +47,7 @@ class Reply:
     """A reply to one item, by a model that was sampled here or by any other."""
 
     text: str
-    finished: bool = True
+    finished: bool = True  # it ended by itself or at a stop, and was not cut at its limit
     tokens: int = 0  # sampled
     shots: int | None = None  # solved examples in the prompt; NO_ROOM: it was not asked
     judgements: tuple[str | None, ...] | None = None  # InFoBench: "yes", "no" or None per question

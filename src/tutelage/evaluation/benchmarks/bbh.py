@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
 from tutelage.evaluation.readers.find_answer import (
     Found,
+    find_if_ended,
     find_number,
     find_passage,
     find_phrase,
@@ -70,7 +72,9 @@ _BOXED_BRACKETS = re.compile(
     r"\\boxed\{\s*(?:\\(?:text|texttt|mathrm)\{([\[\](){}<>\s\\]+)\}|([\[\](){}<>\s\\]+))\}(?![\[\](){}<>])"
 )  # braces inside need not be balanced
 _TWO_BOXES = re.compile(rf"{_BOXED_BRACKETS.pattern}[ $]*(?:,|;|/|\bor\b|\band\b)[ $]*\\boxed")
-_NOT_VALID = re.compile(r"\b(?:is\s+not|isn['’]t|not)\s+((?:\w+ly\s+)?)valid\b", re.I)
+_NOT_VALID = re.compile(  # "is not valid", "cannot be deductively valid", "isn't invalid"
+    r"\b(?:is\s+not|isn['’]t|not|can(?:not|['’]t)\s+be|fails?\s+to\s+be)\s+((?:\w+ly\s+)?)(in)?valid\b", re.I
+)
 _BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s+")
 _ITEM = re.compile(rf"(?:{_BULLET.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
 _SENTENCE = re.compile(r"[.!?](?=\s)")
@@ -110,7 +114,8 @@ class BBH(Benchmark):
 
     def score_reply(self, item: Item, reply: Reply) -> Scored:
         target = item.targets[0]
-        found = find_answer(reply.text, item.row["input"], target)
+        read = partial(find_answer, question=item.row["input"], target=target)
+        found = find_if_ended(read, reply.text, reply.finished)
         right = found.answer is not None and _same(found.answer, target)
         by_lm_eval = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
         scores: dict[str, float | None] = {
@@ -135,12 +140,16 @@ def find_answer(reply: str, question: str, target: str) -> Found:
         return Found(f"({found.answer})", found.how) if found.answer else found
     words = _words_of(target)
     if words:
-        return find_word(_NOT_VALID.sub(r"is \1invalid", reply) if "invalid" in words else reply, words)
+        return find_word(_NOT_VALID.sub(_opposite, plain(reply)) if "invalid" in words else reply, words)
     if re.fullmatch(r"-?\d+", target):
         return find_number(reply)
     if _BRACKETS.fullmatch(target):
         return _find_brackets(reply)
     return _find_list(reply, target)
+
+
+def _opposite(found: re.Match[str]) -> str:
+    return f"is {found[1]}{'valid' if found[2] else 'invalid'}"
 
 
 def _find_list(reply: str, target: str) -> Found:

@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from tutelage.evaluation.benchmarks.data import Hub, find, hub_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask
 from tutelage.evaluation.benchmarks.summary import group_entry
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_answer import find_if_ended
 from tutelage.evaluation.readers.find_letter import find_letter
 from tutelage.evaluation.records import ExampleRecord
 
@@ -81,8 +83,8 @@ class GPQA(Benchmark):
         texts = [self.reveal(reply.text) for reply in replies]
         by_lm_eval = self._task(items[0]).scores_of([item.row for item in items], texts)
         return [
-            _scored(item, text, found["flexible-extract"])
-            for item, text, found in zip(items, texts, by_lm_eval, strict=True)
+            _scored(item, text, reply.finished, found["flexible-extract"])
+            for item, reply, text, found in zip(items, replies, texts, by_lm_eval, strict=True)
         ]
 
     def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
@@ -108,9 +110,10 @@ class GPQA(Benchmark):
         return self._cache["task"]
 
 
-def _scored(item: Item, text: str, lm_eval: float) -> Scored:
+def _scored(item: Item, text: str, finished: bool, lm_eval: float) -> Scored:
     letter = item.targets[0]
-    found = find_letter(text, "ABCD", item.row["choices"])
+    read = partial(find_letter, letters="ABCD", options=item.row["choices"])
+    found = find_if_ended(read, text, finished)
     scores: dict[str, float | None] = {
         "accuracy": float(found.answer == letter),
         "accuracy_official": float(official(text) == letter),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
+from tutelage.evaluation.readers.find_answer import find_if_ended
 from tutelage.evaluation.readers.find_letter import find_letter
 
 LETTERS = "ABCDEFGHIJ"
@@ -51,7 +53,8 @@ class MMLUPro(Benchmark):
 
     def score_reply(self, item: Item, reply: Reply) -> Scored:
         target, options = item.targets[0], item.row["options"]
-        found = find_letter(reply.text, LETTERS[: len(options)], options)
+        read = partial(find_letter, letters=LETTERS[: len(options)], options=options)
+        found = find_if_ended(read, reply.text, reply.finished)
         scores = {
             "accuracy": float(found.answer == target),
             "accuracy_official": float(official(reply.text) == target),

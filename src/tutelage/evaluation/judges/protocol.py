@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tutelage.evaluation.readers.not_stated import without_unstated
 from tutelage.evaluation.readers.thoughts import answer_of
 
 
@@ -34,7 +35,10 @@ def ask_questions(
     """Ask the questions about one response, one after the other, in one conversation.
 
     `ask`: takes the messages, and what tells whether a text is answer enough; `official`: by the benchmark's decision.
+    An empty response meets no condition, and nothing is asked about it.
     """
+    if not response.strip():
+        return [("no", ChatReply("", "the response is empty")) for _ in questions]
     read = read_official if official else read_answer
     messages: list[dict[str, str]] = []
     found: JudgeChat = []
@@ -70,7 +74,7 @@ def read_answer(text: str) -> str | None:
     The first word decides, in any case and markup; else "the answer is yes" (or no); else exactly one of the words YES
     and NO in capitals. What a model thinks before it answers is ignored.
     """
-    text = answer_of(text)
+    text = without_unstated(answer_of(text))
     first = re.match(
         r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?"
         r"(yes|no(?!\s+(?:idea|way|opinion|answer|doubt|information|clear)\b))(?![^\W_]|['’-]\w)",
@@ -79,7 +83,7 @@ def read_answer(text: str) -> str | None:
     )
     if first:
         # "Yes and no", "Yes, but also no", "No, wait: yes", "Yes | No"; in "Yes, and no errors" it is not an answer
-        more = r"[\W_]+(?:(?:and|or|but|also|actually|wait|answer)[\W_]+)*(yes|no)\b(?!\s+\w)"
+        more = r"[\W_]+(?:(?:and|or|but|also|well|actually|wait|answer)[\W_]+)*(yes|no)\b(?!\s+\w)"
         other = re.match(more, text[first.end() :], re.I)
         return None if other and other[1].lower() != first[1].lower() else first[1].lower()
     answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}

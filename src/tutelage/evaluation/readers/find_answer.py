@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
+from tutelage.evaluation.readers.not_stated import without_unstated
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ _IS = (  # "is", "was clearly", "would then be", "is that", ":", "="
     rf"(?:\s+(?:is|was|are|were|(?:would|should|must|will|has\s+to){_ADVERB}\s+be)\b{_ADVERB}(?:\s+that\b(?!'))?\s*[:=]?"
     r"|\s*[:=])\s*"
 )
-_OF = r"(?:\s+(?:to|for|of|in)\s[^\n.:=]{1,80}?|,\s[^,\n]{1,30},)?"  # "to the question", ", then,"
+_OF = r"(?:\s+(?:to|for|of|in|among)\s[^\n.:=]{1,80}?|,\s[^,\n]{1,30},)?"  # "to the question", ", then,"
 
 STATED = re.compile(
     "|".join(
@@ -67,7 +68,7 @@ STATED = re.compile(
             r"\bfinal\s+answer\s*[-–—\n]\s*",  # "Final answer - B"
             r"^[^\w\n]{0,9}answer\s*\n\s*",  # "### Answer\nB"
             rf"\b(?:correct|right|best|final)\s+(?:option|choice|letter|one)s?{_OF}{_IS}",  # "the best choice is B"
-            r"答案\s*(?:是|为|:)[\s:]*",
+            r"(?:答案|正确的?选项)\s*(?:应该?|应当|就)?\s*(?:是|为|选|:)[\s:]*",
         )
     ),
     re.I | re.M,
@@ -122,27 +123,43 @@ _NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2
 _NO_ANSWER = ""  # what a statement answers that chooses none, or several
 
 _OR_SO = r"(?:(?:also|maybe|perhaps|possibly|even|likely)\s+)"  # "A or possibly B"
-_PLUS = r"(?:and/or|and|or|plus|as\s+well\s+as|(?:together|along)\s+with|und|oder|et|ou|y)"
+_PLUS = r"(?:and/or|and|or|plus|as\s+well\s+as|(?:together|along)\s+with|und|oder|et|ou|o|y)"
 JOINT = (  # " and ", ", ", " (or ", between two answers
     rf"\s*(?:(?:,\s*)?\(?(?:\b{_PLUS}\b|[&/+])\s*{_OR_SO}?|,\s*{_OR_SO}?|\(\s*{_OR_SO})"
 )
 BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
     r"(?:[\s,;:/&+|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
     r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
-    r"the|equally|option|choice|answer|und|oder|et|ou|y)\b){1,40}"
+    r"the|equally|option|choice|answer|und|oder|et|ou|o|y)\b){1,40}"
 )
 
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time
 
 
 def plain(text: str) -> str:
-    """The reply without LaTeX wrappers, dollar signs, emphasis and full-width characters; a box reads "answer is …" on
-    a line of its own."""
+    """The reply without LaTeX wrappers, dollar signs, emphasis, full-width characters and answers that it only asks
+    for, supposes or doubts; a box reads "answer is …" on a line of its own."""
     before, text = None, text.translate(_WIDE)
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
-    return _EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ","))
+    return without_unstated(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ",")))
+
+
+_MENTIONED = {"the last letter in parentheses", "the last line's only letter", "the last line's only answer word"}
+_MENTIONED |= {"the reply's last number", "the last list of these words", "the last line"}
+
+
+def find_if_ended(find: Callable[[str], Found], reply: str, finished: bool) -> Found:
+    """What `find` finds in a reply; if it was cut at its limit, only what it states or begins with.
+
+    "Let us look at (A). Let us look at (B). It", cut, answers nothing; "B\\nB\\nB", cut, B.
+    """
+    found = find(reply)
+    if finished or found.how not in _MENTIONED:
+        return found
+    first = _first_line(plain(reply))
+    return find(first) if len(first.split()) < 3 else Found(None, "cut before an answer is stated")
 
 
 def find_phrase(reply: str) -> Found:

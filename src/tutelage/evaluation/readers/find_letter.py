@@ -39,6 +39,7 @@ from tutelage.evaluation.readers.find_refusal import (
     same_refusal,
     takes_back,
 )
+from tutelage.evaluation.readers.not_stated import with_spaces
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
@@ -50,7 +51,7 @@ _IT_IS = re.compile(  # "it must be (B)"
 _LEAD = r"\s*(?:(?:[-*•]|\d[.)])\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
 _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
-    r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be)\b"
+    r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
 _ANOTHER = re.compile(  # "Another answer is D", and "the answer could be ⁂": no single answer
     rf"\b(?:(?:another|an?\s+alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?answer\s+"
@@ -72,8 +73,7 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     words: in parentheses, before punctuation alone, or before a reason ("b because it is big").
     """
     option_texts = [_normalised(plain(option)) for option in options]
-    text = re.sub(r" ?(?:[和与及、]|或者?) ?(?=\(?[A-Z](?![a-z]))", " or ", plain(reply))
-    text = _without_echo(text, letters, option_texts)
+    text = _without_echo(with_spaces(plain(reply)), letters, option_texts)
 
     denied: set[str] = set()  # by later statements than the one that is read
 
@@ -350,11 +350,12 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     for denial in (
         # "Wrong answers: A, B"
         rf"(?i:\b(?:wrong|incorrect)\s+answers?)\s*(?:(?:is|are|was|were|[:=])\s*)?(?:{several}|{one})",
-        # "not (A)", "isn't option C", "neither A nor B"
-        rf"(?i:not|n['’]t|neither)(?:\s+be)?\s+(?:(?:the\s+)?(?:option|choice|answer)\s+)?"
-        rf"{one}(?:,?\s+(?:or|nor)\s+{one}){{0,20}}(?!\s+is\b)",
+        # "not (A)", "isn't option C", "neither A nor B"; "we can rule out A and B"
+        rf"(?i:not|n['’]t|neither|nicht|\bno\s+es|n['’]est\s+pas|anything\s+but)(?:\s+be)?\s+"
+        rf"(?:(?:the\s+)?(?:option|choice|answer)\s+)?{one}(?:,?\s+(?:or|nor)\s+{one}){{0,20}}(?!\)?\s+is\b)",
+        rf"(?i:\b(?:rul|eliminat|exclud)(?:e[sd]?|ing)(?:\s+out)?\s+(?:both\s+)?(?:options?\s+)?)(?:{several}|{one})",
         # "A and C are both wrong", "(C) is incorrect"
-        rf"(?:{several}\s+(?=are|were)|{one}[.:]?\s+){_DENIED}",
+        rf"(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
     ):
         text = re.sub(denial, hidden, text)
 
@@ -367,7 +368,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
     return re.sub(
-        rf"{several}(?!{verb})|\([{letters}]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([{letters}]\))+",
+        rf"{several}(?!\)?{verb})|\([{letters}]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([{letters}]\))+",
         unless_an_option,
         text,
     )

@@ -61,7 +61,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         "p": p_text,
         "number": number,
     }
-    shown = [table for table in tables if table.task not in searched] if include_text else []
+    shown = ([table for table in tables if table.task not in searched] or tables) if include_text else []
     html = page_template("tutelage.report.recipe", "page.html.j2", filters).render(
         results=results,
         progress=progress,

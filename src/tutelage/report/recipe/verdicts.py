@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from tutelage.report.numbers import Tone, decimals, interval_text, p_text, score
 from tutelage.report.recipe.tables import TableRow, TaskTable
 
 if TYPE_CHECKING:
-    from tutelage.runs.recipe_results import RecipeResults
+    from tutelage.runs.recipe_results import RecipeResults, ResultRow
 
 DISTILLED = ("distill", "method")  # kinds of stages that the report is about
 
@@ -40,7 +41,9 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     p-values are corrected together by Holm's method, since a reader takes the best of them."""
     if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    tables = [table for table in tables if table.task not in searched_tasks(results)]
+    searched = searched_tasks(results)
+    apart = [table for table in tables if table.task not in searched]
+    tables = apart or tables
     left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
     judged = [table for table in tables if table.task not in left_out]
     rows = [(table, row) for table in judged for row in judged_rows(table)]
@@ -61,6 +64,14 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         )
         for task, chance in left_out.items()
     ]
+    if searched and not apart:
+        found.append(
+            Verdict(
+                f"Settings were chosen on {', '.join(searched)}, and nothing else is evaluated: searched rows are less "
+                "good than they look here.",
+                "unclear",
+            )
+        )
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
 
 
@@ -88,12 +99,12 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
         what = "SFT, then as much SFT again on the same data with a fresh schedule"
         text = f"Distilled models are compared with {_named(reference.label)}"
         others = [row.label for row in table.rows if by_stage[row.stage].control and row is not reference]
-        if by_stage[reference.stage].control:
-            text += (
-                ", which trained on the same data again with a fresh schedule, so that no gain is that of more steps."
-            )
-            if any(by_stage[row.stage].searched for row in rows) and not by_stage[reference.stage].searched:
-                text += " But its settings were not searched, as theirs were."
+        control = by_stage[reference.stage]
+        if control.control:
+            compared = [by_stage[row.stage] for row in rows]
+            shorter, least = _trained_less(control, compared), "so that no gain is that of more steps"
+            text += f", which trained on the same data again with a fresh schedule{'' if shorter else f', {least}'}."
+            text += shorter + _searched_less(results, control, compared)
         elif others:
             text += f", as `compare_to` says; the control of equal training, {_named(others[0])}, is in the table."
         else:
@@ -102,15 +113,37 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
     return list(found)
 
 
+def _trained_less(control: ResultRow, rows: Sequence[ResultRow]) -> str:
+    """That a control trained for less than a row that is compared with it, where no search chose that; else empty."""
+    if control.searched or control.trained_for is None:
+        return ""
+    count, unit = control.trained_for
+    for row in rows:
+        if row.trained_for is not None and (row.trained_for[1] != unit or row.trained_for[0] > count):
+            own, other = (f"{n} {what if n > 1 else what[:-1]}" for n, what in (control.trained_for, row.trained_for))
+            return f" But it trained for {own}, {_named(row.label)} for {other}: a gain may be that of more steps."
+    return ""
+
+
+def _searched_less(results: RecipeResults, control: ResultRow, rows: Sequence[ResultRow]) -> str:
+    """That fewer settings were tried for a control than for a row that is compared with it; else empty."""
+    if any(row.searched for row in rows) and not control.searched:
+        return " But its settings were not searched, as theirs were."
+    tried = Counter(point.stage for point in results.search.points) if results.search else Counter[str]()
+    most = max(tried[row.stage] for row in rows)
+    fewer = control.searched and tried[control.stage] < most
+    return f" But {tried[control.stage]} settings were tried for it, and {most} for others." if fewer else ""
+
+
 def _p_value(table: TaskTable, row: TableRow) -> float:
     value = row.value(table.headline)
     return math.nan if value is None or value.versus is None else value.versus.p_value
 
 
 def searched_tasks(results: RecipeResults) -> tuple[str, ...]:
-    """The tasks that settings were chosen on, unless there are no others. Their scores are optimistic: no verdict."""
+    """The evaluated tasks that settings were chosen on. Their scores are optimistic: no verdict if there are others."""
     tasks = results.search.tasks if results.search else ()
-    return tasks if any(other not in tasks for other in results.tasks) else ()
+    return tuple(task for task in tasks if task in results.tasks)
 
 
 def judged_rows(table: TaskTable) -> list[TableRow]:

@@ -20,7 +20,7 @@ from tutelage.report.study.results import CONTROLS, SAME_DATA, SYNTHETIC, Result
 from tutelage.report.study.sentences import Link, Part, Sentence, arm_label, linked, method_label
 
 AGAIN = "sft_again"
-_NAMED = 3  # evaluations of endless replies that are named
+_NAMED = 3  # evaluations of endless replies, or of one seed, that are named
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def _compared(study: Study, results: Sequence[Result]) -> list[_Compared]:
 
 
 def gaps(study: Study) -> list[str]:
-    """What evaluations lack that are there: tasks without any score, and FLORES without COMET. One sentence each."""
+    """What evaluations lack that are there: tasks without any score, FLORES without COMET, arms with one of several
+    seeds. One sentence each."""
     found = []
     for task in study.unscored:
         left_out = " It is in no average." if task in study.general and len(study.general) > 1 else ""
@@ -95,6 +96,17 @@ def gaps(study: Study) -> list[str]:
         "the study again: replies are kept."
         for task, (lacking, count) in study.without_comet.items()
     ]
+    tasks: dict[str, list[str]] = {}
+    for one in study.results.values():
+        if not one.of and len(one.seeds) == 1 and one.missing:
+            tasks.setdefault(arm_label(one.arm, study), []).append(study.label(one.task))
+    alone = [f"{arm} on {of[0] if len(of) == 1 else f'{len(of)} tasks'}" for arm, of in tasks.items()]
+    if alone:
+        more = f"; {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+        found.append(
+            f"One training run so far: {'; '.join(alone[:_NAMED])}{more}. What is said of these does not cover other "
+            "seeds."
+        )
     return found
 
 

@@ -43,6 +43,7 @@ class _Test:
     result: Result
     question: Question = "more"
     paper: float | None = None  # the paper's effect at this place
+    seeds: int = 0  # behind the comparison; 0: all of the result's
 
     @property
     def lower_is_better(self) -> bool:
@@ -116,7 +117,7 @@ def _sentence(test: _Test, outcome: Outcome) -> Sentence:
     link = Link(difference_text(test.versus), test.result.anchor)
     more = ""
     if outcome == "could not be told":
-        seeds = len(test.result.seeds)
+        seeds = test.seeds or len(test.result.seeds)
         found = needed(test.versus, seeds, test.effect, test.question)
         unit = "nats per token" if test.lower_is_better else "point" if test.effect == 1 else "points"
         whose = " (the paper's)" if test.effect > test.smallest else ""
@@ -153,8 +154,10 @@ def _gap_closes(study: Study, task_of: TaskOf) -> list[_Test]:
             continue
         first, last = _paper_gain(study, small), _paper_gain(study, large)
         where = f"{short(student)}, gap to {method_label(there[1].arm, study)} at {size_text(sizes[0])} minus gap at"
-        tests += _tested(_gap_difference(there), small, f"{where} {size_text(sizes[-1])}", "more",
-                         None if first is None or last is None else first - last)  # fmt: skip
+        (a, b, c, d), seeds = _of_common_seeds(there)
+        found = _paired_differences(a - b, c - d)
+        tests += _tested(found, small, f"{where} {size_text(sizes[-1])}{_which(seeds, there)}", "more",
+                         None if first is None or last is None else first - last, len(seeds))  # fmt: skip
     return tests
 
 
@@ -168,12 +171,23 @@ def _paper_gain(study: Study, result: Result | None) -> float | None:
     return None if arm is None or other is None else arm - other
 
 
-def _gap_difference(four: Sequence[Result]) -> Paired | None:
-    """(a − b) − (c − d); seeds are paired where all four have the same, else averaged first."""
-    same = len({one.seeds for one in four}) == 1
-    a, b, c, d = (_by_seed_or_mean(one.scores, same) for one in four)
-    found = paired_bootstrap(a - b, c - d, paired_seeds=same and len(four[0].seeds) > 1)
-    return None if np.isnan(found.difference) else found
+def _of_common_seeds(results: Sequence[Result]) -> tuple[list[Scores], list[int | None]]:
+    """The scores of each result, [S, C], for the S seeds that all of them have, and these seeds. A mean over the seeds
+    that each has would hide how much seeds differ."""
+    seeds = [seed for seed in results[0].seeds if all(seed in one.seeds for one in results)]
+    return [one.scores[[one.seeds.index(seed) for seed in seeds]] for one in results], seeds
+
+
+def _paired_differences(left: Scores, right: Scores) -> Paired | None:
+    """Left minus right, seed by seed; None where no seed is in all, or too few examples are scored."""
+    found = paired_bootstrap(left, right, paired_seeds=len(left) > 1) if len(left) else None
+    return None if found is None or np.isnan(found.difference) else found
+
+
+def _which(seeds: Sequence[int | None], results: Sequence[Result]) -> str:
+    """How many seeds a comparison of several arms is made of, where some arm has more."""
+    most = max(len(one.seeds) for one in results)
+    return f" ({len(seeds)} of {most} seeds, those that all arms have)" if len(seeds) < most else ""
 
 
 def _start(study: Study, task_of: TaskOf) -> list[_Test]:
@@ -189,19 +203,13 @@ def _start(study: Study, task_of: TaskOf) -> list[_Test]:
                 pairs.append(there)
         if not pairs:
             continue
-        seeds = {one.seeds for pair in pairs for one in pair}
-        left, right = (
-            np.mean([_by_seed_or_mean(pair[side].scores, len(seeds) == 1) for pair in pairs], axis=0) for side in (0, 1)
-        )
-        found = paired_bootstrap(left, right, paired_seeds=len(left) > 1)
+        there = [one for pair in pairs for one in pair]
+        scores, seeds = _of_common_seeds(there)
+        found = _paired_differences(*(np.mean(scores[side::2], axis=0) for side in (0, 1)))
         where = f"{short(student)}, mean of {len(pairs)} size{'s' if len(pairs) > 1 else ''}, SFT-S against Base-S"
-        tests += _tested(None if np.isnan(found.difference) else found, pairs[0][0], where, "no less")
+        where += _which(seeds, there)
+        tests += _tested(found, pairs[0][0], where, "no less", seeds=len(seeds))
     return tests
-
-
-def _by_seed_or_mean(scores: Scores, by_seed: bool) -> Scores:
-    """[S, C] as it is, or the mean over seeds, [1, C]."""
-    return scores if by_seed else scores.mean(0, keepdims=True)
 
 
 def _stronger(study: Study, task_of: TaskOf) -> list[_Test]:
@@ -279,9 +287,14 @@ def _against_reference(study: Study, result: Result | None, where: str, paper: f
 
 
 def _tested(
-    versus: Paired | None, result: Result | None, where: str, question: Question = "more", paper: float | None = None
+    versus: Paired | None,
+    result: Result | None,
+    where: str,
+    question: Question = "more",
+    paper: float | None = None,
+    seeds: int = 0,
 ) -> list[_Test]:
-    return [_Test(where, versus, result, question, paper)] if versus is not None and result is not None else []
+    return [_Test(where, versus, result, question, paper, seeds)] if versus is not None and result is not None else []
 
 
 GENERAL: dict[str, Callable[[Study, TaskOf], list[_Test]]] = {
