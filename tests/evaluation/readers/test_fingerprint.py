@@ -145,7 +145,6 @@ def test_the_code_that_turns_files_into_rows_is_in_the_fingerprint_of_what_reads
     monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     stage, task = SftStage(kind="sft", name="a", data="rows"), HeldOutTask(data="rows")
-    source = (EVALUATION.parent / "data" / f"{module}.py").read_text(encoding="utf-8")
 
     def fingerprints() -> list[str]:
         reading_fingerprint.cache_clear()
@@ -154,10 +153,7 @@ def test_the_code_that_turns_files_into_rows_is_in_the_fingerprint_of_what_reads
         return [*of_data, evaluation_fingerprint("benchmark", BenchmarkTask(benchmark="bbh"), 0, {}, [], "cpu")]
 
     before = fingerprints()
-    monkeypatch.setattr(
-        "tutelage.evaluation.readers.fingerprint.code_of",
-        lambda text: f"{code_of(text)}\nCHANGED = 1" if text == source else code_of(text),
-    )
+    edit(monkeypatch, EVALUATION.parent / "data" / f"{module}.py")
     after = fingerprints()
     reading_fingerprint.cache_clear()
     assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, False, True]
