@@ -106,6 +106,8 @@ def _needs(found: Estimate, here: Here, runs: Path) -> str:
         return f"time and memory are not known: the size of a model is not; {free}"
     minutes = max(1, round(60 * found.hours))
     long = f"{minutes} minute{'s' * (minutes > 1)}" if minutes < 90 else f"{found.hours:.1f} hours"
+    if found.busy > 1.25:
+        free = f"{free}; other programs make it {found.busy:.1f} times as long as on quiet cores"
     return f"about {long} here, {found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f}); {free}"
 
 
