@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.evaluation.statistics import (
-    crossed_standard_error,
-    edge_bound,
-    estimate,
-    paired_bootstrap,
-    standard_error,
-)
+from tutelage.evaluation.statistics import crossed_standard_error, estimate, paired_bootstrap, standard_error
 
 
 def crossed(rng: np.random.Generator, seeds: int, examples: int, of_seed: float, of_example: float, noise: float):
@@ -32,15 +26,6 @@ def test_standard_error_is_scipys_and_leaves_unscored_out() -> None:
     assert standard_error([0.0, 1.0]) == pytest.approx(0.5)
     assert math.isnan(standard_error([0.3]))
     assert math.isnan(standard_error([math.nan, 0.3]))
-
-
-@pytest.mark.parametrize("examples", [1, 60, 500])
-def test_the_bound_at_an_edge_is_clopper_and_pearsons(examples: int) -> None:
-    low = stats.binomtest(examples, examples).proportion_ci(0.90, "exact").low  # one-sided 95 %
-    assert edge_bound(100.0, 0.0, examples) == ("≥", pytest.approx(100 * low))
-    assert edge_bound(0.0, 0.0, examples) == ("≤", pytest.approx(100 * (1 - low)))
-    for mean, error in ((50.0, 0.0), (100.0, 1.0), (100.0, float("nan")), (100.0, None)):
-        assert edge_bound(mean, error, examples) is None
 
 
 def test_crossed_standard_error_closed_form() -> None:

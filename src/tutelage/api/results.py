@@ -87,7 +87,7 @@ def _signed(value: float | None, digits: int = 2) -> str:
 
 
 def _score(score: Score) -> str:
-    from tutelage.evaluation.metrics import edge_text
+    from tutelage.evaluation.compare import edge_text
 
     if score.value is None:
         return "unscored"

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
-from tutelage.evaluation.statistics import edge_bound
 
 
 @dataclass(frozen=True)
@@ -127,13 +126,6 @@ def _collapse(text: str) -> str:
 
 def _count(references: int) -> str:
     return f"{references} reference{'' if references == 1 else 's'}"
-
-
-def edge_text(metric: str, mean: float, stderr: float | None, examples: int, digits: int = 2) -> str:
-    """ "100.00 (≥ 95.13)" for a score whose examples are all at the same edge of 0..100, with a 95 % bound in the place
-    of an error; "" for any other."""
-    bound = None if lower_is_better(metric) else edge_bound(mean, stderr, examples)
-    return "" if bound is None else f"{mean:.{digits}f} ({bound[0]} {bound[1]:.{digits}f})"
 
 
 def lower_is_better(metric: str) -> bool:

@@ -21,8 +21,8 @@ from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, 
 from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
 from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.compare import edge_text
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
-from tutelage.evaluation.metrics import edge_text
 from tutelage.evaluation.replies import Evaluation, score, scored_by, with_chance, write_evaluation
 
 if TYPE_CHECKING:

@@ -73,19 +73,6 @@ def standard_error(scores: ArrayLike) -> float:
     return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
 
 
-def edge_bound(mean: float, stderr: float | None, examples: int) -> tuple[str, float] | None:
-    """("≥", 95.1) for a mean of 100 on 60 examples, ("≤", 4.9) for one of 0: the 95 % bound of a mean of scores 0..100
-    that are all at the same edge, whose standard error of 0 says nothing; None for any other.
-
-    At most a share u of all examples scores otherwise, with (1 − u)^n = 5 %: the exact form of the rule of three.
-    Examples that depend on each other know less.
-    """
-    if stderr != 0.0 or mean not in (0.0, 100.0) or examples < 1:
-        return None
-    low = 100.0 * 0.05 ** (1.0 / examples)
-    return ("≥", low) if mean else ("≤", 100.0 - low)
-
-
 def crossed_standard_error(scores: ArrayLike) -> float:
     """Standard error of the mean of scores [S, N] over seeds and examples; nan for fewer than two complete examples.
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from tutelage.evaluation.metrics import edge_text, lower_is_better
+from tutelage.evaluation.compare import edge_text
+from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.scores import MetricValue
 

@@ -17,7 +17,7 @@ from tutelage.common.files import write_atomically
 from tutelage.common.planned import announce, withdraw
 from tutelage.common.progress import Whole, notes_file, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
-from tutelage.evaluation.metrics import edge_text
+from tutelage.evaluation.compare import edge_text
 from tutelage.runs.ranks import Share
 from tutelage.runs.run import Run, gpus_of, takes_ranks, with_parents
 from tutelage.runs.store import Store
