@@ -151,7 +151,8 @@ def _training(
     said += f": {cut} answers are cut" if cut > 0 else ""
     said += f", {too_long} rows are left out" if too_long else ""
     steps = math.ceil(rows / batch) * training["epochs"]
-    reasons["training"] = f"{steps:,} steps per stage; {said}"
+    one_rate = "; more epochs train it better; docs/recipe.md has a search for each arm's own learning rate"
+    reasons["training"] = f"{steps:,} steps per stage; {said}{one_rate if isinstance(pair.student, Cut) else ''}"
     return training, too_long / len(lengths.prompts)
 
 
