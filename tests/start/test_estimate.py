@@ -58,4 +58,5 @@ def test_a_run_begins_with_the_time_that_was_estimated(workshop: Workshop, monke
         running.run_recipe(config, workshop.folder, workshop.runs)
     hours = estimate(runs, look_at_machine()).hours
     assert hours is not None
-    assert begun.value.args[0] == pytest.approx(3600 * hours)
+    # Another memory may have room for other batches of answers.
+    assert begun.value.args[0] == pytest.approx(3600 * hours, rel=1e-3)
