@@ -15,6 +15,7 @@ from recipes_fixture import save_tiny
 from tutelage.cli.main import main
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe import load_recipe
+from tutelage.runs.cost.cpu import Pace
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.run import with_parents
@@ -35,6 +36,7 @@ def lines(path: Path, rows: list[Any]) -> None:
 def here(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`tutelage init` in an empty folder with tiny models; returns the loaded recipe."""
     monkeypatch.setenv("TUTELAGE_CACHE", str(tiny_models / "cache"))
+    monkeypatch.setattr("tutelage.start.estimate.measured_pace", lambda: Pace(1e11))  # whatever runs beside the tests
     monkeypatch.chdir(tmp_path)
     models = ["--teacher", str(tiny_models / "teacher"), "--student", str(tiny_models / "student")]
 
@@ -64,12 +66,16 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     assert {name: len(found) for name, found in rows.items()} == {"train": 42, "dev": 6, "test": 12}
     assert len(rows["train"] | rows["dev"] | rows["test"]) == 60
     assert config.data["train"].prompt == "{question}"
-    assert config.tasks["test"].metrics == ["rouge_l", "exact_match"]
+    assert config.tasks["test"].metrics == ["exact_match", "rouge_l"]
     assert [stage.name for stage in config.stages] == ["teacher_sft", "sft", "sft_again", "gkd", "scores"]
     assert len(planned(config, tmp_path)) == 8
     said = capsys.readouterr().out
     for words in ("60 rows", "vocabularies: equal", "reads 512 tokens", "1 minute here", "tutelage run mine.yaml"):
         assert words in said
+    *_, wrote, inspect, run, chat = said.splitlines()  # nothing long between what was seen and what to do
+    assert wrote.startswith("Wrote mine.yaml: about ")
+    assert ("data inspect" in inspect, "tutelage run" in run, "tutelage chat" in chat) == (True, True, True)
+    assert len(said.splitlines()) <= 15
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 
 
@@ -144,7 +150,7 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "no header": (
         lambda folder: table(folder / "x.csv", ("Q" * 70, "b")),
         ["x.csv"],
-        "put a first line with the names",
+        "looks like a row and not like names of columns (`QQQ",
     ),
     "three rows": (lambda folder: table(folder / "x.csv", rows=PAIRS[:3]), ["x.csv"], "3 usable rows are too few"),
     "binary": (write_binary, ["x.csv"], "cannot read"),
@@ -285,7 +291,11 @@ def test_the_built_in_model_is_proposed_without_a_gpu(
     made = [stage.name for stage in config.stages].index(str(config.student))
     assert config.stages[0].kind == "prune"
     assert len((tmp_path / "healing-rows.jsonl").read_text().splitlines()) == 800
-    assert config.training_of(config.stages[made]).max_length == 256  # type: ignore[arg-type]
+    healing = config.training_of(config.stages[made])  # type: ignore[arg-type]
+    assert (healing.max_length, healing.epochs, config.data["heal"].size) == (256, 1, 320)
+    assert config.training.epochs == 2
+    rates = {s.name: config.training_of(s).learning_rate for s in config.stages if s.kind in ("sft", "distill")}  # type: ignore[arg-type]
+    assert rates == {"heal": 6e-4, "teacher_sft": 2e-4, "sft": 4e-4, "sft_again": 4e-4, "gkd": 6e-4}
     (teaching,) = (config.training_of(stage) for stage in config.stages if stage.name == "teacher_sft")  # type: ignore[arg-type]
     assert (teaching.epochs, teaching.max_steps) == (1, None)  # not the demo's few steps
     assert len(planned(config, tmp_path)) == 8 + made + 1

@@ -137,10 +137,14 @@ def test_report_takes_what_run_takes(workshop: Workshop, capsys: pytest.CaptureF
     file = str(workshop.write(stages__2__models=["lead_1"], stages__1=more))
     main(["run", file, "--only", "more", "--runs", str(workshop.runs)])
     output = capsys.readouterr().out
+    assert output.startswith("tiny: loading torch, then checking models and data\n")
     assert "| Base student |" in output
     assert "lead-1" not in output
     main(["report", file, "--only", "more", "--runs", str(workshop.runs), "--report", str(workshop.folder / "again")])
     table = (workshop.folder / "again" / "table.md").read_text()
+    assert table == (workshop.runs / "tiny-report" / "table.md").read_text()
+    (workshop.runs / "tiny-report" / "table.md").unlink()
+    main(["report", file, "--only", "more", "--runs", str(workshop.runs)])  # by default where `run` writes it
     assert table == (workshop.runs / "tiny-report" / "table.md").read_text()
     main(["report", file, "--runs", str(workshop.runs), "--out", str(workshop.folder / "again")])
     assert "1 of 3 runs are done" in capsys.readouterr().out  # sft and lead-1 are not

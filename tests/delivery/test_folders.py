@@ -229,7 +229,12 @@ def test_a_hub_id_that_cannot_be_had_is_refused_before_loading(made: Workshop, m
     with pytest.raises(TutelageError, match=r"^cannot load `org/nope`: it is no folder, .* the hub has no such model$"):
         find_loadable("org/nope")
     assert find_loadable("tiny-gkd").path == "models/tiny-gkd"
-    assert asked == ["org/nope"]
+    with pytest.raises(TutelageError, match=r"folder; models/ has (.*, )?tiny-gkd, .*; and the hub has no such model$"):
+        find_loadable("mistral")
+    monkeypatch.chdir(made.runs)
+    with pytest.raises(TutelageError, match=r"folder; there is no models/ here, .*; and the hub has no such model$"):
+        find_loadable("tiny-gkd")
+    assert asked == ["org/nope", "mistral", "tiny-gkd"]
 
 
 def test_a_run_that_is_gone_or_not_done_is_said_in_a_line(copy: Workshop) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binom
 
 from tutelage.cli.main import main
@@ -17,7 +18,7 @@ from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.summary import summarise
 from tutelage.evaluation.chance import CHANCE, binomial_tail, chance_warning
 from tutelage.evaluation.clusters import Metric
-from tutelage.evaluation.compare import _paired, compare_folders, table
+from tutelage.evaluation.compare import _paired, compare_folders, edge_bound, table
 from tutelage.evaluation.records import ExampleRecord, write_records, write_result
 from tutelage.evaluation.statistics import paired_bootstrap
 
@@ -277,3 +278,12 @@ def test_another_reading_or_prompt_is_told(
     left, right = (write(tmp_path / name, [record("0", 1.0)], **more) for name, more in (("a", a), ("b", b)))
     (task,) = compare_folders(left, right).tasks
     assert [warning in text for text in task.warnings] == [True] if warning else task.warnings == ()
+
+
+@pytest.mark.parametrize("examples", [1, 60, 500])
+def test_the_bound_at_an_edge_is_clopper_and_pearsons(examples: int) -> None:
+    low = stats.binomtest(examples, examples).proportion_ci(0.90, "exact").low  # one-sided 95 %
+    assert edge_bound(100.0, 0.0, examples) == ("≥", pytest.approx(100 * low))
+    assert edge_bound(0.0, 0.0, examples) == ("≤", pytest.approx(100 * (1 - low)))
+    for mean, error in ((50.0, 0.0), (100.0, 1.0), (100.0, float("nan")), (100.0, None)):
+        assert edge_bound(mean, error, examples) is None

@@ -16,7 +16,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
-from tutelage.runs.recipe_results import RecipeResults, ResultTask
+from tutelage.runs.recipe_results import PERPLEXITY, RecipeResults, ResultTask
 from tutelage.runs.run import Run
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import train as train_stage
@@ -101,6 +101,8 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
             assert len((run.evaluations["test"] / "examples.jsonl").read_text().splitlines()) == 4
             assert run.trained is None or (run.trained / "model" / "config.json").is_file()
     assert results.facts["cut: layers kept"] == "0, 3 (of 4)"
+    explained = [PERPLEXITY in text for name, text in results.facts.items() if name.endswith("held-out rows")]
+    assert explained == [True, *[False] * (len(explained) - 1)]  # once
     assert (results.done, results.planned) == (len(done), len(done))
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tutelage.recipe.load import parse_yaml
 from tutelage.runs.cost.facts import machine
-from tutelage.start.draft import Draft, draft
-from tutelage.start.estimate import Here
+from tutelage.start.draft import Draft, _needs, draft
+from tutelage.start.estimate import Estimate, Here
 from tutelage.start.look import look_at
 from tutelage.start.models import PAIRS, look_at_models
 
@@ -49,3 +49,10 @@ def test_models_that_cannot_be_had_are_said(drafted) -> None:
     assert "a guess, by characters" in made.seen[-1]
     assert sum("HF_HUB_OFFLINE is set: unset it" in warning for warning in made.warnings) == 2
     assert not Path("x.yaml").exists()
+
+
+def test_the_time_is_said_beside_other_programs_and_without_them(tmp_path: Path) -> None:
+    here = Here("cpu", machine("H100"), "")
+    assert _needs(Estimate(0.2, 2.0, (), 1.1), here, tmp_path).startswith("about 12 minutes here, 2.0 GiB")
+    busy = _needs(Estimate(0.2, 2.0, (), 2.4), here, tmp_path)
+    assert busy.startswith("about 12 minutes here beside what else runs now (5 minutes on quiet cores), 2.0 GiB")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+
 import pytest
 from recipes_fixture import Workshop
 
 from tutelage.recipe import load_recipe
+from tutelage.runs.cost.cpu import START, Pace
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.run import Run
 from tutelage.start import estimate as estimating
 from tutelage.start.estimate import Here, estimate, look_at_machine, runs_of
 
@@ -18,16 +23,40 @@ def test_a_slower_machine_takes_longer_and_known_gpus_are_the_cost_models(
     runs = runs_of(load_recipe(file), workshop.folder, workshop.runs, "cpu")
     assert sorted(run.stage for run in runs) == ["gkd", "gkd on test", "sft", "sft on test"]
     here = look_at_machine()
-    monkeypatch.setattr(estimating, "_cpu_rate", lambda: 1e9)
+    monkeypatch.setattr(estimating, "measured_pace", lambda: Pace(1e9))
     slow = estimate(runs, here)
-    monkeypatch.setattr(estimating, "_cpu_rate", lambda: 1e12)
+    monkeypatch.setattr(estimating, "measured_pace", lambda: Pace(1e12))
     fast = estimate(runs, here)
+    monkeypatch.setattr(estimating, "measured_pace", lambda: Pace(1e12, 2.0))
+    beside = estimate(runs, here)
     assert slow.hours is not None
     assert fast.hours is not None
-    assert slow.hours > fast.hours > 4 * 8 / 3600  # each of four runs takes 8 s to load and save
+    assert slow.hours > fast.hours > 4 * START / 3600  # each of four runs loads and saves
+    assert (beside.hours, beside.busy) == (pytest.approx(2 * fast.hours), 2.0)
     assert slow.misfits == ()
     unknown = estimate(runs, Here("cpu", None, ""))
     assert (unknown.hours, unknown.gib) == (None, None)
     on_gpu = estimate(runs, Here("cuda", machine("H100"), ""))
     assert on_gpu.gib is not None
     assert 3 < on_gpu.gib < 79
+
+
+def test_a_run_begins_with_the_time_that_was_estimated(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Begun(Exception):
+        pass
+
+    def scheduler(*_: object, seconds: Callable[[Run], float], **__: object) -> None:
+        raise Begun(sum(map(seconds, runs)))
+
+    running = import_module("tutelage.runs.run_recipe")
+    config = load_recipe(workshop.write(stages__2__models=["sft", "gkd"]))
+    runs = runs_of(config, workshop.folder, workshop.runs, "cpu")
+    for module in (estimating, running):
+        monkeypatch.setattr(module, "measured_pace", lambda: Pace(3e10, 1.7))
+    monkeypatch.setattr(running, "Scheduler", scheduler)
+    with pytest.raises(Begun) as begun:
+        running.run_recipe(config, workshop.folder, workshop.runs)
+    hours = estimate(runs, look_at_machine()).hours
+    assert hours is not None
+    # Another memory may have room for other batches of answers.
+    assert begun.value.args[0] == pytest.approx(3600 * hours, rel=1e-3)

@@ -54,3 +54,27 @@ def test_rows_of_a_known_form_need_no_keys() -> None:
         assert form is not None
         assert form.keys == {}
     assert find_form([{"a": "1", "b": "2", "c": "3"}], "x.csv") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        (("What is the capital of France?", "Paris"), [("What is the capital of Peru?", "Lima")] * 3),
+        (("Is it open now?", "Yes"), [("Who are you?", "Me")] * 3),
+        (("two oak chairs for Klara", "2 x oak chairs"), [("five pens for Mina, soon", "5 x pens")] * 3),
+        (("great film", "good"), [("dull plot", "bad"), ("nice music", "good")]),
+    ],
+)
+def test_a_first_row_in_the_place_of_the_names_is_refused(
+    first: tuple[str, str], others: list[tuple[str, str]]
+) -> None:
+    rows: list[dict[str, Any]] = [dict(zip(first, row, strict=True)) for row in others]
+    with pytest.raises(TutelageError, match=r"x.csv: its first line looks like a row .*: put a first line with the n"):
+        find_form(rows, "x.csv")
+
+
+@pytest.mark.parametrize(
+    "names", [("de", "en"), ("Order text", "Our code"), ("question asked by the customer", "answer")]
+)
+def test_names_of_columns_are_names(names: tuple[str, str]) -> None:
+    assert find_form([dict(zip(names, ("some longer text of a row, and more of it", "x"), strict=True))], "x.csv")

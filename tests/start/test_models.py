@@ -18,7 +18,7 @@ def test_a_local_pair_is_measured(tiny_models: Path) -> None:
     assert pair.template is not None
     assert pair.lines[0].startswith(f"teacher: {tiny_models / 'teacher'}, reads 512 tokens, ")
     assert pair.lines[-1] == "vocabularies: equal"
-    cut = Cut("healed", [], "heal", "")
+    cut = Cut("healed", [], "heal", "", 320)
     assert "stage `healed`" in look_at_models(str(tiny_models / "teacher"), cut).lines[-1]
 
 

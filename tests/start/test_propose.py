@@ -10,7 +10,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, Message
 from tutelage.start.files import Form
 from tutelage.start.look import Lengths, Look
-from tutelage.start.models import Pair
+from tutelage.start.models import Cut, Pair
 from tutelage.start.propose import fitting_metrics, propose, slices
 
 
@@ -33,7 +33,12 @@ def test_slices(rows: int, split: list[str], sizes: dict[str, int]) -> None:
     [
         (["yes", "no", "yes"], 0, ["exact_match", "rouge_l"]),
         (["So the answer is 4.", "Then the answer is 5."], 0, ["final_answer", "rouge_l"]),
-        (["a sentence of about eight words is this"] * 3, 2, ["rouge_l_best", "exact_match"]),
+        (["2 x oak chairs | Klara | Thursday"] * 3, 0, ["exact_match", "rouge_l"]),
+        (
+            ["a sentence of about twice eight words is this, and not to be told word for word"] * 3,
+            2,
+            ["rouge_l_best", "exact_match"],
+        ),
         (["word " * 80], 0, ["rouge_l"]),
         (["今日は天気がいいですね"] * 3, 0, ["chrf", "exact_match"]),
         (["Привет, как дела " * 20], 0, ["chrf"]),
@@ -43,12 +48,14 @@ def test_metrics_fit_the_answers(answers: list[str], references: int, metrics: l
     assert fitting_metrics(answers, references)[0] == metrics
 
 
-def proposed(lengths: list[int], prompts: list[int], context: int | None = None, rows: int = 400) -> dict[str, Any]:
+def proposed(
+    lengths: list[int], prompts: list[int], context: int | None = None, rows: int = 400, student: str | Cut = "s/s"
+) -> dict[str, Any]:
     row = Conversation("r", (Message("user", "Q"), Message("assistant", "A")))
     look = Look("train", ("x.jsonl",), Form({}, ""), rows, (), (row,) * rows)
     answers = tuple(max(1, w - p) for w, p in zip(lengths, prompts, strict=True))
     sizes = Lengths(tuple(lengths), tuple(prompts), answers, True)
-    return propose("x", {"train": look}, {"train": "x.jsonl"}, sizes, Pair("t/t", "s/s", None, context)).content
+    return propose("x", {"train": look}, {"train": "x.jsonl"}, sizes, Pair("t/t", student, None, context)).content
 
 
 def test_max_length_holds_all_rows_unless_few_are_far_longer() -> None:
@@ -66,3 +73,14 @@ def test_batches_grow_with_the_rows() -> None:
     found = [proposed([100] * 9, [50] * 9, rows=n)["training"] for n in (100, 2000, 20_000, 200_000)]
     assert [one["batch_size"] for one in found] == [8, 16, 32, 128]
     assert [one["epochs"] for one in found] == [3, 2, 2, 2]
+
+
+def test_the_built_in_student_trains_a_time_less_and_its_stages_have_their_own_settings() -> None:
+    """docs/start.md says so."""
+    own = {"gkd": {"learning_rate": 6e-4}}
+    cut = Cut("heal", [{"name": "heal"}], "heal", "", 320, {"learning_rate": 4e-4}, own)
+    found = {n: proposed([100] * 9, [50] * 9, rows=n, student=cut) for n in (300, 2000)}
+    assert [one["training"]["epochs"] for one in found.values()] == [2, 1]
+    stages = {stage["name"]: stage.get("training") for stage in found[300]["stages"]}
+    assert stages == {**dict.fromkeys(("heal", "teacher_sft", "sft", "sft_again", "scores")), **own}
+    assert found[300]["data"]["heal"]["size"] == 320

@@ -50,6 +50,8 @@ def test_every_state_with_its_numbers(tmp_path: Path) -> None:
     watched.finish(watched.begin(tmp_path, "sft"))
     metrics = {"rouge_l": {"value": 27.5, "stderr": 0.5}}
     watched.finish(watched.begin(tmp_path, "sft-on-test"), headline="rouge_l", metrics=metrics)
+    perfect = {"rouge_l": {"value": 100.0, "stderr": 0.0}}
+    watched.finish(watched.begin(tmp_path, "best-on-test"), headline="rouge_l", metrics=perfect)
     (watched.begin(tmp_path, "bad", running=False) / "error.txt").write_text("first\nbad: no rows\n")
     watched.begin(tmp_path, "killed", running=False)
     (tmp_path / "mine-report").mkdir()
@@ -62,7 +64,14 @@ def test_every_state_with_its_numbers(tmp_path: Path) -> None:
     view = RunsView(tmp_path)
     runs = runs_of(view)
     assert {name: run["state"] for name, run in runs.items()} == {
-        **{"gkd": "running", "sft": "done", "sft-on-test": "done", "bad": "failed", "killed": "stopped"},
+        **{
+            "gkd": "running",
+            "sft": "done",
+            "sft-on-test": "done",
+            "best-on-test": "done",
+            "bad": "failed",
+            "killed": "stopped",
+        },
         **{"next": "queued", "never": "blocked", "nor": "blocked"},
     }
     gkd = runs["gkd"]
@@ -72,6 +81,7 @@ def test_every_state_with_its_numbers(tmp_path: Path) -> None:
     assert (runs["next"]["stage"], runs["next"]["seed"]) == ("next", 1)
     assert runs["sft"]["seconds"] == 75.0
     assert runs["sft-on-test"]["score"] == {"metric": "rouge_l", "value": 27.5, "stderr": 0.5}
+    assert runs["best-on-test"]["score"] == {"metric": "rouge_l", "value": 100.0, "stderr": None}
     assert [report["name"] for report in view.news({})["reports"]] == ["mine-report"]
     withdraw(tmp_path)
     assert "next" not in runs_of(view)

@@ -87,9 +87,12 @@ def _signed(value: float | None, digits: int = 2) -> str:
 
 
 def _score(score: Score) -> str:
+    from tutelage.evaluation.compare import edge_text
+
     if score.value is None:
         return "unscored"
-    return f"{score.value:.2f}" if score.stderr is None else f"{score.value:.2f} ± {score.stderr:.2f}"
+    plain = f"{score.value:.2f}" if score.stderr is None else f"{score.value:.2f} ± {score.stderr:.2f}"
+    return edge_text(score.metric, score.value, score.stderr, score.examples) or plain
 
 
 def _p(value: float | None) -> str:
@@ -385,10 +388,8 @@ class TrainingResult(Shown):
         return [dict(line) for line in self.metrics]
 
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
-        count = len(self.metrics)
-        places = (
-            range(count) if count <= SHOWN_STEPS else [i * (count - 1) // (SHOWN_STEPS - 1) for i in range(SHOWN_STEPS)]
-        )
+        count, steps = len(self.metrics), range(SHOWN_STEPS)
+        places = range(count) if count <= SHOWN_STEPS else [i * (count - 1) // (SHOWN_STEPS - 1) for i in steps]
         chosen = [self.metrics[i] for i in places]
         rows = [(str(one["step"]), f"{one['loss']:.4f}", f"{one['learning_rate']:.2e}") for one in chosen]
         return ("step", "loss", "learning rate"), [*rows]

@@ -237,7 +237,7 @@ def _evaluate_recipe(
     for name, folder in folders.items():
         result = read_json(folder, RESULT)
         for metric, score in result["metrics"].items():
-            print(f"{name} {metric}: {score_words(score)} (n = {result['n']})")
+            print(f"{name} {metric}: {score_words(metric, score, result['n'])} (n = {result['n']})")
         for notice in result.get("notices") or ():
             print_lines([f"note: {notice}"])
         print(f"examples: {folder / EXAMPLES}")

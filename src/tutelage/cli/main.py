@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,14 +27,17 @@ from tutelage.cli.options import (
     JudgeRequests,
     JudgeRules,
     JudgeUrl,
+    Only,
+    Overrides,
     RunsFolder,
+    Text,
     columns_of,
     judge_from,
-    no_url,
     print_lines,
 )
-from tutelage.cli.outcome import deliver, show
-from tutelage.cli.study import note_elsewhere, study
+from tutelage.cli.outcome import deliver, report_folder, say_at_once, show
+from tutelage.cli.report import report
+from tutelage.cli.study import study
 from tutelage.cli.watch import page_of, watch
 from tutelage.common.interrupt import Interrupted, sigterm_as_ctrl_c, stop_code
 from tutelage.common.progress import print_anything
@@ -53,16 +55,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Keys of the recipe, as key=value with dots: training.epochs=3 stages.gkd.beta=0.1"),
-]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")]
-Only = Annotated[
-    list[str] | None, typer.Option(help="Of a recipe: this evaluate stage and what it builds on; may be repeated.")
-]
 _GO_ON = ("run", "demo", "study", "evaluate", "forecast", "rescore")  # commands that keep what they have done
-Text = Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -104,9 +98,12 @@ def run(
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
     from tutelage.common.files import refuse_unwritable
-    from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, refuse_other
+
+    config = load_recipe(recipe, overrides)
+    say_at_once(config.name)
+    from tutelage.forecasting.record import remember
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.run_recipe import run_recipe
@@ -114,8 +111,7 @@ def run(
     with ranks_of_this_command(jobs, gpus_per_run) as first, page_of(runs) if web and first else nullcontext():
         if not first:
             return
-        config = load_recipe(recipe, overrides)
-        out = report_to or runs / f"{config.name}-report"
+        out = report_to or report_folder(config.name, runs)
         refuse_unwritable(out, "--report")
         refuse_other(out, recipe, "report")
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
@@ -125,88 +121,10 @@ def run(
     deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
 
 
-@app.command()
-def report(
-    file: Annotated[Path, typer.Argument(help="A recipe file or a study file (YAML).")],
-    overrides: Overrides = None,
-    runs: Annotated[str, typer.Option("--runs", help="Folder of all runs; of a study also a URL (s3://…).")] = "runs",
-    out: Annotated[Path, typer.Option("--out", "--report", help="Folder of the report.")] = Path("report"),
-    only: Only = None,
-    text: Text = True,
-    debug: Debug = False,
-) -> None:
-    """Build the report of a recipe or a study from its runs, as far as they are done. Runs and changes nothing.
-
-    tutelage report recipe.yaml --runs runs --out report
-
-    tutelage report recipes/mini/study.yaml --runs s3://bucket/runs --no-text
-    """
-    from tutelage.common.errors import TutelageError
-    from tutelage.common.files import refuse_unwritable
-    from tutelage.recipe.load import read_yaml
-    from tutelage.recipe.owner import claim, refuse_other
-
-    if file.suffix == ".json":
-        raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
-    content = read_yaml(file)
-    refuse_unwritable(out, "--out")
-    refuse_other(out, file, "report")
-    if "stages" in content:
-        name = _report_recipe(file, overrides or [], runs, out, only or [], text)
-    elif overrides or only:
-        raise TutelageError(f"{file} is a study: `{[*(overrides or []), '--only'][0]}` works for recipes only")
-    else:
-        name = _report_study(file, runs, out, text)
-    claim(out, file, name)
-
-
-def _report_recipe(file: Path, overrides: Sequence[str], place: str, out: Path, only: Sequence[str], text: bool) -> str:
-    """Report the recipe's runs in the folder `place`; returns its name."""
-    from tutelage.common.errors import TutelageError
-    from tutelage.recipe.load import load_recipe
-    from tutelage.report.recipe.page import build_report
-    from tutelage.runs.recipe_results import recipe_results
-
-    runs = no_url(Path(place))
-    results = recipe_results(load_recipe(file, [*overrides]), file.resolve().parent, runs, only)
-    if not runs.is_dir():
-        raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
-    note_elsewhere(results.elsewhere)
-    show(build_report(results, out, include_text=text), results)
-    return results.name
-
-
-def _report_study(file: Path, place: str, out: Path, text: bool) -> str:
-    """Report the study's cells in `place`, a folder or URL; returns its name."""
-    from tutelage.report.forecasts import forecasts_file
-    from tutelage.report.study.losses import training_logs
-    from tutelage.report.study.page import write_study_report
-    from tutelage.runs.stages.earlier import reading_note
-    from tutelage.runs.store import open_runs
-    from tutelage.study.grid import plan_study
-    from tutelage.study.plan import cells
-
-    runs, store = open_runs(place)
-    planned = plan_study(file, runs, partial=True, fetch=store.settle if store else None)
-    note_elsewhere(planned.elsewhere)
-    for notice in planned.absent:
-        print(f"note: what uses these data cannot be found without them: {notice}", file=sys.stderr)
-    for notice in reading_note(planned.runs):
-        print(f"note: {notice}", file=sys.stderr)
-    logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)
-    name, kept = planned.config.name, None
-    if planned.config.forecast is not None:
-        kept = planned.root / forecasts_file(name)
-        if store is not None:
-            store.get(kept.name)
-    report = write_study_report(name, cells(planned, runs), out, text, logs, kept)
-    print(f"{report.missing} of {len(planned.points)} cells are missing\n\nReport: {report.page}")
-    return name
-
-
 app.command()(init)
 app.command()(doctor)
 app.command()(watch)
+app.command()(report)
 app.command()(forecast)
 app.command()(evaluate)
 app.command()(chat)
@@ -229,6 +147,7 @@ def demo(
     """
     from importlib.resources import as_file, files
 
+    say_at_once("demo")
     from tutelage.cli.demo.data import write_demo_data
     from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe

@@ -125,3 +125,13 @@ def judge_from(
     return judge_of(
         JudgeConfig(model=model, url=url, requests=requests, max_tokens=max_tokens, rules=rules, decision=decision)
     )
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Keys of the recipe, as key=value with dots: training.epochs=3 stages.gkd.beta=0.1"),
+]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Of a recipe: this evaluate stage and what it builds on; may be repeated.")
+]
+Text = Annotated[bool, typer.Option(help="Show the data's and the models' texts in the report.")]

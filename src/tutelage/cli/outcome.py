@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,17 @@ from tutelage.cli.options import print_lines, print_markdown
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
+
+
+def say_at_once(name: str) -> None:
+    """Say that a command has begun, for the imports that it needs take seconds. Ranks but the first say nothing."""
+    if {os.environ.get(variable, "0") for variable in ("RANK", "SLURM_PROCID")} == {"0"}:
+        print(f"{name}: loading torch, then checking models and data", flush=True)
+
+
+def report_folder(name: str, runs: str | Path) -> Path:
+    """Where the report of a recipe or study goes by default: beside its runs, or here if they are at a URL."""
+    return Path("" if re.match(r"\w+:/", str(runs)) else runs) / f"{name}-report"
 
 
 def show(page: Path, results: RecipeResults) -> None:

@@ -18,7 +18,7 @@ from tutelage.common import run_folder
 from tutelage.delivery.licence import licence_of
 from tutelage.recipe.sections import ModelConfig
 from tutelage.report.labels import KIND_NAMES, metric_label
-from tutelage.report.numbers import score_text
+from tutelage.report.numbers import edge_note, score_text
 from tutelage.report.recipe.tables import TableRow, TaskTable, metric_value
 from tutelage.report.recipe.verdicts import Verdict
 from tutelage.report.table_files import markdown_escape, markdown_table
@@ -117,7 +117,8 @@ def _scores(
         return
     yield markdown_table(["task", "metric", "this model", *others.values(), "examples"], lines)
     several = " (of other columns over seeds, too)" if len(results.seeds) > 1 else ""
-    yield f"Mean ± standard error over examples{several}; 0 to 100 unless it is a loss."
+    note = edge_note(cell for line in lines for cell in line)
+    yield f"Mean ± standard error over examples{several}; 0 to 100 unless it is a loss.{note}"
     about = [v for v in verdicts if v.stage == model.stage] or [*verdicts]
     yield "The report's verdict:\n\n" + "\n".join(f"- {markdown_escape(verdict.text)}" for verdict in about)
 

@@ -58,8 +58,16 @@ def find_loadable(written: str) -> FoundModel:
     if local or Path(found.path).is_absolute() or Path(found.path).is_dir():
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
-        raise TutelageError(f"cannot load `{written}`: it is no folder, no name in {MODELS}/, and {wrong}")
+        raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")
     return found
+
+
+def _local_models() -> str:
+    """Which models can be named here."""
+    if not Path(MODELS).is_dir():
+        return f"there is no {MODELS}/ here, where `tutelage run` puts what it trains (start where it was started)"
+    names = sorted(path.name for path in Path(MODELS).glob("*/"))
+    return f"{MODELS}/ has {', '.join(names[:12]) or 'none'}" + ", …" * (len(names) > 12)
 
 
 def system_of(found: FoundModel) -> str:

@@ -20,6 +20,7 @@ from tutelage.common.run_folder import EXAMPLES
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.chance import CHANCE, chance_warning
 from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, units_of
+from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import ExampleRecord, aligned, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 
@@ -275,3 +276,23 @@ def _p(value: float) -> str:
     if math.isnan(value):
         return "unknown"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def edge_bound(mean: float, stderr: float | None, examples: int) -> tuple[str, float] | None:
+    """("≥", 95.1) for a mean of 100 on 60 examples, ("≤", 4.9) for one of 0: the 95 % bound of a mean of scores 0..100
+    that are all at the same edge, whose standard error of 0 says nothing; None for any other.
+
+    At most a share u of all examples scores otherwise, with (1 − u)^n = 5 %: the exact form of the rule of three.
+    Examples that depend on each other know less.
+    """
+    if stderr != 0.0 or mean not in (0.0, 100.0) or examples < 1:
+        return None
+    low = 100.0 * 0.05 ** (1.0 / examples)
+    return ("≥", low) if mean else ("≤", 100.0 - low)
+
+
+def edge_text(metric: str, mean: float, stderr: float | None, examples: int, digits: int = 2) -> str:
+    """ "100.00 (≥ 95.13)" for a score whose examples are all at the same edge of 0..100, with a 95 % bound in the place
+    of an error; "" for any other."""
+    bound = None if lower_is_better(metric) else edge_bound(mean, stderr, examples)
+    return "" if bound is None else f"{mean:.{digits}f} ({bound[0]} {bound[1]:.{digits}f})"

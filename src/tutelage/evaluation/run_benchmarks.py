@@ -21,6 +21,7 @@ from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, 
 from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item
 from tutelage.evaluation.benchmarks.data import data_folder
+from tutelage.evaluation.compare import edge_text
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
 from tutelage.evaluation.replies import Evaluation, score, scored_by, with_chance, write_evaluation
 
@@ -183,7 +184,8 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for result in results:
         for name, found in result["metrics"].items():
             tasks = f"; ± {found['stderr_tasks']:.2f} over tasks" if found.get("stderr_tasks") is not None else ""
-            out.append(f"{result['task']} {name}: {score_words(found)} (n = {result['n']}{tasks})")
+            said = score_words(name, found, result["n"])
+            out.append(f"{result['task']} {name}: {said} (n = {result['n']}{tasks})")
         if result.get("speed"):
             speed = result["speed"]
             out.append(
@@ -196,10 +198,13 @@ def lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return out
 
 
-def score_words(found: Mapping[str, Any]) -> str:
-    """ "43.40 ± 0.51" for a metric of a result; "unscored" where there is no value."""
+def score_words(name: str, found: Mapping[str, Any], examples: int) -> str:
+    """ "43.40 ± 0.51" for the metric `name` of a result, "100.00 (≥ 95.13)" with a 95 % bound where all examples score
+    100; "unscored" where there is no value."""
     if found["value"] is None:
         return "unscored"
+    if edge := edge_text(name, found["value"], found["stderr"], examples):
+        return edge
     return f"{found['value']:.2f} ± {'unknown' if found['stderr'] is None else format(found['stderr'], '.2f')}"
 
 

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from tutelage.evaluation.compare import edge_text
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.scores import MetricValue
 
 Tone = Literal["better", "worse", "unclear"]
 MINUS = "−"
+EDGE = "≥ and ≤: 95 % bounds, where all examples score the same"
 NARROW = "\u202f"  # a narrow space at which no line breaks
 
 
@@ -27,13 +29,21 @@ def decimals(values: Iterable[float]) -> int:
 
 
 def score_text(value: MetricValue | None) -> str:
-    """ "43.4 ± 0.5", the second number a standard error, left out where it is undefined; or "missing", "unscored"."""
+    """ "43.4 ± 0.5", the second number a standard error, left out where it is undefined; "100.0 (≥ 95.1)", with a 95 %
+    bound, where every example has the same 0 or 100; or "missing", "unscored"."""
     if value is None or value.is_missing:
         return "missing" if value is None or not value.is_unscored else "unscored"
     if math.isnan(value.value):
         return "unscored"
+    if edge := edge_text(value.metric, value.value, value.stderr, value.examples, 1):
+        return edge
     error = "" if math.isnan(value.stderr) else f" ± {number_text(value.stderr, value.metric)}"
     return f"{number_text(value.value, value.metric)}{error}"
+
+
+def edge_note(texts: Iterable[str]) -> str:
+    """What a table's legend says of bounds, where a cell has one."""
+    return f" {EDGE}." if any(" (≥ " in text or " (≤ " in text for text in texts) else ""
 
 
 def number_text(value: float, metric: str) -> str:

@@ -25,6 +25,8 @@ from tutelage.runs.run import Run, adapter_text, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
+# In words, once per report.
+PERPLEXITY = "as unsure of each token as among so many equally likely ones; 1: certain and right"
 PLAIN_LABELS = {"lead_1": "lead-1 (first utterance)", "teacher": "Teacher", "base": "Base student"}
 
 
@@ -355,7 +357,8 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
             )
         if "perplexity_before" in result:
             change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
-            facts[f"{run.stage}: perplexity on held-out rows"] = change
+            said = "" if any(PERPLEXITY in value for value in facts.values()) else f" ({PERPLEXITY})"
+            facts[f"{run.stage}: perplexity on held-out rows"] = change + said
     some = next((run for run in [*shown, *runs] if run.done), None)
     if some is not None:
         environment = run_folder.read_json(some.folder, run_folder.ENVIRONMENT)

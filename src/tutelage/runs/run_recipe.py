@@ -11,6 +11,7 @@ from pathlib import Path
 from tutelage.common.progress import told, told_once
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cost_model import CostModel
+from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
@@ -23,8 +24,6 @@ from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
 from tutelage.runs.worker import make_runs_folder
 
-# The first guess of a run's time, before any has ended: on a CPU, seconds to load and save, and FLOP/s of two cores.
-_CPU_SECONDS, _CPU_RATE = 3.0, 1.5e11
 _UNKNOWN_SECONDS = 60.0  # of a run whose models' shapes are not known
 
 
@@ -72,7 +71,7 @@ def run_recipe(
         cost = cost_of(run, model)
         if cost is None:
             return _UNKNOWN_SECONDS
-        return 3600 * cost.hours if run.device == "cuda" else _CPU_SECONDS + cost.flops / _CPU_RATE
+        return 3600 * cost.hours if run.device == "cuda" else cpu_seconds(run, cost, model, measured_pace())
 
     options = {"seconds": seconds, "title": recipe.name, "texts": texts}
     with told_once() as notes, Scheduler(resources, debug, hours=hours if jobs > 1 else None, **options) as scheduler:

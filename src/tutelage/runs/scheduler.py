@@ -17,6 +17,7 @@ from tutelage.common.files import write_atomically
 from tutelage.common.planned import announce, withdraw
 from tutelage.common.progress import Whole, notes_file, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
+from tutelage.evaluation.compare import edge_text
 from tutelage.runs.ranks import Share
 from tutelage.runs.run import Run, gpus_of, takes_ranks, with_parents
 from tutelage.runs.store import Store
@@ -350,7 +351,8 @@ def _outcome_text(run: Run) -> str:
     value, error = found.get("value"), found.get("stderr")
     if value is None:
         return ""
-    return f"{headline} {value:.1f}" + ("" if error is None else f" ± {error:.1f}")
+    plain = f"{value:.1f}" if error is None else f"{value:.1f} ± {error:.1f}"
+    return f"{headline} {edge_text(headline, value, error, result.get('n', 0), 1) or plain}"
 
 
 def _failures(failed: dict[str, str]) -> str:

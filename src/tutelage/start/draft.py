@@ -104,9 +104,15 @@ def _needs(found: Estimate, here: Here, runs: Path) -> str:
     free = f"{free_disk(runs) / 2**30:,.0f} GiB of disk are free"
     if found.hours is None or found.gib is None or here.machine is None:
         return f"time and memory are not known: the size of a model is not; {free}"
-    minutes = max(1, round(60 * found.hours))
-    long = f"{minutes} minute{'s' * (minutes > 1)}" if minutes < 90 else f"{found.hours:.1f} hours"
-    return f"about {long} here, {found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f}); {free}"
+    long = f"about {_long(found.hours)} here"
+    if found.busy > 1.25:
+        long += f" beside what else runs now ({_long(found.hours / found.busy)} on quiet cores)"
+    return f"{long}, {found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f}); {free}"
+
+
+def _long(hours: float) -> str:
+    minutes = max(1, round(60 * hours))
+    return f"{minutes} minute{'s' * (minutes > 1)}" if minutes < 90 else f"{hours:.1f} hours"
 
 
 def _as_written(paths: Sequence[str], out: Path) -> str | list[str]:

@@ -1,29 +1,25 @@
 """What a recipe will need on this machine: time, memory, disk, and what keeps it from starting.
 
-GPUs: the cost model's formulas (`runs/cost`). CPUs, for which they were not fitted: a product of matrices is timed, and
-a training or reading pass is taken to reach 60 % of its rate, decoding half of that; AdamW moves 28 bytes per weight
-and step at 10 GB/s. Compared with one run only: SFT of a 64M student, 28 tokens/s by this, 25 to 40 measured.
+GPUs: the cost model's formulas (`runs/cost`). CPUs: `runs/cost/cpu.py`, as `tutelage run` begins with.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage
-from tutelage.runs.cost.cost_model import START_SECONDS, Cost, CostModel
+from tutelage.runs.cost.cost_model import CostModel
+from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import Machine, facts, machine
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import Misfit, misfits
 from tutelage.runs.preflight.machine import this_machine
 from tutelage.runs.run import Run, with_parents
-
-CPU_SHARE, ADAM_BYTES, CPU_BANDWIDTH = 0.6, 28, 1e10
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,10 @@ class Here:
 class Estimate:
     """Of all runs of a recipe together; None where a model's size is not known."""
 
-    hours: float | None
+    hours: float | None  # beside what else runs here now
     gib: float | None  # of the largest run
     misfits: tuple[Misfit, ...] = ()
+    busy: float = 1.0  # how many times as long as on quiet cores that is
 
 
 def look_at_machine() -> Here:
@@ -79,34 +76,11 @@ def estimate(runs: Sequence[Run], here: Here) -> Estimate:
     known = [(run, cost) for run, cost in costs if cost is not None]
     if len(known) < len(costs):
         return Estimate(None, None)
-    rate = _cpu_rate() if here.device == "cpu" else 0.0
-    hours = sum(_cpu_hours(run, cost, model, rate) if rate else cost.hours for run, cost in known)
-    gib = max(cost.memory_gib for _, cost in known)
-    return Estimate(hours, gib, tuple(misfits(runs, model)))
-
-
-def _cpu_hours(run: Run, cost: Cost, model: CostModel, rate: float) -> float:
-    shapes = [shape for role in run.models if (shape := model.shape(run, role)) is not None]
-    smallest = min(shapes, key=lambda shape: shape.weights, default=None)
-    seconds = cost.flops / (CPU_SHARE * rate) + START_SECONDS
-    if smallest is not None:
-        seconds += cost.sampled * 2 * smallest.matrix_weights / (CPU_SHARE * rate)
-    if run.training is not None and smallest is not None:
-        rows = sum(model.rows(run, name).rows for name in run.data if name != run.training.validation)
-        steps = max(1, rows // run.training.batch_size) * run.training.epochs
-        seconds += steps * smallest.weights * ADAM_BYTES / CPU_BANDWIDTH
-    return seconds / 3600
-
-
-def _cpu_rate(size: int = 1024) -> float:
-    """FLOP/s of float32 products of matrices, on as many threads as torch uses; the best within a second."""
-    import torch
-
-    a, best, end = torch.randn(size, size), float("inf"), time.perf_counter() + 1.0
-    while (began := time.perf_counter()) < end:  # beside other programs a few products alone may all be slow
-        torch.mm(a, a)
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    gib, wrong = max(cost.memory_gib for _, cost in known), tuple(misfits(runs, model))
+    if here.device != "cpu":
+        return Estimate(sum(cost.hours for _, cost in known), gib, wrong)
+    pace = measured_pace()
+    return Estimate(sum(cpu_seconds(run, cost, model, pace) for run, cost in known) / 3600, gib, wrong, pace.busy)
 
 
 def _cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ _COMPLETIONS = (
     *("target", "translation", "label", "category", "class", "sentiment", "minutes"),
 )
 _BESIDE = {"question": ("context", "passage", "document"), "query": ("context", "document")}  # read with the question
-_LONGEST_NAME = 60  # of a column; a longer one is a row of a table without a header
+_LONGEST_NAME = 60  # of a column
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,20 @@ def find_form(rows: Sequence[dict[str, Any]], place: str, need_answers: bool = T
     if inside is not None:
         return Form({"messages": inside}, f"turns in column `{inside}`")
     columns = text_columns(rows)
-    wild = next((name for name in columns if len(name) > _LONGEST_NAME or not name.strip()), None)
+    lower = {name.lower(): name for name in columns}
+    usual = any(name in lower for name in (*_PROMPTS, *_COMPLETIONS))
+    wild = None if usual else next((name for name in columns if _looks_like_data(name, rows)), None)
     if wild is not None:
-        raise TutelageError(f"{place}: `{wild[:40]}…` is no name of a column: put a first line with the names above it")
+        short = wild if len(wild) <= 40 else f"{wild[:39]}…"
+        raise TutelageError(
+            f"{place}: its first line looks like a row and not like names of columns (`{short}`): put a first line "
+            "with the names above it, such as question,answer; if these are the names, give --prompt and --completion"
+        )
     if len(columns) < 2:
         only = columns[0] if columns else "none"
         if ";" in only or "\t" in only:
             raise TutelageError(f"{place}: the columns are not separated by commas (`{only}`): save it with commas")
         raise TutelageError(f"{place}: a question and an answer are two columns, and it has one with text (`{only}`)")
-    lower = {name.lower(): name for name in columns}
     completion = next((lower[name] for name in _COMPLETIONS if name in lower), None)
     prompt = next((lower[name] for name in _PROMPTS if name in lower and lower[name] != completion), None)
     if prompt is not None and completion is not None:
@@ -128,6 +134,14 @@ def text_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The columns that have a text or a number in some row, in order."""
     found = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, str | int | float))
     return [str(name) for name in found if any(not is_missing(find_value(str(name), row)[0]) for row in rows)]
+
+
+def _looks_like_data(name: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column's name is rather a value: long, a sentence, as long as the column's values, or one of them."""
+    values = [str(row[name]) for row in rows if row.get(name) is not None]
+    words, usual = len(name.split()), statistics.median([len(value.split()) for value in values] or [0])
+    sentence = words > 1 and name.rstrip().endswith((".", "?", "!"))
+    return len(name) > _LONGEST_NAME or not words or sentence or (words > 3 and 2 * words >= usual) or name in values
 
 
 def _is_read(row: dict[str, Any], keys: dict[str, Any], need_answers: bool) -> bool:

@@ -31,8 +31,10 @@ class Cut:
     stages: Sequence[Mapping[str, Any]]  # in order, as a recipe has them
     section: str  # the data section that heals it
     rows: str  # and what it holds, as lines of JSON
+    healing: int  # of these rows, so many
     training: Mapping[str, Any] = field(default_factory=dict)  # what such a student trains well with
-    teacher_training: Mapping[str, Any] = field(default_factory=dict)
+    stage_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the same, of single stages
+    reasons: Mapping[str, str] = field(default_factory=dict)  # comments on stages
 
 
 @dataclass(frozen=True)

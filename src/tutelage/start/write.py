@@ -20,11 +20,12 @@ _SAYS = {
 
 
 def recipe_text(content: Mapping[str, Any], reasons: Mapping[str, str], head: str) -> str:
-    """The recipe as YAML. `head`: the first comment. `reasons`: comments by section."""
+    """The recipe as YAML. `head`: the first comment. `reasons`: comments by section or stage."""
     lines = [f"# {head}"]
     for key, value in content.items():
         if isinstance(value, list):
-            lines += [f"{key}:", *(_with(f"  - {_inline(one)}", _SAYS.get(str(one["name"]), "")) for one in value)]
+            says = {**_SAYS, **reasons}
+            lines += [f"{key}:", *(_with(f"  - {_inline(one)}", says.get(one["name"], "")) for one in value)]
         elif key in ("data", "tasks"):
             lines += [_with(f"{key}:", reasons.get(key, "")), *(f"  {n}: {_inline(one)}" for n, one in value.items())]
         else:

@@ -197,7 +197,8 @@ def _score(result: Mapping[str, Any]) -> dict[str, Any] | None:
     found = metrics.get(headline) if isinstance(metrics, dict) and isinstance(headline, str) else None
     if not isinstance(found, dict) or _number(found.get("value")) is None:
         return None
-    return {"metric": headline, "value": found["value"], "stderr": _number(found.get("stderr"))}
+    edge = found["value"] in (0, 100) and found.get("stderr") == 0  # where all examples score the same, none is known
+    return {"metric": headline, "value": found["value"], "stderr": None if edge else _number(found.get("stderr"))}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
 from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
-from tutelage.report.numbers import difference_text, interval_text, number, p_text, score_text
+from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
@@ -68,6 +68,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         verdicts=verdicts(results, tables),
         yardstick=yardstick(results, tables),
         tables=tables,
+        edge_note=edge_note(score_text(row.value(name)) for one in tables for row in one.rows for name in one.metrics),
         matrices=[one for one in pairs if one.worth_showing],
         curves=list(zip(curves, size_svgs(curves, looks), strict=True)),
         searched=searched,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.report.labels import metric_label
-from tutelage.report.numbers import difference_and_interval, score_text
+from tutelage.report.numbers import difference_and_interval, edge_note, score_text
 from tutelage.report.recipe.pairs import TaskPairs
 from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable
 from tutelage.report.table_files import compared_fields, csv_text, markdown_escape, markdown_table
@@ -79,7 +79,8 @@ def tables_markdown(tables: Sequence[TaskTable], progress: str) -> str:
             lines.append([row.label, *cells, row.seeds_text, str(row.examples or ""), *chosen])
         rendered = markdown_table([*head, "seeds", "n", *["chosen"] * table.has_chosen], lines)
         parts.append(f"**{markdown_escape(table.task)}**\n\n{rendered}")
-    return "\n\n".join(parts) + "\n\nMean ± standard error over seeds and examples; ∗ p < 0.05, paired bootstrap.\n"
+    legend = "Mean ± standard error over seeds and examples; ∗ p < 0.05, paired bootstrap."
+    return "\n\n".join([*parts, legend + edge_note(parts)]) + "\n"
 
 
 def _markdown_cells(row: TableRow, value: TableValue | None) -> tuple[str, str]:

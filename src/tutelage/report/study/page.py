@@ -21,7 +21,7 @@ from tutelage.evaluation.records import ExampleRecord, read_records
 from tutelage.evaluation.statistics import significant
 from tutelage.report.forecasts import forecast_rows
 from tutelage.report.labels import AVERAGE, method_name, metric_label, size_text, task_label
-from tutelage.report.numbers import difference_text, interval_text, number_text, p_text, score_text
+from tutelage.report.numbers import difference_text, edge_note, interval_text, number_text, p_text, score_text
 from tutelage.report.scores import is_evaluated
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 from tutelage.report.study.answers import answers, endless, gaps, left_out, yardstick
@@ -117,6 +117,7 @@ def write_study_report(
         undrawn=[(_name(one, study), one.anchor) for one in undrawn(study, figures)],
         claims=claimed,
         tables=tables,
+        edge_note=edge_note(cell.text for table in tables for line in table.lines for cell in line.cells),
         figures=[(figure, panel_svgs(figure), legend_svgs(figure)) for figure in figures],
         views=_views(study, out),
         forecasts=None

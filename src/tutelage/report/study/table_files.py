@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tutelage.report.numbers import edge_note
 from tutelage.report.study.tables import StudyTable, TableCell
 from tutelage.report.table_files import compared_fields, csv_text, latex_escape, latex_table, markdown_table
 
@@ -61,6 +62,7 @@ def _latex_cell(cell: TableCell) -> str:
     if cell.result.is_missing or math.isnan(cell.result.value):
         return f"\\textit{{{latex_escape(cell.text)}}}"
     value, _, error = cell.text.partition(" ± ")
+    value = value.replace("≥", "$\\geq$").replace("≤", "$\\leq$")
     value = f"\\textbf{{{value}}}" if cell.best else value
     mark = f"$^{{{cell.mark.replace('*', chr(92) + 'ast')}}}$" if cell.mark else ""
     paper = "" if cell.paper is None else f" {{\\scriptsize [{cell.paper:.2f}]}}"
@@ -73,4 +75,5 @@ def _legend(table: StudyTable) -> str:
         "study has no SFT again), paired bootstrap; ∗∗ after Holm's correction for all comparisons of the report too; "
         "– not in the study."
     )
-    return text + (" In brackets: the paper." if table.has_paper else "")
+    note = edge_note(cell.text for line in table.lines for cell in line.cells)
+    return text + note + (" In brackets: the paper." if table.has_paper else "")
