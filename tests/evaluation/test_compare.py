@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import dataclasses
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
