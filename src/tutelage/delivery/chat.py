@@ -18,7 +18,7 @@ from rich.text import Text
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
-from tutelage.delivery.find_model import FoundModel
+from tutelage.delivery.find_model import FoundModel, thinking_of
 from tutelage.models.limits import context_of
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
@@ -44,7 +44,8 @@ class Speaker:
     def __init__(self, found: FoundModel, settings: ChatSettings) -> None:
         """Load it, in bfloat16 on a GPU and in float32 on the CPU. Raises TutelageError as `load_model` does."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        config = ModelConfig(path=found.path, attention="padded")  # the model's own attention: `generate` streams
+        # the model's own attention: `generate` streams
+        config = ModelConfig(path=found.path, attention="padded", thinking=thinking_of(found))
         loaded = load_model(config, device, torch.bfloat16 if device == "cuda" else torch.float32)
         self.name, self.model, self.template, self.settings = found.name, loaded.model, loaded.template, settings
         self.turns: list[Message] = []
