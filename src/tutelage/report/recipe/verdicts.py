@@ -17,6 +17,7 @@ from tutelage.report.recipe.tables import TableRow, TaskTable
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults, ResultRow
 
+SATURATED = 95  # per cent right from which no difference can be expected
 DISTILLED = ("distill", "method")  # kinds of stages that the report is about
 
 
@@ -64,6 +65,15 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         )
         for task, chance in left_out.items()
     ]
+    found += [
+        Verdict(
+            f"On {table.task} every compared model is right {SATURATED} times in 100 or more: there is no room for a "
+            "difference. A harder test could show one.",
+            "unclear",
+        )
+        for table in judged
+        if _is_saturated(table)
+    ]
     if searched and not apart:
         found.append(
             Verdict(
@@ -73,6 +83,13 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
             )
         )
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
+
+
+def _is_saturated(table: TaskTable) -> bool:
+    """Whether the judged rows and their reference all match nearly every answer exactly."""
+    rows = [row for row in (*judged_rows(table), table.reference) if row is not None and row.runs]
+    values = [value.value for row in rows if (value := row.value(table.headline)) is not None]
+    return table.headline in MATCHES and len(values) > 1 and min(values) >= SATURATED
 
 
 def _at_chance(table: TaskTable) -> float | None:
