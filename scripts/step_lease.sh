@@ -84,7 +84,7 @@ for part in "$@"; do
       recipe 900 dialogsum_float8 teacher.precision=float8
       for healed in "$out"/runs/heal-*/model; do # the first recipe's; its adapters begin there
         recipe 900 dialogsum_lora "student={path: $healed, lora: {r: 16}}" \
-          'search.grid={learning_rate: [3.0e-4, 1.0e-3], epochs: [5, 10]}'
+          'search.grid={learning_rate: [1.0e-4, 3.0e-4, 6.0e-4, 1.0e-3], epochs: [5, 10]}'
       done
       ;;
     *) echo "$part: no such part; see the head of $0" ;;
