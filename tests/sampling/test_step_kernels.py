@@ -1,8 +1,5 @@
 """The kernels of a decoding step against what they replace; interpreted on a machine without a GPU."""
 
-import copy
-import warnings
-
 import pytest
 import torch
 from tiny import llama
@@ -15,11 +12,13 @@ from tutelage.common.types import Head
 from tutelage.sampling import engine as engine_module
 from tutelage.sampling.engine import Engine
 from tutelage.sampling.rotary import exchanged, fused_rotary
+from tutelage.sampling.shared_prefix import Prefill
 from tutelage.sampling.slot_cache import SlotCache
 from tutelage.sampling.step_kernels import rotate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TYPES = [torch.float32, torch.bfloat16]
+LARGEST = 1.0 - 2.0**-53  # below 1
 PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [1, 2, 3, 4], [30], [8, 8, 8, 8, 8, 8]]
 
 
@@ -67,7 +66,7 @@ def test_rotation_is_that_of_transformers(rows, count, kv, size, dtype, shared):
     exact = modeling_llama.apply_rotary_pos_emb(*(x.double() for x in (query, key, cos, sin)))
     theirs = modeling_llama.apply_rotary_pos_emb(query, key, cos, sin)
     for own, other, expected in zip(rotate(query, key, cos, sin), theirs, exact, strict=True):
-        assert own.dtype == dtype and own.shape == other.shape
+        assert (own.dtype, own.shape) == (dtype, other.shape)
         torch.testing.assert_close(own.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)  # one rounding
         if dtype == torch.float16 or (DEVICE == "cuda" and dtype == torch.bfloat16):  # interpreted, bfloat16 is cut off
             assert float((own - expected).abs().mean()) < float((other - expected).abs().mean())
@@ -78,14 +77,20 @@ def test_the_function_is_exchanged_only_within_the_block_and_only_where_it_fits(
     found = fused_rotary(model)
     assert [one.own for one in found] == [plain]
     query, key, cos = randn(2, 4, 5, 8), randn(2, 2, 5, 8, seed=1), randn(2, 5, 8, seed=2)
-    with pytest.raises(ZeroDivisionError), exchanged(found):
-        fused = modeling_llama.apply_rotary_pos_emb
-        assert fused is not plain
-        monkeypatch.setattr("tutelage.sampling.step_kernels.rotate", lambda *_: 1 / 0)  # several tokens: not called
-        for arguments in ((query, key, cos, cos), (*(x[..., :1, :].double() for x in (query, key, cos, cos)), 1)):
-            for a, b in zip(fused(*arguments), plain(*arguments), strict=True):
-                assert torch.equal(a, b)
-        1 / 0  # noqa: B018
+    several_tokens, doubles = (query, key, cos, cos), [x[..., :1, :].double() for x in (query, key)]
+    monkeypatch.setattr("tutelage.sampling.step_kernels.rotate", None)  # is not called
+
+    def inside():
+        with exchanged(fused_rotary(model)):
+            fused = modeling_llama.apply_rotary_pos_emb
+            assert fused is not plain
+            for arguments in (several_tokens, (*doubles, *[cos[:, :1].double()] * 2, 1)):
+                for a, b in zip(fused(*arguments), plain(*arguments), strict=True):
+                    assert torch.equal(a, b)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        inside()
     assert modeling_llama.apply_rotary_pos_emb is plain
 
 
@@ -98,7 +103,7 @@ def test_another_rotation_stays(other, monkeypatch):
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def drawing(vocab, kernels, monkeypatch, temperature=1.0, ends=(3,), logits=None, head=None):
+def drawing(vocab, kernels, monkeypatch, temperature=1.0, ends=(3,), head=None):
     """An engine of ten slots in mid-work, after one draw for some of them."""
     made = Engine(
         llama().to(DEVICE), ends, slots=10, size=64, max_new_tokens=6, temperature=temperature, top_p=1.0, kernels=False
@@ -106,7 +111,7 @@ def drawing(vocab, kernels, monkeypatch, temperature=1.0, ends=(3,), logits=None
     made.kernels = kernels
     generator = torch.Generator().manual_seed(vocab)
     made.uniforms.copy_(torch.rand(10, 6, generator=generator, dtype=torch.float64))
-    made.uniforms[1, 3], made.uniforms[2, 3] = 0.0, 1.0 - 2.0**-53
+    made.uniforms[[1, 2, 7, 4], 3] = torch.tensor([0.0, LARGEST, 0.5, 0.5 - 2.0**-53], dtype=torch.float64).to(DEVICE)
     made.written.fill_(3)
     made.written[8], made.limits[:] = 6, 6
     made.limits[4] = 4
@@ -115,11 +120,7 @@ def drawing(vocab, kernels, monkeypatch, temperature=1.0, ends=(3,), logits=None
     head = head or Head(randn(vocab, 16, seed=1), None)
     monkeypatch.setattr(engine_module, "language_model_head", lambda model: head)
     rows = torch.tensor([7, 1, 2, 4, 5, 8, 0]).to(DEVICE)
-    hidden = randn(len(rows), 16, seed=2)
-    if logits is not None:  # a one-hot hidden state picks a row of logits
-        hidden = torch.eye(len(rows), 16, device=DEVICE)
-        head = Head(torch.nn.functional.pad(logits, (0, 0, 0, 16 - len(rows))).T.contiguous(), None)
-    made._draw(rows, hidden)
+    made._draw(rows, randn(len(rows), 16, seed=2, dtype=head.weight.dtype))
     return made
 
 
@@ -140,10 +141,108 @@ def test_a_draw_leaves_the_state_that_choose_leaves(vocab, temperature, monkeypa
     ends = tuple(expected.last[[7, 0]].tolist())  # now with rows that end, of several end tokens
     own, expected = (drawing(vocab, kernels, monkeypatch, temperature, (*ends, vocab - 1)) for kernels in (True, False))
     assert_same_state(own, expected)
-    assert bool(own.ended[7]) and not bool(own.live[7]) and bool(own.live[1]) and not bool(own.live[4])
+    assert own.ended[[7, 1, 4]].tolist() == [True, False, False]
+    assert own.live[[7, 1, 4]].tolist() == [False, True, False]
 
 
 def test_a_draw_knows_bias_scale_and_soft_cap(monkeypatch):
     head = Head(randn(300, 16, seed=4), randn(300, seed=5), 0.5, 3.0)
     own, expected = (drawing(300, kernels, monkeypatch, 0.8, head=head) for kernels in (True, False))
     assert_same_state(own, expected)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_tokens_without_probability_are_never_drawn(dtype, monkeypatch):
+    allowed = torch.tensor([130, 260, 261, 700])  # of eight blocks, three have a token to draw
+    bias = torch.full((1_000,), -torch.inf).index_fill(0, allowed, 0.0).to(DEVICE, dtype)
+    head = Head(randn(1_000, 16, seed=1, dtype=dtype), bias)
+    own, expected = (drawing(1_000, kernels, monkeypatch, head=head) for kernels in (True, False))
+    assert_same_state(own, expected)
+    assert set(own.last[[7, 1, 2, 4, 5, 8, 0]].tolist()) <= set(allowed.tolist())
+    assert own.last[[1, 2]].tolist() == [130, 700]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 999), (127, 128), (255, 200)])
+def test_a_boundary_between_two_tokens_is_exact(first, second, monkeypatch):
+    bias = torch.full((1_000,), -torch.inf).index_fill(0, torch.tensor([first, second]), 2.0).to(DEVICE)
+    own = drawing(1_000, True, monkeypatch, head=Head(torch.zeros(1_000, 16).to(DEVICE), bias))
+    low, high = sorted((first, second))
+    assert own.last[[1, 4, 7, 2]].tolist() == [low, low, high, high]  # 0, just below ½, ½, just below 1
+    torch.testing.assert_close(own.logprobs[7, 3].cpu(), torch.tensor(0.5).log())
+
+
+def test_draws_follow_the_distribution(monkeypatch):
+    """Each token is drawn for a share of evenly spaced random numbers that is its probability."""
+    count, vocab = 100, 150
+    made = Engine(
+        llama().to(DEVICE), (), slots=count, size=8, max_new_tokens=1, temperature=0.5, top_p=1.0, kernels=False
+    )
+    made.kernels = True
+    made.live[:], made.limits[:] = True, 1
+    made.uniforms[:, 0] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    logits = randn(vocab, seed=3)
+    head = Head(torch.zeros(vocab, 4).to(DEVICE), logits)
+    monkeypatch.setattr(engine_module, "language_model_head", lambda model: head)
+    made._draw(made.all_slots, torch.zeros(count, 4).to(DEVICE))
+    probabilities = torch.softmax(logits.double() / 0.5, 0)
+    shares = torch.bincount(made.last, minlength=vocab) / count
+    assert float((shares - probabilities).abs().max()) <= 1.001 / count
+    torch.testing.assert_close(made.logprobs[:, 0].double(), probabilities.log()[made.last], rtol=1e-5, atol=1e-5)
+
+
+# --- engine ----------------------------------------------------------------------------------------------------------
+
+
+def samples_of(kernels, dtype=torch.float32, **settings):
+    settings = {"slots": 3, "size": 64, "max_new_tokens": 12, "temperature": 0.9, "top_p": 1.0} | settings
+    made = Engine(llama().to(DEVICE, dtype), (31, 32, 33, 34), kernels=kernels, **settings)
+    return made, made.generate(PROMPTS, [12, 3, 9, 1, 12, 7, 12], range(11, 18))
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.8}, {"temperature": 0.0}, {"slots": 16}])
+def test_samples_with_the_kernels_equal_those_without(settings):
+    (own, samples), (_, expected) = (samples_of(kernels, **settings) for kernels in (True, False))
+    assert (own.kernels, own.cache.kernels, len(own.rotary)) == (True, True, 1)
+    assert [(s.tokens, s.finished) for s in samples] == [(s.tokens, s.finished) for s in expected]
+    assert settings or any(s.finished for s in expected)
+    for a, b in zip(samples, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_each_kernel_runs_in_a_step_but_not_in_prefill_or_training(monkeypatch):
+    from tutelage.sampling import draw_kernels, step_kernels
+
+    calls = []
+    for module, name in ((step_kernels, "rotate"), (step_kernels, "write_to_slots"), (draw_kernels, "draw_and_note")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, own=own, name=name: (calls.append(name), own(*a))[1])
+    made, _ = samples_of(True)
+    assert set(calls) == {"rotate", "write_to_slots", "draw_and_note"}
+    calls.clear()
+    made._prefill([Prefill([5, 9, 11], 0, 0, 0)])
+    made.model(
+        torch.tensor([[1, 2, 3]], device=DEVICE), labels=torch.tensor([[1, 2, 3]], device=DEVICE)
+    ).loss.backward()
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", ["step_kernels.rotate", "step_kernels.write_to_slots", "draw_kernels.draw_and_note"])
+def test_a_kernel_that_does_not_compile_is_left_out_with_one_line(name, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("at 12:4:\n  no such instruction")
+
+    monkeypatch.setattr(f"tutelage.sampling.{name}", fail)
+    with pytest.warns(UserWarning, match=r"do not run here \(RuntimeError: at 12:4: no such instruction\)") as caught:
+        made, samples = samples_of(True)
+    assert ["\n" in str(warning.message) for warning in caught] == [False]
+    assert (made.kernels, made.cache.kernels, made.rotary) == (False, False, [])
+    assert samples == samples_of(False)[1]
+
+
+def test_a_full_device_is_no_fault_of_the_kernels(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr("tutelage.sampling.step_kernels.rotate", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        samples_of(True)

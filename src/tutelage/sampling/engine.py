@@ -256,7 +256,7 @@ class Engine:
 
     @torch.no_grad()
     def _try_kernels(self) -> None:
-        """Use the kernels of this folder from now on, if a step with them runs. No row is live: it changes no result."""
+        """Use the kernels of this folder from now on if a step with them runs; it changes no result: no row is live."""
         try:
             self.kernels = self.cache.kernels = True
             self.rotary = fused_rotary(self.decoder)
