@@ -4,7 +4,8 @@ Each row (a prompt and its response) has a slot: a part of the key-value cache w
 numbers. So no row sees padding, and the slot of a row that has ended takes the next prompt at once. All state of a step
 is on the device and changed in place, so that on CUDA the step is recorded once as a graph and replayed: a small
 model's step has several hundred kernels of a few microseconds each, and launching them one by one takes longer than
-running them. On other devices the same step runs without a graph, over the rows that have not ended.
+running them. On other devices the same step runs without a graph, over the rows that have not ended. On CUDA, rotary
+embedding, cache and draw are kernels of this folder (`step_kernels.py`, `draw_kernels.py`), unless they do not compile.
 
 Of prompts with a common prefix (`shared_prefix.py`) the first to get a slot is read in full; the others copy the
 prefix's keys and values and are read from there on. Groups are admitted one after the other, so at most one prefix has
