@@ -1,5 +1,7 @@
 """The kernels of a decoding step against what they replace; interpreted on a machine without a GPU."""
 
+import math
+
 import pytest
 import torch
 from tiny import llama
@@ -169,6 +171,14 @@ def test_a_boundary_between_two_tokens_is_exact(first, second, monkeypatch):
     low, high = sorted((first, second))
     assert own.last[[1, 4, 7, 2]].tolist() == [low, low, high, high]  # 0, just below ½, ½, just below 1
     torch.testing.assert_close(own.logprobs[7, 3].cpu(), torch.tensor(0.5).log())
+
+
+def test_rounding_leads_to_the_last_token_that_can_be_drawn(monkeypatch):
+    """The block's sum in float32 is rounded up to 1 + 2⁻²³, which the running sum over its tokens does not reach."""
+    bias = torch.full((1_000,), -torch.inf)
+    bias[640], bias[645] = 0.0, math.log(1.5 * 2.0**-24)
+    own = drawing(1_000, True, monkeypatch, head=Head(torch.zeros(1_000, 16).to(DEVICE), bias.to(DEVICE)))
+    assert own.last[[1, 7, 2]].tolist() == [640, 640, 645]
 
 
 def test_draws_follow_the_distribution(monkeypatch):
