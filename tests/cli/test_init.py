@@ -153,7 +153,7 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "looks like a row and not like names of columns (`QQQ",
     ),
     "three rows": (lambda folder: table(folder / "x.csv", rows=PAIRS[:3]), ["x.csv"], "3 usable rows are too few"),
-    "binary": (write_binary, ["x.csv"], "cannot read"),
+    "binary": (write_binary, ["x.csv"], "is not UTF-8"),
     "binary lines": (
         lambda f: (f / "x.jsonl").write_bytes(b"\xff\x00\n" * 9),
         ["x.jsonl"],

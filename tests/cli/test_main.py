@@ -118,7 +118,7 @@ def test_a_note_is_printed_once_however_many_runs_have_it(
         assert first.count(note) == 1, first
     assert "needs a larger limit (as in 1 more run)\n" in first
     models = workshop.folder / "models"  # the last model, and what it is compared with
-    assert f"Talk to two: tutelage chat {models / 'tiny-gkd-s1'} {models / 'tiny-sft-s1'}\n" in first
+    assert f"or to two: tutelage chat {models / 'tiny-gkd-s1'} {models / 'tiny-sft-s1'}\n" in first
     main(["run", file, "--runs", str(workshop.runs)])  # nothing is left to do, so nothing was said on the way
     again = "".join(capfd.readouterr())
     assert again.count("are also in data.train") == 1

@@ -53,6 +53,15 @@ def test_a_piece_is_measured_by_its_own_speed_once_it_has_one():
     assert left._left(left._pieces["a"], 22.0) == pytest.approx(1.0)
 
 
+def test_the_rest_of_a_piece_that_an_earlier_call_began_is_not_taken_for_all_of_it():
+    """Its last step, 6 s for a guess of 60, would make what follows ten times as fast as it is."""
+    left = plan(("heal", "train", 60.0), ("sft", "train", 80.0))
+    left.begin("heal", 0.0)
+    left.part("heal", 0.0, 1.0, before=0.9)
+    left.end("heal", 6.0)
+    assert left.seconds(6.0) == pytest.approx(80.0)
+
+
 def test_the_first_of_many_answers_tells_little():
     """Answers that are written together end together, late: after 30 s one of 120 is no hour."""
     left = plan(("a", "evaluate", 50.0), ("b", "evaluate", 50.0))

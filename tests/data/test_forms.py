@@ -191,8 +191,8 @@ def test_tables_of_text_are_read_as_written(tmp_path: Path) -> None:
         assert [(b.source, b.reason) for b in data.bad_rows] == [
             (f"{name}:5", "1 values, and the header has 3 columns")
         ]
-    (tmp_path / "y.csv").write_bytes(b"q,a\n\xff,x\n")
-    with pytest.raises(TutelageError, match=r"^data\.gold\.path: cannot read .*y\.csv: .*; save it as CSV in UTF-8"):
+    (tmp_path / "y.csv").write_bytes(b"q,a\ny,z\n\xff,x\n")
+    with pytest.raises(TutelageError, match=r"^data\.gold\.path: .*y\.csv:3 is not UTF-8: save it as CSV in UTF-8"):
         load(tmp_path, "y.csv", prompt="{q}")
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes_fixture import Workshop
+from chat_templates import tokenizer
+from recipes_fixture import ROWS, Workshop, save_tiny
 from rich.console import Console
 
+from tutelage.api.evaluating import evaluate
 from tutelage.api.results import Model
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
 from tutelage.delivery.chat import HELP, ChatSettings, Speaker, _view, chat, plain
-from tutelage.delivery.find_model import FoundModel
+from tutelage.delivery.find_model import FoundModel, find_model, thinking_of
 from tutelage.models.load import load_model
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig, SamplingConfig
@@ -95,8 +97,11 @@ def test_lines_of_a_pipe_are_questions(
     say(monkeypatch, "The cat?\n\n/reset\nThe cat?\n/nonsense\n/quit\nnever asked\n")
     chat([speaker, other])
     once = f"one: {alone[0]}\ntwo: {alone[1]}\n"
-    written = capsys.readouterr().out
+    written, notes = capsys.readouterr()
     assert written.startswith(once + once)
+    cut = [f"{one.name} did not end its answer, which was cut at 8 tokens" for one in (speaker, other) if one.cut]
+    assert cut  # random models hardly ever end
+    assert [line.partition(":")[0] for line in notes.splitlines()] == cut + cut
     assert " ".join(written[2 * len(once) :].split()) == HELP
     say(monkeypatch, "The cat?\n/system Be brief.\nThe cat?\n")
     chat([speaker])
@@ -134,6 +139,28 @@ def test_the_system_turn_of_the_training_rows_is_the_default(
             assert (f"system: {said} (as" in capsys.readouterr().err) == bool(system and not options)
         Model("sft", run.folder, "sft").generate("The cat?", max_new_tokens=1)
     assert begun == [said, "", said, "", "", ""]
+
+
+def test_a_model_is_asked_as_it_was_trained(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat template that is saved with it does not say whether it may think."""
+    qwen = Path(__file__).parents[1] / "helpers/rows/look_alikes/qwen_3.jinja"
+    save_tiny(tmp_path / "qwen", 2, 0, tokenizer(qwen.read_text()))
+    workshop.rows("train", ROWS)
+    recipe = load_recipe(workshop.write(student={"path": str(tmp_path / "qwen"), "thinking": False}))
+    run = Planner(recipe, workshop.folder, workshop.runs).stage_run("sft", 0)
+    do_run(run)
+    prompt = Speaker(find_model(str(run.folder)), SHORT).template.render([Message("user", "The cat?")], True)
+    assert prompt.endswith("assistant\n<think>\n\n</think>\n\n")
+    asked: list[ModelConfig] = []
+    monkeypatch.setattr("tutelage.cli.evaluate._run_benchmarks", lambda settings, _: asked.append(settings.loading))
+    for options in ([], ["--thinking"]):
+        main(["evaluate", "--model", str(run.folder), "--tasks", "ifeval", *options])
+    monkeypatch.setattr("tutelage.api.evaluating._evaluate_benchmarks", lambda loading, *_: asked.append(loading))
+    evaluate(run.folder, "ifeval")
+    assert [one.thinking for one in asked] == [False, True, False]
+    assert thinking_of(find_model(str(tmp_path / "qwen"))) is None
 
 
 @pytest.mark.parametrize("questions", [1, 2])

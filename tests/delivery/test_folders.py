@@ -20,6 +20,7 @@ from tutelage.delivery.card import shown_name
 from tutelage.delivery.find_model import find_loadable, find_model
 from tutelage.delivery.folders import deliver_models, models_folder
 from tutelage.delivery.licence import licence_of
+from tutelage.evaluation.compare import edge_text
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.preflight.hub import Hub
@@ -76,7 +77,8 @@ def test_a_card_has_a_head_and_the_reports_numbers(made: Workshop) -> None:
     }
     lines = list(csv.DictReader((made.runs / "tiny-report" / "table.csv").read_text().splitlines()))
     own, reference = (next(x for x in lines if x["stage"] == s and x["metric"] == "rouge_l") for s in ("gkd", "sft"))
-    cells = [f"{float(x['mean']):.1f} ± {float(x['stderr']):.1f}" for x in (own, reference)]
+    numbers = [(float(x["mean"]), float(x["stderr"]), int(x["examples"])) for x in (own, reference)]
+    cells = [edge_text("rouge_l", *one, 1) or f"{one[0]:.1f} ± {one[1]:.1f}" for one in numbers]
     assert f"| test | ROUGE-L | {cells[0]} | {cells[1]} |" in body
     assert "level with sft" in body or "above sft" in body or "below sft" in body  # the verdict
     fingerprint = json.loads((run_of(made, "gkd") / "config.json").read_text())["fingerprint"]
@@ -226,7 +228,9 @@ def test_a_hub_id_that_cannot_be_had_is_refused_before_loading(made: Workshop, m
     monkeypatch.chdir(made.folder)
     asked: list[str] = []
     monkeypatch.setattr(Hub, "problem", lambda _, name, kind: asked.append(name) or "the hub has no such model")
-    with pytest.raises(TutelageError, match=r"^cannot load `org/nope`: it is no folder, .* the hub has no such model$"):
+    with pytest.raises(
+        TutelageError, match=r"^cannot load `org/nope`: it is no folder; models/ has .*; and the hub has no such model$"
+    ):
         find_loadable("org/nope")
     assert find_loadable("tiny-gkd").path == "models/tiny-gkd"
     with pytest.raises(TutelageError, match=r"folder; models/ has (.*, )?tiny-gkd, .*; and the hub has no such model$"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -145,6 +146,7 @@ def test_unscored_examples_are_left_out_on_both_sides(tmp_path: Path) -> None:
     assert math.isnan(one.tasks[0].metrics[0].difference)
     assert one.as_json()["tasks"][0]["metrics"][0]["p_value"] is None
     assert "unknown" in table(one)
+    assert "not corrected" not in table(dataclasses.replace(one, tasks=one.tasks * 2))  # of two that are none
 
 
 def test_other_examples_are_refused_by_name(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ CASES = [
     Case("override without =", ("`training.epochs`", "key=value"), overrides=("training.epochs",)),
     Case("override of unknown stage", ("`stages.x.beta=1`", "`x`"), overrides=("stages.x.beta=1",)),
     Case("override of wrong type", ("training.epochs", "whole number"), overrides=("training.epochs=many",)),
-    Case("override of unknown key", ("`epoch`", "`epochs`"), overrides=("training.epoch=1",)),
+    Case("override of unknown key", ("command line: training", "`epochs`"), overrides=("training.epoch=1",)),
     Case("override inside a value", ("`name.a.b=1`", "no keys"), overrides=("name.a.b=1",)),
     # --- data
     Case("missing data", ("data.train.path", "gone.jsonl", "correct the path"), {"data__train__path": "gone.jsonl"}),

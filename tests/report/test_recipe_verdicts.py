@@ -167,30 +167,39 @@ def test_the_opponent_is_named_and_a_missing_control_too(run: tuple[RecipeResult
     assert "not searched" in yardstick(searched, build_tables(searched))[0]
     both = with_row(searched, "sft_again", searched=True)  # of which there is no point: a search of other settings
     assert "But 0 settings were tried for it, and 6 for others." in yardstick(both, build_tables(both))[0]
-    for amount, words in (((2, "epochs"), "2 epochs"), ((300, "steps"), "300 steps")):
-        longer = with_row(with_row(fair, "gkd", trained_for=amount), "sft_again", trained_for=(1, "epochs"))
-        (text,) = yardstick(longer, build_tables(longer))
-        assert text.endswith(
-            "with a fresh schedule. But it trained for 1 epoch, "
-            f"GKD (SFT-S) for {words}: a gain may be that of more steps."
-        )
-    equal = with_row(with_row(fair, "gkd", trained_for=(2, "epochs")), "sft_again", trained_for=(2, "epochs"))
+    longer = with_row(with_row(fair, "gkd", steps=1_200), "sft_again", steps=80)
+    (text,) = yardstick(longer, build_tables(longer))
+    assert text.endswith(
+        "with a fresh schedule. But it trained for 80 steps in all, GKD (SFT-S) for 1,200: a gain may be that of more "
+        "steps."
+    )
+    equal = with_row(with_row(fair, "gkd", steps=80), "sft_again", steps=80)
     assert yardstick(equal, build_tables(equal)) == yardstick(fair, build_tables(fair))
+
+
+def letters(metric: str, right: int, stage: str = "gkd") -> TableRow:
+    """A model that gives so many of 100 letters right."""
+    scores: list[dict[str, float | None]] = [{metric: float(n < right)} for n in range(100)]
+    records = tuple(ExampleRecord(f"{n}", "", "", ("ABCD"[n % 4],), score, None, "", True, 1)
+                    for n, score in enumerate(scores))  # fmt: skip
+    runs, kind = (SeedScores(0, Path("none"), records),), "distill" if stage == "gkd" else "sft"
+    return TableRow(stage, stage.upper(), kind, {}, stage == "sft", runs, (), (metric_value(runs, metric),))
+
+
+def test_a_task_that_all_can_do_is_named(tmp_path: Path) -> None:
+    results = make_run(tmp_path, count=4)
+    for right, count in ((94, 0), (95, 1)):
+        table = TaskTable("arc", "exact_match", ("exact_match",), (letters("exact_match", 100, "sft"),
+                          letters("exact_match", right)))  # fmt: skip
+        said = [verdict.text for verdict in verdicts(results, [table])]
+        assert sum("every compared model is right 95 times in 100 or more" in text for text in said) == count
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "final_answer"])
 def test_a_task_at_chance_is_left_out(metric: str, tmp_path: Path) -> None:
     """One of four letters: 30 of 100 right where the commonest is 25 say nothing; where GKD has 60, they do."""
-
-    def letters(right: int) -> TableRow:
-        scores: list[dict[str, float | None]] = [{metric: float(n < right)} for n in range(100)]
-        records = tuple(ExampleRecord(f"{n}", "", "", ("ABCD"[n % 4],), score, None, "", True, 1)
-                        for n, score in enumerate(scores))  # fmt: skip
-        runs = (SeedScores(0, tmp_path, records),)
-        return TableRow("gkd", "GKD", "distill", {}, False, runs, (), (metric_value(runs, metric),))
-
     results = make_run(tmp_path, count=4)
     for right, text in ((30, "arc is left out: no model was shown to do better on it than the commonest answer"),
                         (60, "GKD scores 60.0")):  # fmt: skip
-        (verdict,) = verdicts(results, [TaskTable("arc", metric, (metric,), (letters(right),))])
+        (verdict,) = verdicts(results, [TaskTable("arc", metric, (metric,), (letters(metric, right),))])
         assert verdict.text.startswith(text)

@@ -99,6 +99,8 @@ def test_sft_again_is_the_reference_wherever_it_is(tmp_path: Path) -> None:
         "Every arm is compared with SFT again of the same student on the same data: SFT, then as much SFT again with a "
         "fresh schedule. So no gain is that of more steps."
     )
+    longer = made(tmp_path / "longer", gains | {("seqkd", 10): 0.0}, "bbh")
+    assert yardstick(longer).text.endswith("So no gain is that of more steps; but SeqKD may train for more.")
     first = claims(study)[0]
     assert first.evidence[0].text.startswith("s at 10, GKD against SFT again: 0.00 ")
     again = study.find("s", "sft_again", 10, "bbh")

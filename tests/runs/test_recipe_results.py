@@ -14,6 +14,8 @@ from recipes_fixture import ROWS, Workshop
 from tutelage.cli.main import main
 from tutelage.recipe.load import load_recipe
 from tutelage.report.recipe.page import build_report
+from tutelage.report.recipe.tables import build_tables
+from tutelage.report.recipe.verdicts import yardstick
 from tutelage.runs import recipe_results as module
 from tutelage.runs.planner import Planner
 from tutelage.runs.recipe_results import RecipeResults, recipe_results
@@ -146,10 +148,29 @@ def test_the_reference_is_the_control_where_there_is_one(workshop: Workshop) -> 
     assert reference(["first", "gkd"]) == ("first", [])
     assert reference(["first", "second", "gkd"], compare_to="first") == ("first", ["second"])
 
-    scores = {"name": "scores", "kind": "evaluate", "models": ["base", "second", "gkd"], "tasks": ["test"]}
-    longer = [*stages[:3], stages[3] | {"training": {"max_steps": 7}}, scores]
-    rows = read(workshop, workshop.write(stages=longer, training__epochs=3)).rows
-    assert [row.trained_for for row in rows] == [None, (3, "epochs"), (7, "steps")]
+
+def test_a_control_that_trains_for_fewer_steps_is_named(workshop: Workshop) -> None:
+    """Steps count from the first stage on, since as many epochs on more rows are more steps."""
+    workshop.rows("more", [row | {"id": f"more {row['id']}"} for row in ROWS])
+    stages = [
+        {"name": "sft", "kind": "sft", "data": "train"},
+        {"name": "again", "kind": "sft", "student": "sft", "data": "train"},
+        {"name": "gkd", "kind": "distill", "student": "sft", "data": "train", "on_policy": 0.0},
+        {"name": "mix", "kind": "distill", "student": "sft", "data": ["train", "more"], "on_policy": 0.0},
+    ]
+    scores = {"name": "scores", "kind": "evaluate", "models": ["base", "again", "gkd"], "tasks": ["test"]}
+    told = []
+    for models in ([], ["mix"]):
+        content = [*stages, scores | {"models": [*scores["models"], *models]}]
+        file = workshop.write(stages=content, data__more={"path": "more.jsonl"})
+        assert models or not any(row.steps for row in read(workshop, file).rows)  # nothing is done
+        results = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+        told += yardstick(results, build_tables(results))
+    assert [row.steps for row in results.rows] == [None, 6, 6, 9]
+    assert told[0].endswith("with a fresh schedule, so that no gain is that of more steps.")
+    assert told[1].endswith(
+        "with a fresh schedule. But it trained for 6 steps in all, mix for 9: a gain may be that of more steps."
+    )
 
 
 def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

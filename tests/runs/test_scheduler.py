@@ -55,6 +55,26 @@ def test_the_longest_chain_goes_first(monkeypatch: pytest.MonkeyPatch):
     assert order(monkeypatch, pieces, **hours)[:3] == ["base", "short2", "sft"]
 
 
+def test_a_recipe_waits_for_a_run_that_another_process_is_working_on(monkeypatch: pytest.MonkeyPatch, capsys):
+    """Two terminals with one recipe: each does what the other does not, and neither fails."""
+    theirs, ours = Piece("teacher", 2.0), Piece("sft", 1.0)
+    gkd = Piece("gkd", 1.0, [theirs, ours])
+    tried: list[str] = []
+
+    def attempt(run: Any, *_: Any) -> str | None:
+        tried.append(run.stage)
+        if run is not theirs or theirs.done:
+            return None
+        theirs.done = tried.count("teacher") == 2  # the other process ends
+        return scheduler.Busy(f"teacher: another process is working on {run.folder}; wait for it, or stop it")
+
+    monkeypatch.setattr(scheduler, "attempt", attempt)
+    monkeypatch.setattr(scheduler, "BUSY_SECONDS", 0.01)
+    Scheduler(Resources()).execute([gkd])  # type: ignore[arg-type]
+    assert tried == ["teacher", "sft", "teacher", "gkd"]
+    assert capsys.readouterr().out.count("another process is working on nowhere: waiting for it") == 1
+
+
 def test_without_hours_the_chain_of_most_runs(monkeypatch: pytest.MonkeyPatch):
     base = Piece("base", 1.0)
     alone = Piece("alone", 9.0, [base])

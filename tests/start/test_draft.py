@@ -43,6 +43,13 @@ def test_memory_settings_and_models_fit_the_gpu(drafted) -> None:
     assert drafted(20.0, small).fits
 
 
+def test_few_rows_are_said(drafted) -> None:
+    assert drafted(79.0, PAIRS[0]).warnings[0].startswith("100 rows are few")
+    with Path("x.csv").open("a", newline="") as handle:
+        csv.writer(handle).writerows((f"Another {i} " * 200, "no") for i in range(100))
+    assert not any("are few" in warning for warning in drafted(79.0, PAIRS[0]).warnings)
+
+
 def test_models_that_cannot_be_had_are_said(drafted) -> None:
     made = drafted(79.0, PAIRS[0])
     assert made.seen[0].startswith("teacher: HuggingFaceTB/SmolLM2-1.7B-Instruct, 1.7B weights; cannot be looked at: `")

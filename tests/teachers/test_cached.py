@@ -83,20 +83,32 @@ def test_what_is_read_is_what_was_computed(tmp_path: Path) -> None:
     assert live.asked == 1
 
 
-@pytest.mark.parametrize("k", [None, 3])
-def test_a_live_answer_is_in_cpu_memory_when_it_is_joined(tmp_path: Path, monkeypatch, k: int | None) -> None:
-    """A copy from a GPU that does not wait gives memory that is still being written."""
-    waits, to = [], torch.Tensor.to
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each copy to the CPU, whether it is whole when it is given. From a GPU, one that does not wait gives memory
+    that is still being written."""
+    found, to = list[bool](), torch.Tensor.to
 
     def recorded(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if torch.device("cpu") in args:
-            waits.append(not kwargs.get("non_blocking"))
+            found.append(not kwargs.get("non_blocking"))
         return to(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, "to", recorded)
+    return found
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_a_live_answer_is_in_cpu_memory_when_it_is_joined(tmp_path: Path, waits: list[bool], k: int | None) -> None:
     live: Any = Counting() if k is None else TopKSource(Counting(), k)
     store = ShardStore(tmp_path, "teacher", Form(torch.float32, WIDTH, k))
     CachedSource(store, "counting", live).answer(questions(1)[0])
+    assert waits
+    assert all(waits)
+
+
+def test_so_is_a_micro_batch_that_is_copied_there(waits: list[bool]) -> None:
+    questions(1)[0].batch(padded=True).to(torch.device("cpu"))
     assert waits
     assert all(waits)
 

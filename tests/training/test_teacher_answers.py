@@ -303,6 +303,24 @@ def test_a_teacher_of_another_family_teaches_by_text(workshop: Workshop, capsys:
     assert "its answers are decoded to text" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("thinking", [None, False])
+def test_answers_to_other_prompts_than_the_students_are_told(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], thinking: bool | None
+):
+    """A teacher whose prompt opens a thought, and a student that does not think."""
+    qwen = Path(__file__).parents[1] / "helpers/rows/look_alikes/qwen_3_5.jinja"
+    section = {"chat_template": str(qwen)}
+    student = section if thinking is None else section | {"thinking": thinking}
+    models = {role: {"path": str(workshop.models / role)} for role in ("teacher", "student")}
+    workshop.rows("train", ROWS[:4])
+    stages = [seqkd(samples_per_prompt=1)]
+    file = workshop.write(teacher=models["teacher"] | section, student=models["student"] | student, stages=stages)
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
+    do_run(run.parents[0])
+    do_run(run)
+    assert ("teacher and student have different chat templates" in capsys.readouterr().out) == (thinking is False)
+
+
 def test_answers_belong_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     """Two data sets: a row of the first is too long, and the second is named twice."""
     long = {"prompt": "The cat sat? " * 40, "completion": "The dog ran."}

@@ -54,11 +54,12 @@ def evaluate(
 
     Example: `tutelage.evaluate("models/mine-gkd", data=[{"prompt": "2 + 2?", "completion": "4"}])`
     """
-    from tutelage.delivery.find_model import find_model
+    from tutelage.delivery.find_model import find_model, thinking_of
     from tutelage.recipe.sections import ModelConfig
 
     found = find_model(str(model.folder if isinstance(model, Model) else model))
-    loading, names = ModelConfig(path=found.path), [tasks] if isinstance(tasks, str) else list(tasks)
+    loading = ModelConfig(path=found.path, thinking=thinking_of(found))
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
     if data is not None:
         if names or recipe is not None:
             raise TutelageError("give either `data`, or `tasks` (with a `recipe` for its own)")

@@ -56,7 +56,8 @@ def evaluate(
         str, typer.Option(help="auto (the tokenizer's, else Tulu's), tulu, or a Jinja file.")
     ] = "auto",
     thinking: Annotated[
-        bool | None, typer.Option("--thinking/--no-thinking", help="Default: as the chat template does.")
+        bool | None,
+        typer.Option("--thinking/--no-thinking", help="Default: as it was trained, else as its template does."),
     ] = None,
     attention: Annotated[
         Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
@@ -126,7 +127,7 @@ def evaluate(
         raise TutelageError(
             "give --model and --tasks (for a recipe's tasks, the recipe too), or --tasks and --responses"
         )
-    from tutelage.delivery.find_model import find_loadable  # imports torch, which scoring replies does not need
+    from tutelage.delivery.find_model import find_loadable, thinking_of  # imports torch, which scoring does not need
 
     if recipe is not None:
         _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
@@ -136,7 +137,7 @@ def evaluate(
         revision=revision,
         tokenizer=tokenizer,
         chat_template=chat_template,
-        thinking=thinking,
+        thinking=thinking_of(found) if thinking is None else thinking,
         attention=attention,
         trust_remote_code=trust_remote_code,
         tensor_parallel=tensor_parallel,

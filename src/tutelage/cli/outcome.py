@@ -51,4 +51,5 @@ def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Pa
         named = re.compile(re.escape(f"{results.name}-{results.reference}") + r"(-s\d+)?")
         opponent = next((one for one in reversed(others) if named.fullmatch(one.name)), None)
         print("Models: " + "\n        ".join(map(str, made.folders)))
-        print("Talk to " + (f"two: tutelage chat {last} {opponent}" if opponent else f"it: tutelage chat {last}"))
+        beside = f"    or to two: tutelage chat {last} {opponent}" if opponent else ""
+        print(f"Talk to it: tutelage chat {last}{beside}")

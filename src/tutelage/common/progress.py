@@ -60,10 +60,10 @@ class Whole:
             self.say(f"{done} of {total} runs done: {piece}" + (f"; {self.text()}" if done < total else ""))
         self.show()
 
-    def advance(self, share: float) -> None:
-        """Say how much of the current piece is done (0..1)."""
+    def advance(self, share: float, before: float = 0.0) -> None:
+        """Say how much of the current piece is done (0..1), apart from the share `before` that an earlier call did."""
         if self.current:
-            self.left.part(self.current, share, time.monotonic())
+            self.left.part(self.current, share, time.monotonic(), before)
         self.show()
 
     def show(self) -> None:
@@ -130,7 +130,8 @@ class Progress:
 
     def _show(self, note: str) -> None:
         if self.whole is not None:
-            self.whole.advance((self.done - self.done_before) / max(1, self.total - self.done_before))
+            share = (self.done - self.done_before) / max(1, self.total - self.done_before)
+            self.whole.advance(share, self.done_before / max(1, self.total))
         if self.screen is not None:
             self.screen.update(self._row, self.done, self._count(), note, self._left() if self._own else "")
 

@@ -21,6 +21,7 @@ class _Piece:
     seconds: float | None = None  # once it has ended
     mark: tuple[float, float] | None = None  # when its share was first told, and what it was then
     share: float = 0.0  # of its units that are done
+    before: float = 0.0  # share of all its units that an earlier call did; `guess` is for the others
 
     @property
     def has_speed(self) -> bool:
@@ -51,9 +52,13 @@ class TimeLeft:
     def begin(self, key: str, now: float) -> None:
         self._pieces[key].began = now
 
-    def part(self, key: str, share: float, now: float) -> None:
-        """Say that `share` (0..1) of a piece's units are done."""
+    def part(self, key: str, share: float, now: float, before: float = 0.0) -> None:
+        """Say that `share` (0..1) of a piece's units are done, apart from the share `before` of all that an earlier
+        call did."""
         piece = self._pieces[key]
+        if before > piece.before:
+            piece.guess *= max(1.0 - before, 0.01) / (1.0 - piece.before)
+            piece.before = min(before, 0.99)
         if piece.mark is None or share < piece.share:  # a second count within the piece begins anew
             piece.mark = (now, share)
         piece.share = share

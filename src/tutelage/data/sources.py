@@ -295,8 +295,18 @@ def _read_csv(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
                     yield source, dict(zip(header, row, strict=True))
                 elif row:
                     yield source, BadRow(source, f"{len(row)} values, and the header has {len(header)} columns")
+    except UnicodeDecodeError as error:
+        raise TutelageError(
+            f"{key}.path: {file}:{_undecodable_line(file)} is not UTF-8: save it as CSV in UTF-8"
+        ) from error
     except (OSError, ValueError, csv.Error) as error:
         raise TutelageError(f"{key}.path: cannot read {file}: {error}; save it as CSV in UTF-8") from error
+
+
+def _undecodable_line(file: Path) -> int:
+    """The first line that is not UTF-8."""
+    with file.open("rb") as handle:
+        return next((n for n, line in enumerate(handle, 1) if line.decode("utf-8", "replace").encode() != line), 1)
 
 
 def _read_json(key: str, file: Path) -> list[Any]:

@@ -188,6 +188,9 @@ def _own_limits(model: TrainedModel, results: RecipeResults, tables: Sequence[Ta
         yield f"Settings were chosen on {tasks}: scores there are optimistic."
     if model.run.training is not None:
         yield f"It was trained on sequences of at most {model.run.training.max_length:,} tokens."
+    thinking = _origin(model.run).thinking
+    if thinking is not None:
+        yield f"It was trained with `enable_thinking={thinking}`: give that to its chat template."
 
 
 def _made_with(run: Run, command: Sequence[str]) -> str:

@@ -18,13 +18,14 @@ from rich.text import Text
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
-from tutelage.delivery.find_model import FoundModel
+from tutelage.delivery.find_model import FoundModel, thinking_of
 from tutelage.models.limits import context_of
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
 ALONE = "The training rows had one question each, so each of yours begins anew; /keep makes it one conversation."
 HELP = "/reset forgets the conversation, /system TEXT begins a new one with a system turn, /quit ends."
+_CUT = "often so where a question is unlike the training rows"
 SIDE_BY_SIDE = 80  # columns of a terminal from which on two answers stand beside each other
 _COLORS = ("cyan", "magenta")
 
@@ -44,10 +45,12 @@ class Speaker:
     def __init__(self, found: FoundModel, settings: ChatSettings) -> None:
         """Load it, in bfloat16 on a GPU and in float32 on the CPU. Raises TutelageError as `load_model` does."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        config = ModelConfig(path=found.path, attention="padded")  # the model's own attention: `generate` streams
+        # the model's own attention: `generate` streams
+        config = ModelConfig(path=found.path, attention="padded", thinking=thinking_of(found))
         loaded = load_model(config, device, torch.bfloat16 if device == "cuda" else torch.float32)
         self.name, self.model, self.template, self.settings = found.name, loaded.model, loaded.template, settings
         self.turns: list[Message] = []
+        self.cut = 0  # tokens at which the last answer was cut; 0: the model ended it
 
     def begin(self, system: str = "") -> None:
         """Forget the conversation, and begin another with this system turn, if any."""
@@ -101,6 +104,7 @@ class Speaker:
                 streamer=streamer,
                 **sampling,
             )
+        self.cut = 0 if streamer.ids and streamer.ids[-1] in ends else len(streamer.ids)
         return plain(self.template.decode(streamer.ids)).strip()
 
 
@@ -208,6 +212,13 @@ def _answer(speakers: Sequence[Speaker], question: str, console: Console) -> Non
             heads = [f"{name}: " if len(names) > 1 else "" for name in names]
             console.file.write("".join(f"{head}{text}\n" for head, text in zip(heads, texts, strict=True)))
             console.file.flush()
+        for one in speakers:
+            if one.cut:
+                note = f"{one.name} did not end its answer, which was cut at {one.cut} tokens: {_CUT}"
+                if live is None:
+                    print(note, file=sys.stderr)
+                else:
+                    console.print(Text(note, "dim"))
     if live is not None:
         console.print()
 

@@ -84,12 +84,25 @@ def has_one_question(found: FoundModel) -> bool:
     return bool(sections) and all(section.get("one_question", False) for section in sections)
 
 
+def thinking_of(found: FoundModel) -> bool | None:
+    """The `thinking` with which a run made the model, which its chat template does not hold; None: as the template
+    does, or no run made it."""
+    run = _run_of(found)
+    models = read_json(run, CONFIG)["models"] if run is not None else {}
+    return (models.get("student") or models.get("model") or {}).get("thinking")
+
+
 def _rows_of(found: FoundModel) -> list[dict[str, Any]]:
     """What the run that made the model says of its data sections; [] where no run made it."""
+    run = _run_of(found)
+    sections = (read_json(run, RESULT).get("data") or {}).values() if run is not None else ()
+    return [section for section in sections if "rows" in section]
+
+
+def _run_of(found: FoundModel) -> Path | None:
+    """The folder of the finished run that made the model, if one did."""
     run = (Path(found.path) / "config.json").resolve().parent.parent
-    if not is_done(run):
-        return []
-    return [section for section in (read_json(run, RESULT).get("data") or {}).values() if "rows" in section]
+    return run if is_done(run) and (run / CONFIG).is_file() else None
 
 
 def _model_of_run(run: Path) -> Path:

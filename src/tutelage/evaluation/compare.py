@@ -121,7 +121,7 @@ def table(comparison: Comparison, columns: int = 0) -> str:
     for side, names in (("a", comparison.only_a), ("b", comparison.only_b)):
         if names:
             lines.append(f"only in {side}: {', '.join(names)}")
-    count = len(rows) - 1
+    count = sum(not math.isnan(one.p_value) for task in comparison.tasks for one in task.metrics)
     if count > 1:
         lines.append(f"{count} comparisons, not corrected for their number: by chance, one in 20 has p < 0.05")
     return "\n".join(lines).rstrip()

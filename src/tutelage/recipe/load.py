@@ -51,10 +51,24 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
     content = read_yaml(path)
     for override in overrides or []:
         _override(content, override)
-    recipe = recipe_from(content, path)
+    try:
+        recipe = recipe_from(content, path)
+    except TutelageError as error:
+        if overrides and _is_right(path):
+            raise TutelageError(str(error).replace(f"{path}: ", "command line: ", 1)) from error
+        raise
     found = {role: _beside(model, role, path) for role in ("teacher", "student")
              if isinstance(model := getattr(recipe, role), ModelConfig)}  # fmt: skip
     return recipe.model_copy(update=found)
+
+
+def _is_right(path: Path) -> bool:
+    """Whether the file alone is a recipe."""
+    try:
+        recipe_from(read_yaml(path), path)
+    except TutelageError:
+        return False
+    return True
 
 
 def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:

@@ -21,7 +21,7 @@ from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.run import Run, adapter_text, with_parents
+from tutelage.runs.run import Run, adapter_text, maker_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
@@ -50,7 +50,7 @@ class ResultRow:
     chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
-    trained_for: tuple[int, str] | None = None  # (2, "epochs") or (300, "steps"); None: no training, or not known yet
+    steps: int | None = None  # of the optimizer, from the first stage on; None: no training, or it is not done
 
 
 @dataclass(frozen=True)
@@ -273,15 +273,22 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         chosen=planner.settings(subject) if stage is not None and search.settled(subject) else {},
         searched=isinstance(stage, TrainStage) and bool(stage.search),
         control=_is_control(planner, subject),
-        trained_for=_trained_for(planner, subject) if search.settled(subject) else None,
+        steps=_steps(planner, subject) if search.settled(subject) else None,
     )
 
 
-def _trained_for(planner: Planner, name: str) -> tuple[int, str] | None:
+def _steps(planner: Planner, name: str) -> int | None:
     if not isinstance(planner.stages.get(name), TrainStage):
         return None
-    training = planner.training(name, planner.settings(name))
-    return (training.epochs, "epochs") if training.max_steps is None else (training.max_steps, "steps")
+    run: Run | None = planner.stage_run(name, planner.recipe.seeds[0])
+    steps = 0
+    while run is not None:
+        if run.training is not None:
+            if not run.done:
+                return None
+            steps += run_folder.read_json(run.folder, run_folder.RESULT)["last"].get("step", 0)
+        run = maker_of(run, "model" if run.kind == "prune" else "student")
+    return steps
 
 
 def _is_shared(planner: Planner, name: str) -> bool:

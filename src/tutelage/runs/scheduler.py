@@ -109,10 +109,9 @@ class State:
 class Scheduler:
     """Does runs in the order of their dependencies, in this process or in several.
 
-    Without `patient` (recipes), anything that goes wrong with a run is its failure, and a killed worker stops all. With
-    `patient` (studies):
+    A run that another process is working on is waited for. Without `patient` (recipes), anything that goes wrong with
+    a run is its failure, and a killed worker stops all. With `patient` (studies):
 
-    - a run that another process is working on is waited for;
     - a run that failed in an earlier call (it has an error.txt) is left alone, unless `retry`;
     - a killed worker costs only its own run, which is tried again, `CRASHES` times;
     - a run in a worker process prints into its log.txt, not to the terminal;
@@ -143,6 +142,7 @@ class Scheduler:
         self.title, self.texts = title, texts
         self.pool: Any = pool
         self.crashes: Counter[str] = Counter()
+        self.waited = False  # for a run of another process: told once
         self.whole = Whole(title, resources.jobs, bars=False)
 
     def __enter__(self) -> Scheduler:
@@ -228,7 +228,7 @@ class Scheduler:
     def _start(self, state: State) -> None:
         """Start the waiting runs that can; without a pool, do the first of them here."""
         for run in list(state.waiting):
-            if run.done and self.patient:  # another process has done it
+            if run.done:  # another process has done it
                 state.waiting.remove(run)
                 state.finished.add(run.fingerprint)
                 self.whole.left.drop(run.fingerprint)
@@ -258,7 +258,10 @@ class Scheduler:
         if error is None:
             state.finished.add(run.fingerprint)
             self.whole.end(run.fingerprint, run.folder.name if self.patient else run.stage, _outcome_text(run))
-        elif isinstance(error, Busy) and self.patient:
+        elif isinstance(error, Busy):
+            if not self.waited and error.startswith(f"{run.stage}: "):  # not where its own worker was killed
+                print(f"{run.stage}: another process is working on {run.folder}: waiting for it", flush=True)
+                self.waited = True
             state.waiting.append(run)
             state.not_before[run.fingerprint] = time.monotonic() + BUSY_SECONDS
         else:

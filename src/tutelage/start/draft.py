@@ -22,6 +22,8 @@ from tutelage.start.models import Cut, Pair
 from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose
 from tutelage.start.write import recipe_text
 
+FEW_ROWS = 200  # below which a comparison is hardly possible
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -49,10 +51,20 @@ def draft(
     with _healing_rows(pair.student, out.with_name(HEALING_FILE), force):
         fitting = _fitting(proposal, head, out, here, runs)
         problems = find_problems(fitting.runs, runs, data=False)
-        warnings = [*_overlaps(fitting.config, out), *(problem.text for problem in problems)]
+        warnings = [*_few(looks["train"]), *_overlaps(fitting.config, out), *(problem.text for problem in problems)]
     stops = any(misfit.stops for misfit in fitting.found.misfits)
     seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
     return Draft(fitting.text, not stops, seen, tuple(warnings), needs)
+
+
+def _few(look: Look) -> list[str]:
+    """That so few rows will hardly tell one arm from another."""
+    rows = len(look.rows)
+    if rows >= FEW_ROWS:
+        return []
+    return [
+        f"{rows} rows are few: students learn little from them, and scores have wide intervals; 300 are a beginning"
+    ]
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,9 @@ def run(arguments: list[str]) -> int:
     # The server's own objects would still take these for the files and terminals that they were.
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if "torch" in sys.modules:
+        # The first such call of a fork makes torch's thread pool anew; two threads that make it at once find none.
+        sys.modules["torch"].set_num_threads(sys.modules["torch"].get_num_threads())
     code = 0
     try:
         if arguments[0] == "-m":

@@ -22,6 +22,7 @@ from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.recipe.load import load_recipe
+from tutelage.recipe.stages import SynthesizeStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.disk import disk_of
 from tutelage.runs.cost.facts import machine
@@ -31,6 +32,7 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import Problem, find_problems, refuse_problems
 from tutelage.runs.preflight import hub as hub_module
 from tutelage.runs.preflight import machine as machine_module
+from tutelage.runs.preflight.inputs import input_problems
 from tutelage.runs.preflight.machine import this_machine
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.study.grid import plan_study
@@ -86,6 +88,31 @@ def test_all_that_a_study_lacks_is_told_before_it_trains(
     assert "tutelage: 3 problems (above), so nothing was started: correct them and try again" in errors
     assert done == []
     assert not list(workshop.runs.glob("*/result.json"))
+
+
+def test_benchmarks_are_read_and_asked_before_the_first_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    """A task's wrong group, a prompt with a column that no row has, and data that cannot be read."""
+    data = write_data(workshop.folder / "benchmarks")
+    monkeypatch.setenv("TUTELAGE_DATA", str(data))
+    (data / "dialogsum/dialogsum.test.jsonl").write_text('{"fname": "x"}\n')
+    (data / "infobench/InFoBench.jsonl").write_text("{")
+    tasks = {
+        "flores": {"benchmark": "flores", "group": "tset"},
+        "arc_challenge": {"benchmark": "arc_challenge", "prompt": "{qestion}"},
+        "dialogsum": {"benchmark": "dialogsum"},
+    }
+    file = benched(workshop, tasks=[*tasks])
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"tasks": tasks, "judge": None}))
+    plan = plan_study(file, workshop.runs)
+    told = [one.text for one in find_problems(plan.runs, workshop.runs, network=False) if one.stops]
+    assert len(told) == 3
+    assert told[0] == "flores: no example is in group `tset` (there are: dev)"
+    assert told[1].startswith("`prompt` of a task on arc_challenge: no column `qestion`, did you mean `question`?")
+    assert told[2].startswith(f"{data}/dialogsum/dialogsum.test.jsonl:1: has no `dialogue`, ")
+    stage = SynthesizeStage(name="new", kind="synthesize", gold="train", rows=1, avoid=["infobench"])
+    run = replace(plan.runs[0], config=stage, models={}, parents=())
+    (wrong,) = [one.text for one in input_problems([run], False, False, False, 1)]
+    assert wrong.startswith(f"{data}/infobench/InFoBench.jsonl:1: not valid JSON")
 
 
 def test_the_plan_shows_them(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -137,7 +137,7 @@ def find_answer(reply: str, question: str, target: str) -> Found:
         options = dict(_OPTION.findall(question))
         letters = "".join(options) or "ABCDEFGHIJKLMNOPQR"
         found = find_letter(reply, letters, list(options.values()))
-        return Found(f"({found.answer})", found.how) if found.answer else found
+        return replace(found, answer=f"({found.answer})") if found.answer else found
     words = _words_of(target)
     if words:
         return find_word(_NOT_VALID.sub(_opposite, plain(reply)) if "invalid" in words else reply, words)
@@ -156,13 +156,13 @@ def _find_list(reply: str, target: str) -> Found:
     """The list stated as the answer, else a list of exactly the target's words, in any order."""
     found = find_passage(reply)
     if found.answer is not None:
-        return Found(_listed(found.answer), found.how)
+        return replace(found, answer=_listed(found.answer))
     text, words = plain(reply).strip(), sorted(_list(target))
     colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, so that any reply is read fast
     for start in (text.rfind("\n") + 1, *reversed(colons), 0):
         phrase = _listed(text[start:])
         if sorted(_list(phrase)) == words:
-            return Found(phrase, "the last list of these words")
+            return Found(phrase, "the last list of these words", stated=False)
     return found
 
 
@@ -184,12 +184,14 @@ def _find_brackets(reply: str) -> Found:
         return Found(None, "several answers")
     stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
-        stated = Found(line, "the last line")
+        stated = Found(line, "the last line", stated=False)
     text = trim(stated.answer or "")
     brackets = _BRACKETS.match(text)
     if brackets and re.match(r"[\s\"'`?.]*(?:or|and|[/,;|?])[\s\"'`]*[\[\](){}<>]", text[brackets.end() :], re.I):
         return Found(None, "several answers")
-    return Found(" ".join("".join(brackets[0].split())), stated.how) if brackets else Found(None, "no brackets stated")
+    if not brackets:
+        return Found(None, "no brackets stated")
+    return replace(stated, answer=" ".join("".join(brackets[0].split())))
 
 
 def _same(answer: str, target: str) -> bool:

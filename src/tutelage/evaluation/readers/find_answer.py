@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
 from tutelage.evaluation.readers.not_stated import without_unstated
@@ -29,6 +29,7 @@ class Found:
 
     answer: str | None  # None: the reply states none
     how: str  # the rule that found it, for people
+    stated: bool = True  # False: the reply only mentions it last, which counts if it was not cut
 
 
 # --- Markup: taken off before anything is read -------------------------------------------------------------------
@@ -146,17 +147,13 @@ def plain(text: str) -> str:
     return without_unstated(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ",")))
 
 
-_MENTIONED = {"the last letter in parentheses", "the last line's only letter", "the last line's only answer word"}
-_MENTIONED |= {"the reply's last number", "the last list of these words", "the last line"}
-
-
 def find_if_ended(find: Callable[[str], Found], reply: str, finished: bool) -> Found:
     """What `find` finds in a reply; if it was cut at its limit, only what it states or begins with.
 
     "Let us look at (A). Let us look at (B). It", cut, answers nothing; "B\\nB\\nB", cut, B.
     """
     found = find(reply)
-    if finished or found.how not in _MENTIONED:
+    if finished or found.stated:
         return found
     first = _first_line(plain(reply))
     return find(first) if len(first.split()) < 3 else Found(None, "cut before an answer is stated")
@@ -168,7 +165,7 @@ def find_phrase(reply: str) -> Found:
     "The answer is:\\n\\nfig pear" → "fig pear".
     """
     found = find_passage(reply)
-    return Found(_first_line(found.answer), found.how) if found.answer else found
+    return replace(found, answer=_first_line(found.answer)) if found.answer else found
 
 
 def find_passage(reply: str) -> Found:
@@ -247,7 +244,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
         return Found(None, "no answer is chosen")
     word = only(last)
     if word is not None:
-        return Found(word, "the last line's only answer word")
+        return Found(word, "the last line's only answer word", stated=False)
     opening = first.match(text)
     if opening and not differ(last) and only(_first_line(text)):
         return Found(known[opening[1].lower()], "the reply's first word")
@@ -286,9 +283,9 @@ def find_number(reply: str) -> Found:
         return Found(None, "no single number")
     numbers = re.findall(_NUMBER, text)
     if numbers:
-        return Found(_tidy(numbers[-1]), "the reply's last number")
+        return Found(_tidy(numbers[-1]), "the reply's last number", stated=False)
     word = _number_word(text, -1)
-    return Found(word, "the reply's last number") if word else Found(None, "no number")
+    return Found(word, "the reply's last number", stated=False) if word else Found(None, "no number")
 
 
 def _taken_back(text: str) -> bool:

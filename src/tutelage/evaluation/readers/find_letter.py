@@ -311,9 +311,9 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
         return Found(None, "the last letter in parentheses is denied later")
     if wrapped:
-        return Found(wrapped[-1][1], "the last letter in parentheses")
+        return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)
     alone = _standing_alone(last, letters)
-    return Found(alone, "the last line's only letter") if alone else Found(None, "no answer stated")
+    return Found(alone, "the last line's only letter", stated=False) if alone else Found(None, "no answer stated")
 
 
 def _standing_alone(line: str, letters: str) -> str | None:

@@ -17,6 +17,7 @@ from tutelage.report.recipe.tables import TableRow, TaskTable
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults, ResultRow
 
+SATURATED = 95  # per cent right from which no difference can be expected
 DISTILLED = ("distill", "method")  # kinds of stages that the report is about
 
 
@@ -64,6 +65,15 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         )
         for task, chance in left_out.items()
     ]
+    found += [
+        Verdict(
+            f"On {table.task} every compared model is right {SATURATED} times in 100 or more: there is no room for a "
+            "difference. A harder test could show one.",
+            "unclear",
+        )
+        for table in judged
+        if _is_saturated(table)
+    ]
     if searched and not apart:
         found.append(
             Verdict(
@@ -73,6 +83,13 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
             )
         )
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
+
+
+def _is_saturated(table: TaskTable) -> bool:
+    """Whether the judged rows and their reference all match nearly every answer exactly."""
+    rows = [row for row in (*judged_rows(table), table.reference) if row is not None and row.runs]
+    values = [value.value for row in rows if (value := row.value(table.headline)) is not None]
+    return table.headline in MATCHES and len(values) > 1 and min(values) >= SATURATED
 
 
 def _at_chance(table: TaskTable) -> float | None:
@@ -102,7 +119,7 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
         control = by_stage[reference.stage]
         if control.control:
             compared = [by_stage[row.stage] for row in rows]
-            shorter, least = _trained_less(control, compared), "so that no gain is that of more steps"
+            shorter, least = _trained_less(results, control, compared), "so that no gain is that of more steps"
             text += f", which trained on the same data again with a fresh schedule{'' if shorter else f', {least}'}."
             text += shorter + _searched_less(results, control, compared)
         elif others:
@@ -113,16 +130,15 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
     return list(found)
 
 
-def _trained_less(control: ResultRow, rows: Sequence[ResultRow]) -> str:
-    """That a control trained for less than a row that is compared with it, where no search chose that; else empty."""
-    if control.searched or control.trained_for is None:
+def _trained_less(results: RecipeResults, control: ResultRow, rows: Sequence[ResultRow]) -> str:
+    """That a control trained for fewer steps than a row that is compared with it, where no search chose how many; else
+    empty."""
+    chosen = control.searched and results.search is not None and {"epochs", "max_steps"} & {*results.search.grid}
+    longest = max(rows, key=lambda row: row.steps or 0)
+    if chosen or control.steps is None or (longest.steps or 0) <= control.steps:
         return ""
-    count, unit = control.trained_for
-    for row in rows:
-        if row.trained_for is not None and (row.trained_for[1] != unit or row.trained_for[0] > count):
-            own, other = (f"{n} {what if n > 1 else what[:-1]}" for n, what in (control.trained_for, row.trained_for))
-            return f" But it trained for {own}, {_named(row.label)} for {other}: a gain may be that of more steps."
-    return ""
+    both = f"it trained for {control.steps:,} steps in all, {_named(longest.label)} for {longest.steps:,}"
+    return f" But {both}: a gain may be that of more steps."
 
 
 def _searched_less(results: RecipeResults, control: ResultRow, rows: Sequence[ResultRow]) -> str:

@@ -20,6 +20,7 @@ from tutelage.report.study.results import CONTROLS, SAME_DATA, SYNTHETIC, Result
 from tutelage.report.study.sentences import Link, Part, Sentence, arm_label, linked, method_label
 
 AGAIN = "sft_again"
+LONGER = (*SYNTHETIC, "seqkd", "sft_long")  # they have more rows, several answers per row, or more epochs
 _NAMED = 3  # evaluations of endless replies, or of one seed, that are named
 
 
@@ -60,7 +61,9 @@ def yardstick(study: Study) -> Sentence:
     start = f"Every arm is compared with {' or '.join(names)} of the same student on the same data"
     what = "SFT, then as much SFT again with a fresh schedule"
     if not without:
-        return Sentence((f"{start}: {what}. So no gain is that of more steps.",))
+        longer = [method_name(m) for m in dict.fromkeys(r.arm.method for r, _ in used) if m in LONGER]
+        but = f"; but {', '.join(longer)} may train for more" if longer else ""
+        return Sentence((f"{start}: {what}. So no gain is that of more steps{but}.",))
     places = dict.fromkeys(f"{short(r.arm.student)} at {size_text(r.arm.size)}" for r in without)
     where = "" if len(without) == len(used) else f" for {', '.join(places)}"
     there = " there" if where else ""

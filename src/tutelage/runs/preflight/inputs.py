@@ -9,6 +9,7 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import most_rows, paths_of, resolve_sources
 from tutelage.evaluation.benchmarks import benchmark
+from tutelage.evaluation.benchmarks.base import Benchmark
 from tutelage.evaluation.benchmarks.data import VARIABLE, data_folder, located
 from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.stages import SynthesizeStage
@@ -43,14 +44,14 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool, r
             if not _made(run, model.path):
                 yield from models.problems(model)
     yield from use_problems(runs, models, ranks, here)
-    names: dict[str, bool] = {}
+    tasks: dict[str, dict[str, BenchmarkTask]] = {}  # by benchmark, each task once; none where only texts are read
     for run in runs:
         if isinstance(run.config, BenchmarkTask):
-            names[run.config.benchmark] = True
-        elif isinstance(run.config, SynthesizeStage):
-            names = dict.fromkeys(run.config.avoid, False) | names
-    for name, measured in names.items():
-        yield from _benchmark_problems(name, measured, hub)
+            tasks.setdefault(run.config.benchmark, {})[run.config.model_dump_json()] = run.config
+        for name in run.config.avoid if isinstance(run.config, SynthesizeStage) else ():
+            tasks.setdefault(name, {})
+    for name, measured in tasks.items():
+        yield from _benchmark_problems(name, [*measured.values()], hub)
     yield from scorer_problems(runs, network, hub)
     yield from signal_problems(runs)
     if network:
@@ -87,8 +88,8 @@ def _data_problems(name: str, config: DataConfig, folder: Path, hub: Hub) -> Ite
         )
 
 
-def _benchmark_problems(name: str, measured: bool, hub: Hub) -> Iterator[Problem]:
-    """`measured`: replies to it are scored, too; else only its texts are read."""
+def _benchmark_problems(name: str, measured: Sequence[BenchmarkTask], hub: Hub) -> Iterator[Problem]:
+    """`measured`: the tasks that ask it; without any only its texts are read."""
     bench = benchmark(name)
     try:
         folder = data_folder(None)
@@ -106,8 +107,22 @@ def _benchmark_problems(name: str, measured: bool, hub: Hub) -> Iterator[Problem
         if absent:
             more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
             yield Problem(f"{name}: {source / absent[0]}{more} is missing: put the file there (docs/evaluation.md)")
+        for task in () if absent else measured or [BenchmarkTask(benchmark=name)]:
+            try:
+                _ask_all(bench, source, task)
+            except TutelageError as error:
+                yield Problem(str(error))
     if measured and name == "ifeval":
         yield from _ifeval_problems()
+
+
+def _ask_all(bench: Benchmark, folder: Path, task: BenchmarkTask) -> None:
+    """Read the task's examples and fill its own prompt, if it has one. Raises TutelageError as the run would."""
+    from tutelage.evaluation.answer_items import Asking
+
+    items = bench.load(folder, None, task.draw, task.group)
+    for item in items if task.prompt is not None else ():
+        Asking(True, task.prompt).prompt_of(bench, item, 0)
 
 
 def _ifeval_problems() -> Iterator[Problem]:

@@ -16,7 +16,9 @@ from tutelage.common.interrupt import stop_requests
 from tutelage.common.metrics_log import read_metrics
 from tutelage.common.progress import cause_of, tell
 from tutelage.common.types import Conversation, TokenSequence
+from tutelage.data.chat_template import ChatTemplate
 from tutelage.data.large.stored import Joined, JoinedSequences, StoredSequences
+from tutelage.data.teacher_prompts import same_rendering
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel
@@ -206,8 +208,8 @@ def _with_answers(
     answers = read_answers(parent.folder)
     result = run_folder.read_json(parent.folder, run_folder.RESULT)
     ends, dropped, unanswered = result["teacher_ends"], 0, set[int]()
-    trusted = parent.models["teacher"].trust_remote_code
-    teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer", trust_remote_code=trusted)
+    config = parent.models["teacher"]
+    teacher = AutoTokenizer.from_pretrained(parent.folder / "tokenizer", trust_remote_code=config.trust_remote_code)
     conversations: list[Conversation] = []
     offsets: dict[str, int] = {}  # answers are numbered through the parent's sections, each section once
     for name in parent.data:
@@ -224,6 +226,13 @@ def _with_answers(
         unanswered = {answer.row for answer in written} - {answer.row for answer in answers}
         if dropped:
             tell(f"{dropped} of {len(written)} answers are empty or bytes that are no text: left out", run.stage)
+    else:
+        if not same_rendering(student.template, ChatTemplate(teacher, config.chat_template, ends, config.thinking)):
+            tell(
+                "teacher and student have different chat templates: the student learns, after its own prompts, what "
+                "the teacher wrote after prompts in its own, with a thought that they open",
+                run.stage,
+            )
     assert run.training is not None
     length = run.training.max_length
     asked = [(example, row) for example, row in zip(examples, rows, strict=True) if row not in unanswered]
