@@ -105,15 +105,16 @@ def test_another_rotation_stays(other, monkeypatch):
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def drawing(vocab, kernels, monkeypatch, temperature=1.0, ends=(3,), head=None):
+def drawing(vocab, kernels, monkeypatch, temperature=1.0, ends=(3,), head=None, high=LARGEST):
     """An engine of ten slots in mid-work, after one draw for some of them."""
+    monkeypatch.setattr(Engine, "_record_graph", lambda self: None)  # the heads of these tests are not the model's
     made = Engine(
         llama().to(DEVICE), ends, slots=10, size=64, max_new_tokens=6, temperature=temperature, top_p=1.0, kernels=False
     )
     made.kernels = kernels
     generator = torch.Generator().manual_seed(vocab)
     made.uniforms.copy_(torch.rand(10, 6, generator=generator, dtype=torch.float64))
-    made.uniforms[[1, 2, 7, 4], 3] = torch.tensor([0.0, LARGEST, 0.5, 0.5 - 2.0**-53], dtype=torch.float64).to(DEVICE)
+    made.uniforms[[1, 2, 7, 4], 3] = torch.tensor([0.0, high, 0.5, 0.5 - 2.0**-53], dtype=torch.float64).to(DEVICE)
     made.written.fill_(3)
     made.written[8], made.limits[:] = 6, 6
     made.limits[4] = 4
@@ -138,10 +139,12 @@ def assert_same_state(a, b):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("vocab", [97, 128, 1_000, 5_003])
 def test_a_draw_leaves_the_state_that_choose_leaves(vocab, temperature, monkeypatch):
-    own, expected = (drawing(vocab, kernels, monkeypatch, temperature) for kernels in (True, False))
+    # With the largest number the last tokens, of probability 1e-9, are within a float32 sum's rounding of each other.
+    settings = {"temperature": temperature, "high": 0.999}
+    own, expected = (drawing(vocab, kernels, monkeypatch, **settings) for kernels in (True, False))
     assert_same_state(own, expected)
-    ends = tuple(expected.last[[7, 0]].tolist())  # now with rows that end, of several end tokens
-    own, expected = (drawing(vocab, kernels, monkeypatch, temperature, (*ends, vocab - 1)) for kernels in (True, False))
+    settings["ends"] = (*expected.last[[7, 0]].tolist(), vocab - 1)  # now with rows that end, of several end tokens
+    own, expected = (drawing(vocab, kernels, monkeypatch, **settings) for kernels in (True, False))
     assert_same_state(own, expected)
     assert own.ended[[7, 1, 4]].tolist() == [True, False, False]
     assert own.live[[7, 1, 4]].tolist() == [False, True, False]
