@@ -40,7 +40,9 @@ def test_equals_softmax_attention_over_each_rows_own_positions(rows, heads, kv_h
             p = torch.softmax(k @ query[b, h].double() * 0.3, dim=0)
             expected[b, h] = p @ v
     inputs = (x.to(DEVICE) for x in (query, key[:, :, :], value))
-    out = decode_attention(*inputs, seen.to(DEVICE), 0.3).cpu().double()
+    out = decode_attention(*inputs, seen.to(DEVICE), 0.3)
+    assert out.dtype == dtype
+    out = out.cpu().double()
     assert float((out - expected).norm() / expected.norm()) < (2e-6 if dtype == torch.float32 else 1e-2)
 
 

@@ -26,7 +26,8 @@ def decode_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sc
     kv_heads = key.shape[1]
     splits = max(1, min(_MAX_SPLITS, _PROGRAMS // (rows * kv_heads)))
     query = query.contiguous()
-    out = torch.empty((rows, heads, splits, size), dtype=torch.float32, device=query.device)
+    part_type = query.dtype if splits == 1 else torch.float32
+    out = torch.empty((rows, heads, splits, size), dtype=part_type, device=query.device)
     norms = torch.empty((rows, heads, splits), dtype=torch.float32, device=query.device)
     group = heads // kv_heads
     _decode_kernel[(rows, kv_heads, splits)](
@@ -50,7 +51,7 @@ def decode_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sc
         num_warps=4,
     )
     if splits == 1:
-        return out[:, :, 0].to(query.dtype)
+        return out[:, :, 0]
     split_weights = torch.softmax(norms, dim=-1)[..., None]
     return (out * split_weights).sum(2).to(query.dtype)
 

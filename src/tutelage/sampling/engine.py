@@ -4,7 +4,8 @@ Each row (a prompt and its response) has a slot: a part of the key-value cache w
 numbers. So no row sees padding, and the slot of a row that has ended takes the next prompt at once. All state of a step
 is on the device and changed in place, so that on CUDA the step is recorded once as a graph and replayed: a small
 model's step has several hundred kernels of a few microseconds each, and launching them one by one takes longer than
-running them. On other devices the same step runs without a graph, over the rows that have not ended.
+running them. On other devices the same step runs without a graph, over the rows that have not ended. On CUDA, rotary
+embedding, cache and draw are kernels of this folder (`step_kernels.py`, `draw_kernels.py`), unless they do not compile.
 
 Of prompts with a common prefix (`shared_prefix.py`) the first to get a slot is read in full; the others copy the
 prefix's keys and values and are read from there on. Groups are admitted one after the other, so at most one prefix has
@@ -22,9 +23,11 @@ import torch
 from torch import Tensor
 
 from tutelage.common.types import Sample
+from tutelage.loss.chunk import chunk_logits
 from tutelage.models.attention import Decoding, Packing
 from tutelage.models.language_model import language_model_head
 from tutelage.sampling.draw_token import choose, uniform_table
+from tutelage.sampling.rotary import Exchange, exchanged, fused_rotary
 from tutelage.sampling.sampler import Ended
 from tutelage.sampling.shared_prefix import GroupedPrompt, Prefill, passes, reading_order
 from tutelage.sampling.slot_cache import SlotCache, Sources
@@ -38,6 +41,7 @@ class Engine:
     """Decodes up to `slots` rows at a time, of at most `size` tokens each, at most `max_new_tokens` of them new.
 
     ends: token ids that end a row. slots: fewer if `cache_share` of a CUDA device's free memory has no room for all.
+    kernels: whether a decoding step uses the Triton kernels of this folder; by default on CUDA.
     After `generate`, `read_tokens` is the number of prompt tokens that went through the model, and `shared_tokens` the
     number copied from a prompt with the same prefix (0 without `share_prefixes`).
     """
@@ -54,6 +58,7 @@ class Engine:
         top_p: float,
         share_prefixes: bool = True,
         cache_share: float = 0.5,
+        kernels: bool | None = None,
     ) -> None:
         self.model, self.decoder = model, model.get_decoder()
         self.device = next(model.parameters()).device
@@ -83,6 +88,9 @@ class Engine:
         # The extra last column takes the tokens that ended rows go on drawing.
         self.tokens = zeros(count, max_new_tokens + 1)
         self.logprobs = zeros(count, max_new_tokens + 1, dtype=torch.float32)
+        self.kernels, self.rotary = False, list[Exchange]()
+        if kernels or (kernels is None and self.device.type == "cuda"):
+            self._try_kernels()
         self.graph = self._record_graph() if self.device.type == "cuda" else None
 
     @torch.no_grad()
@@ -183,18 +191,25 @@ class Engine:
         # The CUDA graph needs a fixed shape; on other devices attention only covers the longest row.
         used = self.size if self.device.type == "cuda" else int(seen.max())
         self.cache.begin_decode(rows, lengths, used)
-        out = self.decoder(
-            input_ids=self.last[: self.active, None],
-            position_ids=lengths[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            decoding=Decoding(seen),
-        )
+        with exchanged(self.rotary):
+            out = self.decoder(
+                input_ids=self.last[: self.active, None],
+                position_ids=lengths[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+                decoding=Decoding(seen),
+            )
         lengths += self.live[: self.active]
         self._draw(rows, out.last_hidden_state[:, 0])
 
     def _draw(self, rows: Tensor, hidden: Tensor) -> None:
         """Draw the next token of each of `rows` [B] from last hidden states [B, D], store it, and mark ended rows."""
+        if self.kernels and self.temperature > 0.0 and self.top_p >= 1.0 and hidden.dtype != torch.float64:
+            from tutelage.sampling.draw_kernels import draw_and_note
+
+            logits = chunk_logits(hidden, language_model_head(self.model))
+            draw_and_note(logits, self, rows, self.ends, self.temperature)
+            return
         live, written = self.live[rows], self.written[rows]
         uniforms = self.uniforms[rows, written.clamp(max=self.new_tokens - 1)]
         chosen, logprob = choose(hidden, language_model_head(self.model), uniforms, self.temperature, self.top_p)
@@ -239,6 +254,24 @@ class Engine:
         self.live[len(keep) :] = False
         self.active = len(keep)
         return {place: owner[slot] for place, slot in enumerate(keep)}
+
+    @torch.no_grad()
+    def _try_kernels(self) -> None:
+        """Use the kernels of this folder from now on if a step with them runs; it changes no result: no row is live."""
+        try:
+            self.kernels = self.cache.kernels = True
+            self.rotary = fused_rotary(self.decoder)
+            self._step()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what a compiler raises has no common class
+            self.kernels, self.cache.kernels, self.rotary = False, False, []
+            reason = " ".join(str(error).split())[:160]
+            warnings.warn(
+                f"the kernels of a decoding step do not run here ({type(error).__name__}: {reason}): it runs without "
+                "them, slower",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def _record_graph(self) -> Any:

@@ -25,10 +25,12 @@ class SlotCache:
     """Keys and values per layer, [slots, H_kv, capacity, E], with the interface of transformers' cache.
 
     The capacity grows with the longest row, up to `size` positions, because most rows end long before their limit. On
-    CUDA the recorded graph needs a fixed shape, so the cache is allocated in full at once.
+    CUDA the recorded graph needs a fixed shape, so the cache is allocated in full at once. `kernels`: a decoding step
+    writes by a kernel (`step_kernels.py`).
     """
 
     def __init__(self, slots: int, size: int) -> None:
+        self.kernels = False
         self.slots, self.size, self.capacity = slots, size, 0
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
@@ -67,10 +69,16 @@ class SlotCache:
         for store, new in ((self.keys, key), (self.values, value)):
             if layer_idx not in store:
                 store[layer_idx] = new.new_zeros((self.slots, new.shape[1], self.capacity, new.shape[3]))
-            store[layer_idx][rows, :, positions] = new[0].transpose(0, 1) if prefill else new[:, :, 0]
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        if self.kernels and not prefill and key.shape == value.shape and key.stride(-1) == value.stride(-1) == 1:
+            from tutelage.sampling.step_kernels import write_to_slots
+
+            write_to_slots(key, value, keys, values, rows, positions)
+        else:
+            for store, new in ((keys, key), (values, value)):
+                store[rows, :, positions] = new[0].transpose(0, 1) if prefill else new[:, :, 0]
         if prefill and self._sources is None:
             return key, value
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
         if prefill:
             return self._copy_from_holders(keys), self._copy_from_holders(values)
         return keys[: len(rows), :, : self._used], values[: len(rows), :, : self._used]
