@@ -69,7 +69,7 @@ def init(
         raise TutelageError(f"{out} is a folder: give the file to write, such as --out {out / called}.yaml")
     if out.exists() and not force:
         raise TutelageError(f"{out} exists: give another --name or --out, or --force to replace it")
-    refuse_unwritable(out.parent, "the folder of --out,")
+    refuse_unwritable(out.parent, "--out")
 
     looks: dict[str, Look] = {}
     for role in (role for role, paths in roles.items() if paths):

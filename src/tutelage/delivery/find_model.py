@@ -51,11 +51,11 @@ def find_model(written: str) -> FoundModel:
 def find_loadable(written: str) -> FoundModel:
     """As `find_model`; raises TutelageError also for a hub id that cannot be had, for which loading would ask the hub a
     dozen times."""
+    from tutelage.models.files import is_local
     from tutelage.runs.preflight.hub import Hub
 
     found = find_model(written)
-    local = found.path.startswith((".", "~", "$", "package:")) or found.path.endswith(".gguf")
-    if local or Path(found.path).is_absolute() or Path(found.path).is_dir():
+    if is_local(found.path):
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
         raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")
