@@ -59,6 +59,11 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
     assert "This page makes 32 comparisons. But for the sentences at the top, no correction" in page.text
     assert "14300" in page.text
+    html = path.read_text(encoding="utf-8")
+    training = html[html.index("<h2>Training</h2>") :].partition("</section>")[0]
+    assert training.count("<figcaption") == training.count("<figure>") > 6
+    assert page.text.index("Read the difference to the reference first") < page.text.index("best reference")
+    assert page.text.count("± is the standard error of one score") == 1
 
 
 @pytest.mark.usefixtures("undrawn")
