@@ -100,7 +100,7 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
         for run in row.runs:
             assert len((run.evaluations["test"] / "examples.jsonl").read_text().splitlines()) == 4
             assert run.trained is None or (run.trained / "model" / "config.json").is_file()
-    assert results.facts["cut: layers kept"] .startswith("0, 3 (of 4); without the others")
+    assert results.facts["cut: layers kept"].startswith("0, 3 (of 4); without the others")
     said = {name: text for name, text in results.facts.items() if "perplexity on" in name}
     measured = [heal["perplexity_before"], heal["perplexity_after"]]
     assert said["heal: perplexity on the rows of test"] == "{:,.1f} when just cut, {:,.1f} after it".format(*measured)

@@ -45,7 +45,9 @@ LOSSES = {
     "distill": "How far the student's probabilities for the next token are from the teacher's.",
     "method": "The method's own loss.",
 }
-FALLS = "Good: it falls, then levels off. Flat from the start: nothing is learnt. Upwards: take a smaller learning rate."
+FALLS = (
+    "Good: it falls, then levels off. Level from the start: nothing is learnt. Rising: the learning rate is too large."
+)
 VALIDATED = (
     "The same on the validation rows, which are not trained on. Good: it falls too. Rising again: the model learns its "
     "rows by heart; take fewer epochs or more rows."
