@@ -73,7 +73,8 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
         said += f", {_size(shape.weights)} weights" if shape is not None else ", of unknown size"
         lines.append(f"{said}; cannot be looked at: {wrong}" if wrong else said)
     if isinstance(student, Cut):
-        lines.append(f"student: the teacher with fewer layers, healed on made-up text (stage `{student.name}`)")
+        mended = f"trained on made-up text until it writes again (stage `{student.name}`)"
+        lines.append(f"student: the teacher with fewer layers, {mended}")
     elif len(templates) == 2:
         notice = check_vocabularies(templates["teacher"].tokenizer, templates["student"].tokenizer)
         lines.append(notice or "vocabularies: equal")
