@@ -92,6 +92,20 @@ def thinking_of(found: FoundModel) -> bool | None:
     return (models.get("student") or models.get("model") or {}).get("thinking")
 
 
+def longest_answer_of(found: FoundModel) -> int | None:
+    """The largest `max_new_tokens` that the recipe of a run's model gave its answers, in training or in tasks; None
+    where nothing says it, or no run made the model."""
+    run = _run_of(found)
+    if run is None:
+        return None
+    own = read_json(run, CONFIG)
+    tasks = [read_json(task.parent, CONFIG) for task in run.parent.glob(f"{own['stage']}-on-*/{CONFIG}")]
+    specs = [task["spec"] for task in tasks if own["fingerprint"] in task["parents"]]
+    if own["spec"].get("on_policy", 1.0) > 0.0:  # else it wrote no answers
+        specs.append(own["spec"])
+    return max(((spec.get("sampling") or {}).get("max_new_tokens") or 0 for spec in specs), default=0) or None
+
+
 def _rows_of(found: FoundModel) -> list[dict[str, Any]]:
     """What the run that made the model says of its data sections; [] where no run made it."""
     run = _run_of(found)
