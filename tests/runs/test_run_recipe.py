@@ -109,12 +109,17 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
     assert (results.done, results.planned) == (len(done), len(done))
 
 
-def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str]):
+def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str], capsys: pytest.CaptureFixture[str]):
+    words = (
+        "note: stage `cut` cuts layers out of a model, and `heal` trains the rest until it writes again; (seed 0) is"
+    )
     first = do(workshop, **WHOLE)
+    assert capsys.readouterr().err.count(words) == 1
     stamps = {p: p.stat().st_mtime_ns for p in workshop.runs.rglob("*") if p.parent != workshop.runs and p.is_file()}
     done.clear()
     second = do(workshop, **WHOLE)
     assert done == []
+    assert words not in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert second.rows == first.rows
     # A change does again only what hangs on it, under whatever name the recipe has.
