@@ -64,7 +64,7 @@ QUANTITIES = {
     ),
     "student_entropy": (
         "Student's entropy, nats per token",
-        "How undecided the student is about the next token; 0: not at all. Good: it falls, then levels off.",
+        "How undecided the student is about the next token; 0: not at all. Good: it levels off above 0.",
     ),
     "agreement": (
         "Same most likely token as the teacher",
