@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,11 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     *_, wrote, inspect, run, chat = said.splitlines()  # nothing long between what was seen and what to do
     assert wrote.startswith("Wrote mine.yaml: about ")
     assert ("data inspect" in inspect, "tutelage run" in run, "tutelage chat" in chat) == (True, True, True)
-    assert len(said.splitlines()) <= 15
+    assert len(said.splitlines()) <= 20
+    begins = said.splitlines().index("what will run, and for how long here:") + 1
+    stages = said.splitlines()[begins : begins + 5]
+    assert [line.split()[0] for line in stages] == [stage.name for stage in config.stages]
+    assert all(re.search(r" (a few seconds|\d+ s)  +\w+ \w+", line) for line in stages)
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 
 

@@ -99,10 +99,24 @@ def test_commands_refuse_before_they_work(
         main([word.replace("BAD", bad).replace("student", student) for word in COMMANDS[case]])
     assert caught.value.code == 1
     said = capsys.readouterr().err.splitlines()
-    assert f" {bad}" in said[-1]
-    assert f" cannot be written: {reason}: choose another folder" in said[-1]
+    assert said[-1].startswith(f"tutelage: {bad}")
+    named = case.split()[-1].replace("--runs", "--out")  # which names a folder outside the runs
+    assert f" cannot be written: {reason}: choose another folder by {named}, or mend that" in said[-1]
     assert Path("a file").read_text() == "mine"
     assert not any(Path("locked").iterdir())
+
+
+def test_a_report_without_the_option_names_its_own_folder(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    workshop.write()
+    monkeypatch.chdir(workshop.folder)
+    Path("runs").mkdir()
+    Path("runs", "tiny-report").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["run", "recipe.yaml"])
+    wrong = "runs/tiny-report cannot be written: runs/tiny-report is a file: choose another folder by --report, or"
+    assert f"tutelage: {wrong} mend that\n" in capsys.readouterr().err
 
 
 def test_a_folder_where_a_file_is_wanted(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -118,7 +132,7 @@ def test_runs_that_wait_need_a_folder_that_can_be_written(workshop: Workshop, mo
     workshop.runs.mkdir()
     monkeypatch.setattr("os.access", lambda path, *_, **__: Path(path) != workshop.runs)
     (problem,) = tutelage.plan(file, runs=workshop.runs).problems
-    assert problem.startswith(f"--runs {workshop.runs} cannot be written: {workshop.runs} may not be written")
+    assert problem.startswith(f"{workshop.runs} cannot be written: {workshop.runs} may not be written")
     no = workshop.folder / "train.jsonl"
     for call in (
         lambda: tutelage.run(file, runs=workshop.folder / "r", report=no),
@@ -139,5 +153,7 @@ def test_replies_are_not_scored_again_where_that_cannot_be_written(tmp_path: Pat
 
 def test_a_trainer_of_models_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TutelageError, match=r"folder: .*file cannot be written: .*file is a file"):
+    with pytest.raises(
+        TutelageError, match=r"file cannot be written: .*file is a file: choose another folder by `folder`, or"
+    ):
         tutelage.Trainer(torch.nn.Linear(1, 1), None, ROWS, folder=tmp_path / "file")

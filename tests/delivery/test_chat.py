@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,8 +20,8 @@ from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
-from tutelage.delivery.chat import HELP, ChatSettings, Speaker, _view, chat, plain
-from tutelage.delivery.find_model import FoundModel, find_model, thinking_of
+from tutelage.delivery.chat import HELP, LONGEST, ChatSettings, Speaker, _view, chat, plain
+from tutelage.delivery.find_model import FoundModel, find_model, longest_answer_of, thinking_of
 from tutelage.models.load import load_model
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig, SamplingConfig
@@ -62,6 +64,20 @@ def test_answers_are_those_of_the_sampler(speaker: Speaker, tiny_models: Path) -
     assert speaker.turns == turns
     speaker.begin()
     assert speaker.turns == []
+
+
+def test_the_longest_answer_is_the_recipes_else_the_generation_configs(made: Workshop, tmp_path: Path) -> None:
+    """The recipe's tasks allow 6 tokens; its GKD, all on the rows, never uses the 512 of its own sampling."""
+    for name in ("tiny-sft", "tiny-gkd"):
+        found = find_model(str(made.folder / "models" / name))
+        assert (longest_answer_of(found), Speaker(found, ChatSettings()).longest) == (6, 6)
+        assert Speaker(found, SHORT).longest == 8  # as asked
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(made.models / "student", folder)
+    assert Speaker(FoundModel("one", str(folder)), ChatSettings()).longest == LONGEST
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**config, "max_new_tokens": 40}))
+    assert Speaker(FoundModel("one", str(folder)), ChatSettings()).longest == 40
 
 
 def test_a_temperature_draws_by_the_seed(tiny_models: Path) -> None:

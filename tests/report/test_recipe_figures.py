@@ -39,6 +39,10 @@ def test_losses_of_different_kinds_do_not_share_a_panel(results: RecipeResults) 
     assert [len(curve.x) for curve in panels["Validation loss, distilling"].curves] == [4] * 9
     assert panels["KL(teacher ‖ student), nats per token"].curves[0].x[-1] == pytest.approx(3.0)
     assert "Student's entropy, nats per token" not in panels  # nobody logged it
+    assert all("Good: " in panel.caption for panel in panels.values())
+    losses = [panels[f"Loss, {kind}"].caption.partition(".")[0] for kind in ("fine-tuning", "distilling")]
+    assert losses[0].endswith("each token of the rows' answers")
+    assert losses[1].endswith("are from the teacher's")
 
 
 def test_nulls_and_broken_values_in_logs(tmp_path: Path, results: RecipeResults) -> None:

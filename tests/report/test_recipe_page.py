@@ -59,6 +59,11 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
     assert "This page makes 32 comparisons. But for the sentences at the top, no correction" in page.text
     assert "14300" in page.text
+    html = path.read_text(encoding="utf-8")
+    training = html[html.index("<h2>Training</h2>") :].partition("</section>")[0]
+    assert training.count("<figcaption") == training.count("<figure>") > 6
+    assert page.text.index("Read the difference to the reference first") < page.text.index("best reference")
+    assert page.text.count("± is the standard error of one score") == 1
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -173,16 +178,42 @@ def test_hostile_output_stays_text(hostile_page: Path) -> None:
     assert [Page(matrix).text.count(HOSTILE) for matrix in matrices] == [10, 10]  # five rows, five columns
 
 
-def test_hostile_output_does_not_run_in_a_browser(hostile_page: Path, tmp_path: Path) -> None:
+def dom(path: Path, *flags: str) -> str:
+    """The page as a browser has it after its scripts."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium on the path to open the page in")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    usual = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    profile = f"--user-data-dir={path.parent / 'profile'}"
+    command = [browser, *usual.split(), *flags, profile, "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
 
-    def dom(path: Path) -> str:
-        command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
 
+BROKEN_WORDS = """<script>
+const broken = [], range = document.createRange();
+for (const cell of document.querySelectorAll("th")) {
+  const text = cell.lastChild;
+  if (text?.nodeType !== Node.TEXT_NODE) continue;
+  for (const word of text.data.matchAll(/\\S+/g)) {
+    range.setStart(text, word.index); range.setEnd(text, word.index + word[0].length);
+    if (new Set([...range.getClientRects()].map(one => one.top)).size > 1) broken.push(word[0]);
+  }
+}
+document.title = `broken: ${broken}`;
+</script>"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_word_of_a_tables_head_is_broken(tmp_path: Path, undrawn: None, width: int) -> None:
+    results = make_run(tmp_path, count=5)
+    html = build_report(with_row(results, "sft", label="teacher_sft"), tmp_path / "out").read_text(encoding="utf-8")
+    page = tmp_path / "page.html"
+    page.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html) + BROKEN_WORDS, "utf-8")
+    (title,) = re.findall("<title>(.*?)</title>", dom(page, f"--window-size={width},900"))
+    assert title == "broken: "
+
+
+def test_hostile_output_does_not_run_in_a_browser(hostile_page: Path, tmp_path: Path) -> None:
     naive = tmp_path / "naive.html"
     naive.write_text(f"<title>page</title><script>var a = 1;{HOSTILE}")
     assert "<title>owned</title>" in dom(naive)  # the string does run where nothing is escaped

@@ -100,18 +100,26 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
         for run in row.runs:
             assert len((run.evaluations["test"] / "examples.jsonl").read_text().splitlines()) == 4
             assert run.trained is None or (run.trained / "model" / "config.json").is_file()
-    assert results.facts["cut: layers kept"] == "0, 3 (of 4)"
-    explained = [PERPLEXITY in text for name, text in results.facts.items() if name.endswith("held-out rows")]
-    assert explained == [True, *[False] * (len(explained) - 1)]  # once
+    assert results.facts["cut: layers kept"].startswith("0, 3 (of 4); without the others")
+    said = {name: text for name, text in results.facts.items() if "perplexity on" in name}
+    measured = [heal["perplexity_before"], heal["perplexity_after"]]
+    assert said["heal: perplexity on the rows of test"] == "{:,.1f} when just cut, {:,.1f} after it".format(*measured)
+    assert said["cut: perplexity on the rows of test"].endswith(f"before layers were cut, {measured[0]:,.1f} after")
+    assert [*results.facts.values()].count(PERPLEXITY) == 1
     assert (results.done, results.planned) == (len(done), len(done))
 
 
-def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str]):
+def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str], capsys: pytest.CaptureFixture[str]):
+    words = (
+        "note: stage `cut` cuts layers out of a model, and `heal` trains the rest until it writes again; (seed 0) is"
+    )
     first = do(workshop, **WHOLE)
+    assert capsys.readouterr().err.count(words) == 1
     stamps = {p: p.stat().st_mtime_ns for p in workshop.runs.rglob("*") if p.parent != workshop.runs and p.is_file()}
     done.clear()
     second = do(workshop, **WHOLE)
     assert done == []
+    assert words not in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert second.rows == first.rows
     # A change does again only what hangs on it, under whatever name the recipe has.

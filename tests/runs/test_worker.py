@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from recipes_fixture import Workshop
 
+from tutelage.common.interrupt import Interrupted
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
-from tutelage.runs.worker import attempt
+from tutelage.runs.worker import attempt, work
 
 pytestmark = pytest.mark.slow
 
@@ -72,3 +73,15 @@ def test_what_a_kill_after_the_result_left_is_removed(workshop: Workshop):
     (run.folder / "lock").write_text("999999999 1 " + platform.node())
     Scheduler(Resources()).execute([run])
     assert not {"checkpoints", "lock"} & {path.name for path in run.folder.iterdir()}
+
+
+def test_a_worker_that_nobody_asked_to_stop_reports_what_its_ranks_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank alone was sent a signal: the command then says that it was stopped, not that a worker died."""
+
+    def stopped(*_: Any) -> None:
+        raise Interrupted("stopped after step 3")
+
+    monkeypatch.setattr("tutelage.runs.worker.attempt", stopped)
+    monkeypatch.setattr("tutelage.runs.worker.asked_to_stop", lambda: False)
+    with pytest.raises(Interrupted, match="stopped after step 3"):
+        work("run")

@@ -34,6 +34,12 @@ def test_a_slower_machine_takes_longer_and_known_gpus_are_the_cost_models(
     assert slow.hours > fast.hours > 4 * START / 3600  # each of four runs loads and saves
     assert (beside.hours, beside.busy) == (pytest.approx(2 * fast.hours), 2.0)
     assert slow.misfits == ()
+    assert sorted(slow.stages) == ["evaluations", "gkd", "sft"]
+    assert sum(slow.stages.values()) == pytest.approx(slow.hours)
+    assert slow.stages["gkd"] > slow.stages["sft"] > START / 3600
+    weights = sum(file.stat().st_size for file in (workshop.models / "student").glob("*.safetensors"))
+    # Two trained models, and of one run at a time two checkpoints with two moments each.
+    assert slow.disk * 2**30 == pytest.approx((2 + 6) * weights, rel=0.2)
     unknown = estimate(runs, Here("cpu", None, ""))
     assert (unknown.hours, unknown.gib) == (None, None)
     on_gpu = estimate(runs, Here("cuda", machine("H100"), ""))

@@ -88,7 +88,7 @@ class Trainer:
             raise TutelageError("teacher and student are one object: give the teacher as a copy (copy.deepcopy)")
         self._kept = tempfile.TemporaryDirectory(prefix="tutelage-")  # removed with this object
         self.folder = Path(self._kept.name if folder is None else folder)
-        refuse_unwritable(self.folder, "folder:")
+        refuse_unwritable(self.folder, "`folder`")
         run = _run(self.folder, student, rows, validation, seed, teacher is not None, sections)
         _check_weights(student, teacher, run.training)
         self._own = {id(model): _attention(model) for model in (student, teacher) if model is not None}

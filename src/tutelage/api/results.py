@@ -123,16 +123,16 @@ class Model:
         prompt: str | Sequence[Mapping[str, str]],
         *,
         system: str | None = None,
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> str:
         """The model's answer, in its chat template. The first call loads the model, which then stays loaded.
 
         prompt: a question, or the turns of a conversation as `{"role": …, "content": …}`, the last one the user's.
-        system: a system turn before it; by default that of all training rows. max_new_tokens: the longest answer.
-        temperature: 0 for the likeliest token each time. seed: of the draws, with a temperature. Raises TutelageError
-        for turns without role or content, a prompt beyond the model's context, and turns that its template refuses.
+        system: a system turn before it; by default that of all training rows. max_new_tokens: the longest answer; None:
+        the recipe's, else the generation config's, else 256. temperature: 0 for the likeliest token each time. seed: of
+        the draws. Raises TutelageError for wrong turns, or more of them than the model reads.
         """
         from tutelage.common.types import Message
         from tutelage.delivery.chat import ChatSettings

@@ -113,7 +113,7 @@ def run(
     config, base, file = read_recipe(recipe, overrides, folder)
     root = Path(runs)
     out = Path(report or root / f"{config.name}-report")
-    refuse_unwritable(out, "report:")
+    refuse_unwritable(out, "`report`")
     refuse_other(out, file, "report")
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
     page = build_report(results, out, include_text=text)

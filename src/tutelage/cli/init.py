@@ -69,7 +69,7 @@ def init(
         raise TutelageError(f"{out} is a folder: give the file to write, such as --out {out / called}.yaml")
     if out.exists() and not force:
         raise TutelageError(f"{out} exists: give another --name or --out, or --force to replace it")
-    refuse_unwritable(out.parent, "the folder of --out,")
+    refuse_unwritable(out.parent, "--out")
 
     looks: dict[str, Look] = {}
     for role in (role for role, paths in roles.items() if paths):
@@ -86,6 +86,7 @@ def init(
             break
     assert found is not None
     print_lines(map(visible, [*found.seen, *(f"note: {warning}" for warning in found.warnings)]))
+    print_lines(found.stages)
     write_atomically(out, found.text)
     at = "" if runs == Path("runs") else f" --runs {runs}"
     print_lines(["", f"Wrote {out}: {found.needs}."])
@@ -201,7 +202,8 @@ def built_in_student() -> Cut:
     training = {"learning_rate": written["training"]["learning_rate"]}
     heal, own = str(config.student), {"teacher_sft": teaching, "gkd": {"learning_rate": GKD_RATE}}
     reasons = {
-        heal: f"{HEALING} of 800 rows of other text; a better student: a larger `size` of data.heal",
+        heal: f"trains what was cut until it writes again, on {HEALING} of 800 rows of other text; a better student: a "
+        "larger `size` of data.heal",
         "gkd": "the same start and steps, with the teacher; the rate that docs/results/mini_study.md found best",
     }
     return Cut(heal, stages, stages[-1]["data"], rows, HEALING, training, own, reasons)

@@ -20,7 +20,12 @@ def chat(
         str | None, typer.Option(help="A system turn before the conversation.", show_default="of its training rows")
     ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The longest answer.", show_default="its recipe's, else its generation config's, else 256"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws, with a temperature.")] = 0,
     debug: Debug = False,
 ) -> None:

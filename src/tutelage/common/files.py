@@ -84,11 +84,12 @@ def unwritable(folder: Path) -> str | None:
     return None if allowed else f"{place} may not be written"
 
 
-def refuse_unwritable(folder: Path, option: str) -> None:
+def refuse_unwritable(folder: Path, option: str = "") -> None:
     """Raise TutelageError, before work whose results would have no place, if `folder` (see `unwritable`) cannot be
-    written. `option`: what names it, for the message."""
+    written. `option`: what sets it, given or not, for the message."""
     if reason := unwritable(folder):
-        raise TutelageError(f"{option} {folder} cannot be written: {reason}: choose another folder, or mend that")
+        by = f" by {option}" if option else ""
+        raise TutelageError(f"{folder} cannot be written: {reason}: choose another folder{by}, or mend that")
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tutelage.common import run_folder
 from tutelage.delivery.licence import licence_of
+from tutelage.models.files import is_local
 from tutelage.recipe.sections import ModelConfig
 from tutelage.report.labels import KIND_NAMES, metric_label
 from tutelage.report.numbers import edge_note, score_text
@@ -228,8 +228,7 @@ def _teachers(run: Run) -> list[ModelConfig]:
 
 def is_hub_name(path: str) -> bool:
     """Whether a model's path is a name on the hub."""
-    local = path.startswith((".", "~", "$")) or path.endswith(".gguf") or Path(path).exists()
-    return not local and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is not None
+    return not is_local(path) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is not None
 
 
 def shown_name(path: str) -> str:

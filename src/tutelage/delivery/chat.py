@@ -18,14 +18,15 @@ from rich.text import Text
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Terminated
 from tutelage.common.types import Message
-from tutelage.delivery.find_model import FoundModel, thinking_of
+from tutelage.delivery.find_model import FoundModel, longest_answer_of, thinking_of
 from tutelage.models.limits import context_of
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
 ALONE = "The training rows had one question each, so each of yours begins anew; /keep makes it one conversation."
 HELP = "/reset forgets the conversation, /system TEXT begins a new one with a system turn, /quit ends."
-_CUT = "often so where a question is unlike the training rows"
+_CUT = "often so where a question is unlike the training rows; --max-new-tokens sets the limit"
+LONGEST = 256  # tokens of an answer, where neither the model's recipe nor its generation config has a limit
 SIDE_BY_SIDE = 80  # columns of a terminal from which on two answers stand beside each other
 _COLORS = ("cyan", "magenta")
 
@@ -35,7 +36,7 @@ class ChatSettings:
     """How answers are sampled."""
 
     temperature: float = 0.0  # 0: the likeliest token each time
-    max_new_tokens: int = 256
+    max_new_tokens: int | None = None  # None: each model's own
     seed: int = 0
 
 
@@ -49,8 +50,15 @@ class Speaker:
         config = ModelConfig(path=found.path, attention="padded", thinking=thinking_of(found))
         loaded = load_model(config, device, torch.bfloat16 if device == "cuda" else torch.float32)
         self.name, self.model, self.template, self.settings = found.name, loaded.model, loaded.template, settings
+        generation = getattr(loaded.model, "generation_config", None)
+        self._own_limit = longest_answer_of(found) or getattr(generation, "max_new_tokens", None) or LONGEST
         self.turns: list[Message] = []
         self.cut = 0  # tokens at which the last answer was cut; 0: the model ended it
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of an answer: of the settings, else of its recipe, its generation config, or LONGEST."""
+        return self.settings.max_new_tokens or self._own_limit
 
     def begin(self, system: str = "") -> None:
         """Forget the conversation, and begin another with this system turn, if any."""
@@ -65,15 +73,13 @@ class Speaker:
         turns = [*self.turns, Message("user", question)]
         context = context_of(self.model.config)
         ids = self._encode(turns)
-        while context is not None and len(ids) + self.settings.max_new_tokens > context:
+        while context is not None and len(ids) + self.longest > context:
             first = next(place for place, turn in enumerate(turns) if turn.role == "user")
             if first == len(turns) - 1:
                 break
             del turns[first : first + 2]  # a question and its answer
             ids = self._encode(turns)
-        room = (
-            self.settings.max_new_tokens if context is None else min(self.settings.max_new_tokens, context - len(ids))
-        )
+        room = self.longest if context is None else min(self.longest, context - len(ids))
         if room < 1:
             raise TutelageError(f"{self.name}: that has {len(ids)} tokens, and the model reads {context}: ask shorter")
         text = self._generate(ids, room, show)

@@ -45,7 +45,7 @@ def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge
 
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or "exported" in read_mark(out))):
         raise TutelageError(f"{out} exists and is no earlier export: give another --out, or remove it")
-    refuse_unwritable(out.parent, "the folder of --out,")
+    refuse_unwritable(out.parent, "--out")
     source = Path(found.path).expanduser()
     origin = fingerprint(str(source.resolve()) if source.exists() else found.path)  # a path would go where exports go
     before = read_mark(out)

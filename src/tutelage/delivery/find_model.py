@@ -51,11 +51,11 @@ def find_model(written: str) -> FoundModel:
 def find_loadable(written: str) -> FoundModel:
     """As `find_model`; raises TutelageError also for a hub id that cannot be had, for which loading would ask the hub a
     dozen times."""
+    from tutelage.models.files import is_local
     from tutelage.runs.preflight.hub import Hub
 
     found = find_model(written)
-    local = found.path.startswith((".", "~", "$", "package:")) or found.path.endswith(".gguf")
-    if local or Path(found.path).is_absolute() or Path(found.path).is_dir():
+    if is_local(found.path):
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
         raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")
@@ -90,6 +90,20 @@ def thinking_of(found: FoundModel) -> bool | None:
     run = _run_of(found)
     models = read_json(run, CONFIG)["models"] if run is not None else {}
     return (models.get("student") or models.get("model") or {}).get("thinking")
+
+
+def longest_answer_of(found: FoundModel) -> int | None:
+    """The largest `max_new_tokens` that the recipe of a run's model gave its answers, in training or in tasks; None
+    where nothing says it, or no run made the model."""
+    run = _run_of(found)
+    if run is None:
+        return None
+    own = read_json(run, CONFIG)
+    tasks = [read_json(task.parent, CONFIG) for task in run.parent.glob(f"{own['stage']}-on-*/{CONFIG}")]
+    specs = [task["spec"] for task in tasks if own["fingerprint"] in task["parents"]]
+    if own["spec"].get("on_policy", 1.0) > 0.0:  # else it wrote no answers
+        specs.append(own["spec"])
+    return max(((spec.get("sampling") or {}).get("max_new_tokens") or 0 for spec in specs), default=0) or None
 
 
 def _rows_of(found: FoundModel) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     unless `answerer` gives a loaded one. Raises TutelageError for data, models and folders that cannot be used.
     """
     for place in (settings.out, *(settings.out / name for name in settings.tasks if not name.startswith(LM_EVAL))):
-        refuse_unwritable(place, "--out:")
+        refuse_unwritable(place, "--out")
     folder = data_folder(settings.data_dir)
     loaded = {
         name: load_lm_eval_task(name)

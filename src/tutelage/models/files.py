@@ -105,9 +105,17 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
         return str(_converted(local)), f"gguf:{cached_hash(local)}"
     if local.is_dir():
         return str(local), _folder_fingerprint(local)
-    if local.is_absolute() or path.startswith("."):
+    if is_local(path):
         raise TutelageError(f"model folder {local} does not exist (key `path`)")
     return path, None
+
+
+def is_local(path: str) -> bool:
+    """Whether a model's `path` means a file, a folder or a package of this machine, be it there or not, and not a name
+    on the hub."""
+    local = Path(os.path.expandvars(path)).expanduser()
+    named = path.startswith((".", "~", "package:")) or "$" in str(local) or local.suffix == ".gguf"
+    return named or local.is_absolute() or local.is_dir()
 
 
 def packaged_gguf(package: str) -> Path:

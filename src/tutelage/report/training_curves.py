@@ -29,6 +29,7 @@ class CurvePanel:
     x_label: str
     curves: tuple[Curve, ...]
     y_label: str = ""
+    caption: str = ""  # what is drawn, and what to look for
 
 
 def logged(lines: Sequence[dict[str, Any]], key: str, x_key: str) -> list[tuple[float, float]]:

@@ -26,7 +26,11 @@ from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, se
 from tutelage.runs.stages.earlier import reading_note
 
 # In words, once per report.
-PERPLEXITY = "as unsure of each token as among so many equally likely ones; 1: certain and right"
+PERPLEXITY = (
+    "between how many equally likely tokens a model wavers, per token of the right answers. 1: sure and right; "
+    "thousands: such text is new to it. Near 1 after training: the rows are so like those trained on that their "
+    "answers can be foretold, which says nothing of other text"
+)
 PLAIN_LABELS = {"lead_1": "lead-1 (first utterance)", "teacher": "Teacher", "base": "Base student"}
 
 
@@ -339,6 +343,20 @@ def _search_results(search: Search) -> SearchResults:
     return SearchResults(tasks, config.grid, tuple(search.points))
 
 
+def _perplexity(run: Run, result: dict[str, Any]) -> dict[str, str]:
+    """On which rows, and of the model before and after the run."""
+    before, after = (
+        f"{value:,.{1 if value >= 100 else 3}f}" for value in (result["perplexity_before"], result["perplexity_after"])
+    )
+    if run.training is None:
+        rows, began, ended = run.config.prune.calibration, "before layers were cut", "after"
+    else:
+        maker = maker_of(run, "student")
+        cut = maker is not None and maker.kind == "prune"
+        rows, began, ended = run.training.validation, "when just cut" if cut else "before this stage", "after it"
+    return {f"{run.stage}: perplexity on the rows of {rows}": f"{before} {began}, {after} {ended}"}
+
+
 def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[str, Any]:
     """What the runs that are done say beside their scores, in the order of the stages."""
     planner = search.planner
@@ -350,7 +368,8 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
             continue
         result = run_folder.read_json(run.folder, run_folder.RESULT)
         if "keep" in result:
-            facts[f"{run.stage}: layers kept"] = f"{', '.join(map(str, result['keep']))} (of {result['layers']})"
+            kept = f"{', '.join(map(str, result['keep']))} (of {result['layers']})"
+            facts[f"{run.stage}: layers kept"] = f"{kept}; without the others it has to be trained again (healed)"
         if "teacher_precision" in result:
             facts[f"{run.stage}: teacher's precision"] = result["teacher_precision"]["text"]
         if run.lora is not None and "adapter" in result:
@@ -363,9 +382,8 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
                 f"{result['rows']:,} of {result['attempts']:,} attempts accepted (see {run.folder.name}/sample.html)"
             )
         if "perplexity_before" in result:
-            change = f"{result['perplexity_before']:,.1f} → {result['perplexity_after']:,.1f}"
-            said = "" if any(PERPLEXITY in value for value in facts.values()) else f" ({PERPLEXITY})"
-            facts[f"{run.stage}: perplexity on held-out rows"] = change + said
+            facts.setdefault("perplexity", PERPLEXITY)
+            facts |= _perplexity(run, result)
     some = next((run for run in [*shown, *runs] if run.done), None)
     if some is not None:
         environment = run_folder.read_json(some.folder, run_folder.ENVIRONMENT)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tutelage.common.progress import told, told_once
 from tutelage.recipe.recipe import RecipeConfig
+from tutelage.recipe.stages import PruneStage, TrainStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import machine
@@ -63,8 +64,9 @@ def run_recipe(
     shared = shared_gpus(plan, jobs) if planner.device == "cuda" and gpus is None else []
     resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared)
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
-    early = () if all(run.done for run in plan) else shared_questions(planner)
-    for note in early:
+    left = not all(run.done for run in plan)
+    early = shared_questions(planner) if left else ()
+    for note in (*early, *_words(recipe)) if left else ():
         print(f"note: {note}", file=sys.stderr)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
@@ -78,3 +80,14 @@ def run_recipe(
         scheduler.execute(search.known, len(expected))
         said = told(notes).union(early)
     return replace(read_results(search, time.monotonic() - began), said=said)
+
+
+def _words(recipe: RecipeConfig) -> Iterator[str]:
+    """What the lines of a first recipe, whose student is cut out of the teacher, speak of."""
+    cuts = [stage.name for stage in recipe.stages if isinstance(stage, PruneStage)]
+    heals = [stage.name for stage in recipe.stages if isinstance(stage, TrainStage) and stage.student in cuts]
+    if heals:
+        yield (
+            f"stage `{cuts[0]}` cuts layers out of a model, and `{heals[0]}` trains the rest until it writes again; "
+            f"(seed {recipe.seeds[0]}) is the number that random draws begin with"
+        )

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_atomically
@@ -126,22 +126,13 @@ def work(*args: Any) -> str | None:
     """`attempt` in a worker process. A worker that is asked to stop exits when it has saved, or has failed to."""
     try:
         return attempt(*args)
-    except Interrupted:
-        _leave()
     finally:
+        # Back in the pool it would wait for its next task, and the pool for its end: another worker, ended while it
+        # waited, has taken the lock of the tasks along.
         if asked_to_stop():
-            _leave()
-
-
-def _leave() -> NoReturn:
-    """End this worker without a word to its pool.
-
-    Back in the pool it would wait for its next task, and the pool for its end: another worker, ended while it waited,
-    has taken the lock of the tasks along.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 # --- the lock ---------------------------------------------------------------------------------------------------------

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.common.time_left import about
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe.load import parse_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.preflight.machine import free_disk
 from tutelage.runs.run import Run
-from tutelage.start.estimate import Estimate, Here, estimate, runs_of
+from tutelage.start.estimate import EVALUATIONS, Estimate, Here, estimate, runs_of
 from tutelage.start.look import Look, measure, overlap
 from tutelage.start.models import Cut, Pair
 from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose
-from tutelage.start.write import recipe_text
+from tutelage.start.write import SAYS, recipe_text
 
 FEW_ROWS = 200  # below which a comparison is hardly possible
 
@@ -33,6 +34,7 @@ class Draft:
     fits: bool
     seen: tuple[str, ...]  # of models and lengths
     warnings: tuple[str, ...]  # what may spoil its results, or keep it from starting
+    stages: tuple[str, ...]  # what will run: a line each, with its time
     needs: str  # time, memory and disk
 
 
@@ -54,7 +56,7 @@ def draft(
         warnings = [*_few(looks["train"]), *_overlaps(fitting.config, out), *(problem.text for problem in problems)]
     stops = any(misfit.stops for misfit in fitting.found.misfits)
     seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
-    return Draft(fitting.text, not stops, seen, tuple(warnings), needs)
+    return Draft(fitting.text, not stops, seen, tuple(warnings), tuple(_stages(fitting)), needs)
 
 
 def _few(look: Look) -> list[str]:
@@ -112,14 +114,26 @@ def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
         )
 
 
+def _stages(fitting: _Fitting) -> Iterator[str]:
+    """What each stage does, and how long it takes here."""
+    names = {stage.name: EVALUATIONS if stage.kind == "evaluate" else stage.name for stage in fitting.config.stages}
+    hours = fitting.found.stages
+    times = {name: about(3600 * hours[key]).removeprefix("about ") for name, key in names.items() if key in hours}
+    yield f"what will run{', and for how long here' if times else ''}:"
+    for name in names:
+        time = f"{times[name]:<{max(map(len, times.values()))}}  " if times else ""
+        yield f"  {name:<{max(map(len, names))}}  {time}{SAYS.get(name, '')}"
+
+
 def _needs(found: Estimate, here: Here, runs: Path) -> str:
-    free = f"{free_disk(runs) / 2**30:,.0f} GiB of disk are free"
+    free = f"{free_disk(runs) / 2**30:,.0f}"
     if found.hours is None or found.gib is None or here.machine is None:
-        return f"time and memory are not known: the size of a model is not; {free}"
+        return f"time and memory are not known: the size of a model is not; {free} GiB of disk are free"
     long = f"about {_long(found.hours)} here"
     if found.busy > 1.25:
         long += f" beside what else runs now ({_long(found.hours / found.busy)} on quiet cores)"
-    return f"{long}, {found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f}); {free}"
+    memory = f"{found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f})"
+    return f"{long}, {memory}, {found.disk:,.1f} GiB of disk at most ({free} are free)"
 
 
 def _long(hours: float) -> str:

@@ -6,20 +6,25 @@ GPUs: the cost model's formulas (`runs/cost`). CPUs: `runs/cost/cpu.py`, as `tut
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
+from tutelage.runs.cost.disk import disk_of_all
 from tutelage.runs.cost.facts import Machine, facts, machine
+from tutelage.runs.cost.memory import GIB
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import Misfit, misfits
 from tutelage.runs.preflight.machine import this_machine
 from tutelage.runs.run import Run, with_parents
+
+EVALUATIONS = "evaluations"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Estimate:
     gib: float | None  # of the largest run
     misfits: tuple[Misfit, ...] = ()
     busy: float = 1.0  # how many times as long as on quiet cores that is
+    stages: Mapping[str, float] = field(default_factory=dict)  # hours by stage; EVALUATIONS: of all of them
+    disk: float = 0.0  # GiB at the fullest moment
 
 
 def look_at_machine() -> Here:
@@ -77,10 +84,13 @@ def estimate(runs: Sequence[Run], here: Here) -> Estimate:
     if len(known) < len(costs):
         return Estimate(None, None)
     gib, wrong = max(cost.memory_gib for _, cost in known), tuple(misfits(runs, model))
-    if here.device != "cpu":
-        return Estimate(sum(cost.hours for _, cost in known), gib, wrong)
-    pace = measured_pace()
-    return Estimate(sum(cpu_seconds(run, cost, model, pace) for run, cost in known) / 3600, gib, wrong, pace.busy)
+    pace = measured_pace() if here.device == "cpu" else None
+    stages: dict[str, float] = defaultdict(float)
+    for run, cost in known:
+        hours = cost.hours if pace is None else cpu_seconds(run, cost, model, pace) / 3600
+        stages[EVALUATIONS if run.kind == "evaluate" else run.stage] += hours
+    disk = disk_of_all(runs, model).total / GIB
+    return Estimate(sum(stages.values()), gib, wrong, 1.0 if pace is None else pace.busy, stages, disk)
 
 
 def _cores() -> int:

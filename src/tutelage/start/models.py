@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.chat_template import ChatTemplate
+from tutelage.models.files import is_local
 from tutelage.models.load import load_template
 from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.sections import ModelConfig
@@ -62,7 +62,7 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
     for role, path in paths.items():
         said = f"{role}: {path}"
         try:
-            wrong = None if ":" in path or path.startswith((".", "/", "~", "$")) else _hub_problem(hub, path)
+            wrong = None if is_local(path) else hub.problem(path, "model")
             if wrong is None:
                 templates[role], context = load_template(ModelConfig(path=path))
                 contexts += [context] if context else []
@@ -73,16 +73,13 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
         said += f", {_size(shape.weights)} weights" if shape is not None else ", of unknown size"
         lines.append(f"{said}; cannot be looked at: {wrong}" if wrong else said)
     if isinstance(student, Cut):
-        lines.append(f"student: the teacher with fewer layers, healed on made-up text (stage `{student.name}`)")
+        mended = f"trained on made-up text until it writes again (stage `{student.name}`)"
+        lines.append(f"student: the teacher with fewer layers, {mended}")
     elif len(templates) == 2:
         notice = check_vocabularies(templates["teacher"].tokenizer, templates["student"].tokenizer)
         lines.append(notice or "vocabularies: equal")
     own = templates.get("student", templates.get("teacher"))
     return Pair(teacher, student, own, min(contexts, default=None), tuple(lines))
-
-
-def _hub_problem(hub: Hub, path: str) -> str | None:
-    return None if Path(path).exists() else hub.problem(path, "model")
 
 
 def _size(weights: int) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 from tutelage.recipe.load import parse_yaml
 
 _WIDTH = 118  # of a line with a comment; a wider one has its comment above
-_SAYS = {
+SAYS = {  # of stages
+    "cut": "the student: the teacher without most of its layers",
+    "heal": "trains what was cut until it writes again, on other text",
     "teacher_sft": "the teacher learns the rows too",
-    "sft": "the rows alone",
+    "sft": "the student learns from the rows alone",
     "sft_again": "the control: as many more steps",
     "gkd": "the same start and steps, with the teacher",
     "scores": "the same test rows for all",
@@ -24,7 +26,7 @@ def recipe_text(content: Mapping[str, Any], reasons: Mapping[str, str], head: st
     lines = [f"# {head}"]
     for key, value in content.items():
         if isinstance(value, list):
-            says = {**_SAYS, **reasons}
+            says = {**SAYS, **reasons}
             lines += [f"{key}:", *(_with(f"  - {_inline(one)}", says.get(one["name"], "")) for one in value)]
         elif key in ("data", "tasks"):
             lines += [_with(f"{key}:", reasons.get(key, "")), *(f"  {n}: {_inline(one)}" for n, one in value.items())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from typing import Any
 
@@ -12,14 +11,14 @@ from torch.optim.adamw import adamw
 
 from tutelage.common.errors import TutelageError
 from tutelage.models.sharding import local_part
+from tutelage.models.surgery.quantise import missing_package
 from tutelage.recipe.sections import TrainingConfig
 
 
 def missing_library(optimizer: str) -> str | None:
     """What to do about a library that `training.optimizer` needs and that is not installed; None: nothing."""
-    if optimizer != "adamw_8bit" or importlib.util.find_spec("torchao") is not None:
-        return None
-    return "training.optimizer: `adamw_8bit` needs torchao: pip install 'tutelage[quant]'"
+    missing = missing_package(optimizer)
+    return missing and f"training.optimizer: {missing}"
 
 
 def make_optimizer(config: TrainingConfig, module: torch.nn.Module) -> torch.optim.Optimizer:

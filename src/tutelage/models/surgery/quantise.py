@@ -20,15 +20,15 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.progress import tell
 from tutelage.recipe.sections import ModelConfig
 
-PACKAGES = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}
+PACKAGES = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes", "adamw_8bit": "torchao"}
 
 
-def missing_package(precision: str | None) -> str | None:
-    """What to do about a library that `precision` needs and that is not installed; None: nothing."""
-    package = PACKAGES.get(precision or "")
+def missing_package(name: str | None) -> str | None:
+    """What to do about a library that a precision or an optimizer needs and that is not installed; None: nothing."""
+    package = PACKAGES.get(name or "")
     if package is None or importlib.util.find_spec(package) is not None:
         return None
-    return f"`{precision}` needs {package}: pip install 'tutelage[quant]'"
+    return f"`{name}` needs {package}: pip install 'tutelage[quant]'"
 
 
 def check_precision(config: ModelConfig, adapter: bool, device: str, sharded: bool) -> None:

@@ -38,14 +38,48 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = (4.4, 2.7)
 
-# Key of metrics.jsonl → title. Losses are not here: those of different kinds of stages are different quantities.
+# Kind of stage → what its loss is. Those of different kinds are different quantities.
+LOSSES = {
+    "sft": "How surprised the model is by each token of the rows' answers.",
+    "seqkd": "How surprised the model is by each token of the teacher's answers.",
+    "distill": "How far the student's probabilities for the next token are from the teacher's.",
+    "method": "The method's own loss.",
+}
+FALLS = (
+    "Good: it falls, then levels off. Level from the start: nothing is learnt. Rising: the learning rate is too large."
+)
+VALIDATED = (
+    "The same on the validation rows, which are not trained on. Good: it falls too. Rising again: the model learns its "
+    "rows by heart; take fewer epochs or more rows."
+)
+# Key of metrics.jsonl → title and caption.
 QUANTITIES = {
-    "forward_kl": "KL(teacher ‖ student), nats per token",
-    "reverse_kl": "KL(student ‖ teacher), nats per token",
-    "student_entropy": "Student's entropy, nats per token",
-    "agreement": "Same most likely token as the teacher",
-    "sampled_length": "Length of the student's own samples, tokens",
-    "grad_norm": "Gradient norm",
+    "forward_kl": (
+        "KL(teacher ‖ student), nats per token",
+        "How much of what the teacher would write the student finds unlikely; 0: none. Good: it falls.",
+    ),
+    "reverse_kl": (
+        "KL(student ‖ teacher), nats per token",
+        "How much of what the student would write the teacher finds unlikely; 0: none. Good: it falls.",
+    ),
+    "student_entropy": (
+        "Student's entropy, nats per token",
+        "How undecided the student is about the next token; 0: not at all. Good: it levels off above 0.",
+    ),
+    "agreement": (
+        "Same most likely token as the teacher",
+        "Share of tokens at which both would write the same; 1: always. Good: it rises.",
+    ),
+    "sampled_length": (
+        "Length of the student's own samples, tokens",
+        "How long the answers are that the student writes while it trains. Good: it comes near the length of the rows' "
+        "answers. Stuck at the limit: the student does not end its answers.",
+    ),
+    "grad_norm": (
+        "Gradient norm",
+        "How strongly a step would change the model, before clipping. Good: it falls or stays level; single peaks do "
+        "no harm. Ever larger: take a smaller learning rate.",
+    ),
 }
 
 
@@ -74,13 +108,14 @@ def loss_panels(results: RecipeResults) -> list[CurvePanel]:
     ]
     by_epoch = all("epoch" in line for _, lines in logs for line in lines)
     x_key, x_label = ("epoch", "epoch") if by_epoch else ("step", "optimizer step")
-    wanted: list[tuple[str, str, str | None]] = []  # title, key, kind
+    wanted: list[tuple[str, str, str, str | None]] = []  # title, caption, key, kind
     for kind in dict.fromkeys(row.kind for row, _ in logs):
         name = KIND_NAMES.get(kind, kind)
-        wanted += [(f"Loss, {name}", "loss", kind), (f"Validation loss, {name}", "validation_loss", kind)]
-    wanted += [(title, key, None) for key, title in QUANTITIES.items()]
+        wanted.append((f"Loss, {name}", f"{LOSSES[kind]} {FALLS}", "loss", kind))
+        wanted.append((f"Validation loss, {name}", VALIDATED, "validation_loss", kind))
+    wanted += [(title, caption, key, None) for key, (title, caption) in QUANTITIES.items()]
     panels = []
-    for title, key, kind in wanted:
+    for title, caption, key, kind in wanted:
         curves = []
         for row, lines in logs:
             points = logged(lines, key, x_key) if kind in (None, row.kind) else []
@@ -88,7 +123,7 @@ def loss_panels(results: RecipeResults) -> list[CurvePanel]:
                 x, y = zip(*points, strict=True)
                 curves.append(Curve(looks[row.stage], x, y))
         if curves:
-            panels.append(CurvePanel(title, x_label, tuple(curves)))
+            panels.append(CurvePanel(title, x_label, tuple(curves), caption=caption))
     return panels
 
 

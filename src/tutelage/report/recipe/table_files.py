@@ -80,6 +80,8 @@ def tables_markdown(tables: Sequence[TaskTable], progress: str) -> str:
         rendered = markdown_table([*head, "seeds", "n", *["chosen"] * table.has_chosen], lines)
         parts.append(f"**{markdown_escape(table.task)}**\n\n{rendered}")
     legend = "Mean ± standard error over seeds and examples; ∗ p < 0.05, paired bootstrap."
+    if any(table.reference for table in tables):
+        legend += " Read Δ and its 95 % interval first: with 0 in it, no difference is shown."
     return "\n\n".join([*parts, legend + edge_note(parts)]) + "\n"
 
 

@@ -24,7 +24,7 @@ def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Pr
     """Whether the folder `root` can be written, and the disk has room for what the runs write, `jobs` at a time, and
     the hub's cache for what they load."""
     if reason := unwritable(root):
-        yield Problem(f"--runs {root} cannot be written: {reason}: choose another folder, or mend that")
+        yield Problem(f"{root} cannot be written: {reason}: choose another folder by --runs, or mend that")
         return
     model = CostModel(machine("H100"))
     needed, free, folder = disk_of_all(runs, model, jobs), free_disk(root), _existing(root)

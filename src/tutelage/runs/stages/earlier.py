@@ -112,7 +112,7 @@ def rescore_runs(root: Path, data_dir: Path | None = None, judge: JudgeEndpoint 
     if not files and not tasks:
         raise TutelageError(f"{root}: holds no kept replies ({RESPONSES_FILE}); give a folder of runs or of scores")
     for folder in dict.fromkeys([root, *(file.parent for file in files)]):
-        refuse_unwritable(folder, "the folder")  # before a judge is asked
+        refuse_unwritable(folder)  # before a judge is asked
     for file in files:
         folder = file.parent
         of_run = folder.parent.name == BENCHMARK and (folder.parents[1] / run_folder.CONFIG).is_file()
