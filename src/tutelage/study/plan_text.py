@@ -206,7 +206,7 @@ def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
         out.append(f"  {cost.downloads / GIB:,.1f} GiB to download into the hub's cache, of models whose size is known")
     if any(one.extrapolated for one in known):
         number = sum(one.extrapolated for one in known)
-        out.append(f"~ {number} of {len(known)} figures are extrapolated: one H100 and teachers to 8B were measured")
+        out.append(f"~ {number} of {len(known)} figures are extrapolated: measured were one H100, and two H200 to 70B")
     if len(known) < len(cost.costs):
         out.append(f"? {len(cost.costs) - len(known)} runs with a model of unknown shape have no figures")
     out += [f"not here, so fingerprints are provisional: {line}" for line in plan.absent[:5]]

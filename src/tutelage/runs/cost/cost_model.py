@@ -19,9 +19,10 @@ Several GPUs: a training run is divided among them, at 95 % efficiency where eac
 they share (`training.shard`); a decoding step takes its time however few rows a rank has. Ranks on several hosts also
 wait for their network where gathering weights, or summing gradients, takes it longer than the GPUs compute
 (`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
-run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Several GPUs, machines other than an
-H100, and models above 10B are marked `extrapolated`, and so are adapters and quantised teachers (float8 counts as 1.75
-times the rate of products).
+run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Marked `extrapolated` is what no
+measured step stands for: more than two GPUs, machines other than an H100 and an H200, models above 71B, and `int8`
+(float8 counts as 1.75 times the rate of products). `decode` is of before a decoding step had its kernels; since, an H200
+takes 0.1 ms per layer.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ FLOAT8_RATE = 1.75  # of matrix products in float8, beside bfloat16; fitted to a
 LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
 VOCABULARY_BYTES = 19  # memory traffic per two tokens and entry of the vocabulary
 DECODE_SECONDS = 0.16e-3  # per layer and decoding step
-MEASURED_WEIGHTS = 10e9  # larger models have not been measured
+MEASURED_WEIGHTS = 71e9  # larger models have not been measured, nor steps of more GPUs
+MEASURED_GPUS = 2
 START_SECONDS = 8.0  # to load and save; an assumption
 # Of several GPUs, beside one, each with whole models or sharing them; measured with two (docs/performance.md)
 WHOLE_EFFICIENCY, SHARED_EFFICIENCY = 0.95, 0.77
@@ -195,7 +197,7 @@ class CostModel:
             seconds += sampled / self.ranks * self._decode(student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
         largest = max((teacher.weights if teacher and share else 0), student.weights)
-        unmeasured = run.lora is not None or any(model.precision for model in run.models.values())
+        unmeasured = any(model.precision == "int8" for model in run.models.values())
         return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest, unmeasured)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:
@@ -361,7 +363,7 @@ class CostModel:
         unmeasured: bool = False,
     ) -> Cost:
         hours = (seconds + START_SECONDS) / 3600
-        extrapolated = not self.machine.measured or gpus > 1 or largest > MEASURED_WEIGHTS or unmeasured
+        extrapolated = not self.machine.measured or gpus > MEASURED_GPUS or largest > MEASURED_WEIGHTS or unmeasured
         parts = {name: size / GIB for name, size in memory.parts.items() if size}
         dollars = hours * gpus * self.machine.price
         return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts, memory.slots)
