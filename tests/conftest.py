@@ -86,8 +86,10 @@ def python() -> Iterator[str]:
 
 @pytest.fixture
 def warm_children(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the project starts by `sys.executable`, launchers and their ranks among it, runs on the warm Python."""
+    """What the project starts by `sys.executable` or `multiprocessing`, launchers and their ranks among it, runs on the
+    warm Python."""
     monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python))
     monkeypatch.setenv("PYTHON_EXEC", python)  # with which torchrun starts ranks
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
 
