@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TESTS ?= tests
+unexport PYTHONDONTWRITEBYTECODE  # or every process compiles the source anew
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check lint format bench bench-smoke torture docs clean

@@ -2,6 +2,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import typer.main  # noqa: E402
 import warm_python  # noqa: E402
 from pages import do_not_draw  # noqa: E402
 from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 from synthesize_recipe import long_context  # noqa: E402, F401
+
+# No test cuts the power, without which nothing is lost that was written; each call waits for the disk.
+os.fsync = lambda _: None  # type: ignore[assignment]
+typer.main.get_command = cache(typer.main.get_command)  # the tests call `main` hundreds of times
 
 # Longest first: of two processes that share the files out, none is left with the last long one.
 LONGEST = (
@@ -86,8 +92,10 @@ def python() -> Iterator[str]:
 
 @pytest.fixture
 def warm_children(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the project starts by `sys.executable`, launchers and their ranks among it, runs on the warm Python."""
+    """What the project starts by `sys.executable` or `multiprocessing`, launchers and their ranks among it, runs on the
+    warm Python."""
     monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python))
     monkeypatch.setenv("PYTHON_EXEC", python)  # with which torchrun starts ranks
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
 

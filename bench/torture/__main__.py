@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -32,8 +33,9 @@ from bench.torture.machine import Row
 from bench.torture.outside import Hub
 
 LANES = 2  # rows at the same time, one per core
-IMPORTED = ("tutelage.training.trainer", "tutelage.sampling.engine", "tutelage.runs.do_run",
-            "tutelage.report.recipe.page", "tutelage.study.run_study", "huggingface_hub")  # fmt: skip
+IMPORTED = ("tutelage.cli.main", "tutelage.training.trainer", "tutelage.sampling.engine", "tutelage.runs.do_run",
+            "tutelage.report.recipe.page", "tutelage.study.run_study", "huggingface_hub", "matplotlib.figure",
+            "rouge_score.rouge_scorer")  # fmt: skip
 
 
 def parts(
@@ -162,6 +164,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for module in IMPORTED:
         import_module(module)
+    gc.collect()
+    gc.freeze()  # forks share these objects, and collect without looking at them
     with tempfile.TemporaryDirectory() as place:
         second = other_lane(options, hub, Path(place) / "rows.json")
         rows, late = lane(0, options, hub)

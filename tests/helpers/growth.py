@@ -6,23 +6,27 @@ import gc
 import time
 from collections.abc import Callable
 
+LINEAR = 5.0
+
 
 def growth(function: Callable[[int], object], size: int) -> float:
     """CPU time of `function(4 * size)` over that of `function(size)`, each the least of three calls.
 
-    Linear cost gives 4, quadratic 16, cubic 64. Time that other processes take does not count.
+    Linear cost gives 4, quadratic 16, cubic 64. Time that other processes take does not count. The long call is made
+    once if that gives no more than `LINEAR`: a shorter time would give less still.
     """
-    return _least(function, 4 * size) / _least(function, size)
+    least = min(_seconds(function, size) for _ in range(3))
+    most = _seconds(function, 4 * size)
+    if most > LINEAR * least:
+        most = min(most, *(_seconds(function, 4 * size) for _ in range(2)))
+    return most / least
 
 
-def _least(function: Callable[[int], object], size: int) -> float:
-    seconds = []
+def _seconds(function: Callable[[int], object], size: int) -> float:
     gc.disable()
     try:
-        for _ in range(3):
-            began = time.thread_time()
-            function(size)
-            seconds.append(time.thread_time() - began)
+        began = time.thread_time()
+        function(size)
+        return time.thread_time() - began
     finally:
         gc.enable()
-    return min(seconds)

@@ -128,8 +128,7 @@ def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str], capsy
     assert done == ["gkd", "gkd on test"]
 
 
-def test_two_at_once_give_the_same_numbers(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
-    """New processes import everything anew, which is most of this test's time."""
+def test_two_at_once_give_the_same_numbers(workshop: Workshop, warm_children: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has it: other threads, other last digits
     bad = {"name": "bad", "kind": "sft", "data": "train", "training": {"learning_rate": 1e30}}
     after = {"name": "after", "kind": "sft", "student": "bad", "data": "train"}

@@ -115,7 +115,7 @@ def test_the_time_left_follows_from_runs_of_the_same_kind(
 
 
 @pytest.mark.slow
-def test_worker_processes_are_dealt_out_among_the_gpus_and_know_the_notes_that_were_printed():
+def test_worker_processes_are_dealt_out_among_the_gpus_and_know_the_notes_that_were_printed(warm_children: None):
     assert scheduler._dealt_out(Resources(5, shared_gpus=["3", "5"])) == ["3", "5", "3", "5", "3"]
     with told_once() as notes, scheduler._processes(Resources(1, shared_gpus=["5"])) as pool:
         assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
@@ -123,7 +123,7 @@ def test_worker_processes_are_dealt_out_among_the_gpus_and_know_the_notes_that_w
 
 
 @pytest.mark.slow
-def test_without_gpus_a_worker_sees_what_its_parent_sees(monkeypatch: pytest.MonkeyPatch):
+def test_without_gpus_a_worker_sees_what_its_parent_sees(warm_children: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
     with scheduler._processes(Resources(1)) as pool:
         assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7,8"

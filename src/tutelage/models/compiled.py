@@ -31,6 +31,7 @@ def compile_layers(model: Any, training: bool, backend: str = "inductor") -> boo
 
     hide_from_compiler()
     torch._dynamo.config.recompile_limit = max(_CODES, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.specialize_float = True  # norms' ε and the like: as symbols, a fifth of the time of compiling
     # Of a failure in the backward pass the forward pass should know.
     if hasattr(functorch, "force_non_lazy_backward_lowering"):
         functorch.force_non_lazy_backward_lowering = True

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_benchmarks import item_of, scored, write_data
 
+from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.benchmarks.gpqa import seal, unseal
@@ -117,6 +118,15 @@ def test_gpqa_from_the_encrypted_archive(data_folder: Path) -> None:
     assert [sum(item.group in groups for item in items) for groups in (("main", "diamond"), ("diamond",))] == [448, 198]
     assert sum(len(item.row["choices"]) == 4 for item in items) == 546
     assert {item.targets[0] for item in items} == set("ABCD")
+
+
+def test_an_exchanged_archive_of_gpqa_is_read_anew(tmp_path: Path) -> None:
+    data = write_data(tmp_path)
+    assert [item.id for item in BENCHMARKS["gpqa"].load(data)] == ["rec1", "rec2", "rec3"]
+    before = (data / "gpqa/dataset.zip").read_bytes()
+    (data / "gpqa/dataset.zip").write_bytes(before.replace(b"rec1", b"rec9"))
+    with pytest.raises(TutelageError, match=r"gpqa_extended\.csv cannot be read"):  # a wrong checksum
+        BENCHMARKS["gpqa"].load(data)
 
 
 def test_arc_lists_every_option_and_turns_digits_into_letters(data: Path) -> None:

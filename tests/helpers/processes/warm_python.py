@@ -3,8 +3,8 @@
 `started()` starts a server that has imported them once, and writes an executable which behaves like `python` for
 `-m MODULE`, `-c CODE` and `FILE`: the server forks, and the fork runs the program with the caller's arguments,
 environment, folder, and standard streams. It ends when its caller is killed. In the program `sys.executable` is this
-executable too, so that the processes which it starts are as quick. The program leads a session of its own. It inherits
-no other file descriptors, and its parent, whatever `os.getppid` says, is the server.
+executable too, so that the processes which it starts are as quick. The program leads a session of its own, inherits
+file descriptors as from a parent, and its parent, whatever `os.getppid` says, is the server.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ from functools import partial
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
-import json, os, signal, socket, sys
+import contextlib, json, os, signal, socket, sys
+given = {{0, 1, 2}}
+for number in map(int, os.listdir("/proc/self/fd")):
+    with contextlib.suppress(OSError):  # that of the listing itself
+        os.fstat(number)
+        given.add(number)
+given = sorted(given)
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ), os.getppid()]).encode()
-    socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+    asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ), os.getppid(), given]).encode()
+    socket.send_fds(server, [len(asked).to_bytes(8, "big")], given)
     server.sendall(asked)
     answer = server.makefile().read()
 code = int(answer or -signal.SIGKILL)
@@ -99,19 +105,24 @@ def serve(listener: socket.socket, client: str) -> None:
 
 def supervise(connection: socket.socket, client: str) -> None:
     """Run the program in a fork of this process, and answer with its exit code; kill it when its caller is gone."""
-    head, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    import fcntl  # not on all systems
+
+    head, received, _, _ = socket.recv_fds(connection, 8, 250)
     missing, data = int.from_bytes(head, "big"), b""
     while len(data) < missing:
         data += connection.recv(missing - len(data)) or sys.exit(1)
-    arguments, folder, environment, parent = json.loads(data)
+    arguments, folder, environment, parent, numbers = json.loads(data)
     process = os.fork()
     if process == 0:
         connection.close()
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
+        apart = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, max(numbers) + 1) for one in received]  # of the numbers
+        for one in received:
+            os.close(one)
+        for number, one in zip(numbers, apart, strict=True):
+            os.dup2(one, number)
+            os.close(one)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
@@ -122,8 +133,8 @@ def supervise(connection: socket.socket, client: str) -> None:
         ranks._parent_of = partial(grandparent_of, parents, ranks._parent_of)  # type: ignore[attr-defined]
         sys.executable, os.getppid = client, partial(parent_of, os.getpid(), parent, os.getppid)
         os._exit(run(arguments[1:]))
-    for stream in streams:
-        os.close(stream)
+    for one in received:
+        os.close(one)
     ended = os.pidfd_open(process)
     if ended not in select.select([connection, ended], [], [])[0]:
         os.kill(process, signal.SIGKILL)
@@ -149,7 +160,7 @@ def run(arguments: list[str]) -> int:
     import threading
     import traceback
 
-    while arguments[0] == "-u":
+    while arguments[0] in ("-u", "-B"):
         arguments = arguments[1:]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [path for path in paths if path not in sys.path]

@@ -21,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -159,16 +159,23 @@ def _rows(data_dir: Path | None, subset: str) -> list[dict[str, str]]:
         return hub_rows(Hub("Idavidrein/gpqa", "train", f"gpqa_{subset}"))
     path = find(data_dir, "gpqa/dataset.zip")
     try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"dataset/gpqa_{subset}.csv")
-            if member.file_size > _MOST:  # zipfile reads no more than it is declared to have
-                raise zipfile.BadZipFile(f"it has {member.file_size} bytes, and the benchmark's has less than {_MOST}")
-            text = archive.read(member, pwd=PASSWORD).decode("utf-8")
+        state = path.stat()
+        text = _unpacked(path, f"dataset/gpqa_{subset}.csv", (state.st_mtime_ns, state.st_size, state.st_ino))
         return list(csv.DictReader(io.StringIO(text)))
     except (zipfile.BadZipFile, KeyError, RuntimeError, zlib.error, UnicodeDecodeError) as error:
         raise TutelageError(
             f"{path}: gpqa_{subset}.csv cannot be read ({error}); take dataset.zip from its authors"
         ) from None
+
+
+@lru_cache(maxsize=4)  # Python takes a second to decrypt the extended set, and a study's plan reads it several times
+def _unpacked(path: Path, name: str, state: tuple[int, ...]) -> str:
+    """A file of the archive, which is in this state."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(name)
+        if member.file_size > _MOST:  # zipfile reads no more than it is declared to have
+            raise zipfile.BadZipFile(f"it has {member.file_size} bytes, and the benchmark's has less than {_MOST}")
+        return archive.read(member, pwd=PASSWORD).decode("utf-8")
 
 
 def _item(row: Mapping[str, str], group: str, generator: random.Random) -> Item:
