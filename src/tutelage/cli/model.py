@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug, TensorParallel, visible
+from tutelage.cli.options import Debug, Revision, TensorParallel, TrustRemoteCode, visible
 
 MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
 
@@ -22,6 +22,8 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the draws, with a temperature.")] = 0,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Talk to a model, or to two side by side. /reset, /system TEXT and /quit; a pipe's lines are questions.
@@ -39,7 +41,7 @@ def chat(
     for one in found:
         if sys.stderr.isatty():
             print(f"loading {one.name} …", file=sys.stderr)
-        speakers.append(Speaker(one, settings))
+        speakers.append(Speaker(one, settings, revision if one is found[0] else None, trust_remote_code))
     if system is None:
         learnt = {system_of(one) for one in found}
         system = learnt.pop() if len(learnt) == 1 else ""
@@ -58,6 +60,8 @@ def export(
     gguf: Annotated[bool, typer.Option("--gguf", help="Also write a GGUF file, by llama.cpp's script.")] = False,
     push: Annotated[str | None, typer.Option(help="Upload it to the hub as ORG/NAME, private unless --public.")] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see.")] = False,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Write a model as a folder for transformers and others, with its card; on request as GGUF, and to the hub.
@@ -74,7 +78,7 @@ def export(
         exporting.find_converter()
     if push is not None:
         exporting.check_push(push)
-    made = exporting.export_model(found, out or Path("exports") / found.name, dtype, merge)
+    made = exporting.export_model(found, out or Path("exports") / found.name, dtype, merge, revision, trust_remote_code)
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"Model: {made.folder}")
@@ -96,13 +100,11 @@ def serve_teacher(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model is.")] = "auto",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens read at once: more takes more memory.")] = 16_384,
     tensor_parallel: TensorParallel = 1,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
+    revision: Revision = None,
     attention: Annotated[
         Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
     ] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Serve a teacher to the distill stages that name its address as `signal.served`; many may use one.
