@@ -15,6 +15,7 @@ from recipes_fixture import ROWS, Workshop, save_tiny
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
@@ -252,7 +253,8 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
 def test_keys_of_a_benchmark_that_came_later_count_only_if_set():
     task = BenchmarkTask(benchmark="arc_challenge")
     before = task.model_dump(mode="json", exclude={"prompt", "group", "max_new_tokens"}) | {"judge_model": None}
-    expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [], "cpu")
+    code = [reading_fingerprint("tutelage.data.chat_template", package="tutelage.data")]
+    expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, code, "cpu")
     assert evaluation_fingerprint("benchmark", task, 0, {}, [], "cpu") == expected
     for own in ({"prompt": "{question}"}, {"group": "test"}, {"max_new_tokens": 9}):
         changed = task.model_copy(update=own)
