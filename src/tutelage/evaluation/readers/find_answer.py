@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
 from tutelage.evaluation.readers.not_stated import without_unstated
+from tutelage.evaluation.readers.second_answer import differs_by_case
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ _A_NUMBER = rf"(?:{_NUMBER}|\b(?:{'|'.join(NUMBER_WORDS)})\b)"
 _UNIT = r"(?:\s+(?!or\b|and\b|to\b|because\b|since\b|is\b)[a-z]+){0,2}"
 _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples", "1, 2 or 3"
     rf"({_A_NUMBER}){_UNIT}(?:\s*(?:,?\s*(?:\bor\b|\band\b|\bto\b)(?:\s+(?:maybe|perhaps|possibly|even|also))?|/|&|–|-)"
-    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)"
+    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[]).,;}}]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)"
     rf"({_A_NUMBER})(?!\s*[-+*=×])",
     re.I,
 )
@@ -196,11 +197,13 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     )
     also = re.compile(rf"\W*({either})\b(?:{BETWEEN})({either})\b(?=\s*(?:[.,;:!?)\"'”’]|$))", re.I)
     # "no" before another word is not an answer ("there is no way to know"), but for "the answer is no because …"
-    pattern = re.compile(rf"(?<!not )(?<!n['’]t )(?!(?-i:no)\s+\w)\b({either})\b", re.I)
+    pattern = re.compile(rf"(?<!not )(?<!n['’]t )(?!(?-i:no)\s+\w|No\s+(?:one|comment)\b)\b({either})\b", re.I)
     first = re.compile(rf"\W*({either})\b", re.I)
 
     def differ(tail: str) -> bool:
-        """Whether a text begins with two different words."""
+        """Whether a text begins with two different words, or has one in one case and another in another."""
+        if differs_by_case(_first_line(tail), either):
+            return True
         return any(two[1].lower() != two[2].lower() for one in (both, also) if (two := one.match(tail)))
 
     def read(tail: str) -> str | None:
@@ -243,6 +246,10 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     if refusal >= 0 and only(text[refusal:]) is None:
         return Found(None, "no answer is chosen")
     word = only(last)
+    neither = re.search(rf"\b(?:both|n?either)\s+({either})\s+(?:and|n?or)\s+({either})\b", last, re.I)
+    bare = set(map(str.lower, first.findall(text))) if re.fullmatch(rf"(?:\W*\b(?:{either})\b\W*)+", text, re.I) else ()
+    if neither or len(bare) > 1 or differ(last):
+        return Found(None, "several answers")
     if word is not None:
         return Found(word, "the last line's only answer word", stated=False)
     opening = first.match(text)

@@ -40,6 +40,7 @@ from tutelage.evaluation.readers.find_refusal import (
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
+from tutelage.evaluation.readers.second_answer import claims_another, differs_by_case
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
@@ -54,8 +55,8 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
 _ANOTHER = re.compile(  # "Another answer is D", and "the answer could be ⁂": no single answer
-    rf"\b(?:(?:another|an?\s+alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?answer\s+"
-    rf"(?:is|(?:would|could|may|might)\s+be)\s+(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
+    rf"\b(?:(?:another|(?:an?\s+)?alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?"
+    rf"answer(?:\s+(?:is|(?:would|could|may|might)\s+be)\s+|:\s*)(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
     rf"(?=(?:either\s+|both\s+)?{_SEVERAL}))",
     re.I,
 )
@@ -153,17 +154,13 @@ def _no_single(tail: str, letters: str) -> bool:
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
     "- A\n- B", "A, but B is also correct"."""
-    also = re.search(
-        rf"(?<!\w)\(?([{letters}])\)?\s+(?:is|are|seems|(?:would|could|may|might)\s+be)\s+(?:also|equally|likewise|just\s+as)"
-        r"\s+(?:an?\s+|the\s+)?(?:correct|right|true|valid|acceptable|answer)\b",
-        tail[:600],
-    )
-    if also and also[1] != letter:
+    any_letter = rf"(?-i:[{letters}])"
+    if claims_another(tail[:600], any_letter, letter) or differs_by_case(tail[:300], any_letter):
         return True
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
     rest = tail[lead.end() + 1 if lead else 1 :][:600]
     own, marks = options[letters.index(letter)] if letters.index(letter) < len(options) else "", " \t\n)]}>.:\"'”’-"
-    shown = rest.lstrip(marks)
+    shown = rest.lstrip(f"{marks}(")
     if own and shown.lower().removeprefix("the ").startswith(own):
         rest = shown[shown.lower().index(own) + len(own) :]
     after_marks = rest.lstrip(marks)
@@ -182,7 +179,7 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
         and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|and\b|or\b)", after[len(text) :])
     ):
         return True
-    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?)\]}}\"'”’“]|$|and\b|or\b|[{letters}]\W*$)"
+    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?()\]}}\"'”’“]|$|and\b|or\b|[{letters}]\W*$)"
     return re.match(ends, match["after"]) is not None
 
 
@@ -222,12 +219,11 @@ def _letter_at(tail: str, letters: str) -> str | None:
         return None
     letter, after = match[2], tail[match.end(2) :]
     wrapped = bool(re.search(r"[(\[{<]", match[1])) and bool(match[3].strip())
-    ends = re.match(r"\s*(?:[)\]}.,:;!?\"'”’]|\n|$|-|–|—)", after) is not None
+    ends = re.match(r"\s*(?:[)\]}.,:;!?(\"'”’]|\n|$|-|–|—)", after) is not None
     certain = letter.isupper() and letter not in "AI"
     # "A" and "I" are words too: they count in brackets or before punctuation, A (and b) also before a reason
-    argued = (
-        letter not in "Ii"
-        and re.match(r"\s+(?:because|since|as|is|and|with|for|which|due|over|rather|instead)\b", after) is not None
+    argued = letter not in "Ii" and re.match(
+        r"\s+(?:because|since|as|is|and|with|for|if|when|which|due|over|rather|instead)\b", after
     )
     return letter.upper() if wrapped or ends or certain or argued else None
 
@@ -267,7 +263,10 @@ def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     last, found = matches[-1], matches[-1][1]
     for before in matches[:-1]:
         between = text[before.end() : last.start()]
-        together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between)
+        # in one sentence, or in two with nothing between
+        together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between) or re.fullmatch(
+            r"(?:[\s.;(]|\b(?:and|also|too|I|think|believe|that|one|answer|option)\b)*", between
+        )
         if before[1] != last[1] and (last[2] or together):
             found = NO_SINGLE
     return last.end(), found if found in letters else NO_SINGLE
@@ -320,7 +319,7 @@ def _standing_alone(line: str, letters: str) -> str | None:
     """The only letter of a line; None for several letters, and for an "A" or "I" that may be a word."""
     seen: set[str] = set()
     for match in re.finditer(rf"(?<![\w'’.-])(?<!\bnot )(?<!\bnot \()([{letters}])(?![\w'’-])", line):
-        closed = re.match(r"\s*(?:[).,:;!]|$)", line[match.end() :]) is not None
+        closed = re.match(rf"\s*(?:[).,:;!|]|$|\(?[{letters}]\)?\W*$)", line[match.end() :]) is not None
         if match[1] not in "AI" or closed or (match[1] == "A" and match.start() > 0):
             seen.add(match[1] if match[1] not in "AI" or closed else "")
     return seen.pop() or None if len(seen) == 1 else None
@@ -353,6 +352,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         # "not (A)", "isn't option C", "neither A nor B"; "we can rule out A and B"
         rf"(?i:not|n['’]t|neither|nicht|\bno\s+es|n['’]est\s+pas|anything\s+but)(?:\s+be)?\s+"
         rf"(?:(?:the\s+)?(?:option|choice|answer)\s+)?{one}(?:,?\s+(?:or|nor)\s+{one}){{0,20}}(?!\)?\s+is\b)",
+        rf"(?i:\bnone\s+of\s+(?:options?\s+)?)(?:{several})",  # "None of (A), (B), (C) is right"
         rf"(?i:\b(?:rul|eliminat|exclud)(?:e[sd]?|ing)(?:\s+out)?\s+(?:both\s+)?(?:options?\s+)?)(?:{several}|{one})",
         # "A and C are both wrong", "(C) is incorrect"
         rf"(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
