@@ -66,6 +66,7 @@ def test_a_models_own_code_runs_where_it_is_allowed(
     written = ["export", str(own), "--out", str(out), "--dtype", "bfloat16"]
     for arguments in (["chat", str(own)], written):
         assert "cannot load" in fails(arguments, capsys)
+        assert "--revision: is for models of the hub" in fails([*arguments, "--revision", "v2"], capsys)
         main([*arguments, "--trust-remote-code"])
     assert (out / "own.py").is_file()
     rounded = logits(out, trust_remote_code=True, dtype=torch.bfloat16)

@@ -131,7 +131,7 @@ def evaluate(
 
     if recipe is not None:
         _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
-    found = find_loadable(model)
+    found = find_loadable(model, revision)
     loading = ModelConfig(
         path=found.path,
         revision=revision,

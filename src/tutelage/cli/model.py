@@ -36,7 +36,7 @@ def chat(
     from tutelage.delivery.chat import chat as talk
     from tutelage.delivery.find_model import find_loadable, has_one_question, system_of
 
-    found = [find_loadable(name) for name in (model, other) if name is not None]
+    found = [find_loadable(model, revision), *([] if other is None else [find_loadable(other)])]
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
     for one in found:
         if sys.stderr.isatty():
@@ -73,7 +73,7 @@ def export(
     from tutelage.delivery import export as exporting
     from tutelage.delivery.find_model import find_loadable
 
-    found = find_loadable(model)
+    found = find_loadable(model, revision)
     if gguf:
         exporting.find_converter()
     if push is not None:
@@ -119,7 +119,7 @@ def serve_teacher(
     from tutelage.teachers.server import load_server, refuse_open, serve
 
     refuse_open(host)
-    path = find_loadable(model).path
+    path = find_loadable(model, revision).path
     loading = {"attention": attention, "trust_remote_code": trust_remote_code, "tensor_parallel": tensor_parallel}
     config = ModelConfig(path=path, revision=revision, **loading)
     made = load_server(config, resolve_device(device), precision, tokens)
