@@ -117,5 +117,6 @@ def _with_outside_scores(kept: Kept) -> dict[str, Reply]:
                 continue  # another model's scores
             out[record.id] = replace(out[record.id], comet=record.scores.get("comet"))
         elif any(answer is not None for answer in answers):
-            out[record.id] = replace(out[record.id], judgements=answers)
+            empty = not read_reply(out[record.id].text).answer.strip()  # meets no condition, whatever was said once
+            out[record.id] = replace(out[record.id], judgements=("no",) * len(answers) if empty else answers)
     return out
