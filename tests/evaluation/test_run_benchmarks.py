@@ -22,6 +22,7 @@ from tutelage.evaluation.benchmarks.base import Item
 from tutelage.evaluation.benchmarks.ifeval import find_punkt
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.judges import comet
+from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.rescore import kept_replies
 from tutelage.evaluation.run_benchmarks import Settings, lines, load_answerer, run_benchmarks, table_3, table_lines
@@ -232,6 +233,23 @@ def test_data_are_read_before_the_model(settings: Settings, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(TutelageError, match=r"ARC-Challenge-test\.jsonl is missing"):
         run_benchmarks(replace(settings, model="no/such-model", data_dir=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("missing", ["punkt", "judge", "rules"])
+def test_what_scores_is_tried_before_the_model(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def absent() -> None:
+        raise TutelageError("punkt_tab is missing")
+
+    monkeypatch.setattr("tutelage.evaluation.benchmarks.ifeval.find_punkt", absent)
+    monkeypatch.setattr("tutelage.evaluation.judges.rules.SCRIPT", "http://localhost:9/none")
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    judges = {"judge": JudgeEndpoint("here", "m"), "rules": JudgeEndpoint("http://localhost:9", "m", rules="official")}
+    said = {"punkt": "punkt_tab is missing", "judge": "is not a web address", "rules": "the rules cannot be fetched"}
+    tasks = ("ifeval",) if missing == "punkt" else ("infobench",)
+    with pytest.raises(TutelageError, match=said[missing]):
+        run_benchmarks(replace(settings, tasks=tasks, model="no/such-model", judge=judges.get(missing)))
 
 
 def test_prompts_come_longest_first_within_their_group(data: Path, tmp_path: Path) -> None:

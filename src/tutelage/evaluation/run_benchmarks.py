@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import alone_in, refuse_unwritable, write_atomically
 from tutelage.evaluation.answer_items import REPLIES_VERSION, Answerer, answer, new_token_limit, prompt_notices, resume
-from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
-from tutelage.evaluation.benchmarks.base import Benchmark, Item
+from tutelage.evaluation.benchmarks import JUDGED, LM_EVAL, TABLE_3, benchmark
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.compare import edge_text
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
@@ -59,8 +59,9 @@ class Settings:
 def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list[dict[str, Any]]:
     """Answer and score all tasks; return their results in order.
 
-    `summary.json` and one folder per task are written to `settings.out`. All data are read before the model is loaded,
-    unless `answerer` gives a loaded one. Raises TutelageError for data, models and folders that cannot be used.
+    `summary.json` and one folder per task are written to `settings.out`. All data are read, and what scores is tried,
+    before the model is loaded, unless `answerer` gives a loaded one. Raises TutelageError for data, models, judges and
+    folders that cannot be used.
     """
     for place in (settings.out, *(settings.out / name for name in settings.tasks if not name.startswith(LM_EVAL))):
         refuse_unwritable(place, "--out:")
@@ -71,6 +72,7 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
         else benchmark(name).load(folder, settings.limit, settings.seed, settings.group)
         for name in settings.tasks
     }
+    _check_scorers(settings, loaded)
     answerer = answerer or load_answerer(settings)
     about = {"model": settings.model, "seed": settings.seed, "limit": settings.limit, "chat": answerer.chat}
     results = []
@@ -82,6 +84,18 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     content = json.dumps(summary(settings, results), indent=2, ensure_ascii=False)
     write_atomically(settings.out / SUMMARY_FILE, content + "\n")
     return results
+
+
+def _check_scorers(settings: Settings, loaded: Mapping[str, Any]) -> None:
+    """Raise TutelageError where what is to score the replies cannot be used here, before any is sampled."""
+    for name, items in loaded.items():
+        if not name.startswith(LM_EVAL) and items:
+            benchmark(name).score(items[:1], {items[0].id: Reply("")})
+    if settings.judge is not None and JUDGED in loaded:
+        from tutelage.evaluation.judges.chat_client import ChatClient
+
+        ChatClient(settings.judge)
+        _ = settings.judge.wording  # raises where the benchmark's own rules cannot be had
 
 
 def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
