@@ -35,8 +35,21 @@ OPTIONS = ["Paris", "Rome", "Oslo", "Lima"]
         "Answers: A B",
     ],
 )
-def test_letters(reply: str) -> None:
+def test_letters_in_other_words(reply: str) -> None:
     assert find_letter(reply, "ABCD", OPTIONS).answer is None
+
+
+@pytest.mark.parametrize("first", ["B", "(B)", "Option B", "option (B)", "(B) Rome"])
+@pytest.mark.parametrize(
+    "joint", [" and ", " or ", ", ", "; ", " | ", " then ", " or else ", ", followed by ", " (or ", ". Also ", " vs "]
+)
+@pytest.mark.parametrize(
+    "frame", ["{}", "It is {}.", "Therefore, {}.", "The correct answer is {} because they are cities."]
+)
+def test_letters(first: str, joint: str, frame: str) -> None:
+    second = first.replace("B", "C").replace("Rome", "Oslo") + ")" * ("(" in joint)
+    reply = frame.format(first + joint + second)
+    assert find_letter(reply, "ABCD", OPTIONS).answer is None, reply
 
 
 @pytest.mark.parametrize(

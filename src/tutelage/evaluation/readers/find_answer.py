@@ -130,9 +130,9 @@ JOINT = (  # " and ", ", ", " (or ", between two answers
     rf"\s*(?:(?:,\s*)?\(?(?:\b{_PLUS}\b|[&/+])\s*{_OR_SO}?|,\s*{_OR_SO}?|\(\s*{_OR_SO})"
 )
 BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
-    r"(?:[\s,;:/&+|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
+    r"(?:[\s,;:/&+=|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
     r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
-    r"the|equally|option|choice|answer|und|oder|et|ou|o|y)\b){1,40}"
+    r"the|equally|option|choice|answer|then|else|followed|by|respectively|rather|und|oder|et|ou|o|y)\b){1,40}"
 )
 
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time

@@ -34,6 +34,7 @@ from tutelage.evaluation.readers.find_answer import (
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
     last_refusal,
+    names_no_option,
     refused_flatly,
     refuses,
     same_refusal,
@@ -47,7 +48,9 @@ _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
 _HIDDEN = 0xE000  # the first of the private characters that keep denied letters
 _IT_IS = re.compile(  # "it must be (B)"
-    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+(?=\(?[A-Z]\b|(?:both\s+|either\s+)?⁂)", re.I
+    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+"
+    r"(?=(?:(?:option|choice)\s+)?[(\[]?[A-Z]\b|(?:both\s+|either\s+)?⁂)",
+    re.I,
 )
 _LEAD = r"\s*(?:(?:[-*•]|\d[.)])\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
 _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
@@ -64,7 +67,6 @@ _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid"
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
     r"is|and|or|with|for|which|not|rather|instead)\b))|([a-z])(?=\s*(?:[.!]|\n|$)))"
 )
-_NAMED = re.compile(r"[\s\"'“‘]*(?:the\s+)?([A-Z]\w{2,}(?:\s+[A-Z]\w+){0,2})[\s\"'”’]*(?:[.;!\n]|$)")  # "Madrid."
 
 
 def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
@@ -125,16 +127,7 @@ def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
         return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
     if refuses(tail):
         return _like_option(tail, letters, options) or NO_SINGLE
-    return NO_SINGLE if _no_single(tail, letters) or _names_no_option(tail, letters, options) else None
-
-
-def _names_no_option(tail: str, letters: str, options: Sequence[str]) -> bool:
-    """Whether a text begins with a name that is in no option, as a statement of its own: "Madrid."."""
-    match = _NAMED.match(tail)
-    if match is None or not options or re.search(rf"\([{letters}]\)", tail):
-        return False
-    name = match[1].lower()
-    return not any(set(name.split()) & set(option.split()) or name in option for option in options)
+    return NO_SINGLE if _no_single(tail, letters) or names_no_option(tail, letters, options) else None
 
 
 def _no_single(tail: str, letters: str) -> bool:
@@ -176,10 +169,10 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     if (
         text
         and after.startswith(text)
-        and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|and\b|or\b)", after[len(text) :])
+        and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|(?:and|or|because|since)\b)", after[len(text) :])
     ):
         return True
-    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?()\]}}\"'”’“]|$|and\b|or\b|[{letters}]\W*$)"
+    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?()\]}}\"'”’“]|$|(?:and|or|because|since)\b|[{letters}]\W*$)"
     return re.match(ends, match["after"]) is not None
 
 
@@ -281,6 +274,9 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     whole = re.fullmatch(bare, text, re.I)
     if whole:
         return Found(whole[1].upper(), "the whole reply")
+    start_letter = re.match(rf"\W*(?:\b(?i:option|choice|answer)\W+)?([{letters}])(?!\w)", text)
+    if start_letter and _another_follows(text, start_letter[1], letters, options):
+        return Found(None, "several options")
     # "A. Paris\nB. Rome\nC. Oslo" lists the options and answers nothing
     last, listed = last_line(text), re.findall(rf"(?<!\S)\(?([{letters}])(?:[).:]\s|[).:]?$)", text, re.M)
     if len(listed) > 1 and letters.startswith("".join(listed)) and re.match(rf"\W*[{listed[0]}{listed[-1]}]\b", last):
@@ -309,6 +305,8 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         return Found(None, "several options")
     if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
         return Found(None, "the last letter in parentheses is denied later")
+    if wrapped[1:] and _another_follows(rest[wrapped[-2].start() :], wrapped[-2][1], letters, options):
+        return Found(None, "several options")
     if wrapped:
         return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)
     alone = _standing_alone(last, letters)
