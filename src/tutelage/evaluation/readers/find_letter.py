@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Sequence
 
 from tutelage.evaluation.readers.find_answer import (
-    BETWEEN,
     CHOSEN,
     JOINT,
     LEADING_NO,
@@ -41,7 +40,7 @@ from tutelage.evaluation.readers.find_refusal import (
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
-from tutelage.evaluation.readers.second_answer import claims_another, differs_by_case
+from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"

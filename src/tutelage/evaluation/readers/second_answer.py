@@ -6,7 +6,14 @@ Such a reply chooses no single answer, whatever it states first.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
+
+BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
+    r"(?:[\s,;:/&+=|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
+    r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
+    r"the|equally|option|choice|answer|then|else|followed|by|respectively|rather|und|oder|et|ou|o|y)\b){1,40}"
+)
 
 _MAY = r"(?:would|could|can|may|might)"
 _GOOD = (
@@ -45,6 +52,14 @@ def _claims(one: str) -> re.Pattern[str]:
         rf"{named}\s+{_IS_TOO}{wholly}|{_BEFORE}{named}(?=\s*(?:[.;:!?)\n]|$))",
         re.I,
     )
+
+
+def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = str.lower) -> bool:
+    """Whether a text begins with two answers of the pattern `one`, which has no groups, that differ in their `value`:
+    "3; 4", "Yes | No"."""
+    ends = r"(?=\s*(?:[.,;!?)\]}\"'”’](?!\d)|$|(?:because|since)\b))"
+    match = re.match(rf"\W*({one})(?!\w|[.,]\d)(?:{BETWEEN})({one})(?!\w|[.,]\d){ends}", text, re.I)
+    return match is not None and value(match[1]) != value(match[2])
 
 
 def differs_by_case(text: str, words: str) -> bool:
