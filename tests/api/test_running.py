@@ -86,6 +86,9 @@ def test_benchmarks_are_scored(tiny_models: Path, tmp_path: Path) -> None:
     )
     assert {one.task for one in found.scores} == {"arc_challenge", "mmlu_pro"}
     assert all((folder / "examples.jsonl").is_file() for folder in found.folders.values())
+    other = {"path": str(tiny_models / "student"), "chat_template": "tulu"}
+    with pytest.raises(tutelage.TutelageError, match="made with another `model_fingerprint`"):
+        tutelage.evaluate(other, "arc_challenge", max_new_tokens=4, data_dir=tmp_path / "data", out=tmp_path / "out")
     with pytest.raises(tutelage.TutelageError, match="an evaluation of 2 tasks"):
         tutelage.compare(found, found)
     again = shutil.copytree(tmp_path / "out", tmp_path / "again")
@@ -103,6 +106,7 @@ MISTAKES: list[tuple[Callable[[Workshop], Any], str]] = [
     (lambda w: tutelage.forecast(w.write(), budget=-1), "budget: give a number of at least 0"),
     (lambda w: tutelage.forecast(w.write(), stage="gkf", runs=w.runs), r"`gkf` \(there are: gkd\)"),
     (lambda w: tutelage.evaluate("m"), "nothing to score it on"),
+    (lambda w: tutelage.evaluate({"path": "m", "revison": "v2"}, "ifeval"), "unknown key `revison`"),
     (lambda w: tutelage.evaluate("m", data=[]), "data: there is no row"),
     (lambda w: tutelage.evaluate("m", data=ROWS, promt="x"), "unknown argument `promt`: did you mean `prompt`?"),
     (lambda w: tutelage.evaluate("m", "test", data=ROWS), "give either `data`, or `tasks`"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.delivery import export as exporting
-from tutelage.delivery.find_model import find_model
+from tutelage.delivery.find_model import FoundModel, find_model
+from tutelage.recipe.sections import ModelConfig
 
 pytestmark = pytest.mark.slow
 PROMPT = torch.tensor([[5, 6, 7, 8, 9]])
@@ -45,6 +47,37 @@ def test_an_exported_folder_is_the_model(made: Workshop, capsys: pytest.CaptureF
     assert torch.equal(logits(out), logits(run / "model"))
     said = pipeline("text-generation", str(out))([{"role": "user", "content": "The cat?"}], max_new_tokens=4)
     assert said[0]["generated_text"][-1]["role"] == "assistant"
+
+
+def test_a_models_own_code_runs_where_it_is_allowed(
+    tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    shutil.copytree(tiny_models / "student", own)
+    (own / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    config = json.loads((own / "config.json").read_text()) | {"model_type": "own", "auto_map": auto}
+    (own / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat?\n"))
+    written = ["export", str(own), "--out", str(out), "--dtype", "bfloat16"]
+    for arguments in (["chat", str(own)], written):
+        assert "cannot load" in fails(arguments, capsys)
+        assert "--revision: is for models of the hub" in fails([*arguments, "--revision", "v2"], capsys)
+        main([*arguments, "--trust-remote-code"])
+    assert (out / "own.py").is_file()
+    rounded = logits(out, trust_remote_code=True, dtype=torch.bfloat16)
+    assert torch.equal(rounded, logits(tiny_models / "student", dtype=torch.bfloat16))
+
+
+def test_the_revision_of_a_hub_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ModelConfig] = []
+    monkeypatch.setattr(exporting, "_save", lambda config, folder, dtype: (asked.append(config), folder.mkdir()))
+    exporting.export_model(FoundModel("model", "some/model"), tmp_path / "out", revision="v2", trust_remote_code=True)
+    assert [(one.revision, one.trust_remote_code) for one in asked] == [("v2", True)]
 
 
 def test_another_type_rounds_the_weights_once(made: Workshop, tmp_path: Path) -> None:

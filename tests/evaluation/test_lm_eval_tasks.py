@@ -20,6 +20,7 @@ from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.gpqa import SEAL
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.run_benchmarks import Settings, load_answerer, run_benchmarks
 from tutelage.evaluation.sampler_lm import sampler_lm
@@ -106,12 +107,13 @@ def test_the_command_runs_a_task_and_leaves_its_evidence(
 
 def test_replies_are_scored_by_each_filter(tmp_path: Path) -> None:
     (result,) = run(task_file(tmp_path, "generate", GENERATE), "is 4. Or 6", tmp_path / "out")
+    assert result["reading"] == reading_fingerprint("tutelage.evaluation.lm_eval_tasks")
     values = {name: found["value"] for name, found in result["metrics"].items()}
     assert values == {"exact_match_number": pytest.approx(100 / 3), "exact_match_whole": 0.0}
     record = read_records(tmp_path / "out" / "lm-eval-generate")[0]
     assert (record.prompt, record.response, record.answer, record.references) == ("2+2?", "is 4", "4", ("4",))
     assert record.scores == {"exact_match_number": 1.0, "exact_match_whole": 0.0}
-    assert (record.tokens, record.finished) == (8, False)  # eight tokens were sampled; the stop text cut four of them
+    assert (record.tokens, record.finished) == (8, True)  # eight tokens were sampled; the stop text ended it after four
 
 
 def test_choices_are_compared_by_likelihood(tmp_path: Path) -> None:

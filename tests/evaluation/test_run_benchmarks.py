@@ -22,7 +22,9 @@ from tutelage.evaluation.benchmarks.base import Item
 from tutelage.evaluation.benchmarks.ifeval import find_punkt
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
 from tutelage.evaluation.judges import comet
+from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.records import read_records, read_result
+from tutelage.evaluation.rescore import kept_replies
 from tutelage.evaluation.run_benchmarks import Settings, lines, load_answerer, run_benchmarks, table_3, table_lines
 
 pytestmark = pytest.mark.slow
@@ -233,6 +235,23 @@ def test_data_are_read_before_the_model(settings: Settings, tmp_path: Path) -> N
         run_benchmarks(replace(settings, model="no/such-model", data_dir=tmp_path / "empty"))
 
 
+@pytest.mark.parametrize("missing", ["punkt", "judge", "rules"])
+def test_what_scores_is_tried_before_the_model(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def absent() -> None:
+        raise TutelageError("punkt_tab is missing")
+
+    monkeypatch.setattr("tutelage.evaluation.benchmarks.ifeval.find_punkt", absent)
+    monkeypatch.setattr("tutelage.evaluation.judges.rules.SCRIPT", "http://localhost:9/none")
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    judges = {"judge": JudgeEndpoint("here", "m"), "rules": JudgeEndpoint("http://localhost:9", "m", rules="official")}
+    said = {"punkt": "punkt_tab is missing", "judge": "is not a web address", "rules": "the rules cannot be fetched"}
+    tasks = ("ifeval",) if missing == "punkt" else ("infobench",)
+    with pytest.raises(TutelageError, match=said[missing]):
+        run_benchmarks(replace(settings, tasks=tasks, model="no/such-model", judge=judges.get(missing)))
+
+
 def test_prompts_come_longest_first_within_their_group(data: Path, tmp_path: Path) -> None:
     recorder = Recorder(Says("So the answer is True."))
     bench = BENCHMARKS["bbh"]
@@ -297,6 +316,32 @@ def test_base_models_are_cut_where_they_go_on(data: Path, tmp_path: Path) -> Non
         answerer = Answerer(Letters(), Says(text), "f", chat=chat)
         replies, _ = answer(bench, items, answerer, tmp_path / f"{chat}.jsonl")
         assert replies["boolean_expressions/0"].text == kept
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_replies_of_base_models_that_an_old_version_counts_as_cut_are_asked_again(
+    settings: Settings, chat: bool
+) -> None:
+    settings = replace(settings, chat=chat, max_new_tokens=4)
+    answerer = load_answerer(settings)
+    run_benchmarks(settings, answerer)
+    folder = settings.out / "arc_challenge"
+    file, kept = folder / "responses.jsonl", folder / "settings.json"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    cut = sum(not row["finished"] for row in rows)
+    assert cut  # random models seldom end
+    before = json.loads(kept.read_text())
+    kept.write_text(json.dumps(before | {"method_version": 1}))
+    if chat:
+        assert len(kept_replies(folder, settings.data_dir).replies) == len(rows)
+    else:
+        with pytest.raises(TutelageError, match=f"{cut} of {len(rows)} replies are missing or were made"):
+            kept_replies(folder, settings.data_dir)
+    again = Recorder(answerer.sampler)
+    run_benchmarks(settings, replace(answerer, sampler=again))
+    assert sum(map(len, again.calls)) == (0 if chat else cut)
+    assert json.loads(kept.read_text()) == before
+    assert len(file.read_text().splitlines()) == len(rows)
 
 
 def test_cut_at_takes_the_first_stop() -> None:

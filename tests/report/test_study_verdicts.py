@@ -47,11 +47,19 @@ def test_what_could_not_be_compared_does_not_count_for_holm(place: int) -> None:
     assert corrected == [0.04, 0.002]
 
 
-def made(root: Path, gains: Mapping[tuple[str, Any], float], task: str = "dialogsum", name: str = "s") -> Study:
-    """One seed; each (method, size) scores 0.5 + its gain ± NOISE per example, in the share of the whole."""
+def made(
+    root: Path,
+    gains: Mapping[tuple[str, Any], float],
+    task: str = "dialogsum",
+    name: str = "s",
+    steps: Mapping[str, int] | None = None,
+) -> Study:
+    """One seed; each (method, size) scores 0.5 + its gain ± NOISE per example, in the share of the whole. `steps`: of a
+    method's training."""
     found = []
     for number, ((method, size), gain) in enumerate(gains.items()):
-        cell = Cell(size, name, method, None if method.startswith("sft") else TEACHER, 0, task, root / f"{number}")
+        teacher, trained = None if method.startswith("sft") else TEACHER, (steps or {}).get(method)
+        cell = Cell(size, name, method, teacher, 0, task, root / f"{number}", trained)
         steady = method in ("sft", "sft_again")
         scores = 0.5 + gain + (0 if steady else 1) * NOISE
         records = [ExampleRecord(f"{n}", "", "", (), {"m": float(s)}, "", "", True, 1) for n, s in enumerate(scores)]
@@ -101,6 +109,9 @@ def test_sft_again_is_the_reference_wherever_it_is(tmp_path: Path) -> None:
     )
     longer = made(tmp_path / "longer", gains | {("seqkd", 10): 0.0}, "bbh")
     assert yardstick(longer).text.endswith("So no gain is that of more steps; but SeqKD may train for more.")
+    steps = {"sft": 10, "sft_again": 20, "gkd_sft": 30, "gkd_base": 10, "seqkd": 20}
+    counted = made(tmp_path / "counted", gains | {("seqkd", 10): 0.0}, "bbh", steps=steps)
+    assert yardstick(counted).text.endswith("So no gain is that of more steps; but GKD (SFT-S) may train for more.")
     first = claims(study)[0]
     assert first.evidence[0].text.startswith("s at 10, GKD against SFT again: 0.00 ")
     again = study.find("s", "sft_again", 10, "bbh")

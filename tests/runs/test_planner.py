@@ -20,7 +20,7 @@ from tutelage.recipe.load import default_student, load_recipe
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
-from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, evaluation_fingerprint, stage_fingerprint
+from tutelage.runs.fingerprints import _NOT_CONTENT, METHOD_VERSION, _code_of, evaluation_fingerprint, stage_fingerprint
 from tutelage.runs.planner import Planner
 
 ROOT = Path(__file__).parents[2]
@@ -252,7 +252,7 @@ def test_a_key_that_came_later_leaves_fingerprints_as_they_were():
 def test_keys_of_a_benchmark_that_came_later_count_only_if_set():
     task = BenchmarkTask(benchmark="arc_challenge")
     before = task.model_dump(mode="json", exclude={"prompt", "group", "max_new_tokens"}) | {"judge_model": None}
-    expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [], "cpu")
+    expected = fingerprint(METHOD_VERSION, "benchmark", before, 0, {}, [_code_of("chat_template")], "cpu")
     assert evaluation_fingerprint("benchmark", task, 0, {}, [], "cpu") == expected
     for own in ({"prompt": "{question}"}, {"group": "test"}, {"max_new_tokens": 9}):
         changed = task.model_copy(update=own)

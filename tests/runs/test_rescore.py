@@ -207,9 +207,13 @@ def test_what_a_judge_and_comet_said_is_kept(tmp_path: Path, monkeypatch: pytest
         write_evaluation(folder, bench, Evaluation(bench.summarise(records) | {"chat": True}, records))
         rows = [{"id": id, "response": reply.text} for id, reply in replies.items()]
         (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = rescore(kept_replies(folder, data))
         name = "drfr" if task == "infobench" else "comet"
-        assert found.result["metrics"][name]["value"] == 50.0
+        assert rescore(kept_replies(folder, data)).result["metrics"][name]["value"] == 50.0
+        empty = "".join(json.dumps(row | {"response": " "}) + "\n" for row in rows)
+        (folder / "responses.jsonl").write_text(empty)
+        assert (
+            rescore(kept_replies(folder, data)).result["metrics"][name]["value"] == 0.0
+        )  # no answer, whatever was said
 
 
 def test_scores_of_another_comet_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

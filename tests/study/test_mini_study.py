@@ -108,6 +108,10 @@ def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.
         ]
         for cell in found
     }
+    steps = {(cell.student, cell.size, cell.method): cell.steps or 0 for cell in found}
+    base = steps["ten-layers", None, "base"]  # of its healing
+    once, again, gkd = (steps["ten-layers", 2, method] for method in ("sft", "sft_again", "gkd_sft"))
+    assert 0 < base < once < again == gkd == 2 * once - base
     methods = {"sft", "sft_again", "gkd_base", "gkd_sft", "gkd_it", "seqkd", "teacher", "base"}
     assert {method for *_, method in metrics} == methods
     held_out = {key: one for key, one in metrics.items() if key[0] == "held_out"}

@@ -56,6 +56,18 @@ def test_runs_equal_those_that_compute(
 
 
 @pytest.mark.slow
+def test_a_raised_method_version_computes_the_teacher_again(
+    distil: Distil, unloaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = distil("runs", 0.0, signal={"cache": "exact"})
+    before = files_of(first.run)
+    monkeypatch.setattr(stage, "METHOD_VERSION", stage.METHOD_VERSION + 1)
+    more = distil("runs", 0.0, signal={"cache": "exact"}, divergence="forward_kl")
+    assert len(unloaded) == 2
+    assert len(files_of(more.run)) == 2 * len(before)
+
+
+@pytest.mark.slow
 def test_a_cache_filled_by_a_served_teacher_is_that_of_a_local_one(
     distil: Distil, served: Served, unloaded: list[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,35 @@ def test_a_changed_method_file_changes_the_fingerprint(
     before = method_fingerprint("policy_gradient")
     monkeypatch.setattr("inspect.getfile", lambda _: str(changed))
     assert method_fingerprint("policy_gradient") != before
+
+
+def test_modules_of_its_folder_that_a_method_imports_change_the_fingerprint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    files = {
+        "own/__init__.py": "",
+        "own/method.py": "from own.near import A\nfrom . import beside\nimport json, apart\n\n"
+        "def build(job, options):\n    from .inner.deep import D\n    return job\n",
+        "own/near.py": "A = 1\n",
+        "own/beside.py": "import own.further\n",
+        "own/further.py": "B = 1\n",
+        "own/inner/__init__.py": "",
+        "own/inner/deep.py": "D = 1\n",
+        "own/unread.py": "C = 1\n",
+        "apart.py": "E = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = importlib.import_module("own.method")
+    monkeypatch.setattr("tutelage.training.methods.METHODS", {"own": method.build})
+    before, changed = method_fingerprint("own"), set()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}X = 1\n")
+        changed |= {name} if method_fingerprint("own") != before else set()
+        (tmp_path / name).write_text(text)
+    assert changed == {f"own/{one}.py" for one in ("method", "near", "beside", "further", "inner/deep")}
 
 
 def test_arguments_bound_by_partial_change_the_fingerprint(monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.api.results import Comparison, Difference, Evaluation, Model, Score, number
 from tutelage.api.rows import rows_path
-from tutelage.api.settings import DATA
+from tutelage.api.settings import DATA, section
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError, did_you_mean
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: str | os.PathLike[str] | Model,
+    model: str | os.PathLike[str] | Model | Mapping[str, Any],
     tasks: str | Sequence[str] = (),
     *,
     data: Any = None,
@@ -36,7 +36,7 @@ def evaluate(
     """Score a model: on rows of your own, on benchmarks, or on the tasks of a recipe.
 
     model: a model of a result (`result.models["gkd"]`), a folder, its name in `models/`, a run's folder, a GGUF file,
-    or a hub id.
+    or a hub id; or a dict with the keys of a recipe's model section, such as `revision` and `trust_remote_code`.
 
     On rows: `data`, a path, a hub data set, or rows in memory (a list of dicts, a pandas frame, a `datasets.Dataset`);
     its last assistant turns or `references` are what answers are compared with. metrics: `rouge_l`, `rouge_l_best`,
@@ -57,8 +57,9 @@ def evaluate(
     from tutelage.delivery.find_model import find_model, thinking_of
     from tutelage.recipe.sections import ModelConfig
 
-    found = find_model(str(model.folder if isinstance(model, Model) else model))
-    loading = ModelConfig(path=found.path, thinking=thinking_of(found))
+    given = model if isinstance(model, Mapping) else {"path": str(model.folder if isinstance(model, Model) else model)}
+    found = find_model(section(ModelConfig, given).path)
+    loading = section(ModelConfig, {"thinking": thinking_of(found), **given, "path": found.path})
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if data is not None:
         if names or recipe is not None:

@@ -19,8 +19,10 @@ from tutelage.cli.options import (
     JudgeRequests,
     JudgeRules,
     JudgeUrl,
+    Revision,
     RunsFolder,
     TensorParallel,
+    TrustRemoteCode,
     judge_from,
     print_lines,
 )
@@ -50,7 +52,7 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="Hub id, folder, name in models/, GGUF file or package:NAME.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of --model on the hub.")] = None,
+    revision: Revision = None,
     tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; default: the model's own.")] = None,
     chat_template: Annotated[
         str, typer.Option(help="auto (the tokenizer's, else Tulu's), tulu, or a Jinja file.")
@@ -62,9 +64,7 @@ def evaluate(
     attention: Annotated[
         Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
     ] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     tensor_parallel: TensorParallel = 1,
     tasks: Annotated[list[str] | None, typer.Option("--tasks", "--task", help=TASKS_HELP)] = None,
     responses: Annotated[
@@ -131,7 +131,7 @@ def evaluate(
 
     if recipe is not None:
         _refuse_given(context, _NOT_WITH_RECIPE, "with a recipe, whose tasks say what is asked; --runs says where")
-    found = find_loadable(model)
+    found = find_loadable(model, revision)
     loading = ModelConfig(
         path=found.path,
         revision=revision,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import Debug, TensorParallel, visible
+from tutelage.cli.options import Debug, Revision, TensorParallel, TrustRemoteCode, visible
 
 MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
 
@@ -27,6 +27,8 @@ def chat(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws, with a temperature.")] = 0,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Talk to a model, or to two side by side. /reset, /system TEXT and /quit; a pipe's lines are questions.
@@ -39,12 +41,12 @@ def chat(
     from tutelage.delivery.chat import chat as talk
     from tutelage.delivery.find_model import find_loadable, has_one_question, system_of
 
-    found = [find_loadable(name) for name in (model, other) if name is not None]
+    found = [find_loadable(model, revision), *([] if other is None else [find_loadable(other)])]
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
     for one in found:
         if sys.stderr.isatty():
             print(f"loading {one.name} …", file=sys.stderr)
-        speakers.append(Speaker(one, settings))
+        speakers.append(Speaker(one, settings, revision if one is found[0] else None, trust_remote_code))
     if system is None:
         learnt = {system_of(one) for one in found}
         system = learnt.pop() if len(learnt) == 1 else ""
@@ -63,6 +65,8 @@ def export(
     gguf: Annotated[bool, typer.Option("--gguf", help="Also write a GGUF file, by llama.cpp's script.")] = False,
     push: Annotated[str | None, typer.Option(help="Upload it to the hub as ORG/NAME, private unless --public.")] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see.")] = False,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Write a model as a folder for transformers and others, with its card; on request as GGUF, and to the hub.
@@ -74,12 +78,12 @@ def export(
     from tutelage.delivery import export as exporting
     from tutelage.delivery.find_model import find_loadable
 
-    found = find_loadable(model)
+    found = find_loadable(model, revision)
     if gguf:
         exporting.find_converter()
     if push is not None:
         exporting.check_push(push)
-    made = exporting.export_model(found, out or Path("exports") / found.name, dtype, merge)
+    made = exporting.export_model(found, out or Path("exports") / found.name, dtype, merge, revision, trust_remote_code)
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"Model: {made.folder}")
@@ -101,13 +105,11 @@ def serve_teacher(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model is.")] = "auto",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens read at once: more takes more memory.")] = 16_384,
     tensor_parallel: TensorParallel = 1,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
+    revision: Revision = None,
     attention: Annotated[
         Literal["auto", "packed", "padded"], typer.Option(help="As in a recipe's model section.")
     ] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     debug: Debug = False,
 ) -> None:
     """Serve a teacher to the distill stages that name its address as `signal.served`; many may use one.
@@ -122,7 +124,7 @@ def serve_teacher(
     from tutelage.teachers.server import load_server, refuse_open, serve
 
     refuse_open(host)
-    path = find_loadable(model).path
+    path = find_loadable(model, revision).path
     loading = {"attention": attention, "trust_remote_code": trust_remote_code, "tensor_parallel": tensor_parallel}
     config = ModelConfig(path=path, revision=revision, **loading)
     made = load_server(config, resolve_device(device), precision, tokens)

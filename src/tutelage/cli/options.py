@@ -86,6 +86,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 TensorParallel = Annotated[
     int, typer.Option(min=1, help="GPUs that hold the model together, through vLLM; 1: one, without it.")
 ]
+Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of the model on the hub.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
+]
 JudgeUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that judges InFoBench.")]
 JudgeModel = Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")]
 JudgeRequests = Annotated[int, typer.Option(min=1, help="Replies judged at the same time.")]

@@ -43,11 +43,20 @@ class ChatSettings:
 class Speaker:
     """A loaded model and its side of the conversation."""
 
-    def __init__(self, found: FoundModel, settings: ChatSettings) -> None:
-        """Load it, in bfloat16 on a GPU and in float32 on the CPU. Raises TutelageError as `load_model` does."""
+    def __init__(
+        self, found: FoundModel, settings: ChatSettings, revision: str | None = None, trust_remote_code: bool = False
+    ) -> None:
+        """Load it, in bfloat16 on a GPU and in float32 on the CPU. `revision`, `trust_remote_code`: as in a recipe's
+        model section. Raises TutelageError as `load_model` does."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # the model's own attention: `generate` streams
-        config = ModelConfig(path=found.path, attention="padded", thinking=thinking_of(found))
+        config = ModelConfig(
+            path=found.path,
+            revision=revision,
+            attention="padded",
+            trust_remote_code=trust_remote_code,
+            thinking=thinking_of(found),
+        )
         loaded = load_model(config, device, torch.bfloat16 if device == "cuda" else torch.float32)
         self.name, self.model, self.template, self.settings = found.name, loaded.model, loaded.template, settings
         generation = getattr(loaded.model, "generation_config", None)

@@ -17,6 +17,7 @@ from tutelage.common.files import refuse_unwritable
 from tutelage.common.hashing import fingerprint
 from tutelage.delivery.find_model import FoundModel
 from tutelage.delivery.folders import CARD, MARK, WHERE, read_mark
+from tutelage.recipe.sections import ModelConfig
 
 ADAPTER = "adapter_config.json"
 CONVERTER = "convert_hf_to_gguf.py"  # llama.cpp's
@@ -32,17 +33,25 @@ class Export:
     notes: tuple[str, ...]  # a line each
 
 
-def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge: bool = False) -> Export:
+def export_model(
+    found: FoundModel,
+    out: Path,
+    dtype: Dtype | None = None,
+    merge: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Export:
     """Write the model with its tokenizer, template, generation config and card to `out`. An earlier export is
     replaced, unless it is of another model of this name.
 
     The files of a local folder are copied as they are, unless `dtype` asks for another type or `merge` for an adapter
-    inside its base. Raises TutelageError when `out` holds anything else or lies in the model's folder, when that folder
-    holds no model, and when the model cannot be loaded.
+    inside its base. `revision`, `trust_remote_code`: as in a recipe's model section. Raises TutelageError when `out`
+    holds anything else or lies in the model's folder, when that folder holds no model, and when the model cannot be
+    loaded.
     """
     from tutelage.models.files import locate
-    from tutelage.recipe.sections import ModelConfig
 
+    config = ModelConfig(path=found.path, revision=revision, attention="padded", trust_remote_code=trust_remote_code)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or "exported" in read_mark(out))):
         raise TutelageError(f"{out} exists and is no earlier export: give another --out, or remove it")
     refuse_unwritable(out.parent, "--out")
@@ -55,7 +64,7 @@ def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge
     if source.is_dir():
         _check_folders(source.resolve(), out.resolve())
         if not adapter:
-            locate(ModelConfig(path=found.path))
+            locate(config)
     notes = []
     if adapter and dtype is not None and not merge:
         notes.append(f"--dtype: {found.name} is an adapter, and a whole model of that type is written, as with --merge")
@@ -69,7 +78,7 @@ def export_model(found: FoundModel, out: Path, dtype: Dtype | None = None, merge
             left_out = shutil.ignore_patterns(".*", WHERE)
             shutil.copytree(source, made, ignore=left_out)  # follows links
         else:
-            _save(found, made, dtype)
+            _save(config, made, dtype)
         if found.card is not None:
             shutil.copyfile(found.card, made / CARD)
         elif not (made / CARD).is_file():
@@ -93,27 +102,28 @@ def _check_folders(source: Path, out: Path) -> None:
         raise TutelageError(f"{out} {place} ({source}): give another --out")
 
 
-def _save(found: FoundModel, folder: Path, dtype: Dtype | None) -> None:
+def _save(config: ModelConfig, folder: Path, dtype: Dtype | None) -> None:
     """Load the model, an adapter merged into its base, and save it in `dtype`, by default the type of its files."""
     import torch
 
-    from tutelage.models.files import locate, save_model
+    from tutelage.models.files import save_model
     from tutelage.models.load import load_model
-    from tutelage.recipe.sections import ModelConfig
 
-    config = ModelConfig(path=found.path, attention="padded")
-    kind = getattr(torch, dtype) if dtype else _stored_type(locate(config)[0])
+    kind = getattr(torch, dtype) if dtype else _stored_type(config)
     loaded = load_model(config, "cpu", kind)
     save_model(loaded.model, loaded.tokenizer, folder, loaded.template.text)
 
 
-def _stored_type(path: str):  # -> torch.dtype
+def _stored_type(model: ModelConfig):  # -> torch.dtype
     """The type that the model's config names; float32 where it names none."""
     import torch
     from transformers import AutoConfig
 
+    from tutelage.models.files import locate
+
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
-        found = getattr(AutoConfig.from_pretrained(path), "dtype", None)
+        found = getattr(AutoConfig.from_pretrained(locate(model)[0], **options), "dtype", None)
     except (OSError, ValueError):  # loading it will say why
         found = None
     return found if isinstance(found, torch.dtype) else torch.float32

@@ -48,14 +48,16 @@ def find_model(written: str) -> FoundModel:
     return FoundModel(folder.resolve().name, str(folder), card)
 
 
-def find_loadable(written: str) -> FoundModel:
+def find_loadable(written: str, revision: str | None = None) -> FoundModel:
     """As `find_model`; raises TutelageError also for a hub id that cannot be had, for which loading would ask the hub a
-    dozen times."""
+    dozen times, and for a `revision` of a model that is not on the hub."""
     from tutelage.models.files import is_local
     from tutelage.runs.preflight.hub import Hub
 
     found = find_model(written)
     if is_local(found.path):
+        if revision is not None:
+            raise TutelageError(f"--revision: is for models of the hub, and `{written}` is a local one: leave it out")
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
         raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tutelage.data.chat_template import ChatTemplate
     from tutelage.sampling.sampler import Sampler
 
+# Raised by hand when sampling changes, so that old replies are not used as new ones. In version 1 a base model's reply
+# that a stop ended may count as cut.
+REPLIES_VERSION = 2
 ENCODED_AT_ONCE = 256  # prompts per call of the tokenizer
 
 
@@ -36,6 +39,7 @@ class Asking:
 
     chat: bool  # prompts go through the chat template
     prompt: str | None = None  # template of the question, zero-shot; None: the benchmark's own prompt
+    version: int = REPLIES_VERSION  # of the replies that are there
 
     def shots(self, bench: Benchmark) -> int:
         """The most solved examples in a prompt."""
@@ -282,8 +286,9 @@ def resume(
 ) -> dict[str, Reply]:
     """The replies of an earlier run to today's prompts.
 
-    Removed from the file, if `rewrite`: lines that a kill cut short or that are damaged, and replies to other prompts
-    of the items. Raises TutelageError for damaged lines if not.
+    Removed from the file, if `rewrite`: lines that a kill cut short or that are damaged, replies to other prompts of
+    the items, and those of version 1 of which nobody knows whether they were cut. Raises TutelageError for damaged
+    lines if not.
     """
     if not file.is_file():
         return {}
@@ -301,6 +306,10 @@ def resume(
         item, asked = by_id.get(str(row.get("id"))), row.get("asked")
         if item is not None and asked is not None and asked != asking.fingerprint_of(bench, item, row.get("shots")):
             other_prompts.add(item.id)
+            continue
+        cut = row.get("finished") is False and row.get("shots") != NO_ROOM
+        if asking.version == 1 and not asking.chat and cut:
+            other_prompts.add(str(row.get("id")))
             continue
         kept.append(line)
     if broken and not rewrite:

@@ -21,6 +21,7 @@ from tutelage.evaluation.benchmarks import BENCHMARKS, LM_EVAL
 from tutelage.evaluation.benchmarks.gpqa import seal
 from tutelage.evaluation.benchmarks.lm_eval import quiet
 from tutelage.evaluation.page import write_page
+from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.evaluation.readers.thoughts import read_reply, unended_notice
 from tutelage.evaluation.records import ExampleRecord, folder_name, write_records, write_result
 from tutelage.evaluation.sampler_lm import sampler_lm
@@ -88,6 +89,7 @@ def run_lm_eval_task(
     except ValueError as error:  # code that a model wrote, images, a temperature that the sampler does not know
         raise TutelageError(f"{name}: lm-eval cannot run it here: {' '.join(str(error).split())}") from None
     notices = [f"{name}: {lm.cut} prompts were cut at their beginning to fit the model"] if lm.cut else []
+    about = {**about, "reading": reading_fingerprint(__name__)}
     results: list[dict[str, Any]] = []
     shares: set[str] = set()  # metrics whose scores are 0..1
     for task, samples in found["samples"].items():

@@ -59,8 +59,8 @@ def kept_replies(folder: Path, data_dir: Path | None = None) -> Kept:
     missing = sum(item.id not in replies for item in items)
     if missing:
         raise TutelageError(
-            f"{file}: {missing} of {len(items)} replies are missing or were made with other prompts; run the benchmark "
-            "again"
+            f"{file}: {missing} of {len(items)} replies are missing or were made with other prompts, or with an "
+            "earlier version that counted replies of base models as cut; run the benchmark again"
         )
     return Kept(folder, bench, items, replies, before, asking)
 
@@ -96,9 +96,9 @@ def _asking(folder: Path, before: dict[str, Any]) -> Asking:
     """How the model was asked, from the folder's settings, else from its result."""
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        return Asking(bool(settings["chat"]), settings.get("prompt"))
+        return Asking(bool(settings["chat"]), settings.get("prompt"), int(settings["method_version"]))
     except (OSError, ValueError, KeyError):
-        return Asking(bool(before.get("chat")))
+        return Asking(bool(before.get("chat")), version=1)
 
 
 def _with_outside_scores(kept: Kept) -> dict[str, Reply]:
@@ -117,5 +117,6 @@ def _with_outside_scores(kept: Kept) -> dict[str, Reply]:
                 continue  # another model's scores
             out[record.id] = replace(out[record.id], comet=record.scores.get("comet"))
         elif any(answer is not None for answer in answers):
-            out[record.id] = replace(out[record.id], judgements=answers)
+            empty = not read_reply(out[record.id].text).answer.strip()  # meets no condition, whatever was said once
+            out[record.id] = replace(out[record.id], judgements=("no",) * len(answers) if empty else answers)
     return out

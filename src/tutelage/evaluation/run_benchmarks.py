@@ -11,15 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import alone_in, refuse_unwritable, write_atomically
-from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, prompt_notices, resume
-from tutelage.evaluation.benchmarks import LM_EVAL, TABLE_3, benchmark
-from tutelage.evaluation.benchmarks.base import Benchmark, Item
+from tutelage.evaluation.answer_items import REPLIES_VERSION, Answerer, answer, new_token_limit, prompt_notices, resume
+from tutelage.evaluation.benchmarks import JUDGED, LM_EVAL, TABLE_3, benchmark
+from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.compare import edge_text
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
 SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"
-REPLIES_VERSION = 1  # raised by hand when prompts or sampling change, so that old replies are not used as new ones
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,9 @@ class Settings:
 def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list[dict[str, Any]]:
     """Answer and score all tasks; return their results in order.
 
-    `summary.json` and one folder per task are written to `settings.out`. All data are read before the model is loaded,
-    unless `answerer` gives a loaded one. Raises TutelageError for data, models and folders that cannot be used.
+    `summary.json` and one folder per task are written to `settings.out`. All data are read, and what scores is tried,
+    before the model is loaded, unless `answerer` gives a loaded one. Raises TutelageError for data, models, judges and
+    folders that cannot be used.
     """
     for place in (settings.out, *(settings.out / name for name in settings.tasks if not name.startswith(LM_EVAL))):
         refuse_unwritable(place, "--out")
@@ -72,6 +72,7 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
         else benchmark(name).load(folder, settings.limit, settings.seed, settings.group)
         for name in settings.tasks
     }
+    _check_scorers(settings, loaded)
     answerer = answerer or load_answerer(settings)
     about = {"model": settings.model, "seed": settings.seed, "limit": settings.limit, "chat": answerer.chat}
     results = []
@@ -83,6 +84,18 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     content = json.dumps(summary(settings, results), indent=2, ensure_ascii=False)
     write_atomically(settings.out / SUMMARY_FILE, content + "\n")
     return results
+
+
+def _check_scorers(settings: Settings, loaded: Mapping[str, Any]) -> None:
+    """Raise TutelageError where what is to score the replies cannot be used here, before any is sampled."""
+    for name, items in loaded.items():
+        if not name.startswith(LM_EVAL) and items:
+            benchmark(name).score(items[:1], {items[0].id: Reply("")})
+    if settings.judge is not None and JUDGED in loaded:
+        from tutelage.evaluation.judges.chat_client import ChatClient
+
+        ChatClient(settings.judge)
+        _ = settings.judge.wording  # raises where the benchmark's own rules cannot be had
 
 
 def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -133,8 +146,9 @@ def run_one(settings: Settings, bench: Benchmark, items: Sequence[Item], answere
 def _run_one(
     settings: Settings, bench: Benchmark, items: Sequence[Item], answerer: Answerer, folder: Path
 ) -> dict[str, Any]:
-    _check_settings(folder, settings, bench, answerer)
-    replies = resume(folder / RESPONSES_FILE, bench, items, answerer.asking)
+    current, version = _check_settings(folder, settings, bench, answerer)
+    replies = resume(folder / RESPONSES_FILE, bench, items, replace(answerer.asking, version=version))
+    write_atomically(folder / SETTINGS_FILE, json.dumps(current, indent=2) + "\n")
     missing = [item for item in items if item.id not in replies]
     if missing:
         new, measured = answer(bench, missing, answerer, folder / RESPONSES_FILE)
@@ -219,8 +233,11 @@ def table_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"| {' | '.join(row)} |", "|" + "---|" * len(row), f"| {' | '.join(cells)} |"]
 
 
-def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer: Answerer) -> None:
-    """Write the settings that replies depend on. Raises TutelageError where the folder's replies had others."""
+def _check_settings(
+    folder: Path, settings: Settings, bench: Benchmark, answerer: Answerer
+) -> tuple[dict[str, Any], int]:
+    """The settings that replies depend on, and the version of the replies in the folder. Raises TutelageError where
+    these had other settings."""
     current: dict[str, Any] = {
         "method_version": REPLIES_VERSION,
         "model": settings.model,
@@ -234,12 +251,14 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
         current["sampler"] = "vllm"
     if answerer.prompt is not None:
         current["prompt"] = answerer.prompt
-    file = folder / SETTINGS_FILE
+    file, version = folder / SETTINGS_FILE, REPLIES_VERSION
     if file.is_file():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
+        if before.get("method_version") == 1:  # `resume` leaves out what has changed since
+            before["method_version"], version = REPLIES_VERSION, 1
         keys = [*current, *(key for key in ("sampler", "prompt") if key in before and key not in current)]
         changed = [key for key in keys if before.get(key) != current.get(key) and key != "model"]
         if changed:
@@ -248,7 +267,7 @@ def _check_settings(folder: Path, settings: Settings, bench: Benchmark, answerer
                 f"{folder} holds replies made with another `{key}` ({before.get(key)}, now {current.get(key)}): "
                 "give another --out, or remove the folder"
             )
-    write_atomically(file, json.dumps(current, indent=2) + "\n")
+    return current, version
 
 
 def _speed(folder: Path) -> dict[str, Any] | None:

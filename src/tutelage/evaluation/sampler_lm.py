@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tutelage.common.errors import TutelageError
@@ -90,9 +91,13 @@ def sampler_lm(
                     seeds=[seed + place for place in places],
                 )
                 for place, prompt, sample in zip(places, prompts, samples, strict=True):
-                    text = cut_answer(self.as_text(prompt, sample.tokens), stops)
+                    whole = self.as_text(prompt, sample.tokens)
+                    text = cut_answer(whole, stops)
                     out[place] = answer_of(text)
-                    self.samples[requests[place].task_name, requests[place].doc_id] = sample, text
+                    self.samples[requests[place].task_name, requests[place].doc_id] = (
+                        replace(sample, finished=sample.finished or text != whole),
+                        text,
+                    )
             return [out[place] for place in range(len(requests))]
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:

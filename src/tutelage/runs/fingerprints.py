@@ -1,8 +1,8 @@
 """Fingerprints: twelve hex digits that change when anything that changes a run's result does.
 
 What counts: `METHOD_VERSION`, the config without its names and labels, seed, device, the fingerprints of models, data
-and parents, and the code that turns files into rows (`rows_code`). What does not: names, labels, how often state is
-saved, how memory is used, the git commit.
+and parents, and the code that turns files into rows and these into tokens (`rows_code`). What does not: names, labels,
+how often state is saved, how memory is used, the git commit.
 """
 
 from __future__ import annotations
@@ -46,8 +46,13 @@ _CHANGED = "its files changed after this run was planned: run the same command a
 
 
 def rows_code() -> list[str]:
-    """Fingerprints of the code that turns files into rows; they change with it, and not with its comments."""
-    return [reading_fingerprint(f"tutelage.data.{name}", package="tutelage.data") for name in ("rows", "sources")]
+    """Fingerprints of the code that turns files into rows, and rows into tokens and labels; they change with it, and
+    not with its comments."""
+    return [_code_of(name) for name in ("dataset", "encode_rows", "align_rows")]
+
+
+def _code_of(module: str) -> str:
+    return reading_fingerprint(f"tutelage.data.{module}", package="tutelage.data")
 
 
 def _rows(data: Sequence[str]) -> list[str]:
@@ -89,7 +94,8 @@ def evaluation_fingerprint(
         sampling = fingerprint(METHOD_VERSION, task, seed, models, *_rows(data), device)
     else:
         content = task.content() if isinstance(task, BenchmarkTask) else task
-        sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, _rows(data), device)
+        code = _rows(data) or [_code_of("chat_template")]  # a benchmark's prompts go through it too
+        sampling = fingerprint(METHOD_VERSION, kind, content, seed, models, code, device)
     return f"{sampling}_{reading}" if reading else sampling
 
 

@@ -21,7 +21,7 @@ from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.run import Run, adapter_text, maker_of, with_parents
+from tutelage.runs.run import Run, adapter_text, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
@@ -284,15 +284,7 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
 def _steps(planner: Planner, name: str) -> int | None:
     if not isinstance(planner.stages.get(name), TrainStage):
         return None
-    run: Run | None = planner.stage_run(name, planner.recipe.seeds[0])
-    steps = 0
-    while run is not None:
-        if run.training is not None:
-            if not run.done:
-                return None
-            steps += run_folder.read_json(run.folder, run_folder.RESULT)["last"].get("step", 0)
-        run = maker_of(run, "model" if run.kind == "prune" else "student")
-    return steps
+    return steps_of(planner.stage_run(name, planner.recipe.seeds[0]), planner.root)
 
 
 def _is_shared(planner: Planner, name: str) -> bool:

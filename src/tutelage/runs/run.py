@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.run_folder import MODEL, is_done
+from tutelage.common.run_folder import MODEL, RESULT, is_done, read_json
 from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.study import JudgeConfig
 
@@ -62,6 +62,20 @@ def maker_of(run: Run, role: str) -> Run | None:
     """The run that makes the model of this role; None for a model that no stage makes."""
     path = run.models[role].path
     return next((one for one in run.parents if str(one.folder / MODEL) == path), None)
+
+
+def steps_of(run: Run, root: Path) -> int | None:
+    """Steps of the optimizer in a model's whole training, from the first stage on; None where it is not done. `root`:
+    the folder of the runs' folders."""
+    steps, one = 0, run
+    while one is not None:
+        folder = root / one.folder.name
+        if one.training is not None:
+            if not is_done(folder):
+                return None
+            steps += read_json(folder, RESULT)["last"].get("step", 0)
+        one = maker_of(one, "model" if one.kind == "prune" else "student")
+    return steps
 
 
 def adapter_line(run: Run) -> list[Run]:

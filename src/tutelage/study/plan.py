@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.study import StudyConfig
-from tutelage.runs.run import Run
+from tutelage.runs.run import Run, maker_of, steps_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Cell:
     seed: int
     task: str
     folder: Path  # the evaluation's; has examples.jsonl and result.json once it is done
+    steps: int | None = None  # of the model's whole training; None: no stage trains it, or its runs are not here
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,12 @@ class StudyPlan:
 
 
 def cells(study: StudyPlan, runs: Path) -> list[Cell]:
-    """All cells in the order of the file, with their folders under `runs`."""
-    return [replace(cell, folder=runs / run.folder.name) for cell, run in study.points]
+    """All cells in the order of the file, with their folders and steps under `runs`."""
+    found, steps = [], dict[Path, int | None]()
+    for cell, run in study.points:
+        made = maker_of(run, "model")
+        if made is not None and made.folder not in steps:
+            steps[made.folder] = steps_of(made, runs)
+        own = steps[made.folder] if made is not None else None
+        found.append(replace(cell, folder=runs / run.folder.name, steps=own))
+    return found

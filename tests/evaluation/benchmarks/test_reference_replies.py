@@ -75,6 +75,15 @@ def test_flores_is_a_corpus_score_with_its_parts(data: Path) -> None:
     assert scored["metrics"]["comet"]["stderr"] == pytest.approx(10.0)
 
 
+def test_an_empty_translation_scores_nothing_whatever_comet_says(data: Path) -> None:
+    bench = BENCHMARKS["flores"]
+    item = bench.load(data)[0]
+    for text, comet in (("", 0.0), ("<think>\nIt may be", 0.0), ("A cat.", 0.4)):
+        (record,) = bench.score([item], {item.id: Reply(text, comet=0.4)})
+        assert record.scores["comet"] == comet
+    assert bench.score([item], {item.id: Reply("")})[0].scores["comet"] is None
+
+
 def test_flores_bootstrap_error_is_near_the_jackknife(data: Path) -> None:
     """Two estimates of the same standard error agree within a fifth."""
     bench = BENCHMARKS["flores"]

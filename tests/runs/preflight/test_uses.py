@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -45,6 +46,24 @@ def texts(workshop: Workshop, *stages: dict[str, Any], device: str = "cpu", **mo
 
 def peft() -> None:
     pytest.importorskip("peft", reason="peft is not installed: pip install 'tutelage[lora]'")
+
+
+def test_answers_that_the_student_cannot_read_are_told_before_they_are_sampled(workshop: Workshop):
+    short = workshop.folder / "short"
+    shutil.copytree(workshop.models / "student", short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 48}))
+    stage = {"name": "kd", "kind": "seqkd", "data": "train", "student": "base", "sampling": {"max_new_tokens": 6}}
+    found = {}
+    for length in (48, 96):
+        file = workshop.write(stages=[stage], student__path=str(short), training__max_length=length)
+        runs = with_parents([Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)])
+        found[length] = [one for one in find_problems(runs, workshop.runs) if "`kd`" in one.text]
+    assert found[48] == []
+    (note,) = found[96]
+    assert not note.stops
+    assert "the student reads 48 tokens, the teacher answers questions of up to 96" in note.text
+    assert "set `training.max_length: 48`" in note.text
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

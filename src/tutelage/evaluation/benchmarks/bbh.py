@@ -25,6 +25,7 @@ from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
 from tutelage.evaluation.readers.find_answer import (
+    STATED,
     Found,
     find_if_ended,
     find_number,
@@ -35,6 +36,7 @@ from tutelage.evaluation.readers.find_answer import (
     trim,
 )
 from tutelage.evaluation.readers.find_letter import find_letter
+from tutelage.evaluation.readers.second_answer import claims_another
 
 TASKS = [
     "boolean_expressions",
@@ -140,12 +142,21 @@ def find_answer(reply: str, question: str, target: str) -> Found:
         return replace(found, answer=f"({found.answer})") if found.answer else found
     words = _words_of(target)
     if words:
-        return find_word(_NOT_VALID.sub(_opposite, plain(reply)) if "invalid" in words else reply, words)
+        reply = _NOT_VALID.sub(_opposite, plain(reply)) if "invalid" in words else reply
+        return _single(find_word(reply, words), reply, "|".join(words))
     if re.fullmatch(r"-?\d+", target):
-        return find_number(reply)
+        return _single(find_number(reply), reply, r"[-−]?\d+")
     if _BRACKETS.fullmatch(target):
         return _find_brackets(reply)
     return _find_list(reply, target)
+
+
+def _single(found: Found, reply: str, answers: str) -> Found:
+    """`found`, unless the reply claims another of the `answers` (a pattern) after its last statement."""
+    text = plain(reply)
+    start = max((match.end() for match in STATED.finditer(text)), default=0)
+    claimed = found.answer and claims_another(text[start:][:600], answers, found.answer)
+    return Found(None, "several answers") if claimed else found
 
 
 def _opposite(found: re.Match[str]) -> str:
@@ -156,7 +167,11 @@ def _find_list(reply: str, target: str) -> Found:
     """The list stated as the answer, else a list of exactly the target's words, in any order."""
     found = find_passage(reply)
     if found.answer is not None:
-        return replace(found, answer=_listed(found.answer))
+        listed = _listed(found.answer)
+        rest = found.answer.partition(listed)[2]
+        if re.match(r"[\s.,;!?\"'”’]*(?:or|alternatively|maybe|perhaps)\b", rest, re.I):
+            return Found(None, "several answers")
+        return replace(found, answer=listed)
     text, words = plain(reply).strip(), sorted(_list(target))
     colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, so that any reply is read fast
     for start in (text.rfind("\n") + 1, *reversed(colons), 0):

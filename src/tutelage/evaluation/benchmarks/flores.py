@@ -60,9 +60,9 @@ class Flores(Benchmark):
 
         answer = reply.text.strip()
         value = CHRF().sentence_score(answer, list(item.targets)).score / 100
-        scores: dict[str, float | None] = {"comet": reply.comet, "chrf": value}
-        comet = "" if reply.comet is None else f", COMET {100 * reply.comet:.1f}"
-        return Scored(scores, answer or None, f"sentence chrF {100 * value:.1f}{comet}")
+        comet = 0.0 if reply.comet is not None and not answer else reply.comet  # it gives an empty text some, too
+        said = "" if comet is None else f", COMET {100 * comet:.1f}"
+        return Scored({"comet": comet, "chrf": value}, answer or None, f"sentence chrF {100 * value:.1f}{said}")
 
     def summarise(self, records: Sequence[ExampleRecord]) -> dict[str, Any]:
         """See `Benchmark`. chrF is the corpus score, not the mean over sentences; COMET is left out where absent."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluation.readers.not_stated import without_unstated
+from tutelage.evaluation.readers.second_answer import differs_by_case
 from tutelage.evaluation.readers.thoughts import answer_of
 
 
@@ -83,11 +84,12 @@ def read_answer(text: str) -> str | None:
     )
     if first:
         # "Yes and no", "Yes, but also no", "No, wait: yes", "Yes | No"; in "Yes, and no errors" it is not an answer
-        more = r"[\W_]+(?:(?:and|or|but|also|well|actually|wait|answer)[\W_]+)*(yes|no)\b(?!\s+\w)"
+        more = r"[\W_]+(?:(?:and|or|but|also|however|well|actually|wait|answer)[\W_]+)*(yes|no)\b(?!\s+\w)"
         other = re.match(more, text[first.end() :], re.I)
-        return None if other and other[1].lower() != first[1].lower() else first[1].lower()
+        several = differs_by_case(text, "yes|no") or (other and other[1].lower() != first[1].lower())
+        return None if several else first[1].lower()
     answers = {word.lower() for word in re.findall(r"\banswer(?: is|:)[\W_]*(yes|no)\b", text, re.I)}
-    answers = answers or {word.lower() for word in re.findall(r"\b(YES|NO)\b", text)}
+    answers = answers or {word.lower() for word in re.findall(r"(?<!\b[Nn]ot )\b(YES|NO)\b", text)}
     return answers.pop() if len(answers) == 1 else None
 
 

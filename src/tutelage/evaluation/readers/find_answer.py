@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
 from tutelage.evaluation.readers.not_stated import without_unstated
+from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ _A_NUMBER = rf"(?:{_NUMBER}|\b(?:{'|'.join(NUMBER_WORDS)})\b)"
 _UNIT = r"(?:\s+(?!or\b|and\b|to\b|because\b|since\b|is\b)[a-z]+){0,2}"
 _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples", "1, 2 or 3"
     rf"({_A_NUMBER}){_UNIT}(?:\s*(?:,?\s*(?:\bor\b|\band\b|\bto\b)(?:\s+(?:maybe|perhaps|possibly|even|also))?|/|&|–|-)"
-    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[.,;]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)"
+    rf"\s*|,\s+(?={_A_NUMBER}\s*(?:[]).,;}}]|$|or\b|and\b))|,?\s+(?:\(\s*)?(?:or|possibly|maybe|perhaps)\s+)"
     rf"({_A_NUMBER})(?!\s*[-+*=×])",
     re.I,
 )
@@ -128,12 +129,6 @@ _PLUS = r"(?:and/or|and|or|plus|as\s+well\s+as|(?:together|along)\s+with|und|ode
 JOINT = (  # " and ", ", ", " (or ", between two answers
     rf"\s*(?:(?:,\s*)?\(?(?:\b{_PLUS}\b|[&/+])\s*{_OR_SO}?|,\s*{_OR_SO}?|\(\s*{_OR_SO})"
 )
-BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
-    r"(?:[\s,;:/&+|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
-    r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
-    r"the|equally|option|choice|answer|und|oder|et|ou|o|y)\b){1,40}"
-)
-
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time
 
 
@@ -194,14 +189,16 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
         rf"\W{{0,3}}(?!(?-i:no)\s+\w)({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
         re.I,
     )
-    also = re.compile(rf"\W*({either})\b(?:{BETWEEN})({either})\b(?=\s*(?:[.,;:!?)\"'”’]|$))", re.I)
     # "no" before another word is not an answer ("there is no way to know"), but for "the answer is no because …"
-    pattern = re.compile(rf"(?<!not )(?<!n['’]t )(?!(?-i:no)\s+\w)\b({either})\b", re.I)
+    pattern = re.compile(rf"(?<!not )(?<!n['’]t )(?!(?-i:no)\s+\w|No\s+(?:one|comment)\b)\b({either})\b", re.I)
     first = re.compile(rf"\W*({either})\b", re.I)
 
     def differ(tail: str) -> bool:
-        """Whether a text begins with two different words."""
-        return any(two[1].lower() != two[2].lower() for one in (both, also) if (two := one.match(tail)))
+        """Whether a text begins with two different words, or has one in one case and another in another."""
+        if differs_by_case(_first_line(tail), either):
+            return True
+        two = both.match(tail)
+        return begins_with_two(tail, either) or (two is not None and two[1].lower() != two[2].lower())
 
     def read(tail: str) -> str | None:
         two = both.match(tail)
@@ -236,6 +233,8 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
         if word is not None:
             return Found(word or None, f"{tier} as the answer")
     last = last_line(text)
+    if begins_with_two(text, either):
+        return Found(None, "several answers")
     opens = re.match(rf"\W*({either})[\"'”’)]*\s*(?:[.,!;:–—-]|\n|$)", text, re.I)  # not "True and False is …"
     if opens and only(_first_line(text)) and not re.fullmatch(rf"\W*({either})\W*", last, re.I):
         return Found(known[opens[1].lower()], "the reply's beginning")
@@ -243,6 +242,9 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     if refusal >= 0 and only(text[refusal:]) is None:
         return Found(None, "no answer is chosen")
     word = only(last)
+    neither = re.search(rf"\b(?:both|n?either)\s+({either})\s+(?:and|n?or)\s+({either})\b", last, re.I)
+    if neither or differ(last):
+        return Found(None, "several answers")
     if word is not None:
         return Found(word, "the last line's only answer word", stated=False)
     opening = first.match(text)
@@ -273,6 +275,10 @@ def find_number(reply: str) -> Found:
         _, number = last_read(text, cues, _stated_number)
         if number is not None:
             return Found(number or None, f"{tier} as the answer")
+    last = re.sub(r"^\W*(?:(?:it\s+is|it's|so|therefore|thus|hence)\b\W*)+", "", last_line(text), flags=re.I)
+    both = [one for one in (text, last) if len(re.findall(_A_NUMBER, one, re.I)) == 2]  # "3\n4", "It is 3; 4."
+    if any(begins_with_two(one, _A_NUMBER, _number_in) for one in both):
+        return Found(None, "no single number")
     alone = rf"\W*?((?:{_NUMBER})|{'|'.join(NUMBER_WORDS)})\W*"
     opening = re.fullmatch(alone, _first_line(text), re.I)
     if opening and not re.fullmatch(alone, last_line(text), re.I):
@@ -346,8 +352,9 @@ def last_line(text: str) -> str:
 
 def _stated_number(tail: str) -> str | None:
     """The number that a text after a cue states; `_NO_ANSWER` for two numbers, and for none."""
-    line = _first_line(tail)
-    several = _NOT_ONE.match(line) or _NUMBER_LIST.match(tail) or _two_numbers(line)
+    line = _first_line(re.sub(r"\n\s*(?=(?:or|and|also)\b)", " ", tail))
+    two = begins_with_two(line, _A_NUMBER, _number_in) or _two_numbers(line)
+    several = two or _NOT_ONE.match(line) or _NUMBER_LIST.match(tail)
     return _NO_ANSWER if refuses(line) or several else _number_in(line)
 
 

@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Sequence
 
 from tutelage.evaluation.readers.find_answer import (
-    BETWEEN,
     CHOSEN,
     JOINT,
     LEADING_NO,
@@ -34,19 +33,23 @@ from tutelage.evaluation.readers.find_answer import (
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
     last_refusal,
+    names_no_option,
     refused_flatly,
     refuses,
     same_refusal,
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
+from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
 _HIDDEN = 0xE000  # the first of the private characters that keep denied letters
 _IT_IS = re.compile(  # "it must be (B)"
-    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+(?=\(?[A-Z]\b|(?:both\s+|either\s+)?⁂)", re.I
+    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+"
+    r"(?=(?:(?:option|choice)\s+)?[(\[]?[A-Z]\b|(?:both\s+|either\s+)?⁂)",
+    re.I,
 )
 _LEAD = r"\s*(?:(?:[-*•]|\d[.)])\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
 _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
@@ -54,8 +57,8 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
 _ANOTHER = re.compile(  # "Another answer is D", and "the answer could be ⁂": no single answer
-    rf"\b(?:(?:another|an?\s+alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?answer\s+"
-    rf"(?:is|(?:would|could|may|might)\s+be)\s+(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
+    rf"\b(?:(?:another|(?:an?\s+)?alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?"
+    rf"answer(?:\s+(?:is|(?:would|could|may|might)\s+be)\s+|:\s*)(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
     rf"(?=(?:either\s+|both\s+)?{_SEVERAL}))",
     re.I,
 )
@@ -63,7 +66,6 @@ _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid"
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
     r"is|and|or|with|for|which|not|rather|instead)\b))|([a-z])(?=\s*(?:[.!]|\n|$)))"
 )
-_NAMED = re.compile(r"[\s\"'“‘]*(?:the\s+)?([A-Z]\w{2,}(?:\s+[A-Z]\w+){0,2})[\s\"'”’]*(?:[.;!\n]|$)")  # "Madrid."
 
 
 def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
@@ -124,16 +126,7 @@ def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
         return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
     if refuses(tail):
         return _like_option(tail, letters, options) or NO_SINGLE
-    return NO_SINGLE if _no_single(tail, letters) or _names_no_option(tail, letters, options) else None
-
-
-def _names_no_option(tail: str, letters: str, options: Sequence[str]) -> bool:
-    """Whether a text begins with a name that is in no option, as a statement of its own: "Madrid."."""
-    match = _NAMED.match(tail)
-    if match is None or not options or re.search(rf"\([{letters}]\)", tail):
-        return False
-    name = match[1].lower()
-    return not any(set(name.split()) & set(option.split()) or name in option for option in options)
+    return NO_SINGLE if _no_single(tail, letters) or names_no_option(tail, letters, options) else None
 
 
 def _no_single(tail: str, letters: str) -> bool:
@@ -153,17 +146,13 @@ def _no_single(tail: str, letters: str) -> bool:
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
     "- A\n- B", "A, but B is also correct"."""
-    also = re.search(
-        rf"(?<!\w)\(?([{letters}])\)?\s+(?:is|are|seems|(?:would|could|may|might)\s+be)\s+(?:also|equally|likewise|just\s+as)"
-        r"\s+(?:an?\s+|the\s+)?(?:correct|right|true|valid|acceptable|answer)\b",
-        tail[:600],
-    )
-    if also and also[1] != letter:
+    any_letter = rf"(?-i:[{letters}])"
+    if claims_another(tail[:600], any_letter, letter) or differs_by_case(tail[:300], any_letter):
         return True
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
     rest = tail[lead.end() + 1 if lead else 1 :][:600]
     own, marks = options[letters.index(letter)] if letters.index(letter) < len(options) else "", " \t\n)]}>.:\"'”’-"
-    shown = rest.lstrip(marks)
+    shown = rest.lstrip(f"{marks}(")
     if own and shown.lower().removeprefix("the ").startswith(own):
         rest = shown[shown.lower().index(own) + len(own) :]
     after_marks = rest.lstrip(marks)
@@ -179,10 +168,10 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     if (
         text
         and after.startswith(text)
-        and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|and\b|or\b)", after[len(text) :])
+        and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|(?:and|or|because|since)\b)", after[len(text) :])
     ):
         return True
-    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?)\]}}\"'”’“]|$|and\b|or\b|[{letters}]\W*$)"
+    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?()\]}}\"'”’“]|$|(?:and|or|because|since)\b|[{letters}]\W*$)"
     return re.match(ends, match["after"]) is not None
 
 
@@ -222,12 +211,11 @@ def _letter_at(tail: str, letters: str) -> str | None:
         return None
     letter, after = match[2], tail[match.end(2) :]
     wrapped = bool(re.search(r"[(\[{<]", match[1])) and bool(match[3].strip())
-    ends = re.match(r"\s*(?:[)\]}.,:;!?\"'”’]|\n|$|-|–|—)", after) is not None
+    ends = re.match(r"\s*(?:[)\]}.,:;!?(\"'”’]|\n|$|-|–|—)", after) is not None
     certain = letter.isupper() and letter not in "AI"
     # "A" and "I" are words too: they count in brackets or before punctuation, A (and b) also before a reason
-    argued = (
-        letter not in "Ii"
-        and re.match(r"\s+(?:because|since|as|is|and|with|for|which|due|over|rather|instead)\b", after) is not None
+    argued = letter not in "Ii" and re.match(
+        r"\s+(?:because|since|as|is|and|with|for|if|when|which|due|over|rather|instead)\b", after
     )
     return letter.upper() if wrapped or ends or certain or argued else None
 
@@ -267,7 +255,10 @@ def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     last, found = matches[-1], matches[-1][1]
     for before in matches[:-1]:
         between = text[before.end() : last.start()]
-        together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between)
+        # in one sentence, or in two with nothing between
+        together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between) or re.fullmatch(
+            r"(?:[\s.;(]|\b(?:and|also|too|I|think|believe|that|one|answer|option)\b)*", between
+        )
         if before[1] != last[1] and (last[2] or together):
             found = NO_SINGLE
     return last.end(), found if found in letters else NO_SINGLE
@@ -282,6 +273,9 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     whole = re.fullmatch(bare, text, re.I)
     if whole:
         return Found(whole[1].upper(), "the whole reply")
+    start_letter = re.match(rf"\W*(?:\b(?i:option|choice|answer)\W+)?([{letters}])(?!\w)", text)
+    if start_letter and _another_follows(text, start_letter[1], letters, options):
+        return Found(None, "several options")
     # "A. Paris\nB. Rome\nC. Oslo" lists the options and answers nothing
     last, listed = last_line(text), re.findall(rf"(?<!\S)\(?([{letters}])(?:[).:]\s|[).:]?$)", text, re.M)
     if len(listed) > 1 and letters.startswith("".join(listed)) and re.match(rf"\W*[{listed[0]}{listed[-1]}]\b", last):
@@ -310,6 +304,8 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         return Found(None, "several options")
     if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
         return Found(None, "the last letter in parentheses is denied later")
+    if wrapped[1:] and _another_follows(rest[wrapped[-2].start() :], wrapped[-2][1], letters, options):
+        return Found(None, "several options")
     if wrapped:
         return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)
     alone = _standing_alone(last, letters)
@@ -320,7 +316,7 @@ def _standing_alone(line: str, letters: str) -> str | None:
     """The only letter of a line; None for several letters, and for an "A" or "I" that may be a word."""
     seen: set[str] = set()
     for match in re.finditer(rf"(?<![\w'’.-])(?<!\bnot )(?<!\bnot \()([{letters}])(?![\w'’-])", line):
-        closed = re.match(r"\s*(?:[).,:;!]|$)", line[match.end() :]) is not None
+        closed = re.match(rf"\s*(?:[).,:;!|]|$|\(?[{letters}]\)?\W*$)", line[match.end() :]) is not None
         if match[1] not in "AI" or closed or (match[1] == "A" and match.start() > 0):
             seen.add(match[1] if match[1] not in "AI" or closed else "")
     return seen.pop() or None if len(seen) == 1 else None
@@ -353,6 +349,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         # "not (A)", "isn't option C", "neither A nor B"; "we can rule out A and B"
         rf"(?i:not|n['’]t|neither|nicht|\bno\s+es|n['’]est\s+pas|anything\s+but)(?:\s+be)?\s+"
         rf"(?:(?:the\s+)?(?:option|choice|answer)\s+)?{one}(?:,?\s+(?:or|nor)\s+{one}){{0,20}}(?!\)?\s+is\b)",
+        rf"(?i:\bnone\s+of\s+(?:options?\s+)?)(?:{several})",  # "None of (A), (B), (C) is right"
         rf"(?i:\b(?:rul|eliminat|exclud)(?:e[sd]?|ing)(?:\s+out)?\s+(?:both\s+)?(?:options?\s+)?)(?:{several}|{one})",
         # "A and C are both wrong", "(C) is incorrect"
         rf"(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",

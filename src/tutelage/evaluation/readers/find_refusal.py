@@ -7,6 +7,7 @@ said before it does not count.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _CANNOT = (
     r"(?:can(?:\s?not|['’]t)|could\s*(?:n['’]t|\s+not)|(?:is|are)\s*(?:n['’]t|\s+not)\s+possible\s+to|"
@@ -96,6 +97,8 @@ ANSWER_CANNOT = re.compile(  # "the answer cannot be determined", "the answer do
     re.I,
 )
 
+_NAMED = re.compile(r"[\s\"'“‘]*(?:the\s+)?([A-Z]\w{2,}(?:\s+[A-Z]\w+){0,2})[\s\"'”’]*(?:[.;!\n]|$)")  # "Madrid."
+
 
 def refuses(tail: str) -> bool:
     """Whether a text, such as what follows "the answer is", begins by choosing none, or all, of the answers."""
@@ -141,3 +144,12 @@ def same_refusal(option: str, tail: str) -> bool:
     kinds = (_CANNOT, _UNKNOWN, _NONE, _NO_RIGHT_ONE)
     head = tail[:80]
     return any(re.search(kind, option, re.I) and re.search(kind, head, re.I) for kind in kinds)
+
+
+def names_no_option(tail: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether a text begins with a name that is in no option, as a statement of its own: "Madrid."."""
+    match = _NAMED.match(tail)
+    if match is None or not options or re.search(rf"\([{letters}]\)", tail):
+        return False
+    name = match[1].lower()
+    return not any(set(name.split()) & set(option.split()) or name in option for option in options)

@@ -18,8 +18,23 @@ _DOUBTED = re.compile(
     re.I,
 )
 _SUPPOSED = re.compile(  # "If the answer is B, …", "whether the answer is B"
-    rf"\b(?:if|whether|suppos(?:e|ing)|assum(?:e|ing)|unless)\s+(?:that\s+)?{_ANSWER}\s+"
+    rf"\b(?:if|whether|suppos(?:e|ing)|assum(?:e|ing)|unless)\s+(?:that\s+)?(?:{_ANSWER}|(?:the|this)\s+argument)\s+"
     r"(?:is|was|were|(?:should|would|could)\s+be)\s[^,.;!?\n]{1,80}",
+    re.I,
+)
+_CLAIMED = re.compile(  # "One might think that the answer is B", "Many people say the answer is B"
+    r"\b(?:(?:one|you|some|someone|people|students?)\s+(?:(?:may|might|could)\s+)(?:\w+ly\s+)?(?:be\s+tempted\s+to\s+)?|"
+    r"(?:many|some|most|other)(?:\s+(?:people|students|others))?\s+(?:(?:may|might|would)\s+)?(?:\w+ly\s+)?)"
+    rf"(?:think|believe|assume|say|argue|claim|guess)\s+(?:that\s+)?{_ANSWER}\s+(?:is|was|(?:should|would|could)\s+be)\s"
+    r"[^,.;!?\n]{1,80}",
+    re.I,
+)
+_NOT_BEST = re.compile(  # "The second best answer is B", "the worst answer is B"
+    r"\b(?:(?:second|next|third)[\s-]+best|worst|least\s+\w+)\s+(?:answer|option|choice)\s+(?:is|was|would\s+be|:)\s",
+    re.I,
+)
+_WRONG = re.compile(  # "The wrong answer is B" denies B
+    r"\b(?:an?|the|one|another)\s+(?:\w+\s+)?(?:wrong|incorrect)\s+(?:answer|option|choice)\s+(?:is|was|would\s+be)\s+(?!not\b)",
     re.I,
 )
 _ASKED = re.compile(  # "Is the answer B?", "Could the answer be B?", but not with a "yes" after it
@@ -32,7 +47,10 @@ _OTHER = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # kana, Chinese, Hangul
 def without_unstated(text: str) -> str:
     """The text with doubted answers denied ("I don't think the answer is B": "the answer is not B"), and without
     clauses that only ask for an answer or suppose one ("…")."""
-    return _ASKED.sub("… ", _SUPPOSED.sub("… ", _DOUBTED.sub(r"\1 not ", text)))
+    text = _WRONG.sub("the answer is not ", _DOUBTED.sub(r"\1 not ", text))
+    for unstated in (_SUPPOSED, _CLAIMED, _ASKED):
+        text = unstated.sub("… ", text)
+    return _NOT_BEST.sub("lesser: ", text)
 
 
 def with_spaces(text: str) -> str:

@@ -61,13 +61,19 @@ def yardstick(study: Study) -> Sentence:
     start = f"Every arm is compared with {' or '.join(names)} of the same student on the same data"
     what = "SFT, then as much SFT again with a fresh schedule"
     if not without:
-        longer = [method_name(m) for m in dict.fromkeys(r.arm.method for r, _ in used) if m in LONGER]
+        longer = [method_name(m) for m in dict.fromkeys(r.arm.method for r, ref in used if _trains_longer(r, ref))]
         but = f"; but {', '.join(longer)} may train for more" if longer else ""
         return Sentence((f"{start}: {what}. So no gain is that of more steps{but}.",))
     places = dict.fromkeys(f"{short(r.arm.student)} at {size_text(r.arm.size)}" for r in without)
     where = "" if len(without) == len(used) else f" for {', '.join(places)}"
     there = " there" if where else ""
     return Sentence((f"{start}. The control is missing{where} ({what}): a gain{there} may be that of more steps.",))
+
+
+def _trains_longer(result: Result, reference: Result) -> bool:
+    """Whether an arm trained for more steps than its reference; where that is not known, whether its method may."""
+    steps = [[cell.steps for cell in one.cells if cell.steps is not None] for one in (result, reference)]
+    return max(steps[0]) > max(steps[1]) if all(steps) else result.arm.method in LONGER
 
 
 def left_out(study: Study) -> list[Sentence]:

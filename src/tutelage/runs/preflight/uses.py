@@ -33,6 +33,25 @@ def use_problems(runs: Sequence[Run], models: Models, ranks: int, here: bool) ->
             if error not in seen:  # of several stages with one mistake the first is named
                 yield Problem(f"stage `{run.stage}`: {error}")
             seen.add(error)
+        if note := _unread_answers(run, models):
+            yield Problem(note, stops=False)
+
+
+def _unread_answers(run: Run, models: Models) -> str:
+    """That a teacher will answer questions which the student of a SeqKD stage cannot read; "" where it will not."""
+    answers = next((parent for parent in run.parents if parent.kind == "answers"), None)
+    if answers is None or answers.done or run.training is None:
+        return ""
+    origins = [(run, "student"), (answers, "teacher")]
+    shapes = [models.shape(_origin(*origin)[0]) for origin in origins]
+    student, teacher = (None if one is None else one.context for one in shapes)
+    length = min(run.training.max_length, teacher or run.training.max_length)
+    if student is None or student >= length:
+        return ""
+    return (
+        f"stage `{run.stage}`: the student reads {student} tokens, the teacher answers questions of up to {length}, "
+        f"the longer ones in vain: set `training.max_length: {student}`"
+    )
 
 
 class _Uses:

@@ -20,6 +20,7 @@ from tutelage.models.load import LoadedModel, load_model, load_shape, load_templ
 from tutelage.models.vocabulary import check_vocabularies, head_notice
 from tutelage.recipe.sections import ModelConfig
 from tutelage.recipe.stages import DistillStage, SignalConfig
+from tutelage.runs.fingerprints import METHOD_VERSION
 from tutelage.runs.run import Run, frozen_base
 from tutelage.runs.stages.students import frozen_type
 from tutelage.teachers.asked import AskedTeacher
@@ -143,7 +144,7 @@ def _reduced(source: LocalSource | ServedSource, signal: SignalConfig) -> Source
 
 
 def _store(run: Run, loaded: LoadedModel) -> ShardStore:
-    """The shards of this teacher in this form. What it computes in counts; where it is does not."""
+    """The shards of this teacher in this form. What it computes in and by which version counts, not where it is."""
     signal, kind, config = signal_of(run), frozen_type(run), run.models["teacher"]
     form = Form(kind, loaded.model.get_output_embeddings().weight.shape[1])
     if signal.cache == "bfloat16":
@@ -152,7 +153,7 @@ def _store(run: Run, loaded: LoadedModel) -> ShardStore:
         form = replace(form, top_k=signal.top_k)
     endpoint = [signal.openai, signal.model] if signal.openai else []
     held = [config.precision] if config.precision else []
-    teacher = fingerprint(FORMAT, model_fingerprint(config), str(kind), endpoint, *held)
+    teacher = fingerprint(FORMAT, METHOD_VERSION, model_fingerprint(config), str(kind), endpoint, *held)
     return ShardStore(run.folder.parent / CACHE, teacher, form)
 
 
