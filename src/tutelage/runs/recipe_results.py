@@ -21,7 +21,7 @@ from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.run import Run, adapter_text, steps_of, with_parents
+from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 

@@ -21,7 +21,7 @@ wait for their network where gathering weights, or summing gradients, takes it l
 (`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
 run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Marked `extrapolated` is what no
 measured step stands for: more than two GPUs, machines other than an H100 and an H200, models above 71B, and `int8`
-(float8 counts as 1.75 times the rate of products). `decode` is of before a decoding step had its kernels; since, an H200
+(float8 counts as 1.75 times the rate of products). The decoding step is of before it had its kernels; since, an H200
 takes 0.1 ms per layer.
 """
 
