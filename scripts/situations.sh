@@ -7,7 +7,7 @@
 # DATA holds dialogsum/ and instruct/; rows and runs go to WORK; TABLE is written after each task. It stops after SECONDS,
 # and the same command goes on. Each GPU has its own jobs: the first takes the tasks from the front, the second from the
 # back, and where they meet they share a task's runs by their locks. Models of the arms that no run of their task needs any more
-# are removed: all fill 110 GiB. JOBS and GPU_MEMORY (GiB) are per GPU.
+# are removed: all fill 110 GiB. JOBS and GPU_MEMORY (GiB) are per GPU; GPUS names some of them ("0 1"; default: all).
 set -eu
 data=$1 work=$2 table=$3 end=$(($(date +%s) + $4))
 shift 4
@@ -37,7 +37,7 @@ do_tasks() {
 
 backwards=
 for task in "$@"; do backwards="$task $backwards"; done
-gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null || true)
+gpus=${GPUS:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null || true)}
 [ -n "$gpus" ] || { do_tasks "" "$@"; exit; }
 front=yes
 for gpu in $gpus; do
