@@ -114,8 +114,8 @@ def run_worker(name: str, command: list[str], environment: dict[str, str] | None
         out, log = Path(folder) / "result.json", Path(folder) / "stderr"
         with log.open("w") as stderr:
             child = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", *command, "--out", str(out)],
-                env={**os.environ, **(environment or {})},
+                [sys.executable, *command, "--out", str(out)],
+                env={**os.environ, **(environment or {}), "PYTHONFAULTHANDLER": "1"},
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,  # a signal to this process's group does not end it before it has told

@@ -151,9 +151,15 @@ def load_reader(config: ModelConfig, precision: str, tokens: int) -> LoadedModel
 
 
 def read_hidden(engine: VllmEngine, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Last hidden states [L, D] of each sequence of token ids, after the last norm, in CPU memory."""
+    """Last hidden states [L, D] of each sequence of token ids, after the last norm, in CPU memory.
+
+    Raises ValueError for a sequence that fills the context: its last token may wait forever for vLLM's scheduler, which
+    keeps one place free where it reads a prompt in parts.
+    """
     from vllm import PoolingParams
 
+    if (longest := max(map(len, sequences), default=0)) >= engine.context:
+        raise ValueError(f"hidden states of {longest} tokens, and vLLM gives those of {engine.context - 1}")
     requests = [{"prompt_token_ids": list(ids)} for ids in sequences]
     plain = PoolingParams(use_activation=False)  # not normalised
     outputs = engine.llm.encode(requests, pooling_params=plain, pooling_task="token_embed", use_tqdm=False)
@@ -172,7 +178,7 @@ def start_vllm(config: ModelConfig, folder: str, *, memory: float, **options: An
     wanted = config.tensor_parallel or 1
     if from_hosts:
         options["distributed_executor_backend"] = "ray"
-    gpus = from_hosts or torch.cuda.is_available()
+    gpus = from_hosts or torch.cuda.device_count()
     where = f"{wanted} GPU{'s' * (wanted > 1)}" if gpus else "the CPU"
     tell(f"vLLM starts with `{config.path}` on {where}: from half a minute to several", file=sys.stderr)
     try:
