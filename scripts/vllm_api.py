@@ -18,10 +18,10 @@ from pathlib import Path
 ENGINE = "engine/arg_utils.py:EngineArgs"
 USED: dict[str, set[str]] = {
     "entrypoints/llm.py:LLM.__init__": {
-        "model", "skip_tokenizer_init", "dtype", "gpu_memory_utilization", "tensor_parallel_size", "revision",
-        "trust_remote_code", "runner", "convert", "pooler_config", "hf_overrides", "load_format", "max_model_len",
-        "max_num_seqs", "enable_sleep_mode", "logprobs_mode", "disable_log_stats", "async_scheduling",
-        "distributed_executor_backend", "enable_prefix_caching", "max_num_batched_tokens",
+        "model", "tokenizer", "skip_tokenizer_init", "enforce_eager", "dtype", "gpu_memory_utilization",
+        "tensor_parallel_size", "revision", "trust_remote_code", "runner", "convert", "pooler_config", "hf_overrides",
+        "load_format", "max_model_len", "max_num_seqs", "enable_sleep_mode", "logprobs_mode", "disable_log_stats",
+        "async_scheduling", "distributed_executor_backend", "enable_prefix_caching", "max_num_batched_tokens",
     },
     "entrypoints/llm.py:LLM": {"generate", "encode", "sleep", "wake_up", "apply_model", "reset_prefix_cache"},
     "entrypoints/llm.py:LLM.generate": {"prompts", "sampling_params", "use_tqdm"},

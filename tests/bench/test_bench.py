@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,3 +141,23 @@ def test_several_ranks(bench: Callable[..., list[dict[str, Any]]]):
     assert whole["first_loss"] == pytest.approx(one["first_loss"], rel=1e-4)
     assert sharded["first_loss"] == pytest.approx(one["first_loss"], rel=1e-4)
     assert one["speedup"] == 1.0
+
+
+def test_a_worker_that_is_stopped_says_where_it_was(tmp_path: Path):
+    """It ends with its bench, which names the line that it was in."""
+    lines = ["import os, time", "print(os.getpid(), flush=True, file=open('pid', 'w'))", "time.sleep(600)"]
+    (tmp_path / "stuck.py").write_text("\n".join(lines))
+    code = "from bench.common import run_worker; run_worker('stuck one', ['stuck.py'])"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    made = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **made) as bench:
+        pid = tmp_path / "pid"
+        while not (pid.is_file() and pid.read_text()):
+            time.sleep(0.05)
+        bench.terminate()
+        _, said = bench.communicate(timeout=60)
+    assert bench.returncode == 128 + signal.SIGTERM
+    assert "stuck one was stopped here" in said
+    assert 'stuck.py", line 3' in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

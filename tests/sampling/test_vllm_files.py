@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -23,6 +24,7 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run
 from tutelage.sampling.make_sampler import load_to_write, make_sampler
 from tutelage.sampling.torch_sampler import TorchSampler
+from tutelage.sampling.vllm_files import load_writer
 from tutelage.teachers.local import LocalSource
 from tutelage.teachers.protocol import Question
 from tutelage.teachers.server import load_server
@@ -31,11 +33,14 @@ PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9]]
 
 
 class FakeLLM:
-    """Weights from the files, in float32."""
+    """Weights from the files, in float32. It refuses what vLLM itself does not start with, or would wait for forever
+    (see `test_vllm_itself.py`)."""
 
     made: ClassVar[list[FakeLLM]] = []
 
     def __init__(self, model: str, **options: Any) -> None:
+        if options.get("runner") == "pooling" and (options.get("skip_tokenizer_init") or not options.get("tokenizer")):
+            raise ValueError("Tokenizer not available when `skip_tokenizer_init=True`")
         self.options, self.loaded = options, load_model(ModelConfig(path=model))
         FakeLLM.made.append(self)
 
@@ -59,6 +64,7 @@ class FakeLLM:
         assert (pooling_params.use_activation, pooling_task) == (False, "token_embed")
         out = []
         for prompt in prompts:
+            assert 0 < len(prompt["prompt_token_ids"]) < self.options["max_model_len"]
             ids = torch.tensor(prompt["prompt_token_ids"])
             asked = Question(torch.cat([ids, ids[:1]]), (len(ids) + 1,), torch.arange(len(ids)))
             data = LocalSource(self.loaded).answer(asked)
@@ -114,12 +120,20 @@ def test_a_served_teacher_answers_with_the_models_own_states(teacher: ModelConfi
     for name in ("weight", "scale", "softcap"):
         mine, theirs = (getattr(source.head(), name) for source in (server.source, local))
         torch.testing.assert_close(mine, theirs)
+    whole = torch.randint(3, 90, (512,), generator=torch.Generator().manual_seed(0))  # no token predicts after its last
+    full = Question(torch.cat([whole, whole[:3]]), (512, 3), torch.arange(511))
+    torch.testing.assert_close(server.source.answer(full), local.answer(full))
+    with pytest.raises(ValueError, match="hidden states of 512 tokens, and vLLM gives those of 511"):
+        server.source.answer(Question(whole, (512,), torch.arange(512)))
     options = FakeLLM.made[0].options
+    assert (options["enforce_eager"], options["tokenizer"]) == (True, teacher.path)
     assert (options["runner"], options["convert"], options["pooler_config"].task) == ("pooling", "embed", "token_embed")
     assert (options["dtype"], options["max_num_batched_tokens"], options["tensor_parallel_size"]) == ("float32", 512, 2)
 
 
-def test_what_it_cannot_do_is_one_line(teacher: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_it_cannot_do_is_one_line(
+    teacher: ModelConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(TutelageError, match="tensor_parallel: 8 needs 8 GPUs, and torch sees 4 here"):
         load_to_write(teacher.model_copy(update={"tensor_parallel": 8}), "cuda", 1)
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # then over the hosts of the cluster
@@ -128,6 +142,14 @@ def test_what_it_cannot_do_is_one_line(teacher: ModelConfig, tmp_path: Path, mon
     monkeypatch.setattr(FakeLLM, "__init__", lambda self, model, **options: (_ for _ in ()).throw(ValueError("a\nb")))
     with pytest.raises(TutelageError, match=r"vLLM cannot hold `.*teacher` on 2 GPUs: a$"):
         load_to_write(teacher, "cuda", 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # one engine then runs on the CPU, if vLLM can
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(TutelageError, match="tensor_parallel: 2 needs 2 GPUs, and torch sees 0 here"):
+        load_to_write(teacher, "cpu", 1)
+    with pytest.raises(TutelageError, match=r"vLLM cannot hold `.*teacher` on the CPU: a$"):
+        load_writer(teacher.model_copy(update={"tensor_parallel": None}), 1, 0.9)
+    assert (os.environ["VLLM_LOGGING_STREAM"], capsys.readouterr().out) == ("ext://sys.stderr", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(TutelageError, match=r"pip install 'tutelage\[vllm\]'"):
         load_to_write(teacher, "cuda", 1)

@@ -7,6 +7,7 @@ checks them against the source of a release.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.common.progress import tell
 from tutelage.common.types import Sample
 from tutelage.models.files import locate, model_fingerprint
 from tutelage.models.limits import refuse_unknown_token
@@ -24,7 +26,7 @@ from tutelage.models.load import LoadedModel, load_shape
 from tutelage.models.whole import adapter_base
 from tutelage.recipe.sections import ModelConfig
 from tutelage.sampling.sampler import Ended, rooms
-from tutelage.sampling.vllm_sampler import sample_of, sampling_options
+from tutelage.sampling.vllm_sampler import log_to_stderr, sample_of, sampling_options
 
 MOST_TOKENS = 65_536  # of a prompt and its response: vLLM starts only where its cache holds the longest
 WHOLE_SHARE = 0.9  # of each GPU's memory, which the models of a run share
@@ -116,6 +118,7 @@ def load_writer(config: ModelConfig, batch_size: int, memory: float) -> LoadedMo
     """
     shape, folder, context = _shape(config)
     options = {"dtype": "bfloat16", "max_num_seqs": batch_size, "logprobs_mode": "raw_logprobs"}
+    options |= {"skip_tokenizer_init": True}
     llm = start_vllm(config, folder, memory=memory, max_model_len=context, **options)
     return replace(shape, engine=VllmEngine(llm, context, config, batch_size=batch_size))
 
@@ -129,12 +132,13 @@ def load_reader(config: ModelConfig, precision: str, tokens: int) -> LoadedModel
     from vllm.config import PoolerConfig
 
     shape, folder, context = _shape(config)
-
     llm = start_vllm(
         config,
         folder,
         memory=WHOLE_SHARE,
         dtype=precision,
+        tokenizer=config.tokenizer or folder,  # for token ids it is not used, but pooling does not start without one
+        enforce_eager=True,  # of prompts alone compiled layers gain little, and take minutes at each start
         runner="pooling",
         convert="embed",
         pooler_config=PoolerConfig(task="token_embed"),
@@ -147,9 +151,15 @@ def load_reader(config: ModelConfig, precision: str, tokens: int) -> LoadedModel
 
 
 def read_hidden(engine: VllmEngine, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Last hidden states [L, D] of each sequence of token ids, after the last norm, in CPU memory."""
+    """Last hidden states [L, D] of each sequence of token ids, after the last norm, in CPU memory.
+
+    Raises ValueError for a sequence that fills the context: its last token may wait forever for vLLM's scheduler, which
+    keeps one place free where it reads a prompt in parts.
+    """
     from vllm import PoolingParams
 
+    if (longest := max(map(len, sequences), default=0)) >= engine.context:
+        raise ValueError(f"hidden states of {longest} tokens, and vLLM gives those of {engine.context - 1}")
     requests = [{"prompt_token_ids": list(ids)} for ids in sequences]
     plain = PoolingParams(use_activation=False)  # not normalised
     outputs = engine.llm.encode(requests, pooling_params=plain, pooling_task="token_embed", use_tqdm=False)
@@ -158,7 +168,7 @@ def read_hidden(engine: VllmEngine, sequences: Sequence[Sequence[int]]) -> list[
 
 def start_vllm(config: ModelConfig, folder: str, *, memory: float, **options: Any) -> Any:
     """vLLM's `LLM` on a model's files, over `config.tensor_parallel` GPUs; over the hosts of a Ray cluster where this
-    one has fewer and RAY_ADDRESS is set.
+    one has fewer and RAY_ADDRESS is set. For one, without a GPU, in vLLM's build for CPUs.
 
     Raises TutelageError, one line, if vLLM is not installed, for fewer GPUs, and for what vLLM refuses.
     """
@@ -168,12 +178,14 @@ def start_vllm(config: ModelConfig, folder: str, *, memory: float, **options: An
     wanted = config.tensor_parallel or 1
     if from_hosts:
         options["distributed_executor_backend"] = "ray"
+    gpus = from_hosts or torch.cuda.device_count()
+    where = f"{wanted} GPU{'s' * (wanted > 1)}" if gpus else "the CPU"
+    tell(f"vLLM starts with `{config.path}` on {where}: from half a minute to several", file=sys.stderr)
     try:
         return LLM(
             model=folder,
             revision=config.revision if not Path(folder).exists() else None,
             trust_remote_code=config.trust_remote_code,
-            skip_tokenizer_init=True,
             tensor_parallel_size=wanted,
             gpu_memory_utilization=memory,
             disable_log_stats=True,
@@ -181,7 +193,7 @@ def start_vllm(config: ModelConfig, folder: str, *, memory: float, **options: An
         )
     except (ValueError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise TutelageError(f"vLLM cannot hold `{config.path}` on {wanted} GPUs: {first}") from error
+        raise TutelageError(f"vLLM cannot hold `{config.path}` on {where}: {first}") from error
 
 
 def _needs_hosts(config: ModelConfig) -> bool:
@@ -191,8 +203,9 @@ def _needs_hosts(config: ModelConfig) -> bool:
     """
     wanted, here = config.tensor_parallel or 1, torch.cuda.device_count()
     over_hosts = wanted > here and "RAY_ADDRESS" in os.environ
-    if wanted > here and not over_hosts:
+    if wanted > max(here, 1) and not over_hosts:
         raise TutelageError(f"tensor_parallel: {wanted} needs {wanted} GPUs, and torch sees {here} here: lower it")
+    log_to_stderr()
     try:
         import vllm  # noqa: F401
     except ImportError as error:

@@ -54,6 +54,7 @@ class VllmSampler:
         logprobs: bool = False,
         sleep: bool = True,
     ) -> None:
+        log_to_stderr()
         try:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where the weights are
             from vllm import LLM
@@ -156,6 +157,11 @@ class VllmSampler:
         else:
             engine_model.load_weights((name, gathered(p).detach()) for name, p in self.model.named_parameters())
         return True
+
+
+def log_to_stderr() -> None:
+    """Have vLLM, imported afterwards, log there: standard output is for results, as those of `--json`."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def sampling_options(end_ids: Sequence[int], temperature: float, top_p: float, logprobs: bool) -> dict[str, Any]:

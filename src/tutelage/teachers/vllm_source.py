@@ -34,7 +34,10 @@ class VllmSource:
     def answer(self, question: Question) -> Tensor:
         """Hidden states [N, D] in CPU memory."""
         parts = question.parts()
-        states = read_hidden(self.loaded.engine, [part.ids.tolist() for part in parts])
+        ends = [int(part.predict[-1]) + 1 if len(part.predict) else 1 for part in parts]  # no token after it counts
+        states = read_hidden(
+            self.loaded.engine, [part.ids[:end].tolist() for part, end in zip(parts, ends, strict=True)]
+        )
         found = [state[part.predict] for state, part in zip(states, parts, strict=True)]
         return torch.cat(found).to(self._head.weight.dtype)
 
