@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,12 @@ def test_nothing_evaluated(tmp_path: Path) -> None:
     study = build_study(plan(tmp_path))
     assert {claim.outcome for claim in claims(study)} == {"could not be told"}
     assert "at 10k–939k not known yet (cells are missing)" in answers(study)[0].text
+    renamed = [
+        replace(cell, method={"gkd_sft": "gkd", "gkd_base": "own"}.get(cell.method, cell.method))
+        for cell in plan(tmp_path)
+    ]
+    text = answers(build_study([cell for cell in renamed if cell.size != 939_000]))[0].text
+    assert "at 10k–80k not known yet (no method of the study is called gkd_sft or gkd_base or seqkd)" in text
     assert answers(build_study([]))[0].text.startswith("The study has no cells that could be compared")
 
 

@@ -184,7 +184,7 @@ def _general(study: Study, student: str, task: str) -> list[Sentence]:
         first, where = same[0], _range([one.size for one in same])
         parts.append("; " if index else "")
         if first.arm is None:
-            why = "; ".join(map(study.why_unscored, first.unscored)) or "cells are missing"
+            why = "; ".join(map(study.why_unscored, first.unscored)) or _lacking(results, [one.size for one in same])
             parts.append(f"at {where} not known yet ({why})")
             continue
         tones.add("better" if first.choice is Choice.USE else "unclear")
@@ -192,6 +192,15 @@ def _general(study: Study, student: str, task: str) -> list[Sentence]:
     stronger = _stronger(study, student, task)
     start = [*parts, f".{_family(compared)}"] if per_size else parts
     return [Sentence((*start, *stronger), "better" if "better" in tones else "unclear")] if per_size or stronger else []
+
+
+def _lacking(results: Sequence[Result], sizes: Sequence[int | None]) -> str:
+    """Why nothing can be compared: cells are missing, or no method has a name by which arms are known."""
+    planned = {one.arm.method for one in results if one.arm.size in sizes}
+    for known in (CONTROLS[::-1], SAME_DATA):
+        if not planned.intersection(known):
+            return f"no method of the study is called {' or '.join(known)}"
+    return "cells are missing"
 
 
 def _answer_at(
