@@ -7,11 +7,12 @@ import pytest
 from fake_study import STUDENTS, evaluate, make_study, plan
 
 from tutelage.evaluation.records import ExampleRecord, read_result, write_records, write_result
+from tutelage.evaluation.statistics import Paired
 from tutelage.report.labels import AVERAGE, short, size_text
 from tutelage.report.study.answers import answers, left_out
 from tutelage.report.study.claims import claims
 from tutelage.report.study.read import build_study
-from tutelage.report.study.results import Study
+from tutelage.report.study.results import Result, Study
 from tutelage.report.study.sentences import Link
 from tutelage.study.plan import Cell
 
@@ -116,6 +117,25 @@ def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
     assert "at 939k not known yet, GKD (SFT-S) has no score; of the rest " in text
     by_text = {claim.text: claim for claim in claims(study)}
     assert by_text["The gap closes as data grow"].outcome == "could not be told"
+
+
+@pytest.mark.parametrize(("p_value", "verdict"), [(0.02, "no difference was shown"), (1e-4, "use it if you have one")])
+def test_what_a_stronger_teacher_adds_is_corrected_with_the_rest(
+    study: Study, monkeypatch: pytest.MonkeyPatch, p_value: float, verdict: str
+) -> None:
+    compare = Study.compare
+
+    def compared(self: Study, result: Result, other: Result | None) -> Paired | None:
+        found = compare(self, result, other)
+        chosen = result.arm.method == "gkd_it" or found is None
+        return (
+            replace(found, p_value=p_value, difference=2.0)
+            if chosen and found
+            else found and replace(found, p_value=0.3)
+        )
+
+    monkeypatch.setattr(Study, "compare", compared)
+    assert f": {verdict}." in answers(study)[0].text
 
 
 def test_nothing_evaluated(tmp_path: Path) -> None:
