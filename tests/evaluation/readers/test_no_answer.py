@@ -187,6 +187,14 @@ def test_letters_that_were_discussed_do_not_count_before_no_answer(before: str, 
         ("The answer is (B). There is no right answer other than this.", "B"),
         ("The answer is D; A, B, C are too small.", "D"),
         ("Option (c) is correct.", "C"),
+        ("Look at (B).\nPerhaps A or C here.", None),
+        ("It has to be the one by the hills (B)\nas the map shows.", "B"),
+        ("The answer is A. On the map I changed my answer to B.", "B"),
+        ("A fits badly. Final answer - B\n\nC is too far north, D too small.", "B"),
+        ("A fits badly.\n### Answer\nB\n\n### Why\nC is too far north, D too small.", "B"),
+        ("By the hills I am going with B. C is far and D too.", "B"),
+        ("Oslo has no hills. Therefore B. Then C is far and D too.", "B"),
+        ("By the hills I take answer (B) here. Then (D) has none.", "B"),
         ('{"reasoning": "A is too small, B too", "answer": "C"}', "C"),
     ],
 )
@@ -254,6 +262,8 @@ def test_a_refusal_that_is_an_option_is_that_option(reply: str, letter: str | No
         ("Answer: No, because yes would need intent.", "No"),
         ("Yes at first. Wait, no: yes would need intent.", "Yes"),
         ("So the answer is no.", "No"),
+        ("Yes is possible. It cannot be determined from this text whether he went back to the start or not.", None),
+        ("Yes it does return\nto the start.", "Yes"),
     ],
 )
 def test_words(reply: str, word: str | None) -> None:
