@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_study import STUDENTS, evaluate, make_study, plan
 
 from tutelage.evaluation.records import ExampleRecord, read_result, write_records, write_result
+from tutelage.evaluation.statistics import Paired
 from tutelage.report.labels import AVERAGE, short, size_text
 from tutelage.report.study.answers import answers, left_out
 from tutelage.report.study.claims import claims
 from tutelage.report.study.read import build_study
-from tutelage.report.study.results import Study
+from tutelage.report.study.results import Result, Study
 from tutelage.report.study.sentences import Link
 from tutelage.study.plan import Cell
 
@@ -117,10 +119,35 @@ def test_a_missing_arm_leaves_the_answer_open(tmp_path: Path) -> None:
     assert by_text["The gap closes as data grow"].outcome == "could not be told"
 
 
+@pytest.mark.parametrize(("p_value", "verdict"), [(0.02, "no difference was shown"), (1e-4, "use it if you have one")])
+def test_what_a_stronger_teacher_adds_is_corrected_with_the_rest(
+    study: Study, monkeypatch: pytest.MonkeyPatch, p_value: float, verdict: str
+) -> None:
+    compare = Study.compare
+
+    def compared(self: Study, result: Result, other: Result | None) -> Paired | None:
+        found = compare(self, result, other)
+        chosen = result.arm.method == "gkd_it" or found is None
+        return (
+            replace(found, p_value=p_value, difference=2.0)
+            if chosen and found
+            else found and replace(found, p_value=0.3)
+        )
+
+    monkeypatch.setattr(Study, "compare", compared)
+    assert f": {verdict}." in answers(study)[0].text
+
+
 def test_nothing_evaluated(tmp_path: Path) -> None:
     study = build_study(plan(tmp_path))
     assert {claim.outcome for claim in claims(study)} == {"could not be told"}
     assert "at 10k–939k not known yet (cells are missing)" in answers(study)[0].text
+    renamed = [
+        replace(cell, method={"gkd_sft": "gkd", "gkd_base": "own"}.get(cell.method, cell.method))
+        for cell in plan(tmp_path)
+    ]
+    text = answers(build_study([cell for cell in renamed if cell.size != 939_000]))[0].text
+    assert "at 10k–80k not known yet (no method of the study is called gkd_sft or gkd_base or seqkd)" in text
     assert answers(build_study([]))[0].text.startswith("The study has no cells that could be compared")
 
 

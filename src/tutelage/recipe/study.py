@@ -139,6 +139,8 @@ class Grid(Section):
     teachers: list[str] = Field(min_length=1, description="Values of `<teacher>`: names of `models`.")
     methods: dict[str, str] = Field(
         description="Stage of the template that makes each method's model; a list names methods like their stages. "
+        "The report compares and draws those called `sft`, `sft_again`, `gkd_sft`, `gkd_base`, `gkd_it`, `seqkd`, "
+        "`mix` and `two_stage`, and only tabulates others: `{gkd_sft: my_gkd}`. "
         "`sft_again` needs no stage: it is `sft`, then as much SFT again on the same data with a fresh schedule."
     )
     tasks: list[str] = Field(

@@ -78,6 +78,12 @@ DISCUSSED = "(A) is large. (B) is old, and it has seven hills. "
         "None of the options is correct.",
         "None of the given choices fits.",
         "There is no correct answer.",
+        "None of the four options (A, B, C, D) is right.",
+        "None of the listed options (A-D) is correct.",
+        "None of the options is correct. A is too small, B is too large.",
+        "No option is correct. (B) is too small.",
+        "The answer is (B) for x > 0 and (D) for x < 0.",
+        "The answer is B and I would also accept D.",
         "The answer is not among the options.",
         "The answer is unknown.",
         "The answer is: not enough information.",
@@ -174,10 +180,43 @@ def test_letters_that_were_discussed_do_not_count_before_no_answer(before: str, 
         ("答案是（A）、（B）。", None),
         ("答案是（B）。", "B"),
         ("The answer is CHOICE C.", "C"),
+        ("Neither A nor B is right, and C and D are wrong too.", None),
+        ("None of the options match exactly, so the closest is Rome (option b).", "B"),
+        ("None of the options match exactly.\n\nOption A (Paris) is closest. It may be rounding.", "A"),
+        ("None match exactly, but Rome is the closest, so the correct answer is 'Rome.'", "B"),
+        ("The answer is (B). There is no right answer other than this.", "B"),
+        ("The answer is D; A, B, C are too small.", "D"),
+        ("Option (c) is correct.", "C"),
+        ("Look at (B).\nPerhaps A or C here.", None),
+        ("It has to be the one by the hills (B)\nas the map shows.", "B"),
+        ("The answer is A. On the map I changed my answer to B.", "B"),
+        ("A fits badly. Final answer - B\n\nC is too far north, D too small.", "B"),
+        ("A fits badly.\n### Answer\nB\n\n### Why\nC is too far north, D too small.", "B"),
+        ("By the hills I am going with B. C is far and D too.", "B"),
+        ("Oslo has no hills. Therefore B. Then C is far and D too.", "B"),
+        ("By the hills I take answer (B) here. Then (D) has none.", "B"),
+        ('{"reasoning": "A is too small, B too", "answer": "C"}', "C"),
     ],
 )
 def test_other_statements_are_read_as_before(reply: str, letter: str | None) -> None:
     assert find_letter(reply, "ABCD", OPTIONS).answer == letter
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "0The answer is {1}.",
+        "0The answer is ({0}), {1}.",
+        "1The answer is ({0}) {1}.",
+        "2The answer is {1}.",
+        "3The answer is {1}.",
+    ],
+)
+def test_the_text_of_an_option_may_begin_with_letters_or_deny(reply: str) -> None:
+    options = ["I and II", "is not linked to health", "a) 5 kg, b) 6 kg", "E = 5 r"]
+    letter = "ABCD"[int(reply[0])]
+    stated = reply[1:].format(letter, options["ABCD".index(letter)])
+    assert find_letter(stated, "ABCDEFGHIJ", [*options, "None", "5", "6", "7", "8", "9"]).answer == letter
 
 
 @pytest.mark.parametrize(
@@ -223,6 +262,8 @@ def test_a_refusal_that_is_an_option_is_that_option(reply: str, letter: str | No
         ("Answer: No, because yes would need intent.", "No"),
         ("Yes at first. Wait, no: yes would need intent.", "Yes"),
         ("So the answer is no.", "No"),
+        ("Yes is possible. It cannot be determined from this text whether he went back to the start or not.", None),
+        ("Yes it does return\nto the start.", "Yes"),
     ],
 )
 def test_words(reply: str, word: str | None) -> None:
@@ -263,6 +304,8 @@ def test_a_result_of_words_is_not_two_answers() -> None:
         ("The answer is at least 3.", None),
         ("The answer is:\n- 3\n- 4", None),
         ("The answer is undefined; 3 was tried.", None),
+        ("The answer is 3 if the stove counts, and 4 otherwise.", None),
+        ("The answer is 7 = 3 + 4.", "7"),
         ("The answer is three: 1 + 2.", "3"),
         ("The answer is 8 - 3 = 5.", "5"),
         ("The answer is - 3.", "-3"),

@@ -57,7 +57,7 @@ _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
 _ADVERB = r"(?:\s+(?:therefore|thus|then|hence|clearly|probably|(?:most\s+)?likely|indeed|simply))?"
 _IS = (  # "is", "was clearly", "would then be", "is that", ":", "="
     rf"(?:\s+(?:is|was|are|were|(?:would|should|must|will|has\s+to){_ADVERB}\s+be)\b{_ADVERB}(?:\s+that\b(?!'))?\s*[:=]?"
-    r"|\s*[:=])\s*"
+    r"|[\"']?\s*[:=])\s*"
 )
 _OF = r"(?:\s+(?:to|for|of|in|among)\s[^\n.:=]{1,80}?|,\s[^,\n]{1,30},)?"  # "to the question", ", then,"
 
@@ -353,7 +353,7 @@ def last_line(text: str) -> str:
 def _stated_number(tail: str) -> str | None:
     """The number that a text after a cue states; `_NO_ANSWER` for two numbers, and for none."""
     line = _first_line(re.sub(r"\n\s*(?=(?:or|and|also)\b)", " ", tail))
-    two = begins_with_two(line, _A_NUMBER, _number_in) or _two_numbers(line)
+    two = begins_with_two(line, _A_NUMBER, _number_in) or _two_numbers(line) or differs_by_case(line, _A_NUMBER)
     several = two or _NOT_ONE.match(line) or _NUMBER_LIST.match(tail)
     return _NO_ANSWER if refuses(line) or several else _number_in(line)
 
@@ -380,7 +380,9 @@ def _number_in(line: str) -> str | None:
         return _number_word(worded[1], 0)
     line = clause if re.search(_NUMBER, clause) else line
     line = re.sub(r"\b(?:minus|negative)\s+(?=\d)|^[-−]\s+(?=\d)", "-", line, flags=re.I)
-    numbers = re.findall(_NUMBER, line.rpartition("=")[2]) or re.findall(_NUMBER, line)
+    numbers = re.findall(_NUMBER, line.rpartition("=")[2])
+    if len(numbers) > 1 or not numbers:  # "7 = 2 + 5"
+        numbers = re.findall(_NUMBER, line)
     return _tidy(numbers[0]) if numbers else _number_word(line, 0)
 
 

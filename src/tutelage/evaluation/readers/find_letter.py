@@ -32,6 +32,7 @@ from tutelage.evaluation.readers.find_answer import (
 )
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
+    closest,
     last_refusal,
     names_no_option,
     refused_flatly,
@@ -91,8 +92,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     changed = after_change(text)
     if changed is not None:
         changed = LEADING_NO.sub("", changed)
-        early = _bare_start(changed, letters)
-        later = Found(early, "stated") if early else _stated_letter(changed, letters, read)
+        early = re.match(rf"\(?([{letters}])\)?\s*(?:[.!\n]|$)", changed)  # "B." after "Actually,"
+        later = Found(early[1], "stated") if early else _stated_letter(changed, letters, read)
         if later is None and _no_single(changed, letters) and _bare_letter(changed, letters, ends=True).answer is None:
             later = Found(None, "")
         if later is not None:
@@ -101,10 +102,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     stated = _stated_letter(text, letters, read)
     flat = refused_flatly(text)
     if flat > max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1):
-        after = _bare_letter(text[flat:].partition(".")[2], letters)  # "None of the options is right. (C) is closest."
-        return (
-            after if after.answer else Found(_like_option(text[flat - 200 : flat], letters, option_texts), "no option")
-        )
+        answer = closest(text[flat:], letters, option_texts)
+        return Found(answer or _like_option(text[max(flat - 200, 0) : flat], letters, option_texts), "no option fits")
     cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
         back = takes_back(text)
@@ -117,10 +116,9 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
 
 def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
     """What a text after a cue states: a letter, NO_SINGLE, or None where it states nothing that can be read."""
-    letter = _letter_at(tail, letters)
-    if letter is not None:
+    letter, option = _letter_at(tail, letters), _option_at(tail, letters, options)
+    if letter is not None and (option is None or len(options[letters.index(option)]) < 3):  # not "I, II and III"
         return NO_SINGLE if _another_follows(tail, letter, letters, options) else letter
-    option = _option_at(tail, letters, options)
     option = option or _option_at(re.sub(r"\A\s*(?:both|either)\s+", "", tail), letters, options)
     if option is not None:
         return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
@@ -151,7 +149,7 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
         return True
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
     rest = tail[lead.end() + 1 if lead else 1 :][:600]
-    own, marks = options[letters.index(letter)] if letters.index(letter) < len(options) else "", " \t\n)]}>.:\"'”’-"
+    own, marks = options[letters.index(letter)] if letters.index(letter) < len(options) else "", " \t\n)]}>.,:\"'”’-"
     shown = rest.lstrip(f"{marks}(")
     if own and shown.lower().removeprefix("the ").startswith(own):
         rest = shown[shown.lower().index(own) + len(own) :]
@@ -160,7 +158,12 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     other = rf"(\(?)(?<!\w)(?<!\w['’])([{letters}])(?!['’]?\w)(\)?)(?P<after>[^\n]*)"
     match = re.match(rf"(?:(?:[-*•]|\d[.)])\s+)?{other}", after_marks, re.I) if lines else None
     match = match or re.match(BETWEEN + other, rest, re.I)
+    many = (
+        rf"(?:,?\s*(?:and\s+)?\(?[{letters}]\)?)+\s+(?:are|were)\s+(?!also|equally|correct|right)"  # "A, B are small"
+    )
     if match is None or match[2].upper() == letter or (match[2].islower() and not match[1]):
+        return False
+    if re.match(many, match["after"]):
         return False
     place = letters.index(match[2].upper())
     text = options[place] if place < len(options) else ""
@@ -249,6 +252,7 @@ def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z])\)?\s+(?:is|seems|looks|would be)\s+"
     pattern += r"(?:(?:the|clearly|therefore|thus|most|only|indeed|(also|equally|likewise))\s+)*"
     pattern += r"(correct|right|best|true|answer|likely)\b"
+    text = re.sub(r"\([a-z]\)", lambda found: found[0].upper(), text)
     matches = [one for one in re.finditer(pattern, text) if one[1] in letters or one[3] not in ("true", "likely")]
     if not matches:
         return -1, None
@@ -339,7 +343,8 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
 
     def hidden(found: re.Match[str]) -> str:
         kept = re.findall(rf"(?<!\w)\(?([{letters}])\)?(?!\w)", found[0])
-        return _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
+        refusal = "None of the options " if found[0][:4].lower() == "none" else ""
+        return refusal + _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
     one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\))(?!['’-]?\w)"
     several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
@@ -347,12 +352,15 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         # "Wrong answers: A, B"
         rf"(?i:\b(?:wrong|incorrect)\s+answers?)\s*(?:(?:is|are|was|were|[:=])\s*)?(?:{several}|{one})",
         # "not (A)", "isn't option C", "neither A nor B"; "we can rule out A and B"
+        rf"(?i:\bneither)\s+{one}(?:,?\s+(?i:nor|or)\s+{one}){{1,20}}",  # "Neither A nor B is right"
         rf"(?i:not|n['’]t|neither|nicht|\bno\s+es|n['’]est\s+pas|anything\s+but)(?:\s+be)?\s+"
         rf"(?:(?:the\s+)?(?:option|choice|answer)\s+)?{one}(?:,?\s+(?:or|nor)\s+{one}){{0,20}}(?!\)?\s+is\b)",
-        rf"(?i:\bnone\s+of\s+(?:options?\s+)?)(?:{several})",  # "None of (A), (B), (C) is right"
+        # "None of (A), (B), (C) is right", "none of the options (A-D)"
+        rf"(?i:\bnone\s+of\s+(?:[a-z]+\s+){{0,3}}(?:options?|choices?|answers?)?)[\s,:(]*"
+        rf"(?:{several}|[{letters}]\s*[-–]\s*[{letters}]\b)",
         rf"(?i:\b(?:rul|eliminat|exclud)(?:e[sd]?|ing)(?:\s+out)?\s+(?:both\s+)?(?:options?\s+)?)(?:{several}|{one})",
         # "A and C are both wrong", "(C) is incorrect"
-        rf"(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
+        rf"(?<!answer is )(?<!answer is \()(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
     ):
         text = re.sub(denial, hidden, text)
 
@@ -371,11 +379,6 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     )
 
 
-def _bare_start(tail: str, letters: str) -> str | None:
-    """The letter that a text begins with as a sentence of its own: "B." after "Actually,"."""
-    return match[1] if (match := re.match(rf"\(?([{letters}])\)?\s*(?:[.!\n]|$)", tail)) else None
-
-
 def _whole_option(text: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of a text that is one option and nothing else: "Rome", "B. Rome", "(b) rome"."""
     whole = _normalised(text[:READ_AT_MOST])
@@ -391,4 +394,4 @@ def _whole_option(text: str, letters: str, options: Sequence[str]) -> str | None
 
 def _normalised(text: str) -> str:
     """Lower case, single spaces, no quotes and no full stop at the end."""
-    return " ".join(text.lower().replace('"', " ").split()).rstrip(".").strip()
+    return " ".join(text.lower().replace('"', " ").split()).rstrip(".").strip(" '‘’")

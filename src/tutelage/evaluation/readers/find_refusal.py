@@ -78,10 +78,15 @@ _OPENING = re.compile(
     re.I,
 )
 _STRONG = re.compile(  # a whole sentence, so that it may follow a statement of an answer and take it back
-    rf"\bnone\s+of\s+(?:the|these|those)\s+{_GIVEN}(?:options?|choices?|answers?|above)\s+"
+    rf"\bnone\s+of\s+(?:the|these|those)\s+{_GIVEN}(?:options?|choices?|answers?|above)(?:\s*…[\ue000-\ue019]*\)?)?\s+"
     r"(?:(?:is|are|seems?|looks?)\s+(?:\w+ly\s+)?(?:correct|right|true|valid|suitable)|fits?|match(?:es)?|works?|"
     r"appl(?:y|ies))\b"
-    r"|\bthere\s+is\s+no\s+(?:correct|right|valid)\s+(?:answer|option|choice)\b",
+    r"|\bthere\s+is\s+no\s+(?:correct|right|valid)\s+(?:answer|option|choice)\b(?!\s+(?:other|but|besides|except))"
+    r"|\bno\s+(?:option|choice)\s+is\s+(?:\w+ly\s+)?(?:correct|right)\s*[.!;\n]",
+    re.I,
+)
+_CLOSEST = re.compile(
+    r"[^.\n]*\b(?:closest|nearest|best|most\s+(?:likely|plausible|reasonable|appropriate|accurate|suitable))\b[^\n]*",
     re.I,
 )
 _WHOLE = re.compile(  # a sentence that is a refusal and no more
@@ -108,6 +113,22 @@ def refuses(tail: str) -> bool:
 def refused_flatly(text: str) -> int:
     """Where the last sentence like "none of the options is correct" ends; −1 where there is none."""
     return max((match.end() for match in _STRONG.finditer(text)), default=-1)
+
+
+def closest(text: str, letters: str, options: Sequence[str]) -> str | None:
+    """The option that a text calls the closest after it refused all ("None is right. (C) is closest.")."""
+    near = _CLOSEST.search(text)
+    if near is None:
+        return None
+    sure = re.sub("[AI]", "", letters)  # of all capitals those that are no words
+    named = re.findall(
+        rf"\b(?i:option|choice)\s+\(?([{letters}]|[{letters.lower()}])\b|([{letters}]|[{letters.lower()}])\)"
+        rf"|(?<![\w'’])([{sure}])(?!\w)",
+        near[0],
+    )
+    found = {one.upper() for group in named for one in group if one}
+    found = found or {a for a, option in zip(letters, options, strict=False) if option and option in near[0].lower()}
+    return found.pop() if len(found) == 1 else None
 
 
 def takes_back(text: str) -> int:

@@ -28,7 +28,7 @@ _IS_TOO = (  # "C is also right", "C would be right too", "C works as well"
     rf"|(?:{_TOO}|equally)\s+(?:works?|fits?|applies|qualifies)|(?:works|fits|applies|qualifies)\s+{_TOO})\b"
 )
 _BEFORE = (  # "the answer is also C", "I also choose C", "alternative answer: C"
-    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b{_MAY}\s+also\s+(?:be|choose|pick|select|say)|\b(?:I|we)\s+also\s+"
+    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b{_MAY}\s+also\s+(?:be|choose|pick|select|say|accept)|\b(?:I|we)\s+also\s+"
     r"(?:choose|pick|select|say|think)|\b(?:another|alternative)\s+(?:(?:possible|correct|right|valid)\s+)?answer\s*"
     r"(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}"
 )
@@ -47,7 +47,7 @@ def claims_another(text: str, one: str, stated: str) -> bool:
 @cache
 def _claims(one: str) -> re.Pattern[str]:
     named = rf"(?<![\w.])\(?({one})\)?(?!\w)"
-    wholly = r"(?!,?\s*(?:but|though|although|however|yet)\b)"
+    wholly = r"(?!,?\s*(?:but|though|although|however|yet|if)\b)"
     return re.compile(
         rf"{named}\s+{_IS_TOO}{wholly}|{_BEFORE}{named}(?=\s*(?:[.;:!?)\n]|$))",
         re.I,
@@ -65,8 +65,8 @@ def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = st
 def differs_by_case(text: str, words: str) -> bool:
     """Whether a text answers one word in one case and another in another: "Yes if it rains, no if not"."""
     match = re.search(
-        rf"\b(?P<one>{words})\b,?\s+(?P<case>if|when|unless|for|under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|\b(?:and|but|or)\b)\s*"
-        rf"(?:otherwise,?\s+(?P<else>{words})\b|(?P<two>{words})\b,?\s+(?:(?P=case)\b|otherwise\b))",
+        rf"\b(?P<one>{words})\b\)?,?\s+(?P<case>if|when|unless|for|under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|\b(?:and|but|or)\b)\s*\(?"
+        rf"(?:otherwise,?\s+(?P<else>{words})\b|(?P<two>{words})\b\)?,?\s+(?:(?P=case)\b|otherwise\b))",
         text,
         re.I,
     )

@@ -1,7 +1,8 @@
 """The study's answers in words. A sentence is a list of texts and of links to the cells that its numbers are from.
 
 An answer chooses among arms and sizes, so the p-values of all comparisons that it chose among are corrected together by
-Holm's method. Every comparison is with the same reference (`Study.reference`).
+Holm's method. Every comparison is with the same reference (`Study.reference`), but for what a stronger teacher adds to
+the same-data teacher's student.
 """
 
 from __future__ import annotations
@@ -184,14 +185,23 @@ def _general(study: Study, student: str, task: str) -> list[Sentence]:
         first, where = same[0], _range([one.size for one in same])
         parts.append("; " if index else "")
         if first.arm is None:
-            why = "; ".join(map(study.why_unscored, first.unscored)) or "cells are missing"
+            why = "; ".join(map(study.why_unscored, first.unscored)) or _lacking(results, [one.size for one in same])
             parts.append(f"at {where} not known yet ({why})")
             continue
         tones.add("better" if first.choice is Choice.USE else "unclear")
         parts += [_advice(first, where, method_label(first.arm.arm, study)), *_evidence(study, same)]
-    stronger = _stronger(study, student, task)
+    stronger = _stronger(study, student, task, [one.versus.p_value for one in compared])
     start = [*parts, f".{_family(compared)}"] if per_size else parts
     return [Sentence((*start, *stronger), "better" if "better" in tones else "unclear")] if per_size or stronger else []
+
+
+def _lacking(results: Sequence[Result], sizes: Sequence[int | None]) -> str:
+    """Why nothing can be compared: cells are missing, or no method has a name by which arms are known."""
+    planned = {one.arm.method for one in results if one.arm.size in sizes}
+    for known in (CONTROLS[::-1], SAME_DATA):
+        if not planned.intersection(known):
+            return f"no method of the study is called {' or '.join(known)}"
+    return "cells are missing"
 
 
 def _answer_at(
@@ -254,8 +264,11 @@ def _family(compared: Sequence[_Compared]) -> str:
     return f" (Holm's correction for {count} comparisons.)" if count > 1 else ""
 
 
-def _stronger(study: Study, student: str, task: str) -> list[Part]:
-    """What a stronger teacher adds, at the largest size that is evaluated; [] where none is."""
+def _stronger(study: Study, student: str, task: str, beside: Sequence[float]) -> list[Part]:
+    """What a stronger teacher adds, at the largest size that is evaluated; [] where none is.
+
+    `beside`: the p-values of the student's other comparisons, with which this one is corrected.
+    """
     planned = [(s, study.find(student, "gkd_it", s, task)) for s in study.sizes(task, ("gkd_it",), student)]
     there = [(s, result) for s, result in planned if result is not None and not result.is_missing]
     size, result = there[-1] if there else (None, None)
@@ -271,7 +284,7 @@ def _stronger(study: Study, student: str, task: str) -> list[Part]:
         return []
     teacher = f" ({short(result.arm.teacher)})" if result.arm.teacher else ""
     verdict = ": no difference was shown"
-    if versus.p_value < SIGNIFICANT:
+    if holm([*beside, versus.p_value])[-1] < SIGNIFICANT:
         verdict = ": use it if you have one" if versus.difference > 0 else ": it is worse"
     return [
         f" With a stronger teacher{teacher} at {size_text(size)}, GKD-IT scores ", linked(result), ", ",

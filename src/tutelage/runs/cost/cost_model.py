@@ -12,8 +12,8 @@ Per sampled token (`_decode`), in a batch of b sequences with n tokens of contex
 
 Memory is in `memory.py`. Every run takes 8 s more, to load and save.
 
-Fitted to a 1B student with an 8B teacher (19,681 tokens/s off-policy), its profile (the loss takes 2 %), and a 64M
-student with a 135M teacher (180,000 tokens/s); docs/performance.md has the runs.
+Fitted to a 1B student with an 8B teacher (19,681 tokens/s off-policy) and its profile (the loss takes 2 %);
+docs/study.md has the runs, and says what is a guess.
 
 Several GPUs: a training run is divided among them, at 95 % efficiency where each rank has whole models and 77 % where
 they share (`training.shard`); a decoding step takes its time however few rows a rank has. Ranks on several hosts also
