@@ -127,8 +127,12 @@ def test_it_stops_when_the_interval_decides_or_the_budget_is_spent(workshop: Wor
 
 
 @pytest.mark.slow
-def test_named_answers(workshop: Workshop) -> None:
-    few = forecast(workshop, recipe(workshop, rows=40), pilot="none")
+def test_named_answers(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    file = recipe(workshop, rows=40, data__train__max_bad_rows=0.1)
+    with (workshop.folder / "train.jsonl").open("a") as rows:
+        rows.write("not a row\n")
+    few = forecast(workshop, file, pilot="none")
+    assert "".join(capsys.readouterr()).count("1 of 41 rows are bad") == 1  # several runs read them
     assert few.answer.choice == "cannot be told"
     assert few.answer.findings[0].name == "few_dev_rows"
     save_tiny(workshop.folder / "other", layers=2, seed=3, tokens=jobs.words())

@@ -11,6 +11,7 @@ import numpy as np
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
+from tutelage.common.progress import told_once
 from tutelage.data.dataset import load_dataset
 from tutelage.forecasting.answer import EFFECT, Answer, Finding, chance_score, decide, find_problems, is_decided
 from tutelage.forecasting.arms import DEV, Arms, find_arms, part_rows
@@ -75,6 +76,7 @@ class Forecast:
         }
 
 
+@told_once()
 def make_forecast(
     recipe: RecipeConfig,
     folder: Path,

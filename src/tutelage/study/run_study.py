@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.common.progress import told_once
 from tutelage.recipe.owner import other_owner, owner_of
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.facts import machine
@@ -22,6 +23,7 @@ from tutelage.runs.worker import make_runs_folder
 from tutelage.study.plan import StudyPlan
 
 
+@told_once()
 def run_study(
     plan: StudyPlan,
     *,
