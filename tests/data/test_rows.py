@@ -205,7 +205,7 @@ TEMPLATED = [
         {"dialogue": ["d"], "summary": "s"},
         "column `dialogue` is a list, not a text or a number; `{dialogue.0}` names a part of it",
     ),
-    ({"dialogue": "d", "summary": " "}, "turn 2 is an empty assistant turn"),
+    ({"dialogue": "d", "summary": " "}, "the completion is empty (column `summary`)"),
     ({"dialogue": "d", "summary": "s", "other": ""}, "reference 2 is empty"),
     (
         {"dialogue": "d", "summary": "s"},

@@ -94,7 +94,11 @@ def _turns_of_row(row: dict[str, Any], config: DataConfig) -> tuple[list[Any], t
         return own_turns(row, config.messages), tools, (*read, column) if column else read
     turns = [{"role": "user", "content": fill_template(config.prompt, row)}]
     if config.completion is not None:
-        turns.append({"role": "assistant", "content": fill_template(config.completion, row)})
+        completion = fill_template(config.completion, row)
+        if not completion.strip():
+            columns = ", ".join(f"`{name}`" for name in sorted(columns_of(config.completion)))
+            raise BadRowError("the completion is empty" + (f" (column {columns})" if columns else ""))
+        turns.append({"role": "assistant", "content": completion})
     return turns, (), ()
 
 
