@@ -117,8 +117,8 @@ def test_a_note_is_printed_once_however_many_runs_have_it(
     for note in ("rows are cut", "are also in data.train", "sft on test: 4 of 4 replies ran to"):
         assert first.count(note) == 1, first
     assert "needs a larger limit (as in 1 more run)\n" in first
-    models = workshop.folder / "models"  # the last model, and what it is compared with
-    assert f"or to two: tutelage chat {models / 'tiny-gkd-s1'} {models / 'tiny-sft-s1'}\n" in first
+    models = workshop.folder / "models"  # the one with a score, and the last
+    assert f"or to two: tutelage chat {models / 'tiny-sft-s1'} {models / 'tiny-gkd-s1'}\n" in first
     main(["run", file, "--runs", str(workshop.runs)])  # nothing is left to do, so nothing was said on the way
     again = "".join(capfd.readouterr())
     assert again.count("are also in data.train") == 1
@@ -287,3 +287,12 @@ def test_an_option_that_nothing_reads_is_refused(
         main(["evaluate", *(file if word == "RECIPE" else word for word in arguments)])
     assert caught.value.code == 1
     assert capsys.readouterr().err.startswith(f"tutelage: {option} has no effect with ")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_data_in_place_of_a_recipe_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_bytes(b"a,b: c\n1,2\n")
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / name)])
+    error = capsys.readouterr().err
+    assert f"{tmp_path / name} is data, and no recipe: `tutelage init" in " ".join(error.split())

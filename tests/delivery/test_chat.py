@@ -114,11 +114,11 @@ def test_lines_of_a_pipe_are_questions(
     chat([speaker, other])
     once = f"one: {alone[0]}\ntwo: {alone[1]}\n"
     written, notes = capsys.readouterr()
-    assert written.startswith(once + once)
+    assert written.startswith(once + "\n" + once)  # an empty line for the empty line
     cut = [f"{one.name} did not end its answer, which was cut at 8 tokens" for one in (speaker, other) if one.cut]
     assert cut  # random models hardly ever end
     assert [line.partition(":")[0] for line in notes.splitlines()] == cut + cut
-    assert " ".join(written[2 * len(once) :].split()) == HELP
+    assert " ".join(written[2 * len(once) + 1 :].split()) == HELP
     say(monkeypatch, "The cat?\n/system Be brief.\nThe cat?\n")
     chat([speaker])
     assert speaker.turns[0] == Message("system", "Be brief.")

@@ -55,6 +55,28 @@ def test_helped_hurt_and_not_shown(run: tuple[RecipeResults, list[TaskTable]]) -
     assert sentence(run, 0.0, 0.0, 0.0, 1.0)[0].startswith(f"{start}, level with SFT")
 
 
+@pytest.mark.parametrize("kind", ["sft", "model"])
+def test_a_teacher_that_knows_less_than_the_student_is_named(run, kind: str) -> None:
+    results, (_, test) = run
+    name = next(row.stage for row in test.rows if row.kind not in ("distill",) and not row.is_reference)
+    rows = tuple(dataclasses.replace(row, teacher=name if row.stage == "gkd" else None) for row in results.rows)
+    results = dataclasses.replace(results, rows=rows)
+
+    def said(*numbers: float) -> list[str]:
+        versus = Paired(*numbers, stderr=0.3, examples=10, dropped=0)
+        table = with_difference(test, versus)
+        value = table.rows[-1].values
+        changed = [dataclasses.replace(r, kind=kind, values=value) if r.stage == name else r for r in table.rows]
+        found = verdicts(results, [dataclasses.replace(table, rows=tuple(changed))])
+        return [one.text for one in found if one.text.startswith("The teacher")]
+
+    (text,) = said(-0.8, -1.4, -0.2, 0.0002)
+    assert "0.8 below SFT on test (95 % interval −1.4 to −0.2): it has less to teach than the student learns" in text
+    advice = "fine-tune it first" if kind == "model" else f"train it longer (`stages.{name}.training.epochs`)"
+    assert text.endswith(f"{advice}, or take a larger one.")
+    assert said(-0.8, -1.4, 0.2, 0.1) == said(0.8, 0.2, 1.4, 0.01) == []
+
+
 def test_a_number_near_zero_is_not_rounded_to_it(run: tuple[RecipeResults, list[TaskTable]]) -> None:
     text, tone = sentence(run, 0.8, 0.04, 1.56, 0.04)
     assert "0.80 above SFT (95 % interval 0.04 to 1.56, p = 0.040): distilling helped." in text

@@ -62,6 +62,8 @@ def test_half_done_and_done(
     before, whole = contents(workshop.runs), read(workshop, file)
     assert (whole.done, whole.planned) == (9, 9)
     assert whole.rows == made.rows
+    assert {row.stage: row.teacher for row in whole.rows if row.kind == "distill"} == {"gkd": "teacher"}
+    assert {row.teacher for row in whole.rows if row.kind != "distill"} == {None}
     assert {**whole.facts, "the last call alone": made.facts["the last call alone"]} == made.facts
     build_report(made, workshop.folder / "made")
     main(["report", str(file), "--runs", str(workshop.runs), "--out", str(out)])

@@ -196,9 +196,9 @@ def built_in_student() -> Cut:
     ]
     with tempfile.TemporaryDirectory() as folder:
         rows = write_demo_data(Path(folder), train=7, dev=7, test=14, heal=800)["heal"].read_text(encoding="utf-8")
-    # The demo's teacher learns for a few steps only, to save time; on other rows it sees each of them once.
+    # The demo's teacher learns for a few steps only, to save time; on other rows it reads them as often as the student.
     teachers = next((stage for stage in written["stages"] if stage.get("student") == "teacher"), {})
-    teaching = {key: value for key, value in teachers.get("training", {}).items() if key != "max_steps"} | {"epochs": 1}
+    teaching = {key: value for key, value in teachers.get("training", {}).items() if key != "max_steps"}
     training = {"learning_rate": written["training"]["learning_rate"]}
     heal, own = str(config.student), {"teacher_sft": teaching, "gkd": {"learning_rate": GKD_RATE}}
     reasons = {

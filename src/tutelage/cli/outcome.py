@@ -47,9 +47,25 @@ def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Pa
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     if made.folders:
-        *others, last = made.folders
-        named = re.compile(re.escape(f"{results.name}-{results.reference}") + r"(-s\d+)?")
-        opponent = next((one for one in reversed(others) if named.fullmatch(one.name)), None)
         print("Models: " + "\n        ".join(map(str, made.folders)))
-        beside = f"    or to two: tutelage chat {last} {opponent}" if opponent else ""
-        print(f"Talk to it: tutelage chat {last}{beside}")
+        first, *second = _to_talk_to(results, made.folders)
+        beside = f"    or to two: tutelage chat {first} {second[0]}" if second else ""
+        print(f"Talk to it: tutelage chat {first}{beside}")
+
+
+def _to_talk_to(results: RecipeResults, folders: Sequence[Path]) -> list[Path]:
+    """The model with the best score, and beside it the distilled one, its opponent or the last made."""
+    from tutelage.report.recipe.tables import build_tables
+
+    table = next((one for one in build_tables(results) if any(row.runs for row in one.rows)), None)
+    scored = [] if table is None else [(row, row.value(table.headline)) for row in table.rows]
+    distilled = [row.stage for row in results.rows if row.teacher is not None]
+    teachers = {row.teacher for row in results.rows}
+    ranked = sorted((value.value, row.stage in distilled, row.stage) for row, value in scored if value is not None)
+    wanted = [stage for *_, stage in reversed(ranked) if stage not in teachers][:1]
+    wanted += [stage for stage in (*reversed(distilled), results.reference) if stage and stage not in wanted]
+    found = []
+    for stage in wanted:
+        named = re.compile(re.escape(f"{results.name}-{stage}") + r"(-s\d+)?")
+        found += [folder for folder in reversed(folders) if named.fullmatch(folder.name)][:1]
+    return list(dict.fromkeys([*found, folders[-1]]))[:2]

@@ -199,6 +199,8 @@ def _lines(console: Console, asking: bool) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
+        elif not asking:
+            console.print()  # as many lines out as in
 
 
 def _answer(speakers: Sequence[Speaker], question: str, console: Console) -> None:

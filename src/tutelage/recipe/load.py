@@ -95,6 +95,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping. Raises TutelageError that names file and line."""
     if not path.is_file():
         raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
+    if re.search(r"\.(csv|tsv|jsonl|parquet|arrow)(\.gz)?$", path.name):
+        raise TutelageError(f"{path} is data, and no recipe: `tutelage init {path}` writes one for it")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except RecursionError:

@@ -18,7 +18,7 @@ from tutelage.data.sources import paths_of, resolve_sources
 from tutelage.recipe.load import data_names
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import TrainingConfig
-from tutelage.recipe.stages import EvaluateStage, SftStage, TrainStage
+from tutelage.recipe.stages import DistillStage, EvaluateStage, SftStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
 from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
@@ -55,6 +55,7 @@ class ResultRow:
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
     steps: int | None = None  # of the optimizer, from the first stage on; None: no training, or it is not done
+    teacher: str | None = None  # of a distilled row: its teacher's stage, or `teacher`
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,7 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         searched=isinstance(stage, TrainStage) and bool(stage.search),
         control=_is_control(planner, subject),
         steps=_steps(planner, subject) if search.settled(subject) else None,
+        teacher=stage.teacher if isinstance(stage, DistillStage) else None,
     )
 
 

@@ -74,6 +74,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         for table in judged
         if _is_saturated(table)
     ]
+    found += _weak_teachers(results, judged)
     if searched and not apart:
         found.append(
             Verdict(
@@ -83,6 +84,29 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
             )
         )
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
+
+
+def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
+    """A sentence per task and teacher that scores less than the row which distilled ones are compared with."""
+    teachers = dict.fromkeys(row.teacher for row in results.rows if row.teacher is not None)
+    found = []
+    for table in tables:
+        for row in table.rows:
+            value = row.value(table.headline)
+            versus = value.versus if value is not None and row.stage in teachers else None
+            if versus is None or table.reference is None or not versus.high < 0.0:
+                continue
+            longer = f"train it longer (`stages.{row.stage}.training.epochs`)"
+            advice = "fine-tune it first" if row.kind == "model" else longer
+            found.append(
+                Verdict(
+                    f"The teacher, {row.label}, scores {_distance(versus, _named(table.reference.label))} on "
+                    f"{table.task} (95 % interval {interval_text(versus)}): it has less to teach than the student "
+                    f"learns by itself; {advice}, or take a larger one.",
+                    "unclear",
+                )
+            )
+    return found
 
 
 def _is_saturated(table: TaskTable) -> bool:
