@@ -296,3 +296,11 @@ def test_data_in_place_of_a_recipe_is_named(name: str, tmp_path: Path, capsys: p
         main(["run", str(tmp_path / name)])
     error = capsys.readouterr().err
     assert f"{tmp_path / name} is data, and no recipe: `tutelage init" in " ".join(error.split())
+
+
+def test_a_training_key_of_a_stage_is_said_with_its_section(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(workshop.write()), "stages.gkd.epochs=3"])
+    assert "unknown key `epochs`: did you mean `training.epochs`?" in " ".join(capsys.readouterr().err.split())

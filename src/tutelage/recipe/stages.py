@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tutelage.recipe.base import NAME_LENGTH, NAME_PATTERN, Count, Fraction, Positive, Section
-from tutelage.recipe.sections import SamplingConfig
+from tutelage.recipe.sections import SamplingConfig, TrainingConfig
 
 Reason = Literal[
     "preamble",
@@ -86,6 +87,7 @@ class _Stage(Section):
 
 
 class _TrainStage(_Stage):
+    elsewhere: ClassVar[Mapping[str, str]] = {key: f"training.{key}" for key in TrainingConfig.model_fields}
     data: str | list[str] = Field(
         description="Data section or `synthesize` stage to train on, or a list of them, which is one mixture."
     )
