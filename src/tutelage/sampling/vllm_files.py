@@ -138,7 +138,7 @@ def load_reader(config: ModelConfig, precision: str, tokens: int) -> LoadedModel
         memory=WHOLE_SHARE,
         dtype=precision,
         tokenizer=config.tokenizer or folder,  # for token ids it is not used, but pooling does not start without one
-        enforce_eager=True,  # of prompts alone compiled layers gain little, and take minutes at each start
+        enforce_eager=True,  # compiling takes minutes at each start; what it gains for prompts was not measured
         runner="pooling",
         convert="embed",
         pooler_config=PoolerConfig(task="token_embed"),

@@ -74,7 +74,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         for table in judged
         if _is_saturated(table)
     ]
-    found += _weak_teachers(results, judged)
+    found += _weak_teachers(results, judged, [p for _, _, p in tested])
     if searched and not apart:
         found.append(
             Verdict(
@@ -86,26 +86,31 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
 
 
-def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
-    """A sentence per task and teacher that scores less than the row which distilled ones are compared with."""
-    teachers = dict.fromkeys(row.teacher for row in results.rows if row.teacher is not None)
+def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable], beside: Sequence[float]) -> list[Verdict]:
+    """A sentence per task and teacher that scores less than the row which distilled ones are compared with. `beside`:
+    the p-values of the other sentences, with which these are corrected."""
+    teachers = {row.teacher for row in results.rows if row.teacher is not None}
+    rows = [(table, row, row.value(table.headline)) for table in tables for row in table.rows if row.stage in teachers]
+    tested = [
+        (table, row, value.versus)
+        for table, row, value in rows
+        if value is not None and value.versus is not None and not math.isnan(value.versus.p_value)
+    ]
+    corrected = holm([*beside, *(versus.p_value for *_, versus in tested)])[len(beside) :]
     found = []
-    for table in tables:
-        for row in table.rows:
-            value = row.value(table.headline)
-            versus = value.versus if value is not None and row.stage in teachers else None
-            if versus is None or table.reference is None or not versus.high < 0.0:
-                continue
-            longer = f"train it longer (`stages.{row.stage}.training.epochs`)"
-            advice = "fine-tune it first" if row.kind == "model" else longer
-            found.append(
-                Verdict(
-                    f"The teacher, {row.label}, scores {_distance(versus, _named(table.reference.label))} on "
-                    f"{table.task} (95 % interval {interval_text(versus)}): it has less to teach than the student "
-                    f"learns by itself; {advice}, or take a larger one.",
-                    "unclear",
-                )
+    for (table, row, versus), p_value in zip(tested, corrected, strict=True):
+        if table.reference is None or versus.difference >= 0.0 or not p_value < SIGNIFICANT:
+            continue
+        longer = f"train it longer (`stages.{row.stage}.training.epochs`)"
+        advice = "fine-tune it first" if row.kind == "model" else longer
+        found.append(
+            Verdict(
+                f"The teacher, {row.label}, scores {_distance(versus, _named(table.reference.label))} on {table.task} "
+                f"(95 % interval {interval_text(versus)}, {p_text(p_value)} after correction): it has less to teach "
+                f"than the student learns by itself; {advice}, or take a larger one.",
+                "unclear",
             )
+        )
     return found
 
 
