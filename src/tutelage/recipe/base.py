@@ -15,7 +15,7 @@ class Section(BaseModel):
     """A section of a recipe: frozen, and an unknown key is an error that suggests the nearest known key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that people write here, and where they stand
+    misplaced: ClassVar[Mapping[str, str]] = {}  # keys that people write here, and where they stand
 
     @model_validator(mode="before")
     @classmethod
@@ -24,7 +24,7 @@ class Section(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     hint = did_you_mean(str(key), cls.model_fields, f"valid keys: {', '.join(cls.model_fields)}")
-                    hint = f"did you mean `{cls.elsewhere[key]}`?" if key in cls.elsewhere else hint
+                    hint = f"did you mean `{cls.misplaced[key]}`?" if key in cls.misplaced else hint
                     raise ValueError(f"unknown key `{key}`: {hint}")
         return data
 

@@ -87,7 +87,7 @@ class _Stage(Section):
 
 
 class _TrainStage(_Stage):
-    elsewhere: ClassVar[Mapping[str, str]] = {key: f"training.{key}" for key in TrainingConfig.model_fields}
+    misplaced: ClassVar[Mapping[str, str]] = {key: f"training.{key}" for key in TrainingConfig.model_fields}
     data: str | list[str] = Field(
         description="Data section or `synthesize` stage to train on, or a list of them, which is one mixture."
     )
