@@ -44,7 +44,7 @@ class Loads:
         from chat_templates import CHATML, tokenizer
         from tiny_benchmarks import write_data
 
-        from tutelage.models.files import without_progress_bars
+        from tutelage.models.checkpoints.save import without_progress_bars
 
         tokens = tokenizer(CHATML)
         for name, layers, seed in (("teacher", 4, 1), ("student", 2, 0)):

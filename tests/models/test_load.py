@@ -14,7 +14,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import Message
 from tutelage.data.batch import make_micro_batch
 from tutelage.loss.objective import CrossEntropy
-from tutelage.models.files import save_model
+from tutelage.models.checkpoints.save import save_model
 from tutelage.models.language_model import LanguageModel, language_model_head
 from tutelage.models.load import load_model
 from tutelage.recipe.sections import ModelConfig

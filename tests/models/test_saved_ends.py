@@ -14,7 +14,7 @@ from chat_templates import CHATML, tokenizer
 from recipes_fixture import Workshop, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tutelage.models.files import save_model
+from tutelage.models.checkpoints.save import save_model
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner

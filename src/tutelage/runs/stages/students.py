@@ -15,7 +15,7 @@ import torch
 
 from tutelage.common.progress import cause_of, tell
 from tutelage.common.run_folder import MODEL
-from tutelage.models.files import save_model
+from tutelage.models.checkpoints.save import save_model
 from tutelage.models.load import LoadedModel, compute_type, load_model
 from tutelage.models.sharding import plain_copy
 from tutelage.models.surgery.lora import (
