@@ -12,7 +12,7 @@ from recipes_fixture import Workshop
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tutelage.models import files
+from tutelage.models.checkpoints import save
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.do_run import do_run
 from tutelage.runs.planner import Planner
@@ -30,7 +30,7 @@ def trained(workshop: Workshop, **changes: Any) -> Path:
 def test_bfloat16_shards_are_the_rounded_weights(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     whole = load_file(trained(workshop) / "model.safetensors")
     assert {weight.dtype for weight in whole.values()} == {torch.float32}
-    monkeypatch.setattr(files, "MAX_SHARD", "20KB")
+    monkeypatch.setattr(save, "MAX_SHARD", "20KB")
     folder = trained(workshop, training__save_precision="bfloat16")
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
