@@ -9,12 +9,13 @@ TESTS ?= tests
 unexport PYTHONDONTWRITEBYTECODE  # or every process compiles the source anew
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-smoke torture docs clean
+.PHONY: help venv demo test test-long check lint format bench bench-smoke torture docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         set up, then distil the built-in model on the demo's own data"
 	@echo "make test         set up, then lint and run the tests; TESTS=tests/test_x.py for some of them"
+	@echo "make test-long    the tests of several ranks, kills and whole studies, which take seconds each; CI runs both"
 	@echo "make check        lint, and the tests that take moments"
 	@echo "make lint         ruff and pyright alone"
 	@echo "make format       let ruff lay the code out and mend what it can"
@@ -57,10 +58,13 @@ define lint_and_test
 endef
 
 test: $(STAMP)
-	$(call lint_and_test,--dist loadfile --no-loadscope-reorder --durations 20)
+	$(call lint_and_test,--dist loadfile --no-loadscope-reorder -m "not long" --durations 20)
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 -m long $(TESTS)
 
 check: $(STAMP)
-	$(call lint_and_test,--dist worksteal -m "not slow")
+	$(call lint_and_test,--dist worksteal -m "not slow and not long")
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

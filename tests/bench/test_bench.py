@@ -133,6 +133,7 @@ def test_synthesis(bench: Callable[..., list[dict[str, Any]]]):
     assert all(0 < seconds < host["seconds"] for seconds in host["parts"].values())
 
 
+@pytest.mark.long
 def test_several_ranks(bench: Callable[..., list[dict[str, Any]]]):
     options = ["--batch", "4", "--new-tokens", "6", "--steps", "1", "--case", "on-policy"]
     one, whole, sharded = bench("ranks", "--device", "cpu", "--small", *options)

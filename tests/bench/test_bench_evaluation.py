@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_an_evaluation_beside_its_ceiling(python: str, tiny_models: Path, tmp_path: Path):
     write_data(tmp_path / "data")
     model = ["--model", str(tiny_models / "student"), "--data-dir", str(tmp_path / "data"), "--batch-size", "16"]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = ("kills-training", "disk-training", "damage-training", "judge")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="it mounts, forks and reads /proc")
 def test_nothing_is_lost(python: str, tmp_path: Path):
     out = tmp_path / "torture.json"

@@ -222,7 +222,7 @@ def test_a_stop_is_one_line_and_130_or_143(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "jobs", "warm"), [(signal.SIGINT, "1", True), (signal.SIGTERM, "1", True), (signal.SIGTERM, "2", False)]
 )

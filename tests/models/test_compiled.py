@@ -73,6 +73,7 @@ def test_one_code_serves_all_layers_and_lengths_where_attention_is_one_call(
     assert counter.frame_count <= 3  # one sequence, or as many as heads, is a case of its own; never one per batch
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("packed", "backend"), [(True, "eager"), (False, "aot_eager")])
 def test_other_attention_runs_between_compiled_parts(packed: bool, backend: str):
     plain = (tiny.llama() if packed else tiny.gemma2()).train()
@@ -129,6 +130,7 @@ def test_an_architecture_that_does_not_compile_runs_as_before(capsys: pytest.Cap
     assert said[0].startswith("note: LlamaDecoderLayer cannot be compiled")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "backend"), [("float32", "eager"), ("bfloat16", "aot_eager")])
 def test_training_with_compiled_layers_is_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str, backend: str

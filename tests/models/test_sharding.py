@@ -137,6 +137,7 @@ def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[key].float() - b[key].float()).abs().max()) for key in a)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_sharded_steps_equal_unsharded_ones(folders: tuple[Path, Path], name: str, tmp_path: Path):
     one, two = (saved(folder / name / "weights.pt") for folder in folders)
@@ -150,6 +151,7 @@ def test_sharded_steps_equal_unsharded_ones(folders: tuple[Path, Path], name: st
         assert float((one[key] - two[key]).abs().max()) <= LIMITS.get(name, 0.02) * moved, key
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_sharded_metrics_equal_unsharded_ones(folders: tuple[Path, Path], name: str):
     one, two = (read_metrics(folder / name / "metrics.jsonl") for folder in folders)
@@ -164,6 +166,7 @@ def test_sharded_metrics_equal_unsharded_ones(folders: tuple[Path, Path], name: 
             assert b[key] == pytest.approx(a[key], rel=1e-4 if name not in LIMITS else 0.03, abs=1e-6), key
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_a_rank_holds_half_of_weights_and_moments(folders: tuple[Path, Path], name: str):
     whole, held, moments = json.loads((folders[1] / name / "sizes.json").read_text())
@@ -172,6 +175,7 @@ def test_a_rank_holds_half_of_weights_and_moments(folders: tuple[Path, Path], na
     assert json.loads((folders[0] / name / "sizes.json").read_text()) == [whole, whole, whole]
 
 
+@pytest.mark.long
 def test_a_sharded_run_resumes_bit_by_bit_and_on_one_rank_too(folders: tuple[Path, Path]):
     _, two = folders
     unbroken, resumed = (saved(two / name / "weights.pt") for name in ("tied", "stopped"))

@@ -104,6 +104,7 @@ def small(workshop: Workshop, name: str) -> tuple[Any, list[str]]:
     return load_recipe(file, overrides), [s.name for s in stages if isinstance(s, SynthesizeStage)]
 
 
+@pytest.mark.long
 def test_table_2_from_end_to_end(long_context: Workshop, data: Path, undrawn: None):
     recipe, made = small(long_context, "table2")
     assert made == [f"new_{task}" for task in TASKS]
@@ -135,6 +136,7 @@ def test_table_2_from_end_to_end(long_context: Workshop, data: Path, undrawn: No
     assert "missing" not in table
 
 
+@pytest.mark.long
 def test_figure_5_from_end_to_end(long_context: Workshop, data: Path):
     recipe, _ = small(long_context, "figure5")
     results = run_recipe(recipe, ROOT / "recipes" / "mini", long_context.runs)

@@ -119,6 +119,7 @@ def file(workshop: Workshop, judge: Endpoint, monkeypatch: pytest.MonkeyPatch) -
     return workshop.folder / "all.yaml"
 
 
+@pytest.mark.long
 def test_the_papers_study_runs_and_draws_all_that_the_paper_shows(file: Path, workshop: Workshop):
     plan = plan_study(file, workshop.runs)
     run_study(plan)

@@ -99,6 +99,7 @@ def runs(workshop: Workshop) -> list[Run]:
     return with_parents(plan_study(both, workshop.runs).runs)
 
 
+@pytest.mark.long
 def test_a_step_of_each_kind_on_two_ranks(
     runs: list[Run], workshop: Workshop, warm_children: None, monkeypatch: pytest.MonkeyPatch
 ):

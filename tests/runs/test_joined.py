@@ -77,7 +77,7 @@ def equal(mine: Path, theirs: Path) -> None:
     assert replies == asked
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the warm Python forks")
 def test_two_and_four_ranks_of_torchrun_end_as_one(workshop: Workshop, python: str, monkeypatch: pytest.MonkeyPatch):
     file = recipe_of(workshop)
@@ -101,7 +101,7 @@ def test_two_and_four_ranks_of_torchrun_end_as_one(workshop: Workshop, python: s
     assert "leave --jobs, --gpus-per-run and --executor out" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the warm Python forks")
 def test_a_rank_that_dies_is_started_again(workshop: Workshop, python: str):
     file = recipe_of(workshop)

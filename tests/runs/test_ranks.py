@@ -83,6 +83,7 @@ def later(run: Run, step: int, action: Callable[[], None]) -> None:
     threading.Thread(target=lambda: (wait_for(lambda: steps(run) > step, "a step"), action()), daemon=True).start()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks end with their worker on Linux only")
 @pytest.mark.usefixtures("_late_requests_do_not_end_pytest")
 def test_two_ranks_killed_in_three_ways_end_as_one(

@@ -72,7 +72,7 @@ def test_the_mini_studys_settings_are_found_on_its_own_student(tmp_path: Path, m
     assert grids[0]["values"]["epochs"] == search.recipe.training.epochs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_mini_study_from_end_to_end(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     """All its arms on tiny models and a handful of rows, held-out loss and one task of the template."""
     write_few_rows(workshop.folder / "mixture")

