@@ -209,10 +209,10 @@ def _cut_notice(task_name: str, subject: str, task: TaskConfig, records: Sequenc
     share = ENDLESS if subject in UNTRAINED else CUT_SHARE
     if len(cut) < max(FEW_CUT, share * len(records)):
         return []
-    limit = f"tasks.{task_name}.sampling.max_new_tokens"
+    percent = f"{100 * len(cut) / len(records):.0f} %"
     said = (
-        f"{subject} on {task_name}: {len(cut)} of {len(records)} replies ({100 * len(cut) / len(records):.0f} %) ran to "
-        f"{limit}, {task.sampling.max_new_tokens}, and were scored as they were cut"
+        f"{subject} on {task_name}: {len(cut)} of {len(records)} replies ({percent}) ran to "
+        f"tasks.{task_name}.sampling.max_new_tokens, {task.sampling.max_new_tokens}, and were scored as they were cut"
     )
     longer = sum(len(one.response) > max(map(len, one.references), default=0) for one in cut)
     if 2 * longer <= len(cut):
