@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ SIGNAL_NAMES = {
 }
 
 
-def write_forecast(forecast: Forecast, out: Path) -> Path:
-    """Write forecast.html and forecast.json into the folder `out`; return the page's path."""
+def write_forecast(forecast: Forecast, out: Path, overrides: Sequence[str] = ()) -> Path:
+    """Write forecast.html and forecast.json into the folder `out`; return the page's path. `overrides`: keys of the
+    recipe file that the command changed, as key=value."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / DATA, json.dumps(forecast.as_json(), indent=1, ensure_ascii=False) + "\n")
     panels = _panels(forecast)
@@ -48,6 +49,7 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
     html = template.render(
         forecast=forecast,
         answer=forecast.answer,
+        overrides=overrides,
         known=forecast.known,
         tone=TONES.get(forecast.answer.choice, "unclear"),
         gain=forecast.score.gain,

@@ -115,6 +115,7 @@ class RecipeResults:
     said: frozenset[str] = frozenset()  # the notices that the call that did the runs has printed
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
+    overrides: tuple[str, ...] = ()  # keys of the recipe file that the command changed, as key=value
 
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
