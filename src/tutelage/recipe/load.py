@@ -116,7 +116,7 @@ def recipe_from(content: dict[str, Any], path: Path) -> RecipeConfig:
     try:
         recipe = RecipeConfig.model_validate(content)
     except ValidationError as error:
-        raise TutelageError(f"{path}: {first_message(error)}") from error
+        raise TutelageError(f"{path}: {first_message(error, content)}") from error
     _check_references(recipe, path)
     return recipe
 
