@@ -158,7 +158,8 @@ class _Reader:
             yield conversation
         if optional and self.total:
             raise TutelageError(
-                f"{key}: no row has the column `{min(optional)}` of an optional piece `{{?…?}}`; correct it"
+                f"{key}: no row has the column `{min(optional)}`, which a template has between `{{?` and `?}}`: "
+                "correct its name"
             )
         if not self.sources:
             bad = self.bad
