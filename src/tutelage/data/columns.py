@@ -43,9 +43,7 @@ def fill_template(template: str, row: dict[str, Any]) -> str:
     def piece(match: re.Match[str]) -> str:
         columns = [name[2] for name in _FIELD.finditer(match[1]) if name[2] is not None]
         if not columns:
-            raise BadRowError(
-                f"`{match[0]}` names no column, on which it could depend: write one in it, such as `{{?Note: {{column}}?}}`"
-            )
+            raise BadRowError(f"the piece `{match[0]}` names no column: write one in it, such as `{{?Note: {{a}}?}}`")
         return match[1] if all(_has_text(column, row) for column in columns) else ""
 
     def value_of(match: re.Match[str]) -> str:

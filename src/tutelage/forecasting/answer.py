@@ -78,7 +78,8 @@ def decide(known: Situation, score: Prediction, loss: Prediction, findings: Sequ
         small = lead is not None and lead < SMALL_LEAD * scale and known.teacher != SAME
         choice = "take a stronger teacher" if small else "fine-tune only"
         why = f"distilling gains at most {plus(high)} points over as much fine-tuning"
-    return Answer(choice, why, tuple(findings), _decided(known, score), _changes(known, score, choice, more))
+    first = "lead" if "weak_teacher" in names and choice != "distil" else ""
+    return Answer(choice, why, tuple(findings), _decided(known, score, first), _changes(known, score, choice, more))
 
 
 def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Finding]:
@@ -160,10 +161,10 @@ def doubling(known: Situation) -> Mixture | None:
     return None if curve is None else curve.change(known.rows, 2 * known.rows)
 
 
-def _decided(known: Situation, score: Prediction) -> tuple[str, ...]:
-    """The three known signals that move the forecast most, each with how far."""
+def _decided(known: Situation, score: Prediction, first: str) -> tuple[str, ...]:
+    """The three known signals that move the forecast most, each with how far. `first`: what decides in any case."""
     texts = {name: text for name in score.parts if (text := _words(known, name)) is not None}
-    order = sorted(texts, key=lambda name: -abs(score.parts[name]))
+    order = sorted(texts, key=lambda name: (name != first, -abs(score.parts[name])))
     return tuple(f"{texts[name]} ({plus(score.parts[name])} points)" for name in order[:3])
 
 
