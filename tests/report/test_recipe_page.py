@@ -109,6 +109,18 @@ def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task
 
 
+def test_an_example_with_a_bare_number_is_named_with_its_file(tmp_path: Path, undrawn: None) -> None:
+    def numbered(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+        return [dataclasses.replace(one, id=str(248 + n)) for n, one in enumerate(records)]
+
+    results = make_run(tmp_path, count=5, change=numbered)
+    task = dataclasses.replace(results.tasks["test"], data="test.jsonl")
+    page = Page(
+        build_report(dataclasses.replace(results, tasks={"test": task}), tmp_path / "out").read_text(encoding="utf-8")
+    )
+    assert "id 248 of test.jsonl example 1 of the data" in page.text
+
+
 def test_page_is_self_contained(hostile_page: Path) -> None:
     html = hostile_page.read_text(encoding="utf-8")
     page = Page(html)
