@@ -178,7 +178,7 @@ def _words(known: Situation, feature: str) -> str | None:
         return f"On {last.rows:,.0f} rows its held-out loss was {abs(last.loss_gain):.3f} nats per token {word}"
     if feature == "lead" and (lead := teacher_lead(known)) is not None:
         when = "before training" if last is None else "after fine-tuning on the pilot's rows"
-        return f"The teacher's lead over the student {when} is {signed(lead, 1)} points"
+        return f"The teacher scores {abs(lead):.1f} points {'more' if lead >= 0 else 'less'} than the student {when}"
     if feature == "loss_lead" and "teacher_loss" in s and "student_loss" in s:
         return (
             f"Before training the loss on right answers is {s['teacher_loss']:.2f} nats per token for the teacher and "
