@@ -148,7 +148,7 @@ def test_what_differs_by_template_in_name_alone_is_one_run(workshop: Workshop):
     ("change", "message"),
     [
         ({"sizs": [1]}, "did you mean `sizes`"),
-        ({"sizes": [-3]}, r"grids\.0\.sizes\.0: Input should be greater"),
+        ({"sizes": [-3]}, r"grids \(number 1\)\.sizes \(number 1\): Input should be greater"),
         ({"students": ["tiny"]}, "no model is called `tiny`"),
         ({"methods": ["sft", "magic"]}, "the template has no stage `magic`"),
         ({"tasks": ["nothing"]}, "no benchmark is called `nothing`"),

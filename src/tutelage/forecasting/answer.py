@@ -78,7 +78,8 @@ def decide(known: Situation, score: Prediction, loss: Prediction, findings: Sequ
         small = lead is not None and lead < SMALL_LEAD * scale and known.teacher != SAME
         choice = "take a stronger teacher" if small else "fine-tune only"
         why = f"distilling gains at most {plus(high)} points over as much fine-tuning"
-    return Answer(choice, why, tuple(findings), _decided(known, score), _changes(known, score, choice, more))
+    first = "lead" if "weak_teacher" in names and choice != "distil" else ""
+    return Answer(choice, why, tuple(findings), _decided(known, score, first), _changes(known, score, choice, more))
 
 
 def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Finding]:
@@ -160,10 +161,10 @@ def doubling(known: Situation) -> Mixture | None:
     return None if curve is None else curve.change(known.rows, 2 * known.rows)
 
 
-def _decided(known: Situation, score: Prediction) -> tuple[str, ...]:
-    """The three known signals that move the forecast most, each with how far."""
+def _decided(known: Situation, score: Prediction, first: str) -> tuple[str, ...]:
+    """The three known signals that move the forecast most, each with how far. `first`: what decides in any case."""
     texts = {name: text for name in score.parts if (text := _words(known, name)) is not None}
-    order = sorted(texts, key=lambda name: -abs(score.parts[name]))
+    order = sorted(texts, key=lambda name: (name != first, -abs(score.parts[name])))
     return tuple(f"{texts[name]} ({plus(score.parts[name])} points)" for name in order[:3])
 
 
@@ -177,7 +178,7 @@ def _words(known: Situation, feature: str) -> str | None:
         return f"On {last.rows:,.0f} rows its held-out loss was {abs(last.loss_gain):.3f} nats per token {word}"
     if feature == "lead" and (lead := teacher_lead(known)) is not None:
         when = "before training" if last is None else "after fine-tuning on the pilot's rows"
-        return f"The teacher's lead over the student {when} is {signed(lead, 1)} points"
+        return f"The teacher scores {abs(lead):.1f} points {'more' if lead >= 0 else 'less'} than the student {when}"
     if feature == "loss_lead" and "teacher_loss" in s and "student_loss" in s:
         return (
             f"Before training the loss on right answers is {s['teacher_loss']:.2f} nats per token for the teacher and "
