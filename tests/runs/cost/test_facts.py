@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,32 @@ def test_shapes_are_read_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest
         '{"num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, '
         '"vocab_size": 97}'
     )
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: str(config))
-    assert shape_at("org/model") == Shape(2, 32, 64, 4, 4, 8, 97, True)
-    assert shape_at(str(tmp_path)) == shape_at("org/model")
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda path, name: None)
+    cached = {"main": None, "pinned": str(config)}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda _, __, revision: cached[revision or "main"])
+    assert shape_at("org/model", "pinned") == Shape(2, 32, 64, 4, 4, 8, 97, True)
     assert shape_at("org/model") is None
+    monkeypatch.setenv("MODELS", str(tmp_path.parent))
+    assert shape_at(str(tmp_path)) == shape_at(f"$MODELS/{tmp_path.name}") == shape_at("org/model", "pinned")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/model", "revision": "pinned"}')
+    assert shape_at(str(adapter)) == shape_at("org/model", "pinned")
+
+
+def test_all_experts_of_a_mixture_are_held_and_some_are_computed():
+    """Qwen3-30B-A3B: 30.5 billion weights, of which 3.3 work on a token."""
+    config = {"num_hidden_layers": 48, "hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 32,
+              "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 151_936, "tie_word_embeddings": False,
+              "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}  # fmt: skip
+    shape = shape_of(config)
+    assert shape is not None
+    assert shape.weights == pytest.approx(30.5e9, rel=0.01)
+    assert shape.matrix_weights == pytest.approx(3.0e9, rel=0.03)  # the 3.3 count the input embedding too
+    assert replace(shape, precision="nf4").held(2) > 1.9 * 29e9  # experts keep their type
+    mixtral = shape_of({**config, "num_experts": None, "num_local_experts": 8, "num_experts_per_tok": 2,
+                        "moe_intermediate_size": None})  # fmt: skip
+    assert mixtral is not None
+    assert (mixtral.feed_forward, mixtral.idle) == (2 * 6144, 6 * 6144)
 
 
 @pytest.mark.parametrize("config", [[], {"num_attention_heads": "x", "hidden_size": 8}, {"num_attention_heads": 0}])

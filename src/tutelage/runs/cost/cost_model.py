@@ -113,7 +113,7 @@ class CostModel:
                     return self.shape(parent, "student")
                 whole, prune = self.shape(parent, "model"), parent.config.prune
                 return None if whole is None else replace(whole, layers=prune.layers or len(prune.keep or ()))
-        return shape_at(path)
+        return shape_at(path, run.models[role].revision)
 
     def rows(self, run: Run, name: str) -> Rows:
         """Rows of data section `name`: declared for hub sets, measured on local files, planned for synthetic rows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ class Shape:
     vocab: int
     tied: bool  # one matrix for the input embedding and the head
     precision: str | None = None  # that the linear maps of its layers are held in; None: the type of the others
+    idle: int = 0  # of a mixture of experts: feed-forward width of those that a token does not go through
 
     @property
     def matrix_weights(self) -> int:
@@ -53,14 +55,16 @@ class Shape:
     @property
     def weights(self) -> int:
         """Number of all weights."""
-        norms = (2 * self.layers + 1) * self.hidden
-        return self.matrix_weights + norms + (0 if self.tied else self.vocab * self.hidden)
+        norms, idle = (2 * self.layers + 1) * self.hidden, 3 * self.layers * self.hidden * self.idle
+        return self.matrix_weights + norms + idle + (0 if self.tied else self.vocab * self.hidden)
 
     def held(self, width: int) -> float:
         """Bytes of the weights, frozen, where `width` bytes are a weight's of the usual type."""
         if self.precision is None:
             return float(width * self.weights)
         layers = self.matrix_weights - self.vocab * self.hidden
+        if self.idle:  # experts are no linear maps and keep their type
+            layers -= 3 * self.layers * self.hidden * self.feed_forward
         return QUANTISED_BYTES[self.precision] * layers + width * (self.weights - layers)
 
     def adapter_weights(self, lora: LoraConfig) -> int:
@@ -127,19 +131,25 @@ def machine(text: str) -> Machine:
     return Machine(text, hosts * gpus, **known[found[3]], hosts=hosts)
 
 
-def shape_at(path: str) -> Shape | None:
-    """The shape of a model by its hub name, or from its config.json in a local folder or in the hub's cache."""
+def shape_at(path: str, revision: str | None = None) -> Shape | None:
+    """The shape of a model by its hub name, or from its config.json in a local folder or in the hub's cache of that
+    revision; of an adapter that of its base."""
+    path = os.path.expandvars(path)
     if path in facts()["models"]:
         return Shape(**facts()["models"][path])
-    file = Path(path).expanduser() / "config.json"
+    folder = Path(path).expanduser()
+    file, adapter = folder / "config.json", folder / "adapter_config.json"
     try:
+        if adapter.is_file():
+            base = json.loads(adapter.read_text())
+            return shape_at(base["base_model_name_or_path"], base.get("revision"))
         if not file.is_file() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
             from huggingface_hub import try_to_load_from_cache
 
-            cached = try_to_load_from_cache(path, "config.json")
+            cached = try_to_load_from_cache(path, "config.json", revision=revision)
             file = Path(cached) if isinstance(cached, str) else file
         return shape_of(json.loads(file.read_text()))
-    except (OSError, ValueError):  # loading the model says what is wrong
+    except (OSError, ValueError, KeyError, TypeError):  # loading the model says what is wrong
         return None
 
 
@@ -147,18 +157,33 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
     """The shape in the content of a model's config.json; None when a size is missing or no number."""
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        used, idle = _feed_forward(config)
         return Shape(
             config["num_hidden_layers"],
             hidden,
-            config["intermediate_size"],
+            used,
             heads,
             config.get("num_key_value_heads") or heads,
             config.get("head_dim") or hidden // heads,
             config["vocab_size"],
             bool(config.get("tie_word_embeddings", True)),
+            idle=idle,
         )
     except (KeyError, TypeError, ZeroDivisionError):
         return None
+
+
+def _feed_forward(config: dict[str, Any]) -> tuple[int, int]:
+    """The feed-forward width that a token goes through in a layer, and that of the experts which it does not; as if
+    every layer had experts where some have."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")  # of Mixtral and gpt-oss, Qwen, DeepSeek
+    experts = next((int(config[name]) for name in names if config.get(name)), 0)
+    if not experts:
+        return config["intermediate_size"], 0
+    chosen = min(experts, int(config.get("num_experts_per_tok") or 1))
+    width = config.get("moe_intermediate_size") or config["intermediate_size"]
+    shared = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * width
+    return chosen * width + shared, (experts - chosen) * width
 
 
 def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
