@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.evaluation.metrics import SCORERS, exact_match, final_answer, has_word, lower_is_better, rouge_l, rouge_l_best
+from tutelage.evaluation.metrics import (
+    SCORERS,
+    exact_match,
+    final_answer,
+    has_word,
+    lower_is_better,
+    rouge_l,
+    rouge_l_best,
+)
 
 
 def test_rouge_l_by_hand() -> None:
@@ -82,7 +90,9 @@ def test_an_empty_response_is_unscored_where_every_response_is() -> None:
     assert SCORERS["rouge_l"]("", ["cat"]).value == 0
 
 
-@pytest.mark.parametrize("name", ["loss", "held_out: loss", "kl", "KL", "kl_own", "forward_kl", "nll", "word_perplexity"])
+@pytest.mark.parametrize(
+    "name", ["loss", "held_out: loss", "KL", "kl_own", "forward_kl", "nll", "word_perplexity"]
+)
 def test_losses_are_lower_is_better(name: str) -> None:
     assert lower_is_better(name)
 

@@ -44,7 +44,7 @@ def run_study(
     names, else of a local one; its machines share the runs folder, unless a `store` keeps the runs. `retry`: try again
     runs that failed in an earlier call. `gpu_memory`: GiB that runs at the same time may need together, by the cost
     model. `gpus_per_run`: ranks of a training run; no two runs then share a GPU (with Ray, a number below 1 lets them).
-    `first`: work of the study's own, such as its forecasts, done before the runs and after the checks of what they need.
+    `first`: work of the study's own, such as its forecasts, done before the runs, after the checks of what they need.
     """
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":

@@ -190,7 +190,8 @@ class CostModel:
         if isinstance(stage, DistillStage) and stage.signal.elsewhere:
             held, share = None, 0.0
         elif isinstance(stage, DistillStage) and stage.signal.cache:  # the data's responses once, not in every epoch
-            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) * min(1.0, data.rows / max(1.0, steps_rows))
+            once = min(1.0, data.rows / max(1.0, steps_rows))
+            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) * once
             shared = shared and not training.shard
         memory = training_memory(
             training, student, held, sampling, per_step, self.machine, self.ranks, run.lora, shared
