@@ -90,9 +90,7 @@ def test_an_empty_response_is_unscored_where_every_response_is() -> None:
     assert SCORERS["rouge_l"]("", ["cat"]).value == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["loss", "held_out: loss", "KL", "kl_own", "forward_kl", "nll", "word_perplexity"]
-)
+@pytest.mark.parametrize("name", ["loss", "held_out: loss", "KL", "kl_own", "forward_kl", "nll", "word_perplexity"])
 def test_losses_are_lower_is_better(name: str) -> None:
     assert lower_is_better(name)
 
