@@ -114,22 +114,3 @@ def test_the_number_of_comparisons_corrected_for_is_the_reports(page: Path) -> N
     report = re.sub("<[^>]+>", "", (page.with_suffix("") / "report.html").read_text(encoding="utf-8"))
     assert counts
     assert set(counts) <= set(re.findall(r"all (\d+) comparisons", report))
-
-
-def rates() -> list[float]:
-    """All rates in tokens per second of the committed measurements; for samplers those of their single calls, too."""
-    found: list[float] = []
-    for file in (RESULTS / "bench").glob("*.json"):
-        for row in json.loads(file.read_text()).get("rows", []):
-            found += [value for key, value in row.items() if key.endswith("tokens_per_s") and value is not None]
-            found += [row["tokens_per_s"] * row["seconds"] / each for each in row.get("seconds_each", [])]
-    return found
-
-
-def test_rates_in_the_tables_of_performance_have_a_file() -> None:
-    """Of tables with a column in tokens/s: each number with a thousands comma, but for goals."""
-    known, page = rates(), (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    tables = [table for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE) if "tokens/s" in table.split("\n")[0]]
-    shown = {text for table in tables for text in re.findall(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", table)}
-    assert len(shown) > 20
-    assert [text for text in sorted(shown) if not any(round(rate) == int(text.replace(",", "")) for rate in known)] == []
