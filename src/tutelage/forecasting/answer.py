@@ -24,6 +24,7 @@ SURE = 0.8
 SATURATED = 95.0
 SMALL_LEAD = 3.0  # points
 EXACT = ("exact_match", "final_answer")
+Z80 = 1.2816  # the 80 % interval of a normal variable, in standard deviations
 SPREAD = 12.0  # standard deviation of an example's score, in points, where scores are not 0 or 100
 
 
@@ -105,13 +106,11 @@ def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Findin
                 "take a model that can do the task, an easier task, or a metric that sees part of an answer",
             )
         )
-    if lead is not None and lead <= 0 and (last is not None or known.teacher != SAME):
+    if lead is not None and (last is not None or known.teacher != SAME) and lead < -_chance_lead(known, dev_rows):
         found.append(
             Finding(
                 "weak_teacher",
-                f"the teacher scores {-lead:.1f} points less than the student"
-                if lead
-                else "the teacher scores no more than the student",
+                f"the teacher scores {-lead:.1f} points less than the student",
                 "take a larger teacher, or fine-tune this one on more rows first",
             )
         )
@@ -124,6 +123,14 @@ def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Findin
             )
         )
     return found
+
+
+def _chance_lead(known: Situation, dev_rows: int) -> float:
+    """How far apart two equal models may score on so many rows: the end of the 80 % interval, as if each answered rows
+    of its own, which errs on the wide side."""
+    score = known.pilots[-1].again if known.pilots else known.signals.get("student_score", 0.0)
+    share = math.sqrt(score * max(0.0, 100 - score)) if known.metric in EXACT else SPREAD
+    return Z80 * share * math.sqrt(2 / max(1, dev_rows))
 
 
 def chance_score(rows: Sequence[Conversation], metric: str) -> float:
