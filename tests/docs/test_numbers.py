@@ -103,4 +103,6 @@ def test_rates_in_the_tables_of_performance_have_a_file() -> None:
     tables = [table for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE) if "tokens/s" in table.split("\n")[0]]
     shown = {text for table in tables for text in re.findall(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", table)}
     assert len(shown) > 20
-    assert [text for text in sorted(shown) if not any(round(rate) == int(text.replace(",", "")) for rate in known)] == []
+    assert [
+        text for text in sorted(shown) if not any(round(rate) == int(text.replace(",", "")) for rate in known)
+    ] == []
