@@ -155,11 +155,11 @@ def test_a_metric_that_scores_nothing_is_named_with_the_reason_and_what_fits() -
     assert notices(None, None, thai)[1] == f"tasks.test: `chrf` leaves 2 of 3 examples unscored: {none}"
 
 
-def _cut_notices(subject: str, cut: int, reply: str) -> list[str]:
+def _cut_notices(subject: str, cut: int, reply: str, count: int = 50) -> list[str]:
     task = TaskConfig(data="test", metrics=["rouge_l"], sampling=AnswerSamplingConfig(max_new_tokens=7))
     records = [
         score_response(row(str(i), "Say it.", "The cat sat."), reply, ["rouge_l"], finished=i >= cut, tokens=7)
-        for i in range(50)
+        for i in range(count)
     ]
     return about_replies("test", subject, task, records)["notices"]
 
@@ -184,3 +184,7 @@ def test_a_limit_below_the_right_answers_is_told_from_a_model_that_does_not_end(
 def test_an_untrained_model_is_told_where_hardly_any_reply_ends(cut: int, told: bool) -> None:
     notices = _cut_notices("base", cut, "The cat sat. The cat sat.")
     assert [notice.endswith("the model does not end its answers") for notice in notices] == [True] * told
+
+
+def test_of_few_replies_all_are_told() -> None:
+    assert [len(_cut_notices("gkd", cut, "The cat sat. The cat sat.", count=2)) for cut in (0, 1, 2)] == [0, 0, 1]

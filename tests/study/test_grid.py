@@ -338,6 +338,19 @@ def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.Captur
     assert "no machine `abacus`" in capsys.readouterr().err
 
 
+def test_a_plan_says_that_forecasts_are_not_in_its_figures(workshop: Workshop):
+    def said(**forecast: Any) -> list[str]:
+        lines = plan_lines(plan_study(write_study(workshop, **forecast), workshop.runs), "H100")
+        return [line for line in lines if "not counted" in line]
+
+    assert said() == []
+    (line,) = said(forecast={"budget": 0.2})
+    assert "not counted: 2 forecasts, made before these runs" in line
+    assert line.endswith("pilots for up to 20% of both arms each (the first in any case)")
+    (line,) = said(forecast={"pilot": "none"})
+    assert line.endswith("untrained models")
+
+
 def test_listing_evaluations(workshop: Workshop):
     plan = plan_study(write_study(workshop), workshop.runs)
     short, long = plan_lines(plan, "H100"), plan_lines(plan, "H100", evaluations=True)

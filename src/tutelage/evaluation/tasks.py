@@ -206,8 +206,8 @@ def _cut_notice(task_name: str, subject: str, task: TaskConfig, records: Sequenc
     """That many replies were cut at their limit, and which of the two it is: the model does not end its replies, or the
     right answers are as long as the limit."""
     cut = [record for record in records if not record.finished and not read_reply(record.response).unended]
-    share = ENDLESS if subject in UNTRAINED else CUT_SHARE
-    if len(cut) < max(FEW_CUT, share * len(records)):
+    many = subject not in UNTRAINED and len(cut) >= max(FEW_CUT, CUT_SHARE * len(records))
+    if not cut or not (many or len(cut) >= ENDLESS * len(records)):
         return []
     percent = f"{100 * len(cut) / len(records):.0f} %"
     said = (

@@ -1,4 +1,4 @@
-"""Pages at the width of a phone, as a browser lays them out: what is wider shows that it goes on."""
+"""Pages of recipes, studies and forecasts at the width of a phone, in a browser: wide tables show that they go on."""
 
 from __future__ import annotations
 
