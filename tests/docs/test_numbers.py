@@ -42,26 +42,35 @@ def known() -> tuple[set[tuple[float, ...]], set[tuple[float, ...]]]:
     scores = {found for file in RESULTS.rglob("*.json") for found in in_json(json.loads(file.read_text()))}
     differences: set[tuple[float, ...]] = set()
     for file in RESULTS.rglob("*.csv"):
-        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+        # of a second metric pages show no difference, and one more to match is one more to match by chance
+        second = "rouge_l_best" if any(row.get("metric") == "rouge_l" for row in rows) else ""
+        for row in rows:
             for names, found in (
                 (("mean", "stderr"), scores),
                 (("value", "stderr"), scores),
                 (("difference", "low", "high"), differences),
                 (("difference_to_sft", "low", "high"), differences),
             ):
-                if all(row.get(name) for name in names):
+                shown = found is scores or row.get("metric") != second
+                if shown and all(row.get(name) for name in names):
                     found.add(tuple(float(row[name]) for name in names))
     return scores, differences | {(-middle, -high, -low) for middle, low, high in differences}
 
 
 SCORES, DIFFERENCES = known()
-REPORTS = [re.sub("<[^>]+>", "", file.read_text(encoding="utf-8")) for file in RESULTS.rglob("*.html")]
 
 
-def is_in(shown: tuple[str, ...], files: set[tuple[float, ...]]) -> bool:
+def report_of(page: Path) -> str:
+    """The text of the page's own report, of the README all reports': in one of others any number may be found."""
+    files = [*(RESULTS if page.name == "README.md" else page.with_suffix("")).rglob("*.html")]
+    return " ".join(re.sub("<[^>]+>", "", file.read_text(encoding="utf-8")) for file in files)
+
+
+def is_in(shown: tuple[str, ...], files: set[tuple[float, ...]], report: str) -> bool:
     """Whether some values in the files are the shown ones, but for their rounding; a missing sign is no mistake."""
     text = f"{shown[0]} ± {shown[1]}" if len(shown) == 2 else f"{shown[0]} ({shown[1]} to {shown[2]}"
-    if any(text in report for report in REPORTS):
+    if text in report:
         return True
     plain = [text.replace(",", "").replace("−", "-") for text in shown]
     half = [0.5 * 10 ** -len(text.partition(".")[2]) * 1.001 for text in plain]
@@ -76,7 +85,8 @@ def test_scores_and_differences_have_a_file(page: Path) -> None:
     text = " ".join(page.read_text(encoding="utf-8").replace("**", "").split())
     found = [(match.groups(), SCORES) for match in SCORE.finditer(text)]
     found += [(match.groups(), DIFFERENCES) for match in DIFFERENCE.finditer(text)]
-    assert [shown for shown, files in found if not is_in(shown, files)] == []
+    report = report_of(page)
+    assert [shown for shown, files in found if not is_in(shown, files, report)] == []
 
 
 def in_bench(content: Any) -> Iterator[float]:
