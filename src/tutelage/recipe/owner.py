@@ -86,9 +86,12 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two settings, in words."""
     if not before or not after:
         return []
-    words = {key: [json.dumps(one[key], ensure_ascii=False) if key in one else "unset" for one in (before, after)]
-             for key in {**before, **after}}  # fmt: skip
-    return [f"{key} {old} → {new}" for key, (old, new) in words.items() if old != new]
+
+    def words(settings: dict[str, Any], key: str) -> str:
+        return json.dumps(settings[key], ensure_ascii=False) if key in settings else "unset"
+
+    found = ((key, words(before, key), words(after, key)) for key in {**before, **after})
+    return [f"{key} {old} → {new}" for key, old, new in found if old != new]
 
 
 def owner_of(folder: Path, file: Path, name: str) -> dict[str, str]:

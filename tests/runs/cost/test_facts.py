@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_shapes_are_read_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/model", "revision": "pinned"}')
     assert shape_at(str(adapter)) == shape_at("org/model", "pinned")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(adapter)}))
+    assert shape_at(str(adapter)) is None  # its own base
 
 
 def test_all_experts_of_a_mixture_are_held_and_some_are_computed():

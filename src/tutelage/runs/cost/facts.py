@@ -149,7 +149,7 @@ def shape_at(path: str, revision: str | None = None) -> Shape | None:
             cached = try_to_load_from_cache(path, "config.json", revision=revision)
             file = Path(cached) if isinstance(cached, str) else file
         return shape_of(json.loads(file.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):  # loading the model says what is wrong
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # loading the model says what is wrong
         return None
 
 
