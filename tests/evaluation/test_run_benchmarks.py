@@ -17,7 +17,7 @@ from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Sample
 from tutelage.evaluation.answer_items import Answerer, answer, new_token_limit, prompt_notices
-from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER
+from tutelage.evaluation.benchmarks import BENCHMARKS, PAPER, benchmark
 from tutelage.evaluation.benchmarks.base import Item
 from tutelage.evaluation.benchmarks.ifeval import find_punkt
 from tutelage.evaluation.benchmarks.lm_eval import cut_at, encode, encode_pair
@@ -249,6 +249,8 @@ def test_data_are_read_before_the_model(settings: Settings, tmp_path: Path) -> N
 
 def test_solved_examples_are_read_before_the_model(settings: Settings, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
+    item, *_ = benchmark("mmlu_pro").load(data)
+    benchmark("mmlu_pro").prompt(item, True, 5)  # what an earlier call read is not what this one has
     (data / "mmlu_pro/mmlu_pro_validation.jsonl").unlink()
     with pytest.raises(TutelageError, match=r"mmlu_pro_validation.jsonl is missing"):
         run_benchmarks(replace(settings, tasks=("arc_challenge", "mmlu_pro"), model="nowhere", data_dir=data))

@@ -45,6 +45,7 @@ class MMLUPro(Benchmark):
     def items(self, data_dir: Path | None, seed: int) -> list[Item]:
         needed = ("question_id", "question", "options", "answer", "category")
         rows = read_rows(data_dir, "mmlu_pro/mmlu_pro_test.jsonl", Hub(self.hub, "test"), needed)
+        self._cache.clear()  # this object serves the whole process: another folder has other solved examples
         self._cache["data_dir"] = data_dir
         return [_item(row) for row in rows]
 
