@@ -57,6 +57,7 @@ def one_call(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, _: Tensor, longest: 
 
 
 # AOT autograd, half of the time of compiling, traces each kind of layer, of step and of precision once.
+@pytest.mark.long
 @pytest.mark.parametrize(("checkpointing", "backend"), [(False, "eager"), (True, "aot_eager")])
 def test_one_code_serves_all_layers_and_lengths_where_attention_is_one_call(
     monkeypatch: pytest.MonkeyPatch, checkpointing: bool, backend: str

@@ -186,6 +186,7 @@ def test_a_sharded_run_resumes_bit_by_bit_and_on_one_rank_too(folders: tuple[Pat
     assert [line["step"] for line in read_metrics(two / "alone" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_a_stage_is_loaded_trained_and_saved_in_shards(workshop: Workshop, warm_children: None):
     training = GKD["training"] | {"max_steps": 3, "shard": True}
     stages = [GKD | {"on_policy": 1.0, "training": training}]

@@ -124,6 +124,7 @@ def test_a_rank_that_dies_is_started_again(workshop: Workshop, python: str):
     equal(root, workshop.folder / "alone")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_host_does_its_part(workshop: Workshop, warm_children: None):
     """`num_machines`: two launchers on one machine, as the tasks of a Ray cluster start them."""
