@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.common.errors import did_you_mean
 
+NAMED = 3  # rows that a message names
 _FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
 _SPACED = re.compile(r"\{\s+(\w[^{}\n]*?)\s*\}|\{(\w[^{}\n]*?)\s+\}")
 _OPTIONAL = re.compile(r"\{\?(.*?)\?\}", re.DOTALL)
@@ -24,6 +26,17 @@ class BadRow:
 
     source: str  # "file.jsonl:17" or "hub-name:16"
     reason: str
+
+
+def first_twice(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
+
+
+def listed(sources: Sequence[str], count: int | None = None) -> str:
+    """The first of the rows' sources, and how many more there are. `count`: of all, where these are the first."""
+    more = (len(sources) if count is None else count) - NAMED
+    return ", ".join(sources[:NAMED]) + (f", … ({more:,} more)" if more > 0 else "")
 
 
 def fill_template(template: str, row: dict[str, Any]) -> str:
