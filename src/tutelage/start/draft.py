@@ -11,6 +11,7 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.time_left import about
+from tutelage.data.columns import listed
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe.load import parse_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
@@ -103,18 +104,14 @@ def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
     same, near = overlap(test, train)
     if same:
         yield (
-            f"{len(same)} of {len(test)} test rows ask what a training row asks ({_some(same)}), so scores look better "
-            "than they are: remove them"
+            f"{len(same)} of {len(test)} test rows ask what a training row asks, so scores look better than they are: "
+            f"remove {listed(same)}"
         )
     if near:
         yield (
-            f"{len(near)} of {len(test)} test rows ask nearly what a training row asks ({_some(near)}), so scores may "
+            f"{len(near)} of {len(test)} test rows ask nearly what a training row asks ({listed(near)}), so scores may "
             "look better than they are"
         )
-
-
-def _some(sources: Sequence[str]) -> str:
-    return ", ".join(sources[:3]) + (", …" if len(sources) > 3 else "")
 
 
 def _stages(fitting: _Fitting) -> Iterator[str]:

@@ -142,7 +142,7 @@ class StoredRows(_Lazy[Conversation]):
         found = json.loads(batch.column("row")[k].as_py().decode("utf-8", _SURROGATES))
         id = ids.column("id")[own].as_py().decode("utf-8", _SURROGATES)
         messages = tuple(_message(*message) for message in found["messages"])
-        return Conversation(id, messages, tuple(found["references"]), found["source"], tuple(found["unread"]))
+        return Conversation(id, messages, tuple(found["references"]), found["source"], tuple(found["remarks"]))
 
     @property
     def positions(self) -> np.ndarray[Any, Any]:
@@ -180,7 +180,7 @@ def _row_json(row: Conversation) -> bytes:
         else [m.role, m.content, m.extra, m.tools, m.train]
         for m in row.messages
     ]
-    found = {"source": row.source, "messages": messages, "references": row.references, "unread": row.unread}
+    found = {"source": row.source, "messages": messages, "references": row.references, "remarks": row.remarks}
     # What is no JSON is kept as the text that a chat template would print.
     return json.dumps(found, ensure_ascii=False, default=str).encode("utf-8", _SURROGATES)
 
