@@ -183,6 +183,11 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     ),
     "half": (lambda folder: table(folder / "x.csv"), ["x.csv", "--prompt", "question"], "go together: give both"),
     "other format": (lambda folder: (folder / "x.xlsx").write_text("x"), ["x.xlsx"], "the formats are .json"),
+    "other format, and a recipe there": (
+        lambda folder: [(folder / name).touch() for name in ("x.xlsx", "mine.yaml")],
+        ["x.xlsx"],
+        "x.xlsx; the formats are .json",
+    ),
     "a name": (lambda folder: table(folder / "x.csv"), ["x.csv", "--name", "a b"], "--name a b: a name has letters"),
     "no answers": (
         lambda folder: lines(folder / "x.jsonl", [{"prompt": q} for q, _ in PAIRS]),

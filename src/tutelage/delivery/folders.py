@@ -130,7 +130,7 @@ def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, r
         "card": mark.get("card") if edited else _hash(card.encode()),
     }
     write_atomically(folder / MARK, json.dumps(content, indent=1) + "\n")
-    return f"{written} was edited, so it stays as it is; remove it to have it written again" if edited else ""
+    return f"{written} was edited, so it stays as it is; remove {written.name} there to have it written again" if edited else ""
 
 
 def _link(link: Path, target: Path) -> None:

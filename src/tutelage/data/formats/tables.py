@@ -129,4 +129,4 @@ def _check_columns(place: str, file: Path, names: Sequence[str]) -> None:
     """Raise TutelageError for two columns of one name: only one of them would be read."""
     twice = first_twice([name for name in names if name])
     if twice is not None:
-        raise TutelageError(f"{place}{file} has two columns called `{twice}`: rename or remove one")
+        raise TutelageError(f"{place}{file} has two columns called `{twice}`: rename or remove one of them")

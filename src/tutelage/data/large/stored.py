@@ -52,13 +52,15 @@ class _Lazy(Sequence[T]):
 class _Arrow:
     """The rows of Arrow files, one after the other."""
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         import pyarrow as pa
 
         try:
             self.batches = [batch for file in files for batch in pa.ipc.open_stream(pa.memory_map(str(file)))]
         except (pa.ArrowException, OSError) as error:
-            raise TutelageError(f"{error}: remove this folder of the cache, then the same command goes on") from error
+            raise TutelageError(
+                f"{error}: remove the folder {files[0].parent} of the cache, then the same command goes on"
+            ) from error
         self.ends = list(accumulate(len(batch) for batch in self.batches))
         self._numbers: dict[int, dict[str, Callable[[int], Any]]] = {}
 

@@ -60,7 +60,7 @@ class Models:
             path, content = locate(config)
             if content is not None:
                 if config.revision is not None:
-                    found.append(f"revision: is for models of the hub, and `{config.path}` is a local one: remove it")
+                    found.append(f"revision: is for models of the hub, and `{config.path}` is a local one: remove `revision`")
                 read_weights(config, path, torch.float32, meta=True)  # names and shapes, not values
             elif wrong := self.hub.problem(path, "model"):
                 found.append(
