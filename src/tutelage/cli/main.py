@@ -103,7 +103,7 @@ def run(
     from tutelage.recipe.owner import claim, refuse_other, replaces
 
     config = load_recipe(recipe, overrides)
-    say_at_once(config.name)
+    say_at_once(config.name, runs)
     from tutelage.forecasting.record import remember
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.hosts.joined import ranks_of_this_command
@@ -151,7 +151,7 @@ def demo(
     """
     from importlib.resources import as_file, files
 
-    say_at_once("demo")
+    say_at_once("demo", runs)
     from tutelage.cli.demo.data import write_demo_data
     from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.cli.options import print_lines, print_markdown
+from tutelage.common.planned import at_work
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
 
 
-def say_at_once(name: str) -> None:
-    """Say that a command has begun, for the imports that it needs take seconds. Ranks but the first say nothing."""
+def say_at_once(name: str, runs: Path) -> None:
+    """Say that a command has begun, for the imports that it needs take seconds, and which processes do the recipe or
+    study `name` in `runs` already. Ranks but the first say nothing."""
     if {os.environ.get(variable, "0") for variable in ("RANK", "SLURM_PROCID")} == {"0"}:
+        for process in at_work(runs, name):
+            print(
+                f"{name}: {process} is running it already: this command waits for what both need, and does the rest; "
+                "Ctrl-C stops this one alone",
+                flush=True,
+            )
         print(f"{name}: loading torch, then checking models and data", flush=True)
 
 

@@ -40,7 +40,9 @@ def read_json(folder: Path, name: str) -> Any:
     try:
         return json.loads(read_checked(folder, name))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{folder / name} is damaged ({error}); remove that file and run the same command again") from None
+        raise DamagedError(
+            f"{folder / name} is damaged ({error}); remove that file and run the same command again"
+        ) from None
 
 
 def write_json(folder: Path, name: str, content: Any) -> Path:

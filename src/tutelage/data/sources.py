@@ -94,7 +94,9 @@ def open_rows(key: str, config: DataConfig, folder: Path) -> tuple[list[str], It
     sources = [resolve_sources(key, path, folder) for path in paths]
     for name, default in (("split", "train"), ("revision", None)):
         if getattr(config, name) != default and not any(isinstance(source, str) for source in sources):
-            raise TutelageError(f"{key}.{name}: is for data sets of the hub, and `path` names local files: remove `{name}`")
+            raise TutelageError(
+                f"{key}.{name}: is for data sets of the hub, and `path` names local files: remove `{name}`"
+            )
     files = [file for source in sources if not isinstance(source, str) for file in source]
     labels = {file: file.name for file in files}
     if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: labels that differ

@@ -63,7 +63,9 @@ def export_model(
     origin = fingerprint(str(source.resolve()) if source.exists() else found.path)  # a path would go where exports go
     before = read_mark(out)
     if before.get("exported") == found.name and before.get("from", origin) != origin:
-        raise TutelageError(f"{out} is the export of another `{before['exported']}`: give another --out, or remove {out}")
+        raise TutelageError(
+            f"{out} is the export of another `{before['exported']}`: give another --out, or remove {out}"
+        )
     if source.is_dir():
         _check_folders(source.resolve(), out.resolve())
     notes = []

@@ -23,8 +23,8 @@ from tutelage.recipe.owner import other_owner, owner_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.report.recipe.verdicts import verdicts
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
+from tutelage.runs.unfinished import MODELS
 
-MODELS = "models"
 CARD = "README.md"
 MARK = ".tutelage.json"  # the folder is this project's: recipe, stage, run, links, and the hash of the card
 WHERE = "where.txt"  # instead of links: the path of the model's folder, from here
@@ -130,7 +130,11 @@ def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, r
         "card": mark.get("card") if edited else _hash(card.encode()),
     }
     write_atomically(folder / MARK, json.dumps(content, indent=1) + "\n")
-    return f"{written} was edited, so it stays as it is; remove {written.name} there to have it written again" if edited else ""
+    return (
+        f"{written} was edited, so it stays as it is; remove {written.name} there to have it written again"
+        if edited
+        else ""
+    )
 
 
 def _link(link: Path, target: Path) -> None:

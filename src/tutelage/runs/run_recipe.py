@@ -12,7 +12,7 @@ from tutelage.common.progress import told, told_once
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import PruneStage, TrainStage
 from tutelage.runs.cost.cost_model import CostModel
-from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
+from tutelage.runs.cost.cpu import busy_note, cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
@@ -66,7 +66,8 @@ def run_recipe(
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
     left = not all(run.done for run in plan)
     early = shared_questions(planner) if left else ()
-    for note in (*early, *_words(recipe)) if left else ():
+    busy = busy_note() if left and planner.device == "cpu" else ()
+    for note in (*early, *_words(recipe), *busy) if left else ():
         print(f"note: {note}", file=sys.stderr)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
