@@ -84,6 +84,25 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 
 
+def test_times_are_those_of_quiet_cores_whatever_else_runs(
+    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "desk.csv")
+    said: list[list[str]] = []
+    for busy in (1.0, 9.0):
+        monkeypatch.setattr("tutelage.start.estimate.measured_pace", lambda busy=busy: Pace(1e6, busy))
+        here("desk.csv", "--force")
+        lines = capsys.readouterr().out.splitlines()
+        begins = next(place for place, line in enumerate(lines) if line.startswith("what will run"))
+        said.append([*lines[begins : begins + 6], next(line for line in lines if line.startswith("Wrote"))])
+    quiet, beside = said
+    assert quiet[1:6] == beside[1:6]
+    assert (quiet[0], beside[0]) == tuple(f"what will run, and for how long here{w}:" for w in ("", " on quiet cores"))
+    wrote = re.escape(quiet[6].partition(" here")[0])
+    now = r"[\d.]+ (minutes|hours) while other programs keep them as busy as now"
+    assert re.match(rf"{wrote} here on quiet cores \({now}\), ", beside[6])
+
+
 def write_sharegpt(folder: Path) -> str:
     turns = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in PAIRS]
     lines(folder / "chats.jsonl", [{"conversations": one} for one in turns])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -122,7 +123,11 @@ def test_rows_are_read_once_until_their_file_changes(folder: Path, monkeypatch: 
     with pytest.raises(TutelageError, match=r"2 of 38 rows are bad"):  # checked though it is not read
         load(folder, max_bad_rows=0.01)
     file = max((folder / "cache" / "data").rglob("rows.arrow"))
-    file.write_bytes(file.read_bytes()[:-9])  # as a power cut leaves it
+    whole = file.read_bytes()
+    file.write_bytes(b"no arrow")  # since it was looked for
+    with pytest.raises(TutelageError, match=f"remove the folder {re.escape(str(file.parent))} of the cache"):
+        StoredRows(file.parent)
+    file.write_bytes(whole[:-9])  # as a power cut leaves it
     assert list(load(folder, max_bad_rows=0.1).conversations) == expected
     write(folder / "x.jsonl", *ALL, row(99))
     assert len(load(folder, max_bad_rows=0.1).conversations) == 37

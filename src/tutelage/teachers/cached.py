@@ -52,7 +52,8 @@ def fill(store: ShardStore, shards: Sequence[Shard], source: Callable[[], Source
                     bar.advance(1, f"shard {total - len(missing)} of {total}")
             if len(missing) == before:  # others are computing them
                 if not told:
-                    print(f"{title}: {before} shards are computed by other processes: waiting for them", flush=True)
+                    what = "1 shard is" if before == 1 else f"{before} shards are"
+                    print(f"{title}: {what} computed by other processes: waiting", flush=True)
                 told = True
                 time.sleep(0.2)
 
