@@ -36,6 +36,7 @@ class LaunchConfig:
     warps: int = 32  # per program; 32 fill a multiprocessor
     programs: int = 1  # per row
     registers: int | None = None  # per thread; None: the compiler decides
+    pieces: int = 1  # of a block held in registers
 
 
 def launch_config(objective: KernelObjective, width: int, device: torch.device) -> LaunchConfig:
@@ -139,7 +140,7 @@ def _launch(
     # A missing tensor is replaced by another one, which the flags keep from being read.
     placeholder = student
     several = config.programs > 1
-    scratch = student.new_empty((count, 13, config.programs)) if several else placeholder
+    scratch = student.new_empty((count, triton_kernel.SCRATCH.value, config.programs)) if several else placeholder
     arrived = torch.zeros(count, dtype=torch.int32, device=student.device) if several else placeholder
     t_bias = None if heads[1] is None else heads[1].bias
     with torch.cuda.device(student.device) if student.is_cuda else contextlib.nullcontext():
@@ -179,6 +180,7 @@ def _launch(
             STATISTICS=statistics is not None,
             GRADIENT=gradient is not None,
             BLOCK=config.block,
+            PIECES=config.pieces,
             PROGRAMS=config.programs,
             IN_REGISTERS=config.programs * config.block >= width,
             num_warps=config.warps,
