@@ -11,17 +11,26 @@ import triton
 import triton.language as tl
 
 from tutelage.loss.triton_logits import EVICT_FIRST, logits, soft_cap_slope, store_slope
-from tutelage.loss.triton_math import FORWARD, JSD, LOG2E, REVERSE, add_terms, add_two, larger_two, sum_lanes
+from tutelage.loss.triton_math import FORWARD, JSD, LOG2E, REVERSE, add_terms, add_two, larger_two, results_of_lanes, sum_lanes
 
 
 @triton.jit
 def hold(model, length, PIECES: tl.constexpr, SIZE: tl.constexpr):
     """The program's logits, as PIECES tensors [SIZE]; those from column `length` on are past the row's end."""
+    if length >= PIECES * SIZE:  # nearly all programs; what a mask hides would cost an instruction per logit
+        kept = _loaded(model, length, PIECES, SIZE, False)
+    else:
+        kept = _loaded(model, length, PIECES, SIZE, True)
+    return kept
+
+
+@triton.jit
+def _loaded(model, length, PIECES: tl.constexpr, SIZE: tl.constexpr, MASKED: tl.constexpr):
     lanes = tl.arange(0, SIZE)
     kept = ()
     for i in tl.static_range(PIECES):
         columns = lanes + i * SIZE
-        kept = kept + (logits(model, columns, columns < length, EVICT_FIRST),)
+        kept = kept + (logits(model, columns, columns < length if MASKED else None, EVICT_FIRST),)
     return kept
 
 
@@ -48,7 +57,7 @@ def _powers(kept, maximum, PIECES: tl.constexpr):
     total = tl.exp2(tl.fma(kept[0], LOG2E, -shift))
     for i in tl.static_range(1, PIECES):
         total += tl.exp2(tl.fma(kept[i], LOG2E, -shift))
-    return total
+    return total * tl.exp2(-tl.fma(maximum, LOG2E, -shift))  # what rounding took from `shift`
 
 
 @triton.jit
@@ -67,7 +76,7 @@ def sums_of_held(
     S_MAP: tl.constexpr, TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
     STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, PIECES: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Pass 2: the seven sums, and two tuples for pass 3: slopes = steep · S · r + cross-entropy's, and S.
+    """Pass 2: the results of `sum_lanes`, and two tuples for pass 3: slopes = steep · S · r + cross-entropy's, and S.
 
     r is log2(M/S) or δ, and pass 3's gradient slopes − steep · (Σ S·r) · S. Where the gradient has no such sum, it is
     written here.
@@ -96,8 +105,8 @@ def sums_of_held(
                 slopes, shares = slopes + (slope,), shares + (ps,)
             else:
                 store_slope(gradient, columns, columns < length, slope)
-    a, b, c, d, e, f, g = sum_lanes(sums, TEACHER, KIND, STATISTICS)
-    return (a, b, c, d, e, f, g), slopes, shares
+    results = results_of_lanes(sums, beta, one_minus_beta, KIND)
+    return sum_lanes(results, TEACHER, KIND, STATISTICS), slopes, shares
 
 
 @triton.jit

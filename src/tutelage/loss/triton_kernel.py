@@ -39,7 +39,7 @@ from tutelage.loss.triton_math import (
 )
 from tutelage.loss.triton_read import norms_of_read, slopes_of_read, sums_of_read
 
-SCRATCH = tl.constexpr(13)  # entries per row and program: four norms, seven sums, two indices
+SCRATCH = tl.constexpr(12)  # entries per row and program: four norms, six results, two indices
 
 
 @triton.jit
@@ -80,23 +80,28 @@ def _join_norms(scratch, PROGRAMS: tl.constexpr):
 
 
 @triton.jit
-def _publish_sums(scratch, program, sums, KIND: tl.constexpr, STATISTICS: tl.constexpr, PROGRAMS: tl.constexpr):
-    gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = sums
-    if STATISTICS or KIND != JSD:
-        _publish(scratch, 4, program, gap, PROGRAMS)
-        _publish(scratch, 5, program, s_delta, PROGRAMS)
-        _publish(scratch, 6, program, t_delta, PROGRAMS)
-    if KIND == JSD:
-        _publish(scratch, 7, program, s_ratio, PROGRAMS)
-        _publish(scratch, 8, program, t_ratio, PROGRAMS)
+def _publish_results(
+    scratch, program, results, TEACHER: tl.constexpr, KIND: tl.constexpr, STATISTICS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """Those that `sum_lanes` has summed."""
+    forward, reverse, s_entropy, t_entropy, mixed, mean = results
+    if KIND == FORWARD or (STATISTICS and TEACHER):
+        _publish(scratch, 4, program, forward, PROGRAMS)
+    if KIND == REVERSE or (STATISTICS and TEACHER):
+        _publish(scratch, 5, program, reverse, PROGRAMS)
     if STATISTICS:
-        _publish(scratch, 9, program, s_own, PROGRAMS)
-        _publish(scratch, 10, program, t_own, PROGRAMS)
+        _publish(scratch, 6, program, s_entropy, PROGRAMS)
+        _publish(scratch, 7, program, t_entropy, PROGRAMS)
+    if KIND == JSD:
+        _publish(scratch, 8, program, mixed, PROGRAMS)
+    if KIND == JSD or KIND == REVERSE:
+        _publish(scratch, 9, program, mean, PROGRAMS)
 
 
 @triton.jit
-def _join_sums(scratch, TEACHER: tl.constexpr, KIND: tl.constexpr, STATISTICS: tl.constexpr, PROGRAMS: tl.constexpr):
-    """`_publish_sums`' sums over the row's programs; an entry that it does not write is read and not used."""
+def _join_results(scratch, TEACHER: tl.constexpr, KIND: tl.constexpr, STATISTICS: tl.constexpr, PROGRAMS: tl.constexpr):
+    """Their sums over the row's programs; an entry that was not published is not used either."""
     parts = (
         _read_all(scratch, 4, PROGRAMS),
         _read_all(scratch, 5, PROGRAMS),
@@ -104,7 +109,6 @@ def _join_sums(scratch, TEACHER: tl.constexpr, KIND: tl.constexpr, STATISTICS: t
         _read_all(scratch, 7, PROGRAMS),
         _read_all(scratch, 8, PROGRAMS),
         _read_all(scratch, 9, PROGRAMS),
-        _read_all(scratch, 10, PROGRAMS),
     )
     return sum_lanes(parts, TEACHER, KIND, STATISTICS)
 
@@ -158,9 +162,8 @@ def loss_kernel(
         _publish(scratch, 3, program, t_sum, PROGRAMS)
         _row_barrier(arrived, PROGRAMS, True)
         s_max, s_sum, t_max, t_sum = _join_norms(scratch, PROGRAMS)
-    # log2 Σ exp(z) as fma(z, LOG2E, −s_log) needs it, with the same rounded product s_max · LOG2E as in pass 1
     s_norm, t_norm = tl.log2(s_sum), tl.log2(t_sum)
-    s_log, t_log = s_max * LOG2E + s_norm, t_max * LOG2E + t_norm
+    s_log, t_log = (s_max, s_norm), (t_max, t_norm)
     shift = (s_max - t_max) * LOG2E + (s_norm - t_norm)
     s_label = logits(student, label, label < width, DEFAULT_CACHE)
     hard = (s_max - s_label) + s_norm * LN2
@@ -175,31 +178,31 @@ def loss_kernel(
         if t_top == t_max:
             t_first = first_of_held(t_kept, t_max, begin, width, PIECES, SIZE)
     if IN_REGISTERS:
-        sums, slopes, shares = sums_of_held(
+        results, slopes, shares = sums_of_held(
             s_kept, t_kept, s_log, t_log, shift, gradient + begin, steep, hard_factor, s_outer, label - begin, length,
             beta, one_minus_beta, S_MAP, TEACHER, KIND, HALF, HARD, STATISTICS, GRADIENT, PIECES, SIZE,
         )  # fmt: skip
     else:
         if TEACHER or STATISTICS or GRADIENT:
-            sums = sums_of_read(
+            results = sums_of_read(
                 student, teacher, s_log, t_log, shift, gradient, steep, hard_factor, label, begin, length, width,
                 beta, one_minus_beta, TEACHER, KIND, HALF, HARD, STATISTICS, GRADIENT and not NEEDS_MEAN, BLOCK,
             )  # fmt: skip
         else:
-            sums = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            results = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         if AGREEMENT:
             s_first, t_first = tl.where(s_top == s_max, s_first, width), tl.where(t_top == t_max, t_first, width)
     if PROGRAMS > 1 and (TEACHER or STATISTICS):
-        _publish_sums(scratch, program, sums, KIND, STATISTICS, PROGRAMS)
+        _publish_results(scratch, program, results, TEACHER, KIND, STATISTICS, PROGRAMS)
         if AGREEMENT:
-            _publish(scratch, 11, program, s_first, PROGRAMS)
-            _publish(scratch, 12, program, t_first, PROGRAMS)
+            _publish(scratch, 10, program, s_first, PROGRAMS)
+            _publish(scratch, 11, program, t_first, PROGRAMS)
         _row_barrier(arrived, 2 * PROGRAMS, NEEDS_MEAN or program == 0)
     if NEEDS_MEAN:
         if PROGRAMS > 1:
-            mean = tl.sum(_read_all(scratch, 7 if KIND == JSD else 5, PROGRAMS), 0)
+            mean = tl.sum(_read_all(scratch, 9, PROGRAMS), 0)
         else:
-            mean = sums[3] if KIND == JSD else sums[1]
+            mean = results[5]
         if IN_REGISTERS:
             write_held(slopes, shares, steep * mean, gradient + begin, length, PIECES, SIZE)
         else:
@@ -209,16 +212,15 @@ def loss_kernel(
             )  # fmt: skip
     if program == 0:
         if PROGRAMS > 1 and (TEACHER or STATISTICS):
-            sums = _join_sums(scratch, TEACHER, KIND, STATISTICS, PROGRAMS)
+            results = _join_results(scratch, TEACHER, KIND, STATISTICS, PROGRAMS)
             if AGREEMENT:
-                s_first = tl.min(_read_all(scratch, 11, PROGRAMS), 0).to(tl.int32)
-                t_first = tl.min(_read_all(scratch, 12, PROGRAMS), 0).to(tl.int32)
-        gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = sums
-        forward, reverse = -t_delta * LN2 - gap, s_delta * LN2 + gap
+                s_first = tl.min(_read_all(scratch, 10, PROGRAMS), 0).to(tl.int32)
+                t_first = tl.min(_read_all(scratch, 11, PROGRAMS), 0).to(tl.int32)
+        forward, reverse, s_entropy, t_entropy, mixed, _ = results
         if VALUES:
             value = cross_entropy * hard if HARD else 0.0
-            if KIND == JSD:  # KL(T‖M) is −(1−β) · gap − t_ratio and KL(S‖M) is β · gap − s_ratio: the gaps cancel
-                value -= divergence * LN2 * (beta * t_ratio + one_minus_beta * s_ratio)
+            if KIND == JSD:
+                value += divergence * mixed
             elif KIND == FORWARD:
                 value += divergence * forward
             elif KIND == REVERSE:
@@ -226,9 +228,9 @@ def loss_kernel(
             tl.store(values + row, value)
         if STATISTICS:
             tl.store(statistics + row, hard)
-            tl.store(statistics + 3 * count + row, -s_own * LN2)
+            tl.store(statistics + 3 * count + row, s_entropy)
             if TEACHER:
                 tl.store(statistics + count + row, forward)
                 tl.store(statistics + 2 * count + row, reverse)
-                tl.store(statistics + 4 * count + row, -t_own * LN2)
+                tl.store(statistics + 4 * count + row, t_entropy)
                 tl.store(statistics + 5 * count + row, tl.where(s_first == t_first, 1.0, 0.0))

@@ -18,18 +18,22 @@ DEFAULT_CACHE, EVICT_FIRST, _STREAMING = tl.constexpr(""), tl.constexpr("evict_f
 
 @triton.jit
 def logits(model, columns, valid, EVICTION: tl.constexpr):
-    """Logits by MAP: the product; 1: (product + bias) · inner; 2: outer · tanh((product + bias) · inner)."""
+    """Logits of `columns`, those that are not `valid` PAST_END; None: all are.
+
+    By MAP: the product; 1: (product + bias) · inner; 2: outer · tanh((product + bias) · inner).
+    """
     products, biases, inner, outer, MAP, BIASED = model
-    if MAP == 0 and not BIASED:
-        return tl.load(products + columns, mask=valid, other=PAST_END, eviction_policy=EVICTION)
-    z = tl.load(products + columns, mask=valid, other=0.0, eviction_policy=EVICTION)
+    other: tl.constexpr = None if valid is None else PAST_END
+    z = tl.load(products + columns, mask=valid, other=other, eviction_policy=EVICTION)
     if BIASED:
-        z += tl.load(biases + columns, mask=valid, other=0.0)
+        z += tl.load(biases + columns, mask=valid, other=None if valid is None else 0.0)
     if MAP >= 1:
         z *= inner
     if MAP == 2:
         z = outer * (1.0 - 2.0 / (tl.exp(2.0 * z) + 1.0))
-    return tl.where(valid, z, PAST_END)
+    if MAP >= 1 and valid is not None:
+        z = tl.where(valid, z, PAST_END)
+    return z
 
 
 @triton.jit

@@ -52,13 +52,18 @@ def add_two(a, b, p, q):
 
 
 @triton.jit
+def add_four(a, b, c, d, p, q, r, s):
+    return a + p, b + q, c + r, d + s
+
+
+@triton.jit
 def add_five(a, b, c, d, e, p, q, r, s, t):
     return a + p, b + q, c + r, d + s, e + t
 
 
 @triton.jit
-def add_seven(a, b, c, d, e, f, g, p, q, r, s, t, u, v):
-    return a + p, b + q, c + r, d + s, e + t, f + u, g + v
+def add_six(a, b, c, d, e, f, p, q, r, s, t, u):
+    return a + p, b + q, c + r, d + s, e + t, f + u
 
 
 @triton.jit
@@ -87,6 +92,13 @@ def log2_of_half(v):
 
 
 @triton.jit
+def log_share(z, norm):
+    """log2 softmax; `norm` is the largest logit and log2 Σ exp(z − that), of which a sum in float32 would lose digits."""
+    top, log_sum = norm
+    return tl.fma(z - top, LOG2E, -log_sum)
+
+
+@triton.jit
 def log_ratio(zs, zt, shift):
     """δ = log2 S − log2 T, e = 2^−|δ| and x = e − 1; `shift` is the difference of the two log2-normalisers."""
     delta = tl.fma(zs - zt, LOG2E, -shift)
@@ -97,13 +109,17 @@ def log_ratio(zs, zt, shift):
 
 @triton.jit
 def log_mixture(delta, e, x, beta, one_minus_beta, HALF: tl.constexpr):
-    """log2(M / max(S, T)) with M = β·T + (1−β)·S."""
+    """log2(M / max(S, T)) and log2(M / min(S, T)) with M = β·T + (1−β)·S."""
+    a = tl.abs(delta)
     if HALF:
-        return log2_of_half(x)
+        y = log2_of_half(x)
+        return y, y + a
     student_larger = delta >= 0.0
-    v = tl.where(student_larger, 2.0 * beta, 2.0 * one_minus_beta) * x
-    far = tl.log2(tl.where(student_larger, one_minus_beta, beta) + tl.where(student_larger, beta, one_minus_beta) * e)
-    return tl.where(v > -1.0, log2_of_half(v), far)
+    share, other = tl.where(student_larger, beta, one_minus_beta), tl.where(student_larger, one_minus_beta, beta)
+    v = 2.0 * share * x
+    y = tl.where(v > -1.0, log2_of_half(v), tl.log2(other + share * e))
+    w = 2.0 * other * x / (1.0 + share * x)  # min(S, T) / M is 1 + w/2; y + |δ| would cancel for a small `other`
+    return y, tl.where(w > -1.0, -log2_of_half(tl.maximum(w, -1.0)), y + a)
 
 
 @triton.jit
@@ -111,62 +127,74 @@ def add_terms(
     sums, zs, zt, s_log, t_log, shift, beta, one_minus_beta,
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, STATISTICS: tl.constexpr,
 ):  # fmt: skip
-    """Add a block's terms to the seven sums: Σ T−S, Σ S·δ, Σ T·δ, Σ S·log2(M/S), Σ T·log2(M/T), Σ S·log2 S, Σ T·log2 T.
+    """Add a block's terms, lane by lane, to seven sums:
 
-    Also returns S, T − S, and the factor of S in the gradient times S: S·log2(M/S), or S·δ. Sums that neither KIND nor
-    STATISTICS needs stay as they are.
+    Σ T−S, Σ S·δ, Σ T·δ, Σ S·log2(M/S), Σ T·log2(M/T), Σ S·log2 S, Σ T·log2 T.
+
+    Also returns S, T − S, and S·r, where the gradient is a multiple of S·(r − Σ S·r): r is log2(M/S) for JSD and δ for
+    KL(S‖T). Sums that neither KIND nor STATISTICS needs stay as they are.
     """
     gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = sums
-    log_s = tl.fma(zs, LOG2E, -s_log)
+    log_s = log_share(zs, s_log)
     if TEACHER:
         delta, e, x = log_ratio(zs, zt, shift)
-        log_t = tl.fma(zt, LOG2E, -t_log)
+        log_t = log_share(zt, t_log)
         larger = tl.exp2(tl.maximum(log_s, log_t))
         less = x * larger
         smaller = larger + less
         student_larger = delta >= 0.0
         ps, pt = tl.where(student_larger, larger, smaller), tl.where(student_larger, smaller, larger)
         surplus = tl.where(student_larger, less, -less)
-        steep = ps
+        product = ps * delta
         if STATISTICS or KIND != JSD:
             gap += surplus
         if STATISTICS or KIND == REVERSE:
-            s_delta += ps * delta
+            s_delta += product
         if STATISTICS or KIND == FORWARD:
             t_delta += pt * delta
-        if KIND == REVERSE:
-            steep = ps * delta
         if KIND == JSD:
-            y = log_mixture(delta, e, x, beta, one_minus_beta, HALF)
-            of_larger, of_smaller = larger * y, smaller * (y + tl.abs(delta))
-            steep = tl.where(student_larger, of_larger, of_smaller)
-            s_ratio += steep
+            large_ratio, small_ratio = log_mixture(delta, e, x, beta, one_minus_beta, HALF)
+            of_larger, of_smaller = larger * large_ratio, smaller * small_ratio
+            product = tl.where(student_larger, of_larger, of_smaller)
+            s_ratio += product
             t_ratio += tl.where(student_larger, of_smaller, of_larger)
         if STATISTICS:
             t_own += pt * log_t
     else:
         ps = tl.exp2(log_s)
-        surplus, steep = ps, ps
+        surplus, product = ps, ps
     if STATISTICS:
         s_own += ps * log_s
-    return (gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own), ps, surplus, steep
+    return (gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own), ps, surplus, product
 
 
 @triton.jit
-def sum_lanes(sums, TEACHER: tl.constexpr, KIND: tl.constexpr, STATISTICS: tl.constexpr):
-    """The seven sums over all lanes, as scalars, in one reduction of those that `add_terms` added to."""
+def results_of_lanes(sums, beta, one_minus_beta, KIND: tl.constexpr):
+    """Per lane, from the seven sums: KL(T‖S), KL(S‖T), entropies of S and T and JSD_β, in nats, and Σ S·r in bits."""
     gap, s_delta, t_delta, s_ratio, t_ratio, s_own, t_own = sums
-    a, b, c, d, e, f, g = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    forward, reverse = -t_delta * LN2 - gap, s_delta * LN2 + gap
+    # KL(T‖M) is −(1−β)·gap − t_ratio and KL(S‖M) is β·gap − s_ratio: in their mean by β the gaps cancel.
+    mixed = -LN2 * (beta * t_ratio + one_minus_beta * s_ratio)
+    return forward, reverse, -s_own * LN2, -t_own * LN2, mixed, s_ratio if KIND == JSD else s_delta
+
+
+@triton.jit
+def sum_lanes(results, TEACHER: tl.constexpr, KIND: tl.constexpr, STATISTICS: tl.constexpr):
+    """Those of `results_of_lanes` that are needed, over all lanes in one reduction; zero for the others."""
+    forward, reverse, s_entropy, t_entropy, mixed, mean = results
+    a, b, c, d, e, f = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     if STATISTICS and KIND == JSD:
-        a, b, c, d, e, f, g = tl.reduce(sums, 0, add_seven)
+        a, b, c, d, e, f = tl.reduce(results, 0, add_six)
+    elif STATISTICS and KIND == REVERSE:
+        a, b, c, d, f = tl.reduce((forward, reverse, s_entropy, t_entropy, mean), 0, add_five)
     elif STATISTICS and TEACHER:
-        a, b, c, f, g = tl.reduce((gap, s_delta, t_delta, s_own, t_own), 0, add_five)
+        a, b, c, d = tl.reduce((forward, reverse, s_entropy, t_entropy), 0, add_four)
     elif STATISTICS:
-        f = tl.sum(s_own, 0)
+        c = tl.sum(s_entropy, 0)
     elif KIND == JSD:
-        d, e = tl.reduce((s_ratio, t_ratio), 0, add_two)
+        e, f = tl.reduce((mixed, mean), 0, add_two)
     elif KIND == FORWARD:
-        a, c = tl.reduce((gap, t_delta), 0, add_two)
+        a = tl.sum(forward, 0)
     elif KIND == REVERSE:
-        a, b = tl.reduce((gap, s_delta), 0, add_two)
-    return a, b, c, d, e, f, g
+        b, f = tl.reduce((reverse, mean), 0, add_two)
+    return a, b, c, d, e, f

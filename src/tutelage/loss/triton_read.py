@@ -9,12 +9,13 @@ from tutelage.loss.triton_logits import DEFAULT_CACHE, EVICT_FIRST, PAST_END, lo
 from tutelage.loss.triton_math import (
     FORWARD,
     JSD,
-    LOG2E,
     add_terms,
     add_two,
     larger_two,
     log_mixture,
     log_ratio,
+    log_share,
+    results_of_lanes,
     running_max_sum,
     smaller_two,
     sum_lanes,
@@ -72,7 +73,7 @@ def sums_of_read(
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
     STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pass 2, right to left: the seven sums. With GRADIENT it also writes the gradient, which must not need them."""
+    """Pass 2, right to left: the results of `sum_lanes`. With GRADIENT it also writes the gradient, which must not need them."""
     lanes = tl.arange(0, BLOCK)
     zero = tl.zeros([BLOCK], tl.float32)
     a, b, c, d, e, f, g = zero, zero, zero, zero, zero, zero, zero
@@ -93,7 +94,8 @@ def sums_of_read(
             if student[4] == 2:
                 slope *= soft_cap_slope(zs, student[3])
             store_slope(gradient, columns, valid, slope)
-    return sum_lanes((a, b, c, d, e, f, g), TEACHER, KIND, STATISTICS)
+    results = results_of_lanes((a, b, c, d, e, f, g), beta, one_minus_beta, KIND)
+    return sum_lanes(results, TEACHER, KIND, STATISTICS)
 
 
 @triton.jit
@@ -108,10 +110,11 @@ def slopes_of_read(
         valid = columns < width
         zs, zt = _pair(student, teacher, columns, valid, True, EVICT_FIRST)
         delta, e, x = log_ratio(zs, zt, shift)
-        ps = tl.exp2(tl.fma(zs, LOG2E, -s_log))
+        ps = tl.exp2(log_share(zs, s_log))
         r = delta
         if KIND == JSD:
-            r = log_mixture(delta, e, x, beta, one_minus_beta, HALF) + tl.maximum(-delta, 0.0)
+            large_ratio, small_ratio = log_mixture(delta, e, x, beta, one_minus_beta, HALF)
+            r = tl.where(delta >= 0.0, large_ratio, small_ratio)
         slope = steep * ps * (r - mean)
         if HARD:
             slope += hard * (ps - tl.where(columns == label, 1.0, 0.0))
