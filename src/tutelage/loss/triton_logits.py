@@ -11,7 +11,9 @@ import triton.language as tl
 
 from tutelage.loss.triton_math import FORWARD, JSD, LN2
 
-PAST_END = tl.constexpr(-1e30)  # the logit of a column past the row's end; finite, so that differences are finite too
+# The logit of a column past the row's end: finite, so that differences are finite too, and a power of 2, so that its
+# product with log2(e) is exact: where a program has no other columns, its Σ exp(z − maximum) is finite as well.
+PAST_END = tl.constexpr(-float(2**100))
 # Logits that are read for the last time, and the gradient, must not evict what the next pass will read.
 DEFAULT_CACHE, EVICT_FIRST, _STREAMING = tl.constexpr(""), tl.constexpr("evict_first"), tl.constexpr(".cs")
 
