@@ -11,7 +11,17 @@ import triton
 import triton.language as tl
 
 from tutelage.loss.triton_logits import EVICT_FIRST, logits, soft_cap_slope, store_slope
-from tutelage.loss.triton_math import FORWARD, JSD, LOG2E, REVERSE, add_terms, add_two, larger_two, results_of_lanes, sum_lanes
+from tutelage.loss.triton_math import (
+    FORWARD,
+    JSD,
+    LOG2E,
+    REVERSE,
+    add_terms,
+    add_two,
+    larger_two,
+    results_of_lanes,
+    sum_lanes,
+)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from tutelage.common.types import Head
 from tutelage.loss import triton_kernel
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective, WeightedSum
 
-# Vocabulary size from which several programs share a row. Measured at 128,256 only; at half of that, one row per
+# Vocabulary size from which several programs share a row. Chosen at 128,256 only; at half of that, one row per
 # multiprocessor just fits into an H100's cache between the passes.
 WIDE_VOCABULARY = 65_536
 
@@ -36,24 +36,38 @@ class LaunchConfig:
     warps: int = 32  # per program; 32 fill a multiprocessor
     programs: int = 1  # per row
     registers: int | None = None  # per thread; None: the compiler decides
-    pieces: int = 1  # of a block held in registers
+    pieces: int = 1  # into which a block held in registers is divided
 
 
-def launch_config(objective: KernelObjective, width: int, device: torch.device) -> LaunchConfig:
-    """The fastest configuration measured on an H100 for this objective and vocabulary size (docs/performance.md).
+# Rows of a wide vocabulary, by what is computed: as many programs share a row as hold it in their registers. Chosen by
+# the instructions that sm_90 executes per logit; `python -m bench.loss --device cuda --tune` times these and others.
+WIDE = {
+    "mean": LaunchConfig(warps=4, registers=128, pieces=8),  # β > 0: the gradient depends on a sum over the row
+    "teacher": LaunchConfig(warps=4, registers=96, pieces=8),
+    "label": LaunchConfig(warps=4, registers=64, pieces=8),  # without a teacher
+}
 
-    An objective that needs three passes over a wide row gets as many programs per row as hold it in their registers, so
-    that each logit is read once. The programs of a row synchronise, so all must be resident at once: do not launch two
-    such kernels on two streams, they can deadlock.
+
+def launch_config(objective: KernelObjective, width: int, device: torch.device, teacher: bool) -> LaunchConfig:
+    """How to divide the rows of this objective, by vocabulary size; `teacher`: its logits are read too.
+
+    A wide row gets as many programs as hold it in their registers, so that each logit is read once. The programs of a
+    row synchronise, so all must be resident at once: do not launch two such kernels on two streams, they can deadlock.
     """
     if device.type == "cpu":  # Triton's interpreter reduces a block element by element
         return LaunchConfig(block=128)
-    three_passes = objective.divergence != 0.0 and objective.beta != 0.0
-    if three_passes and torch.version.cuda and width >= WIDE_VOCABULARY:
-        count = 1 << (-(-width // LaunchConfig.block) - 1).bit_length()  # the smallest power of two that covers the row
+    if torch.version.cuda and width >= WIDE_VOCABULARY:
+        mean = objective.divergence != 0.0 and objective.beta != 0.0
+        config = WIDE["mean" if mean else "teacher" if teacher else "label"]
+        count = programs_of(config, width)
         if count <= torch.cuda.get_device_properties(device).multi_processor_count:
-            return LaunchConfig(warps=8, programs=count, registers=64)
+            return replace(config, programs=count)
     return LaunchConfig()
+
+
+def programs_of(config: LaunchConfig, width: int) -> int:
+    """The smallest power of two of programs whose blocks cover a row."""
+    return 1 << (-(-width // config.block) - 1).bit_length()
 
 
 def kernel_objective(objective: Objective) -> KernelObjective | None:
@@ -132,7 +146,7 @@ def _launch(
     count, width = student.shape
     if count == 0:
         return
-    config = config or launch_config(objective, width, student.device)
+    config = config or launch_config(objective, width, student.device, teacher is not None)
     s_map = _logit_map(heads[0], objective.temperature)
     t_map = s_map if heads[1] is None else _logit_map(heads[1], objective.temperature)
     kinds = {0.0: triton_kernel.FORWARD.value, 1.0: triton_kernel.REVERSE.value}
