@@ -31,7 +31,7 @@ OBJECTIVES = [
 
 @pytest.fixture
 def programs_at_once(monkeypatch):
-    """Triton's interpreter runs a launch's programs one after the other: here each in a thread, so that they can wait."""
+    """Triton's interpreter runs programs one after the other: here each has a thread, so that they can wait."""
     if DEVICE == "cuda":
         return
     from triton.runtime import interpreter

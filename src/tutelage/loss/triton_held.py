@@ -5,6 +5,7 @@ piece, not of all. Pass 2 leaves in the place of the two logits what pass 3 need
 and addition per logit. All columns are relative to the program's first.
 """
 
+# ruff: noqa: RUF005, SIM109 (Triton compiles neither `*` in a tuple nor `in`)
 from __future__ import annotations
 
 import triton

@@ -18,6 +18,7 @@ rest is program 0's. The device starts programs in order, so the programs of a r
 In names, s is the student and t the teacher; a slope is the gradient of the value with respect to a logit.
 """
 
+# ruff: noqa: SIM109 (Triton does not compile `in`)
 from __future__ import annotations
 
 import triton
@@ -33,7 +34,6 @@ from tutelage.loss.triton_math import (
     REVERSE,
     add_two,
     larger_two,
-    smaller_two,
     sum_lanes,
     sum_of_powers,
 )
@@ -199,10 +199,7 @@ def loss_kernel(
             _publish(scratch, 11, program, t_first, PROGRAMS)
         _row_barrier(arrived, 2 * PROGRAMS, NEEDS_MEAN or program == 0)
     if NEEDS_MEAN:
-        if PROGRAMS > 1:
-            mean = tl.sum(_read_all(scratch, 9, PROGRAMS), 0)
-        else:
-            mean = results[5]
+        mean = tl.sum(_read_all(scratch, 9, PROGRAMS), 0) if PROGRAMS > 1 else results[5]
         if IN_REGISTERS:
             write_held(slopes, shares, steep * mean, gradient + begin, length, PIECES, SIZE)
         else:

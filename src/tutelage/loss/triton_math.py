@@ -1,7 +1,7 @@
 """Arithmetic of the loss kernel: running sums of exponentials, and the logarithm of a mixture without overflow.
 
-Logarithms are to base 2 throughout: the device has one instruction for 2^x, and the factor log2(e) of exp(z − c) is part
-of a multiplication and addition in one. Sums of logarithms become nats where they are written.
+Logarithms are to base 2 throughout: the device has one instruction for 2^x, and the factor log2(e) of exp(z − c) is
+part of a multiplication and addition in one. Sums over lanes are turned into nats.
 
 With δ = log2 S − log2 T, a = |δ| and x = 2^−a − 1:  T − S = x·S for δ ≥ 0, else −x·T, and
 log2(M/S) = log2(1 + share·x) + max(−δ, 0), log2(M/T) = log2(1 + share·x) + max(δ, 0), where share = β for δ ≥ 0, else
@@ -93,7 +93,7 @@ def log2_of_half(v):
 
 @triton.jit
 def log_share(z, norm):
-    """log2 softmax; `norm` is the largest logit and log2 Σ exp(z − that), of which a sum in float32 would lose digits."""
+    """log2 softmax; `norm` is the largest logit and log2 Σ exp(z − that): their sum in float32 would lose digits."""
     top, log_sum = norm
     return tl.fma(z - top, LOG2E, -log_sum)
 

@@ -39,7 +39,7 @@ def _pair(student, teacher, columns, valid, TEACHER: tl.constexpr, EVICTION: tl.
 def norms_of_read(
     student, teacher, begin, length, width, TEACHER: tl.constexpr, PLACE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Pass 1, left to right: maximum, Σ exp(z − maximum), and with PLACE the maximum's first column, for both models."""
+    """Pass 1, left to right, for both models: maximum, Σ exp(z − maximum), with PLACE the maximum's first column."""
     lanes = tl.arange(0, BLOCK)
     s_top = tl.full([BLOCK], PAST_END, tl.float32)
     s_total = tl.zeros([BLOCK], tl.float32)
@@ -73,7 +73,10 @@ def sums_of_read(
     TEACHER: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, HARD: tl.constexpr,
     STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pass 2, right to left: the results of `sum_lanes`. With GRADIENT it also writes the gradient, which must not need them."""
+    """Pass 2, right to left: the results of `sum_lanes`.
+
+    With GRADIENT it also writes the gradient, which must not need them.
+    """
     lanes = tl.arange(0, BLOCK)
     zero = tl.zeros([BLOCK], tl.float32)
     a, b, c, d, e, f, g = zero, zero, zero, zero, zero, zero, zero
