@@ -5,12 +5,12 @@
 #
 # Each part has a time limit and leaves OUT/<part>.json or a report, and OUT/<part>.log; one that ends late or fails does
 # not stop the next. TUTELAGE_DATA holds dialogsum/ and instruct/ (for the parts of that name). Parts, in this order:
-#   off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
+#   eager off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
 set -u
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
+[ $# -gt 0 ] || set -- eager off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
 cd "$(dirname "$0")/.." || exit 1
 export OMP_NUM_THREADS=8 PYTHONFAULTHANDLER=1 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 export TORCHINDUCTOR_CACHE_DIR="$out/compiled"
@@ -41,10 +41,8 @@ recipe() { # SECONDS NAME OVERRIDES … of recipes/dialogsum.yaml
 
 for part in "$@"; do
   case $part in
-    off)
-      step 240 off_eager --case off-policy
-      step 300 off_compiled --case off-policy --compile on
-      ;;
+    eager) step 240 off_eager --case off-policy ;;
+    off) step 300 off_compiled --case off-policy --compile on ;;
     float8) step 300 off_float8 --case off-policy --compile on --teacher-precision float8 ;;
     on) step 300 on_compiled --case on-policy --compile on ;;
     on8) step 300 on_float8 --case on-policy --compile on --teacher-precision float8 ;;

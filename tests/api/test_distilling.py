@@ -152,7 +152,7 @@ MISTAKES = [
     ({"bta": 0.5}, "unknown setting `bta`: did you mean `beta`?"),
     ({"lr": 1e-3, "epoch": 3}, "unknown setting `lr`"),
     ({"learning_rate": "fast"}, "learning_rate: `fast` is no number"),
-    ({"beta": 2}, r"distill: stages.3.beta: Input should be less than or equal to 1"),
+    ({"beta": 2}, r"distill: stages.gkd.beta: Input should be less than or equal to 1"),
     ({"metrics": "rouge"}, "distill: tasks.test.metrics"),
     ({"name": "a/b"}, "distill: name: "),
     ({"data": "nowhere.jsonl"}, "data.train.path: no file `nowhere.jsonl`"),

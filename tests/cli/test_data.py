@@ -64,6 +64,16 @@ def test_sections_for_evaluation_are_prompts(workshop: Workshop, capsys: pytest.
     assert "⟦" not in out
 
 
+def test_rows_that_contradict_others_are_named(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    workshop.rows("train", [turns("a", "b"), turns("c", "d"), turns("a", "c"), turns("c", "d")])
+    workshop.rows("test", [{"prompt": "Say a.", "references": ["a"]}] * 2)
+    main(["data", "inspect", str(workshop.write())])
+    out = capsys.readouterr().out
+    assert "train.jsonl:3 asks what train.jsonl:1 asks: keep the right answer" in out
+    assert "train.jsonl:4 is train.jsonl:2: remove it, it counts twice" in out
+    assert "test.jsonl:2 is test.jsonl:1: remove it" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -166,7 +166,9 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     ),
     "mixed forms": (write_mixed, ["x.jsonl"], "30 of 60 rows are bad: x.jsonl:1: neither"),
     "unknown columns": (
-        lambda folder: table(folder / "x.csv", ("a", "b", "c"), [[*pair, "d"] for pair in PAIRS]),
+        lambda folder: table(
+            folder / "x.csv", ("a", "b", "c"), [[*pair, f"d {n % 2}"] for n, pair in enumerate(PAIRS)]
+        ),
         ["x.csv"],
         "which column is the question and which the answer? Give --prompt and --completion (columns: a, b, c)",
     ),
@@ -208,7 +210,7 @@ def test_misuse_is_one_line(
 def test_questions_have_defaults_and_take_answers(
     here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table(tmp_path / "x.csv", ("a", "b", "c"), [[answer, "d", question] for question, answer in PAIRS])
+    table(tmp_path / "x.csv", ("a", "b", "c"), [[a, f"d {n % 2}", q] for n, (q, a) in enumerate(PAIRS)])
     asked: list[str] = []
 
     def answer(text: str, default: Any = None) -> Any:

@@ -114,15 +114,15 @@ def test_a_note_is_printed_once_however_many_runs_have_it(
     file = workshop.write(**changes, stages__2__models=["sft"])
     main(["run", file := str(file), "--runs", str(workshop.runs), "--jobs", jobs])
     first = "".join(capfd.readouterr())
-    for note in ("rows are cut", "are also in data.train", "sft on test: 4 of 4 replies ran to"):
+    for note in ("rows are cut", "are also in data.train", "sft on test: 4 of 4 replies (100 %) ran to"):
         assert first.count(note) == 1, first
-    assert "needs a larger limit (as in 1 more run)\n" in first
+    assert "end as they should (as in 1 more run)\n" in first
     models = workshop.folder / "models"  # the one with a score, and the last
     assert f"or to two: tutelage chat {models / 'tiny-sft-s1'} {models / 'tiny-gkd-s1'}\n" in first
     main(["run", file, "--runs", str(workshop.runs)])  # nothing is left to do, so nothing was said on the way
     again = "".join(capfd.readouterr())
     assert again.count("are also in data.train") == 1
-    assert again.count("sft on test: 4 of 4 replies ran to") == 1
+    assert again.count("sft on test: 4 of 4 replies (100 %) ran to") == 1
 
 
 def test_a_report_of_a_folder_that_is_not_there_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]):

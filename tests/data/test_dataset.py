@@ -14,7 +14,7 @@ from chat_rows import load, replies, row, write
 
 from tutelage.common.errors import TutelageError
 from tutelage.data import sources
-from tutelage.data.dataset import load_dataset
+from tutelage.data.dataset import load_dataset, repetitions
 from tutelage.recipe.sections import DataConfig
 
 # --- bad rows ------------------------------------------------------------------------------------------------------
@@ -267,6 +267,19 @@ def test_fixing_a_bad_row_does_not_reshuffle_the_others(tmp_path: Path) -> None:
 
 
 # --- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_repeat_or_contradict_others_are_named(tmp_path: Path) -> None:
+    rows = [("a", "1"), ("b", "2"), ("a", "1"), ("a ", "3"), ("c", "4"), *[("c", f"{n}") for n in range(5, 9)]]
+    lines = [json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows]
+    (tmp_path / "x.jsonl").write_text("".join(lines))
+    found = repetitions(load_dataset("train", DataConfig(path="x.jsonl"), tmp_path).conversations)
+    assert found == [
+        "1 row is an exact repetition of another: x.jsonl:3 is x.jsonl:1: remove it, it counts twice",
+        "5 rows ask what another row asks and answer otherwise: x.jsonl:4 asks what x.jsonl:1 asks, x.jsonl:6 asks "
+        "what x.jsonl:5 asks, x.jsonl:7 asks what x.jsonl:5 asks, … (2 more): keep the right answer",
+    ]
+    (tmp_path / "y.txt").write_text("one\n\ntwo\n\nthree\n")
 
 
 def test_fingerprint_follows_content_and_config_not_the_threshold(tmp_path: Path) -> None:

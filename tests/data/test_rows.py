@@ -13,6 +13,14 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import Message
 
 
+def if_missing(column: str) -> str:
+    """What is said of a column that rows may lack: plain words, and an example to copy."""
+    return (
+        f"if rows may lack it, write `{{?{{{column}}}?}}` in the template, or with a text that belongs to it "
+        f"`{{?Note: {{{column}}}?}}`: what is between `{{?` and `?}}` is left out where the column is empty"
+    )
+
+
 def test_forms_of_rows(tmp_path: Path) -> None:
     write(
         tmp_path / "x.jsonl",
@@ -49,7 +57,7 @@ def test_plain_text_is_one_assistant_turn(tmp_path: Path) -> None:
     assert data.conversations[0].plain
     assert [bad.reason.partition(" (")[0] for bad in data.bad_rows] == [
         "the text is empty",
-        "column `messages.1.content`: a list there has no `1`; write `{?…{messages.1.content}…?}` if it may be missing",
+        f"column `messages.1.content`: a list there has no `1`; {if_missing('messages.1.content')}",
         "the text has half a character",
     ]
     assert not load(tmp_path, max_bad_rows=0.8).conversations[0].plain
@@ -194,12 +202,11 @@ def test_bad_rows_are_listed_with_place_and_reason(tmp_path: Path, bad: Any, rea
 TEMPLATED = [
     (
         {"dialog": "d", "summary": "s"},
-        "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary); "
-        "write `{?…{dialogue}…?}` if it may be missing",
+        "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary); " + if_missing("dialogue"),
     ),
     (
         {"dialogue": None, "summary": "s"},
-        "column `dialogue` is null, not a text or a number; write `{?…{dialogue}…?}` if it may be missing",
+        "column `dialogue` is null, not a text or a number; " + if_missing("dialogue"),
     ),
     (
         {"dialogue": ["d"], "summary": "s"},
@@ -209,7 +216,7 @@ TEMPLATED = [
     ({"dialogue": "d", "summary": "s", "other": ""}, "reference 2 is empty"),
     (
         {"dialogue": "d", "summary": "s"},
-        "no column `other` (columns: dialogue, summary); write `{?…{other}…?}` if it may be missing",
+        "no column `other` (columns: dialogue, summary); " + if_missing("other"),
     ),
 ]
 

@@ -79,6 +79,35 @@ def test_scores_and_differences_have_a_file(page: Path) -> None:
     assert [shown for shown, files in found if not is_in(shown, files)] == []
 
 
+def in_bench(content: Any) -> Iterator[float]:
+    """All numbers of a benchmark's file, the rate of each of several timed calls, and what a profile has beside named
+    kernels together."""
+    if isinstance(content, dict):
+        small = ("element-wise and the rest", "fused by the compiler", "copies and casts")
+        yield sum(content.get(name, 0.0) for name in small if isinstance(content.get(name), float))
+        for seconds in content.get("seconds_each") or ():
+            yield content.get("tokens_per_s", 0.0) * content["seconds"] / seconds
+    elif isinstance(content, float | int):
+        yield float(content)
+    for one in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from in_bench(one)
+
+
+def test_rates_in_the_tables_of_performance_have_a_file() -> None:
+    """Numbers from 1,000 on, but for goals."""
+    files = [json.loads(file.read_text()) for file in (RESULTS / "bench").glob("*.json")]
+    known = [number for content in files for number in in_bench(content)]
+    missing, head = [], [""]
+    for line in (ROOT / "docs/performance.md").read_text(encoding="utf-8").splitlines():
+        cells = line.split("|") if line.startswith("|") else [""]
+        head = cells if len(cells) != len(head) else head
+        for name, cell in zip(head, cells, strict=True):
+            for shown in re.findall(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,.])", "" if name.strip() == "goal" else cell):
+                if not any(abs(number - float(shown.replace(",", ""))) <= 1 for number in known):
+                    missing.append(shown)
+    assert missing == []
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if (page.with_suffix("") / "report.html").is_file()])
 def test_the_number_of_comparisons_corrected_for_is_the_reports(page: Path) -> None:
     counts = re.findall(r"all (\d+) comparisons", " ".join(page.read_text(encoding="utf-8").split()))

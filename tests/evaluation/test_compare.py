@@ -45,6 +45,29 @@ def coins(n: int, chance: float, seed: int) -> list[float]:
     return [float(value) for value in np.random.default_rng(seed).random(n) < chance]
 
 
+def test_losses_are_means_over_tokens_in_nats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in the results of held-out runs and in the page of a study."""
+    losses, tokens = np.random.default_rng(0).uniform(1, 3, (2, 40)), np.arange(40) + 1
+    for side, values in zip("ab", losses, strict=True):
+        records = [
+            dataclasses.replace(record(f"{n:02}", None), scores={"loss": float(v)}, tokens=int(tokens[n]))
+            for n, v in enumerate(values)
+        ]
+        mean = float(np.average(values, weights=tokens))
+        write_records(tmp_path / side, records)
+        metrics = {"loss": {"value": mean, "stderr": 0.1}}
+        write_result(tmp_path / side, {"task": "held_out", "headline": "loss", "metrics": metrics})
+    ((found,),) = [task.metrics for task in compare_folders(tmp_path / "a", tmp_path / "b").tasks]
+    means = [float(np.average(values, weights=tokens)) for values in losses]
+    assert (found.a, found.b) == pytest.approx(means)
+    assert found.difference == pytest.approx(means[0] - means[1])
+    off = tokens * (losses[0] - losses[1] - found.difference) / tokens.mean()
+    assert found.stderr == pytest.approx(off.std(ddof=1) / math.sqrt(40))
+    assert found.low < found.difference < found.high
+    main(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert f"{means[0]:.4f}  {means[1]:.4f}" in capsys.readouterr().out
+
+
 def test_plain_examples_are_the_paired_bootstrap(tmp_path: Path) -> None:
     left, right = coins(300, 0.6, 1), coins(300, 0.4, 2)
     a = write(tmp_path / "a", [record(f"{n:03}", value) for n, value in enumerate(left)])
@@ -105,7 +128,7 @@ def test_intervals_of_fixed_tasks_cover_the_truth() -> None:
     for _ in range(300):
         a, b = rng.random(len(of)) < (base + effect)[of], rng.random(len(of)) < base[of]
         pairs = np.stack([a, b], 1).astype(float)
-        _, found = _paired(pairs, np.ones(len(of)), names, [str(group) for group in of], 1000)
+        _, found = _paired(pairs, np.ones((len(of), 2)), names, [str(group) for group in of], 1000)
         covered += found.low <= effect[of].mean() <= found.high
     assert 0.92 <= covered / 300 <= 0.98
 

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.evaluation.metrics import SCORERS, exact_match, final_answer, rouge_l, rouge_l_best
+from tutelage.evaluation.metrics import (
+    SCORERS,
+    exact_match,
+    final_answer,
+    has_word,
+    lower_is_better,
+    rouge_l,
+    rouge_l_best,
+)
 
 
 def test_rouge_l_by_hand() -> None:
@@ -80,3 +88,14 @@ def test_an_empty_response_is_unscored_where_every_response_is() -> None:
     for response in ("", "แมว", "cat"):
         assert SCORERS["rouge_l"](response, ["แมวนั่งบนเสื่อ"]).value is None
     assert SCORERS["rouge_l"]("", ["cat"]).value == 0
+
+
+@pytest.mark.parametrize("name", ["loss", "held_out: loss", "KL", "kl_own", "forward_kl", "nll", "word_perplexity"])
+def test_losses_are_lower_is_better(name: str) -> None:
+    assert lower_is_better(name)
+
+
+@pytest.mark.parametrize("name", ["checklist", "glossary", "weekly_notes", "likelihood", "accuracy", "quickly"])
+def test_letters_inside_a_word_make_no_loss_of_it(name: str) -> None:
+    assert not lower_is_better(name)
+    assert not has_word(name, "kl")

@@ -10,6 +10,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.evaluation.records import (
     ExampleRecord,
+    example_name,
     read_records,
     read_result,
     score_array,
@@ -117,3 +118,19 @@ def test_undefined_numbers_are_null_in_json(tmp_path: Path) -> None:
 def test_an_absent_metric_is_an_error() -> None:
     with pytest.raises(TutelageError, match="example a has no score `exact_match`"):
         score_array([record("a", 1.0)], "exact_match")
+
+
+@pytest.mark.parametrize(
+    ("id", "data", "name"),
+    [
+        ("248", "test.jsonl", "id 248 of test.jsonl"),
+        ("248", "", "id 248"),
+        ("test.jsonl:17", "test.jsonl", "line 17 of test.jsonl"),
+        ("a/test.csv.gz:2", "", "line 2 of a/test.csv.gz"),
+        ("test.parquet:3", "", "row 3 of test.parquet"),
+        ("openai/gsm8k:main:0", "", "row 0 of openai/gsm8k:main"),
+        ("dialogue_3", "test.jsonl", "dialogue_3"),
+    ],
+)
+def test_an_example_is_called_by_where_it_is(id: str, data: str, name: str) -> None:
+    assert example_name(id, data) == name

@@ -26,6 +26,7 @@ from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.records import read_records, read_result
 from tutelage.evaluation.rescore import kept_replies
 from tutelage.evaluation.run_benchmarks import Settings, lines, load_answerer, run_benchmarks, table_3, table_lines
+from tutelage.recipe.sections import ModelConfig
 
 pytestmark = pytest.mark.slow
 
@@ -221,6 +222,17 @@ def test_replies_of_other_settings_are_not_mixed_in(settings: Settings) -> None:
         run_benchmarks(replace(settings, chat=False))
     with pytest.raises(TutelageError, match=r"another `sampler` \(None, now vllm\)"):
         run_benchmarks(replace(settings, sampler="vllm"), load_answerer(settings))
+
+
+def test_a_quantised_model_does_not_take_the_replies_of_the_whole_one(settings: Settings) -> None:
+    answerer, whole = load_answerer(settings), ModelConfig(path=settings.model)
+    coarse = replace(settings, loading=whole.model_copy(update={"precision": "int8"}))
+    run_benchmarks(replace(settings, loading=whole), answerer)
+    with pytest.raises(TutelageError, match=r"another `precision` \(None, now int8\): give another --out"):
+        run_benchmarks(coarse, answerer)
+    run_benchmarks(replace(coarse, out=settings.out / "coarse"), answerer)
+    with pytest.raises(TutelageError, match=r"another `precision` \(int8, now None\)"):
+        run_benchmarks(replace(settings, out=settings.out / "coarse"), answerer)
 
 
 def test_vllm_needs_a_gpu(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,13 +155,36 @@ def test_a_metric_that_scores_nothing_is_named_with_the_reason_and_what_fits() -
     assert notices(None, None, thai)[1] == f"tasks.test: `chrf` leaves 2 of 3 examples unscored: {none}"
 
 
-@pytest.mark.parametrize(("cut", "told"), [(10, True), (9, True), (8, False), (0, False)])
-def test_a_model_that_hardly_ever_ends_a_reply_is_told(cut: int, told: bool):
+def _cut_notices(subject: str, cut: int, reply: str, count: int = 50) -> list[str]:
     task = TaskConfig(data="test", metrics=["rouge_l"], sampling=AnswerSamplingConfig(max_new_tokens=7))
     records = [
-        score_response(row(str(i), "Say it.", "The cat sat."), "The cat sat.", ["rouge_l"], finished=i >= cut, tokens=7)
-        for i in range(10)
+        score_response(row(str(i), "Say it.", "The cat sat."), reply, ["rouge_l"], finished=i >= cut, tokens=7)
+        for i in range(count)
     ]
-    notices = about_replies("test", "gkd", task, records)["notices"]
-    said = f"gkd on test: {cut} of 10 replies ran to sampling.max_new_tokens, 7, and were scored as they were cut"
+    return about_replies("test", subject, task, records)["notices"]
+
+
+@pytest.mark.parametrize(("cut", "told"), [(50, True), (16, True), (5, True), (4, False), (0, False)])
+def test_a_trained_model_that_does_not_end_its_replies_is_told_and_what_to_do(cut: int, told: bool) -> None:
+    notices = _cut_notices("gkd", cut, "The cat sat. The cat sat.")
+    said = (
+        f"gkd on test: {cut} of 50 replies ({2 * cut} %) ran to tasks.test.sampling.max_new_tokens, 7, and were scored "
+        f"as they were cut; {cut} of these are longer than the right answer: the model does not end its answers. Train "
+        "it for more epochs (`training.epochs`)"
+    )
     assert [notice.startswith(said) for notice in notices] == [True] * told
+
+
+def test_a_limit_below_the_right_answers_is_told_from_a_model_that_does_not_end() -> None:
+    (notice,) = _cut_notices("gkd", 16, "The cat")
+    assert notice.endswith("scored as they were cut: the right answers are about as long, so take a larger limit")
+
+
+@pytest.mark.parametrize(("cut", "told"), [(45, True), (44, False)])
+def test_an_untrained_model_is_told_where_hardly_any_reply_ends(cut: int, told: bool) -> None:
+    notices = _cut_notices("base", cut, "The cat sat. The cat sat.")
+    assert [notice.endswith("the model does not end its answers") for notice in notices] == [True] * told
+
+
+def test_of_few_replies_all_are_told() -> None:
+    assert [len(_cut_notices("gkd", cut, "The cat sat. The cat sat.", count=2)) for cut in (0, 1, 2)] == [0, 0, 1]

@@ -53,6 +53,21 @@ def test_a_study_forecasts_first_and_shows_both(workshop: Workshop, done: list[s
     assert "No forecast: `seqkd` is no `distill` stage" in text
 
 
+def test_what_the_study_needs_is_checked_before_its_forecasts(
+    workshop: Workshop, done: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A benchmark without data, on which no forecast is made, is told before any pilot is trained."""
+    monkeypatch.setenv("TUTELAGE_DATA", str(workshop.folder))
+    grid = {"template": "template.yaml", "sizes": [8], "students": ["small"], "teachers": ["large"],
+            "methods": ["sft_again", "gkd_sft"], "tasks": ["test", "arc_challenge"]}  # fmt: skip
+    file = write_study(workshop, grids=[grid], forecast={})
+    with pytest.raises(SystemExit):
+        main(["study", "run", str(file), "--runs", str(workshop.runs)])
+    assert "arc_challenge: its data are not in" in capsys.readouterr().err
+    assert done == []
+    assert not (workshop.runs / "study.forecasts.json").exists()
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_rows_are_the_pages_own_comparisons_with_sft_again(tmp_path: Path) -> None:
     """`sft` of the made-up study plays SFT again. A result on another task has no forecast."""

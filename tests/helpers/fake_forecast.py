@@ -7,7 +7,7 @@ from typing import Any
 
 from tutelage.forecasting.answer import EFFECT, decide, find_problems
 from tutelage.forecasting.arms import Arms
-from tutelage.forecasting.forecast import Forecast, band_of
+from tutelage.forecasting.forecast import OWN_PRICE, Forecast, band_of
 from tutelage.forecasting.mixture import Mixture
 from tutelage.forecasting.price import Price
 from tutelage.forecasting.prior import Prediction, predict
@@ -45,9 +45,9 @@ def fake_forecast(known: Situation = KNOWN, dev: int = 128, chance: float = 12.0
     arms = Arms(recipe, "sft", "sft_again", "gkd", "teacher_sft", same, ("train",), 1000, dev, where, settings)
     findings = find_problems(known, dev, chance)
     prices = {
+        OWN_PRICE: Price(0.05, 0.12, 75.0),
         "SFT, then SFT again": Price(0.4, 1.0, 900.0),
         "SFT, then GKD": Price(1.2, 3.0, 2900.0),
-        "this forecast": Price(0.05, 0.12, 75.0),
     }
     answer = decide(known, score, loss, findings, EFFECT)
     forecast = Forecast("summaries", "f", arms, known, score, loss, answer, EFFECT, chance, prices, (0.14, 0.12),

@@ -17,7 +17,7 @@ from tutelage.delivery.export import export_model
 from tutelage.delivery.find_model import FoundModel
 from tutelage.delivery.folders import deliver_models
 from tutelage.recipe.load import load_recipe
-from tutelage.recipe.owner import claim, refuse_other
+from tutelage.recipe.owner import claim, refuse_other, replaces
 from tutelage.runs.recipe_results import recipe_results
 from tutelage.study.grid import plan_study
 from tutelage.study.run_study import write_plan
@@ -62,6 +62,34 @@ def test_a_name_by_override_is_its_files_as_long_as_that_keeps_its_own(tmp_path:
         refuse_other(out, one, "report")
 
 
+def test_results_of_other_settings_are_said_to_be_replaced(tmp_path: Path) -> None:
+    stages = "training: {learning_rate: 4e-4}\nstages:\n- {name: sft, kind: sft}\n- {name: gkd, kind: distill}\n"
+    file, out = recipe(tmp_path / "one.yaml", more=stages), tmp_path / "x-report"
+
+    def said(*overrides: str) -> list[str]:
+        return replaces(out, file, "x", " and models/x-…", overrides)
+
+    assert said() == said("training.learning_rate=1") == []  # nothing is there
+    claim(out, file, "x")
+    assert said() == said("description=better", "training.learning_rate=0.0004") == []
+    assert said("stages.gkd.beta=0.1", "training.learning_rate=1e-3") == [
+        f"{out} and models/x-…: made with other settings (training.learning_rate 0.0004 → 0.001, stages.gkd.beta unset "
+        "→ 0.1), replaced when this is done; finished runs are kept. To keep both, give this one another name: name=x-2"
+    ]
+    claim(out, file, "x", ["training.learning_rate=1e-3"])
+    assert said("training.learning_rate=1e-3") == []
+    (note,) = said()
+    assert "(training.learning_rate 0.001 → 0.0004)" in note
+    recipe(file, more=stages.replace("4e-4", "1e-3"))  # the file says now what the command did
+    assert said() == []
+    recipe(file, more="a: {b: 1, c: 2}\nd: [1]\ne: 3\n")
+    (note,) = said()
+    assert note.count("→") == 3
+    assert " and 4 more)" in note
+    claim(out, None, "x")
+    assert said("e=4") == []
+
+
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -83,6 +111,13 @@ def test_a_second_recipe_of_the_name_takes_neither_report_nor_model(workshop: Wo
     out = ["--out", str(workshop.folder / "page")]
     main(["report", str(one), *runs, *out])
     assert "one.yaml, named `tiny`" in fails(["report", str(two), *runs, *out], capsys)
+    capsys.readouterr()
+    main(["report", str(one), "training.learning_rate=0.25", *runs, *out])
+    said = capsys.readouterr()
+    assert "page: made with other settings (training.learning_rate " in said.err
+    assert "Changed in the command: training.learning_rate=0.25\n" in said.out
+    changed = (workshop.folder / "page" / "report.html").read_text()
+    assert "<code>training.learning_rate=0.25</code>." in changed
     main(["report", str(one), "name=else", *runs, *out])
     assert "one.yaml, named `else`" in fails(["report", str(two), *runs, *out], capsys)
     assert (workshop.runs / "tiny-report" / "report.html").read_text() == page

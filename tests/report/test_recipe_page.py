@@ -75,7 +75,7 @@ def test_pairwise_comparisons(tmp_path: Path) -> None:
     head, *rows = re.findall(r"<tr>(.*?)</tr>", matrix, re.DOTALL)
     labels = [row.label for row in results.rows[1:]]
     assert re.findall(r'<th scope="col">(.*?)</th>', head) == labels
-    cells = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in rows]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
     assert [[n for n, cell in enumerate(row) if not cell] for row in cells] == [[0], [1], [2], [3], [4]]
     (task,) = [pairs_of(table) for table in build_tables(results)]
     seen = {"up": 0, "down": 0, None: 0}
@@ -90,7 +90,7 @@ def test_pairwise_comparisons(tmp_path: Path) -> None:
             seen[mark] += 1
     assert min(seen.values()) > 0  # the run has all three
     text = Page(html).text
-    assert "10 comparisons, each shown from both sides, without a correction for their number." in text
+    assert "10 comparisons , each shown from both sides , without a correction for their number." in text
     assert f"about 0.5 of 10 would be marked by chance alone; {seen['up']} are marked." in text
     assert "This page makes 16 comparisons." in text  # 5 x 2 metrics in the table, 6 pairs without the reference
 
@@ -107,6 +107,18 @@ def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
     assert '<table class="pairs">' not in html
     assert "This page makes 8 comparisons." in Page(html).text
     assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task
+
+
+def test_an_example_with_a_bare_number_is_named_with_its_file(tmp_path: Path, undrawn: None) -> None:
+    def numbered(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+        return [dataclasses.replace(one, id=str(248 + n)) for n, one in enumerate(records)]
+
+    results = make_run(tmp_path, count=5, change=numbered)
+    task = dataclasses.replace(results.tasks["test"], data="test.jsonl")
+    page = Page(
+        build_report(dataclasses.replace(results, tasks={"test": task}), tmp_path / "out").read_text(encoding="utf-8")
+    )
+    assert "id 248 of test.jsonl example 1 of the data" in page.text
 
 
 def test_page_is_self_contained(hostile_page: Path) -> None:

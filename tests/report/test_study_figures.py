@@ -131,6 +131,18 @@ def test_figure_5_begins_with_gkd_and_compares_with_it(root: Path) -> None:
     assert stars == drawn
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("figure1", "What each method adds to SFT again"),
+        ("figure5", "What each method adds to GKD (SFT-S)"),
+    ],
+)
+def test_the_first_figure_names_what_is_added_to(root: Path, name: str, title: str) -> None:
+    """Figure 5's study has no SFT at all."""
+    assert figure(paper_study(name, root), "answer").title == title
+
+
 @pytest.mark.parametrize("name", ["figure1", "table3", "figure3", "figure4", "table2", "figure5"])
 def test_no_arm_of_the_paper_is_in_no_figure(root: Path, name: str) -> None:
     study = paper_study(name, root)

@@ -104,6 +104,15 @@ def test_kinds_of_tasks(tmp_path: Path) -> None:
     assert build_study([*arc, Cell(10, "s", "sft", None, 0, "held_out_loss", tmp_path)]).held_out == ("held_out_loss",)
 
 
+@pytest.mark.parametrize("task", ["checklist", "glossary", "weekly", "hair_loss"])
+def test_a_tasks_name_makes_no_loss_of_its_scores(task: str, tmp_path: Path) -> None:
+    cells = [Cell(10, STUDENTS[0], method, None, 0, task, tmp_path / method) for method in ("sft", "gkd_sft")]
+    for cell in cells:
+        evaluate(cell)
+    study = build_study(cells)
+    assert (study.general, study.held_out, study.headline(STUDENTS[0])) == ((task,), (), task)
+
+
 def test_losses_are_nats_per_token_and_in_no_average(tmp_path: Path) -> None:
     cells = [Cell(size, "s", m, None, 0, "held_out", tmp_path / f"{m}{size}") for size in (10, 20)
              for m in ("sft", "gkd_sft")]  # fmt: skip

@@ -88,7 +88,7 @@ def test_a_base_is_scored_once_with_and_without_an_adapter(workshop: Workshop):
         ({"student__lora": {"rank": 4}}, "unknown key `rank`"),
         ({"student__lora": {"targets": []}}, "student.lora.targets"),
         ({"student__precision": "int8"}, "student.precision: is for teachers"),
-        ({"search": {"grid": {"lora.r": [0]}, "task": "test"}}, "search.grid: lora.r"),
+        ({"search": {"grid": {"lora.r": [0]}, "task": "test"}}, "search.grid.lora.r"),
         ({"search": {"grid": {"lora.r": [2]}, "task": "test"}, "student__lora": None}, "set `student.lora`"),
     ],
 )

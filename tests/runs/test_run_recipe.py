@@ -91,7 +91,7 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
     }
 
     assert (results.name, results.seeds, results.reference) == ("tiny", (0, 1), "sft")
-    assert results.tasks == {"test": ResultTask("rouge_l", ("rouge_l",))}
+    assert results.tasks == {"test": ResultTask("rouge_l", ("rouge_l",), data="test.jsonl")}
     rows = {row.stage: row for row in results.rows}
     assert list(rows) == ["lead_1", "base", "teacher", "sft", "gkd"]
     assert [run.seed for run in rows["gkd"].runs] == [0, 1]

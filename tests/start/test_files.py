@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tutelage.common.errors import TutelageError
-from tutelage.start.files import find_form, form_of, sort_files
+from tutelage.start.files import find_form, form_of, sort_files, without_text
 
 
 def test_names_say_what_files_are_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +78,50 @@ def test_a_first_row_in_the_place_of_the_names_is_refused(
 )
 def test_names_of_columns_are_names(names: tuple[str, str]) -> None:
     assert find_form([dict(zip(names, ("some longer text of a row, and more of it", "x"), strict=True))], "x.csv")
+
+
+ODD = {
+    "running numbers": [str(n) for n in range(1, 13)],
+    "ids": ["a7", "c41", "b3", "d5", "k2", "x9", "e1", "f8", "g6", "h4", "i0", "j12"],
+    "dates": [f"2026-0{n % 9 + 1}-11 10:3{n % 10}" for n in range(12)],
+    "addresses": [f"https://example.org/{n * n % 7}" for n in range(12)],
+    "the same in every row": ["open"] * 12,
+}
+TEXTS = {
+    "frage": [f"How long does parcel {n * n % 11} take?" for n in range(12)],
+    "antwort": [f"{n % 4} days" for n in range(12)],
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_columns_without_text_are_neither_question_nor_answer(kind: str) -> None:
+    rows = [
+        {"vorgang_id": odd, "frage": question, "antwort": answer}
+        for odd, question, answer in zip(ODD[kind], *TEXTS.values(), strict=True)
+    ]
+    form = find_form(rows, "x.csv")
+    assert form is not None
+    assert (form.keys, form.sure) == ({"prompt": "{frage}", "completion": "{antwort}"}, False)
+    assert without_text(rows, list(rows[0])) == {"vorgang_id": kind}
+    two = [{name: row[name] for name in ("vorgang_id", "antwort")} for row in rows]
+    assert find_form(two, "x.csv") is None  # only a person can tell
+    named = [{"source": row["vorgang_id"], "text": row["frage"], "summary": row["antwort"]} for row in rows]
+    form = find_form(named, "x.csv")
+    assert form is not None
+    assert form.keys["completion"] == "{summary}"
+    if kind in ("running numbers", "addresses"):  # whatever they are called
+        assert form.keys["prompt"] == "{text}"
+
+
+def test_a_number_is_the_answer_to_a_text_and_not_the_other_way_round() -> None:
+    rows = [{"punkte": str(n * n % 7 + 0.5), "satz": f"sentence {n} of them"} for n in (3, 1, 4, 1, 5)]
+    form = find_form(rows, "x.csv")
+    assert form is not None
+    assert form.keys == {"prompt": "{satz}", "completion": "{punkte}"}
+
+
+def test_words_of_a_language_called_id_are_text() -> None:
+    rows = [{"en": en, "id": word} for en, word in (("water", "air"), ("fire", "api"), ("sun", "matahari"))]
+    form = find_form(rows, "x.csv")
+    assert form is not None
+    assert form.keys == {"prompt": "{en}", "completion": "{id}"}

@@ -148,7 +148,7 @@ def test_what_differs_by_template_in_name_alone_is_one_run(workshop: Workshop):
     ("change", "message"),
     [
         ({"sizs": [1]}, "did you mean `sizes`"),
-        ({"sizes": [-3]}, r"grids\.0\.sizes\.0: Input should be greater"),
+        ({"sizes": [-3]}, r"grids \(number 1\)\.sizes \(number 1\): Input should be greater"),
         ({"students": ["tiny"]}, "no model is called `tiny`"),
         ({"methods": ["sft", "magic"]}, "the template has no stage `magic`"),
         ({"tasks": ["nothing"]}, "no benchmark is called `nothing`"),
@@ -336,6 +336,19 @@ def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main(["study", "plan", str(file), "--machine", "abacus"])
     assert "no machine `abacus`" in capsys.readouterr().err
+
+
+def test_a_plan_says_that_forecasts_are_not_in_its_figures(workshop: Workshop):
+    def said(**forecast: Any) -> list[str]:
+        lines = plan_lines(plan_study(write_study(workshop, **forecast), workshop.runs), "H100")
+        return [line for line in lines if "not counted" in line]
+
+    assert said() == []
+    (line,) = said(forecast={"budget": 0.2})
+    assert "not counted: 2 forecasts, made before these runs" in line
+    assert line.endswith("pilots for up to 20% of both arms each (the first in any case)")
+    (line,) = said(forecast={"pilot": "none"})
+    assert line.endswith("untrained models")
 
 
 def test_listing_evaluations(workshop: Workshop):

@@ -17,6 +17,8 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import TopLogprobs
 from tutelage.models.load import LoadedModel, load_model
 from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.preflight.check import find_problems
+from tutelage.runs.run import Run
 from tutelage.teachers import patience
 from tutelage.teachers.local import LocalSource
 from tutelage.teachers.openai import OpenAISource
@@ -174,6 +176,34 @@ def test_a_busy_endpoint_is_asked_again(endpoint: tuple[Served, Endpoint], capsy
     assert isinstance(source(served, model).answer(QUESTION), TopLogprobs)
     assert "big` at " in (said := capsys.readouterr().out)
     assert "status 429 (queue full): asked again in " in said
+
+
+def test_before_the_first_run_the_endpoint_is_asked_for_two_tokens(
+    plan: Callable[..., Run], endpoint: tuple[Served, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    served, model = endpoint
+    run = plan(signal={"openai": f"{served.url}/v1", "model": "big", "top_k": 7})
+
+    def problems() -> list[tuple[str, bool]]:
+        return [(one.text, one.stops) for one in find_problems([run], run.folder.parent, here=False)]
+
+    assert problems() == []
+    (body,) = model.bodies
+    rows = model.loaded.model.get_input_embeddings().weight.shape[0]
+    assert (body["prompt"], body["prompt_logprobs"]) == ([[rows - 1, rows - 2]], 7)
+    for kind in ("a refusal", "no logprobs", "not found"):
+        model.change, _ = BAD[kind]
+        ((text, stops),) = problems()
+        assert text.startswith(f"stage `gkd`: the teacher `big` at {served.url}/v1: ")
+        assert stops
+    served.stop()
+    try:
+        ((text, stops),) = problems()
+        assert not stops
+        assert text.endswith("then the same command goes on; the stage waits 600 s for it")
+    finally:
+        served.start()
 
 
 def test_only_small_files_of_the_teacher_are_read(workshop: Workshop, tiny_models: Path) -> None:

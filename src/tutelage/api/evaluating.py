@@ -87,7 +87,7 @@ def compare(
     a, b: what `evaluate` returned, or folders: of an evaluation run, or those that `tutelage evaluate` wrote. samples:
     of the paired bootstrap over examples.
 
-    Returns a `Comparison`: `differences`, 0 to 100, whose p-values are not corrected for their number.
+    Returns a `Comparison`: `differences`, 0 to 100 (losses in nats), whose p-values are not corrected for their number.
     Raises TutelageError for folders without evaluations, without a common task, or of other examples.
 
     Example: `tutelage.compare(tutelage.evaluate("A", data=rows), tutelage.evaluate("B", data=rows))`

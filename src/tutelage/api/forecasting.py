@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.api.results import Forecast, Gain
-from tutelage.api.running import Overrides, read_recipe
+from tutelage.api.running import Overrides, as_texts, read_recipe
 from tutelage.common.errors import TutelageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def forecast(
         prices={name: dict(vars(price)) for name, price in found.prices.items()},
         stopped=found.stopped,
         informed=informed_text(found),
-        page=write_forecast(found, place),
+        page=write_forecast(found, place, as_texts(overrides)),
     )
 
 

@@ -238,7 +238,7 @@ class Evaluation(Shown):
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two evaluations on the same examples, a − b, 0 to 100; None where undefined."""
+    """One metric of two evaluations of the same examples, a − b: 0 to 100, losses in nats; None where undefined."""
 
     task: str
     metric: str
@@ -264,12 +264,14 @@ class Comparison(Shown):
         return [asdict(one) for one in self.differences]
 
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        from tutelage.evaluation.compare import digits_of
+
         rows: list[Sequence[str]] = []
         for one in self.differences:
-            interval = "" if one.low is None else f"{_signed(one.low)} to {_signed(one.high)}"
-            sides = ("unscored" if value is None else f"{value:.2f}" for value in (one.a, one.b))
-            numbers = (*sides, _signed(one.difference), interval, _p(one.p_value), str(one.examples))
-            rows.append((one.task, one.metric, *numbers))
+            digits, count = digits_of(one.metric), str(one.examples)
+            difference, low, high = (_signed(value, digits) for value in (one.difference, one.low, one.high))
+            sides = ("unscored" if value is None else f"{value:.{digits}f}" for value in (one.a, one.b))
+            rows.append((one.task, one.metric, *sides, difference, low and f"{low} to {high}", _p(one.p_value), count))
         return ("task", "metric", "a", "b", "a − b", "95 % interval", "p", "n"), rows
 
     def _lines(self) -> list[str]:
@@ -313,14 +315,12 @@ class Plan(Shown):
         left = [run for run in self.runs if not run.done]
         known = [run.hours for run in left if run.hours is not None]
         time = f", about {60 * sum(known):.0f} min on one {self.machine}" if known else ""
-        total = f"{len(left)} of {len(self.runs)} runs to do{time}"
-        return [total, *(f"problem: {text}" for text in self.problems)]
+        return [f"{len(left)} of {len(self.runs)} runs to do{time}", *(f"problem: {text}" for text in self.problems)]
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What GKD adds to as much SFT again: in points (0 to 100) of a metric, or in nats per token of the held-out loss,
-    where more is better too."""
+    """What GKD adds to as much SFT again: points (0 to 100), or nats per token of held-out loss; more is better."""
 
     source: str  # `forecast`, or `pilot`: measured on dev rows after training on `rows` of the rows
     rows: int

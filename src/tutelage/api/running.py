@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Overrides = ()) -> Reci
     """
     from tutelage.recipe.load import load_recipe as load
 
-    return load(Path(path), _as_texts(overrides))
+    return load(Path(path), as_texts(overrides))
 
 
 def plan(
@@ -104,7 +105,7 @@ def run(
     from tutelage.common.files import refuse_unwritable
     from tutelage.delivery import deliver_models
     from tutelage.forecasting.record import remember
-    from tutelage.recipe.owner import claim, refuse_other
+    from tutelage.recipe.owner import claim, refuse_other, replaces
     from tutelage.report.recipe.page import build_report
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
@@ -115,11 +116,14 @@ def run(
     out = Path(report or root / f"{config.name}-report")
     refuse_unwritable(out, "`report`")
     refuse_other(out, file, "report")
+    changed = as_texts(overrides)
+    replaced = replaces(out, file, config.name, f" and models/{config.name}-…", changed)
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
+    results = replace(results, overrides=tuple(changed))
     page = build_report(results, out, include_text=text)
-    claim(out, file, config.name)
+    claim(out, file, config.name, changed)
     remember(config, base, results, root)
-    words = [] if file is None else ["tutelage", "run", str(file), *_as_texts(overrides)]
+    words = [] if file is None else ["tutelage", "run", str(file), *changed]
     made = deliver_models(results, root, words, file)
     tables = build_tables(results)
     reference = {table.reference.stage for table in tables if table.reference is not None}
@@ -132,7 +136,7 @@ def run(
         page=page,
         recipe=file,
         runs=root,
-        notes=(*results.notices, *made.notes),
+        notes=(*replaced, *results.notices, *made.notes),
     )
 
 
@@ -149,7 +153,7 @@ def read_recipe(
     return recipe, Path(folder or ".").resolve(), None
 
 
-def _as_texts(overrides: Overrides) -> list[str]:
+def as_texts(overrides: Overrides) -> list[str]:
     """Overrides as `key=value`; values of a dict are written as JSON, which is YAML."""
     if isinstance(overrides, Mapping):
         return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]

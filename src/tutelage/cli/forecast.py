@@ -45,12 +45,14 @@ def forecast(
     from tutelage.forecasting.forecast import make_forecast
     from tutelage.forecasting.page import forecast_lines, write_forecast
     from tutelage.recipe.load import load_recipe
-    from tutelage.recipe.owner import claim, refuse_other
+    from tutelage.recipe.owner import claim, refuse_other, replaces
 
     config = load_recipe(recipe, overrides)
     out = out or runs / f"{config.name}-forecast"
     refuse_unwritable(out, "--out")
     refuse_other(out, recipe, "forecast")
+    for note in replaces(out, recipe, config.name, "", overrides or ()):
+        print(f"note: {note}", file=sys.stderr)
     found = make_forecast(
         config,
         recipe.resolve().parent,
@@ -63,9 +65,10 @@ def forecast(
         say=lambda text: print(text, file=sys.stderr, flush=True),
         debug=debug,
     )
-    page = write_forecast(found, out)
-    claim(out, recipe, config.name)
+    page = write_forecast(found, out, overrides or ())
+    claim(out, recipe, config.name, overrides or ())
     if as_json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:
-        print_lines(["", *forecast_lines(found), "", f"Forecast: {page}"])
+        changed = [f"Changed in the command: {', '.join(overrides)}"] if overrides else []
+        print_lines(["", *forecast_lines(found), "", *changed, f"Forecast: {page}"])

@@ -141,9 +141,8 @@ def _look(role: str, paths: list[str], prompt: str | None, completion: str | Non
         if not asks:
             raise
         print(visible(f"{error.place}: columns {', '.join(error.columns)}"))
-        columns = error.columns
-        prompt = typer.prompt("Column of the question", default=columns[0])
-        completion = typer.prompt("Column of the answer", default=columns[-1])
+        prompt = typer.prompt("Column of the question", default=error.columns[0])
+        completion = typer.prompt("Column of the answer", default=(error.text[1:] or error.columns)[-1])
         return look_at(role, paths, prompt, completion)
     if not found.form.sure and not asks:
         print(f"note: {role}: the columns are guessed from their order; --prompt and --completion set them")

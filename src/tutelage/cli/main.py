@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,7 +100,7 @@ def run(
     """
     from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import load_recipe
-    from tutelage.recipe.owner import claim, refuse_other
+    from tutelage.recipe.owner import claim, refuse_other, replaces
 
     config = load_recipe(recipe, overrides)
     say_at_once(config.name)
@@ -114,9 +115,12 @@ def run(
         out = report_to or report_folder(config.name, runs)
         refuse_unwritable(out, "--report")
         refuse_other(out, recipe, "report")
+        for note in replaces(out, recipe, config.name, f" and models/{config.name}-…", overrides or ()):
+            print(f"note: {note}", file=sys.stderr)
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
+    results = replace(results, overrides=tuple(overrides or ()))
     show(build_report(results, out, include_text=text), results)
-    claim(out, recipe, config.name)
+    claim(out, recipe, config.name, overrides or ())
     remember(config, recipe.resolve().parent, results, runs)
     deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
 

@@ -36,7 +36,8 @@ def show(page: Path, results: RecipeResults) -> None:
     print_markdown((page.parent / "table.md").read_text(encoding="utf-8").strip())
     said = [one.text for one in verdicts(results, build_tables(results))]
     notes = [f"note: {notice}" for notice in results.notices if notice not in results.said]
-    print_lines(["", *said, *notes, "", f"Report: {page}"])
+    changed = [f"Changed in the command: {', '.join(results.overrides)}"] if results.overrides else []
+    print_lines(["", *said, *notes, "", *changed, f"Report: {page}"])
 
 
 def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Path | None = None) -> None:

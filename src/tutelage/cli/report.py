@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,32 +38,43 @@ def report(
     from tutelage.common.errors import TutelageError
     from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import load_recipe, read_yaml
-    from tutelage.recipe.owner import claim, refuse_other
+    from tutelage.recipe.owner import claim, refuse_other, replaces
 
     if file.suffix == ".json":
         raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
     content = read_yaml(file)
     config = load_recipe(file, overrides) if "stages" in content else None
-    out = report_to or report_folder(str(config.name if config else content.get("name")), runs)
+    called = str(config.name if config else content.get("name"))
+    out = report_to or report_folder(called, runs)
     refuse_unwritable(out, "--out")
     refuse_other(out, file, "report")
+    for note in replaces(out, file, called, "", overrides or ()):
+        print(f"note: {note}", file=sys.stderr)
     if config is not None:
-        name = _report_recipe(config, file, runs, out, only or [], text)
+        name = _report_recipe(config, file, runs, out, only or [], text, overrides or ())
     elif overrides or only:
         raise TutelageError(f"{file} is a study: `{[*(overrides or []), '--only'][0]}` works for recipes only")
     else:
         name = _report_study(file, runs, out, text)
-    claim(out, file, name)
+    claim(out, file, name, overrides or ())
 
 
-def _report_recipe(config: RecipeConfig, file: Path, place: str, out: Path, only: Sequence[str], text: bool) -> str:
+def _report_recipe(
+    config: RecipeConfig,
+    file: Path,
+    place: str,
+    out: Path,
+    only: Sequence[str],
+    text: bool,
+    overrides: Sequence[str],
+) -> str:
     """Report the recipe's runs in the folder `place`; returns its name."""
     from tutelage.common.errors import TutelageError
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.recipe_results import recipe_results
 
     runs = no_url(Path(place))
-    results = recipe_results(config, file.resolve().parent, runs, only)
+    results = replace(recipe_results(config, file.resolve().parent, runs, only), overrides=tuple(overrides))
     if not runs.is_dir():
         raise TutelageError(f"there is no folder {runs}: give the folder of the recipe's runs by --runs")
     note_elsewhere(results.elsewhere)

@@ -104,15 +104,19 @@ def run(
             return
         folder, store = open_runs(runs)
         planned = plan_study(file, folder)
-        if planned.config.forecast is not None:
+
+        def forecast() -> None:
+            if planned.config.forecast is None:
+                return
             if store is not None:
                 store.get(forecasts_file(planned.config.name))
             kept = _forecast(planned, jobs, debug)
             if store is not None:
                 store.put(kept)
+
         options: dict[str, Any] = {"jobs": jobs, "gpu_memory": gpu_memory, "executor": executor, "store": store}
         try:
-            run_study(planned, retry=retry, gpus_per_run=gpus_per_run, debug=debug, **options)
+            run_study(planned, retry=retry, gpus_per_run=gpus_per_run, first=forecast, debug=debug, **options)
         finally:
             if store is not None:
                 store.settle(planned.runs)

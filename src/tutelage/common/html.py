@@ -6,11 +6,21 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# A table wider than the page scrolls in its `.scroll`. A shadow lies on each side where more of it is: the second pair
+# of gradients stays, and the first, which scrolls with the table, covers it at the table's ends.
+SCROLL_HINT = """.scroll { overflow-x: auto; --shade: rgb(28 33 39 / .3); background:
+  linear-gradient(90deg, var(--page) 40%, transparent) 0 0 / 3rem 100% local,
+  linear-gradient(-90deg, var(--page) 40%, transparent) 100% 0 / 3rem 100% local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / 1rem 100%,
+  linear-gradient(-90deg, var(--shade), transparent) 100% 0 / 1rem 100%; background-repeat: no-repeat; }
+@media (prefers-color-scheme: dark) { .scroll { --shade: rgb(232 234 237 / .35); } }"""
+
 
 def page_template(package: str, name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """Load the Jinja2 template `name` from the folder of `package` (a dotted name). `filters`: more filters by
-    name, beside `code`, which shows what a sentence has between backticks as code."""
+    name, beside `code`, which shows what a sentence has between backticks as code. A page's style has `scroll_hint`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader(package, ""),
@@ -19,6 +29,7 @@ def page_template(package: str, name: str, filters: Mapping[str, Callable[..., A
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["scroll_hint"] = Markup(SCROLL_HINT)
     environment.filters |= {"code": _code, **(filters or {})}
     return environment.get_template(name)
 

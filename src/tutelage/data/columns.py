@@ -43,7 +43,7 @@ def fill_template(template: str, row: dict[str, Any]) -> str:
     def piece(match: re.Match[str]) -> str:
         columns = [name[2] for name in _FIELD.finditer(match[1]) if name[2] is not None]
         if not columns:
-            raise BadRowError(f"the optional piece `{match[0]}` names no column: write one in it")
+            raise BadRowError(f"the piece `{match[0]}` names no column: write one in it, such as `{{?Note: {{a}}?}}`")
         return match[1] if all(_has_text(column, row) for column in columns) else ""
 
     def value_of(match: re.Match[str]) -> str:
@@ -119,7 +119,10 @@ def _as_letters(labels: list[Any]) -> list[str]:
 
 
 def _if_missing(column: str) -> str:
-    return f"; write `{{?…{{{column}}}…?}}` if it may be missing"
+    return (
+        f"; if rows may lack it, write `{{?{{{column}}}?}}` in the template, or with a text that belongs to it "
+        f"`{{?Note: {{{column}}}?}}`: what is between `{{?` and `?}}` is left out where the column is empty"
+    )
 
 
 def _has_text(column: str, row: dict[str, Any]) -> bool:

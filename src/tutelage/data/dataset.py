@@ -27,6 +27,8 @@ from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import open_rows, paths_of, resolve_sources
 from tutelage.recipe.sections import DataConfig
 
+NAMED = 3  # rows that repeat or contradict others, of each kind
+
 
 @dataclass(frozen=True)
 class LoadedData:
@@ -156,7 +158,8 @@ class _Reader:
             yield conversation
         if optional and self.total:
             raise TutelageError(
-                f"{key}: no row has the column `{min(optional)}` of an optional piece `{{?…?}}`; correct it"
+                f"{key}: no row has the column `{min(optional)}`, which a template has between `{{?` and `?}}`: "
+                "correct its name"
             )
         if not self.sources:
             bad = self.bad
@@ -190,6 +193,45 @@ def bad_rows_note(data: LoadedData) -> list[str]:
         return []
     first = data.bad_rows[0]
     return [f"{len(data.bad_rows)} of {data.total} rows are bad and left out, the first {first.source}: {first.reason}"]
+
+
+def repetitions(rows: Sequence[Conversation]) -> list[str]:
+    """Lines that name rows which repeat an earlier one, and rows which ask what one asks and answer otherwise."""
+    asked: dict[str, str] = {}
+    whole: dict[tuple[tuple[str, str], ...], str] = {}
+    again, otherwise = list[str](), list[str]()
+    for row in rows:
+        text, question = tuple((m.role, m.content) for m in row.messages), asked_text(row)
+        if text in whole:
+            again.append(f"{row.source} is {whole[text]}")
+        elif question and question in asked:
+            otherwise.append(f"{row.source} asks what {asked[question]} asks")
+        whole.setdefault(text, row.source)
+        asked.setdefault(question, row.source)
+    one, many = "row is an exact repetition of another", "rows are exact repetitions of others"
+    return [
+        *_named(again, one, many, "remove it, it counts twice", "remove them, they count twice"),
+        *_named(
+            otherwise,
+            "row asks what another row asks and answers otherwise",
+            "rows ask what another row asks and answer otherwise",
+            "keep the right answer",
+        ),
+    ]
+
+
+def _named(places: Sequence[str], one: str, many: str, do: str, do_many: str = "") -> list[str]:
+    """A line that counts the places, names the first and says what to do; none without places."""
+    if not places:
+        return []
+    more = f", … ({len(places) - NAMED:,} more)" if len(places) > NAMED else ""
+    what, advice = (one, do) if len(places) == 1 else (many, do_many or do)
+    return [f"{len(places):,} {what}: {', '.join(places[:NAMED])}{more}: {advice}"]
+
+
+def asked_text(row: Conversation) -> str:
+    """The prompt without its system turn, which many rows share."""
+    return "\n".join(" ".join(m.content.split()) for m in row.prompt if m.role != "system")
 
 
 def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> None:

@@ -29,7 +29,8 @@ MetricsOf = Callable[[str], Mapping[str, Metric]]  # task → its metrics; other
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """One metric on the examples that both sides have a score for; 0..100, nan where undefined."""
+    """One metric on the examples that both sides have a score for; 0..100, losses and divergences in nats; nan where
+    undefined."""
 
     metric: str
     a: float
@@ -98,8 +99,10 @@ def table(comparison: Comparison, columns: int = 0) -> str:
     for task in comparison.tasks:
         for one in task.metrics:
             counted = str(one.examples) if one.clusters == one.examples else f"{one.examples} in {one.clusters}"
-            interval = "unknown" if math.isnan(one.low) else f"{one.low:+.2f} to {one.high:+.2f}"
-            values = (f"{one.a:.2f}", f"{one.b:.2f}", f"{one.difference:+.2f}", interval, _p(one.p_value), counted)
+            digits = digits_of(one.metric)
+            interval = "unknown" if math.isnan(one.low) else f"{one.low:+.{digits}f} to {one.high:+.{digits}f}"
+            means = (f"{one.a:.{digits}f}", f"{one.b:.{digits}f}", f"{one.difference:+.{digits}f}")
+            values = (*means, interval, _p(one.p_value), counted)
             rows.append(
                 (task.task, one.metric, *("unscored" if value in ("nan", "+nan") else value for value in values))
             )
@@ -235,18 +238,21 @@ def _compare_metric(
     units = list(zip(units_of(left, name, metric), units_of(right, name, metric), strict=True))
     scored = [(one, two) for one, two in units if one.score is not None and two.score is not None]
     pairs_U2 = np.array([(one.score, two.score) for one, two in scored], dtype=np.float64).reshape(-1, 2)
-    weights_U = unit_weights([one.group for one, _ in scored], metric.equal_groups)
+    weights_U2 = unit_weights([one.group for one, _ in scored], metric.equal_groups)[:, None].repeat(2, 1)
+    scale = 100
+    if lower_is_better(name):  # a mean over tokens, as in the evaluation's own result
+        weights_U2, scale = weights_U2 * [(one.tokens, two.tokens) for one, two in scored], 1
     clusters = [one.cluster for one, _ in scored]
-    means, paired = _paired(pairs_U2, weights_U, clusters, [one.stratum for one, _ in scored], samples)
+    means, paired = _paired(pairs_U2, weights_U2, clusters, [one.stratum for one, _ in scored], samples)
     return MetricComparison(
         metric=name,
-        a=100 * means[0],
-        b=100 * means[1],
-        difference=100 * (means[0] - means[1]),
-        low=100 * paired.low,
-        high=100 * paired.high,
+        a=scale * means[0],
+        b=scale * means[1],
+        difference=scale * (means[0] - means[1]),
+        low=scale * paired.low,
+        high=scale * paired.high,
         p_value=paired.p_value,
-        stderr=100 * paired.stderr,
+        stderr=scale * paired.stderr,
         examples=len(scored),
         clusters=len(set(clusters)),
         dropped=len(units) - len(scored),
@@ -254,13 +260,14 @@ def _compare_metric(
 
 
 def _paired(
-    pairs_U2: Scores, weights_U: Scores, clusters: Sequence[str], strata: Sequence[str], samples: int
+    pairs_U2: Scores, weights_U2: Scores, clusters: Sequence[str], strata: Sequence[str], samples: int
 ) -> tuple[tuple[float, float], Paired]:
     """Weighted means of both sides, and the paired bootstrap of their clusters' values."""
     if not len(pairs_U2):
         nan = float("nan")
         return (nan, nan), Paired(nan, nan, nan, nan, nan, 0, 0)
-    (left, left_C), (right, right_C) = (cluster_values(one_U, weights_U, clusters, strata) for one_U in pairs_U2.T)
+    sides = zip(pairs_U2.T, weights_U2.T, strict=True)
+    (left, left_C), (right, right_C) = (cluster_values(one_U, own_U, clusters, strata) for one_U, own_U in sides)
     return (left, right), paired_bootstrap(left_C, right_C, samples=samples)
 
 
@@ -270,6 +277,11 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def digits_of(metric: str) -> int:
+    """After the decimal point of a metric's comparison."""
+    return 4 if lower_is_better(metric) else 2
 
 
 def _p(value: float) -> str:

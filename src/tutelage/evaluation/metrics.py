@@ -6,6 +6,7 @@ while an empty response is wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -132,5 +133,10 @@ def _count(references: int) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric or task, by its name, is a loss or a perplexity."""
-    return any(word in metric.lower() for word in ("loss", "kl", "perplexity", "nll"))
+    """Whether a metric or task, by the words of its name, is a loss or a perplexity: `forward_kl`, not `checklist`."""
+    return any(has_word(metric, word) for word in ("loss", "kl", "perplexity", "nll"))
+
+
+def has_word(name: str, word: str) -> bool:
+    """Whether a name has the word, in any case: `kl` is one of "held_out: kl", and none of "weekly: loss"."""
+    return word in re.split("[^a-z]+", name.lower())

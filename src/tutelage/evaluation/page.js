@@ -31,7 +31,7 @@ function percent(value) {
 
 function haystack(row) {
   const parts = (row.parts ?? []).map((part) => part.name);
-  row.found ??= [row.id, row.prompt, row.response, row.answer, row.reason, ...(row.targets ?? []), ...parts]
+  row.found ??= [row.name, row.id, row.prompt, row.response, row.answer, row.reason, ...(row.targets ?? []), ...parts]
     .join("\n").toLowerCase();
   return row.found;
 }
@@ -117,7 +117,7 @@ function lineOf(row) {
   const value = score(row);
   const kind = kindOf(value);
   const line = element("summary", "", element("span", `badge ${kind}`, kind === "partly" ? percent(value) : kind));
-  line.append(marked(row.id, "b", "id"));
+  line.append(marked(row.name, "b", "id"));
   if (row.group && !row.id.startsWith(row.group)) line.append(element("span", "tag", row.group));
   if (!row.finished) line.append(element("span", "tag", "cut"));
   if (!data.text) return line;

@@ -18,7 +18,7 @@ from typing import Any
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
 from tutelage.evaluation.readers.thoughts import read_reply
-from tutelage.evaluation.records import ExampleRecord, read_records, read_result
+from tutelage.evaluation.records import ExampleRecord, example_name, read_records, read_result
 
 PAGE_FILE = "examples.html"
 
@@ -74,6 +74,7 @@ def _page_data(result: Mapping[str, Any], records: Sequence[ExampleRecord], incl
 def _row(record: ExampleRecord, metrics: Sequence[str], include_text: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": record.id,
+        "name": example_name(record.id),
         "group": record.group,
         "scores": [record.scores.get(metric) for metric in metrics],
         "finished": record.finished,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -66,6 +67,16 @@ def read_records(folder: Path) -> list[ExampleRecord]:
         except (ValueError, TypeError, RecursionError) as error:
             raise TutelageError(f"{path}:{number} is not a record ({error}); run that evaluation again") from None
     return records
+
+
+def example_name(id: str, data: str = "") -> str:
+    """An example's id for people: "line 17 of test.jsonl" of `test.jsonl:17`, "id 248 of test.jsonl" of a bare number.
+    `data`: what the id's column is a column of, where that is known."""
+    place = re.fullmatch(r"(.+):(\d+)", id)
+    if place:
+        by_line = re.search(r"\.(csv|tsv|jsonl?|ndjson)(\.\w+)?$", place[1])
+        return f"{'line' if by_line else 'row'} {place[2]} of {place[1]}"
+    return f"id {id}{f' of {data}' if data else ''}" if id.isdecimal() else id
 
 
 def folder_name(name: str) -> str:

@@ -246,9 +246,11 @@ def _check_settings(
         "chat": answerer.chat,
         "max_new_tokens": new_token_limit(bench, answerer),
     }
-    parallel = settings.loading is not None and settings.loading.tensor_parallel is not None
-    if parallel or settings.sampler != "engine":
+    loading = settings.loading
+    if (loading is not None and loading.tensor_parallel is not None) or settings.sampler != "engine":
         current["sampler"] = "vllm"
+    if loading is not None and loading.precision is not None:  # the model's fingerprint is that of its files
+        current["precision"] = loading.precision
     if answerer.prompt is not None:
         current["prompt"] = answerer.prompt
     file, version = folder / SETTINGS_FILE, REPLIES_VERSION
@@ -259,7 +261,8 @@ def _check_settings(
             before = {}
         if before.get("method_version") == 1:  # `resume` leaves out what has changed since
             before["method_version"], version = REPLIES_VERSION, 1
-        keys = [*current, *(key for key in ("sampler", "prompt") if key in before and key not in current)]
+        later = ("sampler", "prompt", "precision")
+        keys = [*current, *(key for key in later if key in before and key not in current)]
         changed = [key for key in keys if before.get(key) != current.get(key) and key != "model"]
         if changed:
             key = changed[0]

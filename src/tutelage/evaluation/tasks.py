@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
-# "#Person1#: ", "Anna: ", "Dr. Smith: ", "Person 1: ", but not "She then said: " (a Latin name starts with a capital)
-ENDLESS = 0.9  # the share of replies cut at their limit that is told
+CUT_SHARE, FEW_CUT = 0.1, 5  # the share of replies cut at their limit from which it is told, and the least number
+ENDLESS = 0.9  # of a model before any training, whose replies often do not end
+UNTRAINED = ("base", "teacher", "lead_1")
 
+# "#Person1#: ", "Anna: ", "Dr. Smith: ", "Person 1: ", but not "She then said: " (a Latin name starts with a capital)
 _NAME = r"[^\W\d_a-zß-öø-ÿ][\w.'-]*"
 _SPEAKER = re.compile(rf"^(?:#[^#\n:]{{1,40}}#|{_NAME}(?: (?:{_NAME}|\d+)){{0,2}})[:：]\s+")
 
@@ -184,18 +186,12 @@ def task_result(
 def about_replies(task_name: str, subject: str, task: TaskConfig, records: Sequence[ExampleRecord]) -> dict[str, Any]:
     """What a result says of replies that could not be scored: {"unended_thoughts": count, "notices": [line, …]}.
 
-    There is a notice about thoughts that do not end, one where hardly any reply ends, and one per metric that leaves
-    more than half of the examples unscored, with the commonest reason and what to do. `subject`: the model.
+    There is a notice about thoughts that do not end, one where many replies were cut at their limit, and one per metric
+    that leaves more than half of the examples unscored, with the commonest reason and what to do. `subject`: the model.
     """
     unended = sum(read_reply(record.response).unended for record in records)
     notices = unended_notice(f"{subject} on {task_name}", unended, len(records))
-    cut = sum(not record.finished for record in records)
-    if cut > unended and cut >= ENDLESS * len(records):
-        notices.append(
-            f"{subject} on {task_name}: {cut} of {len(records)} replies ran to sampling.max_new_tokens, "
-            f"{task.sampling.max_new_tokens}, and were scored as they were cut: the model does not end its replies, or "
-            "needs a larger limit"
-        )
+    notices += _cut_notice(task_name, subject, task, records)
     for metric in task.metrics:
         unscored = [record for record in records if record.scores[metric] is None]
         if 2 * len(unscored) > len(records):
@@ -204,6 +200,30 @@ def about_replies(task_name: str, subject: str, task: TaskConfig, records: Seque
             share = "every example" if len(unscored) == len(records) else f"{len(unscored)} of {len(records)} examples"
             notices.append(f"tasks.{task_name}: `{metric}` leaves {share} unscored: {reason}: {ADVICE[reason]}")
     return {"unended_thoughts": unended, "notices": notices}
+
+
+def _cut_notice(task_name: str, subject: str, task: TaskConfig, records: Sequence[ExampleRecord]) -> list[str]:
+    """That many replies were cut at their limit, and which of the two it is: the model does not end its replies, or the
+    right answers are as long as the limit."""
+    cut = [record for record in records if not record.finished and not read_reply(record.response).unended]
+    many = subject not in UNTRAINED and len(cut) >= max(FEW_CUT, CUT_SHARE * len(records))
+    if not cut or not (many or len(cut) >= ENDLESS * len(records)):
+        return []
+    percent = f"{100 * len(cut) / len(records):.0f} %"
+    said = (
+        f"{subject} on {task_name}: {len(cut)} of {len(records)} replies ({percent}) ran to "
+        f"tasks.{task_name}.sampling.max_new_tokens, {task.sampling.max_new_tokens}, and were scored as they were cut"
+    )
+    longer = sum(len(one.response) > max(map(len, one.references), default=0) for one in cut)
+    if 2 * longer <= len(cut):
+        return [f"{said}: the right answers are about as long, so take a larger limit"]
+    why = f"{said}; {longer} of these are longer than the right answer: the model does not end its answers"
+    if subject in UNTRAINED:
+        return [why]
+    return [
+        f"{why}. Train it for more epochs (`training.epochs`), or with a smaller `training.learning_rate` if the model "
+        "that it began as did end them; `tutelage data inspect` shows whether the rows' answers end as they should"
+    ]
 
 
 def _score(metric: str, response: str, references: Sequence[str]) -> Score:

@@ -24,6 +24,7 @@ SURE = 0.8
 SATURATED = 95.0
 SMALL_LEAD = 3.0  # points
 EXACT = ("exact_match", "final_answer")
+Z80 = 1.2816  # the 80 % interval of a normal variable, in standard deviations
 SPREAD = 12.0  # standard deviation of an example's score, in points, where scores are not 0 or 100
 
 
@@ -78,7 +79,8 @@ def decide(known: Situation, score: Prediction, loss: Prediction, findings: Sequ
         small = lead is not None and lead < SMALL_LEAD * scale and known.teacher != SAME
         choice = "take a stronger teacher" if small else "fine-tune only"
         why = f"distilling gains at most {plus(high)} points over as much fine-tuning"
-    return Answer(choice, why, tuple(findings), _decided(known, score), _changes(known, score, choice, more))
+    first = "lead" if "weak_teacher" in names and choice != "distil" else ""
+    return Answer(choice, why, tuple(findings), _decided(known, score, first), _changes(known, score, choice, more))
 
 
 def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Finding]:
@@ -104,13 +106,11 @@ def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Findin
                 "take a model that can do the task, an easier task, or a metric that sees part of an answer",
             )
         )
-    if lead is not None and lead <= 0 and (last is not None or known.teacher != SAME):
+    if lead is not None and (last is not None or known.teacher != SAME) and lead < -_chance_lead(known, dev_rows):
         found.append(
             Finding(
                 "weak_teacher",
-                f"the teacher scores {-lead:.1f} points less than the student"
-                if lead
-                else "the teacher scores no more than the student",
+                f"the teacher scores {-lead:.1f} points less than the student",
                 "take a larger teacher, or fine-tune this one on more rows first",
             )
         )
@@ -123,6 +123,14 @@ def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Findin
             )
         )
     return found
+
+
+def _chance_lead(known: Situation, dev_rows: int) -> float:
+    """How far apart two equal models may score on so many rows: the end of the 80 % interval, as if each answered rows
+    of its own, which errs on the wide side."""
+    score = known.pilots[-1].again if known.pilots else known.signals.get("student_score", 0.0)
+    share = math.sqrt(score * max(0.0, 100 - score)) if known.metric in EXACT else SPREAD
+    return Z80 * share * math.sqrt(2 / max(1, dev_rows))
 
 
 def chance_score(rows: Sequence[Conversation], metric: str) -> float:
@@ -160,10 +168,10 @@ def doubling(known: Situation) -> Mixture | None:
     return None if curve is None else curve.change(known.rows, 2 * known.rows)
 
 
-def _decided(known: Situation, score: Prediction) -> tuple[str, ...]:
-    """The three known signals that move the forecast most, each with how far."""
+def _decided(known: Situation, score: Prediction, first: str) -> tuple[str, ...]:
+    """The three known signals that move the forecast most, each with how far. `first`: what decides in any case."""
     texts = {name: text for name in score.parts if (text := _words(known, name)) is not None}
-    order = sorted(texts, key=lambda name: -abs(score.parts[name]))
+    order = sorted(texts, key=lambda name: (name != first, -abs(score.parts[name])))
     return tuple(f"{texts[name]} ({plus(score.parts[name])} points)" for name in order[:3])
 
 
@@ -177,7 +185,7 @@ def _words(known: Situation, feature: str) -> str | None:
         return f"On {last.rows:,.0f} rows its held-out loss was {abs(last.loss_gain):.3f} nats per token {word}"
     if feature == "lead" and (lead := teacher_lead(known)) is not None:
         when = "before training" if last is None else "after fine-tuning on the pilot's rows"
-        return f"The teacher's lead over the student {when} is {signed(lead, 1)} points"
+        return f"The teacher scores {abs(lead):.1f} points {'more' if lead >= 0 else 'less'} than the student {when}"
     if feature == "loss_lead" and "teacher_loss" in s and "student_loss" in s:
         return (
             f"Before training the loss on right answers is {s['teacher_loss']:.2f} nats per token for the teacher and "

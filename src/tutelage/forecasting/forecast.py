@@ -27,6 +27,7 @@ PilotSize = Literal["none", "short", "full"]
 SHARES: dict[PilotSize, tuple[float, ...]] = {"none": (), "short": (1 / 16,), "full": (1 / 16, 1 / 8, 1 / 4)}
 FEWEST = 24  # rows of a pilot
 BUDGET = 0.1  # of the price of both arms
+OWN_PRICE = "this forecast"
 BAND = 25  # numbers of rows for which the band is drawn
 ANOTHER = ("different tokenizers", "split text differently")  # in the error of models that cannot be compared
 
@@ -44,7 +45,7 @@ class Forecast:
     answer: Answer
     effect: float
     chance: float
-    prices: dict[str, Price]  # "SFT, then SFT again", "GKD", "this forecast"
+    prices: dict[str, Price]  # its own, then those of the arms
     distillation: tuple[float, float] | None  # the pilot's mean loss in its first and in its last quarter
     stopped: str  # why no larger pilot was made
     band: tuple[tuple[float, float, float, float], ...]  # rows, and what the same pilots say of them: mean, low, high
@@ -152,9 +153,9 @@ def make_forecast(
         effect=effect,
         chance=chance,
         prices={
+            OWN_PRICE: prices.spent(trials.alone(done)),
             "SFT, then SFT again": prices.of(whole[0]),
             "SFT, then GKD": prices.of(whole[1]),
-            "this forecast": prices.spent(trials.alone(done)),
         },
         distillation=distillation,
         band=band_of(known, others),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ SIGNAL_NAMES = {
 }
 
 
-def write_forecast(forecast: Forecast, out: Path) -> Path:
-    """Write forecast.html and forecast.json into the folder `out`; return the page's path."""
+def write_forecast(forecast: Forecast, out: Path, overrides: Sequence[str] = ()) -> Path:
+    """Write forecast.html and forecast.json into the folder `out`; return the page's path. `overrides`: keys of the
+    recipe file that the command changed, as key=value."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / DATA, json.dumps(forecast.as_json(), indent=1, ensure_ascii=False) + "\n")
     panels = _panels(forecast)
@@ -48,13 +49,12 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
     html = template.render(
         forecast=forecast,
         answer=forecast.answer,
+        overrides=overrides,
         known=forecast.known,
         tone=TONES.get(forecast.answer.choice, "unclear"),
         gain=forecast.score.gain,
         interval=interval_text(forecast.score.gain, 1),
-        loss=forecast.loss.gain,
-        loss_mean=f"{abs(forecast.loss.gain.mean):.3f}",
-        loss_interval=interval_text(forecast.loss.gain, 3),
+        loss=loss_words(forecast.loss.gain),
         chance=chance_text(1 - forecast.score.gain.below(0.0)),
         dear=_is_dear(forecast.prices),
         prices=[(name, *price_cells(price)) for name, price in forecast.prices.items()],
@@ -86,7 +86,7 @@ def _gain_text(forecast: Forecast) -> str:
 
 def _is_dear(prices: Mapping[str, Price]) -> bool:
     """Whether the forecast has cost as much as running both arms would."""
-    *arms, own = [price.gpu_hours for price in prices.values()]
+    own, *arms = [price.gpu_hours for price in prices.values()]
     return own is not None and None not in arms and own >= sum(one for one in arms if one is not None)
 
 
@@ -102,6 +102,20 @@ def interval_text(gain: Mixture, digits: int) -> str:
     """ "−0.3 to 1.1", the ends of the 80 % interval."""
     low, high = gain.interval()
     return f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def loss_words(gain: Mixture) -> tuple[str, str]:
+    """What GKD adds to the loss, and the ends of its 80 % interval: ("0.412 nats less", "0.237 to 0.586 less"), with
+    both words where the interval has 0 in it: "0.010 more to 0.110 less". `gain`: how much less."""
+
+    def word(value: float) -> str:
+        return "less" if value >= 0 else "more"
+
+    mean, *ends = (float(f"{value:.3f}") for value in (gain.mean, *gain.interval()))
+    ends.sort(key=lambda end: (word(end) == word(mean), abs(end)))
+    first, last = (f"{abs(end):.3f} {word(end)}" for end in ends)
+    same = word(ends[0]) == word(ends[1])
+    return f"{abs(mean):.3f} nats {word(mean)}", f"{first.split()[0] if same else first} to {last}"
 
 
 def chance_text(chance: float) -> str:

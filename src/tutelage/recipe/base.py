@@ -50,10 +50,11 @@ def names_of_folders(named: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def first_message(error: ValueError) -> str:
-    """The first error of a pydantic `ValidationError` as `key: what is wrong`; of another ValueError, its message."""
+def first_message(error: ValueError, content: Any = None, within: str = "") -> str:
+    """The first error of a pydantic `ValidationError` as `key: what is wrong`; of another ValueError, its message.
+    `content`: what was validated, in which the items of lists have names. `within`: the key that it is the value of."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return f"{within}: {error}" if within else str(error)
     errors = error.errors()
     first = errors[0]
     location, extra = list(first["loc"]), ""
@@ -68,9 +69,27 @@ def first_message(error: ValueError) -> str:
         del location[-1]  # the name of one type of a union is not a key either
     if first["type"] == "union_tag_invalid":
         location.append("kind")
-    where = ".".join(map(str, location))
+    where = ".".join(filter(None, [within, _key(location, content)]))
     message = _plainly(first, extra).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
+
+
+def _key(location: list[Any], content: Any) -> str:
+    """The key as a user writes it, with dots: an item of a list by its name, else by its number from 1 on."""
+    parts: list[str] = []
+    for place, part in enumerate(location):
+        if isinstance(part, int) and parts:
+            item = content[part] if isinstance(content, list) and part < len(content) else None
+            name = item.get("name") if isinstance(item, dict) else None
+            if isinstance(name, str) and location[place + 1 :] != ["name"]:
+                parts.append(name)
+            else:
+                parts[-1] += f" (number {part + 1})"
+            content = item
+        else:
+            parts.append(str(part))
+            content = content.get(part) if isinstance(content, dict) else None
+    return ".".join(parts)
 
 
 _NUMBERS = {"int_parsing": "whole number", "int_from_float": "whole number", "float_parsing": "number"}

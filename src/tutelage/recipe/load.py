@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
 
     Raises TutelageError that names the wrong key.
     """
-    content = read_yaml(path)
-    for override in overrides or []:
-        _override(content, override)
+    content = with_overrides(read_yaml(path), overrides or [])
     try:
         recipe = recipe_from(content, path)
     except TutelageError as error:
@@ -117,9 +116,16 @@ def recipe_from(content: dict[str, Any], path: Path) -> RecipeConfig:
     try:
         recipe = RecipeConfig.model_validate(content)
     except ValidationError as error:
-        raise TutelageError(f"{path}: {first_message(error)}") from error
+        raise TutelageError(f"{path}: {first_message(error, content)}") from error
     _check_references(recipe, path)
     return recipe
+
+
+def with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The content of a recipe file, changed in place. Raises TutelageError for an override that is none."""
+    for override in overrides:
+        _override(content, override)
+    return content
 
 
 def _override(content: dict[str, Any], override: str) -> None:

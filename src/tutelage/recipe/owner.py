@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.recipe.load import read_yaml
+from tutelage.recipe.load import read_yaml, with_overrides
 
 OWNER = ".owner.json"
+NO_SETTINGS = ("name", "description")  # keys of a recipe that change no result
+NAMED = 3  # changed settings that are named
 
 
 def refuse_other(folder: Path, file: Path | None, what: str) -> None:
@@ -29,12 +32,63 @@ def refuse_other(folder: Path, file: Path | None, what: str) -> None:
         )
 
 
-def claim(folder: Path, file: Path | None, name: str) -> None:
-    """Write down that the results in `folder` are those of `file`, whose recipe or study is called `name`."""
+def claim(folder: Path, file: Path | None, name: str, overrides: Sequence[str] = ()) -> None:
+    """Write down that the results in `folder` are those of `file`, whose recipe or study is called `name`, with these
+    overrides of its keys."""
     if file is None:
         (folder / OWNER).unlink(missing_ok=True)
-    else:
-        write_atomically(folder / OWNER, json.dumps(owner_of(folder, file, name)) + "\n")
+        return
+    content = {**owner_of(folder, file, name), "settings": _settings(file, overrides)}
+    write_atomically(folder / OWNER, json.dumps(content, default=str) + "\n")
+
+
+def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: Sequence[str] = ()) -> list[str]:
+    """A line that says so where `folder` holds results of the file with other settings, and how to keep both.
+
+    `what`: that is replaced beside the folder, such as ` and models/mine-…`.
+    """
+    try:
+        before = json.loads((folder / OWNER).read_text(encoding="utf-8"))["settings"]
+        changes = [] if file is None else _changes(before, _settings(file, overrides))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    if not changes:
+        return []
+    more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    return [
+        f"{folder}{what}: made with other settings ({', '.join(changes[:NAMED])}{more}), replaced when this is done; "
+        f"finished runs are kept. To keep both, give this one another name: name={name}-2"
+    ]
+
+
+def _settings(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a recipe or study file says, by key with dots, after the overrides; {} while it cannot be read."""
+    try:
+        content = with_overrides(read_yaml(file), overrides)
+    except TutelageError:
+        return {}
+    flat = dict(_flat({key: value for key, value in content.items() if key not in NO_SETTINGS}))
+    return json.loads(json.dumps(flat, default=str))  # as it is read again
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The value's leaves; items of a list that have names are told by these, as in overrides."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
+        value = {one["name"]: {k: v for k, v in one.items() if k != "name"} for one in value}
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _flat(inner, f"{key}.{name}" if key else str(name))
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two settings, in words."""
+    if not before or not after:
+        return []
+    words = {key: [json.dumps(one[key], ensure_ascii=False) if key in one else "unset" for one in (before, after)]
+             for key in {**before, **after}}  # fmt: skip
+    return [f"{key} {old} → {new}" for key, (old, new) in words.items() if old != new]
 
 
 def owner_of(folder: Path, file: Path, name: str) -> dict[str, str]:

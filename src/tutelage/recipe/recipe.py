@@ -100,7 +100,7 @@ class RecipeConfig(Section):
                     checked = section.model_validate({name: value})
                     values[place] = getattr(checked, name) if isinstance(value, str) else value  # "0.01" is a number
                 except ValueError as error:
-                    raise ValueError(f"search.grid: {prefix}{first_message(error)}") from error
+                    raise ValueError(first_message(error, within=f"search.grid.{prefix}".rstrip("."))) from error
         return self
 
     @model_validator(mode="after")
@@ -144,4 +144,4 @@ class RecipeConfig(Section):
         try:
             return TrainingConfig.model_validate(merged)
         except ValueError as error:
-            raise ValueError(f"stage `{stage.name}`, `training`: {first_message(error)}") from error
+            raise ValueError(first_message(error, within=f"stages.{stage.name}.training")) from error

@@ -36,8 +36,8 @@ class DataConfig(Section):
     )
     prompt: str | None = Field(
         default=None,
-        description="Template of the user turn, with `{column}` for a column's value and `{?…?}` around what is left "
-        "out where a column in it is empty. Default: the row's own columns.",
+        description="Template of the user turn, with `{column}` for a column's value; what is between `{?` and `?}`, "
+        "such as `{?Note: {column}?}`, is left out where a column in it is empty. Default: the row's own columns.",
     )
     completion: str | None = Field(
         default=None, description="Template of the assistant turn, like `prompt`, which it needs."

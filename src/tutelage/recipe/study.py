@@ -226,10 +226,10 @@ class StudyConfig(Section):
     def _names(self) -> StudyConfig:
         if not self.grids and not self.include:
             raise ValueError("the study is empty: give `grids` or `include`")
-        for number, grid in enumerate(self.grids):
+        for number, grid in enumerate(self.grids, 1):
             for name in [*grid.students, *grid.teachers]:
                 if name not in self.models:
                     raise ValueError(
-                        f"grids.{number}: no model is called `{name}` (there are: {', '.join(self.models)})"
+                        f"grids (number {number}): no model is called `{name}` (there are: {', '.join(self.models)})"
                     )
         return self

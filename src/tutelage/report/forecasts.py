@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.evaluation.metrics import has_word
 from tutelage.evaluation.statistics import Paired
 from tutelage.report.comparisons import swapped
 from tutelage.report.numbers import MINUS, signed
@@ -57,7 +58,7 @@ def forecast_rows(study: Study, file: Path) -> list[ForecastRow]:
 
 def _unit(study: Study, result: Result, kept: dict[str, Any]) -> str:
     """Which of the two gains of a forecast this result has; empty for neither."""
-    if result.task in study.held_out and "kl" not in result.task.lower():
+    if result.task in study.held_out and not has_word(result.metric, "kl"):
         return "loss_gain"
     return "gain" if result.cells[0].task in kept["tasks"] and result.metric in ("", kept.get("metric")) else ""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluation.readers.thoughts import read_reply
-from tutelage.evaluation.records import ExampleRecord
+from tutelage.evaluation.records import ExampleRecord, example_name
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Reply:
 class ExampleView:
     """One example as the page shows it."""
 
-    id: str
+    name: str
     why: str  # it was chosen
     prompt: str
     references: tuple[str, ...]
     replies: tuple[Reply, ...]
 
 
-def example_view(id: str, why: str, sides: Sequence[Side], metric: str) -> ExampleView:
-    """Example `id`, with the reply of every side and its score by `metric`."""
+def example_view(id: str, why: str, sides: Sequence[Side], metric: str, data: str = "") -> ExampleView:
+    """Example `id` of the rows of `data`, with the reply of every side and its score by `metric`."""
     records = [side.records[id] for side in sides]
     replies = [_reply(side, record, metric) for side, record in zip(sides, records, strict=True)]
-    return ExampleView(id, why, records[0].prompt, records[0].references, tuple(replies))
+    return ExampleView(example_name(id, data), why, records[0].prompt, records[0].references, tuple(replies))
 
 
 def extremes(gains: Mapping[str, float], count: int) -> tuple[list[str], list[str]]:

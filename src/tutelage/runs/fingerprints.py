@@ -1,8 +1,8 @@
 """Fingerprints: twelve hex digits that change when anything that changes a run's result does.
 
 What counts: `METHOD_VERSION`, the config without its names and labels, seed, device, the fingerprints of models, data
-and parents, and the code that turns files into rows and these into tokens (`rows_code`). What does not: names, labels,
-how often state is saved, how memory is used, the git commit.
+and parents, the code that turns files into rows and these into tokens (`rows_code`), and that of a synthesis. What does
+not: names, labels, how often state is saved, how memory is used, the git commit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tutelage.data.sources import local_files
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
+from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def rows_code() -> list[str]:
     return [_code_of(name) for name in ("dataset", "encode_rows", "align_rows")]
 
 
+def _synthesis_code() -> str:
+    """Fingerprint of the code that makes and filters synthetic rows: no set is of two versions."""
+    return reading_fingerprint("tutelage.synthesis.synthesis", package="tutelage.synthesis")
+
+
 def _code_of(module: str) -> str:
     return reading_fingerprint(f"tutelage.data.{module}", package="tutelage.data")
 
@@ -77,7 +83,8 @@ def stage_fingerprint(
     if signal is not None and signal.identity is not None:
         content["signal"] = signal.identity
     resolved = None if training is None else training.model_dump(exclude=COSMETIC)
-    return fingerprint(METHOD_VERSION, content, resolved, seed, models, _rows(data), device, *extra)
+    code = [_synthesis_code()] if isinstance(stage, SynthesizeStage) else []
+    return fingerprint(METHOD_VERSION, content, resolved, seed, models, _rows(data), device, *extra, *code)
 
 
 def evaluation_fingerprint(

@@ -7,7 +7,7 @@ folders without results, and rows whose settings a search has not found yet have
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class ResultTask:
     metrics: tuple[str, ...]
     rows: tuple[str, ...] | None = None  # None: all rows
     reference: str | None = None  # where the task has its own rows, the one that they are compared with
+    data: str = ""  # the name of the file, folder or hub set of its examples, or their section's if there are several
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class RecipeResults:
     said: frozenset[str] = frozenset()  # the notices that the call that did the runs has printed
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
+    overrides: tuple[str, ...] = ()  # keys of the recipe file that the command changed, as key=value
 
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
@@ -236,10 +238,16 @@ def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
 def _task(planner: Planner, task: str, asked: Sequence[tuple[str, str]], stages: Sequence[EvaluateStage]) -> ResultTask:
     config = planner.recipe.tasks[task]
     rows = tuple(subject for subject, name in asked if name == task)
+    paths = paths_of(planner.recipe.data[config.data])
+    known = ResultTask(
+        config.headline_metric,
+        tuple(config.metrics),
+        data=Path(paths[0]).name if len(paths) == 1 else f"data.{config.data}",
+    )
     if set(rows) == {subject for subject, _ in asked}:
-        return ResultTask(config.headline_metric, tuple(config.metrics))
+        return known
     own = [stage for stage in stages if task in stage.tasks]
-    return ResultTask(config.headline_metric, tuple(config.metrics), rows, _reference(planner, own, rows))
+    return replace(known, rows=rows, reference=_reference(planner, own, rows))
 
 
 def _reference(planner: Planner, stages: Sequence[EvaluateStage], subjects: Sequence[str]) -> str | None:

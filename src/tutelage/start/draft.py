@@ -102,16 +102,19 @@ def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
     )
     same, near = overlap(test, train)
     if same:
-        some = ", ".join(same[:3]) + (", …" if len(same) > 3 else "")
         yield (
-            f"{len(same)} of {len(test)} test rows ask what a training row asks ({some}), so scores look better than "
-            "they are: remove them"
+            f"{len(same)} of {len(test)} test rows ask what a training row asks ({_some(same)}), so scores look better "
+            "than they are: remove them"
         )
     if near:
         yield (
-            f"{near} of {len(test)} test rows ask nearly what a training row asks, so scores may look better than they "
-            "are"
+            f"{len(near)} of {len(test)} test rows ask nearly what a training row asks ({_some(near)}), so scores may "
+            "look better than they are"
         )
+
+
+def _some(sources: Sequence[str]) -> str:
+    return ", ".join(sources[:3]) + (", …" if len(sources) > 3 else "")
 
 
 def _stages(fitting: _Fitting) -> Iterator[str]:

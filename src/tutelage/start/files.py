@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ _COMPLETIONS = (
 )
 _BESIDE = {"question": ("context", "passage", "document"), "query": ("context", "document")}  # read with the question
 _LONGEST_NAME = 60  # of a column
+# What a column holds that is no question and no answer, unless someone says so; told from _FEWEST values on.
+RUNNING, IDS, ADDRESSES, DATES = "running numbers", "ids", "addresses", "dates"
+ONE_VALUE = "the same in every row"
+_NEVER = (RUNNING, IDS, ADDRESSES)  # whatever the column is called
+_FEWEST, _RISING = 3, 10  # values; so many that only rise are counted, too
+_ID_NAME = re.compile(r"(^|[_. -])(id|uuid|guid|nr|no|hash)$", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
+_ADDRESS = re.compile(r"(https?|ftp)://\S+|www\.\S+|[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_TIME = r"([T ,]+\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[AaPp][Mm])?( ?Z|[+-]\d\d:?\d\d)?)?"
+_DATE = re.compile(rf"(\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.](\d{{4}}|\d\d)){_TIME}")
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,18 @@ def find_form(rows: Sequence[dict[str, Any]], place: str, need_answers: bool = T
         if ";" in only or "\t" in only:
             raise TutelageError(f"{place}: the columns are not separated by commas (`{only}`): save it with commas")
         raise TutelageError(f"{place}: a question and an answer are two columns, and it has one with text (`{only}`)")
-    completion = next((lower[name] for name in _COMPLETIONS if name in lower), None)
-    prompt = next((lower[name] for name in _PROMPTS if name in lower and lower[name] != completion), None)
+    odd = without_text(rows, columns)
+    named = [lower[name] for name in _COMPLETIONS if name in lower and odd.get(lower[name]) not in _NEVER]
+    completion = next(iter(named), None)
+    named = [lower[name] for name in _PROMPTS if name in lower and lower[name] != completion]
+    prompt = next((name for name in named if odd.get(name) not in _NEVER), None)
     if prompt is not None and completion is not None:
         return form_of(prompt, completion, columns)
-    if len(columns) == 2:
-        other = prompt or next(name for name in columns if name != completion)
-        answer = completion or next(name for name in columns if name != other)
+    left = [name for name in columns if name not in odd or name in (prompt, completion)]
+    if len(left) == 2:
+        left.sort(key=lambda name: _are_numbers(values_of(name, rows)))  # of a text and a number, the text is asked
+        other = prompt or next(name for name in left if name != completion)
+        answer = completion or next(name for name in left if name != other)
         form = form_of(other, answer, columns)
         return Form(form.keys, form.said, sure=False)
     return None
@@ -134,6 +150,41 @@ def text_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The columns that have a text or a number in some row, in order."""
     found = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, str | int | float))
     return [str(name) for name in found if any(not is_missing(find_value(str(name), row)[0]) for row in rows)]
+
+
+def without_text(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, str]:
+    """What those columns hold that nobody would ask or answer: running numbers, ids, dates, addresses, one value."""
+    found = ((name, _odd(name, values_of(name, rows))) for name in columns)
+    return {name: kind for name, kind in found if kind is not None}
+
+
+def values_of(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The column's values that are there, as text."""
+    values = (find_value(name, row)[0] for row in rows)
+    return [str(value).strip() for value in values if not is_missing(value) and str(value).strip()]
+
+
+def _odd(name: str, values: Sequence[str]) -> str | None:
+    if len(values) < _FEWEST:
+        return None
+    if len({*values}) == 1:
+        return ONE_VALUE
+    kinds = {ADDRESSES: _ADDRESS, DATES: _DATE}
+    found = next((kind for kind, form in kinds.items() if all(form.fullmatch(value) for value in values)), None)
+    if found is not None or len({*values}) < len(values):
+        return found
+    ends = [re.fullmatch(r"(.*?)(\d{1,18})", value) for value in values]
+    if all(end is not None for end in ends) and len({end[1] for end in ends if end}) == 1:
+        numbers = [int(end[2]) for end in ends if end]
+        rising = all(a < b for a, b in pairwise(numbers))
+        if max(numbers) - min(numbers) == len(numbers) - 1 or (rising and len(numbers) >= _RISING):
+            return RUNNING
+    code = all(re.fullmatch(r"\S+", value) for value in values) and any(re.search(r"\d", value) for value in values)
+    return IDS if code and (_ID_NAME.search(name) or all(map(_UUID.fullmatch, values))) else None
+
+
+def _are_numbers(values: Sequence[str]) -> bool:
+    return bool(values) and all(re.fullmatch(r"[-+]?\d+([.,]\d+)?", value) for value in values)
 
 
 def _looks_like_data(name: str, rows: Sequence[dict[str, Any]]) -> bool:

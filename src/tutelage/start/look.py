@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +13,13 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.data.columns import BadRow
-from tutelage.data.dataset import LoadedData, load_dataset
+from tutelage.data.dataset import LoadedData, asked_text, load_dataset, repetitions
 from tutelage.data.encode_rows import encode_all
 from tutelage.data.left_out import beside_texts
 from tutelage.data.sources import read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
-from tutelage.start.files import Form, find_form, form_of, text_columns
+from tutelage.start.files import Form, find_form, form_of, text_columns, without_text
 from tutelage.synthesis.near_duplicates import NearDuplicates
 from tutelage.synthesis.words import words
 
@@ -62,13 +62,7 @@ class Look:
         }
         found = [f"{count:,} {what}" for what, count in kinds.items() if count]
         out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{self._languages()}")
-        again = len(self.rows) - len({_whole(row) for row in self.rows})
-        asked = Counter(_asked(row) for row in self.rows)
-        other = sum(asked.values()) - len(asked) - again
-        if again:
-            out.append(f"  {again:,} rows are exact repetitions of others: remove them, they count twice")
-        if other > 0:
-            out.append(f"  {other:,} rows ask what another row asks and answer otherwise")
+        out += [f"  {line}" for line in repetitions(self.rows)]
         return out
 
     def _languages(self) -> str:
@@ -131,7 +125,7 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
     else:
         form = find_form(first, place, trained)
     if form is None:
-        raise UnknownFormError(place, columns)
+        raise UnknownFormError(place, columns, without_text(first, columns))
     config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
     data = load_dataset(role, config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
@@ -141,14 +135,18 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
 
 
 class UnknownFormError(TutelageError):
-    """Which column is the question, and which the answer, is not known. `columns`: those with text."""
+    """Which column is the question, and which the answer, is not known. `columns`: first the `text` ones; `odd`: what
+    the others hold."""
 
-    def __init__(self, place: str, columns: Sequence[str]) -> None:
-        self.place, self.columns = place, list(columns)
-        super().__init__(
-            f"{place}: which column is the question and which the answer? Give --prompt and --completion "
-            f"(columns: {', '.join(columns)})"
-        )
+    def __init__(self, place: str, columns: Sequence[str], odd: Mapping[str, str]) -> None:
+        self.place, self.text = place, [name for name in columns if name not in odd]
+        self.columns = [*self.text, *odd]
+        self.what = "which column is the question and which the answer?"
+        if len(self.text) < 2:
+            only = f"only `{self.text[0]}` does" if self.text else "none does"
+            self.what = f"a question and an answer are two columns with text, and {only}."
+        named = [*self.text, *(f"{name} ({kind})" for name, kind in odd.items())]
+        super().__init__(f"{place}: {self.what} Give --prompt and --completion (columns: {', '.join(named)})")
 
 
 def measure(look: Look, template: ChatTemplate | None) -> Lengths:
@@ -170,22 +168,13 @@ def measure(look: Look, template: ChatTemplate | None) -> Lengths:
     )
 
 
-def overlap(test: Sequence[Conversation], train: Sequence[Conversation]) -> tuple[list[str], int]:
-    """The sources of test rows whose prompt is a training row's too, and the number of others that are nearly so (of
-    at most `NEAR_ROWS` rows of either)."""
-    asked = {_asked(row) for row in train}
-    same = [row.source for row in test if _asked(row) in asked]
+def overlap(test: Sequence[Conversation], train: Sequence[Conversation]) -> tuple[list[str], list[str]]:
+    """The sources of test rows whose prompt is a training row's too, and of others that are nearly so (of at most
+    `NEAR_ROWS` rows of either)."""
+    asked = {asked_text(row) for row in train}
+    same = [row.source for row in test if asked_text(row) in asked]
     index = NearDuplicates(NEAR)
     for row in train[:NEAR_ROWS]:
-        index.add("train", row.source, words(_asked(row)))
-    others = (row for row in test[:NEAR_ROWS] if _asked(row) not in asked)
-    return same, sum(index.find(words(_asked(row)), ["train"]) is not None for row in others)
-
-
-def _whole(row: Conversation) -> tuple[tuple[str, str], ...]:
-    return tuple((m.role, m.content) for m in row.messages)
-
-
-def _asked(row: Conversation) -> str:
-    """The prompt without its system turn, which many rows share."""
-    return "\n".join(" ".join(m.content.split()) for m in row.prompt if m.role != "system")
+        index.add("train", row.source, words(asked_text(row)))
+    others = (row for row in test[:NEAR_ROWS] if asked_text(row) not in asked)
+    return same, [row.source for row in others if index.find(words(asked_text(row)), ["train"]) is not None]

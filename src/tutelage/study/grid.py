@@ -41,7 +41,7 @@ def load_study(path: Path) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(content)
     except ValidationError as error:
-        raise TutelageError(f"{path}: {first_message(error)}") from error
+        raise TutelageError(f"{path}: {first_message(error, content)}") from error
     return config if config.judge is None else config.model_copy(update={"judge": _judge(config.judge, path)})
 
 

@@ -202,6 +202,12 @@ def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
         f"{total['gpu_hours']:,.0f} GPU hours, {total['dollars']:,.0f} $ (assumed prices)",
         f"  disk {disk_text(cost.disk)}; {free_disk(plan.root) / GIB:,.1f} free",
     ]
+    if (forecast := plan.config.forecast) is not None:
+        share = f", pilots for up to {forecast.budget:.0%} of both arms each (the first in any case)"
+        out.append(
+            f"  not counted: {len(plan.distilled)} forecasts, made before these runs by evaluations of the untrained "
+            f"models{'' if forecast.pilot == 'none' else share}"
+        )
     if cost.downloads:
         out.append(f"  {cost.downloads / GIB:,.1f} GiB to download into the hub's cache, of models whose size is known")
     if any(one.extrapolated for one in known):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
@@ -33,6 +34,7 @@ def run_study(
     gpu_memory: float | None = None,
     gpus_per_run: float | None = None,
     store: Store | None = None,
+    first: Callable[[], None] | None = None,
     debug: bool = False,
 ) -> None:
     """Do the runs of the plan that are not done yet. When some fail, the others are done all the same, and then this
@@ -42,6 +44,7 @@ def run_study(
     names, else of a local one; its machines share the runs folder, unless a `store` keeps the runs. `retry`: try again
     runs that failed in an earlier call. `gpu_memory`: GiB that runs at the same time may need together, by the cost
     model. `gpus_per_run`: ranks of a training run; no two runs then share a GPU (with Ray, a number below 1 lets them).
+    `first`: work of the study's own, such as its forecasts, done before the runs, after the checks of what they need.
     """
     for device in sorted({run.device for run in plan.runs}):
         if executor == "local":
@@ -54,6 +57,8 @@ def run_study(
         store.put(written)
         store.settle(plan.runs, push=True)
     refuse_problems(find_problems(plan.runs, plan.root, here=executor == "local", ranks=ranks, jobs=jobs))
+    if first is not None:
+        first()
     model = CostModel(machine("H100"), ranks)
 
     def memory(run: Run) -> float:

@@ -12,7 +12,7 @@ from tutelage import evaluation
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 from tutelage.evaluation.readers.fingerprint import code_of, reading_fingerprint
-from tutelage.recipe.stages import SftStage
+from tutelage.recipe.stages import SftStage, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask
 from tutelage.runs.fingerprints import evaluation_fingerprint, stage_fingerprint
 
@@ -162,3 +162,23 @@ def test_the_code_that_turns_files_into_tokens_is_in_the_fingerprint_of_what_rea
     after = fingerprints()
     reading_fingerprint.cache_clear()
     assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, False, not benchmarks_too]
+
+
+@pytest.mark.parametrize(
+    "module", ["synthesis", "filters", "prompts", "words", "likeness", "near_duplicates", "blocks"]
+)
+def test_the_code_of_a_synthesis_is_in_the_fingerprint_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    new = SynthesizeStage(kind="synthesize", name="new", gold="rows", rows=9)
+    sft = SftStage(kind="sft", name="a", data="rows")
+
+    def fingerprints() -> list[str]:
+        reading_fingerprint.cache_clear()
+        return [stage_fingerprint(stage, None, 0, {}, ["data"], "cpu") for stage in (new, sft)]
+
+    before = fingerprints()
+    edit(monkeypatch, EVALUATION.parent / "synthesis" / f"{module}.py")
+    after = fingerprints()
+    reading_fingerprint.cache_clear()
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, True]

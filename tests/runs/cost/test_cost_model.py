@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, SamplingConfig, TrainingConfig
-from tutelage.recipe.stages import DistillStage
+from tutelage.recipe.stages import DistillStage, SignalConfig
 from tutelage.runs.cost.cost_model import START_SECONDS, CostModel
 from tutelage.runs.cost.facts import Rows, Shape, facts, machine
 from tutelage.runs.cost.memory import GIB, Sampling
@@ -159,6 +159,34 @@ def test_a_run_that_does_not_fit_has_the_gpus_that_it_would_get(tmp_path):
     # 16 bytes per student weight and 2 per teacher weight are shared.
     assert cost.memory_gib > 18 * 70.55e9 / 8 / GIB > 79
     assert cost.dollars == pytest.approx(cost.hours * cost.gpus * 2.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "training", "rows"),
+    [
+        ("train", {}, 1000),
+        ("train", {"batch_size": 10, "max_steps": 7}, 70),
+        ("train", {"batch_size": 10, "max_steps": 500}, 5000),  # five times over the rows, whatever `epochs` says
+        ("train", {"batch_size": 4000, "max_steps": 3}, 3000),
+        (["train", "train"], {}, 2000),
+        (["train", "more"], {"validation": "train"}, 2000),  # trained on, and validation too
+        ("train", {"validation": "more"}, 1000),
+    ],
+)
+def test_a_training_takes_the_rows_that_its_trainer_takes(tmp_path, data, training, rows):
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **training)
+    run = replace(run, config=run.config.model_copy(update={"data": data}))
+    run = replace(run, data={name: DataConfig(path=name) for name in ("train", "more")})
+    assert cost_with(run, Rows(1000, 100, 50)).tokens == pytest.approx(100 * rows)
+
+
+@pytest.mark.parametrize(("training", "passes"), [({}, 1), ({"batch_size": 10, "max_steps": 400}, 4)])
+def test_a_kept_signal_is_computed_once_however_often_the_rows_are_read(tmp_path, training, passes):
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **training)
+    kept = replace(run, config=run.config.model_copy(update={"signal": SignalConfig(cache="exact")}))
+    asked, once = (cost_with(one, Rows(1000, 100, 50)).flops for one in (run, kept))
+    teacher = CostModel(machine("H100"))._pass(Shape(**facts()["models"]["meta-llama/Llama-3.1-8B"]), 100)[1]
+    assert asked - once == pytest.approx((passes - 1) * 100_000 * teacher, abs=1e6)
 
 
 def test_an_unknown_shape_has_no_figures(tmp_path):

@@ -76,7 +76,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         score_svgs=figures.score_svgs(tables, looks),
         panels=list(zip(panels, figures.loss_svgs(panels), strict=True)),
         legend=figures.legend_of(panels),
-        examples=[(table, _examples(table, looks)) for table in shown],
+        examples=[(table, _examples(table, looks, results.tasks[table.task].data)) for table in shown],
         include_text=include_text,
         search=search_groups(results),
         comparisons=comparisons(tables, pairs),
@@ -84,8 +84,9 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     return write_atomically(out / "report.html", html)
 
 
-def _examples(table: TaskTable, looks: dict[str, Look]) -> list[ExampleView]:
-    """The first examples, then those where the first judged row gains or loses most against the reference."""
+def _examples(table: TaskTable, looks: dict[str, Look], data: str) -> list[ExampleView]:
+    """The first examples, then those where the first judged row gains or loses most against the reference. `data`: the
+    files that they are from."""
     rows = [row for row in table.rows if row.runs]
     if not rows:
         return []
@@ -100,7 +101,7 @@ def _examples(table: TaskTable, looks: dict[str, Look]) -> list[ExampleView]:
             chosen |= {id: f"{which}: {abs(gains[id]):.1f} points" for id in found}
     # where a model has several seeds, its first is shown
     sides = [Side(row.label, {one.id: one for one in row.runs[0].records}, looks[row.stage].color) for row in rows]
-    return [example_view(id, why, sides, table.headline) for id, why in chosen.items()]
+    return [example_view(id, why, sides, table.headline, data) for id, why in chosen.items()]
 
 
 def _gains(row: TableRow, reference: TableRow, metric: str) -> dict[str, float]:

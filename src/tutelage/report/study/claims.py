@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tutelage.evaluation.metrics import lower_is_better
+from tutelage.evaluation.metrics import has_word, lower_is_better
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap, significant
 from tutelage.report.labels import short, size_text, task_label
 from tutelage.report.numbers import difference_text
@@ -70,7 +70,7 @@ def claims(study: Study) -> list[Claim]:
         lacking = [study.why_unscored(one) for one in study.domain if one in study.unscored]
         found += [_claim(text, test(study), lacking) for text, test in DOMAIN.items()]
     nats = f"{SMALLEST_HELD_OUT:g} nats per token"
-    for measure in (one for one in study.held_out if "kl" not in one.lower()):
+    for measure in (one for one in study.held_out if not has_word(one.rpartition(": ")[2], "kl")):
         tested = [(text.format(nats), test(study, lambda _, m=measure: m)) for text, test in GENERAL.items()]
         found += [_claim(text, tests, measure=task_label(measure)) for text, tests in tested if tests]
     return found

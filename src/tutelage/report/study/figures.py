@@ -138,7 +138,8 @@ def _answer(study: Study) -> StudyFigure:
         "intervals of the paired difference. Filled: p < 0.05 in this comparison alone. Hollow: not shown. ×: no score."
     )
     absent = "" if panels else "Nothing in the study can be compared with SFT."
-    return StudyFigure("answer", "What each method adds to SFT", note, tuple(panels), absent)
+    zeros = " or ".join(dict.fromkeys(name for panel in panels for name in panel.zero.split(" or ")))
+    return StudyFigure("answer", f"What each method adds to {zeros or 'SFT'}", note, tuple(panels), absent)
 
 
 def _zero(study: Study, results: Sequence[Result]) -> str:

@@ -185,7 +185,7 @@ def _kinds(results: dict[tuple[Arm, str], Result]) -> tuple[tuple[str, ...], tup
         sizes = {arm.size for arm, _ in own if arm.method == "sft"}
         if any(arm.method in SYNTHETIC for arm, _ in own) or (task in DOMAIN_TASKS and len(sizes) < 2):
             domain.append(task)
-        elif any(result.metric and lower_is_better(result.metric) for _, result in own) or lower_is_better(task):
+        elif any(lower_is_better(name) for name in {result.metric for _, result in own if result.metric} or {task}):
             held_out.append(task)
         else:
             general.append(task)

@@ -72,8 +72,8 @@ def _latex_cell(cell: TableCell) -> str:
 def _legend(table: StudyTable) -> str:
     text = table.legend or (
         "Mean ± standard error over seeds and examples; ∗ p < 0.05 against SFT again on the same data (SFT where the "
-        "study has no SFT again), paired bootstrap; ∗∗ after Holm's correction for all comparisons of the report too; "
-        "– not in the study."
+        "study has no SFT again, GKD on the gold rows where it has neither), paired bootstrap; ∗∗ after Holm's "
+        "correction for all comparisons of the report too; – not in the study."
     )
     note = edge_note(cell.text for line in table.lines for cell in line.cells)
     return text + note + (" In brackets: the paper." if table.has_paper else "")

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import local_files
@@ -150,20 +151,34 @@ class CostModel:
         tokens = sum(part.rows * part.tokens for part in parts) / max(1, total)
         return Rows(total, tokens, sum(part.rows * part.response for part in parts) / max(1, total))
 
+    def trained_on(self, run: Run) -> Rows:
+        """The rows that a training stage takes in one pass: of all sections that it names, each as often as named, and
+        in `seqkd` all answers."""
+        names = [run.config.data] if isinstance(run.config.data, str) else run.config.data
+        data = self._all_rows(run, names)
+        copies = run.config.samples_per_prompt if isinstance(run.config, SeqkdStage) else 1
+        return replace(data, rows=data.rows * copies)
+
+    def steps(self, run: Run) -> int:
+        """Optimizer steps of a training stage: as many as `max_steps` says, fewer or more than `epochs` take."""
+        training = run.training
+        assert training is not None
+        per_epoch = max(1, ceil(self.trained_on(run).rows / training.batch_size))
+        return training.max_steps or per_epoch * training.epochs
+
     # --- one method per kind of run; `shapes` are those of its models, by role ----------------------------------------
 
     def training(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A stage that trains: sft, distill, seqkd or method."""
         training, stage = run.training, run.config
         assert training is not None
-        names = [name for name in run.data if name != training.validation] or list(run.data)
-        data, student, teacher = self._all_rows(run, names), shapes["student"], shapes.get("teacher")
+        data, student, teacher = self.trained_on(run), shapes["student"], shapes.get("teacher")
         if isinstance(stage, SeqkdStage):  # another run samples the answers; this one is an SFT on all of them
-            data, teacher = replace(data, rows=data.rows * stage.samples_per_prompt), None
+            teacher = None
         length = min(data.tokens, training.max_length)
-        steps_rows = data.rows * training.epochs
-        if training.max_steps is not None:
-            steps_rows = min(steps_rows, training.max_steps * training.batch_size)
+        steps_rows = self.steps(run) * min(training.batch_size, data.rows)
+        if training.max_steps is None:  # the last batch of an epoch may be short
+            steps_rows = data.rows * training.epochs
         on_policy = stage.on_policy if isinstance(stage, DistillStage | MethodStage) else 0.0
         prompt, sampling, new = data.tokens - data.response, None, 0.0
         if on_policy:
@@ -175,7 +190,8 @@ class CostModel:
         if isinstance(stage, DistillStage) and stage.signal.elsewhere:
             held, share = None, 0.0
         elif isinstance(stage, DistillStage) and stage.signal.cache:  # the data's responses once, not in every epoch
-            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) / training.epochs
+            once = min(1.0, data.rows / max(1.0, steps_rows))
+            held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) * once
             shared = shared and not training.shard
         memory = training_memory(
             training, student, held, sampling, per_step, self.machine, self.ranks, run.lora, shared

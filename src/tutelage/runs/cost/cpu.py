@@ -58,8 +58,5 @@ def cpu_seconds(run: Run, cost: Cost, model: CostModel, pace: Pace) -> float:
     if smallest is not None:
         seconds += cost.sampled / max((1, *cost.rows)) * 4 * smallest.weights / BANDWIDTH
     if run.training is not None and smallest is not None:
-        rows = sum(model.rows(run, name).rows for name in run.data if name != run.training.validation)
-        steps = max(1, rows // run.training.batch_size) * run.training.epochs
-        steps = min(steps, run.training.max_steps or steps)
-        seconds += steps * smallest.weights * ADAM_BYTES / BANDWIDTH
+        seconds += model.steps(run) * smallest.weights * ADAM_BYTES / BANDWIDTH
     return seconds * pace.busy

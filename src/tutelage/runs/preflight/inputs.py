@@ -55,7 +55,7 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool, r
     yield from scorer_problems(runs, network, hub)
     yield from signal_problems(runs)
     if network:
-        yield from teacher_problems(runs)
+        yield from teacher_problems(runs, models)
     if here:
         yield from _package_problems(runs)
 

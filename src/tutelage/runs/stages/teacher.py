@@ -119,12 +119,19 @@ def is_asked(run: Run) -> bool:
 
 
 def _source_elsewhere(run: Run, loaded: LoadedModel) -> Source:
-    signal, config = signal_of(run), run.models["teacher"]
+    signal = signal_of(run)
     if signal.openai is not None:
-        model, rows = signal.model or config.path, embedding_rows(loaded.model)
-        return OpenAISource(signal.openai, model, signal.top_k, loaded.name, rows, signal.api_key_env, signal.wait)
+        return endpoint_source(run, loaded, signal.wait)
     assert signal.served is not None
     return _reduced(served_source(run, signal.served, signal.wait), signal)
+
+
+def endpoint_source(run: Run, loaded: LoadedModel, wait: float) -> OpenAISource:
+    """The run's teacher behind an OpenAI-compatible endpoint, which is not asked yet. `loaded`: its shapes."""
+    signal, rows = signal_of(run), embedding_rows(loaded.model)
+    assert signal.openai is not None
+    model = signal.model or run.models["teacher"].path
+    return OpenAISource(signal.openai, model, signal.top_k, loaded.name, rows, signal.api_key_env, wait)
 
 
 def served_source(run: Run, url: str, wait: float) -> ServedSource:
