@@ -144,3 +144,22 @@ def test_the_default_launch_equals_one_program_per_row(width, objective, statist
     tensors = inputs(300, width)
     plain = outcome(objective, tensors, LaunchConfig(), statistics)
     assert_equal(outcome(objective, tensors, None, statistics), plain)
+
+
+def test_wide_rows_are_shared_unless_other_processes_compute_at_the_same_moment(monkeypatch, tmp_path):
+    class Device:
+        type, multi_processor_count = "cuda", 132
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Device)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+
+    def programs(width, beta=0.5, divergence=1.0, teacher=True):
+        objective = triton_launch.KernelObjective(1.0 - divergence, divergence, beta)
+        return triton_launch.launch_config(objective, width, Device, teacher).programs  # type: ignore[arg-type]
+
+    assert [programs(width) for width in (49_152, 128_256, 151_936, 262_144)] == [1, 32, 64, 64]
+    assert programs(128_256, beta=0.0) == programs(128_256, divergence=0.0, teacher=False) == 32
+    assert programs(2_000_000) == 1  # more programs than multiprocessors
+    (tmp_path / "control").touch()
+    assert programs(128_256) == 1

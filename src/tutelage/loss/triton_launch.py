@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,16 +55,21 @@ def launch_config(objective: KernelObjective, width: int, device: torch.device, 
 
     A wide row gets as many programs as hold it in their registers, so that each logit is read once. The programs of a
     row synchronise, so all must be resident at once: do not launch two such kernels on two streams, they can deadlock.
+    Where processes share the device at the same moment (NVIDIA's MPS), rows are therefore not shared.
     """
     if device.type == "cpu":  # Triton's interpreter reduces a block element by element
         return LaunchConfig(block=128)
-    if torch.version.cuda and width >= WIDE_VOCABULARY:
+    if torch.version.cuda and width >= WIDE_VOCABULARY and not _under_mps():
         mean = objective.divergence != 0.0 and objective.beta != 0.0
         config = WIDE["mean" if mean else "teacher" if teacher else "label"]
         count = programs_of(config, width)
         if count <= torch.cuda.get_device_properties(device).multi_processor_count:
             return replace(config, programs=count)
     return LaunchConfig()
+
+
+def _under_mps() -> bool:
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
 
 
 def programs_of(config: LaunchConfig, width: int) -> int:
