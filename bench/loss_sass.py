@@ -37,7 +37,7 @@ FLOATS = ("s", "s_bias", "t", "t_bias", "weights", "values", "statistics", "scra
 def compiled(objective: str, statistics: bool, config: LaunchConfig) -> Any:
     kind, teacher, _ = OBJECTIVES[objective]
     programs = programs_of(config, WIDTH)
-    constants: dict[str, Any] = {name: False for name in ("S_BIASED", "T_BIASED")} | {"S_MAP": 0, "T_MAP": 0}
+    constants: dict[str, Any] = dict.fromkeys(("S_BIASED", "T_BIASED"), False) | {"S_MAP": 0, "T_MAP": 0}
     constants |= {"TEACHER": teacher, "KIND": kind, "HALF": True, "HARD": not teacher, "STATISTICS": statistics}
     constants |= {"VALUES": True, "GRADIENT": True, "IN_REGISTERS": True}
     constants |= {"BLOCK": config.block, "PIECES": config.pieces, "PROGRAMS": programs}

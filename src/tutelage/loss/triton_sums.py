@@ -6,6 +6,7 @@ reached about 2 of 4 TB/s.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from typing import Any
 
@@ -46,4 +47,5 @@ def _by_kernel(a: Tensor, b: Tensor) -> bool:
 
 def _launch(kernel: Any, out: Tensor, *operands: Tensor) -> None:
     count = out.numel()
-    kernel[(-(-count // _BLOCK),)](out, *operands, count, BLOCK=_BLOCK)
+    with torch.cuda.device(out.device) if out.is_cuda else contextlib.nullcontext():
+        kernel[(-(-count // _BLOCK),)](out, *operands, count, BLOCK=_BLOCK)
