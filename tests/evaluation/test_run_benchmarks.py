@@ -247,6 +247,13 @@ def test_data_are_read_before_the_model(settings: Settings, tmp_path: Path) -> N
         run_benchmarks(replace(settings, model="no/such-model", data_dir=tmp_path / "empty"))
 
 
+def test_solved_examples_are_read_before_the_model(settings: Settings, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    (data / "mmlu_pro/mmlu_pro_validation.jsonl").unlink()
+    with pytest.raises(TutelageError, match=r"mmlu_pro_validation.jsonl is missing"):
+        run_benchmarks(replace(settings, tasks=("arc_challenge", "mmlu_pro"), model="nowhere", data_dir=data))
+
+
 @pytest.mark.parametrize("missing", ["punkt", "judge", "rules"])
 def test_what_scores_is_tried_before_the_model(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import alone_in, refuse_unwritable, write_atomically
-from tutelage.evaluation.answer_items import REPLIES_VERSION, Answerer, answer, new_token_limit, prompt_notices, resume
+from tutelage.evaluation.answer_items import (
+    REPLIES_VERSION,
+    Answerer,
+    Asking,
+    answer,
+    new_token_limit,
+    prompt_notices,
+    resume,
+)
 from tutelage.evaluation.benchmarks import JUDGED, LM_EVAL, TABLE_3, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
@@ -72,7 +80,7 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
         else benchmark(name).load(folder, settings.limit, settings.seed, settings.group)
         for name in settings.tasks
     }
-    _check_scorers(settings, loaded)
+    _check_tasks(settings, loaded)
     answerer = answerer or load_answerer(settings)
     about = {"model": settings.model, "seed": settings.seed, "limit": settings.limit, "chat": answerer.chat}
     results = []
@@ -86,11 +94,15 @@ def run_benchmarks(settings: Settings, answerer: Answerer | None = None) -> list
     return results
 
 
-def _check_scorers(settings: Settings, loaded: Mapping[str, Any]) -> None:
-    """Raise TutelageError where what is to score the replies cannot be used here, before any is sampled."""
+def _check_tasks(settings: Settings, loaded: Mapping[str, Any]) -> None:
+    """Raise TutelageError where what asks or scores cannot be used here, such as solved examples that are not there,
+    before any reply is sampled."""
     for name, items in loaded.items():
         if not name.startswith(LM_EVAL) and items:
-            benchmark(name).score(items[:1], {items[0].id: Reply("")})
+            bench, asking = benchmark(name), Asking(chat=True, prompt=settings.prompt)
+            for item in {item.group: item for item in items}.values():  # each group may have examples of its own
+                asking.prompt_of(bench, item, asking.shots(bench))
+            bench.score(items[:1], {items[0].id: Reply("")})
     if settings.judge is not None and JUDGED in loaded:
         from tutelage.evaluation.judges.chat_client import ChatClient
 
