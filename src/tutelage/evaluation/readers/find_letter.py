@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from tutelage.evaluation.readers.find_answer import (
     CHOSEN,
@@ -144,7 +145,7 @@ def _no_single(tail: str, letters: str) -> bool:
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
     "- A\n- B", "A, but B is also correct"."""
-    any_letter = rf"(?-i:[{letters}])"
+    any_letter = r"(?-i:[A-HJ-Z])" if "I" not in letters else r"(?-i:[A-Z])"  # an option that is not offered, too
     if claims_another(tail[:600], any_letter, letter) or differs_by_case(tail[:300], any_letter):
         return True
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
@@ -153,6 +154,8 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     shown = rest.lstrip(f"{marks}(")
     if own and shown.lower().removeprefix("the ").startswith(own):
         rest = shown[shown.lower().index(own) + len(own) :]
+    if _foreign_follows(letters).match(rest):
+        return True
     after_marks = rest.lstrip(marks)
     lines = "\n" in rest[: len(rest) - len(after_marks)]
     other = rf"(\(?)(?<!\w)(?<!\w['’])([{letters}])(?!['’]?\w)(\)?)(?P<after>[^\n]*)"
@@ -176,6 +179,14 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
         return True
     ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?()\]}}\"'”’“]|$|(?:and|or|because|since)\b|[{letters}]\W*$)"
     return re.match(ends, match["after"]) is not None
+
+
+@cache
+def _foreign_follows(letters: str) -> re.Pattern[str]:
+    """A pattern of one more letter that is not offered: ") and (E)", "/E", ", but it could also be (E)"."""
+    foreign, end = f"(?![{letters}I])[A-Z]", r"(?=\s*(?:[,;:!?)\]}\"'”’]|\.(?![A-Z])|$|\n|(?:and|or|because|since)\b))"
+    return re.compile(rf"[)\]}}>\"'”’]?(?:{BETWEEN}\((?-i:{foreign})\){end}|{JOINT}(?:(?:both|either)\s+)?(?-i:{foreign}){end}"
+                      rf"|{JOINT}\((?-i:{foreign})\))", re.I)  # fmt: skip
 
 
 def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
@@ -249,7 +260,7 @@ def _stated_letter(text: str, letters: str, read: Callable[[str], str | None]) -
 def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     """The last letter of the form "(B) is the correct one"; NO_SINGLE where it is not offered, or "also" is, or one
     sentence says so of two letters."""
-    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z])\)?\s+(?:is|seems|looks|would be)\s+"
+    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z])\)?(?:\s+(?:is|seems|looks|would be)\s+|:\s+)"
     pattern += r"(?:(?:the|clearly|therefore|thus|most|only|indeed|(also|equally|likewise))\s+)*"
     pattern += r"(correct|right|best|true|answer|likely)\b"
     text = re.sub(r"\([a-z]\)", lambda found: found[0].upper(), text)
@@ -346,7 +357,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         refusal = "None of the options " if found[0][:4].lower() == "none" else ""
         return refusal + _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
-    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\))(?!['’-]?\w)"
+    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\)|\((?![{letters}])[A-Z]\))(?!['’-]?\w)"
     several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
     for denial in (
         # "Wrong answers: A, B"
@@ -373,7 +384,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
     return re.sub(
-        rf"{several}(?!\)?{verb})|\([{letters}]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([{letters}]\))+",
+        rf"{several}(?!\)?{verb})|\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([A-Z]\))+",
         unless_an_option,
         text,
     )
