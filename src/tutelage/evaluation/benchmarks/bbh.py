@@ -227,7 +227,9 @@ def _find_brackets(reply: str) -> Found:
         stated = Found(line, "the last line", stated=False)
     text = trim(stated.answer or "")
     brackets = _BRACKETS.match(text)
-    if brackets and re.match(rf"[\s\"'`?.]*(?:[/|?]|[,;]?\s*{_BESIDE})[\s\"'`]*[\[\](){{}}<>]", text[brackets.end() :], re.I):
+    if brackets and re.match(
+        rf"[\s\"'`?.]*(?:[/|?]|[,;]?\s*{_BESIDE})[\s\"'`]*[\[\](){{}}<>]", text[brackets.end() :], re.I
+    ):
         return Found(None, "several answers")
     if not brackets:
         return Found(None, "no brackets stated")

@@ -8,16 +8,15 @@
 | 3. bare | the whole reply, or its beginning | "C\\n\\nPlants need light." | C |
 | 4. bare | the last letter in parentheses, else the only one in the last line | "It has to be this one (B)" | B |
 
-Not read: letters that the reply denies ("not (A)", "C is wrong") and a list of all options. A statement that names
-several options ("(A), but also (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was
-stated before it; a later statement or a change of mind overrules it like any other.
+Not read: denied letters ("not (A)", "C is wrong") and a list of all options. A statement of several options ("(A) or
+(B)", offered or not), one that is not offered, or none ("neither of them") is no answer, whatever was stated before it;
+a later statement or a change of mind overrules it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
 
 from tutelage.evaluation.readers.find_answer import (
     CHOSEN,
@@ -42,7 +41,7 @@ from tutelage.evaluation.readers.find_refusal import (
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
-from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case
+from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case, foreign_follows
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
@@ -111,16 +110,16 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         if back > max(cues, default=-1):
             return Found(_like_option(text[back:], letters, option_texts), "no option is chosen")
         return stated
-    # what is stated here is unreadable
-    return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)
+    return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)  # what is stated is unreadable
 
 
 def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
     """What a text after a cue states: a letter, NO_SINGLE, or None where it states nothing that can be read."""
-    letter, option = _letter_at(tail, letters), _option_at(tail, letters, options)
+    bare = re.sub(r"\A\s*(?:both|either|between)\s+", "", tail)
+    letter, option = _letter_at(bare, letters), _option_at(tail, letters, options)
     if letter is not None and (option is None or len(options[letters.index(option)]) < 3):  # not "I, II and III"
-        return NO_SINGLE if _another_follows(tail, letter, letters, options) else letter
-    option = option or _option_at(re.sub(r"\A\s*(?:both|either)\s+", "", tail), letters, options)
+        return NO_SINGLE if _another_follows(bare, letter, letters, options) else letter
+    option = option or _option_at(bare, letters, options)
     if option is not None:
         return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
     if refuses(tail):
@@ -145,7 +144,7 @@ def _no_single(tail: str, letters: str) -> bool:
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
     "- A\n- B", "A, but B is also correct"."""
-    any_letter = r"(?-i:[A-HJ-Z])" if "I" not in letters else r"(?-i:[A-Z])"  # an option that is not offered, too
+    any_letter = f"(?-i:[{letters}A-HJ-Z])"  # of options that are not offered, too
     if claims_another(tail[:600], any_letter, letter) or differs_by_case(tail[:300], any_letter):
         return True
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
@@ -154,7 +153,7 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     shown = rest.lstrip(f"{marks}(")
     if own and shown.lower().removeprefix("the ").startswith(own):
         rest = shown[shown.lower().index(own) + len(own) :]
-    if _foreign_follows(letters).match(rest):
+    if foreign_follows(letters, JOINT).match(rest):
         return True
     after_marks = rest.lstrip(marks)
     lines = "\n" in rest[: len(rest) - len(after_marks)]
@@ -181,14 +180,6 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     return re.match(ends, match["after"]) is not None
 
 
-@cache
-def _foreign_follows(letters: str) -> re.Pattern[str]:
-    """A pattern of one more letter that is not offered: ") and (E)", "/E", ", but it could also be (E)"."""
-    foreign, end = f"(?![{letters}I])[A-Z]", r"(?=\s*(?:[,;:!?)\]}\"'”’]|\.(?![A-Z])|$|\n|(?:and|or|because|since)\b))"
-    return re.compile(rf"[)\]}}>\"'”’]?(?:{BETWEEN}\((?-i:{foreign})\){end}|{JOINT}(?:(?:both|either)\s+)?(?-i:{foreign}){end}"
-                      rf"|{JOINT}\((?-i:{foreign})\))", re.I)  # fmt: skip
-
-
 def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether the text of one option is followed by that of another: "Paris or Rome", "Paris (A) and Rome (B)"."""
     start, own = _normalised(tail)[:2000], options[letters.index(letter)]
@@ -196,8 +187,8 @@ def _another_text_follows(tail: str, letter: str, letters: str, options: Sequenc
         rf"(?:both |either )?(?:the |an? )?{re.escape(own)}(?: \({letter.lower()}\))?{JOINT}(?:the |an? )?", start
     )
     rest = start[match.end() :] if match else ""
-    others = (option for one, option in zip(letters, options, strict=False) if one != letter and option)
-    return any(re.match(rf"{re.escape(other)}(?: \([a-z]\))?\s*(?:[.,;:!?)]|$|and\b|or\b)", rest) for other in others)
+    others = (re.escape(option) for one, option in zip(letters, options, strict=False) if one != letter and option)
+    return any(re.match(rf"{other}(?: \([a-z]\))?\s*(?:[.,;:!?)]|$|and\b|or\b)", rest) for other in others)
 
 
 def _denied_at(tail: str, letters: str) -> set[str]:
@@ -354,10 +345,12 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
 
     def hidden(found: re.Match[str]) -> str:
         kept = re.findall(rf"(?<!\w)\(?([{letters}])\)?(?!\w)", found[0])
-        refusal = "None of the options " if found[0][:4].lower() == "none" else ""
-        return refusal + _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
+        start = f"None of the options {_DENIAL}" if found[0][:4].lower() == "none" else _DENIAL
+        return start + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
-    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\)|\((?![{letters}])[A-Z]\))(?!['’-]?\w)"
+    one = (
+        rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\)|\((?![{letters}])[A-Z]\))(?!['’-]?\w)"
+    )
     several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
     for denial in (
         # "Wrong answers: A, B"

@@ -64,7 +64,13 @@ def joined_statements(text: str) -> str:
         text = pair.sub(lambda found: _BOTH if _bare(found[1]) != _bare(found[2]) else found[0], text)
 
     def added(found: re.Match[str]) -> str:
-        before = list(re.finditer(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", text[max(0, found.start() - 2000) : found.start()], re.I))
+        before = list(
+            re.finditer(
+                rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))",
+                text[max(0, found.start() - 2000) : found.start()],
+                re.I,
+            )
+        )
         return _BOTH if before and _bare(before[-1][1]) != _bare(found[1]) else found[0]
 
     return _AS_WELL.sub(added, _DEPENDS.sub(_BOTH, text))
@@ -91,6 +97,20 @@ def _claims(one: str) -> re.Pattern[str]:
     return re.compile(
         rf"{named}\s+{_IS_TOO}{wholly}|{_BEFORE}{named}(?=\s*(?:[.;:!?)\n]|$))",
         re.I,
+    )
+
+
+@cache
+def foreign_follows(letters: str, joint: str) -> re.Pattern[str]:
+    """What may follow an answer among `letters`: one more letter, that is not offered: ") and (E)", "/E", ", but it
+    could also be (E)". `joint`: a pattern of what joins two answers."""
+    foreign, end = (
+        f"(?-i:(?![{letters}I])[A-Z])",
+        r"(?=\s*(?:[,;:!?)\]}\"'”’]|\.(?![A-Z])|$|(?:and|or|because|since)\b))",
+    )
+    joined = rf"{joint}(?:(?:both|either)\s+)?"
+    return re.compile(
+        rf"[)\]}}>\"'”’]?(?:{BETWEEN}\({foreign}\){end}|{joined}{foreign}{end}|{joined}\({foreign}\))", re.I
     )
 
 
