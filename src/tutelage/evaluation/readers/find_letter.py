@@ -348,9 +348,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         start = f"None of the options {_DENIAL}" if found[0][:4].lower() == "none" else _DENIAL
         return start + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
-    one = (
-        rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\)|\((?![{letters}])[A-Z]\))(?!['’-]?\w)"
-    )
+    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"
     several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
     for denial in (
         # "Wrong answers: A, B"
