@@ -68,6 +68,7 @@ def test_a_letter_that_is_not_offered_counts_as_a_second_one(form: str, other: s
         "The answer is (B), not (E).",
         "The answer is (B) Rome. E = mc2 and F = ma.",
         "We know that X and Y hold, and the answer is B.",
+        "The answer is (B) Rome, and the answer is B.",
         "The answer is not A and the answer is B.",
         "The answer is B, since the answer is not C.",
         "(E) is not offered, so the answer is (B).",

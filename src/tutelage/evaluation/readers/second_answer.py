@@ -55,29 +55,27 @@ _DEPENDS = re.compile(r"\b(?:the|my)\s+answer\s+depends\b[^.\n]{1,120}\b(?:other
 _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
     rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
 )
+_STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
 _BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
 
 
 def joined_statements(text: str) -> str:
     """The text with pairs of statements that differ and both hold as one statement, of no single answer."""
     for pair in _PAIR:
-        text = pair.sub(lambda found: _BOTH if _bare(found[1]) != _bare(found[2]) else found[0], text)
+        text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
 
     def added(found: re.Match[str]) -> str:
-        before = list(
-            re.finditer(
-                rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))",
-                text[max(0, found.start() - 2000) : found.start()],
-                re.I,
-            )
-        )
-        return _BOTH if before and _bare(before[-1][1]) != _bare(found[1]) else found[0]
+        before = _STATEMENT.findall(text[max(0, found.start() - 2000) : found.start()])
+        return _BOTH if before and _differ(before[-1], found[1]) else found[0]
 
     return _AS_WELL.sub(added, _DEPENDS.sub(_BOTH, text))
 
 
-def _bare(answer: str) -> str:
-    return "".join(answer.lower().split()).strip("()\"'“”‘’")
+def _differ(one: str, other: str) -> bool:
+    """Whether two answers differ, of which one may say more than the other: "(B) Rome" and "B" do not."""
+    left, right = (re.findall(r"\w+", answer.lower()) or [*"".join(answer.split())] for answer in (one, other))
+    shared = min(len(left), len(right))
+    return left[:shared] != right[:shared]
 
 
 def claims_another(text: str, one: str, stated: str, value: Callable[[str], str | None] = str.lower) -> bool:
