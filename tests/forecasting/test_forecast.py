@@ -90,6 +90,16 @@ def test_a_stage_that_is_not_there_is_named(workshop: Workshop) -> None:
         find_arms(load_recipe(file), file.parent, "gkf")
 
 
+def test_what_pilots_lack_is_told_before_anything_is_asked(
+    workshop: Workshop, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = recipe(workshop, training__trackers=["wandb"])
+    monkeypatch.setattr("tutelage.runs.preflight.inputs.find_spec", lambda _: None)
+    with pytest.raises(TutelageError, match="wandb is not installed"):
+        forecast(workshop, file)
+    assert not done
+
+
 @pytest.mark.slow
 def test_from_end_to_end(workshop: Workshop, done: list[str]) -> None:
     """Signals and two pilots; a second call does nothing; test rows are never read."""
