@@ -3,10 +3,10 @@
     gain / h = w · x + task + rest,   w ~ N(m, S),   task ~ N(0, ρτ²),   rest ~ N(0, (1 − ρ)τ² + se² / h²)
 
 x are the features of FEATURES in units in which they are about 1; h = s^γ, and s is 1 for scores near 25 and grows with
-them: with γ = 1 a task on which nothing scores can gain nothing, with γ = 0 all tasks gain alike. m and S say what holds
-before any situation is known: that half of what a pilot shows will be there at the end, that a teacher which leads
-teaches. Each situation moves them; the marginal likelihood weighs the grid of τ, ρ and γ. So few situations give a
-wide interval around a plain rule, and many give their own rule. A feature that is known with an error, as a pilot's
+them: with γ = 1 a task on which nothing scores can gain nothing, with γ = 0 all tasks gain alike. m and S say what
+holds before any situation is known: that half of what a pilot shows will be there at the end, that a teacher which
+leads teaches. Each situation moves them; the marginal likelihood weighs the grid of τ, ρ and γ. So few situations give
+a wide interval around a plain rule, and many give their own rule. A feature that is known with an error, as a pilot's
 gain is, adds the variance that its weight makes of it; one that is not known counts as 0 with a variance of 1.
 """
 
