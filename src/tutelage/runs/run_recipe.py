@@ -66,9 +66,10 @@ def run_recipe(
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
     left = not all(run.done for run in plan)
     early = shared_questions(planner) if left else ()
-    busy = busy_note() if left and planner.device == "cpu" else ()
-    for note in (*early, *_words(recipe), *busy) if left else ():
+    for note in (*early, *_words(recipe)) if left else ():
         print(f"note: {note}", file=sys.stderr)
+    for note in busy_note() if left and planner.device == "cpu" else ():
+        print(note, flush=True)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
         cost = cost_of(run, model)
