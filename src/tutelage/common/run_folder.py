@@ -39,6 +39,8 @@ def read_json(folder: Path, name: str) -> Any:
     """The content of a JSON file of the folder. Raises DamagedError, one line, when it is absent or damaged."""
     try:
         return json.loads(read_checked(folder, name))
+    except DamagedError:  # a ValueError too, which says what to remove
+        raise
     except (ValueError, RecursionError) as error:
         raise DamagedError(
             f"{folder / name} is damaged ({error}); remove that file and run the same command again"
