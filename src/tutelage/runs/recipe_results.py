@@ -15,11 +15,12 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.progress import cause_of
 from tutelage.data.sources import paths_of, resolve_sources
+from tutelage.recipe.load import default_student
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.row_notes import SectionRows, section_rows, shared_questions
+from tutelage.runs.row_notes import SectionRows, row_notes, section_rows, shared_questions
 from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
@@ -55,6 +56,8 @@ class ResultRow:
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
     steps: int | None = None  # of the optimizer, from the first stage on; None: no training, or it is not done
     teacher: str | None = None  # of a row that a teacher taught: the teacher's stage, or `teacher`
+    start: str | None = None  # the model that its stage began with, by its label; None: no stage made it
+    data: tuple[str, ...] = ()  # the sections that its stage read
     of_teacher: bool = False  # it is the recipe's teacher, as it is or trained further, and no student
 
 
@@ -122,6 +125,11 @@ class RecipeResults:
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
     overrides: tuple[str, ...] = ()  # keys of the recipe file that the command changed, as key=value
+
+    @property
+    def row_notes(self) -> tuple[str, ...]:
+        """Notes about rows that repeat or contradict others of their section."""
+        return row_notes(self.sections)
 
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
@@ -263,8 +271,18 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         control=_is_control(planner, subject),
         steps=_steps(planner, subject) if search.settled(subject) else None,
         teacher=stage.teacher if isinstance(stage, TaughtStage) else None,
+        start=_start(planner, stage) if isinstance(stage, TrainStage) else None,
+        data=tuple(names_of(stage.data)) if isinstance(stage, TrainStage) else (),
         of_teacher=_of_teacher(planner, subject),
     )
+
+
+def _start(planner: Planner, stage: TrainStage) -> str:
+    name = stage.student or default_student(planner.recipe, stage.name)
+    if name == "base" and isinstance(planner.recipe.student, str):
+        name = planner.recipe.student
+    before = planner.stages.get(name)
+    return (before.label if before is not None else None) or {"base": "the student"}.get(name, name)
 
 
 def _of_teacher(planner: Planner, name: str) -> bool:

@@ -3,6 +3,7 @@ which test rows are trained on, too. Rows that this process has not read are not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,9 +62,9 @@ def _source(paths: list[str]) -> str:
     return ", ".join(path if path.count("/") == 1 and not Path(path).suffix else Path(path).name for path in paths)
 
 
-def repeated_rows(planner: Planner) -> list[str]:
-    """Notes about rows of a section that repeat or contradict others of it."""
-    return [f"data.{one.name}: {note}" for one in section_rows(planner) for note in one.notes]
+def row_notes(sections: Sequence[SectionRows]) -> tuple[str, ...]:
+    """Notes about rows that repeat or contradict others of their section, for all sections."""
+    return tuple(f"data.{one.name}: {note}" for one in sections for note in one.notes)
 
 
 def shared_questions(planner: Planner) -> list[str]:
