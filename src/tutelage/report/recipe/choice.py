@@ -143,13 +143,12 @@ def _distances(compared: Sequence[_Compared], count: int, chosen: ResultRow, sim
             evidence = f"95 % interval {interval_text(one.versus)}, {p_text(one.p_value)}{corrected}"
             parts.append(f"{distance(one.versus, named(simplest.label))}{where} ({evidence}): {end}")
             corrected, label = "", one.row.label
-        yield f"{label} scores {'; '.join(parts)}."
-    signs = {stage: {one.sign for one in left if one.row.stage == stage} for stage in stages[SPOKEN_OF:]}
-    worse = [next(one.row.label for one in left if one.row.stage == stage) for stage in signs if -1 in signs[stage]]
-    if signs:
-        rest = f"of the other {len(signs)} " if worse else ""
-        names = ", ".join(worse) if worse else f"none of the other {len(signs)}"
-        yield f"{rest.capitalize()}{names} {'was' if len(worse) < 2 else 'were'} shown to be worse."
+        yield f"{label} is {'; '.join(parts)}."
+    rest = {one.row.label: one.sign for one in sorted(left, key=lambda one: -one.sign) if one.row.stage in
+            stages[SPOKEN_OF:]}  # fmt: skip
+    yield from (f"{named(label)} is worse." for label, sign in rest.items() if sign < 0)
+    if same := sum(sign == 0 for sign in rest.values()):
+        yield f"No difference to {same} more was shown."
 
 
 def _next(results: RecipeResults, tables: Sequence[TaskTable], compared: Sequence[_Compared], chosen: ResultRow) -> str:
@@ -177,11 +176,11 @@ def _next(results: RecipeResults, tables: Sequence[TaskTable], compared: Sequenc
 
 def _commands(results: RecipeResults, place: str, chosen: ResultRow) -> Iterator[tuple[str, str]]:
     yield "talk to it", f"tutelage chat {place}"
-    taught = [row.stage for row in results.rows if row.teacher is not None]
-    for stage in (*taught, results.reference):
-        if stage is not None and stage != chosen.stage and (other := _place(results, stage)):
-            label = next(row.label for row in results.rows if row.stage == stage)
-            yield f"talk to {named(label)} beside it", f"tutelage chat {place} {other[0]}"
+    taught = [model for model in results.models if model.run.kind != "sft"]
+    others = [*taught, *(model for model in results.models if model.stage == results.reference)]
+    for model in others:
+        if model.stage != chosen.stage and (other := _place(results, model.stage)):
+            yield f"talk to {named(model.label)} beside it", f"tutelage chat {place} {other[0]}"
             break
     yield "measure it on a benchmark", f"tutelage evaluate --model {place} --tasks ifeval"
     yield "take it to llama.cpp and others", f"tutelage export {place} --gguf"
