@@ -61,7 +61,7 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
     assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
-    assert "This page makes 32 comparisons. But for the sentences at the top, no correction" in page.text
+    assert "This page makes 32 comparisons. Only the p of the sentences at the top are corrected for that" in page.text
     assert "14300" in page.text
     html = path.read_text(encoding="utf-8")
     training = html[html.index("<h2>Training</h2>") :].partition("</section>")[0]

@@ -272,6 +272,6 @@ def _caveat(row: TableRow, reference: TableRow) -> str:
         if one.missing and one.runs:
             parts.append(f"{one.label} has {one.seeds_text} seeds so far")
     if len(row.runs) == 1 and len(reference.runs) == 1:
-        parts.append("with one training run each, the interval does not cover another seed")
+        parts.append("with one training run each, the interval does not cover another run (seed)")
     joined = "; ".join(parts)
     return f" {joined[:1].upper()}{joined[1:]}." if joined else ""
