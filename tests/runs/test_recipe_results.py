@@ -223,6 +223,28 @@ def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop)
     assert notice.startswith("2 of the 2 questions of task `dev` are also in data.train, on which models are trained")
 
 
+def test_a_row_says_what_it_began_with_who_taught_it_and_whether_it_is_a_teacher(workshop: Workshop) -> None:
+    stages = [
+        {"name": "big", "kind": "sft", "student": "teacher", "data": "train"},
+        {"name": "bigger", "kind": "sft", "student": "big", "data": "train"},
+        {"name": "small", "kind": "sft", "data": ["train", "test"], "label": "Small"},
+        {"name": "seqkd", "kind": "seqkd", "data": "train", "teacher": "big"},
+        {"name": "own", "kind": "method", "method": "policy_gradient", "data": "train", "teacher": "bigger"},
+    ]
+    models = ["teacher", "base", *(stage["name"] for stage in stages)]
+    scores = {"name": "scores", "kind": "evaluate", "models": models, "tasks": ["test"]}
+    results = read(workshop, workshop.write(stages=[*stages, scores]))
+    assert {row.stage: (row.start, row.data, row.teacher, row.of_teacher) for row in results.rows} == {
+        "teacher": (None, (), None, True),
+        "base": (None, (), None, False),
+        "big": ("teacher", ("train",), None, True),
+        "bigger": ("big", ("train",), None, True),
+        "small": ("the student", ("train", "test"), None, False),
+        "seqkd": ("Small", ("train",), "big", False),
+        "own": ("Small", ("train",), "bigger", False),
+    }
+
+
 # --- rows that repeat or contradict others ----------------------------------------------------------------------------
 
 WHO = [{"prompt": f"Who is {n}?", "completion": f"It is {n}."} for n in range(6)]

@@ -169,3 +169,24 @@ def test_on_several_tasks_a_student_that_is_better_on_one_and_worse_on_another_i
     assert "KD on the data only is level with SFT on dev (95 % interval 0.0 to 0.0, p = 1.00 after" in found.why
     assert "GKD (SFT-S) is 50.0 below SFT on dev (95 % interval −65.0 to −35.0, p < 0.001): it is worse; " in found.why
     assert found.why.endswith("45.0 above SFT on test (95 % interval 30.0 to 60.0, p < 0.001): it is better.")
+    both = chosen(dataclasses.replace(results, rows=tuple(row for row in rows if row.stage != "off_policy")))
+    assert both.why.startswith(
+        "SFT is the simplest of 2 trained students (no teacher), and none was shown to be better without being worse on "
+        "another task. GKD (SFT-S) is 50.0 below SFT on dev"
+    )
+
+
+def test_of_many_students_the_first_are_spoken_of_at_length(tmp_path: Path) -> None:
+    results = made(tmp_path, {"sft": 38, "gkd": 30, "gkd_base": 20})
+    gkd, base = row_of(results, "gkd"), row_of(results, "gkd_base")
+    more = [dataclasses.replace(gkd, stage=f"gkd{n}", label=f"GKD {n}") for n in range(2)]
+    worse = dataclasses.replace(base, stage="worse", label="Worse")
+    again = dataclasses.replace(row_of(results, "sft"), stage="again", label="Again", runs=gkd.runs)
+    rows = (*results.rows, *more, worse, again)
+    found = chosen(dataclasses.replace(results, rows=rows, reference="again"))
+    assert found.stage == "sft"
+    assert found.why.count("95 % interval") == 3
+    assert found.why.endswith(" GKD 1 is worse. Worse is worse. Again is worse.")
+    level = dataclasses.replace(again, runs=row_of(results, "sft").runs)
+    found = chosen(dataclasses.replace(results, rows=(*results.rows, *more, worse, level), reference="again"))
+    assert found.why.endswith(" Worse is worse. No difference to 1 more was shown.")

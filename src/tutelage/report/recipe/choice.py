@@ -58,7 +58,8 @@ class _Compared:
     def is_said(self) -> bool:
         """Whether a verdict says it."""
         value = self.row.value(self.table.headline)
-        return value is not None and self.versus is value.versus and self.row in judged_rows(self.table)
+        judged = {row.stage for row in judged_rows(self.table)}
+        return value is not None and self.versus is value.versus and self.row.stage in judged
 
 
 def choose(results: RecipeResults, tables: Sequence[TaskTable]) -> Choice | None:
@@ -76,7 +77,8 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable]) -> Choice | None
     chosen = max(better, key=lambda row: _gain(compared, row), default=simplest)
     place = _place(results, chosen.stage)
     what = f"`{place[0]}`{place[1]}" if place else named(chosen.label)
-    why = " ".join([_why(chosen, simplest, trained), *_distances(compared, count, chosen, simplest)])
+    mixed = any(found >= {1, -1} for found in signs.values())
+    why = " ".join([_why(chosen, simplest, trained, mixed), *_distances(compared, count, chosen, simplest)])
     commands = () if place is None else tuple(_commands(results, place[0], chosen))
     return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen), commands)
 
@@ -115,7 +117,8 @@ def _gain(compared: Sequence[_Compared], row: ResultRow) -> tuple[int, float]:
     return sum(one.sign for one in own), sum(one.versus.difference for one in own) / len(own)
 
 
-def _why(chosen: ResultRow, simplest: ResultRow, trained: Sequence[ResultRow]) -> str:
+def _why(chosen: ResultRow, simplest: ResultRow, trained: Sequence[ResultRow], mixed: bool) -> str:
+    """`mixed`: a student is better on one task and worse on another."""
     if len(trained) == 1 and chosen is simplest:
         return f"{chosen.label} is the only trained student with scores."
     how = ["no teacher"] if simplest.kind == "sft" and any(row.kind != "sft" for row in trained) else []
@@ -123,31 +126,32 @@ def _why(chosen: ResultRow, simplest: ResultRow, trained: Sequence[ResultRow]) -
     one_of = f"the simplest of {len(trained)} trained students" if len(trained) > 1 else "the trained student"
     what = one_of + (f" ({', '.join(how)})" if how else "")
     if chosen is simplest:
-        return f"{chosen.label} is {what}, and none was shown to be better."
+        at_once = " without being worse on another task" if mixed else ""
+        return f"{chosen.label} is {what}, and none was shown to be better{at_once}."
     untrained = ", without any training," if chosen.kind == "model" else ""
     return f"{chosen.label}{untrained} was shown to be better than {named(simplest.label)}, {what}."
 
 
 def _distances(compared: Sequence[_Compared], count: int, chosen: ResultRow, simplest: ResultRow) -> Iterator[str]:
     """A sentence for each of the first other students on how far it is from the simplest one, where no verdict says so;
-    one for the rest."""
+    short ones for the rest. `count`: for how many tests p is corrected."""
     several = len({one.table.task for one in compared}) > 1
-    left = [one for one in compared if not one.is_said]
-    stages = sorted(dict.fromkeys(one.row.stage for one in left), key=lambda stage: stage != chosen.stage)
+    rows: dict[str, list[_Compared]] = {}
+    for one in sorted((one for one in compared if not one.is_said), key=lambda one: one.row.stage != chosen.stage):
+        rows.setdefault(one.row.stage, []).append(one)
     corrected = f" after correction for {count} comparisons" if count > 1 else ""
-    for stage in stages[:SPOKEN_OF]:
+    for own in list(rows.values())[:SPOKEN_OF]:
         parts = []
-        for one in (one for one in left if one.row.stage == stage):
+        for one in own:
             end = {0: "no difference was shown", 1: "it is better", -1: "it is worse"}[one.sign]
             where = f" on {one.table.task}" if several else ""
             evidence = f"95 % interval {interval_text(one.versus)}, {p_text(one.p_value)}{corrected}"
             parts.append(f"{distance(one.versus, named(simplest.label))}{where} ({evidence}): {end}")
-            corrected, label = "", one.row.label
-        yield f"{label} is {'; '.join(parts)}."
-    rest = {one.row.label: one.sign for one in sorted(left, key=lambda one: -one.sign) if one.row.stage in
-            stages[SPOKEN_OF:]}  # fmt: skip
-    yield from (f"{named(label)} is worse." for label, sign in rest.items() if sign < 0)
-    if same := sum(sign == 0 for sign in rest.values()):
+            corrected = ""
+        yield f"{own[0].row.label} is {'; '.join(parts)}."
+    rest = [(own[0].row.label, {one.sign for one in own}) for own in list(rows.values())[SPOKEN_OF:]]
+    yield from (f"{named(label)} is worse." for label, signs in rest if -1 in signs)
+    if same := sum(signs == {0} for _, signs in rest):
         yield f"No difference to {same} more was shown."
 
 
