@@ -171,8 +171,8 @@ def test_on_several_tasks_a_student_that_is_better_on_one_and_worse_on_another_i
     assert found.why.endswith("45.0 above SFT on test (95 % interval 30.0 to 60.0, p < 0.001): it is better.")
     both = chosen(dataclasses.replace(results, rows=tuple(row for row in rows if row.stage != "off_policy")))
     assert both.why.startswith(
-        "SFT is the simplest of 2 trained students (no teacher), and none was shown to be better without being worse on "
-        "another task. GKD (SFT-S) is 50.0 below SFT on dev"
+        "SFT is the simplest of 2 trained students (no teacher), and none was shown to be better without being worse "
+        "on another task. GKD (SFT-S) is 50.0 below SFT on dev"
     )
 
 
