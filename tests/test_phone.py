@@ -61,9 +61,7 @@ def measured(page: Path, width: int = 390) -> dict[str, Any]:
 def test_a_recipes_pairs_are_rows_each_once(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=5)
     rows = SectionRows("test", "a_file_with_a_long_name.jsonl", "loss is measured on while training, scored on", 9, ())
-    run: Any = SimpleNamespace(
-        folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="sft"
-    )
+    run: Any = SimpleNamespace(folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="sft")
     models = (TrainedModel("sft", "SFT", None, run, {}),)
     shown = replace(results, tasks={"test": results.tasks["test"]}, sections=(rows,), models=models)
     page = build_report(shown, tmp_path / "out")
