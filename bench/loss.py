@@ -22,6 +22,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,6 @@ def judge(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace, flops: float) -> None:
     """The Triton path at other sizes: the whole loss by chunk and group, the kernel by how it shares out rows."""
     import torch
-    import triton
 
     from tutelage.common.types import Head
     from tutelage.loss import triton_launch
@@ -132,22 +132,30 @@ def tune(options: argparse.Namespace, flops: float) -> None:
             seconds = seconds_of(lambda: solve(loss, problem), options.device, options.repeats, 1)  # noqa: B023
             peak = peak_gib(loss, problem, options.device) or 0.0
             print(f"{chunk:5d}  {group:5d}  {1000 * seconds:.2f}  {seconds / floor:.3f}  {peak:.2f}", flush=True)
-    count, width = (512, shape[3]) if options.device == "cuda" else (8, shape[3])
+    count, width = (768, shape[3]) if options.device == "cuda" else (1, shape[3])
     student, teacher = (2.0 * torch.randn(count, width, device=options.device) for _ in range(2))
     labels, weights = problem.labels[:count], torch.full((count,), 1.0 / shape[0], device=options.device)
     gradient = torch.empty(count, width, dtype=torch.bfloat16, device=options.device)
     kinds = {"jsd": (0.0, 1.0, 0.5), "kl": (0.0, 1.0, 0.0), "ce": (1.0, 0.0, 0.5)}
-    works = [(name, False) for name in kinds] + [("jsd", True)]
-    print(f"kernel alone, {count} rows, ms: {', '.join(kinds)}, jsd with statistics")
-    alone = [triton_launch.LaunchConfig(block, warps) for block, warps in ((2048, 16), (4096, 32))]
-    shared = [
-        triton_launch.LaunchConfig(block, warps, triton.next_power_of_2(triton.cdiv(width, block)), registers)
-        for block, warps, registers in ((8192, 16, 64), (4096, 8, None), (4096, 8, 64), (2048, 4, None))
-    ]
-    for config in alone + (shared if options.device == "cuda" else []):
+    works = [(name, statistics) for name in kinds for statistics in (False, True)]
+    print(f"kernel alone, {count} rows, ms: {', '.join(kinds)}, each without and with statistics")
+    blocks = ((2048, 16), (4096, 32)) if options.device == "cuda" else ((128, 4),)
+    configs = [triton_launch.LaunchConfig(block, warps) for block, warps in blocks]
+    if options.device == "cuda":
+        shapes = ((4096, 8, 8), (4096, 4, 8), (4096, 4, 16), (8192, 8, 8), (8192, 8, 16), (2048, 2, 8), (8192, 16, 8))
+        shared = [
+            triton_launch.LaunchConfig(block, warps, registers=registers, pieces=pieces)
+            for block, warps, pieces in shapes
+            for registers in ((64, 80, None) if block // warps < 1_000 else (64, 96, 128, None))
+        ]
+        configs += [replace(config, programs=triton_launch.programs_of(config, width)) for config in shared]
+        configs += [replace(c, programs=triton_launch.programs_of(c, width)) for c in triton_launch.WIDE.values()]
+    for config in configs:
 
         def milliseconds(name: str, statistics: bool, config: triton_launch.LaunchConfig = config) -> float:
-            known, heads = triton_launch.KernelObjective(*kinds[name]), (Head(student), teacher, Head(teacher))
+            own = teacher if name != "ce" else None
+            heads = Head(student), own, None if own is None else Head(own)
+            known = triton_launch.KernelObjective(*kinds[name])
 
             def work() -> Any:
                 return triton_launch.evaluate_chunk(

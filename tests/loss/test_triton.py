@@ -33,7 +33,8 @@ OBJECTIVES = [
 ]
 # Each formula of the kernel once: without a GPU, weights and temperatures are tried on random logits alone.
 PLAIN = [CrossEntropy(), *(Divergence(beta) for beta in (0.0, 1e-3, 0.5, 1.0))]
-# How student and teacher differ, and the relative error allowed of the value; ten times as much at β = 0.001.
+# How student and teacher differ, and the relative error allowed of the value; at β = 0.001 ten times as
+# much of the first two, whose errors come from logits far apart.
 PAIRS = {"random": 5e-6, "peaked": 1e-5, "0.1 apart": 5e-5, "0.01 apart": 5e-4}
 
 
@@ -83,7 +84,7 @@ def test_values_and_gradients_equal_float64(kind, objective):
     assert torch.equal(student, before)
     exact_values, slope = objective.value_and_gradient(student.double(), teacher.double(), labels)
     exact = slope * weights.double()[:, None]
-    tolerance = PAIRS[kind] * (10 if objective == Divergence(1e-3) else 1)
+    tolerance = PAIRS[kind] * (10 if objective == Divergence(1e-3) and "apart" not in kind else 1)
     torch.testing.assert_close(values.double(), exact_values, rtol=tolerance, atol=0)
     # 2e-7: float32 loses the gradient of a probability that is this close to 1
     assert (gradient.double() - exact).norm() < 1e-4 * exact.norm() + 2e-7
@@ -121,57 +122,6 @@ def test_without_teacher_or_statistics_the_columns_are_none():
     values, columns, _ = run(Divergence(0.5), student, teacher, labels, weights, statistics=False)
     assert columns == [None] * 6
     torch.testing.assert_close(values, divergence.generalized_jsd(student, teacher, 0.5), rtol=1e-5, atol=0)
-
-
-def outcome(objective, student, teacher, config):
-    """Values, statistics and gradient, as one tuple."""
-    gradient = torch.full(student.shape, torch.nan, device=DEVICE)
-    heads = Head(student), teacher, Head(teacher)
-    known, targets = triton_launch.kernel_objective(objective), labels_and_weights(*student.shape)
-    values, columns = triton_launch.evaluate_chunk(known, student, *heads, *targets, gradient, True, config)
-    return values, *columns, gradient
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_a_row_kept_in_registers_equals_a_row_read_in_each_pass(objective):
-    student, teacher = logits_pair("random", width=BLOCK + BLOCK // 2)
-    configs = (triton_launch.LaunchConfig(block=block) for block in (2 * BLOCK, BLOCK // 2))
-    held, read = (outcome(objective, student, teacher, config) for config in configs)
-    for one, other in zip(held, read, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
-
-
-@pytest.mark.skipif(
-    DEVICE == "cpu", reason="the interpreter runs programs one by one, so they cannot wait for each other"
-)
-@pytest.mark.parametrize("parts", [2, 4, 8])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize(("rows", "width"), [(3, 700), (300, 5_000), (3_000, 1_500)])
-def test_several_programs_per_row_equal_one(objective, parts, rows, width):
-    student, teacher = logits_pair("random", rows, width)
-    found = []
-    for count in (1, parts):
-        found.append(outcome(objective, student, teacher, triton_launch.LaunchConfig(256, 4, count)))
-    for one, many in zip(*found, strict=True):
-        torch.testing.assert_close(many, one, rtol=2e-5, atol=1e-6)
-
-
-@pytest.mark.skipif(
-    DEVICE == "cpu", reason="the interpreter runs programs one by one, so they cannot wait for each other"
-)
-@pytest.mark.parametrize("statistics", [False, True])
-@pytest.mark.parametrize("objective", [CrossEntropy(), Divergence(0.0), Divergence(0.5), Divergence(1.0)], ids=repr)
-@pytest.mark.parametrize("width", [49_152, 128_256, 262_144])
-def test_the_default_launch_equals_one_program_per_row(width, objective, statistics):
-    student, teacher = logits_pair("random", 40, width)
-    known, targets, found = triton_launch.kernel_objective(objective), labels_and_weights(40, width), []
-    for config in (None, triton_launch.LaunchConfig()):
-        gradient = torch.full(student.shape, torch.nan, device=DEVICE)
-        heads = Head(student), teacher, Head(teacher)
-        values, columns = triton_launch.evaluate_chunk(known, student, *heads, *targets, gradient, statistics, config)
-        found.append((values, gradient, *(column for column in columns if column is not None)))
-    for fast, plain in zip(*found, strict=True):
-        torch.testing.assert_close(fast, plain, rtol=2e-5, atol=1e-6)
 
 
 def test_the_first_of_equal_logits_is_the_most_likely_token():

@@ -20,6 +20,7 @@ from tutelage.common.types import Head, Signal, TeacherSignal, TokenStats, TopLo
 from tutelage.loss.chunk import LossArguments, TorchChunks, TritonChunks, chunk_logits, join, torch_chunk_tokens
 from tutelage.loss.matmul import add_product, product
 from tutelage.loss.objective import Objective
+from tutelage.loss.triton_sums import scaled
 
 Implementation = Literal["auto", "torch", "triton"]
 
@@ -104,16 +105,8 @@ class _LinearObjective(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_loss: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
-        return (*map(_scaled, ctx.saved_tensors, ctx.dtypes, [grad_loss] * 3), None)
-
-
-def _scaled(gradient: Tensor | None, dtype: torch.dtype, scale: Tensor) -> Tensor | None:
-    """gradient · scale in the parameter's type, without an intermediate tensor."""
-    if gradient is None:
-        return None
-    if gradient.dtype == dtype:
-        return gradient.mul_(scale.to(dtype))
-    return torch.mul(gradient, scale.to(gradient.dtype), out=torch.empty_like(gradient, dtype=dtype))
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # scaled without an intermediate tensor
+        return (*(None if saved is None else scaled(saved, dtype, grad_loss) for saved, dtype in pairs), None)
 
 
 def _forward(

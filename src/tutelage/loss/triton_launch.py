@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from tutelage.common.types import Head
 from tutelage.loss import triton_kernel
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective, WeightedSum
 
-# Vocabulary size from which several programs share a row. Measured at 128,256 only; at half of that, one row per
+# Vocabulary size from which several programs share a row. Chosen at 128,256 only; at half of that, one row per
 # multiprocessor just fits into an H100's cache between the passes.
 WIDE_VOCABULARY = 65_536
 
@@ -36,23 +38,43 @@ class LaunchConfig:
     warps: int = 32  # per program; 32 fill a multiprocessor
     programs: int = 1  # per row
     registers: int | None = None  # per thread; None: the compiler decides
+    pieces: int = 1  # into which a block held in registers is divided
 
 
-def launch_config(objective: KernelObjective, width: int, device: torch.device) -> LaunchConfig:
-    """The fastest configuration measured on an H100 for this objective and vocabulary size (docs/performance.md).
+# Rows of a wide vocabulary, by what is computed: as many programs share a row as hold it in their registers. The fastest
+# of thirteen divisions on one H200; `python -m bench.loss --device cuda --tune` times these and others.
+WIDE = {
+    "mean": LaunchConfig(warps=4, registers=96, pieces=8),  # β > 0: the gradient depends on a sum over the row
+    "teacher": LaunchConfig(warps=4, registers=96, pieces=8),
+    "label": LaunchConfig(warps=4, pieces=8),  # without a teacher
+}
 
-    An objective that needs three passes over a wide row gets as many programs per row as hold it in their registers, so
-    that each logit is read once. The programs of a row synchronise, so all must be resident at once: do not launch two
-    such kernels on two streams, they can deadlock.
+
+def launch_config(objective: KernelObjective, width: int, device: torch.device, teacher: bool) -> LaunchConfig:
+    """How to divide the rows of this objective, by vocabulary size; `teacher`: its logits are read too.
+
+    A wide row gets as many programs as hold it in their registers, so that each logit is read once. The programs of a
+    row synchronise, so all must be resident at once: do not launch two such kernels on two streams, they can deadlock.
+    Where processes share the device at the same moment (NVIDIA's MPS), rows are therefore not shared.
     """
     if device.type == "cpu":  # Triton's interpreter reduces a block element by element
         return LaunchConfig(block=128)
-    three_passes = objective.divergence != 0.0 and objective.beta != 0.0
-    if three_passes and torch.version.cuda and width >= WIDE_VOCABULARY:
-        count = 1 << (-(-width // LaunchConfig.block) - 1).bit_length()  # the smallest power of two that covers the row
+    if torch.version.cuda and width >= WIDE_VOCABULARY and not _under_mps():
+        mean = objective.divergence != 0.0 and objective.beta != 0.0
+        config = WIDE["mean" if mean else "teacher" if teacher else "label"]
+        count = programs_of(config, width)
         if count <= torch.cuda.get_device_properties(device).multi_processor_count:
-            return LaunchConfig(warps=8, programs=count, registers=64)
+            return replace(config, programs=count)
     return LaunchConfig()
+
+
+def _under_mps() -> bool:
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
+
+
+def programs_of(config: LaunchConfig, width: int) -> int:
+    """The smallest power of two of programs whose blocks cover a row."""
+    return 1 << (-(-width // config.block) - 1).bit_length()
 
 
 def kernel_objective(objective: Objective) -> KernelObjective | None:
@@ -131,7 +153,7 @@ def _launch(
     count, width = student.shape
     if count == 0:
         return
-    config = config or launch_config(objective, width, student.device)
+    config = config or launch_config(objective, width, student.device, teacher is not None)
     s_map = _logit_map(heads[0], objective.temperature)
     t_map = s_map if heads[1] is None else _logit_map(heads[1], objective.temperature)
     kinds = {0.0: triton_kernel.FORWARD.value, 1.0: triton_kernel.REVERSE.value}
@@ -139,7 +161,7 @@ def _launch(
     # A missing tensor is replaced by another one, which the flags keep from being read.
     placeholder = student
     several = config.programs > 1
-    scratch = student.new_empty((count, 13, config.programs)) if several else placeholder
+    scratch = student.new_empty((count, triton_kernel.SCRATCH.value, config.programs)) if several else placeholder
     arrived = torch.zeros(count, dtype=torch.int32, device=student.device) if several else placeholder
     t_bias = None if heads[1] is None else heads[1].bias
     with torch.cuda.device(student.device) if student.is_cuda else contextlib.nullcontext():
@@ -179,6 +201,7 @@ def _launch(
             STATISTICS=statistics is not None,
             GRADIENT=gradient is not None,
             BLOCK=config.block,
+            PIECES=config.pieces,
             PROGRAMS=config.programs,
             IN_REGISTERS=config.programs * config.block >= width,
             num_warps=config.warps,

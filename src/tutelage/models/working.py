@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.loss.triton_sums import add_to
 from tutelage.models.own_module import OwnModule
 from tutelage.models.sharding import is_sharded
 
@@ -75,7 +76,7 @@ class _AddTo:
         if self.master.grad is None:
             self.master.grad = gradient.to(self.master.dtype)
         else:
-            self.master.grad.add_(gradient)
+            add_to(self.master.grad, gradient)
 
 
 def _narrowed(parameter: Tensor, dtype: torch.dtype) -> nn.Parameter:
