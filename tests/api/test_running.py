@@ -117,6 +117,14 @@ MISTAKES: list[tuple[Callable[[Workshop], Any], str]] = [
 ]
 
 
+def test_tasks_without_data_are_told_before_the_first_is_answered(workshop: Workshop, done: list[str]) -> None:
+    tasks = {"data": "later", "metrics": ["rouge_l"]}
+    file = workshop.write(data__later={"path": "no.jsonl"}, tasks__later=tasks)
+    with pytest.raises(tutelage.TutelageError, match=r"no file `no\.jsonl`"):
+        tutelage.evaluate(workshop.recipe["teacher"], ["test", "later"], recipe=file, runs=workshop.runs)
+    assert done == []
+
+
 @pytest.mark.parametrize(("call", "message"), MISTAKES, ids=[message[:30] for _, message in MISTAKES])
 def test_a_mistake_is_one_line(call: Callable[[Workshop], Any], message: str, workshop: Workshop) -> None:
     with pytest.raises(tutelage.TutelageError, match=message) as error:

@@ -25,6 +25,7 @@ STAGES = [
     {"name": "gkd", "kind": "distill", "teacher": "teacher_sft", "data": "train", "sampling": SAMPLING},
     {"name": "scores", "kind": "evaluate", "models": ["sft", "gkd"], "tasks": ["test"]},
 ]  # fmt: skip
+WITH_PILOTS = sum(bool(one.pilots) for one in shipped_situations())
 MANY = [ROWS[i % 12] | {"id": f"m{i}"} for i in range(320)]
 
 
@@ -89,6 +90,16 @@ def test_a_stage_that_is_not_there_is_named(workshop: Workshop) -> None:
         find_arms(load_recipe(file), file.parent, "gkf")
 
 
+def test_what_pilots_lack_is_told_before_anything_is_asked(
+    workshop: Workshop, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = recipe(workshop, training__trackers=["wandb"])
+    monkeypatch.setattr("tutelage.runs.preflight.inputs.find_spec", lambda _: None)
+    with pytest.raises(TutelageError, match="wandb is not installed"):
+        forecast(workshop, file)
+    assert not done
+
+
 @pytest.mark.slow
 def test_from_end_to_end(workshop: Workshop, done: list[str]) -> None:
     """Signals and two pilots; a second call does nothing; test rows are never read."""
@@ -104,7 +115,7 @@ def test_from_end_to_end(workshop: Workshop, done: list[str]) -> None:
     assert found.prices["this forecast"].seconds
     assert found.distillation is not None
     assert found.score.situations >= 9
-    assert found.score.pilots == 0
+    assert found.score.pilots == WITH_PILOTS  # its own outcome is none of them
     content = json.loads(json.dumps(found.as_json()))
     assert content["answer"] == found.answer.choice
     assert len(content["decided"]) == 3
@@ -163,7 +174,7 @@ def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Worksh
     shipped = len(shipped_situations())
     assert forecast(workshop, file, pilot="none").score.situations == shipped
     other = forecast(workshop, recipe(workshop, stages=[*STAGES[:3], again, scores], name="other"), pilot="none")
-    assert (other.score.situations, other.score.pilots) == (shipped + 1, 1)
+    assert (other.score.situations, other.score.pilots) == (shipped + 1, WITH_PILOTS + 1)
 
 
 @pytest.mark.slow

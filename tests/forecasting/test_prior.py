@@ -29,7 +29,8 @@ def made(n: int, gain: float, task: str = "other", **more) -> Situation:
     return replace(NEW, name=f"s{n}", task=task, gain=gain, gain_se=0.3, **more)
 
 
-def test_without_situations_it_is_the_plain_rule() -> None:
+def test_without_situations_it_is_the_plain_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior, "_POWERS", (1.0,))
     known = replace(NEW, signals={"teacher_score": 30.0, "student_score": 10.0}, pilots=(PILOT,))
     found = predict(known, [])
     assert found.situations == 0
@@ -40,7 +41,8 @@ def test_without_situations_it_is_the_plain_rule() -> None:
 
 
 def test_the_posterior_is_the_conjugate_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one scatter and no task effect, the mean is that of a Bayesian linear regression in weight space."""
+    """With one scatter and power and no task effect, it is a Bayesian linear regression in weight space."""
+    monkeypatch.setattr(prior, "_POWERS", (1.0,))
     monkeypatch.setattr(prior, "_SCATTERS", np.array([1.0]))
     monkeypatch.setattr(prior, "_SHARES", (0.0,))
     rng = np.random.default_rng(0)
@@ -52,16 +54,35 @@ def test_the_posterior_is_the_conjugate_one(monkeypatch: pytest.MonkeyPatch) -> 
     rows = [prior._row(one, "score") for one in others]
     x = np.stack([row.values for row in rows])
     means = np.array([feature.score[0] for feature in prior.FEATURES])
-    precision = np.diag([feature.score[1] ** -2 for feature in prior.FEATURES])
-    noise = np.array([1.0 + (0.3 / row.scale) ** 2 for row in rows])
+    variances = np.array([feature.score[1] ** 2 for feature in prior.FEATURES])
+    precision = np.diag(1 / variances)
+    noise = np.array([1.0 + (0.3 / row.scale) ** 2 + row.variances @ (means**2 + variances) for row in rows])
     y = np.array([one.gain / row.scale for one, row in zip(others, rows, strict=True)])
     covariance = np.linalg.inv(precision + x.T @ (x / noise[:, None]))
     weights = covariance @ (precision @ means + x.T @ (y / noise))
     mine = prior._row(known, "score")
     found = predict(known, others)
     assert found.gain.mean == pytest.approx(mine.scale * weights @ mine.values, rel=1e-9)
-    expected = mine.scale * np.sqrt(1.0 + mine.values @ covariance @ mine.values)
+    errors = mine.variances @ (means**2 + variances)
+    expected = mine.scale * np.sqrt(1.0 + errors + mine.values @ covariance @ mine.values)
     assert found.gain.deviation == pytest.approx(expected, rel=1e-9)
+
+
+def test_where_nothing_scores_the_situations_say_whether_gains_are_small_too() -> None:
+    known = replace(NEW, signals={"teacher_score": 1.0, "student_score": 0.5})
+    tasks = [
+        {"task": f"t{n}", "signals": {"teacher_score": score}} for n, score in enumerate([1.0, 2.0, 30.0, 50.0] * 4)
+    ]
+    gains = [1.0, -1.5, 2.0, -1.0] * 4
+    alike = predict(known, [made(n, gain, **task) for n, (gain, task) in enumerate(zip(gains, tasks, strict=True))])
+    gains = [0.05, -0.1, 2.0, -1.0] * 4
+    small = predict(known, [made(n, gain, **task) for n, (gain, task) in enumerate(zip(gains, tasks, strict=True))])
+    assert alike.gain.deviation > 2 * small.gain.deviation
+
+
+def test_an_uncertain_pilot_widens_the_interval() -> None:
+    widths = [predict(replace(NEW, pilots=(replace(PILOT, gain_se=se),)), []).gain.deviation for se in (0.3, 3.0, 6.0)]
+    assert widths[0] + 0.3 < widths[1] < widths[2] - 0.5
 
 
 def test_situations_where_distilling_harmed_lower_the_gain_and_narrow_the_interval() -> None:

@@ -140,13 +140,12 @@ def evaluate_on_recipe(
     stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(tasks))
     planner = Planner(recipe.model_copy(update={"teacher": model, "stages": [stage]}), base, runs)
     make_runs_folder(runs)
-    folders = {}
-    for task in tasks:
-        planned = planner.evaluation("teacher", task, recipe.seeds[0], called=folder_name(name))
-        if not planned.done and (error := attempt(planned, debug)):
+    called = folder_name(name)  # all are planned, which reads their rows, before the first is answered
+    planned = {task: planner.evaluation("teacher", task, recipe.seeds[0], called=called) for task in tasks}
+    for run in planned.values():
+        if not run.done and (error := attempt(run, debug)):
             raise TutelageError(error)
-        folders[task] = planned.folder
-    return folders
+    return {task: run.folder for task, run in planned.items()}
 
 
 def _rows_recipe(

@@ -14,6 +14,7 @@ from typing import Any
 
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
 from tutelage.evaluation.readers.not_stated import without_unstated
+from tutelage.evaluation.readers.second_answer import joined_statements
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ def exact_match(response: str, references: Sequence[str]) -> Score:
 def final_answer(response: str, references: Sequence[str]) -> Score:
     """1 if what follows the last "the answer is" equals a reference, else 0. Whitespace is normalised; case counts.
 
-    Answers that the response doubts, asks for, supposes or reports of others are not stated."""
+    Answers that the response doubts, asks for, supposes or reports of others are not stated, nor is one of two that it
+    states side by side."""
     early = _without_comparing(response, references)
     if early is not None:
         return early
-    answer = answer_phrase(without_unstated(response), any_case=True)
+    answer = answer_phrase(joined_statements(without_unstated(response)), any_case=True)
     if answer is None:
         return Score(0.0, None, "no “the answer is”")
     right = _collapse(answer) in map(_collapse, references)

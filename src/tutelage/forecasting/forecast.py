@@ -119,6 +119,8 @@ def make_forecast(
     say(f"before training: {arms.start} and {arms.given_teacher} on {arms.dev_rows} dev rows ({arms.dev_from})")
     try:
         done += trials.before()
+        trials.check(done)  # alone: whether the two can be compared decides if there are pilots
+        trials.check([*done, *(run for share in shares_of(pilot, arms.rows) for run in trials.part(share))])
         trials.do(done)
         known = replace(known, signals=trials.signals())
     except TutelageError as error:

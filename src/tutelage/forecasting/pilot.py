@@ -46,10 +46,14 @@ class Trials:
         # What both arms need in any case: the student as it starts, and a teacher that the rows do not make.
         self.shared = {one.fingerprint for run in (self._start, self._teacher) for one in with_parents(run.parents)}
 
-    def do(self, runs: Sequence[Run]) -> None:
-        """Do the runs and what they build on. Raises TutelageError when one fails."""
+    def check(self, runs: Sequence[Run]) -> None:
+        """Raise TutelageError where something that the runs, or what they build on, need is missing here."""
         make_runs_folder(self.root)
         refuse_problems(find_problems(with_parents(runs), self.root, data=False, jobs=self.jobs))
+
+    def do(self, runs: Sequence[Run]) -> None:
+        """Do the runs and what they build on. Raises TutelageError when one fails."""
+        self.check(runs)
         with Scheduler(Resources(self.jobs), self.debug) as scheduler:
             scheduler.execute(runs)
 

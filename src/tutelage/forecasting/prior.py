@@ -2,11 +2,12 @@
 
     gain / h = w · x + task + rest,   w ~ N(m, S),   task ~ N(0, ρτ²),   rest ~ N(0, (1 − ρ)τ² + se² / h²)
 
-x are the features of FEATURES in units in which they are about 1; h is 1 for scores near 25 and grows with them, since
-a task on which nothing scores can gain nothing. m and S say what holds before any situation is known: that half of what
-a pilot shows will be there at the end, that a teacher which leads teaches. Each situation moves them; the marginal
-likelihood weighs the grid of τ and ρ. So few situations give a wide interval around a plain rule, and many give their
-own rule. A feature that is not known counts as 0, with the variance that not knowing it adds.
+x are the features of FEATURES in units in which they are about 1; h = s^γ, and s is 1 for scores near 25 and grows with
+them: with γ = 1 a task on which nothing scores can gain nothing, with γ = 0 all tasks gain alike. m and S say what
+holds before any situation is known: that half of what a pilot shows will be there at the end, that a teacher which
+leads teaches. Each situation moves them; the marginal likelihood weighs the grid of τ, ρ and γ. So few situations give
+a wide interval around a plain rule, and many give their own rule. A feature that is known with an error, as a pilot's
+gain is, adds the variance that its weight makes of it; one that is not known counts as 0 with a variance of 1.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ FEATURES = (
 SCATTER: dict[Target, float] = {"score": 1.0, "loss": 0.5}  # the prior's median of τ, in units
 _SCATTERS = np.geomspace(0.15, 6.0, 12)
 _SHARES = (0.0, 0.3, 0.6)  # ρ
+_POWERS = (0.0, 0.5, 1.0)  # γ
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Prediction:
 @dataclass(frozen=True)
 class _Row:
     values: NDArray[np.float64]  # [F], 0 where not known
-    unknown: NDArray[np.float64]  # [F], 1 where not known
+    variances: NDArray[np.float64]  # [F], of the errors of the values; 1 where not known
     scale: float
 
 
@@ -80,31 +82,33 @@ def predict(known: Situation, others: Sequence[Situation], target: Target = "sco
     used = [one for one in others if _outcome(one, target) is not None]
     row, rows = _row(known, target), [_row(one, target) for one in used]
     x_NF = np.stack([one.values for one in rows]) if rows else np.zeros((0, len(FEATURES)))
+    errors_NF = np.stack([one.variances for one in rows]) if rows else np.zeros((0, len(FEATURES)))
     outcomes = [_outcome(one, target) or (0.0, 0.0) for one in used]
-    unit = UNIT[target]
-    y = np.array([gain / (unit * r.scale) for (gain, _), r in zip(outcomes, rows, strict=True)])
-    noise = np.array([(se / (unit * r.scale)) ** 2 for (_, se), r in zip(outcomes, rows, strict=True)])
-    missing = np.array([r.unknown @ (means**2 + variances) for r in rows])
     alike = np.array([[a.task == b.task for b in used] for a in used], dtype=np.float64).reshape(len(used), len(used))
     mine = np.array([one.task == known.task for one in used], dtype=np.float64)
-    logs, centres, spreads, weights = [], [], [], []
-    for scatter, share in product(_SCATTERS * SCATTER[target], _SHARES):
-        covariance = (x_NF * variances) @ x_NF.T + share * scatter**2 * alike
-        covariance += np.diag(noise + missing + (1 - share) * scatter**2)
-        off = y - x_NF @ means
-        solved = np.linalg.solve(covariance, off) if used else off
-        shared = x_NF @ (variances * row.values) + share * scatter**2 * mine
-        variance = row.values @ (variances * row.values) + scatter**2 + row.unknown @ (means**2 + variances)
-        variance -= shared @ np.linalg.solve(covariance, shared) if used else 0.0
-        log = -0.5 * (off @ solved + np.linalg.slogdet(covariance)[1]) if used else 0.0
-        logs.append(log - 0.5 * (math.log(scatter / SCATTER[target]) / 0.7) ** 2)
-        centres.append(float(row.values @ means + shared @ solved))
-        spreads.append(math.sqrt(max(variance, 1e-12)))
-        weights.append(means + variances * (x_NF.T @ solved))
+    logs, centres, spreads, weights, scales = [], [], [], [], []
+    for power in _POWERS if target == "score" else (0.0,):
+        h_N = np.array([one.scale**power for one in rows])
+        y_N = np.array([gain for gain, _ in outcomes]) / (UNIT[target] * h_N)
+        noise_N = (np.array([se for _, se in outcomes]) / (UNIT[target] * h_N)) ** 2
+        for scatter, share in product(_SCATTERS * SCATTER[target], _SHARES):
+            covariance = (x_NF * variances) @ x_NF.T + share * scatter**2 * alike
+            covariance += np.diag(noise_N + errors_NF @ (means**2 + variances) + (1 - share) * scatter**2)
+            off = y_N - x_NF @ means
+            solved = np.linalg.solve(covariance, off) if used else off
+            shared = x_NF @ (variances * row.values) + share * scatter**2 * mine
+            variance = row.values @ (variances * row.values) + scatter**2 + row.variances @ (means**2 + variances)
+            variance -= shared @ np.linalg.solve(covariance, shared) if used else 0.0
+            log = -0.5 * (off @ solved + np.linalg.slogdet(covariance)[1]) - np.log(h_N).sum() if used else 0.0
+            logs.append(log - 0.5 * (math.log(scatter / SCATTER[target]) / 0.7) ** 2)
+            scales.append(UNIT[target] * row.scale**power)
+            centres.append(scales[-1] * float(row.values @ means + shared @ solved))
+            spreads.append(scales[-1] * math.sqrt(max(variance, 1e-12)))
+            weights.append(scales[-1] * (means + variances * (x_NF.T @ solved)))
     chances = np.exp(np.array(logs) - max(logs))
-    found = mixture(chances.tolist(), centres, spreads).scaled(unit * row.scale)
+    found = mixture(chances.tolist(), centres, spreads)
     weight = np.average(np.stack(weights), axis=0, weights=chances)
-    parts = {f.name: float(w * v) * unit * row.scale for f, w, v in zip(FEATURES, weight, row.values, strict=True)}
+    parts = {f.name: float(w * v) for f, w, v in zip(FEATURES, weight, row.values, strict=True)}
     return Prediction(found, parts, len(used), sum(bool(one.pilots) for one in used))
 
 
@@ -156,8 +160,10 @@ def _row(situation: Situation, target: Target) -> _Row:
         "same": float(situation.teacher == SAME),
     }
     values = [found[feature.name] for feature in FEATURES]
-    unknown = np.array([float(value is None) for value in values])
-    return _Row(np.array([value or 0.0 for value in values]), unknown, scale if target == "score" else 1.0)
+    last = situation.pilots[-1] if situation.pilots else None
+    errors = {} if last is None else {"pilot": last.gain_se / scale, "pilot_loss": last.loss_gain_se / UNIT["loss"]}
+    variances = [1.0 if found[f.name] is None else errors.get(f.name, 0.0) ** 2 for f in FEATURES]
+    return _Row(np.array([value or 0.0 for value in values]), np.array(variances), scale)
 
 
 def _capped(value: float | None, unit: float) -> float | None:

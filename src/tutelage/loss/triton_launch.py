@@ -41,8 +41,8 @@ class LaunchConfig:
     pieces: int = 1  # into which a block held in registers is divided
 
 
-# Rows of a wide vocabulary, by what is computed: as many programs share a row as hold it in their registers. The fastest
-# of thirteen divisions on one H200; `python -m bench.loss --device cuda --tune` times these and others.
+# Rows of a wide vocabulary, by what is computed: as many programs share a row as hold it in their registers. These were
+# the fastest of thirteen divisions on one H200; `python -m bench.loss --device cuda --tune` times them and others.
 WIDE = {
     "mean": LaunchConfig(warps=4, registers=96, pieces=8),  # β > 0: the gradient depends on a sum over the row
     "teacher": LaunchConfig(warps=4, registers=96, pieces=8),

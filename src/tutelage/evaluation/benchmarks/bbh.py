@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -25,17 +25,22 @@ from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
 from tutelage.evaluation.readers.find_answer import (
+    LEADING_NO,
+    NUMBER_WORDS,
     STATED,
     Found,
+    after_change,
     find_if_ended,
     find_number,
     find_passage,
     find_phrase,
     find_word,
+    number_of,
     plain,
     trim,
 )
 from tutelage.evaluation.readers.find_letter import find_letter
+from tutelage.evaluation.readers.find_refusal import refuses, takes_back
 from tutelage.evaluation.readers.second_answer import claims_another
 
 TASKS = [
@@ -79,6 +84,9 @@ _NOT_VALID = re.compile(  # "is not valid", "cannot be deductively valid", "isn'
 )
 _BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s+")
 _ITEM = re.compile(rf"(?:{_BULLET.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
+_BESIDE = (  # between two answers in brackets: ", but it could also be"
+    r"(?:\b(?:or|and|but|alternatively|also|it|could|might|may|be|possibly|maybe|perhaps)\b[\s,]*)*"
+)
 _SENTENCE = re.compile(r"[.!?](?=\s)")
 _READ_AT_MOST = 1000  # characters of a list
 _CUTS = ("\nQ:", "</s>")  # where the reply of a base model that continues with a next question is cut
@@ -145,18 +153,27 @@ def find_answer(reply: str, question: str, target: str) -> Found:
         reply = _NOT_VALID.sub(_opposite, plain(reply)) if "invalid" in words else reply
         return _single(find_word(reply, words), reply, "|".join(words))
     if re.fullmatch(r"-?\d+", target):
-        return _single(find_number(reply), reply, r"[-−]?\d+")
-    if _BRACKETS.fullmatch(target):
-        return _find_brackets(reply)
-    return _find_list(reply, target)
+        return _single(find_number(reply), reply, rf"[-−]?\d+|{'|'.join(NUMBER_WORDS)}", number_of)
+    brackets = _BRACKETS.fullmatch(target) is not None
+    if _withdrawn(plain(reply)):
+        return Found(None, "no answer is chosen")
+    return _find_brackets(reply) if brackets else _find_list(reply, target)
 
 
-def _single(found: Found, reply: str, answers: str) -> Found:
-    """`found`, unless the reply claims another of the `answers` (a pattern) after its last statement."""
+def _single(found: Found, reply: str, answers: str, value: Callable[[str], str | None] = str.lower) -> Found:
+    """`found`, unless the reply claims another of the `answers` (a pattern) after its last statement. `value`: of what
+    such a pattern matches."""
     text = plain(reply)
     start = max((match.end() for match in STATED.finditer(text)), default=0)
-    claimed = found.answer and claims_another(text[start:][:600], answers, found.answer)
+    claimed = found.answer and claims_another(text[start:][:600], answers, found.answer, value)
     return Found(None, "several answers") if claimed else found
+
+
+def _withdrawn(text: str) -> bool:
+    """Whether a reply ends by choosing no answer, after whatever it stated: "Actually, neither."."""
+    changed = LEADING_NO.sub("", after_change(text) or "")
+    back = bool(changed) and not STATED.search(changed) and refuses(changed)
+    return back or takes_back(text) > max((match.end() for match in STATED.finditer(text)), default=-1)
 
 
 def _opposite(found: re.Match[str]) -> str:
@@ -167,6 +184,8 @@ def _find_list(reply: str, target: str) -> Found:
     """The list stated as the answer, else a list of exactly the target's words, in any order."""
     found = find_passage(reply)
     if found.answer is not None:
+        if refuses(found.answer):
+            return Found(None, "no answer is chosen")
         listed = _listed(found.answer)
         rest = found.answer.partition(listed)[2]
         if re.match(r"[\s.,;!?\"'”’]*(?:or|alternatively|maybe|perhaps)\b", rest, re.I):
@@ -174,6 +193,9 @@ def _find_list(reply: str, target: str) -> Found:
         return replace(found, answer=listed)
     text, words = plain(reply).strip(), sorted(_list(target))
     colons = [colon.end() for colon in re.finditer(":", text)][-50:]  # the last ones, so that any reply is read fast
+    lines = [_list(trim(line)) for line in text.split("\n") if line.strip()]
+    if len(lines) > 1 and all(sorted(line) == words for line in lines) and any(line != lines[0] for line in lines):
+        return Found(None, "several answers")
     for start in (text.rfind("\n") + 1, *reversed(colons), 0):
         phrase = _listed(text[start:])
         if sorted(_list(phrase)) == words:
@@ -198,11 +220,16 @@ def _find_brackets(reply: str) -> Found:
     if _TWO_BOXES.search(reply):
         return Found(None, "several answers")
     stated = Found(boxes[-1].replace("\\", ""), "stated as the answer") if boxes else find_phrase(reply)
+    lines = ["".join(trim(line).split()) for line in plain(reply).split("\n") if line.strip()]
+    if len(set(lines)) > 1 and all(map(_BRACKETS.fullmatch, lines)):
+        return Found(None, "several answers")
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
         stated = Found(line, "the last line", stated=False)
     text = trim(stated.answer or "")
     brackets = _BRACKETS.match(text)
-    if brackets and re.match(r"[\s\"'`?.]*(?:or|and|[/,;|?])[\s\"'`]*[\[\](){}<>]", text[brackets.end() :], re.I):
+    if brackets and re.match(
+        rf"[\s\"'`?.]*(?:[/|?]|[,;]?\s*{_BESIDE})[\s\"'`]*[\[\](){{}}<>]", text[brackets.end() :], re.I
+    ):
         return Found(None, "several answers")
     if not brackets:
         return Found(None, "no brackets stated")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
 from tutelage.evaluation.readers.not_stated import without_unstated
-from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case
+from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, joined_statements
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def plain(text: str) -> str:
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
-    return without_unstated(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ",")))
+    return joined_statements(without_unstated(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ","))))
 
 
 def find_if_ended(find: Callable[[str], Found], reply: str, finished: bool) -> Found:
@@ -184,7 +184,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     """
     known, either = {word.lower(): word for word in words}, "|".join(map(re.escape, words))
     both = re.compile(  # "Yes and no", "True/False"; but in "True and False = False" the last word is the answer
-        rf"[\s\"'“‘(\[]*(?:both\s+|either\s+)?({either})\b\W{{0,3}}"
+        rf"[\s\"'“‘(\[]*(?:(?:both|n?either|between)\s+)?({either})\b\W{{0,3}}"
         rf"(?:,?\s*\b(?:and|or|but)\b\s*(?:,[^,.\n]{{1,30}},\s*)?{_OR_SO}?|[/&,;+]\s*{_OR_SO}?)"
         rf"\W{{0,3}}(?!(?-i:no)\s+\w)({either})\b(?P<result>\s*(?:=|is\b|equals\b|gives\b|evaluates\s+to\b))?",
         re.I,
@@ -262,7 +262,7 @@ def find_number(reply: str) -> Found:
     | "There are 8 (2 + 4) of them." | 8 |
     | "Answer: 1,234" | 1234 |
     """
-    text = re.sub(rf"(?:not|n['’]t)\s+(?:be\s+)?{_NUMBER}(?!\w)", "…", plain(reply))  # "the answer is not 8"
+    text = re.sub(rf"(?:not|n['’]t)\s+(?:be\s+)?{_A_NUMBER}(?!\w)", "…", plain(reply))  # "the answer is not 8"
     changed = LEADING_NO.sub("", after_change(text) or "")
     if re.search(r"\w", changed) and not STATED.search(changed) and (refuses(changed) or _two_numbers(changed)):
         return Found(None, "no single number after a change of mind")
@@ -277,12 +277,12 @@ def find_number(reply: str) -> Found:
             return Found(number or None, f"{tier} as the answer")
     last = re.sub(r"^\W*(?:(?:it\s+is|it's|so|therefore|thus|hence)\b\W*)+", "", last_line(text), flags=re.I)
     both = [one for one in (text, last) if len(re.findall(_A_NUMBER, one, re.I)) == 2]  # "3\n4", "It is 3; 4."
-    if any(begins_with_two(one, _A_NUMBER, _number_in) for one in both):
+    if any(begins_with_two(one, _A_NUMBER, number_of) for one in both):
         return Found(None, "no single number")
     alone = rf"\W*?((?:{_NUMBER})|{'|'.join(NUMBER_WORDS)})\W*"
     opening = re.fullmatch(alone, _first_line(text), re.I)
     if opening and not re.fullmatch(alone, last_line(text), re.I):
-        return Found(_number_in(opening[1]), "the reply's beginning")
+        return Found(number_of(opening[1]), "the reply's beginning")
     cues = [match.end() for match in STATED.finditer(text)]  # what is stated there is no number
     text = re.sub(r"(?<=\d) \([^()\n]*\)", "", text[cues[-1] if cues else 0 :])  # in "8 (2 + 6)" 8 is the number
     if last_refusal(text, undecided_only=True) >= 0 or _two_numbers(last_line(text), at_end=True):
@@ -353,9 +353,9 @@ def last_line(text: str) -> str:
 def _stated_number(tail: str) -> str | None:
     """The number that a text after a cue states; `_NO_ANSWER` for two numbers, and for none."""
     line = _first_line(re.sub(r"\n\s*(?=(?:or|and|also)\b)", " ", tail))
-    two = begins_with_two(line, _A_NUMBER, _number_in) or _two_numbers(line) or differs_by_case(line, _A_NUMBER)
+    two = begins_with_two(line, _A_NUMBER, number_of) or _two_numbers(line) or differs_by_case(line, _A_NUMBER)
     several = two or _NOT_ONE.match(line) or _NUMBER_LIST.match(tail)
-    return _NO_ANSWER if refuses(line) or several else _number_in(line)
+    return _NO_ANSWER if refuses(line) or several else number_of(line)
 
 
 def _two_numbers(line: str, at_end: bool = False) -> bool:
@@ -364,7 +364,7 @@ def _two_numbers(line: str, at_end: bool = False) -> bool:
     if "=" in line:
         return False
     for match in _TWO_NUMBERS.finditer(line):
-        if _number_in(match[1]) == _number_in(match[2]):
+        if number_of(match[1]) == number_of(match[2]):
             continue
         around = line[match.end() :] if at_end else line[: match.start()]
         if not re.search(_A_NUMBER, around, re.I):
@@ -372,7 +372,7 @@ def _two_numbers(line: str, at_end: bool = False) -> bool:
     return False
 
 
-def _number_in(line: str) -> str | None:
+def number_of(line: str) -> str | None:
     """The result that a clause states: "3 + 4 = 7" → 7, "7 because 3 + 4 = 7" → 7."""
     clause = re.split(r"\s(?:because|since)\b|[.;!]\s", line)[0]
     worded = re.match(rf"\W*({'|'.join(NUMBER_WORDS)})\s*:", clause, re.I)  # "three: 1 + 2"

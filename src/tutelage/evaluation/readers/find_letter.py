@@ -8,9 +8,9 @@
 | 3. bare | the whole reply, or its beginning | "C\\n\\nPlants need light." | C |
 | 4. bare | the last letter in parentheses, else the only one in the last line | "It has to be this one (B)" | B |
 
-Not read: letters that the reply denies ("not (A)", "C is wrong") and a list of all options. A statement that names
-several options ("(A), but also (B)"), one that is not offered, or none ("neither of them") is no answer, whatever was
-stated before it; a later statement or a change of mind overrules it like any other.
+Not read: denied letters ("not (A)", "C is wrong") and a list of all options. A statement of several options ("(A) or
+(B)", offered or not), one that is not offered, or none ("neither of them") is no answer, whatever was stated before it;
+a later statement or a change of mind overrules it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tutelage.evaluation.readers.find_refusal import (
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
-from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case
+from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case, foreign_follows
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
@@ -110,16 +110,16 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         if back > max(cues, default=-1):
             return Found(_like_option(text[back:], letters, option_texts), "no option is chosen")
         return stated
-    # what is stated here is unreadable
-    return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)
+    return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)  # what is stated is unreadable
 
 
 def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
     """What a text after a cue states: a letter, NO_SINGLE, or None where it states nothing that can be read."""
-    letter, option = _letter_at(tail, letters), _option_at(tail, letters, options)
+    bare = re.sub(r"\A\s*(?:both|either|between)\s+", "", tail)
+    letter, option = _letter_at(bare, letters), _option_at(tail, letters, options)
     if letter is not None and (option is None or len(options[letters.index(option)]) < 3):  # not "I, II and III"
-        return NO_SINGLE if _another_follows(tail, letter, letters, options) else letter
-    option = option or _option_at(re.sub(r"\A\s*(?:both|either)\s+", "", tail), letters, options)
+        return NO_SINGLE if _another_follows(bare, letter, letters, options) else letter
+    option = option or _option_at(bare, letters, options)
     if option is not None:
         return NO_SINGLE if _another_text_follows(tail, option, letters, options) else option
     if refuses(tail):
@@ -144,7 +144,7 @@ def _no_single(tail: str, letters: str) -> bool:
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
     "- A\n- B", "A, but B is also correct"."""
-    any_letter = rf"(?-i:[{letters}])"
+    any_letter = f"(?-i:[{letters}A-HJ-Z])"  # of options that are not offered, too
     if claims_another(tail[:600], any_letter, letter) or differs_by_case(tail[:300], any_letter):
         return True
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
@@ -153,6 +153,8 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
     shown = rest.lstrip(f"{marks}(")
     if own and shown.lower().removeprefix("the ").startswith(own):
         rest = shown[shown.lower().index(own) + len(own) :]
+    if foreign_follows(letters, JOINT).match(rest):
+        return True
     after_marks = rest.lstrip(marks)
     lines = "\n" in rest[: len(rest) - len(after_marks)]
     other = rf"(\(?)(?<!\w)(?<!\w['’])([{letters}])(?!['’]?\w)(\)?)(?P<after>[^\n]*)"
@@ -185,8 +187,8 @@ def _another_text_follows(tail: str, letter: str, letters: str, options: Sequenc
         rf"(?:both |either )?(?:the |an? )?{re.escape(own)}(?: \({letter.lower()}\))?{JOINT}(?:the |an? )?", start
     )
     rest = start[match.end() :] if match else ""
-    others = (option for one, option in zip(letters, options, strict=False) if one != letter and option)
-    return any(re.match(rf"{re.escape(other)}(?: \([a-z]\))?\s*(?:[.,;:!?)]|$|and\b|or\b)", rest) for other in others)
+    others = (re.escape(option) for one, option in zip(letters, options, strict=False) if one != letter and option)
+    return any(re.match(rf"{other}(?: \([a-z]\))?\s*(?:[.,;:!?)]|$|and\b|or\b)", rest) for other in others)
 
 
 def _denied_at(tail: str, letters: str) -> set[str]:
@@ -249,7 +251,7 @@ def _stated_letter(text: str, letters: str, read: Callable[[str], str | None]) -
 def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     """The last letter of the form "(B) is the correct one"; NO_SINGLE where it is not offered, or "also" is, or one
     sentence says so of two letters."""
-    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z])\)?\s+(?:is|seems|looks|would be)\s+"
+    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z])\)?(?:\s+(?:is|seems|looks|would be)\s+|:\s+)"
     pattern += r"(?:(?:the|clearly|therefore|thus|most|only|indeed|(also|equally|likewise))\s+)*"
     pattern += r"(correct|right|best|true|answer|likely)\b"
     text = re.sub(r"\([a-z]\)", lambda found: found[0].upper(), text)
@@ -343,10 +345,10 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
 
     def hidden(found: re.Match[str]) -> str:
         kept = re.findall(rf"(?<!\w)\(?([{letters}])\)?(?!\w)", found[0])
-        refusal = "None of the options " if found[0][:4].lower() == "none" else ""
-        return refusal + _DENIAL + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
+        start = f"None of the options {_DENIAL}" if found[0][:4].lower() == "none" else _DENIAL
+        return start + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
-    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\([{letters.lower()}]\))(?!['’-]?\w)"
+    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"
     several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
     for denial in (
         # "Wrong answers: A, B"
@@ -373,7 +375,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
     return re.sub(
-        rf"{several}(?!\)?{verb})|\([{letters}]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([{letters}]\))+",
+        rf"{several}(?!\)?{verb})|\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([A-Z]\))+",
         unless_an_option,
         text,
     )
