@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, RESULT, is_done, read_json
-from tutelage.delivery.folders import CARD, MODELS, WHERE, models_folder, read_mark
+from tutelage.common.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    MODEL,
+    MODELS,
+    RESULT,
+    WHERE,
+    is_done,
+    models_folder,
+    read_json,
+)
+from tutelage.delivery.folders import CARD, read_mark
 
 
 @dataclass(frozen=True)
