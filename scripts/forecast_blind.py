@@ -3,7 +3,8 @@
     python scripts/forecast_blind.py forecast WORK [JOBS [RECIPE ...]]   # docs/results/forecast_blind/<recipe>.json:
     python scripts/forecast_blind.py run WORK [JOBS [RECIPE ...]]        # commit them; then run, and add what came out
 
-RECIPE: demo, ecqa, topics; default: all. The demo's takes minutes on a CPU, the others want a GPU. Each writes the table in docs/forecast.md, between its marks; what is not there yet is called so.
+RECIPE: demo, ecqa, topics; default: all. The demo's takes minutes on a CPU, the others want a GPU. Each command writes
+the table in docs/forecast.md, between its marks; what is not there yet is called so.
 
 WORK holds blind/ and situations/ of scripts/situation_rows.py; runs go to WORK/runs, which those of the situations may
 share. `run` refuses a recipe without a forecast, and one whose forecast is of another recipe.
