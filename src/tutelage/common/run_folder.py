@@ -26,6 +26,8 @@ LOG = "log.txt"  # what the run printed
 MODEL = "model"  # folder of the trained model
 CHECKPOINTS = "checkpoints"  # folder; removed when the run is done
 LOCK = "lock"  # process id, start time and machine of who works on the run
+MODELS = "models"  # folder beside that of the runs: each trained model under a name that people can read
+WHERE = "where.txt"  # in such a model's folder, instead of links: the path of the run's model from there
 
 _UNCHECKED = {RESULT, ERROR, ERROR_LOG, LOG, CHECKPOINTS, LOCK, CHECKSUMS}
 
@@ -33,6 +35,11 @@ _UNCHECKED = {RESULT, ERROR, ERROR_LOG, LOG, CHECKPOINTS, LOCK, CHECKSUMS}
 def is_done(folder: Path) -> bool:
     """Whether the run of this folder is done."""
     return (folder / RESULT).is_file()
+
+
+def models_folder(runs: Path) -> Path:
+    """The folder `models` beside the folder of runs."""
+    return (runs if runs.name not in ("", "..") else runs.resolve()).parent / MODELS
 
 
 def read_json(folder: Path, name: str) -> Any:

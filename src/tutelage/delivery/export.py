@@ -15,8 +15,9 @@ from typing import Literal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import refuse_unwritable
 from tutelage.common.hashing import fingerprint
+from tutelage.common.run_folder import WHERE
 from tutelage.delivery.find_model import FoundModel
-from tutelage.delivery.folders import CARD, MARK, WHERE, read_mark
+from tutelage.delivery.folders import CARD, MARK, read_mark
 from tutelage.recipe.sections import ModelConfig
 
 ADAPTER = "adapter_config.json"

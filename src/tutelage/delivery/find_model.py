@@ -8,9 +8,20 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.locks import holder, lives
-from tutelage.common.run_folder import CONFIG, ENVIRONMENT, LOCK, MODEL, RESULT, is_done, read_json
-from tutelage.delivery.folders import CARD, MODELS, WHERE, models_folder, read_mark
-from tutelage.runs.unfinished import why_absent
+from tutelage.common.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    LOCK,
+    MODEL,
+    MODELS,
+    RESULT,
+    WHERE,
+    is_done,
+    models_folder,
+    read_json,
+)
+from tutelage.delivery.folders import CARD, read_mark
+from tutelage.runs.preflight.unfinished import why_absent
 
 
 @dataclass(frozen=True)

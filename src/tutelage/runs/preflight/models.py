@@ -10,7 +10,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.problem import Problem
-from tutelage.runs.unfinished import why_absent
+from tutelage.runs.preflight.unfinished import why_absent
 
 if TYPE_CHECKING:
     from tutelage.models.load import LoadedModel

@@ -13,10 +13,10 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.locks import holder, lives
 from tutelage.common.planned import at_work
-from tutelage.common.run_folder import ERROR, LOCK, is_done
+from tutelage.common.run_folder import ERROR, LOCK, MODELS, is_done
 from tutelage.recipe.load import read_yaml
 
-RUNS, MODELS = "runs", "models"  # where `tutelage run` puts what it makes, unless told otherwise
+RUNS = "runs"  # where `tutelage run` puts runs, unless told otherwise; models lie beside it
 _FOLDER = re.compile(r"(?P<stage>.+)-s(?P<seed>\d+)-[0-9a-f]{12}")  # of a run that makes a model
 _NOT_KEPT = ("evaluate", "synthesize", "prune")  # kinds of stages whose models, if any, are not put in `models`
 
