@@ -128,6 +128,7 @@ def test_a_second_call_starts_nothing(workshop: Workshop, done: list[str], capsy
     assert done == ["gkd", "gkd on test"]
 
 
+@pytest.mark.long
 def test_two_at_once_give_the_same_numbers(workshop: Workshop, warm_children: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has it: other threads, other last digits
     bad = {"name": "bad", "kind": "sft", "data": "train", "training": {"learning_rate": 1e30}}
