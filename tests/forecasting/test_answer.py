@@ -13,7 +13,7 @@ from pages import HOSTILE, Page
 from tutelage.common.types import Conversation, Message
 from tutelage.forecasting.answer import chance_score, decide, find_problems, is_decided
 from tutelage.forecasting.mixture import Mixture
-from tutelage.forecasting.page import DATA, forecast_lines, loss_words, write_forecast
+from tutelage.forecasting.page import DATA, WORTH, forecast_lines, loss_words, write_forecast
 from tutelage.forecasting.price import Price
 from tutelage.forecasting.situations import Situation, shipped_situations
 
@@ -129,6 +129,21 @@ def test_chance_is_the_best_answer_that_ignores_the_prompt() -> None:
     assert chance_score([row("a")], "exact_match") == 0.0
 
 
+def test_what_forecasts_are_worth_is_what_was_measured() -> None:
+    found = json.loads((Path(__file__).parents[2] / "docs/results/bench/forecast.json").read_text())
+    inside, signs = round(found["coverage_80"] * found["situations"]), found["sign_cases"]
+    right, by_teacher = round(found["sign_accuracy"] * signs), found["teacher_kind_out"]["sign_accuracy"] * signs
+    assert f"{inside} of {found['situations']} measured gains" in WORTH
+    assert f"the sign of {right} of {signs} clear ones" in WORTH
+    assert f"of {round(by_teacher)} of {signs}." in WORTH
+
+
+def test_a_loss_is_not_called_a_gain() -> None:
+    score = certain(-5.0, 1.0)
+    found = decide(KNOWN, score, score, [], 1.0)
+    assert found.why == "distilling loses at least 3.7 points against as much fine-tuning"
+
+
 @pytest.mark.slow
 def test_the_page_says_it_in_words_and_runs_nothing(tmp_path: Path) -> None:
     forecast = fake_forecast(recipe=HOSTILE, both=Price(0.04, 0.1, 60.0))
@@ -139,7 +154,7 @@ def test_the_page_says_it_in_words_and_runs_nothing(tmp_path: Path) -> None:
     assert all(address.startswith("#") for address in page.addresses)
     assert "distil" in page.text
     assert f"informed by {len(shipped_situations())} earlier situations" in page.text.lower()
-    assert "has not been measured yet" in page.text
+    assert "34 of 44 measured gains inside" in page.text
     assert page.text.index("running it is cheaper than forecasting it: ") < page.text.index("What decided")
     assert page.tags.count("svg") == 2
     assert page.text.index("this forecast") < page.text.index("SFT, then GKD")

@@ -79,6 +79,8 @@ def decide(known: Situation, score: Prediction, loss: Prediction, findings: Sequ
         small = lead is not None and lead < SMALL_LEAD * scale and known.teacher != SAME
         choice = "take a stronger teacher" if small else "fine-tune only"
         why = f"distilling gains at most {plus(high)} points over as much fine-tuning"
+        if high < 0:
+            why = f"distilling loses at least {-high:.1f} points against as much fine-tuning"
     first = "lead" if "weak_teacher" in names and choice != "distil" else ""
     return Answer(choice, why, tuple(findings), _decided(known, score, first), _changes(known, score, choice, more))
 

@@ -35,6 +35,14 @@ SIGNAL_NAMES = {
 }
 
 
+# Of docs/results/bench/forecast.json, tasks left out, in points.
+WORTH = (
+    "Forecasts of situations with a known outcome, each from other tasks alone, had 34 of 44 measured gains inside the "
+    "80 % interval, and were right about the sign of 21 of 22 clear ones; of a kind of teacher that no earlier "
+    "situation has, of 14 of 22."
+)
+
+
 def write_forecast(forecast: Forecast, out: Path, overrides: Sequence[str] = ()) -> Path:
     """Write forecast.html and forecast.json into the folder `out`; return the page's path. `overrides`: keys of the
     recipe file that the command changed, as key=value."""
@@ -59,6 +67,7 @@ def write_forecast(forecast: Forecast, out: Path, overrides: Sequence[str] = ())
         dear=dear_text(forecast.prices[OWN_PRICE], forecast.both),
         prices=[(name, *price_cells(price)) for name, price in forecast.prices.items()],
         informed=informed_text(forecast),
+        worth=WORTH,
         signals=[(SIGNAL_NAMES[k], f"{v:.3g}") for k, v in forecast.known.signals.items() if k in SIGNAL_NAMES],
         svgs=inline_svgs((5.4, 3.5), "forecast", [draw for _, draw in panels]),
         titles=[title for title, _ in panels],
