@@ -11,10 +11,14 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+SEVERAL = "⁂"  # stands for letters that are left open: "A or B"
+_JOINING = (
+    "and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|well|in|addition|to|together|along|with|both|"
+    "either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|the|equally|option|choice|answer|then|else|"
+    "followed|by|respectively|rather|und|oder|et|ou|o|y"
+)
 BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
-    r"(?:[\s,;:/&+=|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
-    r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
-    r"the|equally|option|choice|answer|then|else|followed|by|respectively|rather|und|oder|et|ou|o|y)\b){1,40}"
+    rf"(?:[\s,;:/&+=|?!.()\[\]{{}}\"'“‘”’„…–—∨∧∪\\-]|\b(?:{_JOINING})\b){{1,40}}"
 )
 
 _MAY = r"(?:would|could|can|may|might)"
@@ -56,6 +60,12 @@ _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
     rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
 )
 _STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
+_ONE = r"(\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?!\w|[.,]\d)"
+_CUE = r"\banswer(?:\s+is|\s*:)\s+"
+_CUE_AGAIN = rf"[\s.;,!]+(?:(?:so|and|or|thus|therefore|hence|the|my|final|correct|best|right)[\s,]+)*{_CUE}"
+_REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
+    rf"{_CUE}{_ONE}(?:{_CUE_AGAIN}{_ONE})+(?=\s*(?:[.;!?\n]|$))", re.I
+)
 _BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
 
 
@@ -63,6 +73,12 @@ def joined_statements(text: str) -> str:
     """The text with pairs of statements that differ and both hold as one statement, of no single answer."""
     for pair in _PAIR:
         text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
+
+    def repeated(found: re.Match[str]) -> str:
+        stated = {one[0].strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
+        return _BOTH if len(stated) > 1 else found[0]
+
+    text = _REPEATED.sub(repeated, text)
 
     def added(found: re.Match[str]) -> str:
         before = _STATEMENT.findall(text[max(0, found.start() - 2000) : found.start()])
@@ -98,18 +114,65 @@ def _claims(one: str) -> re.Pattern[str]:
     )
 
 
-@cache
-def foreign_follows(letters: str, joint: str) -> re.Pattern[str]:
-    """What may follow an answer among `letters`: one more letter, that is not offered: ") and (E)", "/E", ", but it
-    could also be (E)". `joint`: a pattern of what joins two answers."""
-    foreign, end = (
-        f"(?-i:(?![{letters}I])[A-Z])",
-        r"(?=\s*(?:[,;:!?)\]}\"'”’]|\.(?![A-Z])|$|(?:and|or|because|since)\b))",
-    )
-    joined = rf"{joint}(?:(?:both|either)\s+)?"
-    return re.compile(
-        rf"[)\]}}>\"'”’]?(?:{BETWEEN}\({foreign}\){end}|{joined}{foreign}{end}|{joined}\({foreign}\))", re.I
-    )
+_VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
+# An option's letter, in brackets or bare, which is no pronoun, article, quantity ("E = mc2") or argument ("P(A)").
+_LETTER = re.compile(
+    rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|{_JOINING}|too)\b)\w)"
+    rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
+)
+_NUMBERED = re.compile(r"\n\s*\d+[.)]\s")
+_SENTENCE_END = re.compile(r"[\n;!?]|(?<!\b[A-Z])\.(?!\w)")  # not that of "A. Paris"
+_FILLER = re.compile(rf"\b(?:{_JOINING}|is|are|should|would|I'd|I|say|choose|pick|too)\b|[\W_]", re.I)
+_NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
+    rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|guess|think|for|"
+    r"is|are|if|not|[A-Z]))[\s\"“'‘]*$",
+    re.I,
+)
+_SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
+    r"\b(?:because|since|as(?!\s+well)|given|due|where|when|which|that|who|rather|instead|over|than|unlike|"
+    r"(?<!if )not|(?<!together )(?<!along )with|from|among)\b|n['’]t\b|:|,\s*for\b",
+    re.I,
+)
+_REASON = re.compile(r"\b(?:because|since)\b", re.I)
+_HAS_VERB = re.compile(rf"\s+{_VERB}\b", re.I)
+_RIGHT = r"(?:correct|right|true|valid|answer|choice|option|good|fine|likely|works?|fits?|applies|qualifies|do)"
+_COUNTS = re.compile(  # after a letter: "is possible", "would also be right", "would do as well"
+    rf"[^,.]{{0,30}}?\b(?:possible|plausible|defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|another)\s+"
+    rf"(?:\w+\s+){{0,2}}{_RIGHT}|{_RIGHT}\s+{_TOO}|(?:too|also)\s+(?:works?|fits?|applies|qualifies))\b",
+    re.I,
+)
+_MAY_COUNT = re.compile(  # before a letter: "you could also pick", "one could argue for"
+    rf"\b(?:{_MAY}|also|equally)\s+(?:also\s+)?(?:be|choose|pick|select|say|think|accept|argue\s+for)\W*$", re.I
+)
+_YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
+
+
+def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
+    """Whether the text after a stated option's letter names another, offered or not, that may be the answer too.
+
+    In the statement's own sentence every letter is one, but for what a reason or a comparison sets aside and what has
+    a verb of its own ("B, and C is small"). So is one in the sentences that follow at once and only join it ("Or C.").
+    So is, anywhere, a letter that is said to be possible or right too. `wrapped`: the stated letter is in brackets, so
+    that bare ones may be symbols.
+    """
+    joins = True
+    for number, sentence in enumerate(_SENTENCE_END.split(_NUMBERED.sub("\n", rest))):
+        words, without_reason = (_FILLER.sub("", _LETTER.sub("", part)) for part in (sentence, _REASON.split(sentence)[0]))
+        joins = joins and not (number and without_reason)
+        for name in _LETTER.finditer(sentence):
+            before, after = sentence[: name.start()], sentence[name.end() :]
+            one = (name[1] or name[2] or "").upper()
+            if one == letter:
+                continue
+            if name[2] and not _NO_NAME.search(before[-30:]):
+                continue
+            if (_COUNTS.match(after) or _MAY_COUNT.search(before)) and not _YET.search(after):
+                return True
+            symbol = (one not in letters or (wrapped and name[2])) and _FILLER.sub("", _LETTER.sub("", before))
+            aside = symbol or _SET_ASIDE.search(before) or _HAS_VERB.match(after)
+            if joins and not (aside and words):
+                return True
+    return False
 
 
 def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = str.lower) -> bool:
