@@ -41,7 +41,7 @@ from tutelage.evaluation.readers.find_refusal import (
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
-from tutelage.evaluation.readers.second_answer import SEVERAL, differs_by_case, names_another
+from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
@@ -56,11 +56,8 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
-_ANOTHER = re.compile(  # "Another answer is D", and "the answer could be ⁂": no single answer
-    rf"\b(?:(?:another|(?:an?\s+)?alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?"
-    rf"answer(?:\s+(?:is|(?:would|could|may|might)\s+be)\s+|:\s*)(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
-    rf"(?=(?:either\s+|both\s+)?{SEVERAL}))",
-    re.I,
+_COULD_BE = re.compile(
+    rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
 )
 _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
@@ -87,7 +84,7 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     whole = _whole_option(text, letters, option_texts)
     if whole is not None:
         return Found(whole, "the whole reply")
-    text = _ANOTHER.sub(f"the answer is {SEVERAL} ", _without_doubts(text, letters, option_texts))
+    text = _COULD_BE.sub(f"the answer is {SEVERAL} ", _without_doubts(text, letters, option_texts))
     changed = after_change(text)
     if changed is not None:
         changed = LEADING_NO.sub("", changed)
@@ -141,9 +138,7 @@ def _no_single(tail: str, letters: str) -> bool:
 
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
-    """Whether another option stands beside the letter that a text begins with: "(A) → (C)", "A, but B is also correct"."""
-    if differs_by_case(tail[:300], "(?-i:[A-HJ-Z])"):
-        return True
+    """Whether another option stands beside the letter that a text begins with: "(A) → (C)", "A, but B is right too"."""
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
     start = lead.end() if lead else 0
     rest = tail[start + 1 :][:600]
@@ -233,15 +228,16 @@ def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     matches = [one for one in re.finditer(pattern, text) if one[1] in letters or one[3] not in ("true", "likely")]
     if not matches:
         return -1, None
-    last = matches[-1]
-    found = NO_SINGLE if last[2] else last[1]  # "also" correct: beside another
+    last, found = matches[-1], matches[-1][1]
+    if last[2] and not matches[1:]:  # "equally right", as something else
+        return -1, None
     for before in matches[:-1]:
         between = text[before.end() : last.start()]
         # in one sentence, or in two with nothing between
         together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between) or re.fullmatch(
             r"(?:[\s.;(]|\b(?:and|also|too|I|think|believe|that|one|answer|option)\b)*", between
         )
-        if before[1] != last[1] and together:
+        if before[1] != last[1] and (last[2] or together):
             found = NO_SINGLE
     return last.end(), found if found in letters else NO_SINGLE
 
@@ -276,8 +272,7 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     foreign = re.fullmatch(
         r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)
     )
-    open_choice = rf"\W*(?:(?:so|thus|therefore|hence|it\s+is|both|either)\W+)*{SEVERAL}\W*"
-    if (foreign and foreign[1] not in letters) or re.fullmatch(open_choice, last_line(rest), re.I):
+    if foreign and foreign[1] not in letters:
         return Found(None, "no single option in the last line")
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
@@ -291,7 +286,10 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         return Found(None, "several options")
     if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
         return Found(None, "the last letter in parentheses is denied later")
+    sentence = re.split(r"[\n.;!?](?!\w)", rest[: wrapped[-1].end()])[-1] if wrapped else ""
     if wrapped[1:] and _another_follows(rest[wrapped[-2].start() :], wrapped[-2][1], letters, options):
+        return Found(None, "several options")
+    if len(set(re.findall(r"\(([A-Z])\)", sentence))) > 1:
         return Found(None, "several options")
     if wrapped:
         return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
 
 SEVERAL = "⁂"  # stands for letters that are left open: "A or B"
 _JOINING = (
@@ -22,22 +21,20 @@ BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or"
 )
 
 _MAY = r"(?:would|could|can|may|might)"
-_GOOD = (
-    r"(?:an?\s+|the\s+)?(?:\w+ly\s+)?(?:correct|right|true|valid|acceptable|answer)"
-    r"(?:\s+(?:answer|option|choice))?"
-)
 _TOO = r"(?:too|as\s+well|also)"
-_IS_TOO = (  # "C is also right", "C would be right too", "C works as well"
-    rf"(?:(?:(?:is|are|seems|{_MAY}\s+be)\s+(?:also|equally|likewise|just\s+as|another)|{_MAY}\s+also\s+be)\s+{_GOOD}"
-    r"|(?:is|are|seems)\s+(?:equally|just\s+as)\s+(?:possible|plausible|defensible|likely|good)"
-    rf"|(?:is|are|seems|{_MAY}\s+be)\s+{_GOOD},?\s+{_TOO}"
-    rf"|(?:{_TOO}|equally)\s+(?:works?|fits?|applies|qualifies)|(?:works|fits|applies|qualifies)\s+{_TOO})\b"
+_RIGHT = r"(?:correct|right|true|valid|answer|choice|option|good|fine|likely|works?|fits?|applies|qualifies|do)"
+_COUNTS = re.compile(  # after an answer: "is possible", "would also be right", "is right too", "works as well"
+    rf"(?=[\s)]+(?:is|are|seems|being|{_TOO}|equally|works|fits|applies|qualifies|{_MAY})\b)[^,.]{{0,30}}?\b(?:(?:possible|plausible|"
+    rf"defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|another)\s+(?:\w+\s+){{0,2}}{_RIGHT}"
+    rf"|{_RIGHT},?\s+{_TOO}|{_TOO}\s+{_RIGHT})\b)",
+    re.I,
 )
-_BEFORE = (  # "the answer is also C", "I also choose C", "alternative answer: C"
-    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b{_MAY}\s+also\s+(?:be|choose|pick|select|say|accept)|\b(?:I|we)\s+also\s+"
-    r"(?:choose|pick|select|say|think)|\b(?:another|alternative)\s+(?:(?:possible|correct|right|valid)\s+)?answer\s*"
-    r"(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}"
+_OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose", "alternative answer:"
+    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could)\s+(?:be|choose|pick|select|say|think|accept)|"
+    r"\bargue\s+for|\b(?:another|alternative)\s+(?:\w+\s+)?answer\s*(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}$",
+    re.I,
 )
+_YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
 _SHORT = r"(?!not\b|n['’]t)(?:[^\n.;!?]|\.\d){1,60}?"
 _THE_ANSWER = rf"(?:the|my)\s+(?:(?:correct|right|best|final)\s+)?answer\s+(?:is|{_MAY}\s+be)\s+(?:also\s+)?"
 _OR_ELSE = r"(?:otherwise|else|if\s+not|in\s+the\s+other\s+case)\b,?\s+(?:then\s+)?"
@@ -62,7 +59,7 @@ _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
 _STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
 _ONE = r"(\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?!\w|[.,]\d)"
 _CUE = r"\banswer(?:\s+is|\s*:)\s+"
-_CUE_AGAIN = rf"[\s.;,!]+(?:(?:so|and|or|thus|therefore|hence|the|my|final|correct|best|right)[\s,]+)*{_CUE}"
+_CUE_AGAIN = rf"[\s.;,!]+(?:(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)[\s,]+)*{_CUE}"
 _REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
     rf"{_CUE}{_ONE}(?:{_CUE_AGAIN}{_ONE})+(?=\s*(?:[.;!?\n]|$))", re.I
 )
@@ -100,18 +97,18 @@ def claims_another(text: str, one: str, stated: str, value: Callable[[str], str 
     `one`: a pattern of all answers, without groups; `stated`: the answer, in any case; `value`: of what is claimed, to
     be compared with it. "C is also right, but" does not count.
     """
-    found = (next(filter(None, match.groups())) for match in _claims(one).finditer(text))
-    return any(value(other) != stated.lower() for other in found)
-
-
-@cache
-def _claims(one: str) -> re.Pattern[str]:
-    named = rf"(?<![\w.])\(?({one})\)?(?!\w)"
-    wholly = r"(?!,?\s*(?:but|though|although|however|yet|if)\b)"
-    return re.compile(
-        rf"{named}\s+{_IS_TOO}{wholly}|{_BEFORE}{named}(?=\s*(?:[.;:!?)\n]|$))",
-        re.I,
+    return any(
+        _is_claimed(sentence[: other.start()], sentence[other.end() :])
+        for sentence in _SENTENCE_END.split(text)
+        for other in re.finditer(rf"(?<![\w.])(?:{one})(?!\w)", sentence, re.I)
+        if value(other[0]) != stated.lower()
     )
+
+
+def _is_claimed(before: str, after: str) -> bool:
+    """Whether the words around an answer in its sentence say that it is right too."""
+    offered = _OFFERED.search(before[-60:]) and re.match(rf"[\s)]*(?:[.,:)]|{_TOO}\b|$)", after)
+    return bool(offered or _COUNTS.match(after)) and not _YET.search(after)
 
 
 _VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
@@ -135,16 +132,6 @@ _SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
 )
 _REASON = re.compile(r"\b(?:because|since)\b", re.I)
 _HAS_VERB = re.compile(rf"\s+{_VERB}\b", re.I)
-_RIGHT = r"(?:correct|right|true|valid|answer|choice|option|good|fine|likely|works?|fits?|applies|qualifies|do)"
-_COUNTS = re.compile(  # after a letter: "is possible", "would also be right", "would do as well"
-    rf"[^,.]{{0,30}}?\b(?:possible|plausible|defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|another)\s+"
-    rf"(?:\w+\s+){{0,2}}{_RIGHT}|{_RIGHT}\s+{_TOO}|(?:too|also)\s+(?:works?|fits?|applies|qualifies))\b",
-    re.I,
-)
-_MAY_COUNT = re.compile(  # before a letter: "you could also pick", "one could argue for"
-    rf"\b(?:{_MAY}|also|equally)\s+(?:also\s+)?(?:be|choose|pick|select|say|think|accept|argue\s+for)\W*$", re.I
-)
-_YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
 
 
 def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
@@ -157,22 +144,25 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
     """
     joins = True
     for number, sentence in enumerate(_SENTENCE_END.split(_NUMBERED.sub("\n", rest))):
-        words, without_reason = (_FILLER.sub("", _LETTER.sub("", part)) for part in (sentence, _REASON.split(sentence)[0]))
-        joins = joins and not (number and without_reason)
+        words = _words(sentence)
+        joins = joins and not (number and _words(_REASON.split(sentence)[0]))
         for name in _LETTER.finditer(sentence):
             before, after = sentence[: name.start()], sentence[name.end() :]
             one = (name[1] or name[2] or "").upper()
-            if one == letter:
+            if one == letter or (name[2] and not _NO_NAME.search(before[-30:])):
                 continue
-            if name[2] and not _NO_NAME.search(before[-30:]):
-                continue
-            if (_COUNTS.match(after) or _MAY_COUNT.search(before)) and not _YET.search(after):
+            if _is_claimed(before, after):
                 return True
-            symbol = (one not in letters or (wrapped and name[2])) and _FILLER.sub("", _LETTER.sub("", before))
+            symbol = (one not in letters or (wrapped and name[2])) and _words(before)
             aside = symbol or _SET_ASIDE.search(before) or _HAS_VERB.match(after)
             if joins and not (aside and words):
                 return True
     return False
+
+
+def _words(text: str) -> str:
+    """What a text says beside letters and words that join them."""
+    return _FILLER.sub("", _LETTER.sub("", text))
 
 
 def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = str.lower) -> bool:
