@@ -139,15 +139,13 @@ def _no_single(tail: str, letters: str) -> bool:
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option stands beside the letter that a text begins with: "(A) → (C)", "A, but B is right too"."""
+    tail = tail[:700]
+    for one, option in zip(letters, options, strict=False):  # "(C) Oslo" → "(C"
+        own = rf"(\({one}|(?<!\w){one})[\s)\]}}>.,:\"'”’-]*\(?(?i:(?:the )?{re.escape(option)})(?!\w)"
+        tail = re.sub(own, r"\1", tail) if option else tail
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
     start = lead.end() if lead else 0
-    rest = tail[start + 1 :][:600]
-    own = options[letters.index(letter)] if letters.index(letter) < len(options) else ""
-    if own and (text := re.match(rf"[\s)\]}}>.,:\"'”’-]*\(?(?:the )?{re.escape(own)}", rest, re.I)):
-        rest = rest[text.end() :]
-    for one, option in zip(letters, options, strict=False):  # "(C) Oslo" → "(C)"
-        rest = re.sub(rf"(\({one}\)|\b{one}\b[.:)]?)\s*(?i:{re.escape(option)})(?!\w)", r"\1", rest) if option else rest
-    return names_another(rest, letter, letters, wrapped=tail[:start].endswith(("(", "[", "{", "<")))
+    return names_another(tail[start + 1 :], letter, letters, wrapped=tail[:start].endswith(("(", "[", "{", "<")))
 
 
 def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:

@@ -1,8 +1,11 @@
 """A second answer beside the one that a reply states: "C is also right", "I also choose C", "yes if it rains, else no".
 
 Such a reply chooses no single answer, whatever it states first. Two statements of one reply that do not replace each
-other ("the answer is A, and the answer is B", "If it rains, the answer is A. Otherwise, the answer is B") are one
-statement of both.
+other ("the answer is A, and the answer is B", "Final answer: A\\nFinal answer: B") are one statement of both.
+
+Of letters the burden of proof lies on the single answer (`names_another`): a second letter in the statement's sentence
+is an answer too, unless something there sets it aside. Words and numbers occur in any sentence, so for them it lies on
+the second answer: it must be joined to the first, or claimed (`claims_another`).
 """
 
 from __future__ import annotations
@@ -57,11 +60,11 @@ _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
     rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
 )
 _STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
-_ONE = r"(\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?!\w|[.,]\d)"
-_CUE = r"\banswer(?:\s+is|\s*:)\s+"
-_CUE_AGAIN = rf"[\s.;,!]+(?:(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)[\s,]+)*{_CUE}"
+_ONE = r"(?:\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?=\s*(?:[.,;!?](?!\d)|\n|$))"
+_CUE = r"\b(?:answer(?:\s+is|\s*:)|I(?:'d|\s+would)?\s+(?:choose|pick))\s+"
+_SO = r"(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)"
 _REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
-    rf"{_CUE}{_ONE}(?:{_CUE_AGAIN}{_ONE})+(?=\s*(?:[.;!?\n]|$))", re.I
+    rf"{_CUE}{_ONE}(?:[\s.;,!]+(?:{_SO}[\s,]+)*{_CUE}{_ONE})+", re.I
 )
 _BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
 
@@ -72,7 +75,7 @@ def joined_statements(text: str) -> str:
         text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
 
     def repeated(found: re.Match[str]) -> str:
-        stated = {one[0].strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
+        stated = {one.strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
         return _BOTH if len(stated) > 1 else found[0]
 
     text = _REPEATED.sub(repeated, text)
@@ -117,8 +120,8 @@ _LETTER = re.compile(
     rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|{_JOINING}|too)\b)\w)"
     rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
 )
-_NUMBERED = re.compile(r"\n\s*\d+[.)]\s")
-_SENTENCE_END = re.compile(r"[\n;!?]|(?<!\b[A-Z])\.(?!\w)")  # not that of "A. Paris"
+_SENTENCE_END = re.compile(r"\n\s*(?:\d+[.)]\s)?|[;!?]|(?<!\b[A-Z])\.(?!\w)")  # not that of "A. Paris"
+_REASON = re.compile(r"\b(?:because|since)\b", re.I)
 _FILLER = re.compile(rf"\b(?:{_JOINING}|is|are|should|would|I'd|I|say|choose|pick|too)\b|[\W_]", re.I)
 _NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
     rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|guess|think|for|"
@@ -130,7 +133,6 @@ _SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
     r"(?<!if )not|(?<!together )(?<!along )with|from|among)\b|n['’]t\b|:|,\s*for\b",
     re.I,
 )
-_REASON = re.compile(r"\b(?:because|since)\b", re.I)
 _HAS_VERB = re.compile(rf"\s+{_VERB}\b", re.I)
 
 
@@ -143,19 +145,17 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
     that bare ones may be symbols.
     """
     joins = True
-    for number, sentence in enumerate(_SENTENCE_END.split(_NUMBERED.sub("\n", rest))):
+    for number, sentence in enumerate(_SENTENCE_END.split(rest)):
         words = _words(sentence)
         joins = joins and not (number and _words(_REASON.split(sentence)[0]))
         for name in _LETTER.finditer(sentence):
             before, after = sentence[: name.start()], sentence[name.end() :]
             one = (name[1] or name[2] or "").upper()
-            if one == letter or (name[2] and not _NO_NAME.search(before[-30:])):
+            symbol = one not in letters or (wrapped and name[2])
+            if one == letter or (symbol and _words(before)) or (name[2] and not _NO_NAME.search(before[-30:])):
                 continue
-            if _is_claimed(before, after):
-                return True
-            symbol = (one not in letters or (wrapped and name[2])) and _words(before)
-            aside = symbol or _SET_ASIDE.search(before) or _HAS_VERB.match(after)
-            if joins and not (aside and words):
+            aside = words and (_SET_ASIDE.search(before) or _HAS_VERB.match(after))
+            if _is_claimed(before, after) or (joins and not aside):
                 return True
     return False
 
