@@ -1,9 +1,10 @@
 """Three recipes that took no part in the situations: forecast first, then run, then both side by side.
 
-    python scripts/forecast_blind.py forecast WORK [JOBS]   # docs/results/forecast_blind/<recipe>.json: commit them
-    python scripts/forecast_blind.py run WORK [JOBS]        # runs the recipes, and adds what came out
+    python scripts/forecast_blind.py forecast WORK [JOBS [RECIPE ...]]   # docs/results/forecast_blind/<recipe>.json:
+    python scripts/forecast_blind.py run WORK [JOBS [RECIPE ...]]        # commit them; then run, and add what came out
 
-Each writes the table in docs/forecast.md, between its marks; what is not there yet is called so.
+RECIPE: demo, ecqa, topics; default: all. The demo's takes minutes on a CPU, the others want a GPU. Each command writes
+the table in docs/forecast.md, between its marks; what is not there yet is called so.
 
 WORK holds blind/ and situations/ of scripts/situation_rows.py; runs go to WORK/runs, which those of the situations may
 share. `run` refuses a recipe without a forecast, and one whose forecast is of another recipe.
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from tutelage.cli.demo.data import write_demo_data
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.forecasting.answer import plus
-from tutelage.forecasting.forecast import make_forecast
+from tutelage.forecasting.forecast import OWN_PRICE, make_forecast
 from tutelage.forecasting.record import remember
 from tutelage.forecasting.situations import recorded_situations
 from tutelage.recipe.load import load_recipe
@@ -51,10 +53,10 @@ def recipe_of(name: str, work: Path) -> tuple[RecipeConfig, Path]:
     return load_recipe(file), folder
 
 
-def forecast(work: Path, jobs: int) -> None:
+def forecast(work: Path, jobs: int, names: Iterable[str]) -> None:
     """All forecasts that are not there yet. Refuses where a recipe has an outcome already."""
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name in names:
         recipe, folder = recipe_of(name, work)
         if (OUT / f"{name}.json").is_file():
             continue
@@ -65,9 +67,9 @@ def forecast(work: Path, jobs: int) -> None:
         (OUT / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def run(work: Path, jobs: int) -> None:
+def run(work: Path, jobs: int, names: Iterable[str]) -> None:
     """The recipes that were forecast, and what came out."""
-    for name in NAMES:
+    for name in names:
         recipe, folder = recipe_of(name, work)
         file = OUT / f"{name}.json"
         if not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != fingerprint(recipe):
@@ -94,7 +96,8 @@ def table(out: Path) -> str:
         if outcome is not None:
             measured = f"{plus(outcome['gain'])} ± {outcome['gain_se']:.1f}"
             inside = "yes" if gain["low"] <= outcome["gain"] <= gain["high"] else "no"
-        hours = [price["gpu_hours"] for price in made["prices"].values()]
+        prices = sorted(made["prices"].items(), key=lambda one: one[0] == OWN_PRICE)  # its own last
+        hours = [price["gpu_hours"] for _, price in prices]
         cost = "" if None in hours else "; ".join(f"{one:.3f}" for one in hours)
         cells = (title, f"{made['known']['rows']:,.0f}", f"{said} {metric_label(made['metric'])}", made["answer"],
                  measured, inside, cost)  # fmt: skip
@@ -106,21 +109,23 @@ def _read(file: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def main(what: str, work: Path, jobs: int = 8) -> None:
+def main(what: str, work: Path, jobs: int = 8, *names: str) -> None:
+    if unknown := set(names) - set(NAMES):
+        raise TutelageError(f"no blind recipe is called {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
     os.environ["TUTELAGE_DATA"] = str(work)
     (work / "runs").mkdir(parents=True, exist_ok=True)
     if what == "forecast":
-        forecast(work, jobs)
+        forecast(work, jobs, names or NAMES)
     elif what == "run":
-        run(work, jobs)
+        run(work, jobs, names or NAMES)
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(MARKS.sub(lambda marks: f"{marks[1]}{table(OUT)}{marks[2]}", page), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("forecast", "run"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("forecast", "run") or not all(map(str.isdigit, sys.argv[3:4])):
         sys.exit(__doc__)
     try:
-        main(sys.argv[1], Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:]))
+        main(sys.argv[1], Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:4]), *sys.argv[4:])
     except TutelageError as error:
         sys.exit(str(error))

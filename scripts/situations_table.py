@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.common import run_folder
+from tutelage.common.errors import TutelageError
 from tutelage.evaluation.records import read_records, score_array
 from tutelage.evaluation.statistics import Paired, paired_bootstrap
 from tutelage.forecasting.price import Prices
@@ -220,4 +221,7 @@ if __name__ == "__main__":
     paths = [Path(one) for one in sys.argv[1:] if one != "--free"]
     if len(paths) not in (2, 3):
         sys.exit(__doc__)
-    main(*paths, freeing="--free" in sys.argv)
+    try:
+        main(*paths, freeing="--free" in sys.argv)
+    except TutelageError as error:
+        sys.exit(str(error))

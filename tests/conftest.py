@@ -46,7 +46,7 @@ LONGEST = (
     "test_forecast",
     "test_mini_study",
     "test_mini_recipes",
-    "test_recipe_page",
+    "test_page",
     "test_run_study",
 )
 

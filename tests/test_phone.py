@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from waiting import HANG
 from tutelage.forecasting.page import write_forecast
 from tutelage.report.recipe.page import build_report
 from tutelage.report.study.page import write_study_report
+from tutelage.runs.recipe_results import TrainedModel
+from tutelage.runs.row_notes import SectionRows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
@@ -57,7 +60,11 @@ def measured(page: Path, width: int = 390) -> dict[str, Any]:
 
 def test_a_recipes_pairs_are_rows_each_once(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=5)
-    page = build_report(replace(results, tasks={"test": results.tasks["test"]}), tmp_path / "out")
+    rows = SectionRows("test", "a_file_with_a_long_name.jsonl", "loss is measured on while training, scored on", 9, ())
+    run: Any = SimpleNamespace(folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="sft")
+    models = (TrainedModel("sft", "SFT", None, run, {}),)
+    shown = replace(results, tasks={"test": results.tasks["test"]}, sections=(rows,), models=models)
+    page = build_report(shown, tmp_path / "out")
     assert measured(page) == {"page": False, "unsaid": [], "wide": [], "pairs": [10]}  # of five models
     assert measured(page, 1280)["pairs"] == [20]  # each from both sides
 

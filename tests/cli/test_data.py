@@ -33,9 +33,9 @@ def test_rows_are_shown_with_what_is_learnt(workshop: Workshop, capsys: pytest.C
     assert "data.train: 4 rows read" in out
     assert "bad row: train.jsonl:4: neither `messages`" in out
     assert "used: 2 rows as 2 sequences" in out
-    assert "left out as too long: 1 rows (train.jsonl:3)" in out
+    assert "left out as too long: 1 row (train.jsonl:3)" in out
     assert "training would stop: `max_bad_rows` allows 30.0%" in out
-    assert "left out or changed: `tools` (not written by the chat template) in 1 rows" in out
+    assert "left out or changed: `tools` (not written by the chat template) in 1 row (train.jsonl:1)" in out
     assert "<|im_start|>user\nThe cat?<|im_end|>\n<|im_start|>assistant\n⟦1 2<|im_end|>⟧" in out
     assert "Hello<|im_end|>\n<|im_start|>assistant\n⟦3<|im_end|>⟧" in out
     assert "a\\x1b[31m<|im_end|>" in out  # a row cannot steer the terminal
@@ -69,9 +69,9 @@ def test_rows_that_contradict_others_are_named(workshop: Workshop, capsys: pytes
     workshop.rows("test", [{"prompt": "Say a.", "references": ["a"]}] * 2)
     main(["data", "inspect", str(workshop.write())])
     out = capsys.readouterr().out
-    assert "train.jsonl:3 asks what train.jsonl:1 asks: keep the right answer" in out
-    assert "train.jsonl:4 is train.jsonl:2: remove it, it counts twice" in out
-    assert "test.jsonl:2 is test.jsonl:1: remove it" in out
+    assert "keep the right answer: train.jsonl:3 (it asks what train.jsonl:1 asks)" in out
+    assert "counts twice: remove train.jsonl:4 (it repeats train.jsonl:2)" in out
+    assert "remove test.jsonl:2 (it repeats test.jsonl:1)" in out
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_summary_of_a_run_says_what_is_left_out(workshop: Workshop, capsys: 
     assert report["left_out"] == {"column `system` (not read)": 1}
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 3  # a step per sequence
     out = capsys.readouterr().out
-    assert "sft: data.train: left out or changed: column `system` (not read) in 1 rows" in out
+    assert "sft: data.train: left out or changed: column `system` (not read) in 1 row (train.jsonl:1)" in out
 
 
 # --- numbers in YAML -------------------------------------------------------------------------------------------------

@@ -84,6 +84,25 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 
 
+def test_times_are_those_of_quiet_cores_whatever_else_runs(
+    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "desk.csv")
+    said: list[list[str]] = []
+    for busy in (1.0, 9.0):
+        monkeypatch.setattr("tutelage.start.estimate.measured_pace", lambda busy=busy: Pace(1e6, busy))
+        here("desk.csv", "--force")
+        lines = capsys.readouterr().out.splitlines()
+        begins = next(place for place, line in enumerate(lines) if line.startswith("what will run"))
+        said.append([*lines[begins : begins + 6], next(line for line in lines if line.startswith("Wrote"))])
+    quiet, beside = said
+    assert quiet[1:6] == beside[1:6]
+    assert (quiet[0], beside[0]) == tuple(f"what will run, and for how long here{w}:" for w in ("", " on quiet cores"))
+    wrote = re.escape(quiet[6].partition(" here")[0])
+    now = r"[\d.]+ (minutes|hours) while other programs keep them as busy as now"
+    assert re.match(rf"{wrote} here on quiet cores \({now}\), ", beside[6])
+
+
 def write_sharegpt(folder: Path) -> str:
     turns = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in PAIRS]
     lines(folder / "chats.jsonl", [{"conversations": one} for one in turns])
@@ -151,7 +170,11 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         ["x.csv"],
         "it has one with text (`a`)",
     ),
-    "semicolons": (lambda folder: table(folder / "x.csv", ("a;b",), [["c;d"]] * 30), ["x.csv"], "save it with commas"),
+    "semicolons in some rows": (
+        lambda folder: table(folder / "x.csv", ("a;b",), [["c;d"], ["c"], ["d"]] * 30),
+        ["x.csv"],
+        "x.csv: its first line (`a;b`) and its rows do not agree on what separates the columns: save it with commas",
+    ),
     "no header": (
         lambda folder: table(folder / "x.csv", ("Q" * 70, "b")),
         ["x.csv"],
@@ -179,6 +202,11 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     ),
     "half": (lambda folder: table(folder / "x.csv"), ["x.csv", "--prompt", "question"], "go together: give both"),
     "other format": (lambda folder: (folder / "x.xlsx").write_text("x"), ["x.xlsx"], "the formats are .json"),
+    "other format, and a recipe there": (
+        lambda folder: [(folder / name).touch() for name in ("x.xlsx", "mine.yaml")],
+        ["x.xlsx"],
+        "x.xlsx; the formats are .json",
+    ),
     "a name": (lambda folder: table(folder / "x.csv"), ["x.csv", "--name", "a b"], "--name a b: a name has letters"),
     "no answers": (
         lambda folder: lines(folder / "x.jsonl", [{"prompt": q} for q, _ in PAIRS]),
@@ -268,7 +296,9 @@ def test_test_rows_that_are_training_rows_are_named(
     table(tmp_path / "dev.csv", rows=PAIRS[:2])
     here("train.csv", "dev.csv", "test.csv")
     said = capsys.readouterr().out
-    assert "1 of 2 test rows ask what a training row asks (test.csv:2)" in said
+    assert (
+        "1 of 2 test rows ask what a training row asks, so scores look better than they are: remove test.csv:2" in said
+    )
     assert "nearly" not in said
 
 

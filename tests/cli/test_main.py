@@ -117,8 +117,8 @@ def test_a_note_is_printed_once_however_many_runs_have_it(
     for note in ("rows are cut", "are also in data.train", "sft on test: 4 of 4 replies (100 %) ran to"):
         assert first.count(note) == 1, first
     assert "end as they should (as in 1 more run)\n" in first
-    models = workshop.folder / "models"  # the one with a score, and the last
-    assert f"or to two: tutelage chat {models / 'tiny-sft-s1'} {models / 'tiny-gkd-s1'}\n" in first
+    models = workshop.folder / "models"  # the one with a score, and the distilled one
+    assert f"→ tutelage chat {models / 'tiny-sft-s0'} {models / 'tiny-gkd-s0'}    talk to gkd beside it\n" in first
     main(["run", file, "--runs", str(workshop.runs)])  # nothing is left to do, so nothing was said on the way
     again = "".join(capfd.readouterr())
     assert again.count("are also in data.train") == 1

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fake_run import make_run
 
-from tutelage.cli.outcome import _to_talk_to
+from tutelage.cli.outcome import show
+from tutelage.runs.recipe_results import TrainedModel
+from tutelage.runs.row_notes import SectionRows
 
 
-@pytest.mark.parametrize(("best", "first", "second"), [("sft", "sft", "gkd"), ("gkd", "gkd", "sft")])
-def test_the_best_model_is_offered_first_and_its_opponent_beside_it(
-    tmp_path: Path, best: str, first: str, second: str
+def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def change(stage: str, records: list) -> list:
-        score = {best: 90.0, "teacher": 99.0}.get(stage, 40.0)
-        return [dataclasses.replace(one, scores=dict.fromkeys(one.scores, score)) for one in records]
-
-    results = make_run(tmp_path, count=10, change=change)
-    rows = (dataclasses.replace(one, teacher="teacher" if one.kind == "distill" else None) for one in results.rows)
-    results = dataclasses.replace(results, rows=tuple(rows), reference="sft")
-    folders = [Path(f"{results.name}-{stage}-s{seed}") for stage in ("sft", "gkd") for seed in (0, 1)]
-    assert [folder.name for folder in _to_talk_to(results, folders)] == [
-        f"{results.name}-{stage}-s1" for stage in (first, second)
+    monkeypatch.chdir(tmp_path)
+    results = make_run(tmp_path / "x", count=10)
+    run: Any = SimpleNamespace(folder=Path("runs/sft-s0-1"), done=True, kind="sft")
+    note = (
+        "1 row answers an earlier row's question otherwise: keep the right answer: a.csv:9 (it asks what a.csv:4 asks)"
+    )
+    results = dataclasses.replace(
+        results,
+        models=(TrainedModel("sft", "SFT", None, run, {}),),
+        sections=(SectionRows("test", "a.csv", "scored on", 10, (note,)),),
+    )
+    (tmp_path / "table.md").write_text("| a |\n")
+    show(tmp_path / "report.html", results, [Path("models/mini-sft")])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"note: data.test: {note}" in lines
+    place = lines.index("Models: models/mini-sft")
+    assert lines[place - 1] == f"Report: {tmp_path / 'report.html'}"
+    assert lines[place + 2].startswith("Use `runs/sft-s0-1`. SFT is the simplest of 4 trained students")
+    assert lines[place + 3].startswith("To show a difference that may be there: more test rows (")
+    assert lines[place + 4 :] == [
+        "→ tutelage chat runs/sft-s0-1    talk to it",
+        "→ tutelage evaluate --model runs/sft-s0-1 --tasks ifeval    measure it on a benchmark",
+        "→ tutelage export runs/sft-s0-1 --gguf    take it to llama.cpp and others",
     ]
-    assert _to_talk_to(dataclasses.replace(results, rows=(), reference=None), folders[:1]) == folders[:1]
+    show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path("models/mini-sft")])
+    assert capsys.readouterr().out.endswith("\nTalk to it: tutelage chat models/mini-sft\n")

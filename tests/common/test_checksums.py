@@ -182,3 +182,16 @@ def test_a_folder_has_one_writer(tmp_path: Path):
         raise AssertionError
     with alone_in(tmp_path / "scores") as folder:
         assert folder.is_dir()
+
+
+def test_what_is_to_be_removed_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError) as caught:
+        run_folder.read_json(tmp_path, "config.json")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'config.json'} cannot be read (No such file or directory); restore it, or")
+    assert message.count("or remove the folder") == message.count("; ") == 1
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(
+        DamagedError, match=r"config\.json is damaged \(.*\); remove that file and run the same command"
+    ):
+        run_folder.read_json(tmp_path, "config.json")

@@ -59,7 +59,7 @@ WORK = (
     "evaluation.run_benchmarks:load_answerer",
     "evaluation.run_benchmarks:data_folder",
     "evaluation.replies:score_file",
-    "models.files:locate",
+    "delivery.export:_check_folders",
     "start.estimate:look_at_machine",
 )
 
@@ -92,6 +92,7 @@ def test_commands_refuse_before_they_work(
         module, _, attribute = name.partition(":")
         monkeypatch.setattr(importlib.import_module(f"tutelage.{module}"), attribute, work)
     Path("a file").write_text("mine")
+    Path("rows.jsonl").touch()
     Path("locked").mkdir()
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode & os.W_OK == 0 or Path(path) != Path("locked"))
     student = str(workshop.models / "student")
@@ -117,6 +118,16 @@ def test_a_report_without_the_option_names_its_own_folder(
         main(["run", "recipe.yaml"])
     wrong = "runs/tiny-report cannot be written: runs/tiny-report is a file: choose another folder by --report, or"
     assert f"tutelage: {wrong} mend that\n" in capsys.readouterr().err
+
+
+def test_replies_that_are_absent_are_told_before_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--tasks", "ifeval", "--responses", "nowhere.jsonl", "--out", "a file/x"])
+    assert "nowhere.jsonl does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_where_a_file_is_wanted(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

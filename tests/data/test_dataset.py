@@ -125,7 +125,7 @@ def test_globs_lists_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "x.jsonl", row(1))
-    with pytest.raises(TutelageError, match=r"^data\.gold\.path: names one file or hub data set twice"):
+    with pytest.raises(TutelageError, match=r"^data\.gold\.path: one file or hub data set is named twice"):
         load(tmp_path, ["x.jsonl", "*.jsonl"])
 
 
@@ -275,9 +275,9 @@ def test_rows_that_repeat_or_contradict_others_are_named(tmp_path: Path) -> None
     (tmp_path / "x.jsonl").write_text("".join(lines))
     found = repetitions(load_dataset("train", DataConfig(path="x.jsonl"), tmp_path).conversations)
     assert found == [
-        "1 row is an exact repetition of another: x.jsonl:3 is x.jsonl:1: remove it, it counts twice",
-        "5 rows ask what another row asks and answer otherwise: x.jsonl:4 asks what x.jsonl:1 asks, x.jsonl:6 asks "
-        "what x.jsonl:5 asks, x.jsonl:7 asks what x.jsonl:5 asks, … (2 more): keep the right answer",
+        "1 row is an exact repetition and counts twice: remove x.jsonl:3 (it repeats x.jsonl:1)",
+        "5 rows answer earlier rows' questions otherwise: keep the right answer: x.jsonl:4 (it asks what x.jsonl:1 "
+        "asks), x.jsonl:6 (it asks what x.jsonl:5 asks), x.jsonl:7 (it asks what x.jsonl:5 asks) and 2 more",
     ]
     (tmp_path / "y.txt").write_text("one\n\ntwo\n\nthree\n")
 

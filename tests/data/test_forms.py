@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Message
 from tutelage.data.columns import BadRowError, fill_template
-from tutelage.data.sources import as_written
+from tutelage.data.formats.tables import as_written
 from tutelage.recipe.sections import DataConfig
 
 CALL = {"name": "tide", "arguments": {"port": "p0"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -113,16 +114,21 @@ def test_ids_and_their_errors_are_those_of_rows_in_memory(folder: Path, monkeypa
 
 def test_rows_are_read_once_until_their_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch):
     _, large = both(folder, monkeypatch)
+    expected = list(large.conversations)
     read: list[Path] = []
     real = sources.read_file
     monkeypatch.setattr(sources, "read_file", lambda key, file, label: read.append(file) or real(key, file, label))
-    assert next(iter(load(folder, max_bad_rows=0.5, size=15).conversations)) in list(large.conversations)
+    assert next(iter(load(folder, max_bad_rows=0.5, size=15).conversations)) in expected
     assert read == []
     with pytest.raises(TutelageError, match=r"2 of 38 rows are bad"):  # checked though it is not read
         load(folder, max_bad_rows=0.01)
     file = max((folder / "cache" / "data").rglob("rows.arrow"))
-    file.write_bytes(file.read_bytes()[:-9])  # as a power cut leaves it
-    assert list(load(folder, max_bad_rows=0.1).conversations) == list(large.conversations)
+    whole = file.read_bytes()
+    file.write_bytes(b"no arrow")  # since it was looked for
+    with pytest.raises(TutelageError, match=f"remove the folder {re.escape(str(file.parent))} of the cache"):
+        StoredRows(file.parent)
+    file.write_bytes(whole[:-9])  # as a power cut leaves it
+    assert list(load(folder, max_bad_rows=0.1).conversations) == expected
     write(folder / "x.jsonl", *ALL, row(99))
     assert len(load(folder, max_bad_rows=0.1).conversations) == 37
     assert len(read) == 2

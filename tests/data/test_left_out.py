@@ -14,6 +14,7 @@ from look_alikes import LOOK_ALIKES, tokenizer_of
 from tutelage.common.errors import TutelageError
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.data.encode_rows import EncodingReport, encode_all, notes, prompt_notes
+from tutelage.data.left_out import EMPTY_QUESTION
 from tutelage.data.teacher_prompts import align, teacher_view
 
 TOOLS = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}]
@@ -56,11 +57,11 @@ def test_what_a_template_does_not_write_is_counted(tmp_path: Path) -> None:
         f"tool turns {NOT_WRITTEN}": 1,
     }
     (line,) = notes(report)
-    assert line.startswith(f"left out or changed: `reasoning` {NOT_WRITTEN} in 2 rows; ")
+    assert line.startswith(f"left out or changed: `reasoning` {NOT_WRITTEN} in 2 rows (x.jsonl:2, x.jsonl:3); ")
     assert "\n" not in line
     assert prompt_notes(ChatTemplate(tokenizer(DEAF)), load(tmp_path).conversations) == [
-        f"left out or changed: `tool_calls` {NOT_WRITTEN} in 1 rows; `tools` {NOT_WRITTEN} in 1 rows; "
-        f"system turns {NOT_WRITTEN} in 1 rows; tool turns {NOT_WRITTEN} in 1 rows"
+        f"left out or changed: `tool_calls` {NOT_WRITTEN} in 1 row (x.jsonl:1); `tools` {NOT_WRITTEN} in 1 row "
+        f"(x.jsonl:1); system turns {NOT_WRITTEN} in 1 row (x.jsonl:2); tool turns {NOT_WRITTEN} in 1 row (x.jsonl:1)"
     ]
     assert notes(encoded(tmp_path, ChatTemplate(tokenizer(CHATML)), row(1))[1]) == []
 
@@ -172,5 +173,26 @@ def test_empty_questions_and_labels_that_nothing_reads_are_counted(tmp_path: Pat
     _, report = encoded(tmp_path, ChatTemplate(tokenizer()), *rows)
     assert report.left_out == {
         "column `label` (not read)": 2,
-        "user turns without text (an empty question is read)": 1,
+        EMPTY_QUESTION: 1,
     }
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_empty_cells_are_told_with_their_lines(tmp_path: Path, trained: bool) -> None:
+    """Not a column that stands between `{?` and `?}`, nor one that is the whole template."""
+    cells = [("", "q1"), ("shipping", ""), (" ", "q3"), ("billing", "q4"), *[("", "q5")] * 2]
+    rows = [{"kind": kind, "note": "", "q": question, "a": "yes"} for kind, question in cells]
+    template = ChatTemplate(tokenizer(CHATML))
+    keys = {"prompt": "{kind}: {q}{? ({note})?}", "completion": "{a}"}
+    _, report = encoded(tmp_path, template, *rows, **keys)
+    gap = "is empty, and the template's text around it stays (write both between `{?` and `?}`)"
+    assert report.left_out == {f"column `kind` {gap}": 4, f"column `q` {gap}": 1}
+    rows_of = load(tmp_path, **keys)
+    (line,) = notes(report) if trained else prompt_notes(template, rows_of.conversations)
+    assert line == (
+        f"left out or changed: column `kind` {gap} in 4 rows (x.jsonl:1, x.jsonl:3, x.jsonl:5 and 1 more); "
+        f"column `q` {gap} in 1 row (x.jsonl:2)"
+    )
+    _, report = encoded(tmp_path, template, *rows, prompt="{q}", completion="{a}")
+    (line,) = notes(report)
+    assert line == f"left out or changed: {EMPTY_QUESTION} in 1 row (x.jsonl:2)"  # and nothing of `kind` and `note`

@@ -106,14 +106,15 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     for folder in ("models/tiny-sft", "runs"):
         error = fails(["export", "models/tiny-gkd", "--out", folder], capsys)
-        assert error == f"tutelage: {folder} exists and is no earlier export: give another --out, or remove it\n"
+        assert error == f"tutelage: {folder} exists and is no earlier export: give another --out, or remove {folder}\n"
 
 
 def test_what_is_no_model_is_not_exported_and_no_model_is_harmed(tiny_models: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary.txt").write_text("mine")
-    with pytest.raises(TutelageError, match=r"notes has no config\.json"):
-        exporting.export_model(find_model(str(tmp_path / "notes")), tmp_path / "out")
+    for out in (tmp_path / "out", tmp_path):  # what is to be exported is told before where it may not go
+        with pytest.raises(TutelageError, match=r"notes has no config\.json"):
+            exporting.export_model(find_model(str(tmp_path / "notes")), out)
     assert not (tmp_path / "out").exists()
     exporting.export_model(find_model(str(tiny_models / "student")), tmp_path / "out")
     inner = shutil.copytree(tmp_path / "out", tmp_path / "out" / "inner")

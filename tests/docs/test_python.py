@@ -39,7 +39,7 @@ def example(name: str) -> str:
     return "\n".join(lines) if lines else re.findall(r"Example: `(.*?)`\.?$", text, re.MULTILINE)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_examples_of_docstrings_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -79,6 +79,8 @@ def test_the_page_stands_alone_and_runs_its_own_script_only(tmp_path: Path) -> N
     assert re.search(r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[\w+/]{43}='", html)
     assert "a_task a model · 10 examples · 2 unscored · 1 cut at the length limit" in page.text
     assert "accuracy 40.00 ± 1.50 accuracy weighted unknown" in page.text
+    assert "± is the standard error: how far a mean would move with other examples. By the metric" in page.text
+    assert "A click on its line opens it: the prompt, the whole response and the target." in page.text
 
 
 def test_json_cannot_leave_its_element() -> None:
@@ -230,3 +232,18 @@ def test_recipe_evaluations_have_pages_too(tmp_path: Path) -> None:
     result = {"task": "t", "model": "gkd", "seed": 0, "n": 1, "unscored": 0, "headline": "accuracy", "metrics": METRICS}
     write_result(tmp_path, result)
     assert "gkd · 1 example · seed 0" in Page(write_page(tmp_path).read_text()).text
+
+
+def test_metrics_are_called_as_in_reports(tmp_path: Path, dom: Callable[..., str]) -> None:
+    scores: dict[str, float | None] = {"rouge_l": 0.5, "exact_match": 0.0}
+    write_records(tmp_path, [dataclasses.replace(record(1), scores=scores)])
+    metrics = {"rouge_l": {"value": 50.0, "stderr": None}, "exact_match": {"value": 0.0, "stderr": None}}
+    result = {"task": "t", "model": "gkd", "n": 1, "unscored": 0, "headline": "rouge_l", "metrics": metrics}
+    write_result(tmp_path, result)
+    path = write_page(tmp_path)
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "ROUGE-L 50.00 exact match 0.00" in text
+    assert "±" not in text
+    shown = Page(dom(path)).text
+    assert "ROUGE-L 50 · exact match 0 · 1 tokens" in shown
+    assert shown.count("rouge l") == 0

@@ -119,6 +119,7 @@ def test_table_3_has_the_macro_average() -> None:
     assert table_lines([]) == []
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_replies(settings: Settings) -> None:
     settings = replace(settings, tasks=("bbh",), limit=8, batch_tokens=1600)
     whole = load_answerer(settings)

@@ -14,6 +14,7 @@ from tutelage.common.types import Conversation, Message
 from tutelage.forecasting.answer import chance_score, decide, find_problems, is_decided
 from tutelage.forecasting.mixture import Mixture
 from tutelage.forecasting.page import DATA, forecast_lines, loss_words, write_forecast
+from tutelage.forecasting.price import Price
 from tutelage.forecasting.situations import Situation, shipped_situations
 
 
@@ -130,7 +131,7 @@ def test_chance_is_the_best_answer_that_ignores_the_prompt() -> None:
 
 @pytest.mark.slow
 def test_the_page_says_it_in_words_and_runs_nothing(tmp_path: Path) -> None:
-    forecast = fake_forecast(recipe=HOSTILE)
+    forecast = fake_forecast(recipe=HOSTILE, both=Price(0.04, 0.1, 60.0))
     page = Page(write_forecast(forecast, tmp_path, ["training.epochs=9", HOSTILE]).read_text(encoding="utf-8"))
     assert "Changed in the command, beside what the recipe says: training.epochs=9" in page.text
     assert "script" not in page.tags
@@ -139,6 +140,7 @@ def test_the_page_says_it_in_words_and_runs_nothing(tmp_path: Path) -> None:
     assert "distil" in page.text
     assert f"informed by {len(shipped_situations())} earlier situations" in page.text.lower()
     assert "has not been measured yet" in page.text
+    assert page.text.index("running it is cheaper than forecasting it: ") < page.text.index("What decided")
     assert page.tags.count("svg") == 2
     assert page.text.index("this forecast") < page.text.index("SFT, then GKD")
     content = json.loads((tmp_path / DATA).read_text(encoding="utf-8"))
@@ -162,3 +164,5 @@ def test_a_terminal_gets_the_answer_first() -> None:
     assert lines[0].startswith("distil: ")
     prices = [line.strip().partition(":")[0] for line in lines if " on an H100" in line]
     assert prices == ["this forecast", "SFT, then SFT again", "SFT, then GKD"]
+    assert not any("This recipe is" in line for line in lines)
+    assert any("cheaper than forecasting it" in line for line in forecast_lines(fake_forecast(both=Price(0.04, 0.1))))

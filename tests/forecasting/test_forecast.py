@@ -143,7 +143,7 @@ def test_named_answers(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -
     with (workshop.folder / "train.jsonl").open("a") as rows:
         rows.write("not a row\n")
     few = forecast(workshop, file, pilot="none")
-    assert "".join(capsys.readouterr()).count("1 of 41 rows are bad") == 1  # several runs read them
+    assert "".join(capsys.readouterr()).count("1 of 41 rows is bad") == 1  # several runs read them
     assert few.answer.choice == "cannot be told"
     assert few.answer.findings[0].name == "few_dev_rows"
     save_tiny(workshop.folder / "other", layers=2, seed=3, tokens=jobs.words())

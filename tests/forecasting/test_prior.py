@@ -41,7 +41,7 @@ def test_without_situations_it_is_the_plain_rule(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_posterior_is_the_conjugate_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one scatter and power and no task effect, the mean is that of a Bayesian linear regression in weight space."""
+    """With one scatter and power and no task effect, it is a Bayesian linear regression in weight space."""
     monkeypatch.setattr(prior, "_POWERS", (1.0,))
     monkeypatch.setattr(prior, "_SCATTERS", np.array([1.0]))
     monkeypatch.setattr(prior, "_SHARES", (0.0,))

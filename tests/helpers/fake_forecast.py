@@ -51,5 +51,5 @@ def fake_forecast(known: Situation = KNOWN, dev: int = 128, chance: float = 12.0
     }
     answer = decide(known, score, loss, findings, EFFECT)
     forecast = Forecast("summaries", "f", arms, known, score, loss, answer, EFFECT, chance, prices, (0.14, 0.12),
-                        "the interval decides", band_of(known, others))  # fmt: skip
+                        "the interval decides", band_of(known, others), Price(1.5, 3.8, 3500.0))  # fmt: skip
     return replace(forecast, **changes)

@@ -133,7 +133,7 @@ def make_run(root: Path, count: int = 60, change: Any = None) -> RecipeResults:
                 (trained / "metrics.jsonl").write_text("".join(lines))
             runs.append(RowRun(seed, trained, folders))
         chosen = {"learning_rate": 1e-4, "epochs": 6} if kind == "distill" or stage == "sft" else {}
-        rows.append(ResultRow(stage, label, kind, tuple(runs), chosen))
+        rows.append(ResultRow(stage, label, kind, tuple(runs), chosen, of_teacher=stage == "teacher"))
     points = [
         SearchPoint(stage, {"learning_rate": rate, "epochs": epochs}, 20 + 10000 * rate + epochs,
                     chosen=(rate, epochs) == (1e-4, 6), task="dev")

@@ -135,6 +135,7 @@ def test_two_ranks_killed_in_three_ways_end_as_one(
     assert {p.name for p in run.folder.iterdir()} == {p.name for p in alone.folder.iterdir()} | {"log.txt"}
 
 
+@pytest.mark.long
 def test_a_mistake_is_said_as_one_rank_says_it(
     workshop: Workshop, processes: Callable[[], dict[str, int]], capsys: pytest.CaptureFixture[str]
 ):

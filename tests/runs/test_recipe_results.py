@@ -12,6 +12,7 @@ from pages import do_not_draw
 from recipes_fixture import ROWS, Workshop
 
 from tutelage.cli.main import main
+from tutelage.data.large import kept
 from tutelage.recipe.load import load_recipe
 from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.tables import build_tables
@@ -44,6 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_half_done_and_done(
     workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,3 +222,84 @@ def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop)
     )
     (notice,) = recipe_results(load_recipe(file), workshop.folder, workshop.runs).notices
     assert notice.startswith("2 of the 2 questions of task `dev` are also in data.train, on which models are trained")
+
+
+def test_a_row_says_what_it_began_with_who_taught_it_and_whether_it_is_a_teacher(workshop: Workshop) -> None:
+    stages = [
+        {"name": "big", "kind": "sft", "student": "teacher", "data": "train"},
+        {"name": "bigger", "kind": "sft", "student": "big", "data": "train"},
+        {"name": "small", "kind": "sft", "data": ["train", "test"], "label": "Small"},
+        {"name": "seqkd", "kind": "seqkd", "data": "train", "teacher": "big"},
+        {"name": "own", "kind": "method", "method": "policy_gradient", "data": "train", "teacher": "bigger"},
+    ]
+    models = ["teacher", "base", *(stage["name"] for stage in stages)]
+    scores = {"name": "scores", "kind": "evaluate", "models": models, "tasks": ["test"]}
+    results = read(workshop, workshop.write(stages=[*stages, scores]))
+    assert {row.stage: (row.start, row.data, row.teacher, row.of_teacher) for row in results.rows} == {
+        "teacher": (None, (), None, True),
+        "base": (None, (), None, False),
+        "big": ("teacher", ("train",), None, True),
+        "bigger": ("big", ("train",), None, True),
+        "small": ("the student", ("train", "test"), None, False),
+        "seqkd": ("Small", ("train",), "big", False),
+        "own": ("Small", ("train",), "bigger", False),
+    }
+
+
+# --- rows that repeat or contradict others ----------------------------------------------------------------------------
+
+WHO = [{"prompt": f"Who is {n}?", "completion": f"It is {n}."} for n in range(6)]
+TWICE = "1 row is an exact repetition and counts twice: remove train.jsonl:7 (it repeats train.jsonl:2)"
+OTHERWISE = (
+    "1 row answers an earlier row's question otherwise: keep the right answer: test.jsonl:3 (it asks what test.jsonl:1 "
+    "asks)"
+)
+
+
+def written(workshop: Workshop) -> Path:
+    workshop.rows("train", [*WHO, WHO[1]])
+    workshop.rows("test", [{"prompt": "A?", "completion": "B."}, WHO[5], {"prompt": "A?", "completion": "C."}])
+    return workshop.write(
+        data__dev={"path": "train.jsonl", "size": 2},
+        data__unused={"path": "train.jsonl"},
+        training__validation="dev",
+    )
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_recipes_results_name_them_by_file_and_line(
+    workshop: Workshop, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))
+    monkeypatch.setattr(kept, "LARGE", 2 if large else 20_000)
+    results = recipe_results(load_recipe(written(workshop)), workshop.folder, workshop.runs)
+    assert [(one.name, one.source, one.uses, one.rows, one.notes) for one in results.sections] == [
+        ("train", "train.jsonl", "trained on", 7, (TWICE,)),
+        ("test", "test.jsonl", "scored on", 3, (OTHERWISE,)),
+        ("dev", "train.jsonl", "loss is measured on while training", 2, ()),
+    ]
+    assert results.row_notes == (f"data.train: {TWICE}", f"data.test: {OTHERWISE}")
+    assert results.notices == (
+        "1 of the 3 questions of task `test` are also in data.train, on which models are trained: scores on them look "
+        "better than they are (test.jsonl:2 asks what train.jsonl:6 asks)",
+    )
+
+
+def test_plain_text_of_a_large_set_is_not_searched(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))
+    workshop.rows("train", [{"text": f"line {n}"} for n in (1, 2, 2)])
+    file = workshop.write(data__train__text="{text}", stages__1__data="test")
+    for large, notes in ((20_000, 1), (2, 0)):
+        monkeypatch.setattr(kept, "LARGE", large)
+        results = recipe_results(load_recipe(file), workshop.folder, workshop.runs)
+        assert len(next(one for one in results.sections if one.name == "train").notes) == notes
+
+
+def test_a_run_says_it_before_it_trains(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_recipe(written(workshop))
+    results = run_recipe(recipe, workshop.folder, workshop.runs, only=["scores"])
+    error = capsys.readouterr().err
+    for note in results.row_notes:
+        assert f"note: {note}\n" in error
+        assert note in results.said
+    assert run_recipe(recipe, workshop.folder, workshop.runs).said == frozenset()  # nothing to do, so nothing was said

@@ -75,6 +75,24 @@ def test_a_recipe_waits_for_a_run_that_another_process_is_working_on(monkeypatch
     assert capsys.readouterr().out.count("another process is working on nowhere: waiting for it") == 1
 
 
+@pytest.mark.parametrize(("patient", "lines"), [(False, 2), (True, 1)])
+def test_each_run_that_a_recipe_waits_for_is_told_and_of_a_study_the_first(
+    patient: bool, lines: int, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    theirs = [Piece("a", 2.0), Piece("b", 1.0)]
+    tried: list[str] = []
+
+    def attempt(run: Any, *_: Any) -> str | None:
+        tried.append(run.stage)
+        over = tried.count(run.stage) == 3
+        return None if over else scheduler.Busy(f"{run.stage}: process 7 is working on it; wait for it, or stop it")
+
+    monkeypatch.setattr(scheduler, "attempt", attempt)
+    monkeypatch.setattr(scheduler, "BUSY_SECONDS", 0.01)
+    Scheduler(Resources(), patient=patient).execute(theirs)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.count(": process 7 is working on it: waiting for it") == lines
+
+
 def test_without_hours_the_chain_of_most_runs(monkeypatch: pytest.MonkeyPatch):
     base = Piece("base", 1.0)
     alone = Piece("alone", 9.0, [base])

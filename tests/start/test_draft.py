@@ -61,7 +61,9 @@ def test_models_that_cannot_be_had_are_said(drafted) -> None:
 def test_the_time_is_said_beside_other_programs_and_without_them(tmp_path: Path) -> None:
     here = Here("cpu", machine("H100"), "")
     quiet = _needs(Estimate(0.2, 2.0, (), 1.1, disk=3.14), here, tmp_path)
-    assert quiet.startswith("about 12 minutes here, 2.0 GiB")
+    assert quiet.startswith("about 11 minutes here, 2.0 GiB")
     assert ", 3.1 GiB of disk at most (" in quiet
     busy = _needs(Estimate(0.2, 2.0, (), 2.4), here, tmp_path)
-    assert busy.startswith("about 12 minutes here beside what else runs now (5 minutes on quiet cores), 2.0 GiB")
+    assert busy.startswith(
+        "about 5 minutes here on quiet cores (12 minutes while other programs keep them as busy as now), 2.0 GiB"
+    )

@@ -11,7 +11,7 @@ import pytest
 from synthetic_author import FRAME, GOLD, Author, make, sentence
 
 from tutelage.synthesis.blocks import answer_of, input_of, read_rows
-from tutelage.synthesis.page import _histogram, build_page
+from tutelage.synthesis.page import REASONS, _histogram, build_page
 from tutelage.synthesis.variety import hashes_of, nearest, self_bleu, variety_of
 
 
@@ -80,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict]:
 
 def test_the_page_shows_fifty_rows_and_each_reason(folder: tuple[Path, str, dict]):
     where, html, made = folder
-    shown = re.findall(r"synthetic-\d{7}", html.partition("50 rows, drawn by the seed")[2])
+    shown = re.findall(r"synthetic-\d{7}", html.partition("50 of the 80 accepted rows, drawn at random")[2])
     accepted = {row["id"]: row for row in read_rows(where, "accepted")}
     assert len(shown) == len(set(shown)) == 50
     assert set(shown) <= set(accepted)
@@ -89,12 +89,20 @@ def test_the_page_shows_fifty_rows_and_each_reason(folder: tuple[Path, str, dict
         assert input_of(accepted[id], FRAME) in plain
         assert str(answer_of(accepted[id])) in plain
     for reason, count in made["result"]["rejected"].items():
-        assert re.search(rf"{reason.replace('_', ' ')}</span> {count} ", html), reason
+        assert re.search(
+            rf"{reason.replace('_', ' ')}</span> {count} <small>[\d.]+ % · {REASONS[reason]}</small>", html
+        ), reason
     assert f"<b>{made['result']['attempts']:,}</b>attempts" in html
     assert "Who did what?" in html
     for side in ("gold", "synthetic"):
         assert f"{made['variety'][side]['distinct_2']:.3f}" in html
         assert f"{made['variety'][side]['self_bleu']:.1f}" in html
+
+
+def test_every_reason_of_the_documentation_is_explained_in_words():
+    text = (Path(__file__).parents[2] / "docs" / "synthetic.md").read_text(encoding="utf-8")
+    table = text[text.index("| reason | rejected is |") :].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z_]+)`", "".join(line.split("|")[1] for line in table.splitlines()))) == set(REASONS)
 
 
 def test_the_page_has_no_scripts_and_loads_nothing(folder: tuple[Path, str, dict]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import resource
 import signal
@@ -233,6 +234,27 @@ def test_two_at_once_compute_each_shard_once(tmp_path: Path) -> None:
     assert sum(asked) == len(planned(store, questions(40)))
     assert all(store.has(shard) for shard in planned(store, questions(40)))
     assert not list(store.folder.glob(".*.partial"))
+
+
+def test_that_another_process_is_waited_for_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, source = store_in(tmp_path), Counting()
+    wanted = planned(store, questions())
+    store.folder.mkdir(parents=True)
+    held, waited = (store.folder / f".{wanted[0].name}.lock").open("w"), list[float]()
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            held.close()
+
+    monkeypatch.setattr("time.sleep", wait)
+    fill(store, wanted, lambda: source, "test")
+    said = capsys.readouterr().out
+    assert said.count("test: 1 shard is computed by other processes: waiting") == 1
+    assert store.has(wanted[0])
 
 
 def test_who_dies_with_a_shard_leaves_it_to_others(tmp_path: Path) -> None:

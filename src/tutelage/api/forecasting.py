@@ -50,8 +50,9 @@ def forecast(
     Example: `print(tutelage.forecast("mine.yaml", pilot="short"))`
     """
     from tutelage.common.files import refuse_unwritable
-    from tutelage.forecasting.forecast import SHARES, make_forecast
+    from tutelage.forecasting.forecast import OWN_PRICE, SHARES, make_forecast
     from tutelage.forecasting.page import informed_text, write_forecast
+    from tutelage.forecasting.price import dear_text
 
     if pilot not in SHARES:
         raise TutelageError(f"pilot: `{pilot}` is none of {', '.join(SHARES)}")
@@ -64,6 +65,7 @@ def forecast(
     options: dict[str, Any] = {"pilot": pilot, "budget": budget, "effect": effect, "stage": stage, "jobs": jobs}
     found = make_forecast(config, base, root, **options, say=lambda _: None)
     known, answer = found.known, found.answer
+    named = [f"{one.name.replace('_', ' ')}: {one.text}: {one.do}" for one in answer.findings]
     return Forecast(
         name=config.name,
         choice=answer.choice,
@@ -72,7 +74,7 @@ def forecast(
         loss_gain=_gain(known.rows, "loss", found.loss.gain),
         pilots=tuple(gain for one in known.pilots for gain in _measured(one, known.metric)),
         decided=answer.decided,
-        findings=tuple(f"{one.name.replace('_', ' ')}: {one.text}: {one.do}" for one in answer.findings),
+        findings=(*named, *filter(None, [dear_text(found.prices[OWN_PRICE], found.both)])),
         changes=answer.changes,
         signals=dict(known.signals),
         prices={name: dict(vars(price)) for name, price in found.prices.items()},

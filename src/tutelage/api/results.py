@@ -188,7 +188,7 @@ class RunResult(Shown):
     """
 
     name: str
-    verdict: str  # the report's sentences: better, worse, or no difference shown
+    verdict: str  # the report's sentences: better, worse, or no difference shown; which model to use
     scores: tuple[Score, ...]
     reference: str | None  # the model that the others are compared with
     models: Models

@@ -106,6 +106,7 @@ def run(
     from tutelage.delivery import deliver_models
     from tutelage.forecasting.record import remember
     from tutelage.recipe.owner import claim, refuse_other, replaces
+    from tutelage.report.recipe.choice import choose
     from tutelage.report.recipe.page import build_report
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
@@ -120,23 +121,27 @@ def run(
     replaced = replaces(out, file, config.name, f" and models/{config.name}-…", changed)
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
     results = replace(results, overrides=tuple(changed))
+    words = [] if file is None else ["tutelage", "run", str(file), *changed]
+    made = deliver_models(results, root, words, file)
     page = build_report(results, out, include_text=text)
     claim(out, file, config.name, changed)
     remember(config, base, results, root)
-    words = [] if file is None else ["tutelage", "run", str(file), *changed]
-    made = deliver_models(results, root, words, file)
     tables = build_tables(results)
+    choice = choose(results, tables)
+    said = [verdict.text for verdict in verdicts(results, tables)] + (
+        [] if choice is None else [choice.use, choice.why]
+    )
     reference = {table.reference.stage for table in tables if table.reference is not None}
     return RunResult(
         name=config.name,
-        verdict=" ".join(verdict.text for verdict in verdicts(results, tables)),
+        verdict=" ".join(said),
         scores=tuple(score for table in tables for score in _scores(table)),
         reference=reference.pop() if len(reference) == 1 else None,
         models=_models(results, made.folders),
         page=page,
         recipe=file,
         runs=root,
-        notes=(*replaced, *results.notices, *made.notes),
+        notes=(*replaced, *results.row_notes, *results.notices, *made.notes),
     )
 
 

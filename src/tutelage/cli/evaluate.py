@@ -203,13 +203,15 @@ def _score_replies(
     from tutelage.common.errors import TutelageError
     from tutelage.common.files import refuse_unwritable
     from tutelage.evaluation.benchmarks import benchmark
-    from tutelage.evaluation.replies import problem, score_file, write_evaluation
+    from tutelage.evaluation.replies import problem, refuse_absent, score_file, write_evaluation
 
+    bench = benchmark(task)
+    refuse_absent(responses)
     if out is not None:
         refuse_unwritable(out, "--out")  # before a judge is asked
     scored = score_file(task, responses, data_dir, limit, seed, judge)
     if out is not None:
-        write_evaluation(out, benchmark(task), scored)
+        write_evaluation(out, bench, scored)
     _print_scored(scored, as_json)
     if wrong := problem(scored.result):
         raise TutelageError(f"{responses}: {wrong}; correct the file (the scores above leave those replies out)")

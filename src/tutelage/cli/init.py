@@ -55,6 +55,7 @@ def init(
     from tutelage.recipe.base import NAME_PATTERN
     from tutelage.start.draft import draft
     from tutelage.start.estimate import look_at_machine
+    from tutelage.start.look import first_rows
     from tutelage.start.models import look_at_models
 
     asks = not yes and sys.stdin.isatty()
@@ -64,6 +65,8 @@ def init(
     called = name or _name(out, roles["train"][0])
     if not re.fullmatch(NAME_PATTERN, called):
         raise TutelageError(f"--name {called}: a name has letters, digits, `_`, `.` and `-` only: give another")
+    for paths in filter(None, roles.values()):
+        first_rows(paths)  # can they be read? before anything is said of the recipe
     out = out or Path(f"{called}.yaml")
     if out.is_dir():
         raise TutelageError(f"{out} is a folder: give the file to write, such as --out {out / called}.yaml")

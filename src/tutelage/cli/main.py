@@ -103,7 +103,7 @@ def run(
     from tutelage.recipe.owner import claim, refuse_other, replaces
 
     config = load_recipe(recipe, overrides)
-    say_at_once(config.name)
+    say_at_once(config.name, runs)
     from tutelage.forecasting.record import remember
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.hosts.joined import ranks_of_this_command
@@ -119,10 +119,11 @@ def run(
             print(f"note: {note}", file=sys.stderr)
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     results = replace(results, overrides=tuple(overrides or ()))
-    show(build_report(results, out, include_text=text), results)
+    folders = deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
+    page = build_report(results, out, include_text=text)
     claim(out, recipe, config.name, overrides or ())
     remember(config, recipe.resolve().parent, results, runs)
-    deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
+    show(page, results, folders)
 
 
 app.command()(init)
@@ -151,7 +152,7 @@ def demo(
     """
     from importlib.resources import as_file, files
 
-    say_at_once("demo")
+    say_at_once("demo", runs)
     from tutelage.cli.demo.data import write_demo_data
     from tutelage.forecasting.record import remember
     from tutelage.recipe.load import load_recipe
@@ -162,9 +163,10 @@ def demo(
     with as_file(files("tutelage.cli.demo") / "recipe.yaml") as path:
         config = load_recipe(path)
     results = run_recipe(config, runs, runs, debug=debug)
-    show(build_report(results, runs / "report"), results)
+    folders = deliver(results, runs, ["demo"])
+    page = build_report(results, runs / "report")
     remember(config, runs, results, runs)
-    deliver(results, runs, ["demo"])
+    show(page, results, folders)
 
 
 @app.command()

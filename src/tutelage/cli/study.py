@@ -11,6 +11,7 @@ import typer
 
 from tutelage.cli.narrow_help import Commands
 from tutelage.cli.options import AsJson, Debug, print_lines
+from tutelage.cli.outcome import say_at_once
 
 if TYPE_CHECKING:
     from tutelage.study.plan import StudyPlan
@@ -92,6 +93,7 @@ def run(
 
     tutelage study run recipes/mini/study.yaml --runs s3://bucket/runs --retry
     """
+    from tutelage.recipe.load import read_yaml
     from tutelage.report.forecasts import forecasts_file
     from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.store import open_runs
@@ -103,6 +105,7 @@ def run(
         if not first:
             return
         folder, store = open_runs(runs)
+        say_at_once(str(read_yaml(file).get("name")), folder)
         planned = plan_study(file, folder)
 
         def forecast() -> None:

@@ -49,3 +49,31 @@ def _start_time(process: int) -> str:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return "0"
+
+
+def holder(path: Path) -> str:
+    """The process whose mark is the first line of a file, in words: its id, since when it runs, and where if that is
+    another machine."""
+    try:
+        words = path.read_text(encoding="utf-8").partition("\n")[0].split()
+    except (OSError, ValueError):
+        words = []
+    if not words:
+        return "another process"
+    number, began, machine = words if len(words) == 3 else (words[0], "0", platform.node())
+    since = _clock(began) if machine == platform.node() else ""
+    where = f" on {machine}" if machine != platform.node() else ""
+    return f"process {number}{where}" + (f" (since {since})" if since else "")
+
+
+def _clock(ticks: str) -> str:
+    """The time of day of a start that `_start_time` gave, with the date if that is another; "" where it is unknown."""
+    try:
+        booted = next(
+            int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line[:5] == "btime"
+        )
+        began = time.localtime(booted + int(ticks) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, StopIteration):
+        return ""
+    today = began[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M" if today else "%d %b %H:%M", began) if int(ticks) else ""

@@ -26,6 +26,8 @@ LOG = "log.txt"  # what the run printed
 MODEL = "model"  # folder of the trained model
 CHECKPOINTS = "checkpoints"  # folder; removed when the run is done
 LOCK = "lock"  # process id, start time and machine of who works on the run
+MODELS = "models"  # folder beside that of the runs: each trained model under a name that people can read
+WHERE = "where.txt"  # in such a model's folder, instead of links: the path of the run's model from there
 
 _UNCHECKED = {RESULT, ERROR, ERROR_LOG, LOG, CHECKPOINTS, LOCK, CHECKSUMS}
 
@@ -35,12 +37,21 @@ def is_done(folder: Path) -> bool:
     return (folder / RESULT).is_file()
 
 
+def models_folder(runs: Path) -> Path:
+    """The folder `models` beside the folder of runs."""
+    return (runs if runs.name not in ("", "..") else runs.resolve()).parent / MODELS
+
+
 def read_json(folder: Path, name: str) -> Any:
     """The content of a JSON file of the folder. Raises DamagedError, one line, when it is absent or damaged."""
     try:
         return json.loads(read_checked(folder, name))
+    except DamagedError:  # a ValueError too, which says what to remove
+        raise
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{folder / name} is damaged ({error}); remove it and run the same command again") from None
+        raise DamagedError(
+            f"{folder / name} is damaged ({error}); remove that file and run the same command again"
+        ) from None
 
 
 def write_json(folder: Path, name: str, content: Any) -> Path:

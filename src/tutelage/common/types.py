@@ -41,7 +41,7 @@ class Conversation:
     messages: tuple[Message, ...]
     references: tuple[str, ...] = ()  # for scoring; empty: the last assistant turn is the only reference
     source: str = ""  # where the row is, "file:line" or "hub-name:index"; for error messages
-    unread: tuple[str, ...] = ()  # what the row carries and this project does not read, in words
+    remarks: tuple[str, ...] = ()  # in words: columns that nothing reads, cells that leave a gap in a template
 
     @property
     def plain(self) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.common.errors import did_you_mean
 
+NAMED = 3  # rows that a message names
 _FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
 _SPACED = re.compile(r"\{\s+(\w[^{}\n]*?)\s*\}|\{(\w[^{}\n]*?)\s+\}")
 _OPTIONAL = re.compile(r"\{\?(.*?)\?\}", re.DOTALL)
@@ -24,6 +26,24 @@ class BadRow:
 
     source: str  # "file.jsonl:17" or "hub-name:16"
     reason: str
+
+
+def reasons(bad: Sequence[BadRow]) -> str:
+    """Why the first of the rows is bad, and where others are."""
+    first, *others = bad
+    also = f"; also {listed([row.source for row in others])}" if others else ""
+    return f"{first.source}: {first.reason}{also}"
+
+
+def first_twice(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
+
+
+def listed(sources: Sequence[str], count: int | None = None) -> str:
+    """The first of the rows' sources, and how many more there are. `count`: of all, where these are the first."""
+    more = (len(sources) if count is None else count) - NAMED
+    return ", ".join(sources[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def fill_template(template: str, row: dict[str, Any]) -> str:
@@ -56,6 +76,12 @@ def columns_of(template: str, optional: bool = False) -> set[str]:
     """The columns that a template names; with `optional` only those inside of `{?…?}`."""
     texts = [match[1] for match in _OPTIONAL.finditer(template)] if optional else [template]
     return {match[2] for text in texts for match in _FIELD.finditer(text) if match[2] is not None}
+
+
+def empty_columns(template: str, row: dict[str, Any]) -> list[str]:
+    """The columns without text in this row that the template names outside of `{?…?}`: the text around them stays."""
+    named = dict.fromkeys(match[2] for match in _FIELD.finditer(_OPTIONAL.sub("", template)) if match[2] is not None)
+    return [column for column in named if not _has_text(column, row)]
 
 
 def is_optional(template: str) -> bool:

@@ -20,14 +20,12 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import hash_file
 from tutelage.common.hashing import fingerprint, keyed_integer
 from tutelage.common.types import Conversation
-from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value
+from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value, listed, reasons
 from tutelage.data.large import kept
 from tutelage.data.large.stored import IDS, ROWS, StoredRows, write_ids, write_rows
 from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import open_rows, paths_of, resolve_sources
 from tutelage.recipe.sections import DataConfig
-
-NAMED = 3  # rows that repeat or contradict others, of each kind
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,21 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
     """Load the data section `name` of a recipe; relative paths start at `folder`, the recipe file's folder.
 
     `require_response=False` also accepts rows that end in a user turn (bare prompts for evaluation). A hub name may
-    have its configuration after a colon (`openai/gsm8k:main`).
+    have its configuration after a colon (`openai/gsm8k:main`). An empty `name`: the section is of no recipe, and
+    messages speak of files and options.
 
     Raises TutelageError for missing files, an unreachable hub, duplicate ids, more bad rows than `max_bad_rows`, and a
     subset larger than the data.
     """
-    key = f"data.{name}"
+    key = f"data.{name}" if name else ""
     if config.completion is not None and config.prompt is None:
         raise TutelageError(f"{key}.completion: a template for the completion needs one for `{key}.prompt` too")
-    for name in ("prompt", "completion", "text"):
-        template = getattr(config, name)
-        if template is not None and not columns_of(template) and (name != "prompt" or "{" in template):
+    for part in ("prompt", "completion", "text"):
+        template = getattr(config, part)
+        if template is not None and not columns_of(template) and (part != "prompt" or "{" in template):
+            where = f"{key}.{part}" if key else f"--{part}"
             raise TutelageError(
-                f"{key}.{name}: the template `{template}` names no column, so all rows would be the same: write "
+                f"{where}: the template `{template}` names no column, so all rows would be the same: write "
                 "`{column}` where a column's value belongs"
             )
     versions, rows = open_rows(key, config, folder)
@@ -113,7 +113,7 @@ def _kept_or_read(
             write_ids(partial / IDS, _ids(key, reader, config.id), reader.positions, reader.questions)
             return {"bad": [[row.source, row.reason] for row in reader.bad], "total": reader.total}
 
-        folder = kept.make(name, key, write)
+        folder = kept.make(name, key or "the rows", write)
     found, stored = kept.about(folder), StoredRows(folder)
     return _Read(stored, stored.positions, [BadRow(*row) for row in found["bad"]], found["total"])
 
@@ -158,13 +158,18 @@ class _Reader:
             yield conversation
         if optional and self.total:
             raise TutelageError(
-                f"{key}: no row has the column `{min(optional)}`, which a template has between `{{?` and `?}}`: "
+                f"{_at(key)}no row has the column `{min(optional)}`, which a template has between `{{?` and `?}}`: "
                 "correct its name"
             )
         if not self.sources:
             bad = self.bad
             first = f"; the first, {bad[0].source}: {bad[0].reason}" if bad else ""
-            raise TutelageError(f"{key}: no usable row among the {self.total} of `{config.path}`{first}")
+            raise TutelageError(f"{_at(key)}no usable row among the {self.total} of `{config.path}`{first}")
+
+
+def _at(key: str) -> str:
+    """How a message on a section begins."""
+    return f"{key}: " if key else ""
 
 
 def declared_fingerprint(name: str, config: DataConfig, folder: Path, require_response: bool = True) -> str:
@@ -191,8 +196,9 @@ def bad_rows_note(data: LoadedData) -> list[str]:
     """One line about the bad rows of a section, if it has any."""
     if not data.bad_rows:
         return []
-    first = data.bad_rows[0]
-    return [f"{len(data.bad_rows)} of {data.total} rows are bad and left out, the first {first.source}: {first.reason}"]
+    count = len(data.bad_rows)
+    are = "rows is" if count == 1 else "rows are"
+    return [f"{count} of {data.total} {are} bad and left out: {reasons(data.bad_rows)}"]
 
 
 def repetitions(rows: Sequence[Conversation]) -> list[str]:
@@ -203,30 +209,19 @@ def repetitions(rows: Sequence[Conversation]) -> list[str]:
     for row in rows:
         text, question = tuple((m.role, m.content) for m in row.messages), asked_text(row)
         if text in whole:
-            again.append(f"{row.source} is {whole[text]}")
+            again.append(f"{row.source} (it repeats {whole[text]})")
         elif question and question in asked:
-            otherwise.append(f"{row.source} asks what {asked[question]} asks")
+            otherwise.append(f"{row.source} (it asks what {asked[question]} asks)")
         whole.setdefault(text, row.source)
         asked.setdefault(question, row.source)
-    one, many = "row is an exact repetition of another", "rows are exact repetitions of others"
-    return [
-        *_named(again, one, many, "remove it, it counts twice", "remove them, they count twice"),
-        *_named(
-            otherwise,
-            "row asks what another row asks and answers otherwise",
-            "rows ask what another row asks and answer otherwise",
-            "keep the right answer",
-        ),
-    ]
-
-
-def _named(places: Sequence[str], one: str, many: str, do: str, do_many: str = "") -> list[str]:
-    """A line that counts the places, names the first and says what to do; none without places."""
-    if not places:
-        return []
-    more = f", … ({len(places) - NAMED:,} more)" if len(places) > NAMED else ""
-    what, advice = (one, do) if len(places) == 1 else (many, do_many or do)
-    return [f"{len(places):,} {what}: {', '.join(places[:NAMED])}{more}: {advice}"]
+    found = []
+    if again:
+        what = "row is an exact repetition and counts" if len(again) == 1 else "rows are exact repetitions and count"
+        found.append(f"{len(again):,} {what} twice: remove {listed(again)}")
+    if otherwise:
+        what = "row answers an earlier row's question" if len(otherwise) == 1 else "rows answer earlier rows' questions"
+        found.append(f"{len(otherwise):,} {what} otherwise: keep the right answer: {listed(otherwise)}")
+    return found
 
 
 def asked_text(row: Conversation) -> str:
@@ -255,7 +250,8 @@ def _ids(key: str, read: _Reader, column: str | None) -> list[str]:
                 return [row[usual] for row in names]
         if len(set(read.sources)) < len(names):
             raise TutelageError(
-                f"{key}.path: names one file or hub data set twice, which doubles its rows; name it once"
+                f"{_at(key and f'{key}.path')}one file or hub data set is named twice, which doubles its rows; name it "
+                "once"
             )
         return read.sources
     counts = Counter(row[column] for row in names)

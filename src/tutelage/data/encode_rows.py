@@ -6,7 +6,7 @@ Of large data the sequences are made once, by several processes, and kept in fil
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.chat_template import ChatTemplate, Part, PromptTooLongError, RenderError
-from tutelage.data.columns import BadRow
+from tutelage.data.columns import NAMED, BadRow, listed, reasons
 from tutelage.data.dataset import LoadedData, check_bad_rows
 from tutelage.data.large.made import made
 from tutelage.data.large.stored import StoredRows, cut_of, indices_of
@@ -36,6 +36,7 @@ class EncodingReport:
     split: tuple[int, int]  # rows that are several sequences, and how many those are (`ChatTemplate.parts`)
     rendered: dict[str, int]  # what rows carry beside texts and the sequences have, and in how many rows
     left_out: dict[str, int]  # what rows carry and no sequence has, in words, and in how many rows
+    places: dict[str, list[str]]  # the sources of the first of those rows
 
 
 @dataclass
@@ -46,13 +47,21 @@ class _Found:
     last_turns_cut: list[str] = field(default_factory=list)
     refused: list[BadRow] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
     rendered: Counter[str] = field(default_factory=Counter)
 
     def as_json(self) -> dict[str, Any]:
         """What `add` takes."""
         rows = {name: [vars(row) for row in getattr(self, name)] for name in ("too_long", "refused")}
         counts = {"left_out": dict(self.left_out), "rendered": dict(self.rendered)}
-        return {**rows, **counts, "last_turns_cut": self.last_turns_cut}
+        return {**rows, **counts, "last_turns_cut": self.last_turns_cut, "places": self.places}
+
+    def missing(self, source: str, what: Collection[str]) -> None:
+        """Count what one row carries and no sequence has."""
+        self.left_out.update(what)
+        for one in what:
+            named = self.places.setdefault(one, [])
+            named += [source] * (len(named) < NAMED)
 
     def add(self, part: dict[str, Any]) -> None:
         """Add what later rows gave."""
@@ -61,6 +70,8 @@ class _Found:
         self.last_turns_cut += part["last_turns_cut"]
         self.left_out.update(part["left_out"])
         self.rendered.update(part["rendered"])
+        for what, sources in part["places"].items():
+            self.places[what] = [*self.places.get(what, ()), *sources][:NAMED]
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ def encode_all(
         split=split_rows(out),
         rendered=dict(sorted(found.rendered.items())),
         left_out=dict(sorted(found.left_out.items())),
+        places=found.places,
     )
 
 
@@ -138,27 +150,34 @@ def notes(report: EncodingReport) -> list[str]:
     """What a user should know before training, one line each; none if the sequences have all that the rows carry."""
     out = []
     if report.left_out:
-        out.append(_counted(report.left_out))
+        out.append(_counted(report.left_out, report.places))
     if report.split[0]:
         out.append(
             f"{report.split[0]} rows are {report.split[1]} sequences, since the chat template renders earlier turns "
             "differently: each assistant turn is learnt as the model is prompted for it"
         )
     if report.refused:
-        out.append(
-            f"{len(report.refused)} rows left out, the first {report.refused[0].source}: {report.refused[0].reason}"
-        )
+        count = len(report.refused)
+        out.append(f"{count} row{'s' * (count > 1)} left out: {reasons(report.refused)}")
     return out
 
 
 def prompt_notes(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[str]:
     """As `notes`, of the conversations' prompts. Raises RenderError for one that the template cannot render."""
-    counts = Counter(what for row in conversations for what in left_out(template, row))
-    return [_counted(dict(sorted(counts.items())))] if counts else []
+    found = _Found()
+    for row in conversations:
+        found.missing(row.source, left_out(template, row))
+    return [_counted(dict(sorted(found.left_out.items())), found.places)] if found.left_out else []
 
 
-def _counted(found: dict[str, int]) -> str:
-    return "left out or changed: " + "; ".join(f"{what} in {rows} rows" for what, rows in found.items())
+def _counted(found: dict[str, int], places: dict[str, list[str]]) -> str:
+    said = (in_rows(what, rows, listed(places[what], rows)) for what, rows in found.items())
+    return "left out or changed: " + "; ".join(said)
+
+
+def in_rows(what: str, rows: int, places: str = "") -> str:
+    """`what` with the number of its rows, and where they are."""
+    return f"{what} in {rows:,} row{'s' * (rows != 1)}" + (f" ({places})" if places else "")
 
 
 def messages_asked(conversation: Conversation, sequence: TokenSequence) -> tuple[Message, ...]:
@@ -185,7 +204,7 @@ def _rendered(
             found.refused.append(bad_row(row, error))
             continue
         missing = left_out(template, row, sequences)
-        found.left_out.update(missing)
+        found.missing(row.source, missing)
         found.rendered.update(
             f"`{key}`" for key in beside_texts(row) if not any(f"`{key}`" in text for text in missing)
         )

@@ -10,6 +10,7 @@ from tutelage.common.types import Conversation, Message
 from tutelage.data.chat_template import ChatTemplate, Part
 from tutelage.data.thoughts import THOUGHTS, begun_thought, split_thought, thought_of
 
+EMPTY_QUESTION = "empty questions (user turns without text, which are read)"
 _NAMES = {"name", "id", "tool_call_id", "tool_calls", *THOUGHTS}  # keys that need no word, or have one of their own
 
 
@@ -22,17 +23,17 @@ def left_out(
     RenderError as `ChatTemplate.render` does.
     """
     if conversation.plain:
-        return set(conversation.unread)
+        return set(conversation.remarks)
     messages = conversation.messages if sequences is not None else conversation.prompt
     sequences = [template.prompt_parts(messages)] if sequences is None else sequences
-    found = {f"{what} (not read)" for what in conversation.unread}
+    found = set(conversation.remarks)
     pairs = {part.turn: (part.text, one[k - 1].text) for one in sequences for k, part in enumerate(one) if part.turn}
     last = max(pairs) if messages[-1].role == "assistant" else len(messages) - 1
     text = "".join(part.text for part in sequences[-1])
     for place, message in enumerate(messages[: last + 1]):
         found.update(_of_keys(template, message))
         if message.role == "user" and not message.content.strip():
-            found.add("user turns without text (an empty question is read)")
+            found.add(EMPTY_QUESTION)
         if place in pairs:
             found.update(_of_response(message, *pairs[place]))
         elif message.role == "assistant" and not message.train:

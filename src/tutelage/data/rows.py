@@ -10,6 +10,7 @@ from tutelage.common.types import Conversation, Message, Role
 from tutelage.data.columns import (
     BadRowError,
     columns_of,
+    empty_columns,
     fill_template,
     is_missing,
     is_optional,
@@ -29,6 +30,7 @@ _TELLING = (
     "label",  # whether a completion is a good one, in preference data
 )
 _EMPTY: tuple[Any, ...] = ("", [], {}, "[]")
+_GAP = "and the template's text around it stays (write both between `{?` and `?}`)"
 _FLAGS = ("train", "weight")  # of a turn: whether it carries loss
 
 
@@ -70,10 +72,16 @@ def _conversation(
         raise BadRowError(missing_column(config.id, row) if config.id not in row else _no_id(config.id, row[config.id]))
     templates = [config.text, config.system, config.prompt, config.completion, *config.references]
     used = {*read, *(name.partition(".")[0] for text in templates if text for name in columns_of(text))}
-    unread = [
-        f"column `{c}`" for c in _TELLING if c not in used and not is_missing(row.get(c)) and row[c] not in _EMPTY
-    ]
-    return Conversation("", tuple(messages), references, source, tuple(unread)), names
+    unread = [c for c in _TELLING if c not in used and not is_missing(row.get(c)) and row[c] not in _EMPTY]
+    gaps = dict.fromkeys(column for text in templates if text for column in _gaps(text, row))
+    remarks = [*(f"column `{c}` (not read)" for c in unread), *(f"column `{c}` is empty, {_GAP}" for c in gaps)]
+    return Conversation("", tuple(messages), references, source, tuple(remarks)), names
+
+
+def _gaps(template: str, row: dict[str, Any]) -> list[str]:
+    """The columns without text around which the template has text."""
+    found = empty_columns(template, row)
+    return found if found and fill_template(template, row).strip() else []
 
 
 def _no_id(column: str, value: Any) -> str:

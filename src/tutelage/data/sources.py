@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import codecs
-import csv
-import datetime
-import decimal
 import glob
-import gzip
-import json
 import os
 import re
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
-from io import BufferedReader
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, one_line
 from tutelage.common.files import hash_file
-from tutelage.data.columns import BadRow
+from tutelage.data.formats import json_text, tables
 from tutelage.recipe.sections import DataConfig
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow", ".csv", ".tsv")
+_SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")  # beside saved data
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
-_CALLS = ("tools", "functions", "tool_calls", "function_call")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -48,6 +40,17 @@ def local_files(name: str, config: DataConfig, folder: Path) -> list[Path] | Non
             return None
         files += found
     return files
+
+
+def odd_separators(config: DataConfig, folder: Path) -> list[str]:
+    """What separates the columns of local tables where that is not what their names say, in words."""
+    found: dict[str, list[str]] = {}
+    for path in paths_of(config):
+        files = resolve_sources("", path, folder)
+        for file in [] if isinstance(files, str) else [one for one in files if one.suffix in (".csv", ".tsv")]:
+            if (separator := tables.separator_of(file)) != tables.usual_separator(file):
+                found.setdefault(tables.SEPARATORS[separator], []).append(file.name)
+    return [f"{', '.join(names)}: read as separated by {separator}" for separator, names in found.items()]
 
 
 def most_rows(file: Path) -> int | None:
@@ -83,15 +86,17 @@ def open_rows(key: str, config: DataConfig, folder: Path) -> tuple[list[str], It
     """A hash of each file or hub set of a section, and (source, row) of every path in order, not read yet; a row that
     cannot be parsed is a BadRow.
 
-    Raises TutelageError, with `key` as the place, for sources that cannot be read.
+    Raises TutelageError, with `key` as the place, for sources that cannot be read. An empty `key`: there is no recipe.
     """
     paths = paths_of(config)
     if not paths:
-        raise TutelageError(f"{key}.path: the list is empty; name at least one file or hub data set")
+        raise TutelageError(f"{_place(key)}the list is empty; name at least one file or hub data set")
     sources = [resolve_sources(key, path, folder) for path in paths]
     for name, default in (("split", "train"), ("revision", None)):
         if getattr(config, name) != default and not any(isinstance(source, str) for source in sources):
-            raise TutelageError(f"{key}.{name}: is for data sets of the hub, and `path` names local files: remove it")
+            raise TutelageError(
+                f"{key}.{name}: is for data sets of the hub, and `path` names local files: remove `{name}`"
+            )
     files = [file for source in sources if not isinstance(source, str) for file in source]
     labels = {file: file.name for file in files}
     if len(set(labels.values())) < len(labels):  # a/train.jsonl and b/train.jsonl: labels that differ
@@ -111,12 +116,17 @@ def open_rows(key: str, config: DataConfig, folder: Path) -> tuple[list[str], It
     return versions, chain.from_iterable(parts)
 
 
+def _place(key: str) -> str:
+    """How messages on a section's sources begin; without a recipe (`key` is empty) they name the file alone."""
+    return f"{key}.path: " if key else ""
+
+
 def _unchanged(key: str, file: Path, label: str, before: tuple[int, int]) -> Iterator[tuple[str, Any]]:
     """The rows of a file. Raises TutelageError if it is then not as it was `before`."""
-    yield from read_file(key, file, label)
+    yield from read_file(_place(key), file, label)
     if _state(file) != before:
         raise TutelageError(
-            f"{key}.path: {file} changed while it was read: wait until it is written, and run the same command"
+            f"{_place(key)}{file} changed while it was read: wait until it is written, and run the same command"
         )
 
 
@@ -135,27 +145,28 @@ def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
     def value_of(match: re.Match[str]) -> str:
         variable = match[1] or match[2]
         if variable not in os.environ:
-            raise TutelageError(f"{key}.path: the variable ${variable} in `{written}` is not set; export it first")
+            raise TutelageError(f"{_place(key)}the variable ${variable} in `{written}` is not set; export it first")
         return os.environ[variable]
 
     text = os.path.expanduser(_VARIABLE.sub(value_of, written))
     if "://" in text:
-        raise TutelageError(f"{key}.path: `{written}` is an address: download the file, and name it where it then is")
+        raise TutelageError(f"{_place(key)}`{written}` is an address: download the file, and name it where it then is")
     path = Path(os.path.abspath(folder / text))  # an absolute path ignores the folder
     if glob.has_magic(text) and not path.exists():
         matches = glob.glob(text, root_dir=folder, recursive=True)
         found = sorted(Path(os.path.abspath(folder / file)) for file in matches)
         if not found:
-            raise TutelageError(f"{key}.path: no file matches `{written}` (looked for {path}); correct the path")
+            raise TutelageError(f"{_place(key)}no file matches `{written}` (looked for {path}); correct the path")
     elif path.exists() or text.endswith(SUFFIXES) or text.startswith((".", "/")):
         found = _files_of_folder(key, path, written) if path.is_dir() else [path]
         if not path.exists():
-            raise TutelageError(f"{key}.path: no file `{written}` (looked for {path}); correct the path")
+            raise TutelageError(f"{_place(key)}no file `{written}` (looked for {path}); correct the path")
     else:
         return text
     for file in found:
         if not file.name.endswith(SUFFIXES):
-            raise TutelageError(f"{key}.path: cannot read {file}; the formats are {', '.join(SUFFIXES)}")
+            advice = "; save the table as CSV" if file.suffix in _SHEETS else ""
+            raise TutelageError(f"{_place(key)}cannot read {file}; the formats are {', '.join(SUFFIXES)}{advice}")
     return found
 
 
@@ -167,209 +178,33 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
     inside = sorted({file.parent.name for suffix in SUFFIXES for file in folder.glob(f"*/*{suffix}")})
     if not files and inside:
         raise TutelageError(
-            f"{key}.path: `{written}` is a folder of folders ({', '.join(inside)}); name one: {written}/{inside[0]}"
+            f"{_place(key)}`{written}` is a folder of folders ({', '.join(inside)}); name one: {written}/{inside[0]}"
         )
     if not files:
-        raise TutelageError(f"{key}.path: `{written}` is a folder; name its files, for example {written}/*.jsonl")
+        raise TutelageError(f"{_place(key)}`{written}` is a folder; name its files, for example {written}/*.jsonl")
     if len(splits) > 1:
         raise TutelageError(
-            f"{key}.path: the folder `{written}` has several splits ({', '.join(splits)}); name the files of one: "
+            f"{_place(key)}the folder `{written}` has several splits ({', '.join(splits)}); name the files of one: "
             f"{written}/{splits[0]}*"
         )
     if len({kind.removesuffix(".gz") for kind in kinds}) > 1:
         raise TutelageError(
-            f"{key}.path: the folder `{written}` has files of several formats ({', '.join(kinds)}); name those of one: "
-            f"{written}/*{kinds[0]}"
+            f"{_place(key)}the folder `{written}` has files of several formats ({', '.join(kinds)}); name those of "
+            f"one: {written}/*{kinds[0]}"
         )
     return files
 
 
-def read_file(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
-    """(source, row) of one file, whose rows are named `label`; as `read_rows` otherwise."""
+def read_file(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
+    """(source, row) of one file, whose rows are named `label`. `place` begins messages; otherwise as `read_rows`."""
     if file.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _read_json_lines(key, file, label)
+        yield from json_text.read_lines(place, file, label)
     elif file.name.endswith((".csv", ".tsv")):
-        yield from _read_csv(key, file, label)
+        yield from tables.read_csv(place, file, label)
     else:
-        tables = {".parquet": _read_parquet, ".arrow": _read_arrow}
-        for number, row in enumerate(tables.get(file.suffix, _read_json)(key, file), start=1):
+        readers = {".parquet": tables.read_parquet, ".arrow": tables.read_arrow}
+        for number, row in enumerate(readers.get(file.suffix, json_text.read_whole)(place, file), start=1):
             yield f"{label}:{number}", row
-
-
-def _read_json_lines(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
-            _check_beginning(key, file, handle.read(2))
-            handle.seek(0)
-            whole = _whole_values(handle, label)
-            if whole is not None:
-                yield from whole
-                return
-            handle.seek(0)
-            for number, line in enumerate(handle, start=1):
-                if not line.strip():
-                    continue
-                source = f"{label}:{number}"
-                try:
-                    yield source, parsed_row(line.decode("utf-8-sig"))
-                except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
-                    yield source, BadRow(source, f"broken JSON: {error}")
-    except (OSError, EOFError, zlib.error) as error:
-        raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
-
-
-def parsed_row(text: str) -> Any:
-    """The value of JSON text. Raises ValueError also for a key that is given twice, of which JSON keeps the last."""
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"an object has two keys `{_twice([key for key, _ in pairs])}`")
-    return found
-
-
-def _twice(names: Sequence[str]) -> str | None:
-    """The first name that is there twice."""
-    return next((name for place, name in enumerate(names) if name in names[:place]), None)
-
-
-def _check_columns(key: str, file: Path, names: Sequence[str]) -> None:
-    """Raise TutelageError for two columns of one name: only one of them would be read."""
-    twice = _twice([name for name in names if name])
-    if twice is not None:
-        raise TutelageError(f"{key}.path: {file} has two columns called `{twice}`: rename or remove one")
-
-
-def _check_beginning(key: str, file: Path, first: bytes) -> None:
-    """Raise TutelageError for a file that its first two bytes show to be no text in UTF-8."""
-    if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise TutelageError(f"{key}.path: {file} is in UTF-16: save it in UTF-8")
-    if first == b"\x1f\x8b":
-        raise TutelageError(f"{key}.path: {file} is compressed by gzip: call it {file.name}.gz")
-
-
-def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tuple[str, Any]] | None:
-    """The rows of a file that is called .jsonl but holds one list of objects, or objects over several lines; else None.
-
-    A row of a list is named by its number, an object by the line where it begins.
-    """
-    first = next((line for line in handle if line.strip()), b"").removeprefix(codecs.BOM_UTF8).strip()
-    if first != b"{" and not first.startswith(b"["):
-        return None
-    handle.seek(0)
-    try:
-        text = handle.read().decode("utf-8-sig")
-        if first.startswith(b"["):
-            rows = parsed_row(text)
-            named = [(f"{label}:{number}", row) for number, row in enumerate(rows, start=1)]
-        else:
-            named = [(f"{label}:{line}", row) for line, row in _objects(text)]
-    except (ValueError, RecursionError):
-        return None
-    return named if named and all(isinstance(row, dict) for _, row in named) else None
-
-
-def _objects(text: str) -> Iterator[tuple[int, Any]]:
-    """(line, value) of every JSON value of a text, one after the other."""
-    decoder, place, line, counted = json.JSONDecoder(object_pairs_hook=_unique), 0, 1, 0
-    while (start := len(text) - len(text[place:].lstrip())) < len(text):
-        line, counted = line + text.count("\n", counted, start), start
-        value, place = decoder.raw_decode(text, start)
-        yield line, value
-
-
-def _read_csv(key: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
-    """Rows of a table with a header; all values are texts. A row is named by the line where it begins."""
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-            header = next(reader, [])
-            _check_columns(key, file, header)
-            line = reader.line_num + 1
-            for row in reader:
-                source, line = f"{label}:{line}", reader.line_num + 1
-                if len(row) == len(header):
-                    yield source, dict(zip(header, row, strict=True))
-                elif row:
-                    yield source, BadRow(source, f"{len(row)} values, and the header has {len(header)} columns")
-    except UnicodeDecodeError as error:
-        raise TutelageError(
-            f"{key}.path: {file}:{_undecodable_line(file)} is not UTF-8: save it as CSV in UTF-8"
-        ) from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise TutelageError(f"{key}.path: cannot read {file}: {error}; save it as CSV in UTF-8") from error
-
-
-def _undecodable_line(file: Path) -> int:
-    """The first line that is not UTF-8."""
-    with file.open("rb") as handle:
-        return next((n for n, line in enumerate(handle, 1) if line.decode("utf-8", "replace").encode() != line), 1)
-
-
-def _read_json(key: str, file: Path) -> list[Any]:
-    """The rows of a file that is one list, or one object with exactly one list among its values."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
-            value = json.loads(handle.read(), object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        hint = "; a file of one object per line should be called .jsonl" if error.msg == "Extra data" else "; fix it"
-        raise TutelageError(f"{key}.path: broken JSON at {file}:{error.lineno}: {error.msg}{hint}") from error
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise TutelageError(f"{key}.path: cannot read {file}: {error}; get the file again") from error
-    lists = [value] if isinstance(value, list) else []
-    if isinstance(value, dict):
-        lists = [item for item in value.values() if isinstance(item, list)]
-    if len(lists) != 1:
-        raise TutelageError(f"{key}.path: {file} must be a list of rows or an object with one list, not {len(lists)}")
-    return lists[0]
-
-
-def _read_parquet(key: str, file: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(file)
-        _check_columns(key, file, table.schema_arrow.names)
-        for batch in table.iter_batches(batch_size=4096):
-            yield from map(as_written, batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise TutelageError(f"{key}.path: cannot read {file}: {_one_line(error)}; get the file again") from error
-
-
-def _read_arrow(key: str, file: Path) -> Iterator[Any]:
-    """Rows of an Arrow file: a stream, as `datasets` saves it, or a file with a footer (Feather)."""
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(file)) as source:
-            footed = source.read(6) == b"ARROW1"
-            source.seek(0)
-            reader = pa.ipc.open_file(source) if footed else pa.ipc.open_stream(source)
-            _check_columns(key, file, reader.schema.names)
-            batches = map(reader.get_batch, range(reader.num_record_batches)) if footed else iter(reader)
-            for batch in batches:
-                yield from map(as_written, batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise TutelageError(f"{key}.path: cannot read {file}: {_one_line(error)}; get the file again") from error
-
-
-def as_written(value: Any, call: bool = False) -> Any:
-    """A value of a table as its writer wrote it: whole numbers without `.0`, dates and decimals as text, calls of tools
-    (`call`) without the null keys that all rows of a table must have."""
-    if isinstance(value, dict):
-        inside = {key: as_written(item, call or key in _CALLS) for key, item in value.items()}
-        return {key: item for key, item in inside.items() if item is not None} if call else inside
-    if isinstance(value, list):
-        return [as_written(item, call) for item in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 
 def _load_hub(key: str, written: str, config: DataConfig) -> Any:
@@ -382,17 +217,14 @@ def _load_hub(key: str, written: str, config: DataConfig) -> Any:
         if isinstance(error, ConnectionError) or "offline" in str(error).lower():
             advice = "check the network, load it once while online, or name local files"
         else:
-            advice = f"check the name, `{key}.split`, `{key}.revision` and your access rights, or name local files"
+            keys = f", `{key}.split`, `{key}.revision`" if key else ""
+            advice = f"check the name{keys} and your access rights, or name local files"
         raise TutelageError(
-            f"{key}.path: `{written}` is not a local file and cannot be loaded from the hub: {_one_line(error)}; "
+            f"{_place(key)}`{written}` is not a local file and cannot be loaded from the hub: {one_line(error)}; "
             f"{advice}"
         ) from error
 
 
 def _hub_rows(written: str, loaded: Any) -> Iterator[tuple[str, Any]]:
     for index, row in enumerate(loaded):
-        yield f"{written}:{index}", as_written(row)
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        yield f"{written}:{index}", tables.as_written(row)

@@ -182,7 +182,7 @@ def _own_limits(model: TrainedModel, results: RecipeResults, tables: Sequence[Ta
         tasks = _and(f"`{table.task}`" for table in measured)
         yield f"It was measured on {tasks} and on nothing else."
     if len(results.seeds) == 1:
-        yield "It is one training run: the errors above do not cover another seed."
+        yield "It is one training run: the errors above do not cover another run (seed)."
     if results.search is not None:
         tasks = _and(f"`{task}`" for task in results.search.tasks)
         yield f"Settings were chosen on {tasks}: scores there are optimistic."

@@ -15,8 +15,9 @@ from typing import Literal
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import refuse_unwritable
 from tutelage.common.hashing import fingerprint
+from tutelage.common.run_folder import WHERE
 from tutelage.delivery.find_model import FoundModel
-from tutelage.delivery.folders import CARD, MARK, WHERE, read_mark
+from tutelage.delivery.folders import CARD, MARK, read_mark
 from tutelage.recipe.sections import ModelConfig
 
 ADAPTER = "adapter_config.json"
@@ -53,19 +54,21 @@ def export_model(
     from tutelage.models.files import locate
 
     config = ModelConfig(path=found.path, revision=revision, attention="padded", trust_remote_code=trust_remote_code)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or "exported" in read_mark(out))):
-        raise TutelageError(f"{out} exists and is no earlier export: give another --out, or remove it")
-    refuse_unwritable(out.parent, "--out")
     source = Path(found.path).expanduser()
+    adapter = (source / ADAPTER).is_file()
+    if source.is_dir() and not adapter:
+        locate(config)
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or "exported" in read_mark(out))):
+        raise TutelageError(f"{out} exists and is no earlier export: give another --out, or remove {out}")
+    refuse_unwritable(out.parent, "--out")
     origin = fingerprint(str(source.resolve()) if source.exists() else found.path)  # a path would go where exports go
     before = read_mark(out)
     if before.get("exported") == found.name and before.get("from", origin) != origin:
-        raise TutelageError(f"{out} is the export of another `{before['exported']}`: give another --out, or remove it")
-    adapter = (source / ADAPTER).is_file()
+        raise TutelageError(
+            f"{out} is the export of another `{before['exported']}`: give another --out, or remove {out}"
+        )
     if source.is_dir():
         _check_folders(source.resolve(), out.resolve())
-        if not adapter:
-            locate(config)
     notes = []
     if adapter and dtype is not None and not merge:
         notes.append(f"--dtype: {found.name} is an adapter, and a whole model of that type is written, as with --merge")

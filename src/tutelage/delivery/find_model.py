@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.run_folder import CONFIG, ENVIRONMENT, MODEL, RESULT, is_done, read_json
-from tutelage.delivery.folders import CARD, MODELS, WHERE, models_folder, read_mark
+from tutelage.common.locks import holder, lives
+from tutelage.common.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    LOCK,
+    MODEL,
+    MODELS,
+    RESULT,
+    WHERE,
+    is_done,
+    models_folder,
+    read_json,
+)
+from tutelage.delivery.folders import CARD, read_mark
+from tutelage.runs.preflight.unfinished import why_absent
 
 
 @dataclass(frozen=True)
@@ -29,9 +41,8 @@ def find_model(written: str) -> FoundModel:
     if not folder.is_dir() and not written.startswith((".", "/", "~")) and (Path(MODELS) / written).is_dir():
         folder = Path(MODELS) / written
     if not folder.is_dir():
-        known = [path.name for path in Path(MODELS).glob("*/")] if "/" not in written else []
-        if near := get_close_matches(written, known, n=1, cutoff=0.7):
-            raise TutelageError(f"{MODELS}/ has no `{written}`: did you mean `{near[0]}`?")
+        if not folder.exists() and (why := why_absent(written)):
+            raise TutelageError(why)
         return FoundModel(_name(written), written)
     run = folder.resolve().parent if folder.resolve().name == MODEL else folder
     if (run / ENVIRONMENT).is_file() and (run / CONFIG).is_file():
@@ -123,7 +134,8 @@ def _run_of(found: FoundModel) -> Path | None:
 
 def _model_of_run(run: Path) -> Path:
     if not is_done(run):
-        raise TutelageError(f"the run {run} is not done, so it has no model yet: run its recipe to the end")
+        how = f"{holder(run / LOCK)} is working on it" if lives(run / LOCK) else "run its recipe to the end"
+        raise TutelageError(f"the run {run} is not done, so it has no model yet: {how}")
     if not (run / MODEL).is_dir():
         raise TutelageError(f"the run {run} made no model: give the run of a stage that trains one")
     return run / MODEL

@@ -17,17 +17,15 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
-from tutelage.common.run_folder import MODEL
+from tutelage.common.run_folder import MODEL, WHERE, models_folder
 from tutelage.delivery.card import model_card
 from tutelage.recipe.owner import other_owner, owner_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.report.recipe.verdicts import verdicts
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
 
-MODELS = "models"
 CARD = "README.md"
 MARK = ".tutelage.json"  # the folder is this project's: recipe, stage, run, links, and the hash of the card
-WHERE = "where.txt"  # instead of links: the path of the model's folder, from here
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,6 @@ class Delivered:
 
     folders: tuple[Path, ...]
     notes: tuple[str, ...]  # a line each
-
-
-def models_folder(runs: Path) -> Path:
-    """The folder `models` beside the folder of runs."""
-    return (runs if runs.name not in ("", "..") else runs.resolve()).parent / MODELS
 
 
 def deliver_models(
@@ -58,8 +51,7 @@ def deliver_models(
     for model in results.models:
         if not model.run.done:
             continue
-        seed = "" if model.seed is None else f"-s{model.seed}"
-        folder = models_folder(runs) / f"{results.name}-{model.stage}{seed}"
+        folder = models_folder(runs) / model.name_in(results.name)
         mark = read_mark(folder)
         try:
             if problem := _taken(folder, mark, results.name, model, file):
@@ -130,7 +122,11 @@ def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, r
         "card": mark.get("card") if edited else _hash(card.encode()),
     }
     write_atomically(folder / MARK, json.dumps(content, indent=1) + "\n")
-    return f"{written} was edited, so it stays as it is; remove it to have it written again" if edited else ""
+    return (
+        f"{written} was edited, so it stays as it is; remove {written.name} there to have it written again"
+        if edited
+        else ""
+    )
 
 
 def _link(link: Path, target: Path) -> None:

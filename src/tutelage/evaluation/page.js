@@ -93,7 +93,7 @@ function partsOf(row) {
 
 function bodyOf(row) {
   const body = element("div", "body");
-  const scores = data.metrics.map((name, at) => `${name.replaceAll("_", " ")} ${percent(row.scores[at] ?? null)}`);
+  const scores = data.labels.map((name, at) => `${name} ${percent(row.scores[at] ?? null)}`);
   const facts = [...scores, `${row.tokens} tokens`, row.finished ? "" : "cut at the length limit"].filter(Boolean);
   if (!data.text) {
     body.append(field("Scores", facts.join(" · ")));
@@ -199,7 +199,7 @@ function options(select, values, labels) {
 
 const defaults = { ...state };
 const groups = [...new Set(data.rows.map((row) => row.group))].filter(Boolean);
-options($("metric"), data.metrics, data.metrics.map((name) => name.replaceAll("_", " ")));
+options($("metric"), data.metrics, data.labels);
 options($("group"), groups.length > 1 ? ["", ...groups] : [], ["all groups", ...groups]);
 for (const [key, value] of new URLSearchParams(location.hash.slice(1))) {
   const allowed = { show: KINDS, metric: data.metrics, group: groups, sort: Object.keys(SORTS) }[key];

@@ -21,6 +21,23 @@ from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import ExampleRecord, example_name, read_records, read_result
 
 PAGE_FILE = "examples.html"
+METRIC_LABELS = {
+    "rouge_l": "ROUGE-L",
+    "rouge_l_best": "ROUGE-L, best reference",
+    "exact_match": "exact match",
+    "final_answer": "final answer",
+    "chrf": "chrF2",
+    "comet": "COMET",
+    "prompt_loose": "prompt-level loose accuracy",
+    "drfr": "DRFR",
+    "loss": "loss, nats per token",
+    "kl": "KL to the teacher, nats",
+}
+
+
+def metric_label(metric: str) -> str:
+    """The name of a metric; an unknown one without underscores."""
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
 
 
 def write_page(folder: Path, out: Path | None = None, include_text: bool = True) -> Path:
@@ -40,6 +57,7 @@ def render_page(result: Mapping[str, Any], records: Sequence[ExampleRecord], inc
     script = (files("tutelage.evaluation") / "page.js").read_text(encoding="utf-8")
     filters = {
         "score": lambda value: "unknown" if value is None else f"{value:.2f}",
+        "metric": metric_label,
         "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
     }
     return page_template("tutelage.evaluation", "page.html.j2", filters).render(
@@ -64,9 +82,11 @@ def _page_data(result: Mapping[str, Any], records: Sequence[ExampleRecord], incl
     """The data of the page's script. Metrics are the examples' own scores, the headline first."""
     metrics = list(dict.fromkeys(metric for record in records for metric in record.scores))
     metrics.sort(key=lambda metric: metric != result.get("headline"))
+    metrics = metrics or [str(result.get("headline", "score"))]
     return {
         "text": include_text,
-        "metrics": metrics or [str(result.get("headline", "score"))],
+        "metrics": metrics,
+        "labels": [metric_label(metric) for metric in metrics],
         "rows": [_row(record, metrics, include_text) for record in records],
     }
 

@@ -91,14 +91,19 @@ def problem(result: Mapping[str, Any]) -> str | None:
     return "; ".join(found) or None
 
 
+def refuse_absent(file: Path) -> None:
+    """Raise TutelageError for a file of replies that is not there."""
+    if not file.is_file():
+        state = "is a folder" if file.is_dir() else "does not exist"
+        raise TutelageError(f"--responses: {file} {state}; give a JSON Lines file")
+
+
 def read_replies(bench: Benchmark, file: Path, items: Sequence[Item], known: set[str]) -> ReplyFile:
     """The replies of a file to the items. `known`: all ids of the benchmark, items that are not asked for included.
 
     Raises TutelageError, naming file and line, for a row that is not a reply.
     """
-    if not file.is_file():
-        state = "is a folder" if file.is_dir() else "does not exist"
-        raise TutelageError(f"--responses: {file} {state}; give a JSON Lines file")
+    refuse_absent(file)
     rows = [(_id(row, f"{file}:{number}"), row, f"{file}:{number}") for number, row in read_lines(file)]
     if not rows:
         raise TutelageError(f'{file}: holds no reply; write one {{"id": …, "response": …}} per line')

@@ -214,7 +214,7 @@ def _changes(known: Situation, score: Prediction, choice: Choice, more: Mixture 
         out.append(f"Twice the rows would move SFT again by {plus(low)} to {plus(high)} points (80 %)")
     if choice == "cannot be told":
         out.append(
-            "A larger pilot narrows the interval: --pilot full with a larger --budget, and more dev rows"
+            "A larger pilot narrows the interval: `--pilot full` with a larger `--budget`, and more dev rows"
             if known.pilots
             else "A pilot narrows the interval: --pilot short or full"
         )

@@ -17,7 +17,7 @@ from tutelage.forecasting.answer import EFFECT, Answer, Finding, chance_score, d
 from tutelage.forecasting.arms import DEV, Arms, find_arms, part_rows
 from tutelage.forecasting.mixture import Mixture
 from tutelage.forecasting.pilot import Trials
-from tutelage.forecasting.price import Price, Prices
+from tutelage.forecasting.price import MOST, Price, Prices, dear_text
 from tutelage.forecasting.prior import Prediction, predict
 from tutelage.forecasting.situations import SAME, Situation, recorded_situations, shipped_situations
 from tutelage.recipe.recipe import RecipeConfig
@@ -26,7 +26,7 @@ from tutelage.runs.run import Run
 PilotSize = Literal["none", "short", "full"]
 SHARES: dict[PilotSize, tuple[float, ...]] = {"none": (), "short": (1 / 16,), "full": (1 / 16, 1 / 8, 1 / 4)}
 FEWEST = 24  # rows of a pilot
-BUDGET = 0.1  # of the price of both arms
+BUDGET = MOST  # of the price of both arms; the first pilot is made in any case
 OWN_PRICE = "this forecast"
 BAND = 25  # numbers of rows for which the band is drawn
 ANOTHER = ("different tokenizers", "split text differently")  # in the error of models that cannot be compared
@@ -49,6 +49,7 @@ class Forecast:
     distillation: tuple[float, float] | None  # the pilot's mean loss in its first and in its last quarter
     stopped: str  # why no larger pilot was made
     band: tuple[tuple[float, float, float, float], ...]  # rows, and what the same pilots say of them: mean, low, high
+    both: Price  # of both arms, what they share counted once
 
     def as_json(self) -> dict[str, Any]:
         """The forecast as one JSON object."""
@@ -65,6 +66,7 @@ class Forecast:
             "gain": _interval(self.score.gain, self.effect),
             "loss_gain": _interval(self.loss.gain, 0.0),
             "prices": {name: vars(price) for name, price in self.prices.items()},
+            "price_of_both_arms": vars(self.both),
             "arms": {"sft": arms.sft, "sft_again": arms.again, "gkd": arms.gkd, "teacher": arms.teacher},
             "dev": {"rows": arms.dev_rows, "from": arms.dev_from, "chance": self.chance},
             "settings": arms.settings,
@@ -128,11 +130,15 @@ def make_forecast(
         stopped, done = "teacher and student cannot be compared token by token", []
     prices.timed = trials.alone(done)
     whole = [trials.arm(name) for name in (arms.again, arms.gkd)]
+    both = list({run.fingerprint: run for arm in whole for run in arm}.values())
     if not apart:
         for share in shares_of(pilot, arms.rows):
-            stopped = _why_not(arms, trials, prices, done, whole, share, budget, known)
+            stopped = _why_not(arms, trials, prices, done, both, share, budget, known)
             if stopped:
                 break
+            planned = prices.of(trials.alone([*done, *trials.part(share)]))
+            if not known.pilots and (dear := dear_text(planned, prices.of(both))):
+                say(f"note: {dear}")
             say(f"pilot on {part_rows(arms, share):,} of {arms.rows:,} rows")
             done += trials.part(share)
             trials.do(done)
@@ -161,6 +167,7 @@ def make_forecast(
         },
         distillation=distillation,
         band=band_of(known, others),
+        both=prices.of(both),
         stopped=stopped or _asked(pilot, arms.rows),
     )
 
@@ -177,7 +184,7 @@ def _why_not(
     trials: Trials,
     prices: Prices,
     done: Sequence[Run],
-    whole: Sequence[Sequence[Run]],
+    both: Sequence[Run],
     share: float,
     budget: float,
     known: Situation,
@@ -186,8 +193,8 @@ def _why_not(
     if not known.pilots:
         return ""
     wanted = prices.work(trials.alone([*done, *trials.part(share)]))
-    both = prices.work(list({run.fingerprint: run for arm in whole for run in arm}.values()))
-    if wanted is not None and both and wanted > budget * both:
+    whole = prices.work(both)
+    if wanted is not None and whole and wanted > budget * whole:
         return f"a pilot on {part_rows(arms, share):,} rows would cost more than {100 * budget:.0f} % of both arms"
     return ""
 

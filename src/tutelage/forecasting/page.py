@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
 from tutelage.forecasting.answer import control_curve, plus
-from tutelage.forecasting.forecast import Forecast
+from tutelage.forecasting.forecast import OWN_PRICE, Forecast
 from tutelage.forecasting.mixture import Mixture
-from tutelage.forecasting.price import Price
+from tutelage.forecasting.price import Price, dear_text
 from tutelage.report.drawing import GREY, INK, LINE, MUTED, PALETTE, Draw, inline_svgs
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import number, signed
@@ -56,7 +56,7 @@ def write_forecast(forecast: Forecast, out: Path, overrides: Sequence[str] = ())
         interval=interval_text(forecast.score.gain, 1),
         loss=loss_words(forecast.loss.gain),
         chance=chance_text(1 - forecast.score.gain.below(0.0)),
-        dear=_is_dear(forecast.prices),
+        dear=dear_text(forecast.prices[OWN_PRICE], forecast.both),
         prices=[(name, *price_cells(price)) for name, price in forecast.prices.items()],
         informed=informed_text(forecast),
         signals=[(SIGNAL_NAMES[k], f"{v:.3g}") for k, v in forecast.known.signals.items() if k in SIGNAL_NAMES],
@@ -73,7 +73,8 @@ def forecast_lines(forecast: Forecast) -> list[str]:
     lines += [f"  because: {text}" for text in answer.decided]
     lines += [f"  {finding.name.replace('_', ' ')}: {finding.text}: {finding.do}" for finding in answer.findings]
     lines += [f"  {name}: {', '.join(price_cells(price))}" for name, price in forecast.prices.items()]
-    return [*lines, informed_text(forecast)]
+    dear = dear_text(forecast.prices[OWN_PRICE], forecast.both)
+    return [*lines, *filter(None, [dear]), informed_text(forecast)]
 
 
 def _gain_text(forecast: Forecast) -> str:
@@ -82,12 +83,6 @@ def _gain_text(forecast: Forecast) -> str:
         f"GKD against SFT again: {plus(gain.mean)} points (80 %: {interval_text(gain, 1)}), above 0 with "
         + chance_text(1 - gain.below(0.0))
     )
-
-
-def _is_dear(prices: Mapping[str, Price]) -> bool:
-    """Whether the forecast has cost as much as running both arms would."""
-    own, *arms = [price.gpu_hours for price in prices.values()]
-    return own is not None and None not in arms and own >= sum(one for one in arms if one is not None)
 
 
 def informed_text(forecast: Forecast) -> str:

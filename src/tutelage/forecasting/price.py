@@ -16,6 +16,7 @@ from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
 
 GPU = "H100"  # the machine that the cost model was fitted on
+MOST = 0.1  # share of both arms that a forecast should cost
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,32 @@ class Prices:
         costs = [(run, cost_of(run, self.model)) for run in self.timed if run.done]
         pairs = [(_work(run, cost), _seconds(run)) for run, cost in costs if cost is not None]
         return line_through(pairs) if pairs else None
+
+
+def dear_text(own: Price, both: Price) -> str:
+    """What to say of a forecast that costs more than a tenth of the arms that it may save, in a sentence; else empty.
+
+    `both`: the price of both arms, with what they share counted once. Of small recipes the first pilot, which is made
+    in any case, is no small part, and on a GPU starting its runs costs more than training.
+    """
+    here = _share(own.seconds, both.seconds)
+    there = _share(own.gpu_hours, both.gpu_hours)
+    shares = {"of the time here": here, f"of the GPU hours on an {GPU}": there}
+    known = {what: share for what, share in shares.items() if share is not None}
+    if not known or max(known.values()) <= MOST:
+        return ""
+    costs = " and ".join(f"{100 * share:,.0f} % {what}" for what, share in known.items())
+    if max(known.values()) < 1:
+        return f"This recipe is small: a forecast costs {costs} that both arms take, more than a tenth"
+    where = "" if min(known.values()) >= 1 else " here" if here is not None and here >= 1 else f" on an {GPU}"
+    return (
+        f"This recipe is so small that running it is cheaper than forecasting it{where}: a forecast costs {costs} "
+        "that both arms take; `tutelage run` gives the answer itself"
+    )
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
 
 
 def line_through(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -341,5 +341,6 @@ class EvaluateStage(_Stage):
     )
 
 
+TaughtStage = DistillStage | SeqkdStage | MethodStage
 TrainStage = SftStage | DistillStage | SeqkdStage | MethodStage
 Stage = Annotated[TrainStage | SynthesizeStage | PruneStage | EvaluateStage, Field(discriminator="kind")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tutelage.evaluation.page import metric_label as metric_label
+
 AVERAGE = "average"
 METHOD_LABELS = {
     "sft": "SFT",
@@ -28,18 +30,6 @@ TASK_LABELS = {
     "arc": "ARC-Challenge",
     AVERAGE: "Average",
 }
-METRIC_LABELS = {
-    "rouge_l": "ROUGE-L",
-    "rouge_l_best": "ROUGE-L, best reference",
-    "exact_match": "exact match",
-    "final_answer": "final answer",
-    "chrf": "chrF2",
-    "comet": "COMET",
-    "prompt_loose": "prompt-level loose accuracy",
-    "drfr": "DRFR",
-    "loss": "loss, nats per token",
-    "kl": "KL to the teacher, nats",
-}
 JUDGED_METRICS = ("drfr",)  # answers of a judge
 TRAINED = ("distill", "method", "sft", "seqkd")
 KIND_NAMES = {
@@ -63,11 +53,6 @@ def method_name(method: str) -> str:
 def task_label(task: str) -> str:
     """The name of a task or benchmark; an unknown one without underscores."""
     return TASK_LABELS.get(task, task.replace("_", " "))
-
-
-def metric_label(metric: str) -> str:
-    """The name of a metric; an unknown one without underscores."""
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
 
 
 def size_text(size: int | None) -> str:

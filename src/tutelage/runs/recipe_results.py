@@ -15,12 +15,12 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.progress import cause_of
 from tutelage.data.sources import paths_of, resolve_sources
-from tutelage.recipe.load import data_names
+from tutelage.recipe.load import default_student
 from tutelage.recipe.recipe import RecipeConfig
-from tutelage.recipe.sections import TrainingConfig
-from tutelage.recipe.stages import DistillStage, EvaluateStage, SftStage, TrainStage
+from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainStage
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
+from tutelage.runs.row_notes import SectionRows, row_notes, section_rows, shared_questions
 from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
@@ -55,7 +55,10 @@ class ResultRow:
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
     steps: int | None = None  # of the optimizer, from the first stage on; None: no training, or it is not done
-    teacher: str | None = None  # of a distilled row: its teacher's stage, or `teacher`
+    teacher: str | None = None  # of a row that a teacher taught: the teacher's stage, or `teacher`
+    start: str | None = None  # the model that its stage began with, by its label; None: no stage made it
+    data: tuple[str, ...] = ()  # the sections that its stage read
+    of_teacher: bool = False  # it is the recipe's teacher, as it is or trained further, and no student
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ class TrainedModel:
     run: Run
     data: dict[str, TrainingData]  # by name of the section
 
+    def name_in(self, recipe: str) -> str:
+        """Its name in the folder `models`."""
+        return f"{recipe}-{self.stage}" + ("" if self.seed is None else f"-s{self.seed}")
+
 
 @dataclass(frozen=True)
 class RecipeResults:
@@ -113,10 +120,16 @@ class RecipeResults:
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
     notices: tuple[str, ...] = ()  # what flatters scores or could not be scored, approximate losses; what to do
+    sections: tuple[SectionRows, ...] = ()  # the data that its models are trained, chosen and scored on
     said: frozenset[str] = frozenset()  # the notices that the call that did the runs has printed
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
     models: tuple[TrainedModel, ...] = ()  # made or not
     overrides: tuple[str, ...] = ()  # keys of the recipe file that the command changed, as key=value
+
+    @property
+    def row_notes(self) -> tuple[str, ...]:
+        """Notes about rows that repeat or contradict others of their section."""
+        return row_notes(self.sections)
 
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
@@ -165,6 +178,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
             *reading_note(runs),
             *_each_cause_once(notice for run in noticed for notice in _notices(run)),
         ),
+        sections=tuple(section_rows(planner)),
         elsewhere=elsewhere,
     )
 
@@ -182,37 +196,6 @@ def _each_cause_once(notices: Iterable[str]) -> list[str]:
         first + (f" (as in {len(more)} more run{'s' * (len(more) > 1)})" if more else "")
         for first, *more in causes.values()
     ]
-
-
-def shared_questions(planner: Planner) -> list[str]:
-    """Notes about tasks with questions that are also in data that a stage is trained on, or in a task that settings are
-    chosen on, as far as both were read."""
-    recipe, base, stages = planner.recipe, planner.recipe_folder, planner.recipe.stages
-    used = [name for stage in stages if isinstance(stage, TrainStage) for name in data_names(stage, TrainingConfig())]
-    tasks = [task for stage in stages if isinstance(stage, EvaluateStage) for task in stage.tasks]
-    searched = [s.name for s in stages if recipe.search and isinstance(s, TrainStage) and s.search]
-    choosing = list(dict.fromkeys(search_task(planner, name) for name in searched))
-    tasks += choosing
-    notes = []
-    for task in dict.fromkeys(tasks):
-        asked = planner.inputs.questions(recipe.data[recipe.tasks[task].data], base, False)
-        for name in dict.fromkeys(name for name in used if name in recipe.data):
-            learnt = set(planner.inputs.questions(recipe.data[name], base, True))
-            both = sum(question in learnt for question in asked)
-            if both:
-                notes.append(
-                    f"{both} of the {len(asked)} questions of task `{task}` are also in data.{name}, on which models "
-                    "are trained: scores on them look better than they are"
-                )
-        for name in (one for one in choosing if task not in choosing):
-            known = set(planner.inputs.questions(recipe.data[recipe.tasks[name].data], base, False))
-            both = sum(question in known for question in asked)
-            if both:
-                notes.append(
-                    f"{both} of the {len(asked)} questions of task `{task}` are also in task `{name}`, on which "
-                    "settings are chosen: scores on them look better than they are"
-                )
-    return notes
 
 
 def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
@@ -287,8 +270,25 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         searched=isinstance(stage, TrainStage) and bool(stage.search),
         control=_is_control(planner, subject),
         steps=_steps(planner, subject) if search.settled(subject) else None,
-        teacher=stage.teacher if isinstance(stage, DistillStage) else None,
+        teacher=stage.teacher if isinstance(stage, TaughtStage) else None,
+        start=_start(planner, stage) if isinstance(stage, TrainStage) else None,
+        data=tuple(names_of(stage.data)) if isinstance(stage, TrainStage) else (),
+        of_teacher=_of_teacher(planner, subject),
     )
+
+
+def _start(planner: Planner, stage: TrainStage) -> str:
+    name = stage.student or default_student(planner.recipe, stage.name)
+    if name == "base" and isinstance(planner.recipe.student, str):
+        name = planner.recipe.student
+    before = planner.stages.get(name)
+    return (before.label if before is not None else None) or {"base": "the student"}.get(name, name)
+
+
+def _of_teacher(planner: Planner, name: str) -> bool:
+    stage = planner.stages.get(name)
+    before = stage.student if isinstance(stage, TrainStage) else None
+    return name == "teacher" or (before is not None and _of_teacher(planner, before))
 
 
 def _steps(planner: Planner, name: str) -> int | None:

@@ -12,14 +12,15 @@ from tutelage.common.progress import told, told_once
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import PruneStage, TrainStage
 from tutelage.runs.cost.cost_model import CostModel
-from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
+from tutelage.runs.cost.cpu import busy_note, cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids, shared_gpus
-from tutelage.runs.recipe_results import RecipeResults, read_results, restricted, shared_questions
+from tutelage.runs.recipe_results import RecipeResults, read_results, restricted
+from tutelage.runs.row_notes import row_notes, section_rows, shared_questions
 from tutelage.runs.run import Run
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search
@@ -65,9 +66,11 @@ def run_recipe(
     resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared)
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
     left = not all(run.done for run in plan)
-    early = shared_questions(planner) if left else ()
+    early = (*row_notes(section_rows(planner)), *shared_questions(planner)) if left else ()
     for note in (*early, *_words(recipe)) if left else ():
         print(f"note: {note}", file=sys.stderr)
+    for note in busy_note() if left and planner.device == "cpu" else ():
+        print(note, flush=True)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
         cost = cost_of(run, model)

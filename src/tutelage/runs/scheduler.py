@@ -142,7 +142,7 @@ class Scheduler:
         self.title, self.texts = title, texts
         self.pool: Any = pool
         self.crashes: Counter[str] = Counter()
-        self.waited = False  # for a run of another process: told once
+        self.waited: set[str] = set()  # runs of other processes, told once each; of a study only the first
         self.whole = Whole(title, resources.jobs, bars=False)
 
     def __enter__(self) -> Scheduler:
@@ -211,7 +211,7 @@ class Scheduler:
             state.failed = {key: file.read_text().strip() for key, file in errors.items() if file.is_file()}
         open_runs = [run for run in todo if not run.done and run.fingerprint not in state.failed]
         state.waiting = self._in_order(todo, open_runs)
-        _announce(state)
+        self._announce(state)
         return state
 
     def _add(self, state: State, known: Sequence[Run]) -> None:
@@ -223,7 +223,17 @@ class Scheduler:
         state.todo += new
         state.finished |= {run.fingerprint for run in new if run.done}
         state.waiting = self._in_order(state.todo, [*state.waiting, *(run for run in new if not run.done)])
-        _announce(state)
+        self._announce(state)
+
+    def _announce(self, state: State) -> None:
+        """Write down what is going to be done, for those who watch."""
+        for root in {run.folder.parent for run in state.todo}:
+            lines: list[dict[str, Any]] = []
+            for run in state.todo:
+                if run.folder.parent == root:
+                    line = {"folder": run.folder.name, "stage": run.stage, "kind": run.kind, "seed": run.seed}
+                    lines.append({**line, "parents": [parent.folder.name for parent in run.parents]})
+            announce(root, lines, self.title)
 
     def _start(self, state: State) -> None:
         """Start the waiting runs that can; without a pool, do the first of them here."""
@@ -259,9 +269,10 @@ class Scheduler:
             state.finished.add(run.fingerprint)
             self.whole.end(run.fingerprint, run.folder.name if self.patient else run.stage, _outcome_text(run))
         elif isinstance(error, Busy):
-            if not self.waited and error.startswith(f"{run.stage}: "):  # not where its own worker was killed
-                print(f"{run.stage}: another process is working on {run.folder}: waiting for it", flush=True)
-                self.waited = True
+            told = self.waited if self.patient else run.fingerprint in self.waited
+            if not told and error.startswith(f"{run.stage}: "):  # not where its own worker was killed
+                print(f"{error.partition('; ')[0]}: waiting for it", flush=True)
+                self.waited.add(run.fingerprint)
             state.waiting.append(run)
             state.not_before[run.fingerprint] = time.monotonic() + BUSY_SECONDS
         else:
@@ -329,17 +340,6 @@ class Scheduler:
             for parent in run.parents:
                 after[parent.fingerprint] = max(after[parent.fingerprint], chain)
         return chains
-
-
-def _announce(state: State) -> None:
-    """Write down what is going to be done, for those who watch."""
-    for root in {run.folder.parent for run in state.todo}:
-        lines: list[dict[str, Any]] = []
-        for run in state.todo:
-            if run.folder.parent == root:
-                line = {"folder": run.folder.name, "stage": run.stage, "kind": run.kind, "seed": run.seed}
-                lines.append({**line, "parents": [parent.folder.name for parent in run.parents]})
-        announce(root, lines)
 
 
 def _outcome_text(run: Run) -> str:

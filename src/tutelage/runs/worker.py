@@ -18,7 +18,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import storage_problem, write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
-from tutelage.common.locks import is_held, own_mark
+from tutelage.common.locks import holder, is_held, own_mark
 from tutelage.common.progress import print_anything, tell_with
 from tutelage.common.run_folder import CHECKPOINTS, ERROR, ERROR_LOG, LOCK, LOG
 from tutelage.runs.hosts.joined import joined
@@ -56,7 +56,7 @@ def attempt(
     except (OSError, TutelageError) as problem:
         return f"{run.stage}: {storage_problem(problem) or problem}"
     if lock_file is None:
-        return Busy(f"{run.stage}: another process is working on {run.folder}; wait for it, or stop it")
+        return Busy(f"{run.stage}: {holder(run.folder / LOCK)} is working on {run.folder}; wait for it, or stop it")
     error: str | None = None
     trains = takes_ranks(run) and not run.done  # then it waits for stop requests, to save first
     ranks = joined()

@@ -11,9 +11,11 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.time_left import about
+from tutelage.data.columns import listed
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe.load import parse_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
+from tutelage.runs.cost.cpu import BUSY
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.preflight.machine import free_disk
 from tutelage.runs.run import Run
@@ -103,26 +105,24 @@ def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
     same, near = overlap(test, train)
     if same:
         yield (
-            f"{len(same)} of {len(test)} test rows ask what a training row asks ({_some(same)}), so scores look better "
-            "than they are: remove them"
+            f"{len(same)} of {len(test)} test rows ask what a training row asks, so scores look better than they are: "
+            f"remove {listed(same)}"
         )
     if near:
         yield (
-            f"{len(near)} of {len(test)} test rows ask nearly what a training row asks ({_some(near)}), so scores may "
+            f"{len(near)} of {len(test)} test rows ask nearly what a training row asks ({listed(near)}), so scores may "
             "look better than they are"
         )
-
-
-def _some(sources: Sequence[str]) -> str:
-    return ", ".join(sources[:3]) + (", …" if len(sources) > 3 else "")
 
 
 def _stages(fitting: _Fitting) -> Iterator[str]:
     """What each stage does, and how long it takes here."""
     names = {stage.name: EVALUATIONS if stage.kind == "evaluate" else stage.name for stage in fitting.config.stages}
     hours = fitting.found.stages
-    times = {name: about(3600 * hours[key]).removeprefix("about ") for name, key in names.items() if key in hours}
-    yield f"what will run{', and for how long here' if times else ''}:"
+    quiet = {name: 3600 * hours[key] / fitting.found.busy for name, key in names.items() if key in hours}
+    times = {name: about(seconds).removeprefix("about ") for name, seconds in quiet.items()}
+    where = f"here{' on quiet cores' * (fitting.found.busy > BUSY)}"
+    yield f"what will run{f', and for how long {where}' if times else ''}:"
     for name in names:
         time = f"{times[name]:<{max(map(len, times.values()))}}  " if times else ""
         yield f"  {name:<{max(map(len, names))}}  {time}{SAYS.get(name, '')}"
@@ -132,9 +132,9 @@ def _needs(found: Estimate, here: Here, runs: Path) -> str:
     free = f"{free_disk(runs) / 2**30:,.0f}"
     if found.hours is None or found.gib is None or here.machine is None:
         return f"time and memory are not known: the size of a model is not; {free} GiB of disk are free"
-    long = f"about {_long(found.hours)} here"
-    if found.busy > 1.25:
-        long += f" beside what else runs now ({_long(found.hours / found.busy)} on quiet cores)"
+    long = f"about {_long(found.hours / found.busy)} here"
+    if found.busy > BUSY:
+        long += f" on quiet cores ({_long(found.hours)} while other programs keep them as busy as now)"
     memory = f"{found.gib:,.1f} GiB of memory at most (of {here.machine.memory:,.0f})"
     return f"{long}, {memory}, {found.disk:,.1f} GiB of disk at most ({free} are free)"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
-from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, missing_column
-from tutelage.data.forms import turns_inside
-from tutelage.data.rows import convert
+from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, listed, missing_column
+from tutelage.data.forms import turn_columns, turns_inside
+from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import SUFFIXES
 from tutelage.recipe.sections import DataConfig
 
@@ -104,7 +105,10 @@ def find_form(rows: Sequence[dict[str, Any]], place: str, need_answers: bool = T
     if len(columns) < 2:
         only = columns[0] if columns else "none"
         if ";" in only or "\t" in only:
-            raise TutelageError(f"{place}: the columns are not separated by commas (`{only}`): save it with commas")
+            raise TutelageError(
+                f"{place}: its first line (`{only}`) and its rows do not agree on what separates the columns: save it "
+                "with commas"
+            )
         raise TutelageError(f"{place}: a question and an answer are two columns, and it has one with text (`{only}`)")
     odd = without_text(rows, columns)
     named = [lower[name] for name in _COMPLETIONS if name in lower and odd.get(lower[name]) not in _NEVER]
@@ -144,6 +148,33 @@ def form_of(prompt: str, completion: str, columns: Sequence[str]) -> Form:
         if "system" in lower and lower["system"] not in (prompt, completion):
             keys["system"] = f"{{?{{{lower['system']}}}?}}"
     return Form(keys, f"question {keys['prompt']!r}, answer {keys['completion']!r}")
+
+
+def said_unused(form: Form, rows: Sequence[dict[str, Any]]) -> str:
+    """Which columns nothing reads, and how to use the first that has text; "" without any. Ids name the rows."""
+    used = {name.partition(".")[0] for text in form.keys.values() for name in columns_of(text)}
+    if "prompt" not in form.keys:
+        used |= {*turn_columns(form.keys.get("messages")), "references", "tools", "functions"}
+    names = dict.fromkeys(str(n) for row in rows for n, value in row.items() if not is_missing(value) and value != "")
+    left = [name for name in names if name not in used and name not in ID_COLUMNS]
+    if not left:
+        return ""
+    odd, texts = without_text(rows, left), text_columns(rows)
+    said = f"not used: {listed([f'`{name}`' + (f' ({odd[name]})' if name in odd else '') for name in left])}"
+    name = next((name for name in left if name in texts and name not in odd), None)
+    if name is None:
+        return said
+    it = "it" if len(left) == 1 else f"`{name}`"
+    always = len(values_of(name, rows)) == len(rows)
+    before = f"{{{name}}}: " if always else f"{{?{{{name}}}: ?}}"
+    prompt = form.keys.get("prompt", "{prompt}" if "prompt" in texts else None)
+    if prompt is None:
+        return f'{said}; to use {it}, write `system: "{{{name}}}"` in the recipe\'s data sections'
+    options = " ".join(
+        f"--{key} {shlex.quote(' '.join(text.split()))}"
+        for key, text in (("prompt", before + prompt), ("completion", form.keys.get("completion", "{completion}")))
+    )
+    return f"{said}; to use {it}: {options}"
 
 
 def text_columns(rows: Sequence[dict[str, Any]]) -> list[str]:

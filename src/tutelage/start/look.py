@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow
+from tutelage.data.columns import BadRow, listed
 from tutelage.data.dataset import LoadedData, asked_text, load_dataset, repetitions
-from tutelage.data.encode_rows import encode_all
-from tutelage.data.left_out import beside_texts
-from tutelage.data.sources import read_rows
+from tutelage.data.encode_rows import encode_all, in_rows
+from tutelage.data.left_out import EMPTY_QUESTION, beside_texts
+from tutelage.data.sources import odd_separators, read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
-from tutelage.start.files import Form, find_form, form_of, text_columns, without_text
+from tutelage.start.files import Form, find_form, form_of, said_unused, text_columns, without_text
 from tutelage.synthesis.near_duplicates import NearDuplicates
 from tutelage.synthesis.words import words
 
@@ -38,6 +39,8 @@ class Look:
     total: int
     bad: tuple[BadRow, ...]
     rows: Sequence[Conversation]
+    separators: tuple[str, ...] = ()  # of tables that have others than their names say, in words
+    unused: str = ""  # which columns nothing reads, and how to use one
 
     @property
     def targets(self) -> list[str]:
@@ -48,6 +51,7 @@ class Look:
         """What a user should know of it, one line each."""
         share = f", {len(self.bad)} bad" if self.bad else ""
         out = [f"{self.role}: {', '.join(self.paths)}: {self.total:,} rows{share}; {self.form.said}"]
+        out += [f"  {line}" for line in (*self.separators, self.unused) if line]
         out += [f"  bad row: {row.source}: {row.reason}" for row in self.bad[:3]]
         out += [f"  … and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []
         several = sum(sum(m.role == "assistant" for m in row.messages) > 1 for row in self.rows)
@@ -62,8 +66,17 @@ class Look:
         }
         found = [f"{count:,} {what}" for what, count in kinds.items() if count]
         out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{self._languages()}")
-        out += [f"  {line}" for line in repetitions(self.rows)]
+        out += [f"  {line}" for line in (*self._empty(), *repetitions(self.rows))]
         return out
+
+    def _empty(self) -> list[str]:
+        """Rows with an empty question, and with a cell that leaves a gap in a template."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            empty = any(m.role == "user" and not m.content.strip() for m in row.messages)
+            for what in (*row.remarks, *[EMPTY_QUESTION] * empty):
+                found.setdefault(what, []).append(row.source)
+        return [in_rows(what, len(sources), listed(sources)) for what, sources in found.items()]
 
     def _languages(self) -> str:
         if find_spec("langdetect") is None:
@@ -99,39 +112,48 @@ class Lengths:
         return f"  {how}: {said}" + (f"; the chat template refuses {self.refused} rows" if self.refused else "")
 
 
+def first_rows(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The first rows of a section's files. Raises TutelageError for files that cannot be read, and for no rows."""
+    place, first, broken = ", ".join(paths), list[dict[str, Any]](), ""
+    for _, row in read_rows("", _section(paths), Path.cwd(), []):
+        if isinstance(row, dict):
+            first.append(row)
+        elif isinstance(row, BadRow):
+            if not first and "header has 0 columns" in row.reason:
+                raise TutelageError(f"{place}: the first line is empty: the columns' names belong there")
+            broken = broken or row.reason
+        if len(first) == FORM_ROWS:
+            break
+    if not first:
+        raise TutelageError(f"{place}: no row can be read ({broken})" if broken else f"{place}: the file has no rows")
+    return first
+
+
 def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str | None) -> Look:
     """Read one section's files. `prompt`, `completion`: columns or templates, where they are known.
 
     Raises UnknownFormError where only a person can tell the columns, and TutelageError for files that cannot be used.
     """
-    place, trained = ", ".join(paths), role != "test"
-    first = []
-    section = DataConfig(path=paths[0] if len(paths) == 1 else list(paths))
-    for _, row in read_rows(role, section, Path.cwd(), []):
-        if isinstance(row, dict):
-            first.append(row)
-        elif isinstance(row, BadRow) and not first and "header has 0 columns" in row.reason:
-            raise TutelageError(f"{place}: the first line is empty: the columns' names belong there")
-        if len(first) == FORM_ROWS:
-            break
-    if not first:
-        broken = next(
-            (row.reason for _, row in read_rows(role, section, Path.cwd(), []) if isinstance(row, BadRow)), ""
-        )
-        raise TutelageError(f"{place}: no row can be read ({broken})" if broken else f"{place}: the file has no rows")
-    columns = text_columns(first)
+    place, trained, first, section = ", ".join(paths), role != "test", first_rows(paths), _section(paths)
+    columns, unused = text_columns(first), ""
     if prompt is not None and completion is not None:
         form = form_of(prompt, completion, columns)
     else:
         form = find_form(first, place, trained)
+        unused = said_unused(form, first) if form is not None and role == "train" else ""
     if form is None:
         raise UnknownFormError(place, columns, without_text(first, columns))
     config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
-    data = load_dataset(role, config, Path.cwd(), require_response=trained)
+    data = load_dataset("", config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
         shown = "; ".join(f"{row.source}: {row.reason}" for row in data.bad_rows[:2])
         raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; mend or remove them")
-    return Look(role, tuple(paths), form, data.total, data.bad_rows, data.conversations)
+    separators = tuple(odd_separators(section, Path.cwd()))
+    return Look(role, tuple(paths), form, data.total, data.bad_rows, data.conversations, separators, unused)
+
+
+def _section(paths: Sequence[str]) -> DataConfig:
+    return DataConfig(path=paths[0] if len(paths) == 1 else list(paths))
 
 
 class UnknownFormError(TutelageError):
@@ -158,7 +180,7 @@ def measure(look: Look, template: ChatTemplate | None) -> Lengths:
         answers = [max(1, (len(row.response or "") + 4) // 4) for row in rows]
         return Lengths(tuple(whole), tuple(w - a for w, a in zip(whole, answers, strict=True)), tuple(answers), False)
     data = LoadedData(rows, (), len(rows), "")
-    sequences, report = encode_all(template, data, 10**8, 1.0, f"data.{look.role}")
+    sequences, report = encode_all(template, data, 10**8, 1.0, ", ".join(look.paths))
     return Lengths(
         tuple(len(one.ids) for one in sequences),
         tuple(one.prompt_length for one in sequences),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
@@ -83,7 +84,8 @@ def run_study(
     def hours(run: Run) -> float:
         return hours_of(run, model)
 
-    with Scheduler(resources, debug, patient=True, retry=retry, hours=hours, pool=pool, store=store) as scheduler:
+    options: dict[str, Any] = {"patient": True, "retry": retry, "title": plan.config.name}
+    with Scheduler(resources, debug, hours=hours, pool=pool, store=store, **options) as scheduler:
         scheduler.execute(plan.runs)
 
 

@@ -26,6 +26,25 @@ _SHOWN_REJECTS = 3  # per reason
 _COMPARED = 1000  # texts per side for similarity and variety, which depend on the number of texts
 _BINS = 12
 
+# What the reasons of the filters mean, in words (docs/synthetic.md has them in full).
+REASONS = {
+    "empty": "no word in it",
+    "cut": "it ran to the length limit",
+    "broken": "bytes that are no whole character",
+    "preamble": "it begins with “Sure, …”, a label or the instruction",
+    "carries_answer": "the input has its answer in it",
+    "format": "not the options and the answer of a question of choice",
+    "form": "too short, too long, or another beginning than gold texts",
+    "script": "a script that gold texts hardly have",
+    "language": "hardly any of the words that are frequent in gold texts",
+    "contamination": "shares text with data that models are scored on",
+    "duplicate_of_gold": "the words of a gold input",
+    "duplicate_of_earlier": "the words of an earlier input",
+    "near_duplicate_of_gold": "nearly a gold input",
+    "near_duplicate_of_earlier": "nearly an earlier input",
+    "surplus": "good, but more than was asked for",
+}
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -97,6 +116,7 @@ def _reasons(rejected: list[dict[str, Any]], frame: Frame) -> list[dict[str, Any
     return [
         {
             "reason": reason.replace("_", " "),
+            "words": REASONS.get(reason, ""),
             "count": count,
             "rows": [_shown(row, frame) for row in rejected if row["verdict"]["reason"] == reason][:_SHOWN_REJECTS],
         }

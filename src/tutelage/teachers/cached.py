@@ -37,7 +37,7 @@ def fill(store: ShardStore, shards: Sequence[Shard], source: Callable[[], Source
                 assert head is not None
                 store.write_head(head)
         headless = not store.has_head()
-    total = len(missing)
+    total, told = len(missing), False
     with progress(f"{title}: the teacher's signal", total, 0) as bar:
         while missing:
             before = len(missing)
@@ -50,8 +50,12 @@ def fill(store: ShardStore, shards: Sequence[Shard], source: Callable[[], Source
                 if store.has(shard):
                     missing.remove(shard)
                     bar.advance(1, f"shard {total - len(missing)} of {total}")
-            if len(missing) == before:
-                time.sleep(0.2)  # others are computing them
+            if len(missing) == before:  # others are computing them
+                if not told:
+                    what = "1 shard is" if before == 1 else f"{before} shards are"
+                    print(f"{title}: {what} computed by other processes: waiting", flush=True)
+                told = True
+                time.sleep(0.2)
 
 
 def _announce(store: ShardStore, shards: Sequence[Shard], missing: Sequence[Shard], title: str) -> None:

@@ -13,24 +13,52 @@ from tutelage.runs.cost import cpu
 from tutelage.runs.kinds import cost_of
 
 
-@pytest.mark.parametrize(("share", "busy"), [(1.0, 1.0), (0.5, 2.0)])
-def test_a_pace_is_per_second_of_cpu_time_and_other_programs_make_it_busy(
-    share: float, busy: float, monkeypatch: pytest.MonkeyPatch
+class Machine:
+    """Two cores of which each thread's product takes 10 ms; of the wall time the threads have `share`, and while they
+    wait for each other they compute `idle` of it in vain. Two threads are `gain` times as fast as one."""
+
+    def __init__(self, share: float, idle: float = 0.0, gain: float = 2.0) -> None:
+        self.share, self.idle, self.gain = share, idle, gain
+        self.threads, self.wall, self.computed = 2, 0.0, 0.0
+
+    def product(self, *_: object) -> None:
+        seconds = 0.01 / (self.gain if self.threads == 2 else 1.0)
+        # One thread finds a core of its own, also beside another program.
+        self.wall += seconds / (self.share if self.threads == 2 else 1.0)
+        self.computed += seconds * self.threads * (1.0 + (self.idle if self.threads == 2 else 0.0))
+
+    def measured(self, monkeypatch: pytest.MonkeyPatch) -> cpu.Pace:
+        monkeypatch.setattr(torch, "mm", self.product)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        monkeypatch.setattr(torch, "set_num_threads", lambda threads: setattr(self, "threads", threads))
+        for clock in ("process_time", "thread_time"):
+            monkeypatch.setattr(f"time.{clock}", lambda: self.computed)
+        monkeypatch.setattr("time.perf_counter", lambda: self.wall)
+        found = cpu.measured_pace.__wrapped__(0.5, 100)
+        assert self.threads == 2  # as before
+        return found
+
+
+@pytest.mark.parametrize(("share", "busy"), [(1.0, 1.0), (0.95, 1.0), (0.5, 2.0), (0.2, 5.0)])
+@pytest.mark.parametrize("idle", [0.0, 0.6])
+def test_the_pace_of_quiet_cores_is_the_same_whatever_else_runs(
+    share: float, busy: float, idle: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads, of which each product takes 10 ms of CPU time; of the wall time they have `share`."""
-    computed = 0.0
+    idle = idle if share < 0.9 else 0.0  # threads wait for one that has lost its core
+    found = Machine(share, idle).measured(monkeypatch)
+    assert found.rate == pytest.approx(2 * 2 * 100**3 / 0.01, rel=0.06)
+    assert found.busy == pytest.approx(busy, rel=0.06)
 
-    def product(*_: object) -> None:
-        nonlocal computed
-        computed += 0.02
 
-    monkeypatch.setattr(torch, "mm", product)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr("time.process_time", lambda: computed)
-    monkeypatch.setattr("time.perf_counter", lambda: computed / 2 / share)
-    found = cpu.measured_pace.__wrapped__(0.5, 100)
-    assert found.rate == pytest.approx(2 * 100**3 / 0.01)
-    assert found.busy == pytest.approx(busy)
+def test_two_threads_of_one_core_are_no_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Machine(1.0, gain=1.2).measured(monkeypatch)
+    assert found == cpu.Pace(pytest.approx(1.2 * 2 * 100**3 / 0.01))
+
+
+def test_busy_cores_are_told_once_they_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for busy, said in ((1.0, []), (1.2, []), (3.21, ["at this moment work takes 3.2 times as long as on quiet ones"])):
+        monkeypatch.setattr(cpu, "measured_pace", lambda busy=busy: cpu.Pace(1e9, busy))
+        assert [note.partition("busy: ")[2] for note in cpu.busy_note()] == said
 
 
 @pytest.mark.parametrize(("training", "steps"), [({}, 50), ({"max_steps": 7}, 7), ({"max_steps": 500}, 500)])

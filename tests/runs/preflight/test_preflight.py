@@ -324,7 +324,9 @@ def test_a_revision_of_a_folder_is_refused(workshop: Workshop):
     config = load_recipe(workshop.write(teacher__revision="v2"))
     plan = [Planner(config, workshop.folder, workshop.runs).evaluation("teacher", "test", 0)]
     (problem,) = find_problems(plan, workshop.runs, data=False)
-    assert re.fullmatch(r"revision: is for models of the hub, and `.*/teacher` is a local one: remove it", problem.text)
+    assert re.fullmatch(
+        r"revision: is for models of the hub, and `.*/teacher` is a local one: remove `revision`", problem.text
+    )
 
 
 def test_notes_stop_nothing(capsys: pytest.CaptureFixture[str]):

@@ -198,9 +198,9 @@ def test_bad_rows_and_those_that_are_cut_are_said(workshop: Workshop, capsys: py
     cut = json.loads((plan.stage_run("sft", 0).folder / "data.json").read_text())["train"]["cut"]
     assert cut > 0
     assert f"sft: data.train: `max_length` is 18: {cut} rows are cut, 0 left out" in lines
-    assert any(line.startswith("sft: data.train: 1 of 13 rows are bad and left out, the first train.jsonl:13: ")
+    assert any(line.startswith("sft: data.train: 1 of 13 rows is bad and left out: train.jsonl:13: ")
                for line in lines)  # fmt: skip
     do_run(plan.evaluation("base", "test", 0))
-    assert "base on test: data.test: 1 of 6 rows are bad and left out, the first test.jsonl:6: not an object" in (
+    assert "base on test: data.test: 1 of 6 rows is bad and left out: test.jsonl:6: not an object" in (
         capsys.readouterr().out
     )

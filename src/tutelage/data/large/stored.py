@@ -52,13 +52,15 @@ class _Lazy(Sequence[T]):
 class _Arrow:
     """The rows of Arrow files, one after the other."""
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         import pyarrow as pa
 
         try:
             self.batches = [batch for file in files for batch in pa.ipc.open_stream(pa.memory_map(str(file)))]
         except (pa.ArrowException, OSError) as error:
-            raise TutelageError(f"{error}: remove this folder of the cache, then the same command goes on") from error
+            raise TutelageError(
+                f"{error}: remove the folder {files[0].parent} of the cache, then the same command goes on"
+            ) from error
         self.ends = list(accumulate(len(batch) for batch in self.batches))
         self._numbers: dict[int, dict[str, Callable[[int], Any]]] = {}
 
@@ -142,7 +144,7 @@ class StoredRows(_Lazy[Conversation]):
         found = json.loads(batch.column("row")[k].as_py().decode("utf-8", _SURROGATES))
         id = ids.column("id")[own].as_py().decode("utf-8", _SURROGATES)
         messages = tuple(_message(*message) for message in found["messages"])
-        return Conversation(id, messages, tuple(found["references"]), found["source"], tuple(found["unread"]))
+        return Conversation(id, messages, tuple(found["references"]), found["source"], tuple(found["remarks"]))
 
     @property
     def positions(self) -> np.ndarray[Any, Any]:
@@ -180,7 +182,7 @@ def _row_json(row: Conversation) -> bytes:
         else [m.role, m.content, m.extra, m.tools, m.train]
         for m in row.messages
     ]
-    found = {"source": row.source, "messages": messages, "references": row.references, "unread": row.unread}
+    found = {"source": row.source, "messages": messages, "references": row.references, "remarks": row.remarks}
     # What is no JSON is kept as the text that a chat template would print.
     return json.dumps(found, ensure_ascii=False, default=str).encode("utf-8", _SURROGATES)
 

@@ -14,11 +14,12 @@ from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
+from tutelage.report.recipe.choice import choose
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
 from tutelage.report.recipe.table_files import pairs_csv, search_csv, tables_csv, tables_markdown
-from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables
+from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables, how_made
 from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_tasks, verdicts, yardstick
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
 
@@ -66,12 +67,14 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         results=results,
         progress=progress,
         verdicts=verdicts(results, tables),
+        choice=choose(results, tables),
         yardstick=yardstick(results, tables),
         tables=tables,
         edge_note=edge_note(score_text(row.value(name)) for one in tables for row in one.rows for name in one.metrics),
         matrices=[one for one in pairs if one.worth_showing],
         curves=list(zip(curves, size_svgs(curves, looks), strict=True)),
         searched=searched,
+        hows={row.stage: how_made(row) for row in results.rows},
         looks=looks,
         score_svgs=figures.score_svgs(tables, looks),
         panels=list(zip(panels, figures.loss_svgs(panels), strict=True)),

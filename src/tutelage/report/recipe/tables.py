@@ -16,7 +16,7 @@ from tutelage.report.numbers import number
 from tutelage.report.scores import MetricValue, SeedScores, read_seeds, seeds_text
 
 if TYPE_CHECKING:
-    from tutelage.runs.recipe_results import RecipeResults, ResultTask
+    from tutelage.runs.recipe_results import RecipeResults, ResultRow, ResultTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,19 @@ class TaskTable:
     def has_chosen(self) -> bool:
         """Whether a search chose settings of any row."""
         return any(row.chosen for row in self.rows)
+
+
+def how_made(row: ResultRow) -> str:
+    """A few words on what a row is: what it began with, and what its stage did."""
+    if row.start is None:
+        return "" if row.kind == "baseline" else "as it is, before training"
+    data = " and ".join(row.data)
+    done = {
+        "sft": f"fine-tuned on {data}",
+        "distill": f"distilled from {row.teacher} on {data}",
+        "seqkd": f"fine-tuned on answers of {row.teacher} to {data}",
+    }
+    return f"{row.start}, then {done.get(row.kind, f'trained with {row.teacher} on {data}')}"
 
 
 def build_tables(results: RecipeResults) -> list[TaskTable]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -42,19 +42,13 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     p-values are corrected together by Holm's method, since a reader takes the best of them."""
     if results.reference is None:
         return [Verdict("No reference row is named, so no difference to one was tested.", "unclear")]
-    searched = searched_tasks(results)
-    apart = [table for table in tables if table.task not in searched]
-    tables = apart or tables
-    left_out = {table.task: chance for table in tables if (chance := _at_chance(table)) is not None}
-    judged = [table for table in tables if table.task not in left_out]
+    judged, left_out = deciding(results, tables)
     rows = [(table, row) for table in judged for row in judged_rows(table)]
     if len(rows) > 1 and not any(row.value(table.headline) for table in judged for row in table.rows):
         return [Verdict("No model has scores yet, so nothing can be said.", "unclear")]
-    tested = [(table.task, row.stage, p) for table, row in rows if not math.isnan(p := _p_value(table, row))]
-    corrected = holm([p for _, _, p in tested])
-    known = {(task, stage): p for (task, stage, _), p in zip(tested, corrected, strict=True)}
+    known = corrected(results, judged)
     found = [
-        replace(_verdict(table, row, known.get((table.task, row.stage), math.nan), len(known)), stage=row.stage)
+        replace(_verdict(table, row, known.get(_test(table, row), math.nan), len(known)), stage=row.stage)
         for table, row in rows
     ]
     found += [
@@ -72,10 +66,11 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
             "unclear",
         )
         for table in judged
-        if _is_saturated(table)
+        if is_saturated(table)
     ]
-    found += _weak_teachers(results, judged, [p for _, _, p in tested])
-    if searched and not apart:
+    found += _weak_teachers(results, judged)
+    searched = searched_tasks(results)
+    if searched and all(table.task in searched for table in tables):
         found.append(
             Verdict(
                 f"Settings were chosen on {', '.join(searched)}, and nothing else is evaluated: searched rows are less "
@@ -86,26 +81,61 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
     return found or [Verdict("No trained row is compared with the reference, so no difference was tested.", "unclear")]
 
 
-def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable], beside: Sequence[float]) -> list[Verdict]:
-    """A sentence per task and teacher that scores less than the row which distilled ones are compared with. `beside`:
-    the p-values of the other sentences, with which these are corrected."""
-    teachers = {row.teacher for row in results.rows if row.teacher is not None}
-    rows = [(table, row, row.value(table.headline)) for table in tables for row in table.rows if row.stage in teachers]
-    tested = [
-        (table, row, value.versus)
-        for table, row, value in rows
-        if value is not None and value.versus is not None and not math.isnan(value.versus.p_value)
-    ]
-    corrected = holm([*beside, *(versus.p_value for *_, versus in tested)])[len(beside) :]
-    found = []
-    for (table, row, versus), p_value in zip(tested, corrected, strict=True):
-        if table.reference is None or versus.difference >= 0.0 or not p_value < SIGNIFICANT:
+def deciding(results: RecipeResults, tables: Sequence[TaskTable]) -> tuple[list[TaskTable], dict[str, float]]:
+    """The tables that sentences are about: those of tasks that no setting was chosen on, if there are any, without
+    those at chance, of which the second value has the score of always giving the commonest answer."""
+    searched = searched_tasks(results)
+    apart = [table for table in tables if table.task not in searched] or [*tables]
+    left_out = {table.task: chance for table in apart if (chance := _at_chance(table)) is not None}
+    return [table for table in apart if table.task not in left_out], left_out
+
+
+Test = tuple[str, frozenset[str]]  # a task, and the stages of the two rows that are compared on it
+
+
+def _test(table: TaskTable, row: TableRow) -> Test:
+    return table.task, frozenset({row.stage, table.reference.stage if table.reference else ""})
+
+
+def corrected(results: RecipeResults, tables: Sequence[TaskTable]) -> dict[Test, float]:
+    """The p-values of the sentences on judged rows, corrected together by Holm's method."""
+    return _holm({_test(table, row): _p_value(table, row) for table in tables for row in judged_rows(table)})
+
+
+def corrected_beside(
+    results: RecipeResults, tables: Sequence[TaskTable], more: Mapping[Test, float]
+) -> dict[Test, float]:
+    """p-values of the first screen's other sentences, corrected with those on judged rows and on teachers. A test that
+    a judged row's sentence has made keeps the p of that sentence."""
+    first = {_test(table, row): _p_value(table, row) for table in tables for row in judged_rows(table)}
+    teachers = {_test(table, row): _p_value(table, row) for table, row in _teachers(results, tables)}
+    return _holm(first | teachers | {**more}) | _holm(first)
+
+
+def _holm(tests: Mapping[Test, float]) -> dict[Test, float]:
+    """Corrected p-values; none for what could not be tested."""
+    known = {test: p for test, p in tests.items() if not math.isnan(p)}
+    return dict(zip(known, holm([*known.values()]), strict=True))
+
+
+def _teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[tuple[TaskTable, TableRow]]:
+    names = {row.teacher for row in results.rows if row.teacher is not None}
+    return [(table, row) for table in tables for row in table.rows if row.stage in names and not row.is_reference]
+
+
+def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
+    """A sentence per task and teacher that scores less than the row which distilled ones are compared with."""
+    known, found = corrected_beside(results, tables, {}), []
+    for table, row in _teachers(results, tables):
+        value, p_value = row.value(table.headline), known.get(_test(table, row), math.nan)
+        versus = None if value is None else value.versus
+        if table.reference is None or versus is None or versus.difference >= 0.0 or not p_value < SIGNIFICANT:
             continue
         longer = f"train it longer (`stages.{row.stage}.training.epochs`)"
         advice = "fine-tune it first" if row.kind == "model" else longer
         found.append(
             Verdict(
-                f"The teacher, {row.label}, scores {_distance(versus, _named(table.reference.label))} on {table.task} "
+                f"The teacher, {row.label}, scores {distance(versus, named(table.reference.label))} on {table.task} "
                 f"(95 % interval {interval_text(versus)}, {p_text(p_value)} after correction): it has less to teach "
                 f"than the student learns by itself; {advice}, or take a larger one.",
                 "unclear",
@@ -114,7 +144,7 @@ def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable], beside: 
     return found
 
 
-def _is_saturated(table: TaskTable) -> bool:
+def is_saturated(table: TaskTable) -> bool:
     """Whether the judged rows and their reference all match nearly every answer exactly."""
     rows = [row for row in (*judged_rows(table), table.reference) if row is not None and row.runs]
     values = [value.value for row in rows if (value := row.value(table.headline)) is not None]
@@ -143,7 +173,7 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
         if reference is None or not any(row.kind in DISTILLED for row in rows):
             continue
         what = "SFT, then as much SFT again on the same data with a fresh schedule"
-        text = f"Distilled models are compared with {_named(reference.label)}"
+        text = f"Distilled models are compared with {named(reference.label)}"
         others = [row.label for row in table.rows if by_stage[row.stage].control and row is not reference]
         control = by_stage[reference.stage]
         if control.control:
@@ -152,7 +182,7 @@ def yardstick(results: RecipeResults, tables: Sequence[TaskTable]) -> list[str]:
             text += f", which trained on the same data again with a fresh schedule{'' if shorter else f', {least}'}."
             text += shorter + _searched_less(results, control, compared)
         elif others:
-            text += f", as `compare_to` says; the control of equal training, {_named(others[0])}, is in the table."
+            text += f", as `compare_to` says; the control of equal training, {named(others[0])}, is in the table."
         else:
             text += f". The control is missing ({what}): a gain may be that of more steps or of a second schedule."
         found[text] = None
@@ -166,7 +196,7 @@ def _trained_less(results: RecipeResults, control: ResultRow, rows: Sequence[Res
     longest = max(rows, key=lambda row: row.steps or 0)
     if chosen or control.steps is None or (longest.steps or 0) <= control.steps:
         return ""
-    both = f"it trained for {control.steps:,} steps in all, {_named(longest.label)} for {longest.steps:,}"
+    both = f"it trained for {control.steps:,} steps in all, {named(longest.label)} for {longest.steps:,}"
     return f" But {both}: a gain may be that of more steps."
 
 
@@ -219,11 +249,11 @@ def _verdict(table: TaskTable, row: TableRow, p_value: float, count: int) -> Ver
         end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
     after = f" after correction for {count} comparisons" if count > 1 else ""
     evidence = f"95 % interval {interval_text(value.versus)}, {p_text(p_value)}{after}"
-    text = f"{start}, {_distance(value.versus, _named(reference.label))} ({evidence}): {end}."
+    text = f"{start}, {distance(value.versus, named(reference.label))} ({evidence}): {end}."
     return Verdict(text + _caveat(row, reference), tone)
 
 
-def _distance(versus: Paired, reference: str) -> str:
+def distance(versus: Paired, reference: str) -> str:
     digits = decimals((versus.difference, versus.low, versus.high))
     amount = f"{abs(versus.difference):.{digits}f}"
     if float(amount) == 0:
@@ -231,7 +261,7 @@ def _distance(versus: Paired, reference: str) -> str:
     return f"{amount} {'above' if versus.difference > 0 else 'below'} {reference}"
 
 
-def _named(label: str) -> str:
+def named(label: str) -> str:
     """A label within a sentence, in quotes if it has a comma."""
     return f"“{label}”" if "," in label else label
 
@@ -242,6 +272,6 @@ def _caveat(row: TableRow, reference: TableRow) -> str:
         if one.missing and one.runs:
             parts.append(f"{one.label} has {one.seeds_text} seeds so far")
     if len(row.runs) == 1 and len(reference.runs) == 1:
-        parts.append("with one training run each, the interval does not cover another seed")
+        parts.append("with one training run each, the interval does not cover another run (seed)")
     joined = "; ".join(parts)
     return f" {joined[:1].upper()}{joined[1:]}." if joined else ""

@@ -10,6 +10,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.problem import Problem
+from tutelage.runs.preflight.unfinished import why_absent
 
 if TYPE_CHECKING:
     from tutelage.models.load import LoadedModel
@@ -60,11 +61,14 @@ class Models:
             path, content = locate(config)
             if content is not None:
                 if config.revision is not None:
-                    found.append(f"revision: is for models of the hub, and `{config.path}` is a local one: remove it")
+                    found.append(
+                        f"revision: is for models of the hub, and `{config.path}` is a local one: remove `revision`"
+                    )
                 read_weights(config, path, torch.float32, meta=True)  # names and shapes, not values
             elif wrong := self.hub.problem(path, "model"):
                 found.append(
-                    f"cannot load `{config.path}`: it is not a local folder, and {wrong}. Check the name, or give a "
+                    why_absent(path)
+                    or f"cannot load `{config.path}`: it is not a local folder, and {wrong}. Check the name, or give a "
                     "folder"
                 )
         except TutelageError as error:

@@ -12,7 +12,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.progress import tell
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.align_rows import align_all
-from tutelage.data.columns import BadRow
+from tutelage.data.columns import BadRow, listed
 from tutelage.data.dataset import bad_rows_note, check_bad_rows, load_dataset
 from tutelage.data.encode_rows import encode_all, notes, split_rows
 from tutelage.data.large.stored import StoredSequences, cut_of, indices_of
@@ -79,8 +79,8 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
     if not why and (cut or too_long):
         why = f"`max_length` is {limit}"
     if why:
-        listed = f" ({', '.join(too_long[:3])}{' …' * (len(too_long) > 3)})" if too_long else ""
-        tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{listed}", run.stage)
+        those = f" ({listed(too_long)})" if too_long else ""
+        tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{those}", run.stage)
     for note in [*bad_rows_note(data), *notes(report)]:
         tell(f"{key}: {note}", run.stage)
     counts = {

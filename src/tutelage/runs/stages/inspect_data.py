@@ -11,9 +11,10 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow
+from tutelage.data.columns import BadRow, listed
 from tutelage.data.dataset import LoadedData, load_dataset, repetitions
-from tutelage.data.encode_rows import encode_all, notes, prompt_notes
+from tutelage.data.encode_rows import encode_all, in_rows, notes, prompt_notes
+from tutelage.data.sources import odd_separators
 from tutelage.models.load import load_template
 from tutelage.recipe.load import made_by
 from tutelage.recipe.recipe import RecipeConfig
@@ -53,6 +54,7 @@ def inspect_section(recipe: RecipeConfig, name: str, folder: Path, model: str, r
     trained = _is_trained_on(recipe, name)
     data = load_dataset(name, config.model_copy(update={"max_bad_rows": 1.0}), folder, require_response=trained)
     head = [f"data.{name}: {data.total} rows read, with the chat template of {_named(source)}"]
+    head += odd_separators(config, folder)
     if not trained:
         return _of_prompts(template, data, head, rows)
     wanted = recipe.training.max_length
@@ -67,12 +69,12 @@ def inspect_section(recipe: RecipeConfig, name: str, folder: Path, model: str, r
         f"tokens per sequence: {_spread([len(one.ids) for one in sequences])}; `training.max_length` is {wanted}"
         + (f", the model reads {limit}" if limit < wanted else ""),
         f"learnt tokens per sequence: {_spread([one.response_tokens for one in sequences])}",
-        f"cut at the limit: {report.cut} sequences, of which {len(report.last_turns_cut)} lose their last turns",
-        f"left out as too long: {_some(report.too_long)}",
+        f"cut at the limit: {report.cut} sequences, of which the last turns are lost in {_rows(report.last_turns_cut)}",
+        f"left out as too long: {_rows(report.too_long)}",
         *notes(report),
     ]
     if report.rendered:
-        kept = "; ".join(f"{what} in {count} rows" for what, count in report.rendered.items())
+        kept = "; ".join(in_rows(what, count) for what, count in report.rendered.items())
         lines.append(f"written by the chat template: {kept}")
     wanted = list(dict.fromkeys(one.index for one in sequences))[:rows]
     shown = [one for one in sequences if one.index in wanted]
@@ -135,7 +137,6 @@ def _spread(values: Sequence[int]) -> str:
     return f"{min(values)} to {max(values)}, median {statistics.median(values):g}"
 
 
-def _some(sources: Sequence[str]) -> str:
+def _rows(sources: Sequence[str]) -> str:
     """A number of rows, and where the first of them are."""
-    more = ", …" if len(sources) > 5 else ""
-    return f"{len(sources)} rows" + (f" ({', '.join(sources[:5])}{more})" if sources else "")
+    return f"{len(sources)} row{'s' * (len(sources) != 1)}" + (f" ({listed(sources)})" if sources else "")

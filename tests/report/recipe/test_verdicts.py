@@ -133,7 +133,7 @@ def test_one_run_each_gets_a_caveat(run: tuple[RecipeResults, list[TaskTable]]) 
     results, _ = run
     rows = tuple(dataclasses.replace(row, runs=row.runs[:1]) for row in results.rows)
     for verdict in verdicts(results, build_tables(dataclasses.replace(results, rows=rows))):
-        assert verdict.text.endswith("the interval does not cover another seed.")
+        assert verdict.text.endswith("the interval does not cover another run (seed).")
 
 
 @pytest.mark.parametrize(

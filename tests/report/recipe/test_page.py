@@ -18,6 +18,7 @@ from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RowRun
+from tutelage.runs.row_notes import SectionRows
 
 pytestmark = pytest.mark.slow
 
@@ -52,18 +53,39 @@ def test_page_and_files(tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     assert page.text.index("GKD (SFT-S) scores ") < page.text.index("How the numbers were computed")
     assert page.text.index(" on test, ") < page.text.index("settings were chosen on this task")
+    assert (
+        page.text.index("GKD (SFT-S) scores ") < page.text.index("Use SFT. ") < page.text.index("Read the difference")
+    )
     assert page.tags.count("table") == 6  # two tasks, a matrix each, two searches
     assert page.tags.count("details") == 8  # four first examples, two gains, two losses, of the test task alone
     assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
     assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
-    assert "This page makes 32 comparisons. But for the sentences at the top, no correction" in page.text
+    assert "This page makes 32 comparisons. Only the p of the sentences at the top are corrected for that" in page.text
     assert "14300" in page.text
     html = path.read_text(encoding="utf-8")
     training = html[html.index("<h2>Training</h2>") :].partition("</section>")[0]
     assert training.count("<figcaption") == training.count("<figure>") > 6
     assert page.text.index("Read the difference to the reference first") < page.text.index("best reference")
     assert page.text.count("± is the standard error of one score") == 1
+
+
+def test_data_and_what_each_row_is(tmp_path: Path, undrawn: None) -> None:
+    results = make_run(tmp_path, count=3)
+    note = "1 row is an exact repetition and counts twice: remove <b>.csv:9 (it repeats <b>.csv:4)"
+    results = dataclasses.replace(results, sections=(SectionRows("test", "<b>.csv", "scored on", 1200, (note,)),))
+    taught = {"start": "SFT", "teacher": "big", "data": ("train", "more")}
+    results = with_row(with_row(results, "gkd", **taught), "sft", start="the student", data=("train",))
+    results = with_row(with_row(results, "off_policy", kind="seqkd", **taught), "gkd_base", kind="method", **taught)
+    results = with_row(results, "teacher", kind="model", runs=())
+    page = Page(build_report(results, tmp_path / "out").read_text(encoding="utf-8"))
+    assert f"test <b>.csv 1,200 scored on Note: data.test: {note}." in page.text
+    for how in ("SFT the student, then fine-tuned on train",
+                "GKD (SFT-S) SFT, then distilled from big on train and more",
+                "KD on the data only SFT, then fine-tuned on answers of big to train and more",
+                "GKD (Base-S) SFT, then trained with big on train and more",
+                "Teacher (SFT) as it is, before training"):  # fmt: skip
+        assert how in page.text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,0 +1,1 @@
+"""The formats of data files: each reader gives the rows of one file."""

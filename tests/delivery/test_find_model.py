@@ -1,0 +1,118 @@
+"""Names of models that are not there yet: which recipe makes them, and how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recipes_fixture import Workshop
+
+from tutelage.cli.main import main
+from tutelage.common.errors import TutelageError
+from tutelage.common.locks import own_mark
+from tutelage.common.planned import announce
+from tutelage.delivery.find_model import find_model
+from tutelage.recipe.load import load_recipe
+from tutelage.runs.planner import Planner
+from tutelage.runs.preflight import find_problems
+
+RUN = "sft-s0-0123456789ab"
+
+
+@pytest.fixture
+def here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """The working folder of a recipe `tiny` with the stages `sft`, `gkd` and `scores`, which has not been run."""
+    workshop.write()
+    monkeypatch.chdir(workshop.folder)
+    return workshop
+
+
+def why(name: str) -> str:
+    with pytest.raises(TutelageError) as caught:
+        find_model(name)
+    return str(caught.value)
+
+
+def begin(*files: str) -> Path:
+    folder = Path("runs") / RUN
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        (folder / name).write_text("{}")
+    return folder
+
+
+NAMES = ["tiny-sft", "models/tiny-sft", "./models/tiny-sft", "models/tiny-sft/", "tiny-sft-s3", "sft"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_a_recipe_here_is_yet_to_make(here: Workshop, name: str) -> None:
+    short = name.removeprefix("./").removeprefix("models/").rstrip("/")
+    assert why(name) == f"`{short}` is not there yet: `tutelage run recipe.yaml` makes it"
+    end = "models/tiny-sft is written at the end of `tutelage run recipe.yaml`"
+    folder = begin("config.json")
+    stopped = f"`{short}` is not finished yet: runs/{RUN} was stopped; `tutelage run recipe.yaml` goes on with it"
+    assert why(name) == stopped
+    begin("error.txt")
+    assert why(name) == stopped.replace("was stopped", "failed")
+    (folder / "lock").write_text(own_mark())
+    found = why(name)
+    assert found.startswith(f"`{short}` is not finished yet: process ")
+    assert found.endswith(f" is at its stage `sft`, in runs/{RUN}; {end}")
+    (folder / "lock").unlink()
+    begin("result.json")
+    done = f"`{short}` is not finished yet: {end}; its stage `sft` is done: give runs/{RUN} for now"
+    assert why(name) == done
+
+
+def test_a_stage_that_a_running_recipe_has_not_come_to(here: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin("config.json")
+    announce(Path("runs"), [], "tiny")
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")  # so that the list is another process's
+    found = why("tiny-gkd")
+    assert found.startswith("`tiny-gkd` is not finished yet: process ")
+    assert " has not come to its stage `gkd`; models/tiny-gkd is written at the end of `tutelage run" in found
+
+
+def test_a_recipe_that_lies_elsewhere_is_told_by_its_runs(here: Workshop) -> None:
+    Path("recipe.yaml").unlink()
+    begin("config.json")
+    assert why("tiny-sft").endswith(f"runs/{RUN} was stopped; `tutelage run` with its recipe goes on with it")
+    assert find_model("tiny-gkd").path == "tiny-gkd"  # may be on the hub
+
+
+def test_names_of_runs_and_misspelt_names(here: Workshop) -> None:
+    begin("result.json")
+    assert why(RUN) == f"models/ has no `{RUN}`, but runs/ has: give runs/{RUN}"
+    assert why(f"runs/{RUN[:-1]}c").endswith(f"did you mean `runs/{RUN}`?")
+    assert why("tiny-gdk") == "models/ has no `tiny-gdk`: did you mean `tiny-gkd`?"
+    Path("models/tiny-sft").mkdir(parents=True)
+    assert why("sft") == "models/ has no `sft`: did you mean `tiny-sft`?"
+    for name in ("gpt2", "owner/tiny-sft", "tiny-scores-of-mine", "package:tiny"):
+        assert find_model(name).path == name
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["chat", "tiny-sft"],
+        ["export", "tiny-sft"],
+        ["serve-teacher", "tiny-sft"],
+        ["evaluate", "--model", "tiny-sft", "--tasks", "ifeval"],
+        ["evaluate", "recipe.yaml", "--model", "models/tiny-sft", "--tasks", "test"],
+    ],
+)
+def test_every_command_that_takes_a_model_says_so(
+    here: Workshop, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(command)
+    assert capsys.readouterr().err == "tutelage: `tiny-sft` is not there yet: `tutelage run recipe.yaml` makes it\n"
+
+
+def test_a_recipe_that_reads_such_a_model_is_told(here: Workshop) -> None:
+    config = load_recipe(here.write(teacher__path="models/other-sft"))
+    begin("config.json")
+    Path("other.yaml").write_text(Path("recipe.yaml").read_text().replace("name: tiny", "name: other"))
+    plan = [Planner(config, here.folder, here.runs).evaluation("teacher", "test", 0)]
+    said = [problem.text for problem in find_problems(plan, here.runs, network=False, data=False)]
+    assert any(text.startswith("`other-sft` is not finished yet: ") for text in said), said
