@@ -109,7 +109,15 @@ def test_two_judgements_with_colons() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["the answer is B as well. ", "the answer is ", "if a, the answer is x. ", "it may be "]
+    "piece",
+    [
+        "the answer is B as well. ",
+        "the answer is ",
+        "if a, the answer is x. ",
+        "it may be ",
+        "Answer: B. ",
+        "answer is B, so ",
+    ],
 )
 def test_statements_are_joined_in_good_time(piece: str) -> None:
     assert growth(lambda length: joined_statements(piece * (length // len(piece))), 5000) < 12

@@ -39,6 +39,63 @@ def test_letters_in_other_words(reply: str) -> None:
     assert find_letter(reply, "ABCD", OPTIONS).answer is None
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The answer is B, but C is also possible",
+        "The answer is (B) → (D)",
+        "The answer is B => D",
+        "B ~ D",
+        "The answer is B, D being right as well.",
+        "The answer is B (D would do as well).",
+        "The answer is B, though one could argue for D.",
+        "The answer is B. On the other hand, D is just as good.",
+        "I'd pick B, although D is equally correct",
+        "I'd pick B although I'd accept D.",
+        "I lean towards B, then D.",
+        "I cannot determine the answer, but (B) is possible",
+        "(E)\n(B)",
+        "E\nB",
+        "1. B\n2. D",
+        "Final Answer: B\nFinal Answer: D",
+        "The answer is B.\nFinal answer: D",
+        "The answer is B. So the answer is D.",
+        "I choose B. I choose D.",
+        "It may be (B) as well as this one (D) here.",
+    ],
+)
+def test_a_letter_beside_the_stated_one_is_another_answer(reply: str) -> None:
+    assert find_letter(reply, "ABCD", OPTIONS).answer is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The answer is B, where A = 5 m² is its area.",
+        "The answer is (B), a vitamin C of the D isomer.",
+        "The answer is B, as C and D have no hills.",
+        "The answer is B, unlike A.",
+        "The answer is B, and C is smaller.",
+        "The answer is (B). It is also possible to reach it from (A).",
+        "The answer is (B). For P(A|B) see above. A. Paris is larger\nC. Oslo is smaller",
+        "The answer is D. That was my guess; the answer is B.",
+        "The answer is obvious. The answer is B.",
+        "E is not offered.\nB",
+    ],
+)
+def test_a_letter_that_is_set_aside_is_no_second_answer(reply: str) -> None:
+    assert find_letter(reply, "ABCD", OPTIONS).answer == "B"
+
+
+@pytest.mark.parametrize(("one", "other"), [("yes", "no"), ("3", "4"), ("valid", "invalid"), ("B", "D")])
+def test_two_statements_that_follow_each_other_at_once_are_no_answer(one: str, other: str) -> None:
+    for target in (one, other):
+        said = f"Final answer: {one}\nFinal answer: {other}"
+        assert find_answer(said, "A question.", f"({target})" if target in "BD" else target).answer is None
+        assert final_answer(f"The answer is {one}. So the answer is {other}", [target]).value == 0.0
+    assert final_answer(f"The answer is {one}. No, wait: the answer is {other}", [other]).value == 1.0
+
+
 @pytest.mark.parametrize("first", ["B", "(B)", "Option B", "option (B)", "(B) Rome"])
 @pytest.mark.parametrize(
     "joint", [" and ", " or ", ", ", "; ", " | ", " then ", " or else ", ", followed by ", " (or ", ". Also ", " vs "]

@@ -41,10 +41,9 @@ from tutelage.evaluation.readers.find_refusal import (
     takes_back,
 )
 from tutelage.evaluation.readers.not_stated import with_spaces
-from tutelage.evaluation.readers.second_answer import BETWEEN, claims_another, differs_by_case, foreign_follows
+from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
-_SEVERAL = "⁂"  # replaces letters that are left open: "A or B"
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
 _HIDDEN = 0xE000  # the first of the private characters that keep denied letters
 _IT_IS = re.compile(  # "it must be (B)"
@@ -57,11 +56,8 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
-_ANOTHER = re.compile(  # "Another answer is D", and "the answer could be ⁂": no single answer
-    rf"\b(?:(?:another|(?:an?\s+)?alternative|the\s+other|an?\s+second)\s+(?:(?:possible|correct|right|good|valid)\s+)?"
-    rf"answer(?:\s+(?:is|(?:would|could|may|might)\s+be)\s+|:\s*)(?=\(?[A-Z]\b)|answers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+"
-    rf"(?=(?:either\s+|both\s+)?{_SEVERAL}))",
-    re.I,
+_COULD_BE = re.compile(
+    rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
 )
 _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
@@ -88,7 +84,7 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     whole = _whole_option(text, letters, option_texts)
     if whole is not None:
         return Found(whole, "the whole reply")
-    text = _ANOTHER.sub(f"the answer is {_SEVERAL} ", _without_doubts(text, letters, option_texts))
+    text = _COULD_BE.sub(f"the answer is {SEVERAL} ", _without_doubts(text, letters, option_texts))
     changed = after_change(text)
     if changed is not None:
         changed = LEADING_NO.sub("", changed)
@@ -132,7 +128,7 @@ def _no_single(tail: str, letters: str) -> bool:
     lead = re.match(_LEAD, tail)
     rest = tail[lead.end() if lead else 0 :][:400]
     before = r"(?:both|either|between|all|any|one|two|three|of|probably|likely|also|options?|a\s+toss-?up)\b[\s:,]*"
-    if re.match(rf"[\s\"'“‘(\[]*(?:{before})*(?:{_SEVERAL}|[{letters}]{{2,4}}\W*?(?:[.,;!\n]|$))", rest):
+    if re.match(rf"[\s\"'“‘(\[]*(?:{before})*(?:{SEVERAL}|[{letters}]{{2,4}}\W*?(?:[.,;!\n]|$))", rest):
         return True
     other = _OTHER_LETTER.match(rest)
     if other and next(filter(None, other.groups())).upper() not in letters:
@@ -142,42 +138,14 @@ def _no_single(tail: str, letters: str) -> bool:
 
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
-    """Whether another option follows the letter, or its text: "(A) Paris and (B) Rome", "(A) (or possibly (B))", a list
-    "- A\n- B", "A, but B is also correct"."""
-    any_letter = f"(?-i:[{letters}A-HJ-Z])"  # of options that are not offered, too
-    if claims_another(tail[:600], any_letter, letter) or differs_by_case(tail[:300], any_letter):
-        return True
+    """Whether another option stands beside the letter that a text begins with: "(A) → (C)", "A, but B is right too"."""
+    tail = tail[:700]
+    for one, option in zip(letters, options, strict=False):  # "(C) Oslo" → "(C"
+        own = rf"(\({one}|(?<!\w){one})[\s)\]}}>.,:\"'”’-]*\(?(?i:(?:the )?{re.escape(option)})(?!\w)"
+        tail = re.sub(own, r"\1", tail) if option else tail
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
-    rest = tail[lead.end() + 1 if lead else 1 :][:600]
-    own, marks = options[letters.index(letter)] if letters.index(letter) < len(options) else "", " \t\n)]}>.,:\"'”’-"
-    shown = rest.lstrip(f"{marks}(")
-    if own and shown.lower().removeprefix("the ").startswith(own):
-        rest = shown[shown.lower().index(own) + len(own) :]
-    if foreign_follows(letters, JOINT).match(rest):
-        return True
-    after_marks = rest.lstrip(marks)
-    lines = "\n" in rest[: len(rest) - len(after_marks)]
-    other = rf"(\(?)(?<!\w)(?<!\w['’])([{letters}])(?!['’]?\w)(\)?)(?P<after>[^\n]*)"
-    match = re.match(rf"(?:(?:[-*•]|\d[.)])\s+)?{other}", after_marks, re.I) if lines else None
-    match = match or re.match(BETWEEN + other, rest, re.I)
-    many = (
-        rf"(?:,?\s*(?:and\s+)?\(?[{letters}]\)?)+\s+(?:are|were)\s+(?!also|equally|correct|right)"  # "A, B are small"
-    )
-    if match is None or match[2].upper() == letter or (match[2].islower() and not match[1]):
-        return False
-    if re.match(many, match["after"]):
-        return False
-    place = letters.index(match[2].upper())
-    text = options[place] if place < len(options) else ""
-    after = _normalised(match["after"]).lstrip(".:) -")
-    if (
-        text
-        and after.startswith(text)
-        and re.match(r"$" if lines else r"\s*(?:[.,;:!?)]|$|(?:and|or|because|since)\b)", after[len(text) :])
-    ):
-        return True
-    ends = r"\W*$" if lines else rf"\s*(?:[.,;:!?()\]}}\"'”’“]|$|(?:and|or|because|since)\b|[{letters}]\W*$)"
-    return re.match(ends, match["after"]) is not None
+    start = lead.end() if lead else 0
+    return names_another(tail[start + 1 :], letter, letters, wrapped=tail[:start].endswith(("(", "[", "{", "<")))
 
 
 def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
@@ -259,6 +227,8 @@ def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     if not matches:
         return -1, None
     last, found = matches[-1], matches[-1][1]
+    if last[2] and not matches[1:]:  # "equally right", as something else
+        return -1, None
     for before in matches[:-1]:
         between = text[before.end() : last.start()]
         # in one sentence, or in two with nothing between
@@ -279,6 +249,10 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     whole = re.fullmatch(bare, text, re.I)
     if whole:
         return Found(whole[1].upper(), "the whole reply")
+    letter_line = r"\W*(?:\d+[.)]\W*)?(?:(?i:option|choice|answer|letter)\W+)?([A-Z])\W*"
+    ending = [re.fullmatch(letter_line, line) for line in text.split("\n") if line.strip()][-2:]
+    if len({line[1] for line in ending if line}) > 1:
+        return Found(None, "several options")
     start_letter = re.match(rf"\W*(?:\b(?i:option|choice|answer)\W+)?([{letters}])(?!\w)", text)
     if start_letter and _another_follows(text, start_letter[1], letters, options):
         return Found(None, "several options")
@@ -290,13 +264,13 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     rest = text[start:]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
     refusal = last_refusal(text)
-    if refusal >= 0 and not (wrapped and wrapped[-1].start() + start >= refusal) and not own_line:
+    chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
+    if refusal >= 0 and not chosen and not own_line:
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
     foreign = re.fullmatch(
         r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)
     )
-    open_choice = rf"\W*(?:(?:so|thus|therefore|hence|it\s+is|both|either)\W+)*{_SEVERAL}\W*"
-    if (foreign and foreign[1] not in letters) or re.fullmatch(open_choice, last_line(rest), re.I):
+    if foreign and foreign[1] not in letters:
         return Found(None, "no single option in the last line")
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
@@ -306,11 +280,14 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     if not ends and opening and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I):
         return Found(opening[1], "the reply's beginning")
     last = last_line(rest)
-    if _SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
+    if SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
         return Found(None, "several options")
     if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
         return Found(None, "the last letter in parentheses is denied later")
+    sentence = re.split(r"[\n.;!?](?!\w)", rest[: wrapped[-1].end()])[-1] if wrapped else ""
     if wrapped[1:] and _another_follows(rest[wrapped[-2].start() :], wrapped[-2][1], letters, options):
+        return Found(None, "several options")
+    if len(set(re.findall(r"\(([A-Z])\)", sentence))) > 1:
         return Found(None, "several options")
     if wrapped:
         return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)
@@ -370,7 +347,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         match = _normalised(found[0])  # "both A and B" may be the text of an option
         ends = re.match(r"\s*(?:[.;:!?]|\n|$)", found.string[found.end() :])
         apart = "," in found[0] and not re.search(r"[/&a-z]", found[0]) and not ends  # "(A), (B) being wrong"
-        return found[0] if apart or any(match in option for option in options) else _SEVERAL
+        return found[0] if apart or any(match in option for option in options) else SEVERAL
 
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"

@@ -1,39 +1,43 @@
 """A second answer beside the one that a reply states: "C is also right", "I also choose C", "yes if it rains, else no".
 
 Such a reply chooses no single answer, whatever it states first. Two statements of one reply that do not replace each
-other ("the answer is A, and the answer is B", "If it rains, the answer is A. Otherwise, the answer is B") are one
-statement of both.
+other ("the answer is A, and the answer is B", "Final answer: A\\nFinal answer: B") are one statement of both.
+
+Of letters the burden of proof lies on the single answer (`names_another`): a second letter in the statement's sentence
+is an answer too, unless something there sets it aside. Words and numbers occur in any sentence, so for them it lies on
+the second answer: it must be joined to the first, or claimed (`claims_another`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
 
+SEVERAL = "⁂"  # stands for letters that are left open: "A or B"
+_JOINING = (
+    "and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|well|in|addition|to|together|along|with|both|"
+    "either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|the|equally|option|choice|answer|then|else|"
+    "followed|by|respectively|rather|und|oder|et|ou|o|y"
+)
 BETWEEN = (  # two answers of one statement: "B, but also", "B? Maybe", "'B' or", "B, but it could also be"
-    r"(?:[\s,;:/&+=|?!.()\[\]{}\"'“‘”’„…–—∨∧∪\\-]|\b(?:and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|"
-    r"well|in|addition|to|together|along|with|both|either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|"
-    r"the|equally|option|choice|answer|then|else|followed|by|respectively|rather|und|oder|et|ou|o|y)\b){1,40}"
+    rf"(?:[\s,;:/&+=|?!.()\[\]{{}}\"'“‘”’„…–—∨∧∪\\-]|\b(?:{_JOINING})\b){{1,40}}"
 )
 
 _MAY = r"(?:would|could|can|may|might)"
-_GOOD = (
-    r"(?:an?\s+|the\s+)?(?:\w+ly\s+)?(?:correct|right|true|valid|acceptable|answer)"
-    r"(?:\s+(?:answer|option|choice))?"
-)
 _TOO = r"(?:too|as\s+well|also)"
-_IS_TOO = (  # "C is also right", "C would be right too", "C works as well"
-    rf"(?:(?:(?:is|are|seems|{_MAY}\s+be)\s+(?:also|equally|likewise|just\s+as|another)|{_MAY}\s+also\s+be)\s+{_GOOD}"
-    r"|(?:is|are|seems)\s+(?:equally|just\s+as)\s+(?:possible|plausible|defensible|likely|good)"
-    rf"|(?:is|are|seems|{_MAY}\s+be)\s+{_GOOD},?\s+{_TOO}"
-    rf"|(?:{_TOO}|equally)\s+(?:works?|fits?|applies|qualifies)|(?:works|fits|applies|qualifies)\s+{_TOO})\b"
+_RIGHT = r"(?:correct|right|true|valid|answer|choice|option|good|fine|likely|works?|fits?|applies|qualifies|do)"
+_COUNTS = re.compile(  # after an answer: "is possible", "would also be right", "is right too", "works as well"
+    rf"(?=[\s)]+(?:is|are|seems|being|{_TOO}|equally|works|fits|applies|qualifies|{_MAY})\b)[^,.]{{0,30}}?\b(?:(?:possible|plausible|"
+    rf"defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|another)\s+(?:\w+\s+){{0,2}}{_RIGHT}"
+    rf"|{_RIGHT},?\s+{_TOO}|{_TOO}\s+{_RIGHT})\b)",
+    re.I,
 )
-_BEFORE = (  # "the answer is also C", "I also choose C", "alternative answer: C"
-    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b{_MAY}\s+also\s+(?:be|choose|pick|select|say|accept)|\b(?:I|we)\s+also\s+"
-    r"(?:choose|pick|select|say|think)|\b(?:another|alternative)\s+(?:(?:possible|correct|right|valid)\s+)?answer\s*"
-    r"(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}"
+_OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose", "alternative answer:"
+    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could)\s+(?:be|choose|pick|select|say|think|accept)|"
+    r"\bargue\s+for|\b(?:another|alternative)\s+(?:\w+\s+)?answer\s*(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}$",
+    re.I,
 )
+_YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
 _SHORT = r"(?!not\b|n['’]t)(?:[^\n.;!?]|\.\d){1,60}?"
 _THE_ANSWER = rf"(?:the|my)\s+(?:(?:correct|right|best|final)\s+)?answer\s+(?:is|{_MAY}\s+be)\s+(?:also\s+)?"
 _OR_ELSE = r"(?:otherwise|else|if\s+not|in\s+the\s+other\s+case)\b,?\s+(?:then\s+)?"
@@ -56,6 +60,12 @@ _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
     rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
 )
 _STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
+_ONE = r"(?:\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?=\s*(?:[.,;!?](?!\d)|\n|$))"
+_CUE = r"\b(?:answer(?:\s+is|\s*:)|I(?:'d|\s+would)?\s+(?:choose|pick))\s+"
+_SO = r"(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)"
+_REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
+    rf"{_CUE}{_ONE}(?:[\s.;,!]+(?:{_SO}[\s,]+)*{_CUE}{_ONE})+", re.I
+)
 _BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
 
 
@@ -63,6 +73,12 @@ def joined_statements(text: str) -> str:
     """The text with pairs of statements that differ and both hold as one statement, of no single answer."""
     for pair in _PAIR:
         text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
+
+    def repeated(found: re.Match[str]) -> str:
+        stated = {one.strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
+        return _BOTH if len(stated) > 1 else found[0]
+
+    text = _REPEATED.sub(repeated, text)
 
     def added(found: re.Match[str]) -> str:
         before = _STATEMENT.findall(text[max(0, found.start() - 2000) : found.start()])
@@ -84,32 +100,69 @@ def claims_another(text: str, one: str, stated: str, value: Callable[[str], str 
     `one`: a pattern of all answers, without groups; `stated`: the answer, in any case; `value`: of what is claimed, to
     be compared with it. "C is also right, but" does not count.
     """
-    found = (next(filter(None, match.groups())) for match in _claims(one).finditer(text))
-    return any(value(other) != stated.lower() for other in found)
-
-
-@cache
-def _claims(one: str) -> re.Pattern[str]:
-    named = rf"(?<![\w.])\(?({one})\)?(?!\w)"
-    wholly = r"(?!,?\s*(?:but|though|although|however|yet|if)\b)"
-    return re.compile(
-        rf"{named}\s+{_IS_TOO}{wholly}|{_BEFORE}{named}(?=\s*(?:[.;:!?)\n]|$))",
-        re.I,
+    return any(
+        _is_claimed(sentence[: other.start()], sentence[other.end() :])
+        for sentence in _SENTENCE_END.split(text)
+        for other in re.finditer(rf"(?<![\w.])(?:{one})(?!\w)", sentence, re.I)
+        if value(other[0]) != stated.lower()
     )
 
 
-@cache
-def foreign_follows(letters: str, joint: str) -> re.Pattern[str]:
-    """What may follow an answer among `letters`: one more letter, that is not offered: ") and (E)", "/E", ", but it
-    could also be (E)". `joint`: a pattern of what joins two answers."""
-    foreign, end = (
-        f"(?-i:(?![{letters}I])[A-Z])",
-        r"(?=\s*(?:[,;:!?)\]}\"'”’]|\.(?![A-Z])|$|(?:and|or|because|since)\b))",
-    )
-    joined = rf"{joint}(?:(?:both|either)\s+)?"
-    return re.compile(
-        rf"[)\]}}>\"'”’]?(?:{BETWEEN}\({foreign}\){end}|{joined}{foreign}{end}|{joined}\({foreign}\))", re.I
-    )
+def _is_claimed(before: str, after: str) -> bool:
+    """Whether the words around an answer in its sentence say that it is right too."""
+    offered = _OFFERED.search(before[-60:]) and re.match(rf"[\s)]*(?:[.,:)]|{_TOO}\b|$)", after)
+    return bool(offered or _COUNTS.match(after)) and not _YET.search(after)
+
+
+_VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
+# An option's letter, in brackets or bare, which is no pronoun, article, quantity ("E = mc2") or argument ("P(A)").
+_LETTER = re.compile(
+    rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|{_JOINING}|too)\b)\w)"
+    rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
+)
+_SENTENCE_END = re.compile(r"\n\s*(?:\d+[.)]\s)?|[;!?]|(?<!\b[A-Z])\.(?!\w)")  # not that of "A. Paris"
+_REASON = re.compile(r"\b(?:because|since)\b", re.I)
+_FILLER = re.compile(rf"\b(?:{_JOINING}|is|are|should|would|I'd|I|say|choose|pick|too)\b|[\W_]", re.I)
+_NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
+    rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|guess|think|for|"
+    r"is|are|if|not|[A-Z]))[\s\"“'‘]*$",
+    re.I,
+)
+_SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
+    r"\b(?:because|since|as(?!\s+well)|given|due|where|when|which|that|who|rather|instead|over|than|unlike|"
+    r"(?<!if )not|(?<!together )(?<!along )with|from|among)\b|n['’]t\b|:|,\s*for\b",
+    re.I,
+)
+_HAS_VERB = re.compile(rf"\s+{_VERB}\b", re.I)
+
+
+def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
+    """Whether the text after a stated option's letter names another, offered or not, that may be the answer too.
+
+    In the statement's own sentence every letter is one, but for what a reason or a comparison sets aside and what has
+    a verb of its own ("B, and C is small"). So is one in the sentences that follow at once and only join it ("Or C.").
+    So is, anywhere, a letter that is said to be possible or right too. `wrapped`: the stated letter is in brackets, so
+    that bare ones may be symbols.
+    """
+    joins = True
+    for number, sentence in enumerate(_SENTENCE_END.split(rest)):
+        words = _words(sentence)
+        joins = joins and not (number and _words(_REASON.split(sentence)[0]))
+        for name in _LETTER.finditer(sentence):
+            before, after = sentence[: name.start()], sentence[name.end() :]
+            one = (name[1] or name[2] or "").upper()
+            symbol = one not in letters or (wrapped and name[2])
+            if one == letter or (symbol and _words(before)) or (name[2] and not _NO_NAME.search(before[-30:])):
+                continue
+            aside = words and (_SET_ASIDE.search(before) or _HAS_VERB.match(after))
+            if _is_claimed(before, after) or (joins and not aside):
+                return True
+    return False
+
+
+def _words(text: str) -> str:
+    """What a text says beside letters and words that join them."""
+    return _FILLER.sub("", _LETTER.sub("", text))
 
 
 def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = str.lower) -> bool:
