@@ -34,7 +34,7 @@ from tutelage.common.planned import announce, at_work
         "a number",
         "empty",
         "broken",
-    ],  # equal in all of xdist's processes
+    ],  # equal in every process
 )
 def test_a_mark_in_words(mark: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(f"{mark}\nmore")
