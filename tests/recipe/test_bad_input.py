@@ -138,6 +138,7 @@ CASES = [
     Case("no stages", ("stages", "at least 1"), {"stages": []}),
     # --- keys and values
     Case("unknown key at top", ("`teachr`", "did you mean `teacher`?"), {"teachr": {}}),
+    Case("key of a section at top", ("`epochs`", "did you mean `training.epochs`?"), {"epochs": 3}),
     Case("unknown key in stage", ("stages.gkd", "`bta`", "did you mean `beta`?"), {"stages__1__bta": 0.5}),
     Case("unknown key in training", ("training", "`epoch`", "`epochs`"), {"training__epoch": 2}),
     Case("unknown key in its training", ("stages.sft.training", "`epochs`"), {"stages__0__training": {"epoch": 2}}),

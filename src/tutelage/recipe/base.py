@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,9 +24,19 @@ class Section(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     hint = did_you_mean(str(key), cls.model_fields, f"valid keys: {', '.join(cls.model_fields)}")
-                    hint = f"did you mean `{cls.misplaced[key]}`?" if key in cls.misplaced else hint
+                    place = cls.misplaced.get(key) or _inside(cls, str(key))
+                    hint = f"did you mean `{place}`?" if place else hint
                     raise ValueError(f"unknown key `{key}`: {hint}")
         return data
+
+
+def _inside(section: type[Section], key: str) -> str | None:
+    """Where a key stands that people write one section too high, as `epochs` for `training.epochs`."""
+    for name, field in section.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section) and key in kind.model_fields:
+                return f"{name}.{key}"
+    return None
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
