@@ -64,6 +64,8 @@ STATED = DISCUSSED + "So the answer is (B). Hmm.\n"
         # none
         "The answer is (B). Wait, no, that is incorrect.",
         "**Answer: B**\n\nHmm, that's not right.",
+        "The answer is D. Wait, (D) is not right.",
+        "Answer: (D) Bonn\nAnswer: (B) Rome",
         "The answer is B. Wait, I made a mistake. Rome is not",
         "None of (A)-(D).",
         "The answer is none of A, B, C or D.",
@@ -102,6 +104,8 @@ def test_the_last_line_names_no_option_that_was_offered(ending: str) -> None:
     "reply",
     [
         "I cannot determine the answer. Option (B) names him, but it is unclear.",
+        "It is not possible to determine whether (D) or (B) is right.",
+        "As a language model, I cannot choose an option. Option (B) is commonly preferred.",
         "There is not enough information to answer the question. Option (B) would need more data.",
     ],
 )
@@ -116,6 +120,9 @@ def test_an_option_that_is_named_after_a_refusal_is_not_chosen(reply: str) -> No
         "The answer is (B). Wait, this is wrong? No, it is right.",
         "The answer is (B). Wait, that is not right... Actually, it is right.",
         "The answer is (B). Actually, it is wrong to say that Paris is old.",
+        "We cannot determine the answer directly, so test each. (A) fails. (C) fails. (D) fails. Only (B) works.",
+        "If x > 0, the answer is (A). If x < 0, the answer is (B). Since x = -1, (B).",
+        "Answer: (B) Rome\nFinal answer: (B)",
         "I cannot determine the answer with certainty, but I would go with (B).",
         "If X holds, the answer is (B). If X does not hold, the answer is (B).",
         "The answer is (Ｂ)。",

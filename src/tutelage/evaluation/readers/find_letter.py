@@ -104,6 +104,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         return Found(answer or _like_option(text[max(flat - 200, 0) : flat], letters, option_texts), "no option fits")
     cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
+        if stated.answer and chr(_HIDDEN + letters.index(stated.answer)) in (changed or ""):
+            return Found(None, "taken back")  # "The answer is D. Wait, D is wrong."
         back = takes_back(text)
         if back > max(cues, default=-1):
             return Found(_like_option(text[back:], letters, option_texts), "no option is chosen")
@@ -354,6 +356,8 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         rf"(?<!answer is )(?<!answer is \()(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
     ):
         text = re.sub(denial, hidden, text)
+
+    text = re.sub(rf"(?i:\bwhether)\s+{several}", f"whether {SEVERAL}", text)  # "whether (A) or (B) is right"
 
     def unless_an_option(found: re.Match[str]) -> str:
         match = _normalised(found[0])  # "both A and B" may be the text of an option

@@ -73,8 +73,11 @@ _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be gi
 )
 _NOT_KNOWN = re.compile(  # "I cannot determine the answer", "not enough information to decide which option is right"
     rf"\b(?:{_CANNOT}\s+{_BE_SAID}|(?:insufficient|not\s+enough)\s+(?:info(?:rmation)?|data|context)\s+(?:\w+\s+)?to\s+"
-    r"\w+)\s+(?:(?:the|this|a|an)\s+(?:\w+\s+)?(?:answer|question)\b|which\s+(?:option|choice|answer)\b)",
+    r"\w+)\s+(?:(?:the|this|an?)\s+(?:\w+\s+)?(?:answer|question|option)\b|which\s+(?:option|choice|answer)\b)",
     re.I,
+)
+_YET_FOUND = re.compile(
+    r"\b(?:so|thus|hence|therefore|must|works?|fits?|best|likely|lean|guess|only\s+(?:\(?[A-Z]\b|option))\b", re.I
 )
 _SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*")
 _OPENING = re.compile(
@@ -166,8 +169,10 @@ def last_refusal(text: str, undecided_only: bool = False) -> int:
 
 
 def no_answer_known(text: str, start: int) -> int:
-    """Where, from `start` on, it is last said that the answer cannot be given, in so many words; −1 if it is not."""
-    return max((match.start() for match in _NOT_KNOWN.finditer(text, start)), default=-1)
+    """Where, from `start` on, it is last said that the answer cannot be given, in so many words; −1 if it is not, or if
+    one is reasoned for after it."""
+    found = max((match.start() for match in _NOT_KNOWN.finditer(text, start)), default=-1)
+    return -1 if found >= 0 and _YET_FOUND.search(text, found) else found
 
 
 def same_refusal(option: str, tail: str) -> bool:

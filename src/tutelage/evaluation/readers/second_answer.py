@@ -49,7 +49,8 @@ _PAIRS = [  # two statements of different answers, of which neither replaces the
     rf"(?:the\s+answer\s+is|it\s+is|it's)\s+({_SHORT})(?=\s*(?:[.;!?\n]|$))",
     # "If they are men, the answer is A. If they are women, the answer is B"
     rf"\b(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})[.;,]\s*(?:(?:but|and|while|whereas)\s+)?"
-    rf"(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))",
+    rf"(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))"
+    r"(?!\W*(?:since|as|because|here|given|in\s+(?:this|our)|so|thus|now|we)\b)",
     # "Answer 1: A\nAnswer 2: B"
     rf"^[^\w\n]{{0,9}}answer[ ]*\(?(?:1|one|A)\)?[ ]*[:=][ ]*({_SHORT})[^\w\n]{{0,9}}\n{{1,3}}[^\w\n]{{0,9}}"
     rf"answer[ ]*\(?(?:2|two|B)\)?[ ]*[:=][ ]*({_SHORT})(?=[^\w\n]{{0,9}}$)",
@@ -63,7 +64,10 @@ _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
     rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
 )
 _STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
-_ONE = r"(?:\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?=\s*(?:[.,;!?](?!\d)|\n|$))"
+_ONE = (  # "(A)", "(A) Paris", "A", "no", "3"
+    r"(?:\([A-Z]\)(?:[ ]\w[^\n.;!?]{0,60}(?=\n|$))?|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)"
+    r"(?=\s*(?:[.,;!?](?!\d)|\n|$))"
+)
 _CUE = r"\b(?:answer(?:\s+is|\s*:)|I(?:'d|\s+would)?\s+(?:choose|pick))\s+"
 _SO = r"(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)"
 _REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
@@ -87,7 +91,7 @@ def joined_statements(text: str) -> str:
         text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
 
     def repeated(found: re.Match[str]) -> str:
-        stated = {one.strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
+        stated = {one.split()[0].strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
         return _BOTH if len(stated) > 1 else found[0]
 
     text = _REPEATED.sub(repeated, text)
