@@ -27,6 +27,14 @@ from tutelage.common.planned import announce, at_work
         ("", "another process"),
         ("17 x " + platform.node(), "process 17"),
     ],
+    ids=[
+        "own",
+        "without a start",
+        "of another host",
+        "a number",
+        "empty",
+        "broken",
+    ],  # equal in every process
 )
 def test_a_mark_in_words(mark: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(f"{mark}\nmore")
