@@ -43,6 +43,10 @@ STATED = DISCUSSED + "So the answer is (B). Hmm.\n"
         "Answer:\n1. B\n2. D",
         "\\boxed{B D}",
         "\\boxed{\\{B, D\\}}",
+        "The correct answers are:\n1. **B** Rome\n2. **D** Bonn",
+        "The correct answers are:\n\n* B: Rome is old.\n* D: Bonn is small.",
+        "If X holds, the answer is (D). If X does not hold, the answer is (B).",
+        "If X holds, then the answer is D, but when it does not, the answer is B.",
         "(B) is correct and (D) is correct.",
         "(B) is correct. (D) is also correct.",
         "Both B and D are correct.",
@@ -58,6 +62,11 @@ STATED = DISCUSSED + "So the answer is (B). Hmm.\n"
         "The answer is (Ｅ).",
         "答案：Ｅ",
         # none
+        "The answer is (B). Wait, no, that is incorrect.",
+        "**Answer: B**\n\nHmm, that's not right.",
+        "The answer is D. Wait, (D) is not right.",
+        "Answer: (D) Bonn\nAnswer: (B) Rome",
+        "The answer is B. Wait, I made a mistake. Rome is not",
         "None of (A)-(D).",
         "The answer is none of A, B, C or D.",
         "The answer is everything.",
@@ -94,6 +103,28 @@ def test_the_last_line_names_no_option_that_was_offered(ending: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
+        "I cannot determine the answer. Option (B) names him, but it is unclear.",
+        "It is not possible to determine whether (D) or (B) is right.",
+        "As a language model, I cannot choose an option. Option (B) is commonly preferred.",
+        "There is not enough information to answer the question. Option (B) would need more data.",
+    ],
+)
+def test_an_option_that_is_named_after_a_refusal_is_not_chosen(reply: str) -> None:
+    assert find_letter(reply, "ABCD", OPTIONS).answer is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The answer is (D). Wait, that's not right. The hills are in Rome, so it is (B).",
+        "The answer is (B). Wait, this is wrong? No, it is right.",
+        "The answer is (B). Wait, that is not right... Actually, it is right.",
+        "The answer is (B). Actually, it is wrong to say that Paris is old.",
+        "We cannot determine the answer directly, so test each. (A) fails. (C) fails. (D) fails. Only (B) works.",
+        "If x > 0, the answer is (A). If x < 0, the answer is (B). Since x = -1, (B).",
+        "Answer: (B) Rome\nFinal answer: (B)",
+        "I cannot determine the answer with certainty, but I would go with (B).",
+        "If X holds, the answer is (B). If X does not hold, the answer is (B).",
         "The answer is (Ｂ)。",
         "Answer：Ｂ",
         "（Ｂ）",
@@ -129,6 +160,8 @@ def test_one_option_is_still_read(reply: str) -> None:
         ("The answer is Yes.\nI don't know.", None),
         ("So the answer is Yes.\nIt cannot be determined.", None),
         ("The answer is Yes | No", None),
+        ("The answer is Yes. Wait, that's not right.", None),
+        ("If X holds, the answer is yes. If it does not hold, the answer is no.", None),
         ("The answer is No, but it could also be yes.", None),
         ("The answer is Yes? No?", None),
         ("Answer: Yes No", None),
@@ -152,6 +185,8 @@ def test_words(reply: str, word: str | None) -> None:
         ("The answer is 3 | 4", None),
         ("The answer is 3. Or 4.", None),
         ("The answer is 3+.", None),
+        ("The answer is 3. Wait, that's wrong.", None),
+        ("If plums count, the answer is 4. If they do not, the answer is 3.", None),
         ("The answer is > 3", None),
         ("The answer is 3 + 4.", None),
         ("The answer is ３.", "3"),

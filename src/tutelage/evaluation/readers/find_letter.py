@@ -35,6 +35,7 @@ from tutelage.evaluation.readers.find_refusal import (
     closest,
     last_refusal,
     names_no_option,
+    no_answer_known,
     refused_flatly,
     refuses,
     same_refusal,
@@ -63,6 +64,7 @@ _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid"
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
     r"is|and|or|with|for|which|not|rather|instead)\b))|([a-z])(?=\s*(?:[.!]|\n|$)))"
 )
+_ITEM = r"(?:[-*•]|\d[.)])\s+\W*([A-Z])(?!['’-]?\w)(?!\s+[a-z])[^\n]*(?:\n\s*|$)"  # "1. (A) Paris"
 
 
 def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
@@ -102,6 +104,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         return Found(answer or _like_option(text[max(flat - 200, 0) : flat], letters, option_texts), "no option fits")
     cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
+        if stated.answer and chr(_HIDDEN + letters.index(stated.answer)) in (changed or ""):
+            return Found(None, "taken back")  # "The answer is D. Wait, D is wrong."
         back = takes_back(text)
         if back > max(cues, default=-1):
             return Found(_like_option(text[back:], letters, option_texts), "no option is chosen")
@@ -111,6 +115,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
 
 def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
     """What a text after a cue states: a letter, NO_SINGLE, or None where it states nothing that can be read."""
+    if _lists_several(tail, letters):
+        return NO_SINGLE
     bare = re.sub(r"\A\s*(?:both|either|between)\s+", "", tail)
     letter, option = _letter_at(bare, letters), _option_at(tail, letters, options)
     if letter is not None and (option is None or len(options[letters.index(option)]) < 3):  # not "I, II and III"
@@ -135,6 +141,14 @@ def _no_single(tail: str, letters: str) -> bool:
         return True
     a_range = rf"\(?[{letters}]\)?\s*(?:to|through|[-–—])\s*\(?[{letters}]\)?\s*(?:[.,;!\n]|$)"  # "A to C"
     return re.match(a_range, rest) is not None or refuses(rest)
+
+
+def _lists_several(tail: str, letters: str) -> bool:
+    """Whether a text begins with a list of several options, not of all of them, and calls none wrong."""
+    listed = re.match(rf"\s*(?:{_ITEM}){{2,20}}", tail)
+    if listed is None or re.search(rf"\b(?:wrong|incorrect|false|not|too)\b|n['’]t\b|{_DENIAL}", listed[0], re.I):
+        return False
+    return 1 < len(set(re.findall(_ITEM, listed[0]))) < len(letters)
 
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
@@ -263,7 +277,7 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     own_line = re.match(rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])\W*?\n", text)
     rest = text[start:]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
-    refusal = last_refusal(text)
+    refusal = max(last_refusal(text), no_answer_known(text, start))
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
     if refusal >= 0 and not chosen and not own_line:
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
@@ -342,6 +356,8 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         rf"(?<!answer is )(?<!answer is \()(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
     ):
         text = re.sub(denial, hidden, text)
+
+    text = re.sub(rf"(?i:\bwhether)\s+{several}", f"whether {SEVERAL}", text)  # "whether (A) or (B) is right"
 
     def unless_an_option(found: re.Match[str]) -> str:
         match = _normalised(found[0])  # "both A and B" may be the text of an option

@@ -71,6 +71,14 @@ _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be gi
     r"impossible\s+to\s+(?:determine|decide|say|tell|know|answer)|do(?:\s+not|n['’]t)\s+know\b(?!\s+(?:why|how|what)))",
     re.I,
 )
+_NOT_KNOWN = re.compile(  # "I cannot determine the answer", "not enough information to decide which option is right"
+    rf"\b(?:{_CANNOT}\s+{_BE_SAID}|(?:insufficient|not\s+enough)\s+(?:info(?:rmation)?|data|context)\s+(?:\w+\s+)?to\s+"
+    r"\w+)\s+(?:(?:the|this|an?)\s+(?:\w+\s+)?(?:answer|question|option)\b|which\s+(?:option|choice|answer)\b)",
+    re.I,
+)
+_YET_FOUND = re.compile(
+    r"\b(?:so|thus|hence|therefore|must|works?|fits?|best|likely|lean|guess|only\s+(?:\(?[A-Z]\b|option))\b", re.I
+)
 _SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*")
 _OPENING = re.compile(
     r"\W*(?:(?:so|thus|therefore|hence|in\s+conclusion|finally|but|and|however|I\s+(?:think|believe|conclude)|"
@@ -158,6 +166,13 @@ def last_refusal(text: str, undecided_only: bool = False) -> int:
     opening = _OPENING.match(last[0])
     rest = last[0][opening.end() if opening else 0 :]
     return -1 if undecided_only or not refuses(rest) else start
+
+
+def no_answer_known(text: str, start: int) -> int:
+    """Where, from `start` on, it is last said that the answer cannot be given, in so many words; −1 if it is not, or if
+    one is reasoned for after it."""
+    found = max((match.start() for match in _NOT_KNOWN.finditer(text, start)), default=-1)
+    return -1 if found >= 0 and _YET_FOUND.search(text, found) else found
 
 
 def same_refusal(option: str, tail: str) -> bool:

@@ -47,6 +47,10 @@ _PAIRS = [  # two statements of different answers, of which neither replaces the
     # "If it rains, the answer is A. Otherwise, the answer is B"
     rf"\b(?:if|when|unless)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})[.;,]\s*(?:but\s+)?{_OR_ELSE}"
     rf"(?:the\s+answer\s+is|it\s+is|it's)\s+({_SHORT})(?=\s*(?:[.;!?\n]|$))",
+    # "If they are men, the answer is A. If they are women, the answer is B"
+    rf"\b(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})[.;,]\s*(?:(?:but|and|while|whereas)\s+)?"
+    rf"(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))"
+    r"(?!\W*(?:since|as|because|here|given|in\s+(?:this|our)|so|thus|now|we)\b)",
     # "Answer 1: A\nAnswer 2: B"
     rf"^[^\w\n]{{0,9}}answer[ ]*\(?(?:1|one|A)\)?[ ]*[:=][ ]*({_SHORT})[^\w\n]{{0,9}}\n{{1,3}}[^\w\n]{{0,9}}"
     rf"answer[ ]*\(?(?:2|two|B)\)?[ ]*[:=][ ]*({_SHORT})(?=[^\w\n]{{0,9}}$)",
@@ -60,22 +64,34 @@ _AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
     rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
 )
 _STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
-_ONE = r"(?:\([A-Z]\)|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)(?=\s*(?:[.,;!?](?!\d)|\n|$))"
+_ONE = (  # "(A)", "(A) Paris", "A", "no", "3"
+    r"(?:\([A-Z]\)(?:[ ]\w[^\n.;!?]{0,60}(?=\n|$))?|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)"
+    r"(?=\s*(?:[.,;!?](?!\d)|\n|$))"
+)
 _CUE = r"\b(?:answer(?:\s+is|\s*:)|I(?:'d|\s+would)?\s+(?:choose|pick))\s+"
 _SO = r"(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)"
 _REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
     rf"{_CUE}{_ONE}(?:[\s.;,!]+(?:{_SO}[\s,]+)*{_CUE}{_ONE})+", re.I
 )
+_RETRACTED = re.compile(  # "The answer is A. Wait, that's not right."
+    rf"(?:\bthe\s+)?\banswer(?:\s+is\b|\s*:)\s*{_SHORT}[\s.;!?]+(?=(?:(?:but|oh|wait|no|hmm+|actually|hold\s+on|sorry)\b[\s,.!…–—-]*){{1,4}}"
+    r"(?:that|this|it|I)(?:['’]s|\s+(?:is|was|looks|seems|can\s?not\s+be|can['’]t\s+be|made\s+a|am)|(?=['’]m))[^.;!?\n]{0,20}?"
+    r"\b(?:not\s+(?:right|correct|true)|wrong|incorrect|(?<=be\s)(?:right|correct)|(?:mistake|error))\b"
+    r"(?!\s*(?:to|if|when|option|answer|,\s*but)\b)(?!.{0,300}?\b(?:it|that|this|was)(?:\s+is|['’]s)?\s+(?:\w+\s+)?(?:right|correct|fine)\b))",
+    re.I | re.S,
+)
 _BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
 
 
 def joined_statements(text: str) -> str:
-    """The text with pairs of statements that differ and both hold as one statement, of no single answer."""
+    """The text with pairs of statements that differ and both hold as one statement, of no single answer, and so with
+    one that is taken back at once."""
+    text = _RETRACTED.sub(f"{_BOTH}. ", text)
     for pair in _PAIR:
         text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
 
     def repeated(found: re.Match[str]) -> str:
-        stated = {one.strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
+        stated = {one.split()[0].strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
         return _BOTH if len(stated) > 1 else found[0]
 
     text = _REPEATED.sub(repeated, text)
