@@ -34,6 +34,7 @@ def bench(python: str, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return run
 
 
+@pytest.mark.long
 def test_a_step_beside_trl(bench: Callable[..., list[dict[str, Any]]]):
     options = ["--steps", "1", "--impl", "tutelage", "--new-tokens", "8", "--threads", "1"]
     rows = {row["case"]: row for row in bench("step.smollm2", "--small", *options)}

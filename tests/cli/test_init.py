@@ -73,9 +73,10 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     said = capsys.readouterr().out
     for words in ("60 rows", "vocabularies: equal", "reads 512 tokens", "1 minute here", "tutelage run mine.yaml"):
         assert words in said
-    *_, wrote, inspect, run, chat = said.splitlines()  # nothing long between what was seen and what to do
+    *_, wrote, inspect, run = said.splitlines()  # nothing long between what was seen and what to do
     assert wrote.startswith("Wrote mine.yaml: about ")
-    assert ("data inspect" in inspect, "tutelage run" in run, "tutelage chat" in chat) == (True, True, True)
+    assert "data inspect" in inspect
+    assert "tutelage run" in run
     assert len(said.splitlines()) <= 20
     begins = said.splitlines().index("what will run, and for how long here:") + 1
     stages = said.splitlines()[begins : begins + 5]

@@ -148,6 +148,7 @@ def test_a_mistake_is_said_as_one_rank_says_it(
     assert not processes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["missing", "NaN"])
 def test_a_model_that_is_not_whole_is_refused_on_sharded_ranks(
     workshop: Workshop, processes: Callable[[], dict[str, int]], fault: str

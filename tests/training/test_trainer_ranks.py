@@ -87,6 +87,7 @@ def folders(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return on_one_and_two(python, tmp_path_factory, run_cases, worker)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_take_the_steps_of_one(folders: tuple[Path, Path], name: str):
     one, two = (saved(folder / name / "weights.pt") for folder in folders)

@@ -94,9 +94,7 @@ def init(
     at = "" if runs == Path("runs") else f" --runs {runs}"
     print_lines(["", f"Wrote {out}: {found.needs}."])
     print_lines([f"Next: tutelage data inspect {out}    rows as the model sees them"], 6)
-    print_lines(
-        [f"      tutelage run {out}{at}", "      its last lines say which model to use, and how to talk to it"], 6
-    )
+    print_lines([f"      tutelage run {out}{at}    its last lines say which model to use"], 6)
 
 
 def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bool) -> dict[str, list[str]]:
