@@ -15,7 +15,7 @@ from tutelage.common.interrupt import Interrupted
 from tutelage.common.metrics_log import CLOCK_KEYS, read_metrics
 from tutelage.training.trainer import Trainer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LENGTHS = (9, 6, 60, 7, 30)
 # Adam divides by the size of the gradient: near 0, rounding errors would become full steps.
@@ -87,7 +87,6 @@ def folders(python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return on_one_and_two(python, tmp_path_factory, run_cases, worker)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_take_the_steps_of_one(folders: tuple[Path, Path], name: str):
     one, two = (saved(folder / name / "weights.pt") for folder in folders)
