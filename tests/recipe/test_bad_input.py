@@ -370,7 +370,8 @@ def test_a_mistake_is_a_one_line_error(
         main([a.format(recipe=file, runs=workshop.runs, folder=workshop.folder) for a in arguments])
     output = capfd.readouterr()
     assert stopped.value.code not in (0, None)
-    lines = [line for line in output.err.splitlines() if not line.startswith("note: ")]
+    *notes, line = output.err.splitlines()  # notes on rows may come first
+    lines = [*(one for one in notes if not one.startswith("note: ")), line]
     assert len(lines) == 1, output.err
     assert lines[0].startswith("tutelage: ")
     assert "Traceback" not in output.out + output.err

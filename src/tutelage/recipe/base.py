@@ -31,12 +31,15 @@ class Section(BaseModel):
 
 
 def _inside(section: type[Section], key: str) -> str | None:
-    """Where a key stands that people write one section too high, as `epochs` for `training.epochs`."""
-    for name, field in section.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section) and key in kind.model_fields:
-                return f"{name}.{key}"
-    return None
+    """Where a key stands that people write one section too high, as `epochs` for `training.epochs`; None where it
+    stands in none of the sections below, or in several."""
+    found = {
+        f"{name}.{key}"
+        for name, field in section.model_fields.items()
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, Section) and key in kind.model_fields
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
