@@ -13,8 +13,7 @@ from functools import cache
 from typing import Any
 
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
-from tutelage.evaluation.readers.not_stated import without_unstated
-from tutelage.evaluation.readers.second_answer import joined_statements
+from tutelage.evaluation.readers.statements import what_holds
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def final_answer(response: str, references: Sequence[str]) -> Score:
     early = _without_comparing(response, references)
     if early is not None:
         return early
-    answer = answer_phrase(joined_statements(without_unstated(response)), any_case=True)
+    answer = answer_phrase(what_holds(response), any_case=True)
     if answer is None:
         return Score(0.0, None, "no “the answer is”")
     right = _collapse(answer) in map(_collapse, references)

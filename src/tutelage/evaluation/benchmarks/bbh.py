@@ -24,10 +24,10 @@ from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
 from tutelage.evaluation.readers.answer_phrase import answer_phrase
+from tutelage.evaluation.readers.cues import STATED
 from tutelage.evaluation.readers.find_answer import (
     LEADING_NO,
     NUMBER_WORDS,
-    STATED,
     Found,
     after_change,
     find_if_ended,

@@ -19,9 +19,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from tutelage.evaluation.readers.cues import CHOSEN, STATED
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
-from tutelage.evaluation.readers.not_stated import without_unstated
-from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, joined_statements
+from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case
+from tutelage.evaluation.readers.statements import what_holds
 
 
 @dataclass(frozen=True)
@@ -52,42 +53,6 @@ _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
     r"\*\*|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])|__|(?<![^\W_])_|_(?![^\W_])|`|\$|\\(?=[()\[\]{},;!%])|\\[,;!]"
 )
 
-# --- Cues: the answer follows them -------------------------------------------------------------------------------
-
-_ADVERB = r"(?:\s+(?:therefore|thus|then|hence|clearly|probably|(?:most\s+)?likely|indeed|simply))?"
-_IS = (  # "is", "was clearly", "would then be", "is that", ":", "="
-    rf"(?:\s+(?:is|was|are|were|(?:would|should|must|will|has\s+to){_ADVERB}\s+be)\b{_ADVERB}(?:\s+that\b(?!'))?\s*[:=]?"
-    r"|[\"']?\s*[:=])\s*"
-)
-_OF = r"(?:\s+(?:to|for|of|in|among)\s[^\n.:=]{1,80}?|,\s[^,\n]{1,30},)?"  # "to the question", ", then,"
-
-STATED = re.compile(
-    "|".join(
-        (
-            rf"\banswers?{_OF}{_IS}",  # "The answer to the question is B", "Answer: B"
-            r"\bchange[sd]?\s+(?:my|the)\s+answer\s+to\s+",  # "I changed my answer to B"
-            r"\banswer\s+(?=\([A-Z]\))",  # "answer (B)"
-            r"\bfinal\s+answer\s*[-–—\n]\s*",  # "Final answer - B"
-            r"^[^\w\n]{0,9}answer\s*\n\s*",  # "### Answer\nB"
-            rf"\b(?:correct|right|best|final)\s+(?:option|choice|letter|one)s?{_OF}{_IS}",  # "the best choice is B"
-            r"(?:答案|正确的?选项)\s*(?:应该?|应当|就)?\s*(?:是|为|选|:)[\s:]*",
-        )
-    ),
-    re.I | re.M,
-)
-CHOSEN = re.compile(
-    "|".join(
-        (
-            rf"\b(?:option|choice|solution|result|conclusion|letter|one|statement){_OF}{_IS}",  # "the result is 7"
-            r"\b(?:I|we)(?:'d|'ll|\s+would|\s+will)?"  # "I choose B", "I'd go with B", "I meant B"
-            r"\s+(?:choose|chose|pick|picked|select|selected|go\s+with|say|meant?)\s+",
-            r"\bgo(?:ing)?\s+with\s+",  # "going with B"
-            r"\b(?:therefore|thus|hence|so),?\s+(?=\(?[A-Z]\)?\s*(?:[.!]|$))",  # "Therefore B."
-        )
-    ),
-    re.I,
-)
-
 # --- Changes of mind: what follows them is read first ------------------------------------------------------------
 
 _CHANGE = (
@@ -95,7 +60,7 @@ _CHANGE = (
     r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking))"
 )
 _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
-    r"(?:^|[.!?;,:\n)–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or)\b[ ,.!…-]{0,5}){0,3}"
+    r"(?:^|[.!?…;,:\n)–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or)\b[ ,.!…-]{0,5}){0,3}"
     rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
     re.I,
 )
@@ -139,7 +104,7 @@ def plain(text: str) -> str:
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
-    return joined_statements(without_unstated(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ","))))
+    return what_holds(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ",")))
 
 
 def find_if_ended(find: Callable[[str], Found], reply: str, finished: bool) -> Found:
@@ -266,7 +231,7 @@ def find_number(reply: str) -> Found:
     changed = LEADING_NO.sub("", after_change(text) or "")
     if re.search(r"\w", changed) and not STATED.search(changed) and (refuses(changed) or _two_numbers(changed)):
         return Found(None, "no single number after a change of mind")
-    corrected = re.match(rf"(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)\s+)?({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
+    corrected = re.match(rf"(?:(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)|I\s+meant)\s+)?({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
     if corrected:
         return Found(_tidy(corrected[1]), "stated after a change of mind")
     if _taken_back(text):

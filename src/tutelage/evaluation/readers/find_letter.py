@@ -18,12 +18,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from tutelage.evaluation.readers.cues import CHOSEN, STATED
 from tutelage.evaluation.readers.find_answer import (
-    CHOSEN,
     JOINT,
     LEADING_NO,
     READ_AT_MOST,
-    STATED,
     Found,
     after_change,
     last_line,

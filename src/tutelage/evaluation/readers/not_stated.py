@@ -1,22 +1,30 @@
-"""Clauses that name an answer without stating it: doubted ones are denials; asked and supposed ones state nothing."""
+"""Clauses that name an answer without stating it: denied or doubted, asked for, supposed, or said by others.
+
+Negatives are counted: of an odd number a claim is denied ("it is wrong to say that the answer is B"), of an even one
+it is made ("I don't doubt that the answer is B").
+"""
 
 from __future__ import annotations
 
 import re
 
-_NOT = r"(?:\s*n['’]t|\s+not)"
+from tutelage.evaluation.readers.taken_back import NEGATIVE
+
 _ANSWER = r"(?:the|my)\s+(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice)"
-_DOUBTED = re.compile(
-    r"\b(?:(?:I|we)\s+(?:"  # "I don't think that", "I cannot say", "we doubt that"
-    rf"(?:(?:do|did|would|ca|could){_NOT}|cannot|can\s+not)\s+(?:\w+ly\s+)?(?:think|believe|say|conclude|claim|agree|suppose)"
-    r"|(?:\w+ly\s+)?doubt)"
-    r"|(?:it|this|that)(?:"  # "it is unlikely that", "this doesn't mean that"
-    rf"(?:['’]s|\s+is|\s+seems)\s+(?:\w+ly\s+|very\s+|quite\s+)?(?:unlikely|doubtful|false|untrue|impossible|"
-    rf"not\s+(?:true|the\s+case|certain|likely))|\s+does{_NOT}\s+(?:mean|follow)))"
-    rf"\s+(?:that\s+)?((?:(?:the|my|this)\s+(?:\w+\s+)?\w+|it|this|that)(?:['’]s|\s+(?:is|was|(?:should|could|can)\s+be)))"
-    r"\s+(?!not\b)",
+_CLAIM = re.compile(  # what a clause may deny: "that the answer is", "that (B) is correct", "to choose B"
+    r"\b(?P<by>(?:that|say(?:ing)?|think|believe|claim|conclude|agree|suppose|argue|doubt|sure|certain|convinced)\s+"
+    r"(?=(?P<claim>(?:(?:the|my|this)\s+(?:\w+\s+)?\w+|it|this|that|(?:option\s+)?\(?(?-i:[A-Z])\)?)"
+    r"(?:['’]s|\s+(?:is|was|(?:should|could|can|would|must)\s+be)))\s+(?!not\b))"
+    r"|(?:choos(?:e|ing)|pick(?:ing)?|select(?:ing)?|go(?:ing)?\s+(?:with|for)|tak(?:e|ing)|accept(?:ing)?|answer(?:ing)?)\s+"
+    r"(?=(?:option\s+)?\(?(?-i:[A-Z])\b))(?:(?P=claim)\s+)?",
     re.I,
 )
+_CLAUSE_ENDS = re.compile(
+    r"[.,;:!?\n…()]|\b(?:so|thus|but|because|since|hence|therefore|and|or|which|whereas|while|although|though|if|when|unless|"
+    r"then)\b",
+    re.I,
+)
+_HARDLY = re.compile(r"\b(?:is|was|be)\s+(?:hardly|scarcely|never|by\s+no\s+means|far\s+from(?:\s+being)?)\s+", re.I)
 _SUPPOSED = re.compile(  # "If the answer is B, …", "whether the answer is B"
     rf"\b(?:if|whether|suppos(?:e|ing)|assum(?:e|ing)|unless)\s+(?:that\s+)?(?:{_ANSWER}|(?:the|this)\s+argument)\s+"
     r"(?:is|was|were|(?:should|would|could)\s+be)\s[^,.;!?\n]{1,80}",
@@ -47,10 +55,22 @@ _OTHER = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # kana, Chinese, Hangul
 def without_unstated(text: str) -> str:
     """The text with doubted answers denied ("I don't think the answer is B": "the answer is not B"), and without
     clauses that only ask for an answer or suppose one ("…")."""
-    text = _WRONG.sub("the answer is not ", _DOUBTED.sub(r"\1 not ", text))
+    text = _WRONG.sub("the answer is not ", _HARDLY.sub("is not ", _with_denials(text)))
     for unstated in (_SUPPOSED, _CLAIMED, _ASKED):
         text = unstated.sub("… ", text)
     return _NOT_BEST.sub("lesser: ", text)
+
+
+def _with_denials(text: str) -> str:
+    """The text with claims after an odd number of negatives in their clause as plain denials: "I doubt that the answer
+    is B" as "the answer is not B", "I would not choose B" as "not B"."""
+    parts, end = list[str](), 0
+    for found in _CLAIM.finditer(text):
+        clause = _CLAUSE_ENDS.split(text[max(end, found.start() - 100) : found.start()])[-1]
+        if len(NEGATIVE.findall(f"{clause}{found['by']}")) % 2:
+            parts += [text[end : found.start() - len(clause)], f" {found['claim'] or ''} not "]
+            end = found.end()
+    return "".join([*parts, text[end:]])
 
 
 def with_spaces(text: str) -> str:

@@ -73,20 +73,11 @@ _SO = r"(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?
 _REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
     rf"{_CUE}{_ONE}(?:[\s.;,!]+(?:{_SO}[\s,]+)*{_CUE}{_ONE})+", re.I
 )
-_RETRACTED = re.compile(  # "The answer is A. Wait, that's not right."
-    rf"(?:\bthe\s+)?\banswer(?:\s+is\b|\s*:)\s*{_SHORT}[\s.;!?]+(?=(?:(?:but|oh|wait|no|hmm+|actually|hold\s+on|sorry)\b[\s,.!…–—-]*){{1,4}}"
-    r"(?:that|this|it|I)(?:['’]s|\s+(?:is|was|looks|seems|can\s?not\s+be|can['’]t\s+be|made\s+a|am)|(?=['’]m))[^.;!?\n]{0,20}?"
-    r"\b(?:not\s+(?:right|correct|true)|wrong|incorrect|(?<=be\s)(?:right|correct)|(?:mistake|error))\b"
-    r"(?!\s*(?:to|if|when|option|answer|,\s*but)\b)(?!.{0,300}?\b(?:it|that|this|was)(?:\s+is|['’]s)?\s+(?:\w+\s+)?(?:right|correct|fine)\b))",
-    re.I | re.S,
-)
 _BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
 
 
 def joined_statements(text: str) -> str:
-    """The text with pairs of statements that differ and both hold as one statement, of no single answer, and so with
-    one that is taken back at once."""
-    text = _RETRACTED.sub(f"{_BOTH}. ", text)
+    """The text with pairs of statements that differ and both hold as one statement, of no single answer."""
     for pair in _PAIR:
         text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
 

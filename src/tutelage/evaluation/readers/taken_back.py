@@ -1,0 +1,112 @@
+"""What a reply takes back of what it stated: "That is wrong.", "I take that back.", ", but this is not correct".
+
+A verdict is a clause about the reply's own answer. An odd number of negatives ("it is not right") takes the answer back,
+with all that stands before it; an even one ("it is not wrong") upholds it. A verdict is about the answer if it names it
+("my answer", "the above answer"), if it is a formula ("scratch that"), or if a pronoun stands for it: in a statement's
+sentence, in the next one, or further on after a word of doubt ("hmm", "wait"). In "Some say that Paris is in Italy.
+However, this is not correct." the pronoun stands for something else.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tutelage.evaluation.readers.cues import CHOSEN, STATED
+
+NEGATIVE = re.compile(
+    r"\b(?:not|never|cannot|no|nobody|none|nothing|hardly|scarcely|wrong|incorrect|false|untrue|inaccurate|mistaken?|"
+    r"error|doubt\w*|disagree\w*|den(?:y|ies|ied)|refus\w+|reject\w*|hesitate|unlikely|impossible|implausible|premature|"
+    r"question|contradict\w*|violat\w+|far\s+from)\b|n['’]t\b",
+    re.I,
+)
+_DOUBT = r"(?:hm+|oh|oops|whoops|wait|no|sorry|actually|unfortunately|apologies|edit|update)"
+_OPENING = (  # "But wait, I now think that", "However, upon closer inspection,"
+    rf"(?:(?:{_DOUBT}|but|and|or|though|although|however|yet|still|so|well|then|please|note|(?:(?:I|we)\s+(?:now\s+|just\s+)?"
+    r"(?:think|reali[sz]ed?|see|noticed?|believe|fear|find)|it\s+(?:seems|turns\s+out|appears))(?:\s+that)?|"
+    r"(?:upon|on|after)\s+(?:\w+\s+)?(?:inspection|reflection|review|second\s+thoughts?|(?:re-?|double-?)?check(?:ing)?))"
+    r"\b[\s,.:!…–—-]*){0,6}"
+)
+_BEGINS = r"(?:^|(?<=[.!?…\n;:,(–—-])|(?<=[.!?…;:,–—-]\s))[ \t]*"  # of a sentence or clause
+_ENDS = r"(?=\s*(?:[.,;!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
+_ANSWER = r"(?:answer|choice|selection|guess|solution)"
+_OWN = (  # "my answer", "the above answer", "this choice"
+    rf"(?:(?:my|that|this)\s+(?:\w+\s+)?{_ANSWER}|my\s+(?:\w+\s+)?(?:conclusion|reasoning|calculation|analysis|logic)|"
+    rf"the\s+(?:above|previous|earlier|first|initial|original)\s+{_ANSWER}|the\s+{_ANSWER}\s+above)"
+)
+_BE = (
+    r"(?:['’]s|\s+(?:(?:is|was|does|did|do|has|would|could|must|should)(?:n['’]t)?|can['’]t|can\s?not|won['’]t|seems?|looks?|"
+    r"appears?|turns?\s+out)\b)"
+)
+_BETWEEN = (
+    r"(?:\s+(?:not|to|be|been|have|now|also|still|really|quite|just|all|in\s+fact|a|an|the|seem|look|n['’]t|\w+ly)\b)*"
+)
+_JUDGED = (
+    r"\s+(?:(?:right|correct|best|wrong|incorrect)\s+(?:answer|choice|option|one)|right|correct|fine|wrong|incorrect|"
+    r"(?-i:true|false)|untrue|mistaken|mistake|error|make\s+sense|add\s+up|work(?:\s+out)?|violate\s+the\s+(?:\w+\s+)?\w+)"
+)
+_STANDS = r"\s+(?:still\s+)?(?:stands|holds|works|(?:contradicts|violates)\s+the\s+(?:\w+\s+)?\w+)"
+_FORMULA = (
+    r"(?:I|we)\s+(?:must\s+|have\s+to\s+)?(?:take|took)\s+(?:that|this|it)\s+back|(?:scratch|strike|cancel)\s+that|"
+    r"(?:ignore|disregard|forget)\s+(?:that|this|the\s+above|(?:my|the)\s+(?:\w+\s+)?answer)|"
+    r"(?:I|we)(?:\s+have|['’]ve)?\s+made\s+an?\s+(?:\w+\s+)?(?:mistake|error)[^.!?\n]*|"
+    r"(?:I|we)(?:['’](?:m|re)|\s+(?:am|are|was|were))\s+(?:wrong|mistaken|incorrect)|"
+    r"(?:I|we|let\s+(?:me|us)|let['’]s)\s+(?:(?:need|have|want)\s+to\s+)?(?:(?:reconsider|rethink|think\s+again|"
+    r"start\s+(?:over|again)|try\s+again|redo|correct\s+(?:that|this|it|myself|my\s+\w+))[^.!?\n]*|"
+    r"(?:withdraw|retract|revise)\s+(?:that|this|it|my)[^.!?\n]*)"
+)
+_SHORT = r"not\s+(?:really|quite|correct|right)|it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
+_VERDICT = re.compile(
+    rf"{_BEGINS}(?P<opening>{_OPENING})(?:(?:(?P<own>{_OWN})|that|this|it|which)"
+    rf"(?P<verdict>{_BE}{_BETWEEN}{_JUDGED}|{_STANDS})|(?P<formula>{_FORMULA})|(?P<short>{_SHORT})|"
+    rf"(?:(?<=\bor\s)not|(?<=[\s.,!…–—-])(?:wrong|incorrect)))(?P<ends>{_ENDS})",
+    re.I | re.M,
+)
+_DOUBTS = re.compile(rf"\b{_DOUBT}\b|\bor\b", re.I)
+_SENTENCE_ENDS = re.compile(r"[.!?…](?=\s)|\n")
+_REASON = re.compile(r"\b(?:because|since|as|for|whereas|while)\b", re.I)
+_OTHERS = re.compile(  # in the text between a statement and a verdict: what a pronoun may stand for as well
+    r"\([A-Z]\)|\b(?:option|choice|statement)\s+\(?[A-Z]\b|^\W*[A-Z][.):]|\b(?:say|claim|think|believe|argue|assume|suggest)s?\b",
+    re.I | re.M,
+)
+
+
+def what_stands(text: str) -> str:
+    """What follows the last verdict that takes an answer back and is not itself overruled; all of the text without one.
+
+    "The answer is A. I take that back. It is B." → "It is B."
+    """
+    start = 0
+    for found in _VERDICT.finditer(text):
+        if re.match(r"[^.!\n]{0,80}\?", text[found.end() :]):
+            continue
+        wrong = found["verdict"] is None or len(NEGATIVE.findall(found["verdict"])) % 2 == 1
+        if not wrong:
+            start = start if _cue_in(text[start : found.start()]) else 0
+        elif re.search(r"\w", text[start : found.start()]) and _is_own(text, start, found):
+            start = found.end()
+    return text[start:].lstrip(" \t.,;:!)–—-") if start else text
+
+
+def _is_own(text: str, start: int, found: re.Match[str]) -> bool:
+    """Whether a verdict is about what the text states from `start` on."""
+    if found["own"] or found["formula"]:
+        return True
+    before = text[start : found.start()]
+    sentences = [one for one in _SENTENCE_ENDS.split(before)[-60:]]
+    if re.search(r"\w", sentences[-1]):  # the verdict is a clause: ", but this is wrong"
+        cues = _cue_in(sentences[-1])
+        return bool(cues) and not _REASON.search(sentences[-1], cues) and len(sentences[-1]) - cues < 60
+    said = [one for one in sentences if re.search(r"\w", one)]
+    if not said:
+        return False
+    if _cue_in(said[-1]) or (len(said) == 1 and len(said[0].split()) < 5):
+        return True
+    if not _DOUBTS.search(found["opening"]):
+        return False
+    cues = _cue_in(before)
+    return bool(cues) and not _OTHERS.search(before[cues:].partition(".")[2])
+
+
+def _cue_in(text: str) -> int:
+    """Where the text after the last cue begins; 0 without one."""
+    return max((match.end() for cue in (STATED, CHOSEN) for match in cue.finditer(text)), default=0)
