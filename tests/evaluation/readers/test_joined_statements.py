@@ -8,7 +8,7 @@ from growth import growth
 from tutelage.evaluation.benchmarks.bbh import find_answer
 from tutelage.evaluation.metrics import final_answer
 from tutelage.evaluation.readers.find_letter import find_letter
-from tutelage.evaluation.readers.second_answer import joined_statements
+from tutelage.evaluation.readers.parallel import joined_statements
 
 OPTIONS = ["Paris", "Rome", "Oslo"]
 KINDS = [("Yes", "No"), ("valid", "invalid"), ("3", "4"), ("three", "four"), ("] )", "> )"), ("fig pear", "pear fig")]

@@ -38,67 +38,6 @@ _OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose
     re.I,
 )
 _YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
-_SHORT = r"(?!not\b|n['’]t)(?:[^\n.;!?]|\.\d){1,60}?"
-_THE_ANSWER = rf"(?:the|my)\s+(?:(?:correct|right|best|final)\s+)?answer\s+(?:is|{_MAY}\s+be)\s+(?:also\s+)?"
-_OR_ELSE = r"(?:otherwise|else|if\s+not|in\s+the\s+other\s+case)\b,?\s+(?:then\s+)?"
-_PAIRS = [  # two statements of different answers, of which neither replaces the other
-    # "the answer is A and the answer is B"
-    rf"\b{_THE_ANSWER}({_SHORT}),?\s+(?:and|or)\s+(?:(?:also|maybe|perhaps)\s+)?{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))",
-    # "If it rains, the answer is A. Otherwise, the answer is B"
-    rf"\b(?:if|when|unless)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})[.;,]\s*(?:but\s+)?{_OR_ELSE}"
-    rf"(?:the\s+answer\s+is|it\s+is|it's)\s+({_SHORT})(?=\s*(?:[.;!?\n]|$))",
-    # "If they are men, the answer is A. If they are women, the answer is B"
-    rf"\b(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})[.;,]\s*(?:(?:but|and|while|whereas)\s+)?"
-    rf"(?:if|when)\b[^.;!?\n]{{1,100}}?,\s*(?:then\s+)?{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))"
-    r"(?!\W*(?:since|as|because|here|given|in\s+(?:this|our)|so|thus|now|we)\b)",
-    # "Answer 1: A\nAnswer 2: B"
-    rf"^[^\w\n]{{0,9}}answer[ ]*\(?(?:1|one|A)\)?[ ]*[:=][ ]*({_SHORT})[^\w\n]{{0,9}}\n{{1,3}}[^\w\n]{{0,9}}"
-    rf"answer[ ]*\(?(?:2|two|B)\)?[ ]*[:=][ ]*({_SHORT})(?=[^\w\n]{{0,9}}$)",
-    # "it may be 4 and may be 3"
-    rf"\b(?:answer|it)\s+{_MAY}\s+be\s+({_SHORT}),?\s+(?:and|or|but)\s+(?:it\s+)?{_MAY}\s+(?:also\s+)?be\s+({_SHORT})"
-    r"(?=\s*(?:[.;!?\n]|$))",
-]
-_PAIR = [re.compile(one, re.I | re.M) for one in _PAIRS]
-_DEPENDS = re.compile(r"\b(?:the|my)\s+answer\s+depends\b[^.\n]{1,120}\b(?:otherwise|else|if\s+not)\b[^.\n]*", re.I)
-_AS_WELL = re.compile(  # "The answer is A. So the answer is B as well."
-    rf"\b{_THE_ANSWER}({_SHORT}),?\s+{_TOO}(?=\s*(?:[.;!?\n]|$))", re.I
-)
-_STATEMENT = re.compile(rf"\b{_THE_ANSWER}({_SHORT})(?=\s*(?:[.;!?\n]|$))", re.I)
-_ONE = (  # "(A)", "(A) Paris", "A", "no", "3"
-    r"(?:\([A-Z]\)(?:[ ]\w[^\n.;!?]{0,60}(?=\n|$))?|(?-i:[A-Z])|yes|no|true|false|(?:in)?valid|-?\d+)"
-    r"(?=\s*(?:[.,;!?](?!\d)|\n|$))"
-)
-_CUE = r"\b(?:answer(?:\s+is|\s*:)|I(?:'d|\s+would)?\s+(?:choose|pick))\s+"
-_SO = r"(?:so|and|or|thus|therefore|hence|the|my|an?|final|correct|best|right|(?:an)?other|alternative|second|possible)"
-_REPEATED = re.compile(  # "Final answer: A\nFinal answer: B": nothing between them takes the first back
-    rf"{_CUE}{_ONE}(?:[\s.;,!]+(?:{_SO}[\s,]+)*{_CUE}{_ONE})+", re.I
-)
-_BOTH = "the answer is both of these"  # which every reader takes for a statement of no single answer
-
-
-def joined_statements(text: str) -> str:
-    """The text with pairs of statements that differ and both hold as one statement, of no single answer."""
-    for pair in _PAIR:
-        text = pair.sub(lambda found: _BOTH if _differ(found[1], found[2]) else found[0], text)
-
-    def repeated(found: re.Match[str]) -> str:
-        stated = {one.split()[0].strip("()").lower() for one in re.findall(f"{_CUE}({_ONE})", found[0], re.I)}
-        return _BOTH if len(stated) > 1 else found[0]
-
-    text = _REPEATED.sub(repeated, text)
-
-    def added(found: re.Match[str]) -> str:
-        before = _STATEMENT.findall(text[max(0, found.start() - 2000) : found.start()])
-        return _BOTH if before and _differ(before[-1], found[1]) else found[0]
-
-    return _AS_WELL.sub(added, _DEPENDS.sub(_BOTH, text))
-
-
-def _differ(one: str, other: str) -> bool:
-    """Whether two answers differ, of which one may say more than the other: "(B) Rome" and "B" do not."""
-    left, right = (re.findall(r"\w+", answer.lower()) or [*"".join(answer.split())] for answer in (one, other))
-    shared = min(len(left), len(right))
-    return left[:shared] != right[:shared]
 
 
 def claims_another(text: str, one: str, stated: str, value: Callable[[str], str | None] = str.lower) -> bool:

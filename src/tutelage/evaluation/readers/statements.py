@@ -5,7 +5,7 @@
 | a statement: a cue and what follows it (`cues.py`) | "the answer is B" | itself; the last one counts |
 | denied, asked for, supposed, said by others (`not_stated.py`) | "it is wrong to say that the answer is B" | "the answer is not B" |
 | taken back (`taken_back.py`) | "The answer is B. That is wrong. It is C." | "It is C." |
-| in parallel with a different one (`second_answer.py`) | "1. Answer: B\\n2. Answer: C" | a statement of both |
+| in parallel with a different one (`parallel.py`) | "1. Answer: B\\n2. Answer: C" | a statement of both |
 
 What else names another answer beside the last statement is a second one by the rules of `second_answer.py`.
 """
@@ -13,7 +13,7 @@ What else names another answer beside the last statement is a second one by the 
 from __future__ import annotations
 
 from tutelage.evaluation.readers.not_stated import without_unstated
-from tutelage.evaluation.readers.second_answer import joined_statements
+from tutelage.evaluation.readers.parallel import joined_statements
 from tutelage.evaluation.readers.taken_back import what_stands
 
 

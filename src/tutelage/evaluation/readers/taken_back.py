@@ -29,8 +29,8 @@ _OPENING = (  # "But wait, I now think that", "However, upon closer inspection,"
 _BEGINS = r"(?:^|(?<=[.!?…\n;:,(–—-])|(?<=[.!?…;:,–—-]\s))[ \t]*"  # of a sentence or clause
 _ENDS = r"(?=\s*(?:[.,;!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
 _ANSWER = r"(?:answer|choice|selection|guess|solution)"
-_OWN = (  # "my answer", "the above answer", "this choice"
-    rf"(?:(?:my|that|this)\s+(?:\w+\s+)?{_ANSWER}|my\s+(?:\w+\s+)?(?:conclusion|reasoning|calculation|analysis|logic)|"
+_OWN = (  # "my answer", "the above answer"
+    rf"(?:my\s+(?:\w+\s+)?{_ANSWER}|my\s+(?:\w+\s+)?(?:conclusion|reasoning|calculation|analysis|logic)|"
     rf"the\s+(?:above|previous|earlier|first|initial|original)\s+{_ANSWER}|the\s+{_ANSWER}\s+above)"
 )
 _BE = (
@@ -56,9 +56,9 @@ _FORMULA = (
 )
 _SHORT = r"not\s+(?:really|quite|correct|right)|it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
 _VERDICT = re.compile(
-    rf"{_BEGINS}(?P<opening>{_OPENING})(?:(?:(?P<own>{_OWN})|that|this|it|which)"
+    rf"{_BEGINS}(?P<opening>{_OPENING})(?:(?:(?P<own>{_OWN})|(?:that|this)(?:\s+{_ANSWER})?|it|which)"
     rf"(?P<verdict>{_BE}{_BETWEEN}{_JUDGED}|{_STANDS})|(?P<formula>{_FORMULA})|(?P<short>{_SHORT})|"
-    rf"(?:(?<=\bor\s)not|(?<=[\s.,!…–—-])(?:wrong|incorrect)))(?P<ends>{_ENDS})",
+    rf"(?P<bare>not|wrong|incorrect)){_ENDS}",
     re.I | re.M,
 )
 _DOUBTS = re.compile(rf"\b{_DOUBT}\b|\bor\b", re.I)
@@ -91,6 +91,9 @@ def _is_own(text: str, start: int, found: re.Match[str]) -> bool:
     """Whether a verdict is about what the text states from `start` on."""
     if found["own"] or found["formula"]:
         return True
+    doubts = _DOUBTS.search(found["opening"]) is not None
+    if found["bare"] and not doubts:
+        return False
     before = text[start : found.start()]
     sentences = [one for one in _SENTENCE_ENDS.split(before)[-60:]]
     if re.search(r"\w", sentences[-1]):  # the verdict is a clause: ", but this is wrong"
@@ -101,10 +104,8 @@ def _is_own(text: str, start: int, found: re.Match[str]) -> bool:
         return False
     if _cue_in(said[-1]) or (len(said) == 1 and len(said[0].split()) < 5):
         return True
-    if not _DOUBTS.search(found["opening"]):
-        return False
     cues = _cue_in(before)
-    return bool(cues) and not _OTHERS.search(before[cues:].partition(".")[2])
+    return doubts and bool(cues) and not _OTHERS.search(before[cues:].partition(".")[2])
 
 
 def _cue_in(text: str) -> int:
