@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.cues import CHOSEN, STATED
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
-from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case
+from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, left_open
 from tutelage.evaluation.readers.statements import what_holds
 
 
@@ -56,11 +56,11 @@ _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
 # --- Changes of mind: what follows them is read first ------------------------------------------------------------
 
 _CHANGE = (
-    r"(?:wait|actually|correction|sorry|scratch\s+that|edit(?=:)|no(?=[,:])|"
+    r"(?:wait|actually|correction|finally(?=:)|sorry|scratch\s+that|edit(?=:)|no(?=[,:])|"
     r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking))"
 )
 _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
-    r"(?:^|[.!?…;,:\n)–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or)\b[ ,.!…-]{0,5}){0,3}"
+    r"(?:^|[.!?…;,:\n)–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"
     rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
     re.I,
 )
@@ -104,7 +104,7 @@ def plain(text: str) -> str:
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
-    return what_holds(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ",")))
+    return left_open(what_holds(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ","))))
 
 
 def find_if_ended(find: Callable[[str], Found], reply: str, finished: bool) -> Found:

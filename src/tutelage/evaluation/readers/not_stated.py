@@ -27,7 +27,7 @@ _CLAUSE_ENDS = re.compile(
 _HARDLY = re.compile(r"(?<=\banswer )(?:is|was|(?:can|could|would)\s+be)\s+(?:hardly|scarcely|never|by\s+no\s+means|far\s+from(?:\s+being)?)\s+", re.I)
 _SUPPOSED = re.compile(  # "If the answer is B, …", "whether the answer is B"
     rf"\b(?:if|whether|suppos(?:e|ing)|assum(?:e|ing)|unless)\s+(?:that\s+)?(?:{_ANSWER}|(?:the|this)\s+argument)\s+"
-    r"(?:is|was|were|(?:should|would|could)\s+be)\s[^,.;!?\n]{1,80}",
+    r"(?:is|was|were|(?:should|would|could)\s+be)\s[^,.;!?\n]{1,80}|\bwhether\s+it\s+is\s+\(?(?-i:[A-Z])\b\)?",
     re.I,
 )
 _CLAIMED = re.compile(  # "One might think that the answer is B", "Many people say the answer is B"

@@ -33,7 +33,7 @@ _PART_LABEL = rf"(?:{_PART}\s*\(?(?:\d|[a-e]|one|two|three|four)\)?|(?:the\s+)?{
 _STATEMENT = re.compile(
     rf"(?:(?P<cue>\b(?:the|my|an?)\s+(?:\w+\s+)?answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?\s+(?:is|{_MAY}\s+be)\s+(?:also\s+)?)"
     rf"(?P<short>{_SHORT})"
-    rf"|\b(?:answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?(?:\s+is|\s*[:=])|I(?:['’]d|\s+would)?\s+(?:choose|pick)|it(?:['’]s|\s+is))"
+    rf"|\b(?:answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?(?:\s+is|\s*[:=])|I(?:['’]d|\s+would)?\s+(?:choose|pick)|(?P<it>it(?:['’]s|\s+is)))"
     rf"\s+(?P<one>{_ONE})"
     rf"|\b(?:it\s+)?(?P<may>{_MAY})\s+(?:also\s+)?be\s+(?P<maybe>{_ONE})"
     rf"|^[^\w\n]{{0,9}}answer[ ]*\(?(?:\d|one|two|three|[A-E])\)?[ ]*[:=][ ]*(?P<numbered>{_SHORT})"
@@ -55,9 +55,10 @@ _CASE = (  # "if it rains,", "for men"; not "for this reason", "in conclusion", 
 )
 _FIRST_CASE = re.compile(rf"{_CASE}\Z", re.I)
 _NEXT_CASE = re.compile(
-    rf"[\s.;,!–—-]*(?:(?:but|and|or|while|whereas)\s+)?(?:(?P<else>otherwise|else|if\s+not|in\s+the\s+other\s+case|in\s+which"
-    rf"\s+case)\b,?\s*(?:then\s+)?(?:{_SO}\s+)*|{_CASE})",
-    re.I,
+    rf"[\s.;,!–—-]*(?:(?:but|and|or|while|whereas)\s+)?{_CASE}", re.I
+)
+_ELSE = re.compile(
+    rf"\b(?:otherwise|else|if\s+not|in\s+the\s+other\s+case|in\s+which\s+case)\b,?\s*(?:then\s+)?(?:{_SO}\s+)*\Z", re.I
 )
 _DECIDED = re.compile(r"\W*(?:since|as|because|here|given|in\s+(?:this|our)|so|thus|now|we)\b", re.I)  # which case holds
 _JOINT = re.compile(r",?\s*(?:and|or)\s+(?:(?:also|maybe|perhaps)\s+)?", re.I)
@@ -107,19 +108,27 @@ def _parallel(text: str, run: _Run, found: re.Match[str]) -> bool:
         return True
     if found["may"] and not found[0].lower().startswith("it"):  # "it may be 4 and may be 3"
         return last["may"] is not None and _JOINT.fullmatch(f"{gap} ") is not None
-    if len(gap) > 250 or (run.differs and _CONCLUDES.search(f"{gap}{found[0]}")):
+    if len(gap) > 250 or run.first["it"] or (run.differs and _CONCLUDES.search(f"{gap}{found[0]}")):
         return False
-    atomic = all(re.fullmatch(_ONE, _answer(one), re.I) for one in (last, found))
-    if (atomic and _NOTHING.fullmatch(gap)) or _JOINT.fullmatch(gap) or (last["numbered"] and found["numbered"]):
+    atomic = _sort(last) is not None and _sort(last) == _sort(found)
+    if (atomic and not found["it"] and _NOTHING.fullmatch(gap)) or _JOINT.fullmatch(gap) or (last["numbered"] and found["numbered"]):
         return True
     lead = _SENTENCE_ENDS.split(text[max(0, run.first.start() - 150) : run.first.start()])[-1]
     if last is not run.first or run.first["part"] or _LABELLED.fullmatch(lead):
         if _LABELLED.fullmatch(gap) or (found["part"] and not re.search(r"\w", gap)):
             return True
     case, following = _FIRST_CASE.search(lead), _NEXT_CASE.fullmatch(gap)
-    if following and (following["else"] or (case and _kind(following) == _kind(case))):
+    if _ELSE.search(gap) or (case and following and _kind(following) == _kind(case)):
         return not _DECIDED.match(text, found.end())
     return atomic and not _CORRECTS.search(gap)
+
+
+def _sort(found: re.Match[str]) -> str | None:
+    """The sort of a statement's answer: letter, number or word; None for what is more than one of them."""
+    answer = _answer(found)
+    if not re.fullmatch(_ONE, answer, re.I):
+        return None
+    return "number" if re.search(r"\d", answer) else "letter" if len(re.findall(r"\w+", answer)[0]) == 1 else "word"
 
 
 def _kind(case: re.Match[str]) -> str:
@@ -133,6 +142,7 @@ def _answer(found: re.Match[str]) -> str:
 
 def _differ(one: str, other: str) -> bool:
     """Whether two answers differ, of which one may say more than the other: "(B) Rome" and "B" do not."""
+    one, other = (re.sub(r"(?<=\d),(?=\d{3})", "", answer) for answer in (one, other))
     left, right = (re.findall(r"\w+", answer.lower()) or [*"".join(answer.split())] for answer in (one, other))
     shared = min(len(left), len(right))
     return left[:shared] != right[:shared]

@@ -32,12 +32,42 @@ _COUNTS = re.compile(  # after an answer: "is possible", "would also be right", 
     rf"|{_RIGHT},?\s+{_TOO}|{_TOO}\s+{_RIGHT})\b)",
     re.I,
 )
+_THOUGH = re.compile(r",?\s*(?:though|however|anyway|either)\W*$", re.I)  # at a sentence's end, which limits nothing
 _OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose", "alternative answer:"
-    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could)\s+(?:be|choose|pick|select|say|think|accept)|"
+    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could(?:\s+also)?)\s+(?:be|choose|pick|select|say|think|accept|"
+    r"defend|justify)|"
     r"\bargue\s+for|\b(?:another|alternative)\s+(?:\w+\s+)?answer\s*(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}$",
     re.I,
 )
+_MAY_BE = re.compile(rf"[\s)]+{_MAY}\s+(?:very\s+|\w+ly\s+)?be\s+(?:\w+ly\s+)?{_RIGHT}\b(?!\s+to\b)", re.I)
+_IS_RIGHT = re.compile(rf"[\s)]+(?:is|are|seems)\s+(?:a\s+|the\s+)?{_RIGHT}\b", re.I)
+_ALSO = re.compile(r"\b(?:also|additionally|in\s+addition|likewise|similarly|equally)\W*$", re.I)
+_OUT = r"(?:exclude|rule\s+out|dismiss|discard|eliminate|reject)"
+_NOT_OUT = re.compile(  # "cannot be excluded", "is not wrong", "isn't impossible": two negatives
+    r"(?:\s+(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|excluded|dismissed|discarded|"
+    r"eliminated|rejected)|\s+(?:(?:is|are|would\s+be|seems)(?:n['’]t|\s+not)|would(?:n['’]t|\s+not)\s+be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|"
+    r"impossible|implausible|unreasonable|out\s+of\s+the\s+question))\b",
+    re.I,
+)
+_NOT_LEFT_OUT = re.compile(  # "we cannot rule out", "it is hard to exclude"
+    rf"\b(?:can(?:\s?not|['’]t)|(?:could|would|do|did|should)(?:n['’]t|\s+not)|(?:it(?:['’]s|\s+is)\s+|is\s+)?(?:hard|difficult|impossible|no\s+reason|no\s+way)\s+to)\s+"
+    rf"(?:\w+ly\s+)?{_OUT}\s+",
+    re.I,
+)
+_LESSER = re.compile(  # ", though D is possible"
+    r"[,;]?\s*\(?\b(?:though|although|but|while)\s+[^,.;!?\n]{1,40}?\s(?:is|are|" + _MAY + r"\s+be|seems?|remains?)\s+(?:also\s+)?"
+    r"(?:possible|plausible|conceivable|arguable|defensible)\b[^,.;!?\n]{0,30}",
+    re.I,
+)
+_BEST = re.compile(r"\b(?:best|most\s+(?:likely|probably|probable|plausible|reasonable|appropriate))\b[^.!?\n]*\Z", re.I)
 _YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
+
+
+def left_open(text: str) -> str:
+    """The text with two negatives about an answer as a claim ("D cannot be excluded" as "D is possible too"), and without
+    answers that it calls possible but ranks below another ("most likely B, though D is possible")."""
+    text = _LESSER.sub(lambda one: "" if _BEST.search(text[max(0, one.start() - 100) : one.start()]) else one[0], text)
+    return _NOT_LEFT_OUT.sub("could also accept ", _NOT_OUT.sub(" is possible too", text))
 
 
 def claims_another(text: str, one: str, stated: str, value: Callable[[str], str | None] = str.lower) -> bool:
@@ -55,9 +85,11 @@ def claims_another(text: str, one: str, stated: str, value: Callable[[str], str 
 
 
 def _is_claimed(before: str, after: str) -> bool:
-    """Whether the words around an answer in its sentence say that it is right too."""
+    """Whether the words around an answer in its sentence say that it is right or possible too."""
+    after = _THOUGH.sub("", after)
     offered = _OFFERED.search(before[-60:]) and re.match(rf"[\s)]*(?:[.,:)]|{_TOO}\b|$)", after)
-    return bool(offered or _COUNTS.match(after)) and not _YET.search(after)
+    also = _ALSO.search(before[-20:]) and _IS_RIGHT.match(after)
+    return bool(offered or also or _COUNTS.match(after) or _MAY_BE.match(after)) and not _YET.search(after)
 
 
 _VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
@@ -66,16 +98,18 @@ _LETTER = re.compile(
     rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|{_JOINING}|too)\b)\w)"
     rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
 )
-_SENTENCE_END = re.compile(r"\n\s*(?:\d+[.)]\s)?|[;!?]|(?<!\b[A-Z])\.(?!\w)")  # not that of "A. Paris"
+_SENTENCE_END = re.compile(  # not that of "A. Paris", nor in "B for men; for women, D."
+    r"\n\s*(?:\d+[.)]\s)?|[!?]|(?<!\b[A-Z])\.(?!\w)|;(?![^;.!?\n]{0,40}\b[A-Z]\b\W*(?:[.;]|$))"
+)
 _REASON = re.compile(r"\b(?:because|since)\b", re.I)
 _FILLER = re.compile(rf"\b(?:{_JOINING}|is|are|should|would|I'd|I|say|choose|pick|too)\b|[\W_]", re.I)
 _NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
-    rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|guess|think|for|"
+    rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|defend|justify|guess|think|for|"
     r"is|are|if|not|[A-Z]))[\s\"“'‘]*$",
     re.I,
 )
 _SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
-    r"\b(?:because|since|as(?!\s+well)|given|due|where|when|which|that|who|rather|instead|over|than|unlike|"
+    r"\b(?:because|since|as(?!\s+well)|given|due|where|when|which|that|who|others?|remaining|rather|instead|over|than|unlike|"
     r"(?<!if )not|(?<!together )(?<!along )with|from|among)\b|n['’]t\b|:|,\s*for\b",
     re.I,
 )
@@ -98,10 +132,13 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
             before, after = sentence[: name.start()], sentence[name.end() :]
             one = (name[1] or name[2] or "").upper()
             symbol = one not in letters or (wrapped and name[2])
-            if one == letter or (symbol and _words(before)) or (name[2] and not _NO_NAME.search(before[-30:])):
+            if one == letter or (name[2] and not _NO_NAME.search(before[-30:])):
+                continue
+            claimed = _is_claimed(before, after)
+            if symbol and _words(before) and not (claimed and one in letters):
                 continue
             aside = words and (_SET_ASIDE.search(before) or _HAS_VERB.match(after))
-            if _is_claimed(before, after) or (joins and not aside):
+            if claimed or (joins and not aside):
                 return True
     return False
 
@@ -123,8 +160,13 @@ def differs_by_case(text: str, words: str) -> bool:
     """Whether a text answers one word in one case and another in another: "Yes if it rains, no if not"."""
     match = re.search(
         rf"\b(?P<one>{words})\b\)?,?\s+(?P<case>if|when|unless|for|under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|\b(?:and|but|or)\b)\s*\(?"
-        rf"(?:otherwise,?\s+(?P<else>{words})\b|(?P<two>{words})\b\)?,?\s+(?:(?P=case)\b|otherwise\b))",
+        rf"(?:otherwise,?\s+(?P<else>{words})\b|(?P<two>{words})\b\)?,?\s+(?:(?P=case)\b|otherwise\b)|"
+        rf"(?P=case)\s[^\n.;,]{{1,40}}?[:,]?\s+(?P<last>{words})\b(?!\s+\w))"
+        rf"|\b(?P<outer>{words})\b\s*\((?:or\s+)?(?P<inner>{words})\s+(?:if|when|for|in|under)\b",
         text,
         re.I,
     )
-    return match is not None and match["one"].lower() != (match["else"] or match["two"]).lower()
+    if match is None:
+        return False
+    other = match["else"] or match["two"] or match["last"] or match["inner"]
+    return (match["one"] or match["outer"]).lower() != other.lower()

@@ -27,7 +27,7 @@ _OPENING = (  # "But wait, I now think that", "However, upon closer inspection,"
     r"\b[\s,.:!…–—-]*){0,6}"
 )
 _BEGINS = r"(?:^|(?<=[.!?…\n;:,(–—-])|(?<=[.!?…;:,–—-]\s))[ \t]*"  # of a sentence or clause
-_ENDS = r"(?=\s*(?:[.,;!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
+_ENDS = r"(?=\s*(?:[.,;:!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
 _ANSWER = r"(?:answer|choice|selection|guess|solution)"
 _OWN = (  # "my answer", "the above answer"
     rf"(?:my\s+(?:\w+\s+)?{_ANSWER}|my\s+(?:\w+\s+)?(?:conclusion|reasoning|calculation|analysis|logic)|"
