@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluation.readers.statements import what_holds
 from tutelage.evaluation.readers.second_answer import differs_by_case
+from tutelage.evaluation.readers.statements import what_holds
 from tutelage.evaluation.readers.thoughts import answer_of
 
 

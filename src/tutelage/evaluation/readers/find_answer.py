@@ -56,11 +56,11 @@ _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
 # --- Changes of mind: what follows them is read first ------------------------------------------------------------
 
 _CHANGE = (
-    r"(?:wait|actually|correction|finally(?=:)|sorry|scratch\s+that|edit(?=:)|no(?=[,:])|"
+    r"(?:wait|actually|correction|finally(?=:)|make\s+(?:that|it)|I\s+meant|sorry|scratch\s+that|edit(?=:)|no(?=[,:])|"
     r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking))"
 )
 _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
-    r"(?:^|[.!?…;,:\n)–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"
+    r"(?:^|[.!?…;,:\n()–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"
     rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
     re.I,
 )
@@ -82,8 +82,10 @@ _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples
 )
 _NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more", "3+", "3 | 4", "3, but also 4", "3. Or 4", "3 + 4."
     rf"\W*(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than)\b|[^\w\n]*[±<>≤≥]|\W*{_A_NUMBER}(?:\+(?!\s*\d)"
-    rf"|\s+or\s+(?:more|fewer|less)\b|\s*[-+*/×÷]\s*{_A_NUMBER}\s*(?:[.;!\n]|$)|[\"'”’]?(?:\s*[|?]\s*|[.?!]+\s+or\s+|,?\s+"
-    rf"(?:but|also|maybe|or)\s+(?:(?:also|maybe|perhaps|possibly|it|could|might|may|be)\s+)+|\s+but\s+)[\"'“‘]?{_A_NUMBER})",
+    rf"|\s+or\s+(?:more|fewer|less)\b|\s*[-+*/×÷]\s*{_A_NUMBER}\s*(?:[.;!\n]|$)|[\"'”’]?(?:\s*[|?]\s*|"
+    rf"[.?!]+\s+or\s+|,?\s+"
+    rf"(?:but|also|maybe|or)\s+(?:(?:also|maybe|perhaps|possibly|it|could|might|may|be)\s+)+|"
+    rf"\s+but\s+)[\"'“‘]?{_A_NUMBER})",
     re.I,
 )
 _NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2}}", re.I)
@@ -231,7 +233,8 @@ def find_number(reply: str) -> Found:
     changed = LEADING_NO.sub("", after_change(text) or "")
     if re.search(r"\w", changed) and not STATED.search(changed) and (refuses(changed) or _two_numbers(changed)):
         return Found(None, "no single number after a change of mind")
-    corrected = re.match(rf"(?:(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)|I\s+meant)\s+)?({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
+    it_is = r"(?:(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)|I\s+meant)\s+)?"
+    corrected = re.match(rf"{it_is}({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
     if corrected:
         return Found(_tidy(corrected[1]), "stated after a change of mind")
     if _taken_back(text):

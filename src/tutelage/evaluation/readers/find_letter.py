@@ -60,7 +60,8 @@ _COULD_BE = re.compile(
     rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
 )
 _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
-    r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|(?:because|since|as|"
+    r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|"
+    r"(?:because|since|as|"
     r"is|and|or|with|for|which|not|rather|instead)\b))|([a-z])(?=\s*(?:[.!]|\n|$)))"
 )
 _ITEM = r"(?:[-*•]|\d[.)])\s+\W*([A-Z])(?!['’-]?\w)(?!\s+[a-z])[^\n]*(?:\n\s*|$)"  # "1. (A) Paris"
@@ -232,7 +233,8 @@ def _stated_letter(text: str, letters: str, read: Callable[[str], str | None]) -
 def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
     """The last letter of the form "(B) is the correct one"; NO_SINGLE where it is not offered, or "also" is, or one
     sentence says so of two letters."""
-    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z⁂])\)?(?:\s+(?:is|are|seems|looks|would be)\s+|:\s+)"
+    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z⁂])\)?"
+    pattern += r"(?:\s+(?:is|are|seems|looks|would be)\s+|:\s+(?:[Tt]his\s+is\s+)?)"
     pattern += r"(?:(?:the|clearly|therefore|thus|most|only|indeed|(also|equally|likewise))\s+)*"
     pattern += r"(correct|right|best|true|answer|likely)\b"
     text = re.sub(r"\([a-z]\)", lambda found: found[0].upper(), text)
@@ -352,9 +354,10 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         rf"(?:{several}|[{letters}]\s*[-–]\s*[{letters}]\b)",
         rf"(?i:\b(?:rul|eliminat|exclud)(?:e[sd]?|ing)(?:\s+out)?\s+(?:both\s+)?(?:options?\s+)?)(?:{several}|{one})",
         # "A and C are both wrong", "(C) is incorrect"
-        rf"{one}[^.;!?\n]{{0,40}}?,?\s+(?:but|which|though|although)\s+(?i:(?:it|this|that)\s+)?(?:is|seems)\s+(?i:not\s+(?:the\s+)?(?:right|"
+        rf"{one}[^.;!?\n]{{0,40}}?,?\s+(?:but|which|though|although)\s+(?i:(?:it|this|that)\s+)?(?:is|was|"
+        rf"seems)\s+(?i:not\s+(?:the\s+)?(?:right|"
         r"correct)|wrong|incorrect)\b",  # "The closest is B, but it is not correct"
-        rf"(?<!answer is )(?<!answer is \()(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+){_DENIED}",
+        rf"(?<!answer is )(?<!answer is \()(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+(?i:this\s+)?){_DENIED}",
     ):
         text = re.sub(denial, hidden, text)
 
@@ -369,7 +372,8 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
     return re.sub(
-        rf"(?<=ither\s){several}|(?<=oth\s){several}|{several}(?!\)?{verb})|\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|through)[ \t]*)?\([A-Z]\))+",
+        rf"(?<=ither\s){several}|(?<=oth\s){several}|{several}(?!\)?{verb})|\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|"
+        rf"through)[ \t]*)?\([A-Z]\))+",
         unless_an_option,
         text,
     )

@@ -15,25 +15,39 @@ _CLAIM = re.compile(  # what a clause may deny: "that the answer is", "that (B) 
     r"\b(?P<by>(?:that|say(?:ing)?|think|believe|claim|conclude|agree|suppose|argue|doubt|sure|certain|convinced)\s+"
     r"(?=(?P<claim>(?:(?:the|my|this)\s+(?:\w+\s+)?\w+|it|this|that|(?:option\s+)?\(?(?-i:[A-Z])\)?)"
     r"(?:['’]s|\s+(?:is|was|(?:should|could|can|would|must)\s+be)))\s+(?!not\b))"
-    r"|(?:choos(?:e|ing)|pick(?:ing)?|select(?:ing)?|go(?:ing)?\s+(?:with|for)|tak(?:e|ing)|accept(?:ing)?|answer(?:ing)?)\s+"
+    r"|(?:choos(?:e|ing)|pick(?:ing)?|select(?:ing)?|go(?:ing)?\s+(?:with|for)|tak(?:e|ing)|accept(?:ing)?|"
+    r"answer(?:ing)?)\s+"
     r"(?=(?:option\s+)?\(?(?-i:[A-Z])\b))(?:(?P=claim)\s+)?",
     re.I,
 )
 _CLAUSE_ENDS = re.compile(
-    r"[.,;:!?\n…()]|\b(?:so|thus|but|because|since|hence|therefore|and|or|which|whereas|while|although|though|if|when|unless|"
+    r"[.,;:!?\n…()]|\b(?:so|thus|but|because|since|hence|therefore|and|or|which|whereas|while|although|though|"
+    r"if|when|unless|"
     r"then)\b",
     re.I,
 )
-_HARDLY = re.compile(r"(?<=\banswer )(?:is|was|(?:can|could|would)\s+be)\s+(?:hardly|scarcely|never|by\s+no\s+means|far\s+from(?:\s+being)?)\s+", re.I)
+_IS_FALSE = re.compile(  # "That the answer is B is wrong", "to say the answer is B would be a mistake"
+    r"\b(?:that|say(?:ing)?)\s+((?:the|my)\s+(?:\w+\s+)?answer\s+is)\s+([^.,;!?\n]{1,40}?)\s+(?:is|was|"
+    r"would\s+be)\s+(?:an?\s+)?"
+    r"(?:wrong|incorrect|false|untrue|mistaken?|error)\b",
+    re.I,
+)
+_HARDLY = re.compile(
+    r"(?<=\banswer )(?:is|was|(?:can|could|would)\s+be)\s+"
+    r"(?:hardly|scarcely|never|by\s+no\s+means|far\s+from(?:\s+being)?)\s+",
+    re.I,
+)
 _SUPPOSED = re.compile(  # "If the answer is B, …", "whether the answer is B"
     rf"\b(?:if|whether|suppos(?:e|ing)|assum(?:e|ing)|unless)\s+(?:that\s+)?(?:{_ANSWER}|(?:the|this)\s+argument)\s+"
     r"(?:is|was|were|(?:should|would|could)\s+be)\s[^,.;!?\n]{1,80}|\bwhether\s+it\s+is\s+\(?(?-i:[A-Z])\b\)?",
     re.I,
 )
 _CLAIMED = re.compile(  # "One might think that the answer is B", "Many people say the answer is B"
-    r"\b(?:(?:one|you|some|someone|people|students?)\s+(?:(?:may|might|could)\s+)(?:\w+ly\s+)?(?:be\s+tempted\s+to\s+)?|"
+    r"\b(?:(?:one|you|some|someone|people|students?)\s+(?:(?:may|might|"
+    r"could)\s+)(?:\w+ly\s+)?(?:be\s+tempted\s+to\s+)?|"
     r"(?:many|some|most|other)(?:\s+(?:people|students|others))?\s+(?:(?:may|might|would)\s+)?(?:\w+ly\s+)?)"
-    rf"(?:think|believe|assume|say|argue|claim|guess)\s+(?:that\s+)?{_ANSWER}\s+(?:is|was|(?:should|would|could)\s+be)\s"
+    rf"(?:think|believe|assume|say|argue|claim|guess)\s+(?:that\s+)?{_ANSWER}\s+(?:is|was|(?:should|would|"
+    rf"could)\s+be)\s"
     r"[^,.;!?\n]{1,80}",
     re.I,
 )
@@ -42,7 +56,8 @@ _NOT_BEST = re.compile(  # "The second best answer is B", "the worst answer is B
     re.I,
 )
 _WRONG = re.compile(  # "The wrong answer is B" denies B
-    r"\b(?:an?|the|one|another)\s+(?:\w+\s+)?(?:wrong|incorrect)\s+(?:answer|option|choice)\s+(?:is|was|would\s+be)\s+(?!not\b)",
+    r"\b(?:an?|the|one|another)\s+(?:\w+\s+)?(?:wrong|incorrect)\s+(?:answer|option|choice)\s+(?:is|was|"
+    r"would\s+be)\s+(?!not\b)",
     re.I,
 )
 _ASKED = re.compile(  # "Is the answer B?", "Could the answer be B?", but not with a "yes" after it
@@ -55,7 +70,7 @@ _OTHER = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # kana, Chinese, Hangul
 def without_unstated(text: str) -> str:
     """The text with doubted answers denied ("I don't think the answer is B": "the answer is not B"), and without
     clauses that only ask for an answer or suppose one ("…")."""
-    text = _WRONG.sub("the answer is not ", _HARDLY.sub("is not ", _with_denials(text)))
+    text = _WRONG.sub("the answer is not ", _HARDLY.sub("is not ", _with_denials(_IS_FALSE.sub(r"\1 not \2", text))))
     for unstated in (_SUPPOSED, _CLAIMED, _ASKED):
         text = unstated.sub("… ", text)
     return _NOT_BEST.sub("lesser: ", text)

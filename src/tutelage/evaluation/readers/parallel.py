@@ -28,16 +28,19 @@ _SHORT = (  # any answer
     r"(?=\s*(?:[.;!?,](?!\d)|\n|$|(?:and|or|but|for|if|when|unless|in|while|whereas|as\s+well|too)\b))"
 )
 _ORDINAL = r"(?:first|second|third|fourth|1st|2nd|3rd|4th)"
-_PART = r"(?:part|(?:sub-?)?question|problem|case|blank|item|answer|statement|scenario|interpretation|reading)"
+_PART = r"(?:q|part|(?:sub-?)?question|problem|case|blank|item|answer|statement|scenario|interpretation|reading)"
 _PART_LABEL = rf"(?:{_PART}\s*\(?(?:\d|[a-e]|one|two|three|four)\)?|(?:the\s+)?{_ORDINAL}(?:\s+(?:{_PART}|one))?)"
 _STATEMENT = re.compile(
-    rf"(?:(?P<cue>\b(?:the|my|an?)\s+(?:\w+\s+)?answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?\s+(?:is|{_MAY}\s+be)\s+(?:also\s+)?)"
+    rf"(?:(?P<cue>\b(?:the|my|an?)\s+(?:\w+\s+)?answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?\s+(?:is|"
+    rf"{_MAY}\s+be)\s+(?:also\s+)?)"
     rf"(?P<short>{_SHORT})"
-    rf"|\b(?:answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?(?:\s+is|\s*[:=])|I(?:['’]d|\s+would)?\s+(?:choose|pick)|(?P<it>it(?:['’]s|\s+is)))"
+    rf"|(?:\b|(?=####))(?:answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?(?:\s+is|\s*[:=])|I(?:['’]d|"
+    rf"\s+would)?\s+(?:choose|pick)|####|(?P<it>it(?:['’]s|\s+is)))"
     rf"\s+(?P<one>{_ONE})"
     rf"|\b(?:it\s+)?(?P<may>{_MAY})\s+(?:also\s+)?be\s+(?P<maybe>{_ONE})"
     rf"|^[^\w\n]{{0,9}}answer[ ]*\(?(?:\d|one|two|three|[A-E])\)?[ ]*[:=][ ]*(?P<numbered>{_SHORT})"
-    rf"|(?:^|(?<=[.;\n,]\s)|(?<=\n))[^\w\n]{{0,9}}{_PART_LABEL}\s*[:=–—-]\s*(?P<part>{_ONE}))"
+    rf"|(?:^|(?<=[.;\n,]\s)|(?<=\n))[^\w\n]{{0,9}}{_PART_LABEL}\s*[:=–—-]\s*(?P<part>{_ONE})"
+    rf"|\b(?:if|when|for|in|under)\b[^.;!?\n,:]{{1,60}}[,:]\s*(?![-−$]?\d)(?P<cased>{_ONE}))"
     r"(?P<too>,?\s+(?:too|as\s+well|also)\b)?",
     re.I | re.M,
 )
@@ -49,21 +52,24 @@ _NOTHING = re.compile(rf"[\s.;,!]*(?:{_SO}[\s,]+)*", re.I)  # between two statem
 _LABEL = rf"(?:[-*•]|\(?(?:\d{{1,2}}|[a-e]|i{{1,3}})[.)]|{_PART_LABEL}\s*[:,.)]?|(?:for|in|on)\s+{_PART_LABEL},?)"
 _LABELLED = re.compile(rf"[\s.;,!]*(?:and\s+)?{_LABEL}\s*(?:{_SO}\s+)*", re.I)
 _CASE = (  # "if it rains,", "for men"; not "for this reason", "in conclusion", "for the final step"
-    r"\b(?P<case>if|when|unless|assuming|suppose|for|in|under|with)\b(?!\s+(?:this|these|that|such|all|our|conclusion|summary|"
+    r"\b(?P<case>if|when|unless|assuming|suppose|for|in|under|with)\b(?!\s+(?:this|these|that|such|all|our|"
+    r"conclusion|summary|"
     r"short|fact|total|sum|other\s+words|the\s+end|example|instance|reality)\b)"
-    r"(?![^.;!?\n]{0,30}\b(?:final|last|whole|overall)\b)[^.;!?\n]{1,100}?(?:[,:]\s*)?(?:then\s+)?(?:{so}\s+)*".replace("{so}", _SO)
+    r"(?![^.;!?\n]{0,30}\b(?:final|last|whole|"
+    r"overall)\b)[^.;!?\n]{1,100}?(?:[,:]\s*)?(?:then\s+)?(?:{so}\s+)*".replace("{so}", _SO)
 )
 _FIRST_CASE = re.compile(rf"{_CASE}\Z", re.I)
-_NEXT_CASE = re.compile(
-    rf"[\s.;,!–—-]*(?:(?:but|and|or|while|whereas)\s+)?{_CASE}", re.I
-)
+_NEXT_CASE = re.compile(rf"[\s.;,!–—-]*(?:(?:but|and|or|while|whereas)\s+)?{_CASE}", re.I)
 _ELSE = re.compile(
     rf"\b(?:otherwise|else|if\s+not|in\s+the\s+other\s+case|in\s+which\s+case)\b,?\s*(?:then\s+)?(?:{_SO}\s+)*\Z", re.I
 )
-_DECIDED = re.compile(r"\W*(?:since|as|because|here|given|in\s+(?:this|our)|so|thus|now|we)\b", re.I)  # which case holds
+_DECIDED = re.compile(  # which case holds
+    r"\W*(?:since|as|because|here|given|in\s+(?:this|our)|so|thus|now|we)\b", re.I
+)
 _JOINT = re.compile(r",?\s*(?:and|or)\s+(?:(?:also|maybe|perhaps)\s+)?", re.I)
 _CORRECTS = re.compile(
-    r"[.!?\n]|\b(?:but|no|rather|actually|wait|so|therefore|thus|hence|not|finally|however|then|instead|thought|which|because|"
+    r"[.!?\n]|\b(?:but|no|rather|actually|wait|so|therefore|thus|hence|not|finally|however|then|instead|thought|"
+    r"which|because|"
     r"since|correction)\b|n['’]t\b",
     re.I,
 )
@@ -111,12 +117,17 @@ def _parallel(text: str, run: _Run, found: re.Match[str]) -> bool:
     if len(gap) > 250 or run.first["it"] or (run.differs and _CONCLUDES.search(f"{gap}{found[0]}")):
         return False
     atomic = _sort(last) is not None and _sort(last) == _sort(found)
-    if (atomic and not found["it"] and _NOTHING.fullmatch(gap)) or _JOINT.fullmatch(gap) or (last["numbered"] and found["numbered"]):
+    if last["cased"] or found["cased"]:
+        both = bool(last["cased"] and found["cased"]) and not re.search(r"\w", gap)
+        return both and not _DECIDED.match(text, found.end())
+    if (atomic and not found["it"] and _NOTHING.fullmatch(gap)) or _JOINT.fullmatch(gap):
+        return True
+    if last["numbered"] and found["numbered"]:
         return True
     lead = _SENTENCE_ENDS.split(text[max(0, run.first.start() - 150) : run.first.start()])[-1]
-    if last is not run.first or run.first["part"] or _LABELLED.fullmatch(lead):
-        if _LABELLED.fullmatch(gap) or (found["part"] and not re.search(r"\w", gap)):
-            return True
+    labelled = last is not run.first or run.first["part"] or _LABELLED.fullmatch(lead)
+    if labelled and (_LABELLED.fullmatch(gap) or (found["part"] and not re.search(r"\w", gap))):
+        return True
     case, following = _FIRST_CASE.search(lead), _NEXT_CASE.fullmatch(gap)
     if _ELSE.search(gap) or (case and following and _kind(following) == _kind(case)):
         return not _DECIDED.match(text, found.end())
@@ -137,7 +148,7 @@ def _kind(case: re.Match[str]) -> str:
 
 
 def _answer(found: re.Match[str]) -> str:
-    return next(filter(None, (found[name] for name in ("short", "one", "maybe", "numbered", "part"))))
+    return next(filter(None, (found[name] for name in ("short", "one", "maybe", "numbered", "part", "cased"))))
 
 
 def _differ(one: str, other: str) -> bool:

@@ -27,44 +27,59 @@ _MAY = r"(?:would|could|can|may|might)"
 _TOO = r"(?:too|as\s+well|also)"
 _RIGHT = r"(?:correct|right|true|valid|answer|choice|option|good|fine|likely|works?|fits?|applies|qualifies|do)"
 _COUNTS = re.compile(  # after an answer: "is possible", "would also be right", "is right too", "works as well"
-    rf"(?=[\s)]+(?:is|are|seems|being|{_TOO}|equally|works|fits|applies|qualifies|{_MAY})\b)[^,.]{{0,30}}?\b(?:(?:possible|plausible|"
-    rf"defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|another)\s+(?:\w+\s+){{0,2}}{_RIGHT}"
+    rf"(?=[\s)]+(?:is|are|seems|being|{_TOO}|equally|works|fits|applies|qualifies|"
+    rf"{_MAY})\b)[^,.]{{0,30}}?\b(?:(?:possible|plausible|"
+    rf"defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|"
+    rf"another)\s+(?:\w+\s+){{0,2}}{_RIGHT}"
     rf"|{_RIGHT},?\s+{_TOO}|{_TOO}\s+{_RIGHT})\b)",
     re.I,
 )
 _THOUGH = re.compile(r",?\s*(?:though|however|anyway|either)\W*$", re.I)  # at a sentence's end, which limits nothing
 _OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose", "alternative answer:"
-    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could(?:\s+also)?)\s+(?:be|choose|pick|select|say|think|accept|"
+    rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could(?:\s+also)?)\s+(?:be|choose|"
+    rf"pick|select|say|think|accept|"
     r"defend|justify)|"
     r"\bargue\s+for|\b(?:another|alternative)\s+(?:\w+\s+)?answer\s*(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}$",
     re.I,
 )
 _MAY_BE = re.compile(rf"[\s)]+{_MAY}\s+(?:very\s+|\w+ly\s+)?be\s+(?:\w+ly\s+)?{_RIGHT}\b(?!\s+to\b)", re.I)
-_IS_RIGHT = re.compile(rf"[\s)]+(?:is|are|seems)\s+(?:a\s+|the\s+)?{_RIGHT}\b", re.I)
-_ALSO = re.compile(r"\b(?:also|additionally|in\s+addition|likewise|similarly|equally)\W*$", re.I)
+_ALSO = re.compile(rf"\b(?:additionally|in\s+addition|likewise|similarly|equally|no\s+less|just\s+as|{_TOO})\b", re.I)
+_GOOD = re.compile(  # what is said of an answer, and not of a thing
+    r"\b(?:correct|right|valid|acceptable|(?:im)?plausible|reasonable|defensible|possible(?!\s+to\b)|merits?|"
+    r"case\s+(?:for|can|could)|"
+    r"accept|would\s+work|fits)\b",
+    re.I,
+)
+_SO_IS = re.compile(r"\bso\s+(?:is|are|does|would|might)\W{1,3}$", re.I)
 _OUT = r"(?:exclude|rule\s+out|dismiss|discard|eliminate|reject)"
 _NOT_OUT = re.compile(  # "cannot be excluded", "is not wrong", "isn't impossible": two negatives
-    r"(?:\s+(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|excluded|dismissed|discarded|"
-    r"eliminated|rejected)|\s+(?:(?:is|are|would\s+be|seems)(?:n['’]t|\s+not)|would(?:n['’]t|\s+not)\s+be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|"
+    r"(?:\s+(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|"
+    r"excluded|dismissed|discarded|"
+    r"eliminated|rejected)|\s+(?:(?:is|are|would\s+be|seems)(?:n['’]t|\s+not)|would(?:n['’]t|"
+    r"\s+not)\s+be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|"
     r"impossible|implausible|unreasonable|out\s+of\s+the\s+question))\b",
     re.I,
 )
 _NOT_LEFT_OUT = re.compile(  # "we cannot rule out", "it is hard to exclude"
-    rf"\b(?:can(?:\s?not|['’]t)|(?:could|would|do|did|should)(?:n['’]t|\s+not)|(?:it(?:['’]s|\s+is)\s+|is\s+)?(?:hard|difficult|impossible|no\s+reason|no\s+way)\s+to)\s+"
-    rf"(?:\w+ly\s+)?{_OUT}\s+",
+    rf"\b(?:can(?:\s?not|['’]t)|(?:could|would|do|did|should)(?:n['’]t|\s+not)|(?:it(?:['’]s|\s+is)\s+|"
+    rf"is\s+)?(?:hard|difficult|impossible|no\s+reason|no\s+way)\s+to)\s+"
+    rf"(?:\w+ly\s+)?{_OUT}\s+|\bnothing\s+(?:speaks|argues)\s+against\s+",
     re.I,
 )
 _LESSER = re.compile(  # ", though D is possible"
-    r"[,;]?\s*\(?\b(?:though|although|but|while)\s+[^,.;!?\n]{1,40}?\s(?:is|are|" + _MAY + r"\s+be|seems?|remains?)\s+(?:also\s+)?"
+    r"[,;]?\s*\(?\b(?:though|although|but|while)\s+[^,.;!?\n]{1,40}?\s(?:is|are|" + _MAY + r"\s+be|seems?|"
+    r"remains?)\s+(?:also\s+)?"
     r"(?:possible|plausible|conceivable|arguable|defensible)\b[^,.;!?\n]{0,30}",
     re.I,
 )
-_BEST = re.compile(r"\b(?:best|most\s+(?:likely|probably|probable|plausible|reasonable|appropriate))\b[^.!?\n]*\Z", re.I)
-_YET = re.compile(r"\b(?:but|though|although|however|yet|if|only|less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I)
+_BEST = re.compile(r"\b(?:best|most\s+(?:likely|probabl[ey]|plausible|reasonable|appropriate))\b[^.!?\n]*\Z", re.I)
+_YET = re.compile(
+    r"\b(?:but|though|although|however|yet|if|only|(?<!no )less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I
+)
 
 
 def left_open(text: str) -> str:
-    """The text with two negatives about an answer as a claim ("D cannot be excluded" as "D is possible too"), and without
+    """The text with two negatives about an answer as a claim ("D cannot be excluded": "D is possible too"), and without
     answers that it calls possible but ranks below another ("most likely B, though D is possible")."""
     text = _LESSER.sub(lambda one: "" if _BEST.search(text[max(0, one.start() - 100) : one.start()]) else one[0], text)
     return _NOT_LEFT_OUT.sub("could also accept ", _NOT_OUT.sub(" is possible too", text))
@@ -88,14 +103,17 @@ def _is_claimed(before: str, after: str) -> bool:
     """Whether the words around an answer in its sentence say that it is right or possible too."""
     after = _THOUGH.sub("", after)
     offered = _OFFERED.search(before[-60:]) and re.match(rf"[\s)]*(?:[.,:)]|{_TOO}\b|$)", after)
-    also = _ALSO.search(before[-20:]) and _IS_RIGHT.match(after)
-    return bool(offered or also or _COUNTS.match(after) or _MAY_BE.match(after)) and not _YET.search(after)
+    said = f"{before} {after}"
+    also = _ALSO.search(said) and _GOOD.search(said) and (len(said) < 60 or _ALSO.search(before[-20:]))
+    right = _SO_IS.search(before) or _COUNTS.match(after) or _MAY_BE.match(after)
+    return bool(offered or also or right) and not _YET.search(after)
 
 
 _VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
 # An option's letter, in brackets or bare, which is no pronoun, article, quantity ("E = mc2") or argument ("P(A)").
 _LETTER = re.compile(
-    rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|{_JOINING}|too)\b)\w)"
+    rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|"
+    rf"{_JOINING}|too)\b)\w)"
     rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
 )
 _SENTENCE_END = re.compile(  # not that of "A. Paris", nor in "B for men; for women, D."
@@ -104,12 +122,14 @@ _SENTENCE_END = re.compile(  # not that of "A. Paris", nor in "B for men; for wo
 _REASON = re.compile(r"\b(?:because|since)\b", re.I)
 _FILLER = re.compile(rf"\b(?:{_JOINING}|is|are|should|would|I'd|I|say|choose|pick|too)\b|[\W_]", re.I)
 _NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
-    rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|defend|justify|guess|think|for|"
+    rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|"
+    rf"defend|justify|guess|think|for|"
     r"is|are|if|not|[A-Z]))[\s\"“'‘]*$",
     re.I,
 )
 _SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
-    r"\b(?:because|since|as(?!\s+well)|given|due|where|when|which|that|who|others?|remaining|rather|instead|over|than|unlike|"
+    r"\b(?:because|since|as(?!\s+well)|given|due|where|when|which|that|who|others?|remaining|rather|instead|"
+    r"over|than|unlike|"
     r"(?<!if )not|(?<!together )(?<!along )with|from|among)\b|n['’]t\b|:|,\s*for\b",
     re.I,
 )
@@ -159,7 +179,8 @@ def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = st
 def differs_by_case(text: str, words: str) -> bool:
     """Whether a text answers one word in one case and another in another: "Yes if it rains, no if not"."""
     match = re.search(
-        rf"\b(?P<one>{words})\b\)?,?\s+(?P<case>if|when|unless|for|under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|\b(?:and|but|or)\b)\s*\(?"
+        rf"\b(?P<one>{words})\b\)?,?\s+(?P<case>if|when|unless|for|under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|"
+        rf"\b(?:and|but|or)\b)\s*\(?"
         rf"(?:otherwise,?\s+(?P<else>{words})\b|(?P<two>{words})\b\)?,?\s+(?:(?P=case)\b|otherwise\b)|"
         rf"(?P=case)\s[^\n.;,]{{1,40}}?[:,]?\s+(?P<last>{words})\b(?!\s+\w))"
         rf"|\b(?P<outer>{words})\b\s*\((?:or\s+)?(?P<inner>{words})\s+(?:if|when|for|in|under)\b",

@@ -3,7 +3,7 @@
 | | example | becomes |
 |---|---|---|
 | a statement: a cue and what follows it (`cues.py`) | "the answer is B" | itself; the last one counts |
-| denied, asked for, supposed, said by others (`not_stated.py`) | "it is wrong to say that the answer is B" | "the answer is not B" |
+| denied, asked for, supposed (`not_stated.py`) | "it is wrong to say that the answer is B" | "the answer is not B" |
 | taken back (`taken_back.py`) | "The answer is B. That is wrong. It is C." | "It is C." |
 | in parallel with a different one (`parallel.py`) | "1. Answer: B\\n2. Answer: C" | a statement of both |
 

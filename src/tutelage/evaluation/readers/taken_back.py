@@ -1,10 +1,10 @@
 """What a reply takes back of what it stated: "That is wrong.", "I take that back.", ", but this is not correct".
 
-A verdict is a clause about the reply's own answer. An odd number of negatives ("it is not right") takes the answer back,
-with all that stands before it; an even one ("it is not wrong") upholds it. A verdict is about the answer if it names it
-("my answer", "the above answer"), if it is a formula ("scratch that"), or if a pronoun stands for it: in a statement's
-sentence, in the next one, or further on after a word of doubt ("hmm", "wait"). In "Some say that Paris is in Italy.
-However, this is not correct." the pronoun stands for something else.
+A verdict is a clause about the reply's own answer. An odd number of negatives ("it is not right") takes the answer
+back, with all that stands before it; an even one ("it is not wrong") upholds it. A verdict is about the answer if it
+names it ("my answer", "the above answer"), if it is a formula ("scratch that"), or if a pronoun stands for it: in a
+statement's sentence, in the next one, or further on after a word of doubt ("hmm", "wait"). In "Some say that Paris is in
+Italy. However, this is not correct." the pronoun stands for something else.
 """
 
 from __future__ import annotations
@@ -15,26 +15,33 @@ from tutelage.evaluation.readers.cues import CHOSEN, STATED
 
 NEGATIVE = re.compile(
     r"\b(?:not|never|cannot|no|nobody|none|nothing|hardly|scarcely|wrong|incorrect|false|untrue|inaccurate|mistaken?|"
-    r"error|doubt\w*|disagree\w*|den(?:y|ies|ied)|refus\w+|reject\w*|hesitate|unlikely|impossible|implausible|premature|"
+    r"error|doubt\w*|disagree\w*|den(?:y|ies|ied)|refus\w+|reject\w*|hesitate|unlikely|impossible|implausible|"
+    r"premature|"
     r"question|contradict\w*|violat\w+|far\s+from)\b|n['’]t\b",
     re.I,
 )
-_DOUBT = r"(?:hm+|oh|oops|whoops|wait|no|sorry|actually|unfortunately|apologies|edit|update)"
+_DOUBT = (
+    r"(?:hm+|oh|hold\s+on|hang\s+on|never\s+mind|my\s+(?:mistake|bad)|oops|whoops|wait|no|sorry|actually|unfortunately|"
+    r"apologies|edit|update)"
+)
 _OPENING = (  # "But wait, I now think that", "However, upon closer inspection,"
-    rf"(?:(?:{_DOUBT}|but|and|or|though|although|however|yet|still|so|well|then|please|note|(?:(?:I|we)\s+(?:now\s+|just\s+)?"
+    rf"(?:(?:{_DOUBT}|but|and|or|though|although|however|yet|still|so|well|then|please|note|(?:(?:I|"
+    rf"we)\s+(?:now\s+|just\s+)?"
     r"(?:think|reali[sz]ed?|see|noticed?|believe|fear|find)|it\s+(?:seems|turns\s+out|appears))(?:\s+that)?|"
-    r"(?:upon|on|after)\s+(?:\w+\s+)?(?:inspection|reflection|review|second\s+thoughts?|(?:re-?|double-?)?check(?:ing)?))"
+    r"(?:upon|on|after)\s+(?:\w+\s+)?(?:inspection|reflection|review|second\s+thoughts?|(?:re-?|"
+    r"double-?)?check(?:ing)?))"
     r"\b[\s,.:!…–—-]*){0,6}"
 )
 _BEGINS = r"(?:^|(?<=[.!?…\n;:,(–—-])|(?<=[.!?…;:,–—-]\s))[ \t]*"  # of a sentence or clause
-_ENDS = r"(?=\s*(?:[.,;:!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
+_ENDS = r"(?=\s*(?:[.,;!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
 _ANSWER = r"(?:answer|choice|selection|guess|solution)"
 _OWN = (  # "my answer", "the above answer"
     rf"(?:my\s+(?:\w+\s+)?{_ANSWER}|my\s+(?:\w+\s+)?(?:conclusion|reasoning|calculation|analysis|logic)|"
     rf"the\s+(?:above|previous|earlier|first|initial|original)\s+{_ANSWER}|the\s+{_ANSWER}\s+above)"
 )
 _BE = (
-    r"(?:['’]s|\s+(?:(?:is|was|does|did|do|has|would|could|must|should)(?:n['’]t)?|can['’]t|can\s?not|won['’]t|seems?|looks?|"
+    r"(?:['’]s|\s+(?:(?:is|was|does|did|do|has|would|could|must|should)(?:n['’]t)?|can['’]t|can\s?not|won['’]t|"
+    r"seems?|looks?|"
     r"appears?|turns?\s+out)\b)"
 )
 _BETWEEN = (
@@ -42,30 +49,38 @@ _BETWEEN = (
 )
 _JUDGED = (
     r"\s+(?:(?:right|correct|best|wrong|incorrect)\s+(?:answer|choice|option|one)|right|correct|fine|wrong|incorrect|"
-    r"(?-i:true|false)|untrue|mistaken|mistake|error|make\s+sense|add\s+up|work(?:\s+out)?|violate\s+the\s+(?:\w+\s+)?\w+)"
+    r"(?-i:true|false)|untrue|mistaken|mistake|error|make\s+sense|add\s+up|work(?:\s+out)?|"
+    r"violate\s+the\s+(?:\w+\s+)?\w+)"
 )
 _STANDS = r"\s+(?:still\s+)?(?:stands|holds|works|(?:contradicts|violates)\s+the\s+(?:\w+\s+)?\w+)"
 _FORMULA = (
-    r"(?:I|we)\s+(?:must\s+|have\s+to\s+)?(?:take|took)\s+(?:that|this|it)\s+back|(?:scratch|strike|cancel)\s+that|"
+    r"(?:I|we)\s+(?:must\s+|have\s+to\s+)?(?:take|took)\s+(?:that|this|it)\s+back|(?:I|we)(?:\s+have|"
+    r"['’]ve)?\s+changed\s+(?:my|our)\s+minds?|"
+    r"(?:scratch|strike|cancel)\s+that|"
     r"(?:ignore|disregard|forget)\s+(?:that|this|the\s+above|(?:my|the)\s+(?:\w+\s+)?answer)|"
     r"(?:I|we)(?:\s+have|['’]ve)?\s+made\s+an?\s+(?:\w+\s+)?(?:mistake|error)[^.!?\n]*|"
     r"(?:I|we)(?:['’](?:m|re)|\s+(?:am|are|was|were))\s+(?:wrong|mistaken|incorrect)|"
     r"(?:I|we|let\s+(?:me|us)|let['’]s)\s+(?:(?:need|have|want)\s+to\s+)?(?:(?:reconsider|rethink|think\s+again|"
-    r"start\s+(?:over|again)|try\s+again|redo|correct\s+(?:that|this|it|myself|my\s+\w+))[^.!?\n]*|"
+    r"start\s+(?:over|again)|try\s+again|redo|correct\s+(?:that|this|it|myself|my\s+\w+))[^.!?:\n]*|"
     r"(?:withdraw|retract|revise)\s+(?:that|this|it|my)[^.!?\n]*)"
 )
-_SHORT = r"not\s+(?:really|quite|correct|right)|it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
+_SHORT = (
+    r"nope|(?:that|this)(?:['’]s|\s+is)\s+not\s+it|not\s+(?:really|quite|correct|right)|"
+    r"it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
+)
 _VERDICT = re.compile(
     rf"{_BEGINS}(?P<opening>{_OPENING})(?:(?:(?P<own>{_OWN})|(?:that|this)(?:\s+{_ANSWER})?|it|which)"
-    rf"(?P<verdict>{_BE}{_BETWEEN}{_JUDGED}|{_STANDS})|(?P<formula>{_FORMULA})|(?P<short>{_SHORT})|"
-    rf"(?P<bare>not|wrong|incorrect)){_ENDS}",
+    rf"(?P<verdict>{_BE}{_BETWEEN}{_JUDGED}|{_STANDS}){_ENDS}|"
+    rf"(?:(?P<formula>{_FORMULA})|{_SHORT}|(?P<bare>not|wrong|incorrect))(?::|{_ENDS}))",
     re.I | re.M,
 )
 _DOUBTS = re.compile(rf"\b{_DOUBT}\b|\bor\b", re.I)
 _SENTENCE_ENDS = re.compile(r"[.!?…](?=\s)|\n")
+_WHY = re.compile(r",?\s*(?:because|since|as)\b[^.!?\n]*", re.I)
 _REASON = re.compile(r"\b(?:because|since|as|for|whereas|while)\b", re.I)
 _OTHERS = re.compile(  # in the text between a statement and a verdict: what a pronoun may stand for as well
-    r"\([A-Z]\)|\b(?:option|choice|statement)\s+\(?[A-Z]\b|^\W*[A-Z][.):]|\b(?:say|claim|think|believe|argue|assume|suggest)s?\b",
+    r"\([A-Z]\)|\b(?:option|choice|statement)\s+\(?[A-Z]\b|^\W*[A-Z][.):]|\b(?:say|claim|think|believe|argue|"
+    r"assume|suggest)s?\b",
     re.I | re.M,
 )
 
@@ -83,7 +98,8 @@ def what_stands(text: str) -> str:
         if not wrong:
             start = start if _cue_in(text[start : found.start()]) else 0
         elif re.search(r"\w", text[start : found.start()]) and _is_own(text, start, found):
-            start = found.end()
+            why = _WHY.match(text, found.end())
+            start = why.end() if why else found.end()
     return text[start:].lstrip(" \t.,;:!)–—-") if start else text
 
 
@@ -95,7 +111,7 @@ def _is_own(text: str, start: int, found: re.Match[str]) -> bool:
     if found["bare"] and not doubts:
         return False
     before = text[start : found.start()]
-    sentences = [one for one in _SENTENCE_ENDS.split(before)[-60:]]
+    sentences = _SENTENCE_ENDS.split(before)[-60:]
     if re.search(r"\w", sentences[-1]):  # the verdict is a clause: ", but this is wrong"
         cues = _cue_in(sentences[-1])
         return bool(cues) and not _REASON.search(sentences[-1], cues) and len(sentences[-1]) - cues < 60
