@@ -57,7 +57,8 @@ _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
 
 _CHANGE = (
     r"(?:wait|actually|correction|finally(?=:)|make\s+(?:that|it)|I\s+meant|sorry|scratch\s+that|edit(?=:)|no(?=[,:])|"
-    r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking))"
+    r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking(?:\s+again)?)|"
+    r"rather(?=\s+\(?[A-Z]\b))"
 )
 _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
     r"(?:^|[.!?…;,:\n()–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"

@@ -43,10 +43,11 @@ _SUPPOSED = re.compile(  # "If the answer is B, …", "whether the answer is B"
     re.I,
 )
 _CLAIMED = re.compile(  # "One might think that the answer is B", "Many people say the answer is B"
-    r"\b(?:(?:one|you|some|someone|people|students?)\s+(?:(?:may|might|"
+    r"\b(?:(?:any(?:one|body)|who(?:ever)?|those|everyone)\s+(?:who\s+)?|"
+    r"(?:one|you|some|someone|people|students?)\s+(?:(?:may|might|"
     r"could)\s+)(?:\w+ly\s+)?(?:be\s+tempted\s+to\s+)?|"
     r"(?:many|some|most|other)(?:\s+(?:people|students|others))?\s+(?:(?:may|might|would)\s+)?(?:\w+ly\s+)?)"
-    rf"(?:think|believe|assume|say|argue|claim|guess)\s+(?:that\s+)?{_ANSWER}\s+(?:is|was|(?:should|would|"
+    rf"(?:think|believe|assume|say|argue|claim|guess)s?\s+(?:that\s+)?{_ANSWER}\s+(?:is|was|(?:should|would|"
     rf"could)\s+be)\s"
     r"[^,.;!?\n]{1,80}",
     re.I,

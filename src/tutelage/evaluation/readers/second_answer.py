@@ -42,7 +42,10 @@ _OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose
     r"\bargue\s+for|\b(?:another|alternative)\s+(?:\w+\s+)?answer\s*(?:is|:)|\balternatively|\bor\s+is\s+it)\W{1,3}$",
     re.I,
 )
-_MAY_BE = re.compile(rf"[\s)]+{_MAY}\s+(?:very\s+|\w+ly\s+)?be\s+(?:\w+ly\s+)?{_RIGHT}\b(?!\s+to\b)", re.I)
+_MAY_BE = re.compile(
+    rf"[\s)]+{_MAY}\s+(?:very\s+|\w+ly\s+)?be\s+(?:\w+ly\s+)?(?:{_RIGHT}|argued|defended|justified|accepted)\b(?!\s+to\b)",
+    re.I,
+)
 _ALSO = re.compile(rf"\b(?:additionally|in\s+addition|likewise|similarly|equally|no\s+less|just\s+as|{_TOO})\b", re.I)
 _GOOD = re.compile(  # what is said of an answer, and not of a thing
     r"\b(?:correct|right|valid|acceptable|(?:im)?plausible|reasonable|defensible|possible(?!\s+to\b)|merits?|"

@@ -3,7 +3,7 @@
 A verdict is a clause about the reply's own answer. An odd number of negatives ("it is not right") takes the answer
 back, with all that stands before it; an even one ("it is not wrong") upholds it. A verdict is about the answer if it
 names it ("my answer", "the above answer"), if it is a formula ("scratch that"), or if a pronoun stands for it: in a
-statement's sentence, in the next one, or further on after a word of doubt ("hmm", "wait"). In "Some say that Paris is in
+statement's sentence, in the next one, or later after a word of doubt ("hmm", "wait"). In "Some say that Paris is in
 Italy. However, this is not correct." the pronoun stands for something else.
 """
 
@@ -27,7 +27,7 @@ _DOUBT = (
 _OPENING = (  # "But wait, I now think that", "However, upon closer inspection,"
     rf"(?:(?:{_DOUBT}|but|and|or|though|although|however|yet|still|so|well|then|please|note|(?:(?:I|"
     rf"we)\s+(?:now\s+|just\s+)?"
-    r"(?:think|reali[sz]ed?|see|noticed?|believe|fear|find)|it\s+(?:seems|turns\s+out|appears))(?:\s+that)?|"
+    r"(?:think|reali[sz]ed?|see|noticed?|believe|fear|find)|it\s+(?:seems|turns\s+out|appears))(?:\s+now)?(?:\s+that)?|"
     r"(?:upon|on|after)\s+(?:\w+\s+)?(?:inspection|reflection|review|second\s+thoughts?|(?:re-?|"
     r"double-?)?check(?:ing)?))"
     r"\b[\s,.:!…–—-]*){0,6}"
@@ -42,7 +42,7 @@ _OWN = (  # "my answer", "the above answer"
 _BE = (
     r"(?:['’]s|\s+(?:(?:is|was|does|did|do|has|would|could|must|should)(?:n['’]t)?|can['’]t|can\s?not|won['’]t|"
     r"seems?|looks?|"
-    r"appears?|turns?\s+out)\b)"
+    r"appears?|turn(?:s|ed)?\s+out)\b)"
 )
 _BETWEEN = (
     r"(?:\s+(?:not|to|be|been|have|now|also|still|really|quite|just|all|in\s+fact|a|an|the|seem|look|n['’]t|\w+ly)\b)*"
@@ -56,6 +56,7 @@ _STANDS = r"\s+(?:still\s+)?(?:stands|holds|works|(?:contradicts|violates)\s+the
 _FORMULA = (
     r"(?:I|we)\s+(?:must\s+|have\s+to\s+)?(?:take|took)\s+(?:that|this|it)\s+back|(?:I|we)(?:\s+have|"
     r"['’]ve)?\s+changed\s+(?:my|our)\s+minds?|"
+    r"(?:I|we)(?:\s+have|['’]ve)?\s+mis(?:read|understood|calculated|counted|interpreted)[^.!?\n]*|"
     r"(?:scratch|strike|cancel)\s+that|"
     r"(?:ignore|disregard|forget)\s+(?:that|this|the\s+above|(?:my|the)\s+(?:\w+\s+)?answer)|"
     r"(?:I|we)(?:\s+have|['’]ve)?\s+made\s+an?\s+(?:\w+\s+)?(?:mistake|error)[^.!?\n]*|"
@@ -65,7 +66,7 @@ _FORMULA = (
     r"(?:withdraw|retract|revise)\s+(?:that|this|it|my)[^.!?\n]*)"
 )
 _SHORT = (
-    r"nope|(?:that|this)(?:['’]s|\s+is)\s+not\s+it|not\s+(?:really|quite|correct|right)|"
+    r"nope|(?:that|this|it)\s+(?:can['’]t|can\s?not)\s+be|(?:that|this)(?:['’]s|\s+is)\s+not\s+it|not\s+(?:really|quite|correct|right)|"
     r"it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
 )
 _VERDICT = re.compile(
