@@ -67,6 +67,18 @@ def test_pilots_are_nested_and_share_no_row_with_dev_rows(workshop: Workshop) ->
     assert not ids[2] & dev
 
 
+def test_a_part_with_more_bad_rows_than_the_whole_may_have_is_used_without_them(workshop: Workshop) -> None:
+    """Two rows in 320 are within 1 %, and two in the 24 of a pilot are not."""
+    from tutelage.data.dataset import load_dataset
+
+    file = recipe(workshop)
+    part = part_of(find_arms(load_recipe(file), file.parent), 1 / 16)
+    long = [row.id for row in load_dataset("train", part.data["train"], file.parent).conversations][:2]
+    workshop.rows("train", [row | ({"prompt": "one " * 200} if row["id"] in long else {}) for row in MANY])
+    found = forecast(workshop, file, pilot="short")
+    assert [pilot.rows for pilot in found.known.pilots] == [24]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
