@@ -18,6 +18,7 @@ from tutelage.data.sources import paths_of, resolve_sources
 from tutelage.recipe.load import default_student
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainStage
+from tutelage.runs.cost.facts import shape_at
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
 from tutelage.runs.row_notes import SectionRows, row_notes, section_rows, shared_questions
@@ -54,7 +55,8 @@ class ResultRow:
     chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
-    steps: int | None = None  # of the optimizer, from the first stage on; None: no training, or it is not done
+    steps: int | None = None  # of the optimizer, from the recipe's student on; None: no training, or it is not done
+    weights: int | None = None  # of the model; None: not known
     teacher: str | None = None  # of a row that a teacher taught: the teacher's stage, or `teacher`
     start: str | None = None  # the model that its stage began with, by its label; None: no stage made it
     data: tuple[str, ...] = ()  # the sections that its stage read
@@ -273,6 +275,7 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         teacher=stage.teacher if isinstance(stage, TaughtStage) else None,
         start=_start(planner, stage) if isinstance(stage, TrainStage) else None,
         data=tuple(names_of(stage.data)) if isinstance(stage, TrainStage) else (),
+        weights=_weights(planner, subject, runs.values()),
         of_teacher=_of_teacher(planner, subject),
     )
 
@@ -294,7 +297,20 @@ def _of_teacher(planner: Planner, name: str) -> bool:
 def _steps(planner: Planner, name: str) -> int | None:
     if not isinstance(planner.stages.get(name), TrainStage):
         return None
-    return steps_of(planner.stage_run(name, planner.recipe.seeds[0]), planner.root)
+    # What made the student that all begin with (its healing, say) is not part of an arm's training.
+    student = planner.recipe.student if planner.recipe.student != name else None
+    run = planner.stage_run(name, planner.recipe.seeds[0])
+    return steps_of(run, planner.root, student if isinstance(student, str) else None)
+
+
+def _weights(planner: Planner, name: str, runs: Iterable[RowRun]) -> int | None:
+    """The number of weights of a row's model; None where it is not made, and for shapes that are not known."""
+    made = next((run.trained for run in runs if run.trained is not None), None)
+    student = planner.recipe.student
+    given = student.path if name == "base" and not isinstance(student, str) else None
+    path = given if made is None else str(made / run_folder.MODEL)
+    shape = shape_at(path) if path is not None else None
+    return None if shape is None else shape.weights
 
 
 def _is_shared(planner: Planner, name: str) -> bool:
