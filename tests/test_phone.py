@@ -22,7 +22,7 @@ from tutelage.forecasting.page import write_forecast
 from tutelage.report.recipe.page import build_report
 from tutelage.report.study.page import write_study_report
 from tutelage.runs.recipe_results import TrainedModel
-from tutelage.runs.row_notes import SectionRows
+from tutelage.runs.rows.notes import SectionRows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 

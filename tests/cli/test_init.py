@@ -298,8 +298,10 @@ def test_test_rows_that_are_training_rows_are_named(
     here("train.csv", "dev.csv", "test.csv")
     said = capsys.readouterr().out
     assert (
-        "1 of 2 test rows ask what a training row asks, so scores look better than they are: remove test.csv:2" in said
-    )
+        "1 of the 2 questions of task `test` is also in data.train, on which models are trained: scores on it look "
+        "better than they are (test.csv:2 repeats train.csv:5)"
+    ) in said
+    assert "2 of the 2 questions of data.dev are also in data.train, on which models are trained: its loss look" in said
     assert "nearly" not in said
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset
-from tutelage.data.seen_rows import SeenRows
 from tutelage.data.sources import local_files
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.rows.seen import SeenRows
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint

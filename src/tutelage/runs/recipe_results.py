@@ -20,7 +20,7 @@ from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainSt
 from tutelage.runs.cost.facts import shape_at
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.row_notes import SectionRows, left_out_notes, row_notes, section_rows, shared_questions
+from tutelage.runs.rows.notes import SectionRows, left_out_notes, row_notes, section_rows, shared_questions
 from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, evaluations, restricted, search_task, trained
 from tutelage.runs.stages.earlier import reading_note

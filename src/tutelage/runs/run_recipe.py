@@ -20,7 +20,7 @@ from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids, shared_gpus
 from tutelage.runs.recipe_results import RecipeResults, read_results
-from tutelage.runs.row_notes import notes_on_rows
+from tutelage.runs.rows.notes import notes_on_rows
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search, restricted

@@ -17,7 +17,7 @@ from tutelage.runs.cost.cpu import BUSY
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.preflight.machine import free_disk
-from tutelage.runs.row_notes import notes_on_rows, read_used_rows
+from tutelage.runs.rows.notes import notes_on_rows, read_used_rows
 from tutelage.runs.run import Run
 from tutelage.start.estimate import EVALUATIONS, Estimate, Here, estimate, runs_of
 from tutelage.start.look import Look, measure

@@ -17,10 +17,10 @@ from tutelage.data.columns import BadRow
 from tutelage.data.dataset import LoadedData, load_dataset
 from tutelage.data.encode_rows import encode_all
 from tutelage.data.left_out import beside_texts
-from tutelage.data.seen_rows import gaps
 from tutelage.data.sources import odd_separators, read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
+from tutelage.runs.rows.seen import gaps
 from tutelage.start.files import Form, find_form, form_of, said_unused, text_columns, without_text
 
 FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS = 200, 5000, 40  # rows that are looked at

@@ -18,7 +18,7 @@ from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RowRun
-from tutelage.runs.row_notes import SectionRows
+from tutelage.runs.rows.notes import SectionRows
 
 pytestmark = pytest.mark.slow
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SPOKEN_OF = 3  # other models whose distance is given
 POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors of what four of five cases show
 MOST_TIMES = 20  # as many test rows as there are: a difference that needs more is not worth them
+_ALL = {1: "the other", 2: "both others"}
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparison
     if not equals:
         return []
     if not rest:
-        return [f"It was shown to be better than {'the other' if len(better) == 1 else f'all {len(better)} others'}."]
+        return [f"It was shown to be better than {_ALL.get(len(better), f'all {len(better)} others')}."]
     may = f"{_names(rest)} may be as good"
     if not better:
         return [f"But no difference that large was shown to be more than chance: {may}."]

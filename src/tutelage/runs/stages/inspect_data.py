@@ -14,13 +14,13 @@ from tutelage.data.chat_template import ChatTemplate
 from tutelage.data.columns import BadRow, listed
 from tutelage.data.dataset import LoadedData, load_dataset, repetitions
 from tutelage.data.encode_rows import encode_all, in_rows, notes, prompt_notes
-from tutelage.data.seen_rows import in_file_order
 from tutelage.data.sources import odd_separators
 from tutelage.models.load import load_template
 from tutelage.recipe.load import made_by
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import ModelConfig
 from tutelage.recipe.stages import EvaluateStage
+from tutelage.runs.rows.seen import in_file_order
 
 
 @dataclass(frozen=True)

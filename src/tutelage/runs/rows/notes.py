@@ -21,8 +21,8 @@ from tutelage.recipe.stages import EvaluateStage, TrainStage
 from tutelage.runs.search import search_task
 
 if TYPE_CHECKING:
-    from tutelage.data.seen_rows import SeenRows
     from tutelage.runs.planner import Planner
+    from tutelage.runs.rows.seen import SeenRows
 
 NEAR = 0.7  # estimated Jaccard similarity of character 5-grams, as of the filters of synthetic rows
 
@@ -134,18 +134,20 @@ def shared_questions(planner: Planner) -> list[str]:
                 for name in uses.choosing
             }
         for what, other in beside.items():
-            notes += _both(f"task `{task}`", asked, what, other, "scores on {them} look better than they are")
+            notes += shared_notes(f"task `{task}`", asked, what, other, "scores on {them} look better than they are")
         for name, other in measured.items():
             if name != recipe.tasks[task].data:
                 what = f"data.{name}, on which the loss is measured while training"
-                notes += _both(f"task `{task}`", asked, what, other, "keep one of each", near=False)
+                notes += shared_notes(f"task `{task}`", asked, what, other, "keep one of each", near=False)
     for name, asked in measured.items():
         for what, other in trained.items():
-            notes += _both(f"data.{name}", asked, what, other, "its loss looks better than it is")
+            notes += shared_notes(f"data.{name}", asked, what, other, "its loss looks better than it is")
     return notes
 
 
-def _both(who: str, asked: SeenRows | None, what: str, other: SeenRows | None, so: str, near: bool = True) -> list[str]:
+def shared_notes(
+    who: str, asked: SeenRows | None, what: str, other: SeenRows | None, so: str, near: bool = True
+) -> list[str]:
     """Notes about the questions of `who` that are also in `what`, and about those that are nearly. `so`: what follows
     from it."""
     if asked is None or other is None:

@@ -31,7 +31,7 @@ class SeenRows:
         self._asked = list(_first_asked(asking))
         self.left_out = bad_rows_note(data) + ([] if self._stored is not None else gaps(rows))
         self.bad = {row.source for row in data.bad_rows}
-        self.nearly: dict[SeenRows, list[str]] = {}  # what `runs/row_notes.py` found, which takes a while
+        self.nearly: dict[SeenRows, list[str]] = {}  # what `runs/rows/notes.py` found, which takes a while
 
     @property
     def repeated(self) -> list[str]:
