@@ -176,6 +176,28 @@ def test_a_control_that_trains_for_fewer_steps_is_named(workshop: Workshop) -> N
     )
 
 
+def test_what_made_the_student_is_no_part_of_a_rows_steps_and_each_has_its_size(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [
+        {"name": "cut", "kind": "prune", "model": "teacher", "prune": {"keep": [0, 3], "method": "listed"}},
+        {"name": "heal", "kind": "sft", "student": "cut", "data": "train", "shared": True},
+        {"name": "sft", "kind": "sft", "data": "train"},
+        {"name": "again", "kind": "sft", "student": "sft", "data": "train"},
+        {"name": "large", "kind": "sft", "student": "teacher", "data": "train"},
+        {"name": "scores", "kind": "evaluate", "models": ["base", "sft", "again", "large"], "tasks": ["test"]},
+    ]
+    file = workshop.write(stages=stages, student="heal")
+    assert [row.weights for row in read(workshop, file).rows] == [None] * 4  # nothing is made
+    results = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+    assert [row.steps for row in results.rows] == [None, 3, 6, 3]
+    base, sft, again, large = (row.weights or 0 for row in results.rows)
+    assert 0 < base == sft == again < large
+    said = capsys.readouterr()
+    assert "note: 9 runs: 5 of stages that make models or data, and 4 evaluations (one per model and task)" in said.err
+    assert "9 of 9 runs done" in said.out
+
+
 def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workshop.write(device="auto", stages__2__models=["lead_1"])
     monkeypatch.setattr(module, "resolve_device", lambda wanted: "cuda")

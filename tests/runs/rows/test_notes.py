@@ -40,7 +40,7 @@ def test_the_later_of_two_equal_rows_of_a_file_is_to_be_removed_however_they_wer
 def test_rows_that_cannot_be_used_and_empty_questions_are_counted_and_named(tmp_path: Path) -> None:
     found = seen(tmp_path, "x", [("Who?", "A"), ("Where?", ""), (" ", "B"), ("When?", "C")])
     assert found.left_out == [
-        "1 of 4 rows is bad and left out: x.jsonl:2: the completion is empty",
+        "1 of 4 rows is bad and left out: x.jsonl:2: turn 2 is an empty assistant turn",
         "empty questions (user turns without text, which are read) in 1 row (x.jsonl:3)",
     ]
 
@@ -52,6 +52,16 @@ def test_what_is_left_out_of_several_sections_of_one_file_is_said_once() -> None
         "data.train, data.dev and data.test: 1 bad": ["data.train: 1 bad", "data.dev: 1 bad", "data.test: 1 bad"],
         "data.train: 2 cut": ["data.train: 2 cut"],
     }
+
+
+@pytest.mark.slow
+def test_what_training_cut_or_left_out_is_read_from_its_runs(workshop: Workshop) -> None:
+    workshop.rows("train", [*WHO, {"prompt": "Why? " * 40, "completion": "So."}, {"prompt": "A", "completion": ""}])
+    file = workshop.write(training__max_length=32, data__train__max_bad_rows=0.5)
+    results = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+    (train,) = (one for one in results.sections if one.name == "train")
+    assert train.left_out[0].startswith("1 of 8 rows is bad and left out: train.jsonl:8: ")
+    assert "1 row is too long to train on and left out: train.jsonl:7" in train.left_out
 
 
 # --- rows of two sections ---------------------------------------------------------------------------------------------
@@ -80,7 +90,10 @@ def test_copies_equal_questions_and_near_ones_are_told_apart(tmp_path: Path) -> 
 
 
 def test_near_questions_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, train = seen(tmp_path, "test", [("Which key opens this shed?", "A")]), seen(tmp_path, "train", TRAIN)
+    asked, train = (
+        seen(tmp_path, "test", [("How long is the river in that north valley?", "A")]),
+        seen(tmp_path, "train", TRAIN),
+    )
     (first,) = shared_notes("a", asked, "b", train, "")
     monkeypatch.setattr("tutelage.synthesis.near_duplicates.NearDuplicates", None)
     assert shared_notes("a", asked, "b", train, "") == [first]
