@@ -69,15 +69,18 @@ def measured(page: Path, width: int = 390) -> dict[str, Any]:
 
 def test_a_recipes_pairs_are_rows_each_once(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=5)
-    uses = "loss is measured on while training, scored on"
-    rows = SectionRows("test", "a_file_with_a_long_name_that_no_phone_has_room_for.jsonl", uses, 9, ())
-    short = SectionRows("train", "returns.csv", "trained on", 209, ())
-    run: Any = SimpleNamespace(folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="sft")
-    models = (TrainedModel("sft", "SFT", None, run, {}),)
-    shown = replace(results, tasks={"test": results.tasks["test"]}, sections=(rows, short), models=models)
+    uses = "loss is measured on while training, settings are chosen on, scored on"
+    sections = (
+        SectionRows("test", "a_file_with_a_long_name_that_no_phone_has_room_for.jsonl", uses, 9, ()),
+        SectionRows("a_section_of_a_long_name", "returns.csv", uses, 209, ()),
+        SectionRows("heal", "healing-rows.jsonl", "trained on", 320, ()),
+    )
+    run: Any = SimpleNamespace(folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="distill")
+    models = (TrainedModel("gkd", "GKD", None, run, {}),)
+    shown = replace(results, tasks={"test": results.tasks["test"]}, sections=sections, models=models)
     page = build_report(shown, tmp_path / "out")
     found = measured(page)
-    assert found.pop("broken") == [rows.source]  # a name that fits is whole
+    assert found.pop("broken") == [sections[0].source]  # a name that fits is whole
     assert found == {"page": False, "unsaid": [], "wide": [], "cut": [], "pairs": [10]}  # of five models
     assert measured(page, 1280)["pairs"] == [20]  # each from both sides
 
