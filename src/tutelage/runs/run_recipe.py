@@ -93,7 +93,7 @@ def _words(recipe: RecipeConfig, plan: Sequence[Run]) -> Iterator[str]:
     if 0 < scored < len(runs):
         yield (
             f"{len(runs)} runs: {len(runs) - scored} of stages that make models or data, and {scored} "
-            f"evaluation{'s' * (scored > 1)} (one per model and task)"
+            f"evaluation{'s' * (scored > 1)} (one per model{', seed' * (len(recipe.seeds) > 1)} and task)"
         )
     cuts = [stage.name for stage in recipe.stages if isinstance(stage, PruneStage)]
     heals = [stage.name for stage in recipe.stages if isinstance(stage, TrainStage) and stage.student in cuts]
