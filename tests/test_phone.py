@@ -75,7 +75,8 @@ def test_a_recipes_pairs_are_rows_each_once(tmp_path: Path) -> None:
         SectionRows("a_section_of_a_long_name", "returns.csv", uses, 209, ()),
         SectionRows("heal", "healing-rows.jsonl", "trained on", 320, ()),
     )
-    run: Any = SimpleNamespace(folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="distill")
+    folder = tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789"
+    run: Any = SimpleNamespace(folder=folder, done=True, kind="distill")
     models = (TrainedModel("gkd", "GKD", None, run, {}),)
     shown = replace(results, tasks={"test": results.tasks["test"]}, sections=sections, models=models)
     page = build_report(shown, tmp_path / "out")
