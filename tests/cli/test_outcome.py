@@ -32,14 +32,13 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
             SectionRows("train", "a.csv", "trained on", 90, (), (bad, cut)),
             SectionRows("test", "a.csv", "scored on", 10, (note,), (bad,)),
         ),
-        said=frozenset({f"data.train: {cut}", f"data.train: {bad}"}),
     )
     (tmp_path / "table.md").write_text("| a |\n")
     show(tmp_path / "report.html", results, [Path("models/mini-sft")])
     lines = capsys.readouterr().out.splitlines()
     assert f"note: data.test: {note}" in lines
-    assert f"note: data.train and data.test: {bad}" in lines  # said of one of them only
-    assert not any(cut in line for line in lines)  # said while the runs went on
+    assert f"note: data.train and data.test: {bad}" in lines
+    assert f"note: data.train: {cut}" in lines
     place = lines.index("Models: models/mini-sft")
     assert lines[place - 1] == f"Report: {tmp_path / 'report.html'}"
     assert lines[place + 2].startswith("Use `runs/gkd-s0-1`. GKD (SFT-S) scores highest of 4 students. But no differ")
@@ -51,3 +50,7 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
     ]
     show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path("models/mini-sft")])
     assert capsys.readouterr().out.endswith("\nTalk to it: tutelage chat models/mini-sft\n")
+    show(tmp_path / "report.html", dataclasses.replace(results, said=frozenset({"another note"})))
+    said = capsys.readouterr().out
+    assert note in said
+    assert bad not in said  # the runs that the call did have told it

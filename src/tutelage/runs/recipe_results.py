@@ -133,8 +133,8 @@ class RecipeResults:
         return row_notes(self.sections)
 
     @property
-    def left_out(self) -> dict[str, list[str]]:
-        """Notes about rows that were not used, and the notes of single sections that say the same."""
+    def left_out(self) -> tuple[str, ...]:
+        """Notes about rows that were not used or have gaps, for all sections."""
         return left_out_notes(self.sections)
 
 

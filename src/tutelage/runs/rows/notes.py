@@ -108,14 +108,13 @@ def row_notes(sections: Sequence[SectionRows]) -> tuple[str, ...]:
     return tuple(f"data.{one.name}: {note}" for one in sections for note in one.notes)
 
 
-def left_out_notes(sections: Sequence[SectionRows]) -> dict[str, list[str]]:
-    """Notes about what was not used, each once with all sections of which it is true: the note as it is shown, and as
-    it is told of each section alone."""
+def left_out_notes(sections: Sequence[SectionRows]) -> tuple[str, ...]:
+    """Notes about what was not used, each once with all sections of which it is true."""
     of: dict[str, list[str]] = {}
     for one in sections:
         for note in one.left_out:
             of.setdefault(note, []).append(f"data.{one.name}")
-    return {f"{_and(names)}: {note}": [f"{name}: {note}" for name in names] for note, names in of.items()}
+    return tuple(f"{_and(names)}: {note}" for note, names in of.items())
 
 
 def shared_questions(planner: Planner) -> list[str]:
