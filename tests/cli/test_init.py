@@ -19,6 +19,7 @@ from tutelage.recipe import load_recipe
 from tutelage.runs.cost.cpu import Pace
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
+from tutelage.runs.recipe_results import recipe_results
 from tutelage.runs.run import with_parents
 
 PAIRS = [(f"Where is room {i}, floor {i % 7}?", f"Room {i} is on floor {i % 7}.") for i in range(60)]
@@ -298,9 +299,33 @@ def test_test_rows_that_are_training_rows_are_named(
     here("train.csv", "dev.csv", "test.csv")
     said = capsys.readouterr().out
     assert (
-        "1 of 2 test rows ask what a training row asks, so scores look better than they are: remove test.csv:2" in said
-    )
+        "1 of the 2 questions of task `test` is also in data.train, on which models are trained: scores on it look "
+        "better than they are (test.csv:2 repeats train.csv:5)"
+    ) in said
+    assert "2 of the 2 questions of data.dev are also in data.train, on which models are trained: its loss look" in said
     assert "nearly" not in said
+
+
+def test_init_says_of_repeated_and_near_rows_what_a_run_and_its_report_say(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    things = ("bicycle", "letter", "lamp post", "garden chair", "kettle", "umbrella", "violin", "wardrobe", "ladder")
+    rows = [
+        (
+            f"Could you please tell me in which room of the house I left the {thing} yesterday evening?",
+            f"By the {thing} rack.",
+        )
+        for thing in things
+    ]
+    table(tmp_path / "desk.csv", rows=[*PAIRS[:24], *rows, *rows[:4], *PAIRS[5:16]])
+    config = here("desk.csv")
+    said = capsys.readouterr().out.splitlines()
+    results = recipe_results(config, tmp_path, tmp_path / "runs")
+    notes = [f"note: {note}" for note in (*results.row_notes, *results.notices)]
+    assert [line for line in said if line in notes] == notes
+    for kind in ("exact repetition", " nearly ", "are trained: scores on", "are trained: its loss"):
+        assert any(kind in note for note in notes)
+    assert not any("repeats" in line for line in said if line not in notes)  # one count, not two
 
 
 @pytest.mark.slow

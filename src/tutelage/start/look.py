@@ -1,4 +1,4 @@
-"""What files hold: the form of their rows, lengths in tokens, bad rows, duplicates, languages."""
+"""What files hold: the form of their rows, lengths in tokens, bad rows, gaps, languages."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow, listed
-from tutelage.data.dataset import LoadedData, asked_text, load_dataset, repetitions
-from tutelage.data.encode_rows import encode_all, in_rows
-from tutelage.data.left_out import EMPTY_QUESTION, beside_texts
+from tutelage.data.columns import BadRow
+from tutelage.data.dataset import LoadedData, load_dataset
+from tutelage.data.encode_rows import encode_all
+from tutelage.data.left_out import beside_texts
 from tutelage.data.sources import odd_separators, read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
+from tutelage.runs.rows.seen import gaps
 from tutelage.start.files import Form, find_form, form_of, said_unused, text_columns, without_text
-from tutelage.synthesis.near_duplicates import NearDuplicates
-from tutelage.synthesis.words import words
 
-FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS, NEAR_ROWS = 200, 5000, 40, 5000  # rows that are looked at
-NEAR = 0.7  # estimated Jaccard similarity of character 5-grams, as of the filters of synthetic rows
+FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS = 200, 5000, 40  # rows that are looked at
 MOST_BAD = 0.1  # share of bad rows with which a recipe is still proposed
 
 
@@ -66,17 +64,8 @@ class Look:
         }
         found = [f"{count:,} {what}" for what, count in kinds.items() if count]
         out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{self._languages()}")
-        out += [f"  {line}" for line in (*self._empty(), *repetitions(self.rows))]
+        out += [f"  {line}" for line in gaps(self.rows)]
         return out
-
-    def _empty(self) -> list[str]:
-        """Rows with an empty question, and with a cell that leaves a gap in a template."""
-        found: dict[str, list[str]] = {}
-        for row in self.rows:
-            empty = any(m.role == "user" and not m.content.strip() for m in row.messages)
-            for what in (*row.remarks, *[EMPTY_QUESTION] * empty):
-                found.setdefault(what, []).append(row.source)
-        return [in_rows(what, len(sources), listed(sources)) for what, sources in found.items()]
 
     def _languages(self) -> str:
         if find_spec("langdetect") is None:
@@ -188,15 +177,3 @@ def measure(look: Look, template: ChatTemplate | None) -> Lengths:
         True,
         len(report.refused),
     )
-
-
-def overlap(test: Sequence[Conversation], train: Sequence[Conversation]) -> tuple[list[str], list[str]]:
-    """The sources of test rows whose prompt is a training row's too, and of others that are nearly so (of at most
-    `NEAR_ROWS` rows of either)."""
-    asked = {asked_text(row) for row in train}
-    same = [row.source for row in test if asked_text(row) in asked]
-    index = NearDuplicates(NEAR)
-    for row in train[:NEAR_ROWS]:
-        index.add("train", row.source, words(asked_text(row)))
-    others = (row for row in test[:NEAR_ROWS] if asked_text(row) not in asked)
-    return same, [row.source for row in others if index.find(words(asked_text(row)), ["train"]) is not None]
