@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from recipes_fixture import save_tiny
 
+from tutelage.cli.init import _pairs
 from tutelage.cli.main import main
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe import load_recipe
@@ -236,31 +237,58 @@ def test_misuse_is_one_line(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_questions_have_defaults_and_take_answers(
-    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table(tmp_path / "x.csv", ("a", "b", "c"), [[a, f"d {n % 2}", q] for n, (q, a) in enumerate(PAIRS)])
-    asked: list[str] = []
+class Typed(io.StringIO):
+    """Lines that somebody types; then the input ends."""
 
-    def answer(text: str, default: Any = None) -> Any:
-        asked.append(text)
-        return "c" if text == "Column of the question" else "a" if text == "Column of the answer" else default
+    def isatty(self) -> bool:
+        return True
 
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.prompt", answer)
+
+@pytest.mark.parametrize(
+    ("typed", "prompt", "completion"),
+    [
+        ("", "{text}", "{reply}"),  # what is proposed
+        ("reply\ntxt\ntext\n", "{reply}", "{text}"),
+        ("text\ntext\n\nreply: {reply}\n", "{text}", "reply: {reply}"),  # the same twice: asked for both again
+    ],
+)
+def test_questions_have_proposals_and_are_asked_again(
+    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    typed: str, prompt: str, completion: str,
+) -> None:  # fmt: skip
+    rows = [[("phone", "mail")[n % 2], q, "ab"[n % 2] * (n % 9), a] for n, (q, a) in enumerate(PAIRS)]
+    table(tmp_path / "x.csv", ("channel", "text", "code", "reply"), rows)
+    monkeypatch.setattr("tutelage.start.files._COMPLETIONS", ())  # as if `reply` were no usual name
+    monkeypatch.setattr("tutelage.start.files._PROMPTS", ())
+    monkeypatch.setattr("sys.stdin", Typed(f"trian.csv\n\n{typed}\n\n"))
     config = here()
-    assert asked == ["Your data (a file)", "Column of the question", "Column of the answer"]
-    assert (config.data["train"].prompt, config.data["train"].completion) == ("{c}", "{a}")
+    assert (config.data["train"].prompt, config.data["train"].completion) == (prompt, completion)
+    said = capsys.readouterr().out
+    assert "no file `trian.csv` here: did you mean `x.csv`?" in said
+    assert ("no column `txt`, did you mean `text`? (columns: channel, text, code, reply)" in said) == ("txt" in typed)
+    assert ("`text` cannot be the question and the answer" in said) == ("text\ntext\n\n" in typed)
+    assert "  not used: `channel`, `code`; to use `channel`: --prompt" in said
+
+
+def test_models_are_asked_for_again(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, student = str(tiny_models / "teacher"), str(tiny_models / "student")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    typed = ["./techer", student, "owner/model", student, "n", teacher, student]
+    monkeypatch.setattr("sys.stdin", Typed("\n".join([*typed, ""])))
+    (pair,) = _pairs(None, None, "cuda", asks=True)
+    assert (pair.teacher, pair.student, pair.unseen) == (teacher, student, ())
+    said = capsys.readouterr().out
+    assert "teacher: model folder techer does not exist" in said
+    assert "owner/model, of unknown size; cannot be looked at: `owner/model` is not in the local cache" in said
+    assert said.count("Teacher [") == 3
 
 
 def test_no_answer_is_one_line(
     here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Ended(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr("sys.stdin", Ended())
+    monkeypatch.setattr("sys.stdin", Typed())
     with pytest.raises(SystemExit) as stop:
         here()
     assert stop.value.code == 130
@@ -285,7 +313,7 @@ def test_texts_of_data_do_not_steer_the_terminal(
     config = here("x.csv", "--yes")
     assert config.data["train"].prompt == "{q\x1b[2J}"
     said = capsys.readouterr().out
-    assert "columns are guessed from their order" in said
+    assert "columns are guessed" in said
     assert "\x1b" not in said
 
 

@@ -20,7 +20,7 @@ from tutelage.data.left_out import EMPTY_QUESTION, beside_texts
 from tutelage.data.sources import odd_separators, read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
-from tutelage.start.files import Form, find_form, form_of, said_unused, text_columns, without_text
+from tutelage.start.files import Form, find_form, form_of, likely_pair, said_unused, text_columns, without_text
 from tutelage.synthesis.near_duplicates import NearDuplicates
 from tutelage.synthesis.words import words
 
@@ -135,20 +135,20 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
     Raises UnknownFormError where only a person can tell the columns, and TutelageError for files that cannot be used.
     """
     place, trained, first, section = ", ".join(paths), role != "test", first_rows(paths), _section(paths)
-    columns, unused = text_columns(first), ""
+    columns = text_columns(first)
     if prompt is not None and completion is not None:
         form = form_of(prompt, completion, columns)
     else:
         form = find_form(first, place, trained)
-        unused = said_unused(form, first) if form is not None and role == "train" else ""
     if form is None:
-        raise UnknownFormError(place, columns, without_text(first, columns))
+        raise UnknownFormError(place, columns, without_text(first, columns), likely_pair(first, columns))
     config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
     data = load_dataset("", config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
         shown = "; ".join(f"{row.source}: {row.reason}" for row in data.bad_rows[:2])
         raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; mend or remove them")
     separators = tuple(odd_separators(section, Path.cwd()))
+    unused = said_unused(form, first) if role == "train" else ""
     return Look(role, tuple(paths), form, data.total, data.bad_rows, data.conversations, separators, unused)
 
 
@@ -157,18 +157,18 @@ def _section(paths: Sequence[str]) -> DataConfig:
 
 
 class UnknownFormError(TutelageError):
-    """Which column is the question, and which the answer, is not known. `columns`: first the `text` ones; `odd`: what
-    the others hold."""
+    """Which column is the question, and which the answer, is not known. `odd`: what columns hold that are neither.
+    `likely`: which two to propose to a person."""
 
-    def __init__(self, place: str, columns: Sequence[str], odd: Mapping[str, str]) -> None:
-        self.place, self.text = place, [name for name in columns if name not in odd]
-        self.columns = [*self.text, *odd]
-        self.what = "which column is the question and which the answer?"
-        if len(self.text) < 2:
-            only = f"only `{self.text[0]}` does" if self.text else "none does"
-            self.what = f"a question and an answer are two columns with text, and {only}."
-        named = [*self.text, *(f"{name} ({kind})" for name, kind in odd.items())]
-        super().__init__(f"{place}: {self.what} Give --prompt and --completion (columns: {', '.join(named)})")
+    def __init__(self, place: str, columns: Sequence[str], odd: Mapping[str, str], likely: tuple[str, str]) -> None:
+        text = [name for name in columns if name not in odd]
+        self.place, self.columns, self.likely = place, [*text, *odd], likely
+        what = "which column is the question and which the answer?"
+        if len(text) < 2:
+            only = f"only `{text[0]}` does" if text else "none does"
+            what = f"a question and an answer are two columns with text, and {only}."
+        named = [*text, *(f"{name} ({kind})" for name, kind in odd.items())]
+        super().__init__(f"{place}: {what} Give --prompt and --completion (columns: {', '.join(named)})")
 
 
 def measure(look: Look, template: ChatTemplate | None) -> Lengths:
