@@ -197,7 +197,7 @@ def test_hub_names_are_loaded_by_datasets(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     """conftest sets the hub client offline, so this is the client's own error."""
     with pytest.raises(
-        TutelageError, match=r"^data\.gold\.path: `some/chats` is not a local file and cannot be loaded from the hub: "
+        TutelageError, match=r"^data\.gold\.path: `some/chats` is not a local file and cannot be loaded from the hub, w"
     ) as caught:
         load(tmp_path, "some/chats")
     assert "\n" not in str(caught.value)

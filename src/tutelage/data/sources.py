@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow", ".
 _SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")  # beside saved data
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+UNREACHABLE = "which cannot be reached: check the network (and HF_HUB_OFFLINE), load it once while online"
+_SECONDS = 10  # until the hub must have answered
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -212,17 +215,43 @@ def _load_hub(key: str, written: str, config: DataConfig) -> Any:
 
     path, _, configuration = written.partition(":")
     try:
-        return datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
+        with hub_asked_once():
+            return datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
     except Exception as error:  # the client raises its own errors, HTTP and system errors, and ValueError
-        if isinstance(error, ConnectionError) or "offline" in str(error).lower():
-            advice = "check the network, load it once while online, or name local files"
-        else:
-            keys = f", `{key}.split`, `{key}.revision`" if key else ""
-            advice = f"check the name{keys} and your access rights, or name local files"
+        what = f"{_place(key)}`{written}` is not a local file and cannot be loaded from the hub"
+        if is_unreachable(error):
+            raise TutelageError(f"{what}, {UNREACHABLE}, or name local files") from error
+        keys = f", `{key}.split`, `{key}.revision`" if key else ""
         raise TutelageError(
-            f"{_place(key)}`{written}` is not a local file and cannot be loaded from the hub: {one_line(error)}; "
-            f"{advice}"
+            f"{what}: {one_line(error)}; check the name{keys} and your access rights, or name local files"
         ) from error
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether an error of the hub's clients says that it does not answer."""
+    return isinstance(error, ConnectionError) or "offline" in str(error).lower()
+
+
+@contextmanager
+def hub_asked_once() -> Iterator[None]:
+    """Within the block a hub that cannot be reached is asked no more, so that its clients take what their caches have:
+    they would ask it six times, for half a minute."""
+    from datasets import config
+    from huggingface_hub import constants, get_session
+
+    reached = not constants.HF_HUB_OFFLINE
+    if reached:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+        except Exception:  # of several libraries
+            reached = False
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    if not reached:
+        constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
 def _hub_rows(written: str, loaded: Any) -> Iterator[tuple[str, Any]]:
