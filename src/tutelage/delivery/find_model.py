@@ -21,7 +21,7 @@ from tutelage.common.run_folder import (
     read_json,
 )
 from tutelage.delivery.folders import CARD, read_mark
-from tutelage.runs.preflight.unfinished import why_absent
+from tutelage.runs.preflight.unfinished import made_here, why_absent
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def find_loadable(written: str, revision: str | None = None) -> FoundModel:
             raise TutelageError(f"--revision: is for models of the hub, and `{written}` is a local one: leave it out")
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
+        if "/" not in written and (made := made_here()):
+            raise TutelageError(f"no model is called `{written}`: {made}")
         raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")
     return found
 
