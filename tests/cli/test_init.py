@@ -182,6 +182,24 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         ["x.csv"],
         "looks like a row and not like names of columns (`QQQ",
     ),
+    "no header, and columns": (
+        lambda folder: table(folder / "x.csv", PAIRS[0]),
+        ["x.csv", "--prompt", "question", "--completion", "answer"],
+        "the first line looks like a row: put the columns' names above it",
+    ),
+    "no questions": (
+        lambda folder: table(folder / "x.csv", rows=[["", a] for _, a in PAIRS]),
+        ["x.csv"],
+        "and only `answer` does. Give --prompt and --completion (columns: answer, question (empty))",
+    ),
+    "texts": (lambda folder: lines(folder / "x.jsonl", ["a", "b"]), ["x.jsonl"], "(x.jsonl:1 is a text, and no object"),
+    "a table called JSON": (
+        lambda folder: table(folder / "x.jsonl"),
+        ["x.jsonl"],
+        "column 1 (char 0)); is it a table? Then call it .csv",
+    ),
+    "one row": (lambda folder: table(folder / "x.csv", rows=PAIRS[:1]), ["x.csv"], "1 usable row is too few"),
+    "an empty folder": (lambda folder: (folder / "x").mkdir(), ["x"], "the folder `x` has no data file (.json, "),
     "three rows": (lambda folder: table(folder / "x.csv", rows=PAIRS[:3]), ["x.csv"], "3 usable rows are too few"),
     "binary": (write_binary, ["x.csv"], "is not UTF-8"),
     "binary lines": (
@@ -227,14 +245,14 @@ def test_misuse_is_one_line(
     prepare(tmp_path)
     if case == "a recipe there":
         table(tmp_path / "x.csv")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(SystemExit) as stop:
         here(*arguments)
     assert stop.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tutelage: ")
     assert message in line
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 class Typed(io.StringIO):

@@ -15,6 +15,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError, one_line
 from tutelage.common.files import hash_file
 from tutelage.data.formats import json_text, tables
+from tutelage.data.formats.beginning import refuse_other_content
 from tutelage.recipe.sections import DataConfig
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow", ".csv", ".tsv")
@@ -184,7 +185,9 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
             f"{_place(key)}`{written}` is a folder of folders ({', '.join(inside)}); name one: {written}/{inside[0]}"
         )
     if not files:
-        raise TutelageError(f"{_place(key)}`{written}` is a folder; name its files, for example {written}/*.jsonl")
+        raise TutelageError(
+            f"{_place(key)}the folder `{written}` has no data file ({', '.join(SUFFIXES)}): name one, or another folder"
+        )
     if len(splits) > 1:
         raise TutelageError(
             f"{_place(key)}the folder `{written}` has several splits ({', '.join(splits)}); name the files of one: "
@@ -200,6 +203,7 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
 
 def read_file(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     """(source, row) of one file, whose rows are named `label`. `place` begins messages; otherwise as `read_rows`."""
+    refuse_other_content(place, file)
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from json_text.read_lines(place, file, label)
     elif file.name.endswith((".csv", ".tsv")):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError, did_you_mean
-from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, listed, missing_column
+from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, is_text, listed, missing_column
 from tutelage.data.forms import turn_columns, turns_inside
 from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import SUFFIXES
@@ -31,11 +31,10 @@ _COMPLETIONS = (
     *("target", "translation", "label", "category", "class", "sentiment", "minutes"),
 )
 _BESIDE = {"question": ("context", "passage", "document"), "query": ("context", "document")}  # read with the question
-_LONGEST_NAME = 60  # of a column
 # What a column holds that is no question and no answer, unless someone says so; told from _FEWEST values on.
 RUNNING, IDS, ADDRESSES, DATES = "running numbers", "ids", "addresses", "dates"
-ONE_VALUE = "the same in every row"
-_NEVER = (RUNNING, IDS, ADDRESSES)  # whatever the column is called
+ONE_VALUE, EMPTY = "the same in every row", "empty"
+_NEVER = (RUNNING, IDS, ADDRESSES, EMPTY)  # whatever the column is called
 _FEWEST, _RISING = 3, 10  # values; so many that only rise are counted, too
 _SHORT = 3  # words, at most, of a category
 _ID_NAME = re.compile(r"(^|[_. -])(id|uuid|guid|nr|no|hash)$", re.IGNORECASE)
@@ -241,7 +240,7 @@ def values_of(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _odd(name: str, values: Sequence[str]) -> str | None:
     if len(values) < _FEWEST:
-        return None
+        return None if values else EMPTY
     if len({*values}) == 1:
         return ONE_VALUE
     kinds = {ADDRESSES: _ADDRESS, DATES: _DATE}
@@ -271,8 +270,7 @@ def _looks_like_data(name: str, rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a column's name is rather a value: long, a sentence, as long as the column's values, or one of them."""
     values = [str(row[name]) for row in rows if row.get(name) is not None]
     words, usual = len(name.split()), statistics.median([len(value.split()) for value in values] or [0])
-    sentence = words > 1 and name.rstrip().endswith((".", "?", "!"))
-    return len(name) > _LONGEST_NAME or not words or sentence or (words > 3 and 2 * words >= usual) or name in values
+    return is_text(name) or not words or (words > 3 and 2 * words >= usual) or name in values
 
 
 def _is_read(row: dict[str, Any], keys: dict[str, Any], need_answers: bool) -> bool:

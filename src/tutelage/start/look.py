@@ -13,7 +13,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow, listed
+from tutelage.data.columns import BadRow, json_type, listed, reasons
 from tutelage.data.dataset import LoadedData, asked_text, load_dataset, repetitions
 from tutelage.data.encode_rows import encode_all, in_rows
 from tutelage.data.left_out import EMPTY_QUESTION, beside_texts
@@ -115,17 +115,20 @@ class Lengths:
 def first_rows(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The first rows of a section's files. Raises TutelageError for files that cannot be read, and for no rows."""
     place, first, broken = ", ".join(paths), list[dict[str, Any]](), ""
-    for _, row in read_rows("", _section(paths), Path.cwd(), []):
+    for source, row in read_rows("", _section(paths), Path.cwd(), []):
         if isinstance(row, dict):
             first.append(row)
         elif isinstance(row, BadRow):
-            if not first and "header has 0 columns" in row.reason:
-                raise TutelageError(f"{place}: the first line is empty: the columns' names belong there")
             broken = broken or row.reason
+        else:
+            broken = broken or f"{source} is {json_type(row)}, and no object with columns"
         if len(first) == FORM_ROWS:
             break
+    if not first and broken:
+        table = "; is it a table? Then call it .csv" if "broken JSON" in broken else ""
+        raise TutelageError(f"{place}: no row can be read ({broken}){table}")
     if not first:
-        raise TutelageError(f"{place}: no row can be read ({broken})" if broken else f"{place}: the file has no rows")
+        raise TutelageError(f"{place}: the file has no rows")
     return first
 
 
@@ -145,7 +148,7 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
     config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
     data = load_dataset("", config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
-        shown = "; ".join(f"{row.source}: {row.reason}" for row in data.bad_rows[:2])
+        shown = reasons(data.bad_rows)
         raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; mend or remove them")
     separators = tuple(odd_separators(section, Path.cwd()))
     unused = said_unused(form, first) if role == "train" else ""
