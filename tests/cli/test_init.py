@@ -282,7 +282,7 @@ def test_questions_have_proposals_and_are_asked_again(
     config = here()
     assert (config.data["train"].prompt, config.data["train"].completion) == (prompt, completion)
     said = capsys.readouterr().out
-    assert "no file `trian.csv` here: did you mean `x.csv`?" in said
+    assert "no file `trian.csv` here: there are x.csv" in said
     assert ("no column `txt`, did you mean `text`? (columns: channel, text, code, reply)" in said) == ("txt" in typed)
     assert ("`text` cannot be the question and the answer" in said) == ("text\ntext\n\n" in typed)
     assert "  not used: `channel`, `code`; to use `channel`: --prompt" in said

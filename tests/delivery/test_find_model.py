@@ -109,6 +109,10 @@ def test_every_command_that_takes_a_model_says_so(
     assert capsys.readouterr().err == "tutelage: `tiny-sft` is not there yet: `tutelage run recipe.yaml` makes it\n"
 
 
+def test_a_file_is_no_model(here: Workshop) -> None:
+    assert why("recipe.yaml") == "recipe.yaml is a file and no model: give a folder, a name in models/ or a GGUF file"
+
+
 def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here(here: Workshop) -> None:
     def said(name: str) -> str:
         with pytest.raises(TutelageError) as caught:

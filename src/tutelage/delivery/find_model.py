@@ -41,6 +41,8 @@ def find_model(written: str) -> FoundModel:
     if not folder.is_dir() and not written.startswith((".", "/", "~")) and (Path(MODELS) / written).is_dir():
         folder = Path(MODELS) / written
     if not folder.is_dir():
+        if folder.is_file() and folder.suffix != ".gguf":
+            raise TutelageError(f"{written} is a file and no model: give a folder, a name in {MODELS}/ or a GGUF file")
         if not folder.exists() and (why := why_absent(written)):
             raise TutelageError(why)
         return FoundModel(_name(written), written)

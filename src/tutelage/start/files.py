@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError, did_you_mean
+from tutelage.common.errors import TutelageError, instead_of
 from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, is_text, listed, missing_column
 from tutelage.data.forms import turn_columns, turns_inside
 from tutelage.data.rows import ID_COLUMNS, convert
@@ -63,8 +63,9 @@ def sort_files(named: Sequence[str], alone: bool = True) -> dict[str, list[str]]
     for name in named:
         path = Path(name).expanduser()
         on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.endswith(SUFFIXES)
-        if not path.exists() and not on_hub and "*" not in name:
-            raise TutelageError(f"no file `{name}` here: {_instead(path)}")
+        if not path.exists() and not on_hub and "*" not in name and "://" not in name:
+            instead = instead_of(path, SUFFIXES, "give the path of a file, a folder, or a hub set (owner/set)")
+            raise TutelageError(f"no file `{name}` here: {instead}")
         inside = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else []
         roles = {_role(file) for file in inside}
         for one in [str(file) for file in inside] if len(roles) > 1 else [name]:
@@ -75,14 +76,6 @@ def sort_files(named: Sequence[str], alone: bool = True) -> dict[str, list[str]]
             raise TutelageError(f"no file to train on among {', '.join(named)}: name it with --train")
         found = {role: found[other] if role == "train" else [] for role in ROLES}
     return found
-
-
-def _instead(absent: Path) -> str:
-    """What to give in place of a file that is not there."""
-    folder = absent.parent
-    there = sorted(str(folder / one.name) for one in folder.glob("*") if one.name.endswith(SUFFIXES))
-    known = f"there are {listed(there)}" if there else "give the path of a file, a folder, or a hub set (owner/set)"
-    return did_you_mean(str(absent), there, known)
 
 
 def _role(path: Path) -> str:
