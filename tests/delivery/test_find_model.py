@@ -128,7 +128,8 @@ def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here
     begin("result.json")
     assert said("tiny").startswith(f"{first} (done: give runs/{RUN}), ")
     Path("models/tiny-sft").mkdir(parents=True)
-    assert said("tiny").startswith(f"{first} (done), ")
+    there = "no model is called `tiny`: models/ has tiny-sft; recipe.yaml makes tiny-sft (done), "
+    assert said("tiny").startswith(there)
     assert said("owner/tiny").startswith("cannot load `owner/tiny`: it is no folder; models/ has tiny-sft; and ")
 
 

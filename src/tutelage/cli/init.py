@@ -212,8 +212,10 @@ def _ask_models(large: str, small: str | Cut) -> Pair | None:
 
     named = small if isinstance(small, str) else None
     while True:
-        teacher = typer.prompt("Teacher", default=large)
-        student = named if teacher == large and named is None else typer.prompt("Student", default=named)
+        teacher: str = typer.prompt("Teacher", default=large)
+        if teacher == large and named is None:
+            return None
+        student: str = typer.prompt("Student", default=named)
         if (teacher, student) == (large, named):
             return None
         try:

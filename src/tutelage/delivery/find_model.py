@@ -74,7 +74,8 @@ def find_loadable(written: str, revision: str | None = None) -> FoundModel:
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
         if "/" not in written and (made := made_here()):
-            raise TutelageError(f"no model is called `{written}`: {made}")
+            there = f"{_local_models()}; " if Path(MODELS).is_dir() else ""
+            raise TutelageError(f"no model is called `{written}`: {there}{made}")
         raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")
     return found
 
