@@ -304,3 +304,13 @@ def test_a_training_key_of_a_stage_is_said_with_its_section(
     with pytest.raises(SystemExit):
         main(["run", str(workshop.write()), "stages.gkd.epochs=3"])
     assert "unknown key `epochs`: did you mean `training.epochs`?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_misspelt_recipe_is_answered_with_what_there_is(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = workshop.write()
+    for name, said in (("recpie.yml", f"did you mean `{file}`?"), ("other.yaml", f"there are {file}")):
+        with pytest.raises(SystemExit):
+            main(["run", str(file.with_name(name))])
+        assert capsys.readouterr().err.endswith(f"does not exist or is a folder: {said}\n")

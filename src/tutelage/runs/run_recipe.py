@@ -65,7 +65,11 @@ def run_recipe(
     shared = shared_gpus(plan, jobs) if planner.device == "cuda" and gpus is None else []
     resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared)
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
+    to_do = [run for run in expected if not run.done]
     left = not all(run.done for run in plan)
+    if left and 0 < len(to_do) < len(expected):
+        done = f"{len(expected) - len(to_do)} of {len(expected)} runs are done already"
+        print(f"{recipe.name}: {done}; {to_do[0].stage} is next", flush=True)
     early = notes_on_rows(planner) if left else ()
     for note in (*early, *_words(recipe, plan)) if left else ():
         print(f"note: {note}", file=sys.stderr)
