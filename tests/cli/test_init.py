@@ -30,6 +30,7 @@ def planned(config: Any, folder: Path) -> list[Any]:
     return runs
 
 
+@pytest.mark.slow
 def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 
 
+@pytest.mark.slow
 def test_times_are_those_of_quiet_cores_whatever_else_runs(
     here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +288,7 @@ def test_no_answer_is_one_line(
     assert capsys.readouterr().err.strip() == "tutelage: stopped; nothing was written"
 
 
+@pytest.mark.slow
 def test_force_replaces_and_bad_rows_are_allowed_for(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +322,7 @@ def test_a_written_recipe_runs_to_its_report(here: Callable[..., Any], tmp_path:
     assert (tmp_path / "models" / "mine-gkd" / "README.md").is_file() or list(tmp_path.glob("**/mine-gkd/README.md"))
 
 
+@pytest.mark.slow
 def test_the_built_in_model_is_proposed_without_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: Path
 ) -> None:

@@ -12,6 +12,7 @@ from question_tables import PAIRS, table
 from tutelage.runs.recipe_results import recipe_results
 
 
+@pytest.mark.slow
 def test_test_rows_that_are_training_rows_are_named(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def test_pilots_are_nested_and_share_no_row_with_dev_rows(workshop: Workshop) ->
     assert not ids[2] & dev
 
 
+@pytest.mark.slow
 def test_a_part_with_more_bad_rows_than_the_whole_may_have_is_used_without_them(workshop: Workshop) -> None:
     """Two rows in 320 are within 1 %, and two in the 24 of a pilot are not."""
     from tutelage.data.dataset import load_dataset
@@ -113,6 +114,7 @@ def test_what_pilots_lack_is_told_before_anything_is_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_from_end_to_end(workshop: Workshop, done: list[str]) -> None:
     """Signals and two pilots; a second call does nothing; test rows are never read."""
     file = recipe(workshop)
@@ -168,6 +170,7 @@ def test_named_answers(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Workshop, undrawn: None) -> None:
     """With what its own forecast had seen; and it does not inform a forecast of itself."""
     again = {"name": "again", "kind": "sft", "student": "sft", "data": "train"}

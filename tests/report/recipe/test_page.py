@@ -43,6 +43,7 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return build_report(dataclasses.replace(results, rows=rows, **named), root / "report")
 
 
+@pytest.mark.long
 def test_page_and_files(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=40)
     path = build_report(results, tmp_path / "report")
