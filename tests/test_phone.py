@@ -22,12 +22,17 @@ from tutelage.forecasting.page import write_forecast
 from tutelage.report.recipe.page import build_report
 from tutelage.report.study.page import write_study_report
 from tutelage.runs.recipe_results import TrainedModel
-from tutelage.runs.row_notes import SectionRows
+from tutelage.runs.rows.notes import SectionRows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 MEASURE = """<script>
 const width = document.documentElement.clientWidth, seen = one => one.offsetParent !== null;
+const lines = one => {
+  const range = document.createRange();
+  range.selectNodeContents(one.firstElementChild ?? one);
+  return range.getClientRects().length;
+};
 const beyond = one => one.getBoundingClientRect().right > width + 1;
 const tables = [...document.querySelectorAll("table")].filter(one => seen(one) && beyond(one));
 document.title = JSON.stringify({
@@ -35,6 +40,10 @@ document.title = JSON.stringify({
   unsaid: tables.filter(one => !getComputedStyle(one.closest(".scroll") ?? one).backgroundImage.includes("gradient"))
     .map(one => one.className),
   wide: tables.map(one => one.className),
+  cut: [...document.querySelectorAll("code")].filter(one => seen(one) && (beyond(one) || beyond(one.parentElement)
+    || one.parentElement.scrollWidth > one.parentElement.clientWidth + 1)).map(one => one.textContent),
+  broken: [...document.querySelectorAll(".data td")].filter(one => /^\S+$/.test(one.textContent)
+    && lines(one) > 1).map(one => one.textContent),
   pairs: [...document.querySelectorAll(".pairs")].map(
     one => [...one.querySelectorAll("td")].filter(cell => seen(cell) && cell.textContent.trim()).length),
 });
@@ -60,19 +69,27 @@ def measured(page: Path, width: int = 390) -> dict[str, Any]:
 
 def test_a_recipes_pairs_are_rows_each_once(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=5)
-    rows = SectionRows("test", "a_file_with_a_long_name.jsonl", "loss is measured on while training, scored on", 9, ())
-    run: Any = SimpleNamespace(folder=tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789", done=True, kind="sft")
-    models = (TrainedModel("sft", "SFT", None, run, {}),)
-    shown = replace(results, tasks={"test": results.tasks["test"]}, sections=(rows,), models=models)
+    uses = "loss is measured on while training, settings are chosen on, scored on"
+    sections = (
+        SectionRows("test", "a_file_with_a_long_name_that_no_phone_has_room_for.jsonl", uses, 9, ()),
+        SectionRows("a_section_of_a_long_name", "returns.csv", uses, 209, ()),
+        SectionRows("heal", "healing-rows.jsonl", "trained on", 320, ()),
+    )
+    folder = tmp_path / "runs" / "a-run-of-a-long-name-s0-0123456789"
+    run: Any = SimpleNamespace(folder=folder, done=True, kind="distill")
+    models = (TrainedModel("gkd", "GKD", None, run, {}),)
+    shown = replace(results, tasks={"test": results.tasks["test"]}, sections=sections, models=models)
     page = build_report(shown, tmp_path / "out")
-    assert measured(page) == {"page": False, "unsaid": [], "wide": [], "pairs": [10]}  # of five models
+    found = measured(page)
+    assert found.pop("broken") == [sections[0].source]  # a name that fits is whole
+    assert found == {"page": False, "unsaid": [], "wide": [], "cut": [], "pairs": [10]}  # of five models
     assert measured(page, 1280)["pairs"] == [20]  # each from both sides
 
 
 def test_tables_of_a_study_and_a_forecast_that_go_on_show_it(tmp_path: Path) -> None:
     study = write_study_report("tiny", make_study(tmp_path / "runs", 6), tmp_path / "study", include_text=True).page
     found = measured(study)
-    assert (found["page"], found["unsaid"]) == (False, [])
+    assert (found["page"], found["unsaid"], found["cut"]) == (False, [], [])
     assert found["wide"]  # or the test tests nothing
     forecast = measured(write_forecast(fake_forecast(), tmp_path / "forecast", ["training.learning_rate=0.001"]))
-    assert forecast == {"page": False, "unsaid": [], "wide": [], "pairs": []}
+    assert forecast == {"page": False, "unsaid": [], "wide": [], "cut": [], "broken": [], "pairs": []}

@@ -77,6 +77,7 @@ def test_rivals_regret_and_hours_are_those_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_left_out_informs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import bench.forecast as bench_forecast
 
@@ -138,6 +139,7 @@ def test_a_forecast_takes_no_pilot_that_the_command_would_not_make() -> None:
     assert as_seen(replace(ONE, pilots=()), []).pilots == ()
 
 
+@pytest.mark.slow
 def test_situations_that_failed_are_left_out_of_everything() -> None:
     rows = [replace(one, gain=None, gain_se=None) if n % 3 == 0 else one for n, one in enumerate(world(2, 30))]
     rows = [replace(one, pilots=(), signals={}) if n % 3 == 1 else one for n, one in enumerate(rows)]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from question_tables import PAIRS, lines, table
 from recipes_fixture import save_tiny
 
+from tutelage.cli.init import _pairs
 from tutelage.cli.main import main
 from tutelage.data.dataset import load_dataset
 from tutelage.recipe import load_recipe
@@ -20,32 +20,6 @@ from tutelage.runs.cost.cpu import Pace
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.run import with_parents
-
-PAIRS = [(f"Where is room {i}, floor {i % 7}?", f"Room {i} is on floor {i % 7}.") for i in range(60)]
-
-
-def table(path: Path, header: tuple[str, ...] = ("question", "answer"), rows: list[Any] = PAIRS) -> None:
-    with path.open("w", newline="") as handle:
-        csv.writer(handle).writerows([header, *rows])
-
-
-def lines(path: Path, rows: list[Any]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@pytest.fixture
-def here(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """`tutelage init` in an empty folder with tiny models; returns the loaded recipe."""
-    monkeypatch.setenv("TUTELAGE_CACHE", str(tiny_models / "cache"))
-    monkeypatch.setattr("tutelage.start.estimate.measured_pace", lambda: Pace(1e11))  # whatever runs beside the tests
-    monkeypatch.chdir(tmp_path)
-    models = ["--teacher", str(tiny_models / "teacher"), "--student", str(tiny_models / "student")]
-
-    def run(*arguments: str, out: str = "mine.yaml") -> Any:
-        main(["init", *arguments, "--out", out, *models])
-        return load_recipe(Path(out))
-
-    return run
 
 
 def planned(config: Any, folder: Path) -> list[Any]:
@@ -56,6 +30,7 @@ def planned(config: Any, folder: Path) -> list[Any]:
     return runs
 
 
+@pytest.mark.slow
 def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +60,7 @@ def test_a_csv_becomes_a_recipe_with_disjoint_slices(
     assert 15 <= (tmp_path / "mine.yaml").read_text().count("\n") <= 25
 
 
+@pytest.mark.slow
 def test_times_are_those_of_quiet_cores_whatever_else_runs(
     here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +157,24 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         ["x.csv"],
         "looks like a row and not like names of columns (`QQQ",
     ),
+    "no header, and columns": (
+        lambda folder: table(folder / "x.csv", PAIRS[0]),
+        ["x.csv", "--prompt", "question", "--completion", "answer"],
+        "the first line looks like a row: put the columns' names above it",
+    ),
+    "no questions": (
+        lambda folder: table(folder / "x.csv", rows=[["", a] for _, a in PAIRS]),
+        ["x.csv"],
+        "and only `answer` does. Give --prompt and --completion (columns: answer, question (empty))",
+    ),
+    "texts": (lambda folder: lines(folder / "x.jsonl", ["a", "b"]), ["x.jsonl"], "(x.jsonl:1 is a text, and no object"),
+    "a table called JSON": (
+        lambda folder: table(folder / "x.jsonl"),
+        ["x.jsonl"],
+        "column 1 (char 0)); is it a table? Then call it .csv",
+    ),
+    "one row": (lambda folder: table(folder / "x.csv", rows=PAIRS[:1]), ["x.csv"], "1 usable row is too few"),
+    "an empty folder": (lambda folder: (folder / "x").mkdir(), ["x"], "the folder `x` has no data file (.json, "),
     "three rows": (lambda folder: table(folder / "x.csv", rows=PAIRS[:3]), ["x.csv"], "3 usable rows are too few"),
     "binary": (write_binary, ["x.csv"], "is not UTF-8"),
     "binary lines": (
@@ -226,47 +220,75 @@ def test_misuse_is_one_line(
     prepare(tmp_path)
     if case == "a recipe there":
         table(tmp_path / "x.csv")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(SystemExit) as stop:
         here(*arguments)
     assert stop.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tutelage: ")
     assert message in line
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_questions_have_defaults_and_take_answers(
-    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table(tmp_path / "x.csv", ("a", "b", "c"), [[a, f"d {n % 2}", q] for n, (q, a) in enumerate(PAIRS)])
-    asked: list[str] = []
+class Typed(io.StringIO):
+    """Lines that somebody types; then the input ends."""
 
-    def answer(text: str, default: Any = None) -> Any:
-        asked.append(text)
-        return "c" if text == "Column of the question" else "a" if text == "Column of the answer" else default
+    def isatty(self) -> bool:
+        return True
 
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.prompt", answer)
+
+@pytest.mark.parametrize(
+    ("typed", "prompt", "completion"),
+    [
+        ("", "{text}", "{reply}"),  # what is proposed
+        ("reply\ntxt\ntext\n", "{reply}", "{text}"),
+        ("text\ntext\n\nreply: {reply}\n", "{text}", "reply: {reply}"),  # the same twice: asked for both again
+    ],
+)
+def test_questions_have_proposals_and_are_asked_again(
+    here: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    typed: str, prompt: str, completion: str,
+) -> None:  # fmt: skip
+    rows = [[("phone", "mail")[n % 2], q, "ab"[n % 2] * (n % 9), a] for n, (q, a) in enumerate(PAIRS)]
+    table(tmp_path / "x.csv", ("channel", "text", "code", "reply"), rows)
+    monkeypatch.setattr("tutelage.start.files._COMPLETIONS", ())  # as if `reply` were no usual name
+    monkeypatch.setattr("tutelage.start.files._PROMPTS", ())
+    monkeypatch.setattr("sys.stdin", Typed(f"trian.csv\n\n{typed}\n\n"))
     config = here()
-    assert asked == ["Your data (a file)", "Column of the question", "Column of the answer"]
-    assert (config.data["train"].prompt, config.data["train"].completion) == ("{c}", "{a}")
+    assert (config.data["train"].prompt, config.data["train"].completion) == (prompt, completion)
+    said = capsys.readouterr().out
+    assert "no file `trian.csv` here: there are x.csv" in said
+    assert ("no column `txt`, did you mean `text`? (columns: channel, text, code, reply)" in said) == ("txt" in typed)
+    assert ("`text` cannot be the question and the answer" in said) == ("text\ntext\n\n" in typed)
+    assert "  not used: `channel`, `code`; to use `channel`: --prompt" in said
+
+
+def test_models_are_asked_for_again(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, student = str(tiny_models / "teacher"), str(tiny_models / "student")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    typed = ["./techer", student, "owner/model", student, "n", teacher, student]
+    monkeypatch.setattr("sys.stdin", Typed("\n".join([*typed, ""])))
+    (pair,) = _pairs(None, None, "cuda", asks=True)
+    assert (pair.teacher, pair.student, pair.unseen) == (teacher, student, ())
+    said = capsys.readouterr().out
+    assert "teacher: model folder techer does not exist" in said
+    assert "owner/model, of unknown size; cannot be looked at: `owner/model` is not in the local cache" in said
+    assert said.count("Teacher [") == 3
 
 
 def test_no_answer_is_one_line(
     here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Ended(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr("sys.stdin", Ended())
+    monkeypatch.setattr("sys.stdin", Typed())
     with pytest.raises(SystemExit) as stop:
         here()
     assert stop.value.code == 130
     assert capsys.readouterr().err.strip() == "tutelage: stopped; nothing was written"
 
 
+@pytest.mark.slow
 def test_force_replaces_and_bad_rows_are_allowed_for(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,22 +307,8 @@ def test_texts_of_data_do_not_steer_the_terminal(
     config = here("x.csv", "--yes")
     assert config.data["train"].prompt == "{q\x1b[2J}"
     said = capsys.readouterr().out
-    assert "columns are guessed from their order" in said
+    assert "columns are guessed" in said
     assert "\x1b" not in said
-
-
-def test_test_rows_that_are_training_rows_are_named(
-    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table(tmp_path / "train.csv")
-    table(tmp_path / "test.csv", rows=[PAIRS[3], ("Who waters the plants at noon?", "Ada.")])
-    table(tmp_path / "dev.csv", rows=PAIRS[:2])
-    here("train.csv", "dev.csv", "test.csv")
-    said = capsys.readouterr().out
-    assert (
-        "1 of 2 test rows ask what a training row asks, so scores look better than they are: remove test.csv:2" in said
-    )
-    assert "nearly" not in said
 
 
 @pytest.mark.slow
@@ -314,6 +322,7 @@ def test_a_written_recipe_runs_to_its_report(here: Callable[..., Any], tmp_path:
     assert (tmp_path / "models" / "mine-gkd" / "README.md").is_file() or list(tmp_path.glob("**/mine-gkd/README.md"))
 
 
+@pytest.mark.slow
 def test_the_built_in_model_is_proposed_without_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: Path
 ) -> None:

@@ -42,6 +42,7 @@ for words in {commands}:
 """
 
 
+@pytest.mark.slow
 def test_help_answers_without_heavy_imports():
     """In one process: what a verb imports shows in its answer and in all after it."""
     commands = [[], ["--help"], *([command, "--help"] for command in COMMANDS)]
@@ -132,6 +133,7 @@ def test_a_report_of_a_folder_that_is_not_there_is_refused(workshop: Workshop, c
     assert not (workshop.folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_report_takes_what_run_takes(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     more = {"name": "more", "kind": "evaluate", "models": ["base"], "tasks": ["test"]}
     file = str(workshop.write(stages__2__models=["lead_1"], stages__1=more))
@@ -304,3 +306,13 @@ def test_a_training_key_of_a_stage_is_said_with_its_section(
     with pytest.raises(SystemExit):
         main(["run", str(workshop.write()), "stages.gkd.epochs=3"])
     assert "unknown key `epochs`: did you mean `training.epochs`?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_misspelt_recipe_is_answered_with_what_there_is(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = workshop.write()
+    for name, said in (("recpie.yml", f"did you mean `{file}`?"), ("other.yaml", f"there are {file}")):
+        with pytest.raises(SystemExit):
+            main(["run", str(file.with_name(name))])
+        assert capsys.readouterr().err.endswith(f"does not exist or is a folder: {said}\n")

@@ -12,7 +12,7 @@ from fake_run import make_run
 
 from tutelage.cli.outcome import show
 from tutelage.runs.recipe_results import TrainedModel
-from tutelage.runs.row_notes import SectionRows
+from tutelage.runs.rows.notes import SectionRows
 
 
 def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
@@ -20,27 +20,37 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     results = make_run(tmp_path / "x", count=10)
-    run: Any = SimpleNamespace(folder=Path("runs/sft-s0-1"), done=True, kind="sft")
+    run: Any = SimpleNamespace(folder=Path("runs/gkd-s0-1"), done=True, kind="distill")
     note = (
         "1 row answers an earlier row's question otherwise: keep the right answer: a.csv:9 (it asks what a.csv:4 asks)"
     )
+    bad, cut = "1 of 101 rows is bad and left out: a.csv:3: no reply", "1 row is cut at the length limit of training"
     results = dataclasses.replace(
         results,
-        models=(TrainedModel("sft", "SFT", None, run, {}),),
-        sections=(SectionRows("test", "a.csv", "scored on", 10, (note,)),),
+        models=(TrainedModel("gkd", "GKD (SFT-S)", None, run, {}),),
+        sections=(
+            SectionRows("train", "a.csv", "trained on", 90, (), (bad, cut)),
+            SectionRows("test", "a.csv", "scored on", 10, (note,), (bad,)),
+        ),
     )
     (tmp_path / "table.md").write_text("| a |\n")
     show(tmp_path / "report.html", results, [Path("models/mini-sft")])
     lines = capsys.readouterr().out.splitlines()
     assert f"note: data.test: {note}" in lines
+    assert f"note: data.train and data.test: {bad}" in lines
+    assert f"note: data.train: {cut}" in lines
     place = lines.index("Models: models/mini-sft")
     assert lines[place - 1] == f"Report: {tmp_path / 'report.html'}"
-    assert lines[place + 2].startswith("Use `runs/sft-s0-1`. SFT is the simplest of 4 trained students")
-    assert lines[place + 3].startswith("To show a difference that may be there: more test rows (")
+    assert lines[place + 2].startswith("Use `runs/gkd-s0-1`. GKD (SFT-S) scores highest of 4 students. But no differ")
+    assert lines[place + 3].startswith("To tell GKD (SFT-S) from ")
     assert lines[place + 4 :] == [
-        "→ tutelage chat runs/sft-s0-1    talk to it",
-        "→ tutelage evaluate --model runs/sft-s0-1 --tasks ifeval    measure it on a benchmark",
-        "→ tutelage export runs/sft-s0-1 --gguf    take it to llama.cpp and others",
+        "→ tutelage chat runs/gkd-s0-1    talk to it",
+        "→ tutelage evaluate --model runs/gkd-s0-1 --tasks ifeval    measure it on a benchmark of the hub",
+        "→ tutelage export runs/gkd-s0-1 --gguf    take it to llama.cpp and others",
     ]
     show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path("models/mini-sft")])
     assert capsys.readouterr().out.endswith("\nTalk to it: tutelage chat models/mini-sft\n")
+    show(tmp_path / "report.html", dataclasses.replace(results, said=frozenset({"another note"})))
+    said = capsys.readouterr().out
+    assert note in said
+    assert bad not in said  # the runs that the call did have told it

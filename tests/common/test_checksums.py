@@ -37,6 +37,7 @@ def test_rows_are_read_back_and_are_plain_json(tmp_path: Path, ascii_only: bool)
     ]
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(tmp_path: Path):
     path = written(tmp_path)
     content = path.read_bytes()

@@ -11,7 +11,7 @@ from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.locks import own_mark
 from tutelage.common.planned import announce
-from tutelage.delivery.find_model import find_model
+from tutelage.delivery.find_model import find_loadable, find_model
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
@@ -107,6 +107,30 @@ def test_every_command_that_takes_a_model_says_so(
     with pytest.raises(SystemExit):
         main(command)
     assert capsys.readouterr().err == "tutelage: `tiny-sft` is not there yet: `tutelage run recipe.yaml` makes it\n"
+
+
+def test_a_file_is_no_model(here: Workshop) -> None:
+    assert why("recipe.yaml") == "recipe.yaml is a file and no model: give a folder, a name in models/ or a GGUF file"
+
+
+def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here(here: Workshop) -> None:
+    def said(name: str) -> str:
+        with pytest.raises(TutelageError) as caught:
+            find_loadable(name)
+        return str(caught.value)
+
+    first = "no model is called `tiny`: recipe.yaml makes tiny-sft"
+    assert said("tiny") == f"{first} (not begun), tiny-gkd (not begun)"
+    folder = begin("config.json")
+    assert said("tiny").startswith(f"{first} (stopped), ")
+    (folder / "lock").write_text(own_mark())
+    assert said("tiny").startswith(f"{first} (at work), ")
+    begin("result.json")
+    assert said("tiny").startswith(f"{first} (done: give runs/{RUN}), ")
+    Path("models/tiny-sft").mkdir(parents=True)
+    there = "no model is called `tiny`: models/ has tiny-sft; recipe.yaml makes tiny-sft (done), "
+    assert said("tiny").startswith(there)
+    assert said("owner/tiny").startswith("cannot load `owner/tiny`: it is no folder; models/ has tiny-sft; and ")
 
 
 def test_a_recipe_that_reads_such_a_model_is_told(here: Workshop) -> None:

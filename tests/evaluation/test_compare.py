@@ -119,6 +119,7 @@ def test_groups_are_fixed_and_examples_vary_within_them(tmp_path: Path) -> None:
     assert (equal.a, weighted.a) == pytest.approx((result["accuracy"]["value"], result["accuracy_weighted"]["value"]))
 
 
+@pytest.mark.slow
 def test_intervals_of_fixed_tasks_cover_the_truth() -> None:
     """Five tasks of unequal size and difficulty, whose examples are drawn again and again."""
     rng = np.random.default_rng(1)

@@ -48,6 +48,7 @@ def test_no_size_is_an_error() -> None:
         fit_curve([], [], [], (0.0, 1.0), (0.0, 1.0))
 
 
+@pytest.mark.slow
 def test_intervals_of_extrapolations_cover_the_truth() -> None:
     """Truths drawn from the prior, three sizes with noise, and the size that a recipe would have: 80 % are inside."""
     rng, inside, trials = np.random.default_rng(1), 0, 200

@@ -67,6 +67,19 @@ def test_pilots_are_nested_and_share_no_row_with_dev_rows(workshop: Workshop) ->
     assert not ids[2] & dev
 
 
+@pytest.mark.slow
+def test_a_part_with_more_bad_rows_than_the_whole_may_have_is_used_without_them(workshop: Workshop) -> None:
+    """Two rows in 320 are within 1 %, and two in the 24 of a pilot are not."""
+    from tutelage.data.dataset import load_dataset
+
+    file = recipe(workshop)
+    part = part_of(find_arms(load_recipe(file), file.parent), 1 / 16)
+    long = [row.id for row in load_dataset("train", part.data["train"], file.parent).conversations][:2]
+    workshop.rows("train", [row | ({"prompt": "one " * 200} if row["id"] in long else {}) for row in MANY])
+    found = forecast(workshop, file, pilot="short")
+    assert [pilot.rows for pilot in found.known.pilots] == [24]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -101,6 +114,7 @@ def test_what_pilots_lack_is_told_before_anything_is_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_from_end_to_end(workshop: Workshop, done: list[str]) -> None:
     """Signals and two pilots; a second call does nothing; test rows are never read."""
     file = recipe(workshop)
@@ -156,6 +170,7 @@ def test_named_answers(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_recipe_is_a_situation_for_the_next_forecast(workshop: Workshop, undrawn: None) -> None:
     """With what its own forecast had seen; and it does not inform a forecast of itself."""
     again = {"name": "again", "kind": "sft", "student": "sft", "data": "train"}

@@ -25,6 +25,7 @@ KEPT = {"key": "k", "tasks": ["bbh"], "measured": False, "answer": "distil", "me
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.long
 def test_a_study_forecasts_first_and_shows_both(workshop: Workshop, done: list[str]) -> None:
     """The forecast of a method that is no distillation is a reason; a second run makes none anew."""
     workshop.rows("train", [ROWS[i % 12] | {"id": f"m{i}"} for i in range(160)])

@@ -106,6 +106,7 @@ def tiny(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_chain_on_tiny_models(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file, table = tiny(workshop, monkeypatch), workshop.folder / "table.csv"
     table.write_text("name,source,task,metric,teacher,student,rows,gain,gain_se\nold,page,a,rouge_l,same,s,10,1,1\n")

@@ -291,6 +291,7 @@ def test_buffers_fit_their_budget():
     hard=st.booleans(),
     seed=st.integers(0, 1000),
 )
+@pytest.mark.long
 def test_any_shape(tokens, width, extra, chunk, group, beta, temperature, hard, seed):
     objective = Divergence(beta, temperature)
     if hard:

@@ -103,6 +103,7 @@ def test_every_paper_study_asks_alike(tmp_path: Path):
     assert tasks[0]["flores"].group == "test"
 
 
+@pytest.mark.slow
 def test_the_plan_says_where_infobenchs_judge_is_to_be_named(all_of_it: StudyPlan):
     plan = all_of_it
     count = sum(run.task == "infobench" for run in plan.runs)

@@ -27,7 +27,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_the_answer_names_a_method_for_each_size(study: Study) -> None:
     first, _, translation, *_ = answers(study)
     assert first.text.startswith("Llama-3.2-1B: at 10k–80k use GKD (SFT-S): ")
-    assert "; at 939k use SFT, nothing was shown to beat it: " in first.text
+    assert "; at 939k use SFT, the cheapest to train, nothing was shown to beat it: " in first.text
     assert " With a stronger teacher (Llama-3.3-70B-Instruct) at 939k, GKD-IT scores " in first.text
     assert first.text.endswith("against the same-data teacher's student: use it if you have one.")
     assert translation.text.startswith("Translation: use Two-stage: Llama-3.2-1B ")

@@ -54,6 +54,7 @@ def _vectors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     do_not_draw(monkeypatch, "png")
 
 
+@pytest.mark.long
 def test_page_tables_and_figures(made: tuple[list[Cell], StudyReport]) -> None:
     cells, report = made
     names = {path.name for path in report.page.parent.iterdir()}
@@ -67,6 +68,7 @@ def test_page_tables_and_figures(made: tuple[list[Cell], StudyReport]) -> None:
     assert page.text.index("What each method adds to SFT") < page.text.index("What held and what did not")
 
 
+@pytest.mark.long
 def test_every_link_leads_somewhere(made: tuple[list[Cell], StudyReport]) -> None:
     cells, report = made
     html = report.page.read_text(encoding="utf-8")
@@ -82,6 +84,7 @@ def test_every_link_leads_somewhere(made: tuple[list[Cell], StudyReport]) -> Non
     assert all(path.exists() for path in found)
 
 
+@pytest.mark.long
 def test_page_is_self_contained(made: tuple[list[Cell], StudyReport]) -> None:
     html = made[1].page.read_text(encoding="utf-8")
     page = Page(html)
@@ -91,6 +94,7 @@ def test_page_is_self_contained(made: tuple[list[Cell], StudyReport]) -> None:
     assert all(address.startswith(("#", "./")) for address in page.addresses)
 
 
+@pytest.mark.long
 def test_csv_has_the_numbers_the_paper_and_what_is_missing(made: tuple[list[Cell], StudyReport]) -> None:
     folder = made[1].page.parent
     rows = list(csv.DictReader((folder / "table1.csv").open(encoding="utf-8")))
@@ -104,6 +108,7 @@ def test_csv_has_the_numbers_the_paper_and_what_is_missing(made: tuple[list[Cell
     assert all(float(row["low"]) > 0 and row["significant"].startswith("*") for row in gains)
 
 
+@pytest.mark.long
 def test_markdown_and_latex_tables_are_well_formed(made: tuple[list[Cell], StudyReport]) -> None:
     folder = made[1].page.parent
     for n in (1, 2, 3):
@@ -119,6 +124,7 @@ def test_markdown_and_latex_tables_are_well_formed(made: tuple[list[Cell], Study
     assert "\\textbf{" in (folder / "table2.tex").read_text("utf-8")
 
 
+@pytest.mark.long
 def test_figures_show_missing_cells_and_the_paper(made: tuple[list[Cell], StudyReport]) -> None:
     folder = made[1].page.parent
     texts = {}
@@ -210,6 +216,7 @@ def test_texts_can_be_left_out(tmp_path: Path) -> None:
     assert "may not be published" in report.page.read_text("utf-8")
 
 
+@pytest.mark.long
 def test_a_phone_shows_the_page_without_scrolling_sideways(
     made: tuple[list[Cell], StudyReport], tmp_path: Path
 ) -> None:

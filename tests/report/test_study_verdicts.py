@@ -79,7 +79,7 @@ def test_advice_is_corrected_for_the_arms_and_sizes_that_it_chose_among(tmp_path
     gains = {(method, size): 0.0 for size in SIZES for method in ("sft", "gkd_sft", "gkd_base")}
     six = made(tmp_path / "six", gains | {("gkd_sft", 20): 0.022}, "bbh")
     (advice,) = answers(six)
-    assert advice.text.startswith("s: at 10–30 use SFT, nothing was shown to beat it: ")
+    assert advice.text.startswith("s: at 10–30 use SFT, the cheapest to train, nothing was shown to beat it: ")
     assert advice.text.endswith("(Holm's correction for 6 comparisons.)")
     assert "beat it: GKD (SFT-S) +2.2 (0.2 to 4.2) at 20. (Holm" in advice.text  # the largest difference
     assert advice.tone == "unclear"
@@ -91,7 +91,9 @@ def test_a_domain_tasks_advice_is_corrected_too(tmp_path: Path) -> None:
     gains: dict[tuple[str, int | None], float] = {("sft", None): 0.0, ("gkd_sft", None): 0.0}
     gains |= {(method, size): 0.0 for size in SIZES for method in ("mix", "two_stage")}
     few = made(tmp_path / "few", gains | {("mix", 20): 0.022})
-    assert answers(few)[0].text.startswith("Summarization: use SFT, nothing was shown to beat it: ")
+    assert answers(few)[0].text.startswith(
+        "Summarization: use SFT, the cheapest to train, nothing was shown to beat it: "
+    )
     many = made(tmp_path / "many", gains | {("mix", 20): 0.04})
     assert answers(many)[0].text.startswith("Summarization: use Mix: ")
 
@@ -102,7 +104,7 @@ def test_sft_again_is_the_reference_wherever_it_is(tmp_path: Path) -> None:
     study = made(tmp_path / "with", gains, "bbh")
     assert "use SFT again, nothing was shown to beat it" in answers(study)[0].text
     level = made(tmp_path / "level", gains | {("sft_again", 10): -0.001, ("gkd_sft", 10): 0.0}, "bbh")
-    assert "use SFT, nothing was shown to beat it" in answers(level)[0].text  # SFT costs least
+    assert "use SFT, the cheapest to train, nothing was shown to beat it" in answers(level)[0].text  # SFT costs least
     assert yardstick(study).text == (
         "Every arm is compared with SFT again of the same student on the same data: SFT, then as much SFT again with a "
         "fresh schedule. So no gain is that of more steps."

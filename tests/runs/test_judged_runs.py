@@ -136,6 +136,7 @@ def test_a_judge_that_fails_is_asked_again_from_the_kept_replies(
         do_run(planned(workshop, "infobench", {"model": "new"}))
 
 
+@pytest.mark.slow
 def test_the_command_judges_runs_and_folders_of_scores(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

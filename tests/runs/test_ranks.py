@@ -116,7 +116,7 @@ def test_two_ranks_killed_in_three_ways_end_as_one(
     before = steps(run)
     assert 4 < before < STEPS
     later(run, before, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Interrupted, match=r"stopped after step \d+; the same command goes on"):
+    with pytest.raises(Interrupted, match=r"stopped after step \d+ of \d+ of gkd \(seed 0\); the same command goes on"):
         attempt(run, share=TWO)
     (saved,) = (run.folder / "checkpoints").glob("checkpoint-*")
     assert int(saved.name.rpartition("-")[2]) == steps(run)

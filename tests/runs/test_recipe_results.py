@@ -12,7 +12,6 @@ from pages import do_not_draw
 from recipes_fixture import ROWS, Workshop
 
 from tutelage.cli.main import main
-from tutelage.data.large import kept
 from tutelage.recipe.load import load_recipe
 from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.tables import build_tables
@@ -154,7 +153,7 @@ def test_the_reference_is_the_control_where_there_is_one(workshop: Workshop) -> 
 
 
 def test_a_control_that_trains_for_fewer_steps_is_named(workshop: Workshop) -> None:
-    """Steps count from the first stage on, since as many epochs on more rows are more steps."""
+    """Steps count from the student on, since as many epochs on more rows are more steps."""
     workshop.rows("more", [row | {"id": f"more {row['id']}"} for row in ROWS])
     stages = [
         {"name": "sft", "kind": "sft", "data": "train"},
@@ -177,6 +176,28 @@ def test_a_control_that_trains_for_fewer_steps_is_named(workshop: Workshop) -> N
     )
 
 
+def test_what_made_the_student_is_no_part_of_a_rows_steps_and_each_has_its_size(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [
+        {"name": "cut", "kind": "prune", "model": "teacher", "prune": {"keep": [0, 3], "method": "listed"}},
+        {"name": "heal", "kind": "sft", "student": "cut", "data": "train", "shared": True},
+        {"name": "sft", "kind": "sft", "data": "train"},
+        {"name": "again", "kind": "sft", "student": "sft", "data": "train"},
+        {"name": "large", "kind": "sft", "student": "teacher", "data": "train"},
+        {"name": "scores", "kind": "evaluate", "models": ["base", "sft", "again", "large"], "tasks": ["test"]},
+    ]
+    file = workshop.write(stages=stages, student="heal")
+    assert [row.weights for row in read(workshop, file).rows] == [None] * 4  # nothing is made
+    results = run_recipe(load_recipe(file), workshop.folder, workshop.runs)
+    assert [row.steps for row in results.rows] == [None, 3, 6, 3]
+    base, sft, again, large = (row.weights or 0 for row in results.rows)
+    assert 0 < base == sft == again < large
+    said = capsys.readouterr()
+    assert "note: 9 runs: 5 of stages that make models or data, and 4 evaluations (one per model and task)" in said.err
+    assert "9 of 9 runs done" in said.out
+
+
 def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workshop.write(device="auto", stages__2__models=["lead_1"])
     monkeypatch.setattr(module, "resolve_device", lambda wanted: "cuda")
@@ -189,39 +210,6 @@ def test_runs_of_another_device_are_found(workshop: Workshop, monkeypatch: pytes
     assert (named.elsewhere, named.done) == ("", 0)  # no CUDA is needed to look
     environment = json.loads(next(workshop.runs.glob("lead_1*/environment.json")).read_text())
     assert found.facts["machine"] == f"{environment['device']}, torch {environment['torch']}"
-
-
-def test_questions_that_were_trained_on_are_noted(workshop: Workshop):
-    workshop.rows("test", [*ROWS[:3], {"prompt": "The cow sat?", "completion": "No."}])
-    workshop.rows("other", [{"prompt": "The hen sat?", "completion": "No."}])
-    config = load_recipe(workshop.write(data__other={"path": "other.jsonl"}, stages__0__data="other"))
-    results = recipe_results(config, workshop.folder, workshop.runs)
-    (notice,) = results.notices
-    assert notice.startswith("3 of the 4 questions of task `test` are also in data.train, on which models are trained")
-
-
-def test_questions_that_settings_are_chosen_on_are_noted(workshop: Workshop):
-    """A test task that has rows of the task of the search, under whatever name."""
-    workshop.rows("test", [{"prompt": "The cow sat?", "completion": "No."}, {"prompt": "Who?", "completion": "I."}])
-    workshop.rows("dev", [{"prompt": "The cow sat?", "completion": "No."}, {"prompt": "The hen?", "completion": "No."}])
-    search = {"grid": {"learning_rate": [1e-3, 1e-4]}, "task": "dev"}
-    dev = {"data": "dev", "metrics": ["exact_match"], "sampling": {"max_new_tokens": 4}}
-    file = workshop.write(data__dev={"path": "dev.jsonl"}, tasks__dev=dev, search=search, stages__0__search=True)
-    (notice,) = recipe_results(load_recipe(file), workshop.folder, workshop.runs).notices
-    assert notice.startswith("1 of the 2 questions of task `test` are also in task `dev`, on which settings are chosen")
-
-
-def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop):
-    workshop.rows("test", [{"prompt": "The cow sat?", "completion": "No."}])
-    workshop.rows("dev", ROWS[:2])
-    file = workshop.write(
-        data__dev={"path": "dev.jsonl"},
-        tasks__dev={"data": "dev", "metrics": ["exact_match"], "sampling": {"max_new_tokens": 4}},
-        search={"grid": {"learning_rate": [1e-3, 1e-4]}, "task": "test"},
-        stages__0__search="dev",
-    )
-    (notice,) = recipe_results(load_recipe(file), workshop.folder, workshop.runs).notices
-    assert notice.startswith("2 of the 2 questions of task `dev` are also in data.train, on which models are trained")
 
 
 def test_a_row_says_what_it_began_with_who_taught_it_and_whether_it_is_a_teacher(workshop: Workshop) -> None:
@@ -244,62 +232,3 @@ def test_a_row_says_what_it_began_with_who_taught_it_and_whether_it_is_a_teacher
         "seqkd": ("Small", ("train",), "big", False),
         "own": ("Small", ("train",), "bigger", False),
     }
-
-
-# --- rows that repeat or contradict others ----------------------------------------------------------------------------
-
-WHO = [{"prompt": f"Who is {n}?", "completion": f"It is {n}."} for n in range(6)]
-TWICE = "1 row is an exact repetition and counts twice: remove train.jsonl:7 (it repeats train.jsonl:2)"
-OTHERWISE = (
-    "1 row answers an earlier row's question otherwise: keep the right answer: test.jsonl:3 (it asks what test.jsonl:1 "
-    "asks)"
-)
-
-
-def written(workshop: Workshop) -> Path:
-    workshop.rows("train", [*WHO, WHO[1]])
-    workshop.rows("test", [{"prompt": "A?", "completion": "B."}, WHO[5], {"prompt": "A?", "completion": "C."}])
-    return workshop.write(
-        data__dev={"path": "train.jsonl", "size": 2},
-        data__unused={"path": "train.jsonl"},
-        training__validation="dev",
-    )
-
-
-@pytest.mark.parametrize("large", [False, True])
-def test_a_recipes_results_name_them_by_file_and_line(
-    workshop: Workshop, large: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))
-    monkeypatch.setattr(kept, "LARGE", 2 if large else 20_000)
-    results = recipe_results(load_recipe(written(workshop)), workshop.folder, workshop.runs)
-    assert [(one.name, one.source, one.uses, one.rows, one.notes) for one in results.sections] == [
-        ("train", "train.jsonl", "trained on", 7, (TWICE,)),
-        ("test", "test.jsonl", "scored on", 3, (OTHERWISE,)),
-        ("dev", "train.jsonl", "loss is measured on while training", 2, ()),
-    ]
-    assert results.row_notes == (f"data.train: {TWICE}", f"data.test: {OTHERWISE}")
-    assert results.notices == (
-        "1 of the 3 questions of task `test` are also in data.train, on which models are trained: scores on them look "
-        "better than they are (test.jsonl:2 asks what train.jsonl:6 asks)",
-    )
-
-
-def test_plain_text_of_a_large_set_is_not_searched(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUTELAGE_CACHE", str(workshop.folder / "cache"))
-    workshop.rows("train", [{"text": f"line {n}"} for n in (1, 2, 2)])
-    file = workshop.write(data__train__text="{text}", stages__1__data="test")
-    for large, notes in ((20_000, 1), (2, 0)):
-        monkeypatch.setattr(kept, "LARGE", large)
-        results = recipe_results(load_recipe(file), workshop.folder, workshop.runs)
-        assert len(next(one for one in results.sections if one.name == "train").notes) == notes
-
-
-def test_a_run_says_it_before_it_trains(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = load_recipe(written(workshop))
-    results = run_recipe(recipe, workshop.folder, workshop.runs, only=["scores"])
-    error = capsys.readouterr().err
-    for note in results.row_notes:
-        assert f"note: {note}\n" in error
-        assert note in results.said
-    assert run_recipe(recipe, workshop.folder, workshop.runs).said == frozenset()  # nothing to do, so nothing was said

@@ -167,6 +167,7 @@ def test_a_folder_without_replies_is_an_error(tmp_path: Path, capsys: pytest.Cap
     assert "holds no kept replies" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_scores_of_the_evaluate_command_are_renewed_in_place(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

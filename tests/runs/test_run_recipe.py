@@ -286,7 +286,9 @@ def test_an_unforeseen_error_is_one_line_and_a_log(workshop: Workshop, monkeypat
     assert not (run.folder / "lock").exists()
 
 
-def test_a_request_to_stop_ends_the_whole_recipe(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+def test_a_request_to_stop_ends_the_whole_recipe(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     asked: list[str] = []
 
     def stopped(run: Run) -> dict[str, Any]:
@@ -298,3 +300,7 @@ def test_a_request_to_stop_ends_the_whole_recipe(workshop: Workshop, monkeypatch
         do(workshop, **WHOLE)
     assert len(asked) == 1
     assert not list(workshop.runs.glob("*/lock"))
+    assert "already" not in capsys.readouterr().out
+    with pytest.raises(Interrupted):
+        do(workshop, **WHOLE)
+    assert "tiny: 1 of 10 runs are done already; heal is next\n" in capsys.readouterr().out

@@ -184,6 +184,7 @@ def test_rounding_leads_to_the_last_token_that_can_be_drawn(monkeypatch):
     assert own.last[[1, 7, 2]].tolist() == [640, 640, 645]
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution(monkeypatch):
     """Each token is drawn for a share of evenly spaced random numbers that is its probability."""
     count, vocab = 100, 150
@@ -213,6 +214,7 @@ def samples_of(kernels, dtype=torch.float32, **settings):
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.8}, {"temperature": 0.0}, {"slots": 16}])
+@pytest.mark.slow
 def test_samples_with_the_kernels_equal_those_without(settings):
     (own, samples), (_, expected) = (samples_of(kernels, **settings) for kernels in (True, False))
     assert (own.kernels, own.cache.kernels, len(own.rotary)) == (True, True, 1)
@@ -222,6 +224,7 @@ def test_samples_with_the_kernels_equal_those_without(settings):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_each_kernel_runs_in_a_step_but_not_in_prefill_or_training(monkeypatch):
     from tutelage.sampling import draw_kernels, step_kernels
 

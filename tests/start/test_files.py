@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tutelage.common.errors import TutelageError
-from tutelage.start.files import find_form, form_of, sort_files, without_text
+from tutelage.start.files import find_form, form_of, likely_pair, sort_files, without_text
 
 
 def test_names_say_what_files_are_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +125,58 @@ def test_words_of_a_language_called_id_are_text() -> None:
     form = find_form(rows, "x.csv")
     assert form is not None
     assert form.keys == {"prompt": "{en}", "completion": "{id}"}
+
+
+ANSWERS = ("is on its way", "has gone home", "waits at the door")
+DESK: dict[str, list[str]] = {
+    "channel": ["mail", "phone", "chat"] * 4,
+    "ticket": [f"T-{n}" for n in range(12)],
+    "words": [f"Where is parcel {n * n} that I sent on Monday with all my {n} books?" for n in range(12)],
+    "note": [f"Parcel {n * n} {ANSWERS[n % 3]}." for n in range(12)],
+}
+
+
+def desk(**names: str) -> list[dict[str, str]]:
+    """Rows of the desk, columns renamed."""
+    columns = {names.get(name, name): values for name, values in DESK.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("names", "likely"),
+    [
+        ({"note": "zusatz"}, ("words", "zusatz")),  # the longest texts, in the file's order
+        ({"note": "answer"}, ("words", "answer")),
+        ({"note": "zusatz", "channel": "category"}, ("words", "category")),  # a category is an answer at most
+        ({"note": "zusatz", "channel": "source"}, ("words", "zusatz")),
+    ],
+)
+def test_the_columns_that_are_proposed_have_text_that_differs(names: dict[str, str], likely: tuple[str, str]) -> None:
+    rows = desk(**names)
+    assert likely_pair(rows, list(rows[0])) == likely
+
+
+def test_a_category_is_no_question_whatever_it_is_called() -> None:
+    form = find_form(desk(channel="source", note="answer"), "x.csv")
+    assert form is not None
+    assert (form.keys, form.sure) == ({"prompt": "{words}", "completion": "{answer}"}, False)
+    assert find_form(desk(channel="source", note="zusatz"), "x.csv") is None  # either may be the answer
+    form = find_form([{key: row[key] for key in ("channel", "words")} for row in desk()], "x.csv")
+    assert form is not None
+    assert form.keys == {"prompt": "{words}", "completion": "{channel}"}
+
+
+def test_one_column_is_not_both() -> None:
+    with pytest.raises(TutelageError, match="`a` cannot be the question and the answer"):
+        form_of("a", "a", ["a", "b"])
+
+
+def test_a_misspelt_file_is_answered_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    for name in ("rows/train.csv", "rows/notes.jsonl", "rows/readme.md"):
+        Path(name).touch()
+    with pytest.raises(TutelageError, match=r"no file `rows/trian.csv` here: did you mean `rows/train.csv`\?"):
+        sort_files(["rows/trian.csv"])
+    with pytest.raises(TutelageError, match=r"`rows/x y z` here: there are rows/notes.jsonl, rows/train.csv$"):
+        sort_files(["rows/x y z"])

@@ -1,4 +1,4 @@
-"""What is told of rows: repetitions, kinds of turns, and test rows that are training rows."""
+"""What is told of rows: kinds of turns, bad rows, gaps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, Message
 from tutelage.data.left_out import EMPTY_QUESTION
-from tutelage.start.look import look_at, measure, overlap
+from tutelage.start.look import look_at, measure
 
 
 def pair(question: str, answer: str = "yes") -> Conversation:
@@ -34,24 +34,10 @@ def test_what_rows_carry_is_counted(tmp_path: Path) -> None:
     text = "\n".join(look.lines())
     assert (look.total, len(look.bad), len(look.rows)) == (38, 3, 35)
     assert "23 with several answers; 23 with a system turn; 3 with tools; 3 with thoughts; 3 with references" in text
-    # Three kinds of rows are told apart by their turns; all others repeat them.
-    assert "32 rows are exact repetitions and count twice: remove x.jsonl:4 (it repeats x.jsonl:3), x.jsonl:5" in text
-    assert ") and 29 more" in text
     assert "bad row: x.jsonl:6: no reply" in text
     lengths = measure(look, None)
     assert not lengths.exact
     assert all(w == p + r for w, p, r in zip(lengths.whole, lengths.prompts, lengths.responses, strict=True))
-
-
-def test_overlap_names_equal_prompts_and_counts_near_ones() -> None:
-    train = [pair("Where can I park my bicycle at the station?"), pair("How long is the river in the north valley?")]
-    test = [
-        pair("Where can I  park my bicycle at the station?", "no"),
-        pair("Where can I park my bicycle at this station?"),
-        pair("Which mountain is higher than all others nearby?"),
-    ]
-    same, near = overlap(test, train)
-    assert (same, near) == ([test[0].source], [test[1].source])
 
 
 def test_where_only_one_column_has_text_the_others_are_named_with_what_they_hold(tmp_path: Path) -> None:
@@ -79,7 +65,8 @@ def test_columns_that_nothing_reads_are_named_with_a_way_to_use_them(tmp_path: P
         "  not used: `kind`, `year` (running numbers); to use `kind`: --prompt '{kind}: {question}' "
         "--completion '{answer}'"
     )
-    assert "not used" not in "\n".join(look_at("train", [file], "{kind}: {question}", "answer").lines())
+    given = look_at("train", [file], "{kind}: {question}", "answer").lines()
+    assert [line for line in given if "not used" in line] == ["  not used: `year` (running numbers)"]
     assert "not used" not in "\n".join(look_at("test", [file], None, None).lines())  # said of the training rows
     two = csv_of(tmp_path / "two.csv", "question,answer", "a,b", "c,d")
     assert "not used" not in "\n".join(look_at("train", [two], None, None).lines())

@@ -263,6 +263,7 @@ def test_the_recipes_say_appendix_a2():
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.slow
 def test_what_the_paper_cannot_start_on_eight_gpus():
     plan = plan_study(PAPER / "all.yaml", Path("runs"), partial=True)
     lines = plan_lines(plan, "8xH100")

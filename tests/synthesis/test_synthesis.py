@@ -194,6 +194,7 @@ def resume_until(folder: Path, events: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_ten_points_one_after_the_other(tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis]):
     random, deaths = Random(11), 0
     for _ in range(200):

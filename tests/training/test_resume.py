@@ -166,7 +166,7 @@ def test_every_step_of_this_run_samples(uninterrupted):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [0, 2, 3])
-def test_a_run_asked_to_stop_finishes_its_step_and_saves(tmp_path, uninterrupted, monkeypatch, number, step):
+def test_a_run_asked_to_stop_finishes_its_step_and_saves(tmp_path, uninterrupted, monkeypatch, number, step, capsys):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     trainer = Trainer(make(tmp_path))
     weights_of = trainer._token_weights
@@ -177,11 +177,14 @@ def test_a_run_asked_to_stop_finishes_its_step_and_saves(tmp_path, uninterrupted
         return weights_of(sequences)
 
     trainer._token_weights = asked
-    with pytest.raises(Interrupted, match=f"stopped after step {step + 1}; the same command goes on"):
+    where = f"after step {step + 1} of {STEPS}"
+    with pytest.raises(Interrupted, match=f"stopped {where} of training; the same command goes on"):
         trainer.run()
+    capsys.readouterr()
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     assert checkpoint.latest_checkpoint(tmp_path / "checkpoints", "one")[1] == step + 1
     weights, metrics, calls = resume(tmp_path, monkeypatch)
+    assert f"training: goes on {where}\n" in capsys.readouterr().out
     assert same(weights, uninterrupted[0])
     assert metrics == uninterrupted[1]
     assert len(calls) == STEPS - step - 1

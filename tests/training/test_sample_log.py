@@ -20,6 +20,7 @@ def sequence(author: str = "student") -> TokenSequence:
     return dataclasses.replace(example, author=author, cut=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_answers_are_text_evenly_over_the_steps(tmp_path: Path) -> None:
     tokenizer, total, one = jobs.words(), 4 * KEPT + 1, sequence()
     log = SampleLog(tmp_path, 0, total, tokenizer)

@@ -14,6 +14,7 @@ from tutelage.training.trainer import Trainer
 LENGTHS = (9, 6, 60, 7, 30, 5, 12)
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_every_number(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -141,7 +141,7 @@ def run(
         page=page,
         recipe=file,
         runs=root,
-        notes=(*replaced, *results.row_notes, *results.notices, *made.notes),
+        notes=(*replaced, *results.left_out, *results.row_notes, *results.notices, *made.notes),
     )
 
 

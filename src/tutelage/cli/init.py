@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ from tutelage.cli.options import Debug, RunsFolder, print_lines, visible
 
 if TYPE_CHECKING:
     from tutelage.start.look import Look
-    from tutelage.start.models import Cut
+    from tutelage.start.models import Cut, Pair
 
 HEALING = 320  # rows that heal the built-in student, in 40 steps: 800 did no better on short rows (LOG.md)
 # Of GKD for that student, by the mini study's search; the rate that it found for SFT again did worse here (LOG.md).
@@ -56,7 +56,6 @@ def init(
     from tutelage.start.draft import draft
     from tutelage.start.estimate import look_at_machine
     from tutelage.start.look import first_rows
-    from tutelage.start.models import look_at_models
 
     asks = not yes and sys.stdin.isatty()
     if (prompt is None) != (completion is None):
@@ -82,8 +81,7 @@ def init(
     print_lines([f"machine: {here.said}"])
     command = " ".join(shlex.join(["tutelage", "init", *(path for paths in roles.values() for path in paths)]).split())
     found = None
-    for large, small in _pairs(teacher, student, here.device, asks):
-        pair = look_at_models(large, small)
+    for pair in _pairs(teacher, student, here.device, asks):
         found = draft(called, looks, out, pair, here, command, runs, force)
         if found.fits:
             break
@@ -105,7 +103,7 @@ def _files(named: Sequence[str], flags: Mapping[str, list[str] | None], asks: bo
     if not named and not flags["train"]:
         here = _data_here()
         if asks:
-            named = [typer.prompt("Your data (a file)", default=here or None)]
+            named = [_ask("Your data (a file)", here, _readable)]
         elif here is None:
             raise TutelageError("no data: name your file, for example tutelage init train.csv")
         else:
@@ -136,45 +134,98 @@ def _name(out: Path | None, first: str) -> str:
 
 def _look(role: str, paths: list[str], prompt: str | None, completion: str | None, asks: bool) -> Look:
     """Read a section; where the columns are not known, ask, or say that they were guessed."""
-    from tutelage.start.look import UnknownFormError, look_at
+    from tutelage.start.files import text_columns
+    from tutelage.start.look import UnknownFormError, first_rows, look_at
 
     try:
         found = look_at(role, paths, prompt, completion)
     except UnknownFormError as error:
         if not asks:
             raise
-        print(visible(f"{error.place}: columns {', '.join(error.columns)}"))
-        prompt = typer.prompt("Column of the question", default=error.columns[0])
-        completion = typer.prompt("Column of the answer", default=(error.text[1:] or error.columns)[-1])
-        return look_at(role, paths, prompt, completion)
+        print_lines([visible(f"{error.place}: columns {', '.join(error.columns)}")])
+        return _ask_columns(role, paths, error.columns, error.likely)
     if not found.form.sure and not asks:
-        print(f"note: {role}: the columns are guessed from their order; --prompt and --completion set them")
+        print(f"note: {role}: the columns are guessed; --prompt and --completion set them")
     elif not found.form.sure and not typer.confirm(visible(f"{role}: {found.form.said}. Right?"), default=True):
         keys = found.form.keys
-        prompt = typer.prompt("Column of the question, or a template", default=keys["completion"])
-        return look_at(role, paths, prompt, typer.prompt("Column of the answer", default=keys["prompt"]))
+        return _ask_columns(role, paths, text_columns(first_rows(paths)), (keys["completion"], keys["prompt"]))
     return found
 
 
-def _pairs(teacher: str | None, student: str | None, device: str, asks: bool) -> Iterator[tuple[str, str | Cut]]:
-    """(teacher, student): as asked for, else proposals for the device, the first of which that fits is taken."""
+def _ask_columns(role: str, paths: list[str], columns: Sequence[str], likely: tuple[str, str]) -> Look:
+    """Ask for the columns until they can be read. `likely`: what is proposed."""
     from tutelage.common.errors import TutelageError
-    from tutelage.start.models import BUILT_IN, PAIRS
+    from tutelage.start.files import check_columns
+    from tutelage.start.look import look_at
 
-    proposed: list[tuple[str, str | Cut]] = [*PAIRS] if device == "cuda" else [(BUILT_IN, built_in_student())]
-    if asks and teacher is None and student is None:
-        large, small = proposed[0]
-        teacher = typer.prompt("Teacher", default=large)
-        if isinstance(small, str) or teacher != large:
-            student = typer.prompt("Student", default=small if isinstance(small, str) else None)
-        if (teacher, student) == (large, small if isinstance(small, str) else None):
-            teacher = student = None
-    if teacher is None and student is None:
-        yield from proposed
-    elif teacher is None or student is None:
+    def known(text: str) -> str:
+        check_columns(text, columns)
+        return text
+
+    while True:
+        prompt = _ask("Column of the question, or a template", likely[0], known)
+        completion = _ask("Column of the answer, or a template", likely[1], known)
+        try:
+            return look_at(role, paths, prompt, completion)
+        except TutelageError as error:
+            print_lines([visible(str(error))])
+
+
+def _ask(question: str, default: str | None, check: Callable[[str], str]) -> str:
+    """The answer as `check` gives it; one for which that raises TutelageError is asked for again."""
+    from tutelage.common.errors import TutelageError
+
+    while True:
+        try:
+            return check(typer.prompt(visible(question), default=default))
+        except TutelageError as error:
+            print_lines([visible(str(error))])
+
+
+def _readable(file: str) -> str:
+    from tutelage.start.files import sort_files
+    from tutelage.start.look import first_rows
+
+    first_rows(sort_files([file])["train"])
+    return file
+
+
+def _pairs(teacher: str | None, student: str | None, device: str, asks: bool) -> Iterator[Pair]:
+    """Teacher and student: as asked for, else proposals for the device, the first of which that fits is taken."""
+    from tutelage.common.errors import TutelageError
+    from tutelage.start.models import BUILT_IN, PAIRS, look_at_models
+
+    if (teacher is None) != (student is None):
         raise TutelageError("--teacher and --student go together: give both, two models of one family")
-    else:
-        yield teacher, student
+    if teacher is not None and student is not None:
+        yield look_at_models(teacher, student)
+        return
+    proposed: list[tuple[str, str | Cut]] = [*PAIRS] if device == "cuda" else [(BUILT_IN, built_in_student())]
+    other = _ask_models(*proposed[0]) if asks else None
+    yield from (look_at_models(*pair) for pair in proposed) if other is None else [other]
+
+
+def _ask_models(large: str, small: str | Cut) -> Pair | None:
+    """Ask for models until they can be used together; None for those that are proposed, `large` and `small`."""
+    from tutelage.common.errors import TutelageError
+    from tutelage.start.models import look_at_models
+
+    named = small if isinstance(small, str) else None
+    while True:
+        teacher: str = typer.prompt("Teacher", default=large)
+        if teacher == large and named is None:
+            return None
+        student: str = typer.prompt("Student", default=named)
+        if (teacher, student) == (large, named):
+            return None
+        try:
+            pair = look_at_models(teacher, student)
+        except TutelageError as error:
+            print_lines([visible(str(error))])
+            continue
+        print_lines(map(visible, pair.unseen))
+        if not pair.unseen or typer.confirm("Take it all the same?", default=False):
+            return pair
 
 
 def built_in_student() -> Cut:

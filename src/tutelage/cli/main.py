@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.forecast import forecast
 from tutelage.cli.init import init
+from tutelage.cli.misspelt import no_option
 from tutelage.cli.model import chat, export, serve_teacher
 from tutelage.cli.narrow_help import COLUMNS, SETTINGS, WIDE, Commands
 from tutelage.cli.options import (
@@ -270,8 +272,9 @@ def main(arguments: list[str] | None = None) -> None:
     A mistake of the user ends in one line on standard error and exit code 1 (2 for wrong usage, 130 for Ctrl-C, 143 for
     SIGTERM); with `--debug` a TutelageError is raised on, as all other errors always are.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     with sigterm_as_ctrl_c():
-        _main(sys.argv[1:] if arguments is None else arguments)
+        _main([*words[1:], "--help"] if words[:1] == ["help"] else words)
 
 
 def _main(arguments: list[str]) -> None:
@@ -295,10 +298,13 @@ def _main(arguments: list[str]) -> None:
         if code is None or "--debug" in arguments:
             raise
         usage = getattr(error, "format_message", str)
+        context: Any = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoSuchOption" and context is not None:
+            usage = partial(no_option, getattr(error, "option_name", ""), context.command, arguments)
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, in a narrow terminal
             sys.stderr.write(f"{usage()}\n" if usage() else "")
             _fail("", code)
-        command = getattr(getattr(error, "ctx", None), "command_path", "tutelage")
+        command = getattr(context, "command_path", "tutelage")
         _fail(str(error) if usage is str else f"{usage()} ({command} --help)" if usage() else "", code)
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -220,6 +220,17 @@ def tell(note: str, who: str = "", cause: str = "", file: TextIO | None = None) 
 def cause_of(notice: str) -> str:
     """What a notice has in common with those of other runs: all but its numbers."""
     return re.sub(r"\d[\d.,]*", "#", notice)
+
+
+def each_cause_once(notices: Iterable[str]) -> list[str]:
+    """The first notice of each cause, and of how many more runs it is true."""
+    causes: dict[str, list[str]] = {}
+    for notice in notices:
+        causes.setdefault(cause_of(notice), []).append(notice)
+    return [
+        first + (f" (as in {len(more)} more run{'s' * (len(more) > 1)})" if more else "")
+        for first, *more in causes.values()
+    ]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from tutelage.common.errors import did_you_mean
 
+_LONGEST_NAME = 60  # of a column
 NAMED = 3  # rows that a message names
 _FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
 _SPACED = re.compile(r"\{\s+(\w[^{}\n]*?)\s*\}|\{(\w[^{}\n]*?)\s+\}")
@@ -99,7 +100,15 @@ def missing_column(column: str, row: dict[str, Any]) -> str:
     columns = [str(name) for name in row]
     guess = did_you_mean(column, columns)
     guess = f", {guess}" if guess else ""
-    return f"no column `{column}`{guess} (columns: {', '.join(columns)})"
+    row_first = (
+        "; the first line looks like a row: put the columns' names above it" if any(map(is_text, columns)) else ""
+    )
+    return f"no column `{column}`{guess} (columns: {', '.join(columns)}){row_first}"
+
+
+def is_text(name: str) -> bool:
+    """Whether what should be a column's name is rather a value: long, or a sentence."""
+    return len(name) > _LONGEST_NAME or (" " in name.strip() and name.rstrip().endswith((".", "?", "!")))
 
 
 def json_type(value: Any) -> str:

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 from tutelage.common.errors import TutelageError, one_line
 from tutelage.common.files import hash_file
 from tutelage.data.formats import json_text, tables
+from tutelage.data.formats.beginning import refuse_other_content
 from tutelage.recipe.sections import DataConfig
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".arrow", ".csv", ".tsv")
 _SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")  # beside saved data
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+UNREACHABLE = "which cannot be reached: check the network (and HF_HUB_OFFLINE), load it once while online"
+_SECONDS = 10  # until the hub must have answered
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -181,7 +185,9 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
             f"{_place(key)}`{written}` is a folder of folders ({', '.join(inside)}); name one: {written}/{inside[0]}"
         )
     if not files:
-        raise TutelageError(f"{_place(key)}`{written}` is a folder; name its files, for example {written}/*.jsonl")
+        raise TutelageError(
+            f"{_place(key)}the folder `{written}` has no data file ({', '.join(SUFFIXES)}): name one, or another folder"
+        )
     if len(splits) > 1:
         raise TutelageError(
             f"{_place(key)}the folder `{written}` has several splits ({', '.join(splits)}); name the files of one: "
@@ -197,6 +203,7 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
 
 def read_file(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     """(source, row) of one file, whose rows are named `label`. `place` begins messages; otherwise as `read_rows`."""
+    refuse_other_content(place, file)
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from json_text.read_lines(place, file, label)
     elif file.name.endswith((".csv", ".tsv")):
@@ -212,17 +219,43 @@ def _load_hub(key: str, written: str, config: DataConfig) -> Any:
 
     path, _, configuration = written.partition(":")
     try:
-        return datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
+        with hub_asked_once():
+            return datasets.load_dataset(path, configuration or None, split=config.split, revision=config.revision)
     except Exception as error:  # the client raises its own errors, HTTP and system errors, and ValueError
-        if isinstance(error, ConnectionError) or "offline" in str(error).lower():
-            advice = "check the network, load it once while online, or name local files"
-        else:
-            keys = f", `{key}.split`, `{key}.revision`" if key else ""
-            advice = f"check the name{keys} and your access rights, or name local files"
+        what = f"{_place(key)}`{written}` is not a local file and cannot be loaded from the hub"
+        if is_unreachable(error):
+            raise TutelageError(f"{what}, {UNREACHABLE}, or name local files") from error
+        keys = f", `{key}.split`, `{key}.revision`" if key else ""
         raise TutelageError(
-            f"{_place(key)}`{written}` is not a local file and cannot be loaded from the hub: {one_line(error)}; "
-            f"{advice}"
+            f"{what}: {one_line(error)}; check the name{keys} and your access rights, or name local files"
         ) from error
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether an error of the hub's clients says that it does not answer."""
+    return isinstance(error, ConnectionError) or "offline" in str(error).lower()
+
+
+@contextmanager
+def hub_asked_once() -> Iterator[None]:
+    """Within the block a hub that cannot be reached is asked no more, so that its clients take what their caches have:
+    they would ask it six times, for half a minute."""
+    from datasets import config
+    from huggingface_hub import constants, get_session
+
+    reached = not constants.HF_HUB_OFFLINE
+    if reached:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+        except Exception:  # of several libraries
+            reached = False
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    if not reached:
+        constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
 def _hub_rows(written: str, loaded: Any) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from tutelage.common.run_folder import (
     read_json,
 )
 from tutelage.delivery.folders import CARD, read_mark
-from tutelage.runs.preflight.unfinished import why_absent
+from tutelage.runs.preflight.unfinished import made_here, why_absent
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def find_model(written: str) -> FoundModel:
     if not folder.is_dir() and not written.startswith((".", "/", "~")) and (Path(MODELS) / written).is_dir():
         folder = Path(MODELS) / written
     if not folder.is_dir():
+        if folder.is_file() and folder.suffix != ".gguf":
+            raise TutelageError(f"{written} is a file and no model: give a folder, a name in {MODELS}/ or a GGUF file")
         if not folder.exists() and (why := why_absent(written)):
             raise TutelageError(why)
         return FoundModel(_name(written), written)
@@ -71,6 +73,9 @@ def find_loadable(written: str, revision: str | None = None) -> FoundModel:
             raise TutelageError(f"--revision: is for models of the hub, and `{written}` is a local one: leave it out")
         return found  # loading it says at once what is wrong
     if wrong := Hub(network=True).problem(found.path, "model"):
+        if "/" not in written and (made := made_here()):
+            there = f"{_local_models()}; " if Path(MODELS).is_dir() else ""
+            raise TutelageError(f"no model is called `{written}`: {there}{made}")
         raise TutelageError(f"cannot load `{written}`: it is no folder; {_local_models()}; and {wrong}")
     return found
 

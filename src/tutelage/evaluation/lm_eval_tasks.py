@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.common.errors import TutelageError, did_you_mean
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Sample
+from tutelage.data.sources import UNREACHABLE, hub_asked_once, is_unreachable
 from tutelage.evaluation.benchmarks import BENCHMARKS, LM_EVAL
 from tutelage.evaluation.benchmarks.gpqa import seal
 from tutelage.evaluation.benchmarks.lm_eval import quiet
@@ -48,9 +49,11 @@ def load_lm_eval_task(name: str) -> Any:
         hint = did_you_mean(asked, [*BENCHMARKS, *manager.all_tasks], "`lm-eval ls tasks` lists lm-eval's")
         raise TutelageError(f"no benchmark and no task of lm-eval is called `{asked}`: {hint}")
     try:
-        with quiet():
+        with quiet(), hub_asked_once():
             loaded = manager.load([asked])
     except Exception as error:  # no network, a gated set, a broken file: each its own class of several libraries
+        if is_unreachable(error):
+            raise TutelageError(f"{name}: its data cannot be loaded from the hub, {UNREACHABLE}") from None
         raise TutelageError(f"{name}: lm-eval cannot load it: {' '.join(str(error).split())[:300]}") from None
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:

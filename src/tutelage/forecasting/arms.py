@@ -92,7 +92,7 @@ def find_arms(recipe: RecipeConfig, folder: Path, gkd: str | None = None) -> Arm
     task = _task(recipe, stage.name)
     changed = recipe.model_copy(
         update={
-            "data": recipe.data | {DEV: dev},
+            "data": recipe.data | {DEV: dev.model_copy(update={"max_bad_rows": 1.0})},  # see `part_of`
             "tasks": recipe.tasks | {DEV: task.model_copy(update={"data": DEV})},
             "stages": [*recipe.stages, *added],
         }
@@ -115,11 +115,15 @@ def find_arms(recipe: RecipeConfig, folder: Path, gkd: str | None = None) -> Arm
 
 def part_of(arms: Arms, share: float) -> RecipeConfig:
     """The recipe on the first `share` of the rows of both arms, in the seeded order in which smaller parts are within
-    larger ones, with one seed. `max_steps` shrinks alike."""
+    larger ones, with one seed. `max_steps` shrinks alike.
+
+    Too long rows are left out of a part and counted, however many: what `max_bad_rows` allows is a share of all rows,
+    and few rows may have more of them by chance."""
     recipe = arms.recipe
     data = dict(recipe.data)
     for name in arms.data:
-        data[name] = data[name].model_copy(update={"size": part_rows(arms, share) // len(arms.data)})
+        size = part_rows(arms, share) // len(arms.data)
+        data[name] = data[name].model_copy(update={"size": size, "max_bad_rows": 1.0})
 
     def fewer(training: dict[str, Any]) -> dict[str, Any]:
         steps = training.get("max_steps")

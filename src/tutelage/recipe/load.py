@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, instead_of
 from tutelage.recipe.base import first_message
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import ModelConfig, TrainingConfig
@@ -93,7 +93,8 @@ def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping. Raises TutelageError that names file and line."""
     if not path.is_file():
-        raise TutelageError(f"recipe {path} does not exist or is a folder: give the path of a YAML file")
+        instead = instead_of(path, (".yaml", ".yml"), "give the path of a YAML file")
+        raise TutelageError(f"recipe {path} does not exist or is a folder: {instead}")
     if re.search(r"\.(csv|tsv|jsonl|parquet|arrow)(\.gz)?$", path.name):
         raise TutelageError(f"{path} is data, and no recipe: `tutelage init {path}` writes one for it")
     try:

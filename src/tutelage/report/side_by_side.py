@@ -59,6 +59,11 @@ def extremes(gains: Mapping[str, float], count: int) -> tuple[list[str], list[st
     return best[:count], worst[:count]
 
 
+def lowest(scores: Mapping[str, float], count: int) -> list[str]:
+    """Ids of the `count` lowest scores (0..100) that are not full ones; ties in the order of `scores`."""
+    return sorted((id for id, score in scores.items() if score < 100), key=lambda id: scores[id])[:count]
+
+
 def _reply(side: Side, record: ExampleRecord, metric: str) -> Reply:
     score = record.scores.get(metric)
     percent = None if score is None else 100 * score

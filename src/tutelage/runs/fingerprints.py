@@ -11,19 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
-from tutelage.common.types import Conversation
-from tutelage.data.dataset import declared_fingerprint, load_dataset, questions_of, repetitions
-from tutelage.data.large.stored import StoredRows
+from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.data.sources import local_files
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.models.files import model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.rows.seen import SeenRows
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
@@ -134,35 +131,6 @@ def refuse_changed(run: Run) -> None:
             raise TutelageError(f"{role} `{config.path}`: {_CHANGED}")
 
 
-class SeenRows:
-    """What is remembered of a section's rows once they were read: not their text, unless that lies in the cache."""
-
-    def __init__(self, rows: Sequence[Conversation]) -> None:
-        self.count, self.questions = len(rows), questions_of(rows)  # the latter without those of plain text
-        self._stored = rows if isinstance(rows, StoredRows) else None
-        self._sources = [] if self._stored is not None else [row.source for row in rows if not row.plain]
-        self._repeated = [] if self._stored is not None else repetitions(rows)
-
-    @property
-    def repeated(self) -> list[str]:
-        """Lines about rows that repeat or contradict others, as of `repetitions`."""
-        if self._stored is None:
-            return self._repeated
-        if len(self.questions) < self.count:  # plain text has no question, so no place is known
-            return []
-        _, group, sizes = np.unique(self.questions, return_inverse=True, return_counts=True)
-        return repetitions([self._stored[int(place)] for place in np.flatnonzero(sizes[group] > 1)])
-
-    def shared(self, other: SeenRows) -> list[str]:
-        """The rows whose question is one of the other's, each with that one, by file and line."""
-        places = {question: place for place, question in reversed([*enumerate(other.questions)])}
-        both = [(place, places[question]) for place, question in enumerate(self.questions) if question in places]
-        return [f"{self._source(one)} asks what {other._source(two)} asks" for one, two in both]
-
-    def _source(self, place: int) -> str:
-        return self._sources[place] if self._stored is None else self._stored[place].source
-
-
 class InputFingerprints:
     """Fingerprints of data sections and models, each computed once.
 
@@ -189,7 +157,7 @@ class InputFingerprints:
             else:
                 loaded = load_dataset(name, config, recipe_folder, require_response)
                 found = loaded.fingerprint
-                self._seen[key] = SeenRows(loaded.conversations)
+                self._seen[key] = SeenRows(loaded)
         except TutelageError as error:
             if self.absent is None:
                 raise

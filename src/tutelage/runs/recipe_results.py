@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common import run_folder
-from tutelage.common.errors import TutelageError
-from tutelage.common.progress import cause_of
+from tutelage.common.progress import each_cause_once
 from tutelage.data.sources import paths_of, resolve_sources
 from tutelage.recipe.load import default_student
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainStage
+from tutelage.runs.cost.facts import shape_at
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.row_notes import SectionRows, row_notes, section_rows, shared_questions
+from tutelage.runs.rows.notes import SectionRows, left_out_notes, row_notes, section_rows, shared_questions
 from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
-from tutelage.runs.search import Search, SearchPoint, ancestors, evaluations, search_task, trained
+from tutelage.runs.search import Search, SearchPoint, evaluations, restricted, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
 # In words, once per report.
@@ -54,7 +54,8 @@ class ResultRow:
     chosen: dict[str, Any] = field(default_factory=dict)  # settings that a search or `epochs_of` found
     searched: bool = False
     control: bool = False  # SFT, then SFT again on the same data: what more training gives without a teacher
-    steps: int | None = None  # of the optimizer, from the first stage on; None: no training, or it is not done
+    steps: int | None = None  # of the optimizer, from the recipe's student on; None: no training, or it is not done
+    weights: int | None = None  # of the model; None: not known
     teacher: str | None = None  # of a row that a teacher taught: the teacher's stage, or `teacher`
     start: str | None = None  # the model that its stage began with, by its label; None: no stage made it
     data: tuple[str, ...] = ()  # the sections that its stage read
@@ -131,6 +132,11 @@ class RecipeResults:
         """Notes about rows that repeat or contradict others of their section."""
         return row_notes(self.sections)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Notes about rows that were not used or have gaps, for all sections."""
+        return left_out_notes(self.sections)
+
 
 def recipe_results(recipe: RecipeConfig, base: Path, root: Path, only: Sequence[str] = ()) -> RecipeResults:
     """What is in the folder `root` of a recipe whose relative paths start at `base`.
@@ -176,46 +182,15 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
         notices=(
             *shared_questions(planner),
             *reading_note(runs),
-            *_each_cause_once(notice for run in noticed for notice in _notices(run)),
+            *each_cause_once(notice for run in noticed for notice in _result(run).get("notices") or []),
         ),
-        sections=tuple(section_rows(planner)),
+        sections=tuple(section_rows(planner, [_result(run).get("data", {}) for run in noticed])),
         elsewhere=elsewhere,
     )
 
 
-def _notices(run: Run) -> list[str]:
-    return (run_folder.read_json(run.folder, run_folder.RESULT).get("notices") or []) if run.done else []
-
-
-def _each_cause_once(notices: Iterable[str]) -> list[str]:
-    """The first notice of each cause, and of how many more runs it is true."""
-    causes: dict[str, list[str]] = {}
-    for notice in notices:
-        causes.setdefault(cause_of(notice), []).append(notice)
-    return [
-        first + (f" (as in {len(more)} more run{'s' * (len(more) > 1)})" if more else "")
-        for first, *more in causes.values()
-    ]
-
-
-def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
-    """The planner's recipe with these evaluate stages alone, and the stages that they and the student build on; all of
-    it where `only` is empty. Raises TutelageError for a name that no evaluate stage has."""
-    recipe = planner.recipe
-    if not only:
-        return recipe
-    evaluating = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
-    for name in only:
-        if name not in {stage.name for stage in evaluating}:
-            names = ", ".join(stage.name for stage in evaluating)
-            raise TutelageError(f"--only {name}: no evaluate stage has this name; there are {names}")
-    sources = [model for stage in evaluating if stage.name in only for model in stage.models]
-    needed = set(only)
-    for source in [*sources, "base"]:
-        name = recipe.student if source == "base" else source
-        if isinstance(name, str) and name in planner.stages:
-            needed |= {name} | ancestors(planner, name)
-    return recipe.model_copy(update={"stages": [stage for stage in recipe.stages if stage.name in needed]})
+def _result(run: Run) -> dict[str, Any]:
+    return run_folder.read_json(run.folder, run_folder.RESULT) if run.done else {}
 
 
 def _task(planner: Planner, task: str, asked: Sequence[tuple[str, str]], stages: Sequence[EvaluateStage]) -> ResultTask:
@@ -273,6 +248,7 @@ def _row(search: Search, subject: str, planned: Sequence[tuple[str, str, Run]]) 
         teacher=stage.teacher if isinstance(stage, TaughtStage) else None,
         start=_start(planner, stage) if isinstance(stage, TrainStage) else None,
         data=tuple(names_of(stage.data)) if isinstance(stage, TrainStage) else (),
+        weights=_weights(planner, subject, runs.values()),
         of_teacher=_of_teacher(planner, subject),
     )
 
@@ -294,7 +270,20 @@ def _of_teacher(planner: Planner, name: str) -> bool:
 def _steps(planner: Planner, name: str) -> int | None:
     if not isinstance(planner.stages.get(name), TrainStage):
         return None
-    return steps_of(planner.stage_run(name, planner.recipe.seeds[0]), planner.root)
+    # What made the student that all begin with (its healing, say) is not part of an arm's training.
+    student = planner.recipe.student if planner.recipe.student != name else None
+    run = planner.stage_run(name, planner.recipe.seeds[0])
+    return steps_of(run, planner.root, student if isinstance(student, str) else None)
+
+
+def _weights(planner: Planner, name: str, runs: Iterable[RowRun]) -> int | None:
+    """The number of weights of a row's model; None where it is not made, and for shapes that are not known."""
+    made = next((run.trained for run in runs if run.trained is not None), None)
+    student = planner.recipe.student
+    given = student.path if name == "base" and not isinstance(student, str) else None
+    path = given if made is None else str(made / run_folder.MODEL)
+    shape = shape_at(path) if path is not None else None
+    return None if shape is None else shape.weights
 
 
 def _is_shared(planner: Planner, name: str) -> bool:

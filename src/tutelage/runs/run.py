@@ -64,11 +64,11 @@ def maker_of(run: Run, role: str) -> Run | None:
     return next((one for one in run.parents if str(one.folder / MODEL) == path), None)
 
 
-def steps_of(run: Run, root: Path) -> int | None:
+def steps_of(run: Run, root: Path, after: str | None = None) -> int | None:
     """Steps of the optimizer in a model's whole training, from the first stage on; None where it is not done. `root`:
-    the folder of the runs' folders."""
+    the folder of the runs' folders. `after`: a stage whose steps, and those before it, do not count."""
     steps, one = 0, run
-    while one is not None:
+    while one is not None and one.stage != after:
         folder = root / one.folder.name
         if one.training is not None:
             if not is_done(folder):

@@ -19,11 +19,11 @@ from tutelage.runs.kinds import cost_of, hours_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids, shared_gpus
-from tutelage.runs.recipe_results import RecipeResults, read_results, restricted
-from tutelage.runs.row_notes import row_notes, section_rows, shared_questions
-from tutelage.runs.run import Run
+from tutelage.runs.recipe_results import RecipeResults, read_results
+from tutelage.runs.rows.notes import notes_on_rows
+from tutelage.runs.run import Run, with_parents
 from tutelage.runs.scheduler import Resources, Scheduler
-from tutelage.runs.search import Search
+from tutelage.runs.search import Search, restricted
 from tutelage.runs.worker import make_runs_folder
 
 _UNKNOWN_SECONDS = 60.0  # of a run whose models' shapes are not known
@@ -65,9 +65,13 @@ def run_recipe(
     shared = shared_gpus(plan, jobs) if planner.device == "cuda" and gpus is None else []
     resources = Resources(jobs, ranks=ranks, gpus=gpus, shared_gpus=shared)
     refuse_problems(find_problems(plan, root, data=False, ranks=ranks, jobs=jobs))
+    to_do = [run for run in expected if not run.done]
     left = not all(run.done for run in plan)
-    early = (*row_notes(section_rows(planner)), *shared_questions(planner)) if left else ()
-    for note in (*early, *_words(recipe)) if left else ():
+    if left and 0 < len(to_do) < len(expected):
+        done = f"{len(expected) - len(to_do)} of {len(expected)} runs are done already"
+        print(f"{recipe.name}: {done}; {to_do[0].stage} is next", flush=True)
+    early = notes_on_rows(planner) if left else ()
+    for note in (*early, *_words(recipe, plan)) if left else ():
         print(f"note: {note}", file=sys.stderr)
     for note in busy_note() if left and planner.device == "cpu" else ():
         print(note, flush=True)
@@ -85,8 +89,16 @@ def run_recipe(
     return replace(read_results(search, time.monotonic() - began), said=said)
 
 
-def _words(recipe: RecipeConfig) -> Iterator[str]:
-    """What the lines of a first recipe, whose student is cut out of the teacher, speak of."""
+def _words(recipe: RecipeConfig, plan: Sequence[Run]) -> Iterator[str]:
+    """What the lines of a first recipe speak of: its runs, which are more than its stages, and the stages of a student
+    that is cut out of the teacher."""
+    runs = with_parents(plan)
+    scored = sum(bool(run.subject) for run in runs)
+    if 0 < scored < len(runs):
+        yield (
+            f"{len(runs)} runs: {len(runs) - scored} of stages that make models or data, and {scored} "
+            f"evaluation{'s' * (scored > 1)} (one per model{', seed' * (len(recipe.seeds) > 1)} and task)"
+        )
     cuts = [stage.name for stage in recipe.stages if isinstance(stage, PruneStage)]
     heals = [stage.name for stage in recipe.stages if isinstance(stage, TrainStage) and stage.student in cuts]
     if heals:

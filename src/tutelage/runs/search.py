@@ -5,7 +5,7 @@ A run waits only for the searches that it depends on: while one stage tries its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.load import data_names, default_student, made_by
-from tutelage.recipe.recipe import LORA
+from tutelage.recipe.recipe import LORA, RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, PruneStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
@@ -155,6 +155,26 @@ def _grid(planner: Planner, name: str) -> list[dict[str, Any]]:
     adapted = planner.lora(name) is not None
     grid = {k: v for k, v in grid.items() if k not in fixed and (adapted or not k.startswith(LORA))}
     return [fixed | dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def restricted(planner: Planner, only: Sequence[str]) -> RecipeConfig:
+    """The planner's recipe with these evaluate stages alone, and the stages that they and the student build on; all of
+    it where `only` is empty. Raises TutelageError for a name that no evaluate stage has."""
+    recipe = planner.recipe
+    if not only:
+        return recipe
+    evaluating = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    for name in only:
+        if name not in {stage.name for stage in evaluating}:
+            names = ", ".join(stage.name for stage in evaluating)
+            raise TutelageError(f"--only {name}: no evaluate stage has this name; there are {names}")
+    sources = [model for stage in evaluating if stage.name in only for model in stage.models]
+    needed = set(only)
+    for source in [*sources, "base"]:
+        name = recipe.student if source == "base" else source
+        if isinstance(name, str) and name in planner.stages:
+            needed |= {name} | ancestors(planner, name)
+    return recipe.model_copy(update={"stages": [stage for stage in recipe.stages if stage.name in needed]})
 
 
 def ancestors(planner: Planner, name: str) -> set[str]:

@@ -11,16 +11,16 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.time_left import about
-from tutelage.data.columns import listed
-from tutelage.data.dataset import load_dataset
 from tutelage.recipe.load import parse_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cpu import BUSY
+from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
 from tutelage.runs.preflight.machine import free_disk
+from tutelage.runs.rows.notes import notes_on_rows, read_used_rows
 from tutelage.runs.run import Run
 from tutelage.start.estimate import EVALUATIONS, Estimate, Here, estimate, runs_of
-from tutelage.start.look import Look, measure, overlap
+from tutelage.start.look import Look, measure
 from tutelage.start.models import Cut, Pair
 from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose
 from tutelage.start.write import SAYS, recipe_text
@@ -55,7 +55,8 @@ def draft(
     with _healing_rows(pair.student, out.with_name(HEALING_FILE), force):
         fitting = _fitting(proposal, head, out, here, runs)
         problems = find_problems(fitting.runs, runs, data=False)
-        warnings = [*_few(looks["train"]), *_overlaps(fitting.config, out), *(problem.text for problem in problems)]
+        notes = _row_notes(fitting.config, out, runs, here)
+        warnings = [*_few(looks["train"]), *notes, *(problem.text for problem in problems)]
     stops = any(misfit.stops for misfit in fitting.found.misfits)
     seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
     return Draft(fitting.text, not stops, seen, tuple(warnings), tuple(_stages(fitting)), needs)
@@ -96,23 +97,12 @@ def _fitting(proposal: Proposal, head: str, out: Path, here: Here, runs: Path) -
     return made
 
 
-def _overlaps(config: RecipeConfig, out: Path) -> Iterator[str]:
-    """Test rows that are among the training rows too."""
-    train, test = (
-        load_dataset(role, config.data[role], out.resolve().parent, require_response=role == "train").conversations
-        for role in ("train", "test")
-    )
-    same, near = overlap(test, train)
-    if same:
-        yield (
-            f"{len(same)} of {len(test)} test rows ask what a training row asks, so scores look better than they are: "
-            f"remove {listed(same)}"
-        )
-    if near:
-        yield (
-            f"{len(near)} of {len(test)} test rows ask nearly what a training row asks ({listed(near)}), so scores may "
-            "look better than they are"
-        )
+def _row_notes(config: RecipeConfig, out: Path, runs: Path, here: Here) -> tuple[str, ...]:
+    """What a run of this recipe will say of its rows: those that repeat others, and those that are also in other
+    sections."""
+    planner = Planner(config, out.resolve().parent, runs, auto_device=here.device)
+    read_used_rows(planner)
+    return notes_on_rows(planner)
 
 
 def _stages(fitting: _Fitting) -> Iterator[str]:

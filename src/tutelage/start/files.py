@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
-from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, listed, missing_column
+from tutelage.common.errors import TutelageError, instead_of
+from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, is_text, listed, missing_column
 from tutelage.data.forms import turn_columns, turns_inside
 from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import SUFFIXES
@@ -21,8 +21,9 @@ from tutelage.recipe.sections import DataConfig
 ROLES = ("train", "dev", "test")
 _WORDS = {"test": "test", **dict.fromkeys(("dev", "val", "valid", "validation", "eval"), "dev")}
 # Usual names of columns, likeliest first.
+_CLEAR = ("prompt", "question", "instruction", "query", "input", "problem")  # a question whatever they hold
 _PROMPTS = (
-    *("prompt", "question", "instruction", "query", "input", "problem", "user", "human", "request", "message"),
+    *(*_CLEAR, "user", "human", "request", "message"),
     *("dialogue", "article", "document", "passage", "source", "text", "sentence", "review", "email", "note", "title"),
 )
 _COMPLETIONS = (
@@ -30,12 +31,12 @@ _COMPLETIONS = (
     *("target", "translation", "label", "category", "class", "sentiment", "minutes"),
 )
 _BESIDE = {"question": ("context", "passage", "document"), "query": ("context", "document")}  # read with the question
-_LONGEST_NAME = 60  # of a column
 # What a column holds that is no question and no answer, unless someone says so; told from _FEWEST values on.
 RUNNING, IDS, ADDRESSES, DATES = "running numbers", "ids", "addresses", "dates"
-ONE_VALUE = "the same in every row"
-_NEVER = (RUNNING, IDS, ADDRESSES)  # whatever the column is called
+ONE_VALUE, EMPTY = "the same in every row", "empty"
+_NEVER = (RUNNING, IDS, ADDRESSES, EMPTY)  # whatever the column is called
 _FEWEST, _RISING = 3, 10  # values; so many that only rise are counted, too
+_SHORT = 3  # words, at most, of a category
 _ID_NAME = re.compile(r"(^|[_. -])(id|uuid|guid|nr|no|hash)$", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
 _ADDRESS = re.compile(r"(https?|ftp)://\S+|www\.\S+|[\w.+-]+@[\w-]+(\.[\w-]+)+")
@@ -61,8 +62,10 @@ def sort_files(named: Sequence[str], alone: bool = True) -> dict[str, list[str]]
     found: dict[str, list[str]] = {role: [] for role in ROLES}
     for name in named:
         path = Path(name).expanduser()
-        if not path.exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and "*" not in name:
-            raise TutelageError(f"no file `{name}` here: give the path of a file, a folder, or a hub set (owner/set)")
+        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.endswith(SUFFIXES)
+        if not path.exists() and not on_hub and "*" not in name and "://" not in name:
+            instead = instead_of(path, SUFFIXES, "give the path of a file, a folder, or a hub set (owner/set)")
+            raise TutelageError(f"no file `{name}` here: {instead}")
         inside = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else []
         roles = {_role(file) for file in inside}
         for one in [str(file) for file in inside] if len(roles) > 1 else [name]:
@@ -111,15 +114,15 @@ def find_form(rows: Sequence[dict[str, Any]], place: str, need_answers: bool = T
             )
         raise TutelageError(f"{place}: a question and an answer are two columns, and it has one with text (`{only}`)")
     odd = without_text(rows, columns)
-    named = [lower[name] for name in _COMPLETIONS if name in lower and odd.get(lower[name]) not in _NEVER]
-    completion = next(iter(named), None)
-    named = [lower[name] for name in _PROMPTS if name in lower and lower[name] != completion]
-    prompt = next((name for name in named if odd.get(name) not in _NEVER), None)
+    prompt, completion = _usual(rows, columns, odd)
     if prompt is not None and completion is not None:
         return form_of(prompt, completion, columns)
     left = [name for name in columns if name not in odd or name in (prompt, completion)]
+    if completion is not None and len(left) > 2:  # a category may be an answer, and is hardly a question
+        left = [name for name in left if name == completion or not _is_category(values_of(name, rows))]
     if len(left) == 2:
-        left.sort(key=lambda name: _are_numbers(values_of(name, rows)))  # of a text and a number, the text is asked
+        # Of a text and a number or category, the text is asked.
+        left.sort(key=lambda name: _are_numbers(values_of(name, rows)) or _is_category(values_of(name, rows)))
         other = prompt or next(name for name in left if name != completion)
         answer = completion or next(name for name in left if name != other)
         form = form_of(other, answer, columns)
@@ -127,15 +130,41 @@ def find_form(rows: Sequence[dict[str, Any]], place: str, need_answers: bool = T
     return None
 
 
+def likely_pair(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> tuple[str, str]:
+    """The question and the answer to propose among several columns: those of usual names, else the two with the longest
+    texts, in the file's order; categories, numbers and the like where nothing else is left, and last as answers."""
+    odd = without_text(rows, columns)
+    prompt, completion = _usual(rows, columns, odd)
+    values = {name: values_of(name, rows) for name in columns if name not in (prompt, completion)}
+    plain = {name for name, own in values.items() if name not in odd and not _is_category(own)}
+    left = sorted(values, key=lambda name: (name not in plain, -sum(map(len, values[name]))))
+    if prompt is None and completion is None and plain.issuperset(left[:2]):
+        left[:2] = sorted(left[:2], key=columns.index)
+    return prompt or left.pop(0), completion or left.pop(0)
+
+
+def _usual(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], odd: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """The columns with usual names of a question and of an answer."""
+    lower = {name.lower(): name for name in columns}
+    named = [lower[name] for name in _COMPLETIONS if name in lower and odd.get(lower[name]) not in _NEVER]
+    completion = next(iter(named), None)
+    named = [lower[name] for name in _PROMPTS if name in lower and lower[name] != completion]
+    named = [name for name in named if odd.get(name) not in _NEVER]
+    asked = (name for name in named if name.lower() in _CLEAR or not _is_category(values_of(name, rows)))
+    return next(asked, None), completion
+
+
 def form_of(prompt: str, completion: str, columns: Sequence[str]) -> Form:
     """The form with these columns, or templates, as question and answer; what usually goes with them is added.
 
-    Raises TutelageError for a column that is not there.
+    Raises TutelageError for a column that is not there, and for one that is both.
     """
-    for text in (prompt, completion):
-        for name in columns_of(text) if "{" in text else {text}:
-            if name.partition(".")[0] not in {column.partition(".")[0] for column in columns}:
-                raise TutelageError(missing_column(name, dict.fromkeys(columns)))
+    check_columns(prompt, columns)
+    check_columns(completion, columns)
+    if prompt == completion:
+        raise TutelageError(f"`{prompt}` cannot be the question and the answer: they are two columns")
     keys = {"prompt": prompt, "completion": completion if "{" in completion else f"{{{completion}}}"}
     lower = {name.lower(): name for name in columns}
     if "{" not in prompt:
@@ -148,6 +177,13 @@ def form_of(prompt: str, completion: str, columns: Sequence[str]) -> Form:
         if "system" in lower and lower["system"] not in (prompt, completion):
             keys["system"] = f"{{?{{{lower['system']}}}?}}"
     return Form(keys, f"question {keys['prompt']!r}, answer {keys['completion']!r}")
+
+
+def check_columns(text: str, columns: Sequence[str]) -> None:
+    """Raise TutelageError where a column that `text` is, or names as a template, is not there."""
+    for name in columns_of(text) if "{" in text else {text}:
+        if name.partition(".")[0] not in {column.partition(".")[0] for column in columns}:
+            raise TutelageError(missing_column(name, dict.fromkeys(columns)))
 
 
 def said_unused(form: Form, rows: Sequence[dict[str, Any]]) -> str:
@@ -197,7 +233,7 @@ def values_of(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _odd(name: str, values: Sequence[str]) -> str | None:
     if len(values) < _FEWEST:
-        return None
+        return None if values else EMPTY
     if len({*values}) == 1:
         return ONE_VALUE
     kinds = {ADDRESSES: _ADDRESS, DATES: _DATE}
@@ -218,12 +254,16 @@ def _are_numbers(values: Sequence[str]) -> bool:
     return bool(values) and all(re.fullmatch(r"[-+]?\d+([.,]\d+)?", value) for value in values)
 
 
+def _is_category(values: Sequence[str]) -> bool:
+    """Whether few short values come again and again, as of a channel or a product."""
+    return 2 * len({*values}) <= len(values) >= _FEWEST and statistics.median(len(v.split()) for v in values) <= _SHORT
+
+
 def _looks_like_data(name: str, rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a column's name is rather a value: long, a sentence, as long as the column's values, or one of them."""
     values = [str(row[name]) for row in rows if row.get(name) is not None]
     words, usual = len(name.split()), statistics.median([len(value.split()) for value in values] or [0])
-    sentence = words > 1 and name.rstrip().endswith((".", "?", "!"))
-    return len(name) > _LONGEST_NAME or not words or sentence or (words > 3 and 2 * words >= usual) or name in values
+    return is_text(name) or not words or (words > 3 and 2 * words >= usual) or name in values
 
 
 def _is_read(row: dict[str, Any], keys: dict[str, Any], need_answers: bool) -> bool:

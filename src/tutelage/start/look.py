@@ -1,4 +1,4 @@
-"""What files hold: the form of their rows, lengths in tokens, bad rows, duplicates, languages."""
+"""What files hold: the form of their rows, lengths in tokens, bad rows, gaps, languages."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow, listed
-from tutelage.data.dataset import LoadedData, asked_text, load_dataset, repetitions
-from tutelage.data.encode_rows import encode_all, in_rows
-from tutelage.data.left_out import EMPTY_QUESTION, beside_texts
+from tutelage.data.columns import BadRow, json_type, reasons
+from tutelage.data.dataset import LoadedData, load_dataset
+from tutelage.data.encode_rows import encode_all
+from tutelage.data.left_out import beside_texts
 from tutelage.data.sources import odd_separators, read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
-from tutelage.start.files import Form, find_form, form_of, said_unused, text_columns, without_text
-from tutelage.synthesis.near_duplicates import NearDuplicates
-from tutelage.synthesis.words import words
+from tutelage.runs.rows.seen import gaps
+from tutelage.start.files import Form, find_form, form_of, likely_pair, said_unused, text_columns, without_text
 
-FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS, NEAR_ROWS = 200, 5000, 40, 5000  # rows that are looked at
-NEAR = 0.7  # estimated Jaccard similarity of character 5-grams, as of the filters of synthetic rows
+FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS = 200, 5000, 40  # rows that are looked at
 MOST_BAD = 0.1  # share of bad rows with which a recipe is still proposed
 
 
@@ -66,17 +64,8 @@ class Look:
         }
         found = [f"{count:,} {what}" for what, count in kinds.items() if count]
         out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{self._languages()}")
-        out += [f"  {line}" for line in (*self._empty(), *repetitions(self.rows))]
+        out += [f"  {line}" for line in gaps(self.rows)]
         return out
-
-    def _empty(self) -> list[str]:
-        """Rows with an empty question, and with a cell that leaves a gap in a template."""
-        found: dict[str, list[str]] = {}
-        for row in self.rows:
-            empty = any(m.role == "user" and not m.content.strip() for m in row.messages)
-            for what in (*row.remarks, *[EMPTY_QUESTION] * empty):
-                found.setdefault(what, []).append(row.source)
-        return [in_rows(what, len(sources), listed(sources)) for what, sources in found.items()]
 
     def _languages(self) -> str:
         if find_spec("langdetect") is None:
@@ -115,17 +104,20 @@ class Lengths:
 def first_rows(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The first rows of a section's files. Raises TutelageError for files that cannot be read, and for no rows."""
     place, first, broken = ", ".join(paths), list[dict[str, Any]](), ""
-    for _, row in read_rows("", _section(paths), Path.cwd(), []):
+    for source, row in read_rows("", _section(paths), Path.cwd(), []):
         if isinstance(row, dict):
             first.append(row)
         elif isinstance(row, BadRow):
-            if not first and "header has 0 columns" in row.reason:
-                raise TutelageError(f"{place}: the first line is empty: the columns' names belong there")
             broken = broken or row.reason
+        else:
+            broken = broken or f"{source} is {json_type(row)}, and no object with columns"
         if len(first) == FORM_ROWS:
             break
+    if not first and broken:
+        table = "; is it a table? Then call it .csv" if "broken JSON" in broken else ""
+        raise TutelageError(f"{place}: no row can be read ({broken}){table}")
     if not first:
-        raise TutelageError(f"{place}: no row can be read ({broken})" if broken else f"{place}: the file has no rows")
+        raise TutelageError(f"{place}: the file has no rows")
     return first
 
 
@@ -135,20 +127,20 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
     Raises UnknownFormError where only a person can tell the columns, and TutelageError for files that cannot be used.
     """
     place, trained, first, section = ", ".join(paths), role != "test", first_rows(paths), _section(paths)
-    columns, unused = text_columns(first), ""
+    columns = text_columns(first)
     if prompt is not None and completion is not None:
         form = form_of(prompt, completion, columns)
     else:
         form = find_form(first, place, trained)
-        unused = said_unused(form, first) if form is not None and role == "train" else ""
     if form is None:
-        raise UnknownFormError(place, columns, without_text(first, columns))
+        raise UnknownFormError(place, columns, without_text(first, columns), likely_pair(first, columns))
     config = section.model_copy(update={**form.keys, "max_bad_rows": 1.0})
     data = load_dataset("", config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
-        shown = "; ".join(f"{row.source}: {row.reason}" for row in data.bad_rows[:2])
+        shown = reasons(data.bad_rows)
         raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; mend or remove them")
     separators = tuple(odd_separators(section, Path.cwd()))
+    unused = said_unused(form, first) if role == "train" else ""
     return Look(role, tuple(paths), form, data.total, data.bad_rows, data.conversations, separators, unused)
 
 
@@ -157,18 +149,18 @@ def _section(paths: Sequence[str]) -> DataConfig:
 
 
 class UnknownFormError(TutelageError):
-    """Which column is the question, and which the answer, is not known. `columns`: first the `text` ones; `odd`: what
-    the others hold."""
+    """Which column is the question, and which the answer, is not known. `odd`: what columns hold that are neither.
+    `likely`: which two to propose to a person."""
 
-    def __init__(self, place: str, columns: Sequence[str], odd: Mapping[str, str]) -> None:
-        self.place, self.text = place, [name for name in columns if name not in odd]
-        self.columns = [*self.text, *odd]
-        self.what = "which column is the question and which the answer?"
-        if len(self.text) < 2:
-            only = f"only `{self.text[0]}` does" if self.text else "none does"
-            self.what = f"a question and an answer are two columns with text, and {only}."
-        named = [*self.text, *(f"{name} ({kind})" for name, kind in odd.items())]
-        super().__init__(f"{place}: {self.what} Give --prompt and --completion (columns: {', '.join(named)})")
+    def __init__(self, place: str, columns: Sequence[str], odd: Mapping[str, str], likely: tuple[str, str]) -> None:
+        text = [name for name in columns if name not in odd]
+        self.place, self.columns, self.likely = place, [*text, *odd], likely
+        what = "which column is the question and which the answer?"
+        if len(text) < 2:
+            only = f"only `{text[0]}` does" if text else "none does"
+            what = f"a question and an answer are two columns with text, and {only}."
+        named = [*text, *(f"{name} ({kind})" for name, kind in odd.items())]
+        super().__init__(f"{place}: {what} Give --prompt and --completion (columns: {', '.join(named)})")
 
 
 def measure(look: Look, template: ChatTemplate | None) -> Lengths:
@@ -188,15 +180,3 @@ def measure(look: Look, template: ChatTemplate | None) -> Lengths:
         True,
         len(report.refused),
     )
-
-
-def overlap(test: Sequence[Conversation], train: Sequence[Conversation]) -> tuple[list[str], list[str]]:
-    """The sources of test rows whose prompt is a training row's too, and of others that are nearly so (of at most
-    `NEAR_ROWS` rows of either)."""
-    asked = {asked_text(row) for row in train}
-    same = [row.source for row in test if asked_text(row) in asked]
-    index = NearDuplicates(NEAR)
-    for row in train[:NEAR_ROWS]:
-        index.add("train", row.source, words(asked_text(row)))
-    others = (row for row in test[:NEAR_ROWS] if asked_text(row) not in asked)
-    return same, [row.source for row in others if index.find(words(asked_text(row)), ["train"]) is not None]

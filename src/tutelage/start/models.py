@@ -46,6 +46,7 @@ class Pair:
     template: ChatTemplate | None = None
     context: int | None = None
     lines: tuple[str, ...] = ()  # what is known of them, for the user
+    unseen: tuple[str, ...] = ()  # those lines of models that cannot be looked at
 
 
 def look_at_models(teacher: str, student: str | Cut) -> Pair:
@@ -58,6 +59,7 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
     templates: dict[str, ChatTemplate] = {}
     contexts: list[int] = []
     lines: list[str] = []
+    unseen: list[str] = []
     hub = Hub(network=True)
     for role, path in paths.items():
         said = f"{role}: {path}"
@@ -72,6 +74,7 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
         shape = shape_at(path)
         said += f", {_size(shape.weights)} weights" if shape is not None else ", of unknown size"
         lines.append(f"{said}; cannot be looked at: {wrong}" if wrong else said)
+        unseen += lines[-1:] if wrong else []
     if isinstance(student, Cut):
         mended = f"trained on made-up text until it writes again (stage `{student.name}`)"
         lines.append(f"student: the teacher with fewer layers, {mended}")
@@ -79,7 +82,7 @@ def look_at_models(teacher: str, student: str | Cut) -> Pair:
         notice = check_vocabularies(templates["teacher"].tokenizer, templates["student"].tokenizer)
         lines.append(notice or "vocabularies: equal")
     own = templates.get("student", templates.get("teacher"))
-    return Pair(teacher, student, own, min(contexts, default=None), tuple(lines))
+    return Pair(teacher, student, own, min(contexts, default=None), tuple(lines), tuple(unseen))
 
 
 def _size(weights: int) -> str:

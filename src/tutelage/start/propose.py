@@ -96,9 +96,8 @@ def slices(rows: int, split: Sequence[str]) -> dict[str, int]:
     Raises TutelageError where too few are left.
     """
     if rows < FEWEST_ROWS:
-        raise TutelageError(
-            f"{rows} usable rows are too few to train and score on: give at least {FEWEST_ROWS}, better 300"
-        )
+        many = "1 usable row is" if rows == 1 else f"{rows} usable rows are"
+        raise TutelageError(f"{many} too few to train and score on: give at least {FEWEST_ROWS}, better 300")
     sizes = {"test": min(MOST_TEST, round(TEST_SHARE * rows)), "dev": min(MOST_DEV, round(DEV_SHARE * rows))}
     found = {role: sizes[role] for role in split}
     return {**found, "train": rows - sum(found.values())}

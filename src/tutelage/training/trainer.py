@@ -24,7 +24,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.interrupt import Interrupted, stop_requests
 from tutelage.common.metrics_log import MetricsFile, read_metrics
-from tutelage.common.progress import progress
+from tutelage.common.progress import progress, say
 from tutelage.common.run_folder import METRICS
 from tutelage.common.time_left import elapsed
 from tutelage.common.types import MicroBatch, Signal, TeacherSignal, TokenSequence, TokenStats
@@ -104,6 +104,8 @@ class Trainer:
         if found is not None:
             checkpoint.load_checkpoint(found[0], self.module, self.optimizer)
             start = found[1]
+            if self.rank == 0:
+                say(f"{job.title}: goes on after step {start} of {self.total_steps}")
         lines = read_metrics(folder / METRICS) if start else []
         # If all steps are done already, these are the last step's.
         metrics: dict[str, Any] = lines[start - 1] if len(lines) >= start > 0 else {}
@@ -135,7 +137,8 @@ class Trainer:
                     self._save(step + 1)
                 if stopping and not last:
                     self._finish_saving()
-                    raise Interrupted(f"stopped after step {step + 1}; the same command goes on from there")
+                    where = f"step {step + 1} of {self.total_steps} of {job.title}"
+                    raise Interrupted(f"stopped after {where}; the same command goes on from there")
             self._finish_saving()
         return metrics
 

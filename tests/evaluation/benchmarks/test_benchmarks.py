@@ -72,6 +72,7 @@ def test_real_data_have_the_published_sizes(data_folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_gold_answer_is_found_and_right(data_folder: Path) -> None:
     """Stated plainly, the data's own answers all score 1."""
     for name in ("bbh", "mmlu_pro", "gpqa", "arc_challenge"):

@@ -167,6 +167,7 @@ def test_options_are_read_like_replies() -> None:
     "piece",
     ["\n", '"', "the answer is ", "I choose ", "answer\n", "\\boxed{", "\\boxed{A}, \\boxed{B}, ", "wait, no, "],
 )
+@pytest.mark.slow
 def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
     def read(length: int) -> None:
         reply = piece * (length // len(piece))
@@ -185,6 +186,7 @@ def test_letters_are_found_in_linear_time(piece: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["none of the ", "neither ", "(A) and ", "3 or ", "yes or ", "so ", "answer is not (A) "]
 )
+@pytest.mark.slow
 def test_refusals_are_read_in_good_time(piece: str) -> None:
     def read(length: int) -> None:
         reply = piece * (length // len(piece))

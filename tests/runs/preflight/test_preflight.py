@@ -299,6 +299,7 @@ def test_a_plan_and_a_run_say_the_same(
     assert done == []
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_checked_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     file = write_study(workshop)
     run_study(plan_study(file, workshop.runs))

@@ -19,8 +19,6 @@ def read_lines(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     """(source, row) of a file of lines, each of which is named by its number."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as handle:
-            _check_beginning(place, file, handle.read(2))
-            handle.seek(0)
             whole = _whole_values(handle, label)
             if whole is not None:
                 yield from whole
@@ -52,7 +50,10 @@ def read_whole(place: str, file: Path) -> list[Any]:
     if isinstance(value, dict):
         lists = [item for item in value.values() if isinstance(item, list)]
     if len(lists) != 1:
-        raise TutelageError(f"{place}{file} must be a list of rows or an object with one list, not {len(lists)}")
+        count = len(lists) or "none"
+        raise TutelageError(
+            f"{place}{file} must be a list of rows or an object with one list in it, and it has {count}"
+        )
     return lists[0]
 
 
@@ -66,14 +67,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError(f"an object has two keys `{first_twice([key for key, _ in pairs])}`")
     return found
-
-
-def _check_beginning(place: str, file: Path, first: bytes) -> None:
-    """Raise TutelageError for a file that its first two bytes show to be no text in UTF-8."""
-    if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise TutelageError(f"{place}{file} is in UTF-16: save it in UTF-8")
-    if first == b"\x1f\x8b":
-        raise TutelageError(f"{place}{file} is compressed by gzip: call it {file.name}.gz")
 
 
 def _whole_values(handle: gzip.GzipFile | BufferedReader, label: str) -> list[tuple[str, Any]] | None:

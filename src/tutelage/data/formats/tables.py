@@ -22,11 +22,12 @@ _CALLS = ("tools", "functions", "tool_calls", "function_call")
 def read_csv(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     """Rows of a table with a header; all values are texts. A row is named by the line where it begins."""
     csv.field_size_limit(sys.maxsize)
+    line = 1
     try:
         separator = separator_of(file)
         with file.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, delimiter=separator, strict=True)
-            header = next(reader, [])
+            header = next(filter(None, reader), [])
             _check_columns(place, file, header)
             line = reader.line_num + 1
             for row in reader:
@@ -37,7 +38,9 @@ def read_csv(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
                     yield source, BadRow(source, f"{len(row)} values, and the header has {len(header)} columns")
     except UnicodeDecodeError as error:
         raise TutelageError(f"{place}{file}:{_undecodable_line(file)} is not UTF-8: save it as CSV in UTF-8") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except csv.Error as error:
+        raise TutelageError(f"{place}cannot read {file}:{line}: {error}; mend the row that begins there") from error
+    except (OSError, ValueError) as error:
         raise TutelageError(f"{place}cannot read {file}: {error}; save it as CSV in UTF-8") from error
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
+from tutelage.data.sources import UNREACHABLE, hub_asked_once, is_unreachable
 
 VARIABLE = "TUTELAGE_DATA"
+_IN_A_FOLDER = f"put the data in a folder for --data-dir or ${VARIABLE} (docs/evaluation.md)"
 
 
 class HubError(TutelageError):
@@ -114,9 +116,13 @@ def hub_rows(hub: Hub) -> list[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        return [dict(row) for row in load_dataset(hub.name, hub.config, split=hub.split)]
+        with hub_asked_once():
+            return [dict(row) for row in load_dataset(hub.name, hub.config, split=hub.split)]
     except Exception as error:  # no network, gated, unknown name: each its own class of several libraries
+        what = f"{hub.name}: cannot be loaded from the hub"
+        if is_unreachable(error):
+            raise HubError(f"{what}, {UNREACHABLE}, or {_IN_A_FOLDER}") from None
         raise HubError(
-            f"{hub.name}: cannot be loaded from the hub ({' '.join(str(error).split())[:200]}); give --data-dir or "
-            f"{VARIABLE}, or, where the set is gated, accept its terms and log in"
+            f"{what} ({' '.join(str(error).split())[:200]}); {_IN_A_FOLDER}, or, where the set is gated, accept its "
+            "terms and log in"
         ) from None

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import cache_folder, cached_hash
+from tutelage.common.files import alone_in, cache_folder, cached_hash
 from tutelage.models.checkpoints.gguf_tokenizer import cuts_of, set_cuts
 from tutelage.models.checkpoints.save import MAX_SHARD, save_model, without_progress_bars
 from tutelage.models.whole import refuse_incomplete, without_load_report
@@ -39,8 +39,16 @@ def _folder_of(gguf: Path) -> Path:
     """The folder in the cache with the GGUF file converted to safetensors, made on first use."""
     name = f"{cached_hash(gguf)[:16]}-transformers-{transformers.__version__}-{CONVERSION}"
     target = cache_folder() / "gguf" / name
-    if (target / "config.json").is_file():
-        return target
+    if not (target / "config.json").is_file():
+        # Of several runs that start together one converts: a folder that is written again is gone while another reads.
+        with alone_in(target.parent, wait=f"another process converts a GGUF file in {target.parent}: waiting for it"):
+            if not (target / "config.json").is_file():
+                _convert(gguf, target)
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write the GGUF file's model and tokenizer to the folder `target`; TutelageError as in `converted`."""
     if importlib.util.find_spec("gguf") is None:
         raise TutelageError(f"reading {gguf.name} needs the `gguf` package: pip install 'tutelage[gguf]'")
     with without_progress_bars():
@@ -73,7 +81,6 @@ def _folder_of(gguf: Path) -> Path:
             (folder / UNREAD).write_text(unread, encoding="utf-8")
 
     save_model(model, tokenizer, target, write=write)
-    return target
 
 
 def packaged_gguf(package: str) -> Path:

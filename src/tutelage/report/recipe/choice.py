@@ -1,8 +1,8 @@
 """Which model to use by the evidence, and what to do next: what the first screen says after its verdicts.
 
-The simplest trained student is the one to beat: plain fine-tuning before what a teacher taught, then the one with the
-fewest steps. Another is named only where it was shown to score higher; the p-values of these comparisons are corrected
-with those of the verdicts.
+Students of one size cost the same to use, so the one with the highest score is named, whether or not the difference was
+shown; which it is, is said. A larger one is named only where it was shown to score higher. As the best is picked by its
+score, any pair of students may come up: the p-values of all of them are corrected with those of the verdicts.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
 from tutelage.common.run_folder import MODEL, WHERE, models_folder
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
-from tutelage.report.comparisons import compare
+from tutelage.report.comparisons import swapped
 from tutelage.report.labels import TRAINED
 from tutelage.report.numbers import interval_text, p_text
+from tutelage.report.recipe.pairs import TaskPairs, pairs_of
 from tutelage.report.recipe.tables import TableRow, TaskTable
 from tutelage.report.recipe.verdicts import corrected_beside, deciding, distance, is_saturated, judged_rows, named
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SPOKEN_OF = 3  # other models whose distance is given
 POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors of what four of five cases show
+MOST_TIMES = 20  # as many test rows as there are: a difference that needs more is not worth them
+_ALL = {1: "the other", 2: "both others"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Compared:
-    """A student minus the simplest one, on one task."""
+    """A student minus another, on one task."""
 
     table: TaskTable
     row: TableRow
+    other: TableRow
     versus: Paired
     p_value: float  # corrected
 
@@ -57,125 +61,243 @@ class _Compared:
     @property
     def is_said(self) -> bool:
         """Whether a verdict says it."""
-        value = self.row.value(self.table.headline)
         judged = {row.stage for row in judged_rows(self.table)}
-        return value is not None and self.versus is value.versus and self.row.stage in judged
+        return any(
+            one.stage in judged and beside.is_reference
+            for one, beside in ((self.row, self.other), (self.other, self.row))
+        )
+
+    @property
+    def rows_needed(self) -> float:
+        """How many test rows would show a difference as large as this one, four times in five; inf: none would."""
+        seeds, n = self.versus.seed_stderr, self.versus.examples
+        of_rows = self.versus.stderr**2 - seeds**2
+        room = (self.versus.difference / POWER) ** 2 - seeds**2
+        return n * max(of_rows, 0.0) / room if room > 0 else math.inf
 
 
-def choose(results: RecipeResults, tables: Sequence[TaskTable]) -> Choice | None:
-    """The model to use, of the students that have scores; None where no trained one has any."""
+@dataclass(frozen=True)
+class _Comparisons:
+    """All students against each other."""
+
+    found: tuple[_Compared, ...]  # each pair once per task
+    count: int  # for how many tests p is corrected
+
+    def of(self, stage: str, other: str | None = None) -> list[_Compared]:
+        """A student minus each other one, or minus `other`, on each task."""
+        own = [one for one in self.found if one.row.stage == stage]
+        own += [_Compared(one.table, one.other, one.row, swapped(one.versus), one.p_value)
+                for one in self.found if one.other.stage == stage]  # fmt: skip
+        return [one for one in own if other in (None, one.other.stage)]
+
+    def beats(self, row: ResultRow, other: ResultRow) -> bool:
+        """Whether a student was shown to be better than another, and nowhere to be worse."""
+        signs = {one.sign for one in self.of(row.stage, other.stage)}
+        return 1 in signs and -1 not in signs
+
+
+def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs] = ()) -> Choice | None:
+    """The model to use, of the students that have scores; None where no trained one has any. `pairs`: of these tables,
+    where they are known."""
     tables, _ = deciding(results, tables)
     scored = {row.stage for table in tables for row in table.rows if row.runs}
     students = [row for row in results.rows if row.stage in scored and not row.of_teacher and row.kind != "baseline"]
-    trained = [row for row in students if row.kind in TRAINED]
-    if not trained:
+    if not any(row.kind in TRAINED for row in students):
         return None
-    simplest = min(trained, key=_effort)
-    compared, count = _compare(results, tables, simplest, students)
-    signs = {row.stage: {one.sign for one in compared if one.row.stage == row.stage} for row in students}
-    better = [row for row in students if 1 in signs[row.stage] and -1 not in signs[row.stage]]
-    chosen = max(better, key=lambda row: _gain(compared, row), default=simplest)
+    compared = _compare(results, tables, students, pairs)
+    levels = _levels(tables, students)
+    sizes = _by_size(students)
+    chosen, equals = _best(sizes[0], levels, compared), sizes[0]
+    smaller = None  # than the chosen one, and the best of these
+    for larger in sizes[1:]:
+        best = _best(larger, levels, compared)
+        if compared.beats(best, chosen):
+            chosen, equals, smaller = best, larger, chosen
+    others = sorted((row for row in students if row is not chosen), key=lambda row: -levels[row.stage])
     place = _place(results, chosen.stage)
     what = f"`{place[0]}`{place[1]}" if place else named(chosen.label)
-    mixed = any(found >= {1, -1} for found in signs.values())
-    why = " ".join([_why(chosen, simplest, trained, mixed), *_distances(compared, count, chosen, simplest)])
+    whys = [_why(chosen, smaller, others, levels, len(tables))]
+    whys += _shown(chosen, [row for row in others if row in equals], compared)
+    beyond = [row for row in others if row not in equals and row is not smaller and smaller is None]
+    whys += ["No larger one was shown to be better."] if beyond and len(equals) > 1 else []
+    why = " ".join([*whys, *_distances(compared, chosen, others)])
     commands = () if place is None else tuple(_commands(results, place[0], chosen))
-    return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen), commands)
-
-
-def _effort(row: ResultRow) -> tuple[bool, float]:
-    """What a student took: a teacher or none, then steps; of equal ones the first in the table is taken."""
-    return row.kind != "sft", math.inf if row.steps is None else row.steps
+    return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen, others), commands)
 
 
 def _compare(
-    results: RecipeResults, tables: Sequence[TaskTable], simplest: ResultRow, students: Sequence[ResultRow]
-) -> tuple[list[_Compared], int]:
-    """Every other student against the simplest one, taught ones first; for how many tests their p is corrected."""
-    ordered = sorted((row for row in students if row is not simplest), key=lambda row: row.kind == "sft")
-    found: list[tuple[TaskTable, TableRow, Paired]] = []
-    for student, table in ((student, table) for student in ordered for table in tables):
-        rows = {row.stage: row for row in table.rows if row.runs}
-        row, base = rows.get(student.stage), rows.get(simplest.stage)
-        if row is None or base is None:
-            continue
-        one, other = row.value(table.headline), base.value(table.headline)
-        assert one is not None  # both rows have runs
-        assert other is not None
-        versus = one.versus if base.is_reference and one.versus is not None else compare(one, other)
-        if not math.isnan(versus.p_value):
-            found.append((table, row, versus))
-    keys = [(table.task, frozenset({row.stage, simplest.stage})) for table, row, _ in found]
-    tests = {key: versus.p_value for key, (*_, versus) in zip(keys, found, strict=True)}
-    known = corrected_beside(results, tables, tests)
-    return [_Compared(*one, known[key]) for key, one in zip(keys, found, strict=True)], len(known)
+    results: RecipeResults, tables: Sequence[TaskTable], students: Sequence[ResultRow], pairs: Sequence[TaskPairs]
+) -> _Comparisons:
+    """Every student against every other on each task."""
+    stages, known = {row.stage for row in students}, {one.table.task: one for one in pairs}
+    found = [
+        (table, pair)
+        for table in tables
+        for pair in (known.get(table.task) or pairs_of(table)).pairs
+        if pair.tested and {pair.left.stage, pair.right.stage} <= stages
+    ]
+    tests = {_key(table, pair.left, pair.right): pair.versus.p_value for table, pair in found}
+    corrected = corrected_beside(results, tables, tests)
+    compared = [
+        _Compared(table, pair.left, pair.right, pair.versus, corrected[_key(table, pair.left, pair.right)])
+        for table, pair in found
+    ]
+    return _Comparisons(tuple(compared), len(corrected))
 
 
-def _gain(compared: Sequence[_Compared], row: ResultRow) -> tuple[int, float]:
-    """On how many tasks a student was shown to be better, and by how much it is on average."""
-    own = [one for one in compared if one.row.stage == row.stage]
-    return sum(one.sign for one in own), sum(one.versus.difference for one in own) / len(own)
+def _key(table: TaskTable, row: TableRow, other: TableRow) -> tuple[str, frozenset[str]]:
+    return table.task, frozenset({row.stage, other.stage})
 
 
-def _why(chosen: ResultRow, simplest: ResultRow, trained: Sequence[ResultRow], mixed: bool) -> str:
-    """`mixed`: a student is better on one task and worse on another."""
-    if len(trained) == 1 and chosen is simplest:
-        return f"{chosen.label} is the only trained student with scores."
-    how = ["no teacher"] if simplest.kind == "sft" and any(row.kind != "sft" for row in trained) else []
-    how += [] if simplest.steps is None else [f"{simplest.steps:,} steps"]
-    one_of = f"the simplest of {len(trained)} trained students" if len(trained) > 1 else "the trained student"
-    what = one_of + (f" ({', '.join(how)})" if how else "")
-    if chosen is simplest:
-        at_once = " without being worse on another task" if mixed else ""
-        return f"{chosen.label} is {what}, and none was shown to be better{at_once}."
-    untrained = ", without any training," if chosen.kind == "model" else ""
-    return f"{chosen.label}{untrained} was shown to be better than {named(simplest.label)}, {what}."
+def _levels(tables: Sequence[TaskTable], students: Sequence[ResultRow]) -> dict[str, float]:
+    """By stage: by how many points it is above the students' mean, on average over the tasks that it has scores of."""
+    above: dict[str, list[float]] = {row.stage: [] for row in students}
+    for table in tables:
+        values = {row.stage: value.value for row in table.rows if (value := row.value(table.headline)) is not None}
+        known = {stage: values[stage] for stage in above if not math.isnan(values.get(stage, math.nan))}
+        for stage, value in known.items():
+            above[stage].append(value - fmean(known.values()))
+    return {stage: round(fmean(own), 6) if own else -math.inf for stage, own in above.items()}
 
 
-def _distances(compared: Sequence[_Compared], count: int, chosen: ResultRow, simplest: ResultRow) -> Iterator[str]:
-    """A sentence for each of the first other students on how far it is from the simplest one, where no verdict says so;
-    short ones for the rest. `count`: for how many tests p is corrected."""
-    several = len({one.table.task for one in compared}) > 1
-    rows: dict[str, list[_Compared]] = {}
-    for one in sorted((one for one in compared if not one.is_said), key=lambda one: one.row.stage != chosen.stage):
-        rows.setdefault(one.row.stage, []).append(one)
-    corrected = f" after correction for {count} comparisons" if count > 1 else ""
-    for own in list(rows.values())[:SPOKEN_OF]:
+def _by_size(students: Sequence[ResultRow]) -> list[list[ResultRow]]:
+    """The students, smaller ones first, those of one size together; all together where a size is not known."""
+    sizes = [row.weights for row in students]
+    if None in sizes:
+        return [list(students)]
+    return [[row for row in students if row.weights == size] for size in sorted({size or 0 for size in sizes})]
+
+
+def _best(rows: Sequence[ResultRow], levels: dict[str, float], compared: _Comparisons) -> ResultRow:
+    """The one with the highest score, of those that none of the others was shown to beat; of equal ones that which took
+    least: a teacher or none, then steps, then the first in the table."""
+    unbeaten = [row for row in rows if not any(compared.beats(other, row) for other in rows)]
+    return min(unbeaten or rows, key=lambda row: (-levels[row.stage], *_effort(row)))
+
+
+def _effort(row: ResultRow) -> tuple[bool, float]:
+    """What a student took to make: a teacher or none, then steps."""
+    return row.kind not in ("sft", "model"), math.inf if row.steps is None else row.steps
+
+
+def _why(
+    chosen: ResultRow, smaller: ResultRow | None, others: Sequence[ResultRow], levels: dict[str, float], tasks: int
+) -> str:
+    """Why the chosen one: its score, or that it was shown to be better than `smaller`, the best of smaller ones."""
+    name = f"{chosen.label}{', without any training,' if chosen.kind == 'model' else ''}"
+    if not others:
+        return f"{name} is the only trained student with scores."
+    known = chosen.weights is not None
+    if smaller is not None:
+        return f"{name} was shown to be better than {named(smaller.label)}, the best of the smaller students."
+    equals = [row for row in others if not known or row.weights == chosen.weights]
+    if not equals:
+        return f"{name} is the smallest of {len(others) + 1} students, and no larger one was shown to be better."
+    where = "" if tasks == 1 else f" on average over {tasks} tasks"
+    same = " of one size, which cost the same to use" if known else ""
+    best = f"highest of {len(equals) + 1} students{same}"
+    alike = [row for row in equals if levels[row.stage] == levels[chosen.stage]]
+    if not alike:
+        return f"{name} scores {best}{where}."
+    cheaper = "needs no teacher" if any(_effort(row)[0] > _effort(chosen)[0] for row in alike) else (
+        f"trained for {chosen.steps:,} steps, no more than the rest" if chosen.steps is not None
+        else "is the first in the table"
+    )  # fmt: skip
+    return f"{name} and {_names(alike)} score alike{where}, {best}; {named(chosen.label)} {cheaper}."
+
+
+def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparisons) -> list[str]:
+    """Than which others of its size the chosen one was shown to be better, and than which it was not."""
+    better = [row for row in equals if compared.beats(chosen, row)]
+    rest = [row for row in equals if row not in better]
+    if not equals:
+        return []
+    if not rest:
+        return [f"It was shown to be better than {_ALL.get(len(better), f'all {len(better)} others')}."]
+    may = f"{_names(rest)} may be as good"
+    if not better:
+        return [f"But no difference that large was shown to be more than chance: {may}."]
+    return [f"It was shown to be better than {_names(better)}; {may}."]
+
+
+def _names(rows: Sequence[ResultRow]) -> str:
+    """The labels of the first, and how many more there are."""
+    labels = [named(row.label) for row in rows[:SPOKEN_OF]]
+    labels += [f"{len(rows) - SPOKEN_OF} more"] if len(rows) > SPOKEN_OF else []
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def _distances(compared: _Comparisons, chosen: ResultRow, others: Sequence[ResultRow]) -> Iterator[str]:
+    """A sentence for each of the first others on how far it is from the chosen one, where no verdict says so; short
+    ones for the rest."""
+    own = {row.label: [one for one in compared.of(row.stage, chosen.stage) if not one.is_said] for row in others}
+    several = len({one.table.task for one in compared.found}) > 1
+    corrected = f" after correction for {compared.count} comparisons" if compared.count > 1 else ""
+    spoken = [(label, found) for label, found in own.items() if found]
+    for label, found in spoken[:SPOKEN_OF]:
         parts = []
-        for one in own:
+        for one in found:
             end = {0: "no difference was shown", 1: "it is better", -1: "it is worse"}[one.sign]
             where = f" on {one.table.task}" if several else ""
             evidence = f"95 % interval {interval_text(one.versus)}, {p_text(one.p_value)}{corrected}"
-            parts.append(f"{distance(one.versus, named(simplest.label))}{where} ({evidence}): {end}")
+            parts.append(f"{distance(one.versus, named(chosen.label))}{where} ({evidence}): {end}")
             corrected = ""
-        yield f"{own[0].row.label} is {'; '.join(parts)}."
-    rest = [(own[0].row.label, {one.sign for one in own}) for own in list(rows.values())[SPOKEN_OF:]]
+        yield f"{label} is {'; '.join(parts)}."
+    rest = [(label, {one.sign for one in found}) for label, found in spoken[SPOKEN_OF:]]
     yield from (f"{named(label)} is worse." for label, signs in rest if -1 in signs)
     if same := sum(signs == {0} for _, signs in rest):
         yield f"No difference to {same} more was shown."
 
 
-def _next(results: RecipeResults, tables: Sequence[TaskTable], compared: Sequence[_Compared], chosen: ResultRow) -> str:
-    """What the comparisons with taught students ask for; empty without any, or where the tests are too easy to tell."""
-    taught = [one for one in compared if one.row.kind not in ("sft", "model")]
-    again = "`'seeds=[0,1,2]'` added to the command"
-    if not taught or all(is_saturated(table) for table in tables):
+def _next(
+    results: RecipeResults,
+    tables: Sequence[TaskTable],
+    compared: _Comparisons,
+    chosen: ResultRow,
+    others: Sequence[ResultRow],
+) -> str:
+    """What the comparisons ask for; empty without any, or where the tests are too easy to tell."""
+    found = [one for row in others for one in compared.of(chosen.stage, row.stage)]
+    if not found or all(is_saturated(table) for table in tables):
         return ""
+    again = "`'seeds=[0,1,2]'` added to the command"
+    said = []
+    if still := [one for one in found if one.sign == 0 and one.versus.stderr and not is_saturated(one.table)]:
+        said.append(_more_rows(still[0]))  # of the best of the others
+        seeds = f"Other training runs ({again})" if len(results.seeds) == 1 else "More seeds"
+        said.append(f"{seeds} would tell whether it is more than the chance of one training.")
+    kinds = {row.stage: row.kind for row in others}
+    taught = [one for one in found if kinds[one.other.stage] not in ("sft", "model")]
     if chosen.kind not in ("sft", "model"):
-        if len(results.seeds) == 1:
-            return f"Before you rely on the difference, see whether other training runs show it, too: {again}."
-        return "More rows may add to it: `tutelage forecast` says so from small parts of them."
-    still = [one for one in taught if one.sign == 0]
-    if not still:
-        return (
+        if not still and len(results.seeds) == 1:
+            said.append(f"Before you rely on the difference, see whether other training runs show it, too: {again}.")
+        elif not still:
+            said.append("More rows may add to it: `tutelage forecast` says so from small parts of them.")
+    elif taught and all(one.sign > 0 for one in taught):
+        said.append(
             "Distilling may do better with a stronger teacher or more rows: `tutelage forecast` says so from small "
             "parts of the rows, before the rest is paid for."
         )
-    least = min(still, key=lambda one: one.versus.stderr)
-    size = POWER * least.versus.stderr
-    told = f" (these {least.versus.examples:,} would show one of {size:.1f} points four times in five)" if size else ""
-    runs = f" and other training runs ({again})" if len(results.seeds) == 1 else " and more seeds"
-    return f"To show a difference that may be there: more test rows{told}{runs}."
+    return " ".join(said)
+
+
+def _more_rows(one: _Compared) -> str:
+    """How many more test rows would tell two models apart."""
+    label, other, n = named(one.row.label), named(one.other.label), one.versus.examples
+    shown = POWER * one.versus.stderr
+    start = (
+        f"To tell {label} from {other} takes more test rows: these {n:,} show a difference of {shown:.1f} points four "
+        "times in five"
+    )
+    size = f"{abs(one.versus.difference):.1f}"
+    if one.rows_needed > MOST_TIMES * n:
+        return f"{start}; one as small as here ({size}) would take more than {MOST_TIMES * n:,}."
+    return f"{start}, and one of {size}, as here, would take about {_two_digits(one.rows_needed):,}."
+
+
+def _two_digits(value: float) -> int:
+    unit = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
+    return math.ceil(value / unit) * unit
 
 
 def _commands(results: RecipeResults, place: str, chosen: ResultRow) -> Iterator[tuple[str, str]]:
@@ -186,7 +308,7 @@ def _commands(results: RecipeResults, place: str, chosen: ResultRow) -> Iterator
         if model.stage != chosen.stage and (other := _place(results, model.stage)):
             yield f"talk to {named(model.label)} beside it", f"tutelage chat {place} {other[0]}"
             break
-    yield "measure it on a benchmark", f"tutelage evaluate --model {place} --tasks ifeval"
+    yield "measure it on a benchmark of the hub", f"tutelage evaluate --model {place} --tasks ifeval"
     yield "take it to llama.cpp and others", f"tutelage export {place} --gguf"
 
 

@@ -14,19 +14,20 @@ from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
-from tutelage.report.recipe.choice import choose
+from tutelage.report.recipe.choice import Choice, choose
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
 from tutelage.report.recipe.table_files import pairs_csv, search_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables, how_made
 from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_tasks, verdicts, yardstick
-from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes
+from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes, lowest
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
 
 FIRST_EXAMPLES = 4
+WORST_EXAMPLES = 2  # of the model to use
 EXTREME_EXAMPLES = 2  # largest gains, and as many largest losses
 
 
@@ -42,7 +43,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     tables = sorted(build_tables(results), key=lambda table: table.task in searched)
     pairs = [pairs_of(table) for table in tables]
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
-    progress = progress_text(results)
+    progress, choice = progress_text(results), choose(results, tables, pairs)
 
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
@@ -67,7 +68,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         results=results,
         progress=progress,
         verdicts=verdicts(results, tables),
-        choice=choose(results, tables),
+        choice=choice,
         yardstick=yardstick(results, tables),
         tables=tables,
         edge_note=edge_note(score_text(row.value(name)) for one in tables for row in one.rows for name in one.metrics),
@@ -79,7 +80,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         score_svgs=figures.score_svgs(tables, looks),
         panels=list(zip(panels, figures.loss_svgs(panels), strict=True)),
         legend=figures.legend_of(panels),
-        examples=[(table, _examples(table, looks, results.tasks[table.task].data)) for table in shown],
+        examples=[(table, _examples(table, looks, results.tasks[table.task].data, choice)) for table in shown],
         include_text=include_text,
         search=search_groups(results),
         comparisons=comparisons(tables, pairs),
@@ -87,17 +88,24 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     return write_atomically(out / "report.html", html)
 
 
-def _examples(table: TaskTable, looks: dict[str, Look], data: str) -> list[ExampleView]:
-    """The first examples, then those where the first judged row gains or loses most against the reference. `data`: the
-    files that they are from."""
+def _examples(table: TaskTable, looks: dict[str, Look], data: str, choice: Choice | None) -> list[ExampleView]:
+    """The first examples, the lowest scores of the model to use, then those where the first judged row gains or loses
+    most against the reference. `data`: the files that they are from."""
     rows = [row for row in table.rows if row.runs]
     if not rows:
         return []
     ids = [record.id for record in rows[0].runs[0].records]
     chosen = {id: f"example {n + 1} of the data" for n, id in enumerate(ids[:FIRST_EXAMPLES])}
+    for row in (row for row in rows if choice is not None and row.stage == choice.stage):
+        scores = {id: score for id, score in _scores(row, table.headline).items() if id not in chosen}
+        chosen |= {
+            id: f"among the lowest scores of {row.label}, the model to use: {scores[id]:.1f}"
+            for id in lowest(scores, WORST_EXAMPLES)
+        }
     judged = next((row for row in judged_rows(table) if row.runs), None)
     if judged is not None and table.reference is not None and table.reference.runs:
-        gains = {id: gain for id, gain in _gains(judged, table.reference, table.headline).items() if id not in chosen}
+        own, base = _scores(judged, table.headline), _scores(table.reference, table.headline)
+        gains = {id: score - base[id] for id, score in own.items() if id not in chosen}
         best, worst = extremes(gains, EXTREME_EXAMPLES)
         for words, found in (("gains", best), ("losses", worst)):
             which = f"among the largest {words} of {judged.label} against {table.reference.label}"
@@ -107,10 +115,8 @@ def _examples(table: TaskTable, looks: dict[str, Look], data: str) -> list[Examp
     return [example_view(id, why, sides, table.headline, data) for id, why in chosen.items()]
 
 
-def _gains(row: TableRow, reference: TableRow, metric: str) -> dict[str, float]:
-    """By example id: the row's mean over seeds minus the reference's; nan where one is unscored."""
-    value, other = row.value(metric), reference.value(metric)
+def _scores(row: TableRow, metric: str) -> dict[str, float]:
+    """By example id: the row's mean over seeds; nan where one is unscored."""
+    value = row.value(metric)
     assert value is not None
-    assert other is not None
-    ids = [record.id for record in row.runs[0].records]
-    return dict(zip(ids, (value.scores.mean(0) - other.scores.mean(0)).tolist(), strict=True))
+    return dict(zip((record.id for record in row.runs[0].records), value.scores.mean(0).tolist(), strict=True))

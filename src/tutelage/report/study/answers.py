@@ -224,9 +224,9 @@ def _answer_at(
 
 
 def _fallback(compared: Sequence[_Compared]) -> str:
-    """SFT, which costs least, unless as much SFT again was shown to beat it."""
+    """SFT, which costs least to train, and why it is named; SFT again where that was shown to beat it."""
     better = any(one.better for one in compared if one.result.arm.method == AGAIN)
-    return method_name(AGAIN) if better else method_name("sft")
+    return method_name(AGAIN) if better else f"{method_name('sft')}, the cheapest to train"
 
 
 def _advice(answer: _SizeAnswer, where: str, name: str) -> str:

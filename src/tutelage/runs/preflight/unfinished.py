@@ -60,6 +60,24 @@ def why_absent(written: str) -> str | None:
     return f"{MODELS}/ has no `{name}`: did you mean `{place}{near[0]}`?" if near else None
 
 
+def made_here() -> str:
+    """The models that recipes of the working folder make, and how far each is; "" without recipes."""
+    found: dict[str, list[str]] = {}
+    for one in _stages_here():
+        runs = [folder for folder in Path(RUNS).glob("*/") if _stage_of(folder) == one.stage]
+        done = next((folder for folder in runs if is_done(folder)), None)
+        if (Path(MODELS) / one.model).is_dir():
+            state = "done"
+        elif done is not None:
+            state = f"done: give {done}"
+        elif any(lives(folder / LOCK) for folder in runs):
+            state = "at work"
+        else:
+            state = "stopped" if runs else "not begun"
+        found.setdefault(str(one.file), []).append(f"{one.model} ({state})")
+    return "; ".join(f"{file} makes {', '.join(models)}" for file, models in found.items())
+
+
 def _names(stages: list[_Stage], runs: list[Path]) -> list[str]:
     """What there is to be named here, now or when a recipe has run."""
     models = [folder.name for folder in Path(MODELS).glob("*/")]

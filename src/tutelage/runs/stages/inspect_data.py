@@ -20,6 +20,7 @@ from tutelage.recipe.load import made_by
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import ModelConfig
 from tutelage.recipe.stages import EvaluateStage
+from tutelage.runs.rows.seen import in_file_order
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def inspect_section(recipe: RecipeConfig, name: str, folder: Path, model: str, r
     lines = [
         *head,
         *_bad(data, report.refused, len(report.too_long), config.max_bad_rows),
-        *repetitions(data.conversations),
+        *repetitions(in_file_order(data.conversations)),
         f"used: {used} rows as {len(sequences)} sequences",
         f"tokens per sequence: {_spread([len(one.ids) for one in sequences])}; `training.max_length` is {wanted}"
         + (f", the model reads {limit}" if limit < wanted else ""),
@@ -94,7 +95,7 @@ def _bad(data: LoadedData, refused: Sequence[BadRow], too_long: int, allowed: fl
 def _of_prompts(template: ChatTemplate, data: LoadedData, head: list[str], rows: int) -> Inspection:
     conversations = data.conversations
     prompts = template.encode_prompts([row.prompt for row in conversations], [row.source for row in conversations])
-    lines = [*head, *_bad(data, (), 0, 1.0), *repetitions(conversations)]
+    lines = [*head, *_bad(data, (), 0, 1.0), *repetitions(in_file_order(conversations))]
     lines.append(f"used as prompts; tokens per prompt: {_spread([len(ids) for ids in prompts])}")
     lines += prompt_notes(template, conversations)
     shown = [

@@ -1,0 +1,1 @@
+"""What a recipe's rows say beforehand of its training and its scores."""

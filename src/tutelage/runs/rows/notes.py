@@ -1,0 +1,203 @@
+"""What a recipe's rows say of its scores: how many there are, which were not used, which repeat or contradict others of
+their section, and which are also in another, equal or nearly. Rows that this process has not read are not told of.
+
+`tutelage init`, a run and its report say the same, by this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.data.columns import BadRow, listed, reasons
+from tutelage.data.encode_rows import in_rows
+from tutelage.data.left_out import EMPTY_QUESTION
+from tutelage.data.sources import paths_of
+from tutelage.recipe.load import data_names
+from tutelage.recipe.sections import TrainingConfig
+from tutelage.recipe.stages import EvaluateStage, TrainStage
+from tutelage.runs.search import search_task
+
+if TYPE_CHECKING:
+    from tutelage.runs.planner import Planner
+    from tutelage.runs.rows.seen import SeenRows
+
+NEAR = 0.7  # estimated Jaccard similarity of character 5-grams, as of the filters of synthetic rows
+
+
+@dataclass(frozen=True)
+class SectionRows:
+    """A data section that models are trained, chosen or scored on."""
+
+    name: str
+    source: str  # its files without their folders, or hub sets
+    uses: str  # "trained on", "settings are chosen on", "scored on"
+    rows: int
+    notes: tuple[str, ...]  # rows that repeat or contradict others, by file and line, and what to do
+    left_out: tuple[str, ...] = ()  # what of its file was not used or has gaps: counted, by file and line
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """What the names of a recipe are used for, in order."""
+
+    trained: list[str]  # data sections
+    validated: list[str]  # data sections that a loss is measured on meanwhile
+    choosing: list[str]  # tasks that settings are chosen on
+    scored: list[str]  # tasks
+
+
+def notes_on_rows(planner: Planner) -> tuple[str, ...]:
+    """All notes on rows that repeat or contradict others, or are also in another section."""
+    return (*row_notes(section_rows(planner)), *shared_questions(planner))
+
+
+def read_used_rows(planner: Planner) -> None:
+    """Read what the recipe trains, measures and scores on, for the notes. Raises TutelageError as `load_dataset`."""
+    uses = _uses(planner)
+    tasks = [planner.recipe.tasks[task].data for task in (*uses.choosing, *uses.scored)]
+    for names, with_answers in (([*uses.trained, *uses.validated], True), (tasks, False)):
+        for name in dict.fromkeys(names):
+            planner.inputs.data(name, planner.recipe.data[name], planner.recipe_folder, with_answers)
+
+
+def section_rows(planner: Planner, reports: Sequence[Mapping[str, Any]] = ()) -> list[SectionRows]:
+    """Every section that is used, in the recipe's order. `reports`: what became of rows in training, by section, as
+    data.json of runs has it."""
+    recipe, uses = planner.recipe, _uses(planner)
+    found = []
+    for name, config in recipe.data.items():
+        seen = _seen(planner, name, True) or _seen(planner, name, False)
+        of_tasks = {words: {recipe.tasks[task].data for task in tasks} for words, tasks in (
+            ("settings are chosen on", uses.choosing), ("scored on", uses.scored))}  # fmt: skip
+        said = {"trained on": uses.trained, "loss is measured on while training": uses.validated, **of_tasks}
+        used = ", ".join(words for words, names in said.items() if name in names)
+        if seen is not None and used:
+            trained = [line for report in reports if name in report for line in _not_trained_on(report[name], seen)]
+            left_out = tuple(dict.fromkeys([*seen.left_out, *trained]))
+            source = _source(paths_of(config))
+            found.append(SectionRows(name, source, used, seen.count, tuple(seen.repeated), left_out))
+    return found
+
+
+def _not_trained_on(report: Mapping[str, Any], seen: SeenRows) -> Iterator[str]:
+    """What a training run left out of a section's rows, or cut, beyond what no reader of it could use."""
+    if report["cut"]:
+        count = report["cut"]
+        yield f"{count:,} row{'s are' if count > 1 else ' is'} cut at the length limit of training"
+    if too_long := report["too_long"]:
+        are = "s are" if len(too_long) > 1 else " is"
+        yield f"{len(too_long):,} row{are} too long to train on and left out: {listed(too_long)}"
+    refused = [BadRow(*row) for row in report["bad_rows"] if row[0] not in seen.bad]
+    if refused:
+        yield f"{len(refused):,} row{'s are' if len(refused) > 1 else ' is'} left out: {reasons(refused)}"
+    carried = [in_rows(what, rows) for what, rows in report.get("left_out", {}).items() if what != EMPTY_QUESTION]
+    if carried:
+        yield f"left out or changed: {'; '.join(carried)}"
+
+
+def _source(paths: list[str]) -> str:
+    """Paths without their folders; the name of a hub set has one slash and no ending."""
+    return ", ".join(path if path.count("/") == 1 and not Path(path).suffix else Path(path).name for path in paths)
+
+
+def row_notes(sections: Sequence[SectionRows]) -> tuple[str, ...]:
+    """Notes about rows that repeat or contradict others of their section, for all sections."""
+    return tuple(f"data.{one.name}: {note}" for one in sections for note in one.notes)
+
+
+def left_out_notes(sections: Sequence[SectionRows]) -> tuple[str, ...]:
+    """Notes about what was not used, each once with all sections of which it is true."""
+    of: dict[str, list[str]] = {}
+    for one in sections:
+        for note in one.left_out:
+            of.setdefault(note, []).append(f"data.{one.name}")
+    return tuple(f"{_and(names)}: {note}" for note, names in of.items())
+
+
+def shared_questions(planner: Planner) -> list[str]:
+    """Notes about questions that are in two sections that should be apart: in a task and in what models are trained on,
+    settings are chosen on or a loss is measured on; and in the last of these and what models are trained on."""
+    recipe, uses = planner.recipe, _uses(planner)
+    trained = {f"data.{name}, on which models are trained": _seen(planner, name, True) for name in uses.trained}
+    measured = {name: _seen(planner, name, True) for name in uses.validated if name not in uses.trained}
+    notes = []
+    for task in dict.fromkeys([*uses.scored, *uses.choosing]):
+        asked = _seen(planner, recipe.tasks[task].data, False)
+        beside = dict(trained)
+        if task not in uses.choosing:
+            beside |= {
+                f"task `{name}`, on which settings are chosen": _seen(planner, recipe.tasks[name].data, False)
+                for name in uses.choosing
+            }
+        for what, other in beside.items():
+            notes += shared_notes(f"task `{task}`", asked, what, other, "scores on {them} look better than they are")
+        for name, other in measured.items():
+            if name != recipe.tasks[task].data:
+                what = f"data.{name}, on which the loss is measured while training"
+                notes += shared_notes(f"task `{task}`", asked, what, other, "keep one of each", near=False)
+    for name, asked in measured.items():
+        for what, other in trained.items():
+            notes += shared_notes(f"data.{name}", asked, what, other, "its loss looks better than it is")
+    return notes
+
+
+def shared_notes(
+    who: str, asked: SeenRows | None, what: str, other: SeenRows | None, so: str, near: bool = True
+) -> list[str]:
+    """Notes about the questions of `who` that are also in `what`, and about those that are nearly. `so`: what follows
+    from it."""
+    if asked is None or other is None:
+        return []
+    notes = []
+    for nearly, found in ((False, asked.shared(other)), (True, _nearly(asked, other) if near else [])):
+        one = len(found) == 1
+        then = f": {so.format(them='it' if one else 'them')}"
+        if nearly:
+            are, then = ("is nearly one of" if one else "are nearly some of"), then.replace("look", "may look", 1)
+        else:
+            are = "is also in" if one else "are also in"
+        if found:
+            notes.append(f"{len(found):,} of the {len(asked.questions):,} questions of {who} {are} {what}{then} "
+                         f"({listed(found)})")  # fmt: skip
+    return notes
+
+
+def _nearly(asked: SeenRows, other: SeenRows) -> list[str]:
+    """The rows whose question is nearly one of the other's and equal to none, each with that one; of the first rows of
+    both."""
+    if other not in asked.nearly:
+        from tutelage.synthesis.near_duplicates import NearDuplicates
+        from tutelage.synthesis.words import words
+
+        index, equal = NearDuplicates(NEAR), set(other.questions)
+        for _, source, text in other.asked:
+            index.add("other", source, words(text))
+        found = ((source, index.find(words(text), ["other"])) for place, source, text in asked.asked
+                 if asked.questions[place] not in equal)  # fmt: skip
+        asked.nearly[other] = [f"{source} asks nearly what {near[1]} asks" for source, near in found if near]
+    return asked.nearly[other]
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _uses(planner: Planner) -> _Uses:
+    recipe = planner.recipe
+    stages = [stage for stage in recipe.stages if isinstance(stage, TrainStage)]
+    trained = [name for stage in stages for name in data_names(stage, TrainingConfig())]
+    validated = [name for stage in stages if (name := recipe.training_of(stage).validation)]
+    searched = [stage.name for stage in stages if recipe.search and stage.search]
+    return _Uses(
+        list(dict.fromkeys(name for name in trained if name in recipe.data)),
+        validated,
+        list(dict.fromkeys(search_task(planner, name) for name in searched)),
+        list(dict.fromkeys(t for stage in recipe.stages if isinstance(stage, EvaluateStage) for t in stage.tasks)),
+    )
+
+
+def _seen(planner: Planner, name: str, with_answers: bool) -> SeenRows | None:
+    return planner.inputs.seen(planner.recipe.data[name], planner.recipe_folder, with_answers)

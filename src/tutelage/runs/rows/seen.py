@@ -1,0 +1,105 @@
+"""What is remembered of a section's rows once they were read: which were left out, repeat others, or ask the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from tutelage.common.hashing import keyed_integer
+from tutelage.common.types import Conversation
+from tutelage.data.columns import listed
+from tutelage.data.dataset import LoadedData, asked_text, bad_rows_note, questions_of, repetitions
+from tutelage.data.encode_rows import in_rows
+from tutelage.data.large.stored import StoredRows
+from tutelage.data.left_out import EMPTY_QUESTION
+
+NEAR_ROWS, NEAR_CHARACTERS = 5000, 2_000_000  # the first of a section whose questions are kept to look for near ones
+
+
+class SeenRows:
+    """Not the rows' text, unless that lies in the cache, but for the first questions."""
+
+    def __init__(self, data: LoadedData) -> None:
+        rows = data.conversations
+        self.count, self.questions = len(rows), questions_of(rows)  # the latter without those of plain text
+        self._stored = rows if isinstance(rows, StoredRows) else None
+        asking = [] if self._stored is not None else [row for row in rows if not row.plain]
+        self._sources, self._wholes = [row.source for row in asking], [_whole(row) for row in asking]
+        self._repeated = [] if self._stored is not None else repetitions(in_file_order(rows))
+        self._asked = list(_first_asked(asking))
+        self.left_out = bad_rows_note(data) + ([] if self._stored is not None else gaps(rows))
+        self.bad = {row.source for row in data.bad_rows}
+        self.nearly: dict[SeenRows, list[str]] = {}  # what `runs/rows/notes.py` found, which takes a while
+
+    @property
+    def repeated(self) -> list[str]:
+        """Lines about rows that repeat or contradict others, as of `repetitions`."""
+        if self._stored is None:
+            return self._repeated
+        if len(self.questions) < self.count:  # plain text has no question, so no place is known
+            return []
+        _, group, sizes = np.unique(self.questions, return_inverse=True, return_counts=True)
+        again = [self._stored[int(place)] for place in np.flatnonzero(sizes[group] > 1)]
+        return repetitions(in_file_order(again))
+
+    @property
+    def asked(self) -> list[tuple[int, str, str]]:
+        """Of the first rows: the place in `questions`, the source, and the text of the question."""
+        if self._stored is None:
+            return self._asked
+        if len(self.questions) < self.count:
+            return []
+        return list(_first_asked(self._stored[place] for place in range(min(NEAR_ROWS, self.count))))
+
+    def shared(self, other: SeenRows) -> list[str]:
+        """The rows whose question is one of the other's, each with that one, by file and line."""
+        places = {question: place for place, question in reversed([*enumerate(other.questions)])}
+        both = [(place, places[question]) for place, question in enumerate(self.questions) if question in places]
+        return [
+            f"{self._source(one)} repeats {other._source(two)}"
+            if self._whole(one) == other._whole(two)
+            else f"{self._source(one)} asks what {other._source(two)} asks"
+            for one, two in both
+        ]
+
+    def _source(self, place: int) -> str:
+        return self._sources[place] if self._stored is None else self._stored[place].source
+
+    def _whole(self, place: int) -> int:
+        return self._wholes[place] if self._stored is None else _whole(self._stored[place])
+
+
+def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
+    """The rows by file and line, however they were drawn: of two equal ones the first in the file is then the first."""
+
+    def place(row: Conversation) -> list[str | int]:
+        parts = re.split(r"(\d+)", row.source)  # texts and numbers by turns
+        return [int(part) if number % 2 else part for number, part in enumerate(parts)]
+
+    return sorted(rows, key=place)
+
+
+def gaps(rows: Sequence[Conversation]) -> list[str]:
+    """Lines about rows with an empty question, and with a cell that leaves a gap in a template."""
+    found: dict[str, list[str]] = {}
+    for row in in_file_order(rows):
+        empty = any(m.role == "user" and not m.content.strip() for m in row.messages)
+        for what in (*row.remarks, *[EMPTY_QUESTION] * empty):
+            found.setdefault(what, []).append(row.source)
+    return [in_rows(what, len(sources), listed(sources)) for what, sources in found.items()]
+
+
+def _whole(row: Conversation) -> int:
+    return keyed_integer(*(text for message in row.messages for text in (message.role, message.content)))
+
+
+def _first_asked(rows: Iterable[Conversation]) -> Iterator[tuple[int, str, str]]:
+    characters = 0
+    for place, row in enumerate(rows):
+        text = asked_text(row)
+        characters += len(text)
+        if place >= NEAR_ROWS or characters > NEAR_CHARACTERS:
+            return
+        yield place, row.source, text

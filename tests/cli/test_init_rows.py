@@ -1,0 +1,51 @@
+"""`tutelage init`: what it says of rows that repeat or are in two files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from question_tables import PAIRS, table
+
+from tutelage.runs.recipe_results import recipe_results
+
+
+@pytest.mark.slow
+def test_test_rows_that_are_training_rows_are_named(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "train.csv")
+    table(tmp_path / "test.csv", rows=[PAIRS[3], ("Who waters the plants at noon?", "Ada.")])
+    table(tmp_path / "dev.csv", rows=PAIRS[:2])
+    here("train.csv", "dev.csv", "test.csv")
+    said = capsys.readouterr().out
+    assert (
+        "1 of the 2 questions of task `test` is also in data.train, on which models are trained: scores on it look "
+        "better than they are (test.csv:2 repeats train.csv:5)"
+    ) in said
+    assert "2 of the 2 questions of data.dev are also in data.train, on which models are trained: its loss look" in said
+    assert "nearly" not in said
+
+
+def test_init_says_of_repeated_and_near_rows_what_a_run_and_its_report_say(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    things = ("bicycle", "letter", "lamp post", "garden chair", "kettle", "umbrella", "violin", "wardrobe", "ladder")
+    rows = [
+        (
+            f"Could you please tell me in which room of the house I left the {thing} yesterday evening?",
+            f"By the {thing} rack.",
+        )
+        for thing in things
+    ]
+    table(tmp_path / "desk.csv", rows=[*PAIRS[:24], *rows, *rows[:4], *PAIRS[5:16]])
+    config = here("desk.csv")
+    said = capsys.readouterr().out.splitlines()
+    results = recipe_results(config, tmp_path, tmp_path / "runs")
+    notes = [f"note: {note}" for note in (*results.row_notes, *results.notices)]
+    assert [line for line in said if line in notes] == notes
+    for kind in ("exact repetition", " nearly ", "are trained: scores on", "are trained: its loss"):
+        assert any(kind in note for note in notes)
+    assert not any("repeats" in line for line in said if line not in notes)  # one count, not two
