@@ -34,7 +34,9 @@ _COUNTS = re.compile(  # after an answer: "is possible", "would also be right", 
     rf"|{_RIGHT},?\s+{_TOO}|{_TOO}\s+{_RIGHT})\b)",
     re.I,
 )
-_THOUGH = re.compile(r",?\s*(?:though|however|anyway|either)\W*$", re.I)  # at a sentence's end, which limits nothing
+_THOUGH = re.compile(
+    r",?\s{0,3}(?:though|however|anyway|either)\W*$", re.I
+)  # at a sentence's end, which limits nothing
 _OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose", "alternative answer:"
     rf"(?:\banswers?\s+(?:is|{_MAY}\s+be)\s+also|\b(?:(?:I|we|{_MAY})\s+also|could(?:\s+also)?)\s+(?:be|choose|"
     rf"pick|select|say|think|accept|"
@@ -56,9 +58,9 @@ _GOOD = re.compile(  # what is said of an answer, and not of a thing
 _SO_IS = re.compile(r"\bso\s+(?:is|are|does|would|might)\W{1,3}$", re.I)
 _OUT = r"(?:exclude|rule\s+out|dismiss|discard|eliminate|reject)"
 _NOT_OUT = re.compile(  # "cannot be excluded", "is not wrong", "isn't impossible": two negatives
-    r"(?:\s+(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|"
+    r"(?:(?<=\S)\s{1,3}(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|"
     r"excluded|dismissed|discarded|"
-    r"eliminated|rejected)|\s+(?:(?:is|are|would\s+be|seems)(?:n['’]t|\s+not)|would(?:n['’]t|"
+    r"eliminated|rejected)|(?<=\S)\s{1,3}(?:(?:is|are|would\s+be|seems)(?:n['’]t|\s+not)|would(?:n['’]t|"
     r"\s+not)\s+be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|"
     r"impossible|implausible|unreasonable|out\s+of\s+the\s+question))\b",
     re.I,
@@ -70,7 +72,7 @@ _NOT_LEFT_OUT = re.compile(  # "we cannot rule out", "it is hard to exclude"
     re.I,
 )
 _LESSER = re.compile(  # ", though D is possible"
-    r"[,;]?\s*\(?\b(?:though|although|but|while)\s+[^,.;!?\n]{1,40}?\s(?:is|are|" + _MAY + r"\s+be|seems?|"
+    r"[,;]?\s{0,3}\(?\b(?:though|although|but|while)\s+[^,.;!?\n]{1,40}?\s(?:is|are|" + _MAY + r"\s+be|seems?|"
     r"remains?)\s+(?:also\s+)?"
     r"(?:possible|plausible|conceivable|arguable|defensible)\b[^,.;!?\n]{0,30}",
     re.I,
