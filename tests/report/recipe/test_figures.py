@@ -45,6 +45,12 @@ def test_losses_of_different_kinds_do_not_share_a_panel(results: RecipeResults) 
     assert losses[1].endswith("are from the teacher's")
 
 
+def test_a_student_that_a_stage_trained_is_no_curve_of_an_arm(results: RecipeResults) -> None:
+    """`student: heal` in a recipe that evaluates `base`: its run has a log, and it is a model as given."""
+    base = ResultRow("base", "Base-S", "model", row_of(results, "sft").runs)
+    assert loss_panels(replace(results, rows=(*results.rows, base))) == loss_panels(results)
+
+
 def test_nulls_and_broken_values_in_logs(tmp_path: Path, results: RecipeResults) -> None:
     lines = [
         {"step": 1, "loss": 2.0, "forward_kl": None},

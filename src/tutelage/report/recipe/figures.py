@@ -98,11 +98,13 @@ def looks_of(results: RecipeResults) -> dict[str, Look]:
 
 
 def loss_panels(results: RecipeResults) -> list[CurvePanel]:
-    """Every quantity that any run logged; a row's seeds share its look. Runs without a log are left out."""
+    """Every quantity that any trained row logged; a row's seeds share its look. Runs without a log are left out, and
+    `base`, whose run is the healing of the student that all arms begin with."""
     looks = looks_of(results)
     logs = [
         (row, lines)
         for row in results.rows
+        if row.kind in TRAINED
         for run in row.runs
         if run.trained is not None and (lines := read_metrics(run.trained / METRICS))
     ]
