@@ -12,6 +12,21 @@ from question_tables import PAIRS, table
 from tutelage.runs.recipe_results import recipe_results
 
 
+def test_a_test_file_of_one_row_is_warned_of(
+    here: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table(tmp_path / "train.csv")
+    table(tmp_path / "test.csv", rows=PAIRS[3:4])
+    here("train.csv", "test.csv")
+    said = capsys.readouterr().out
+    assert "test: test.csv: 1 row; " in said
+    assert "note: 1 test row can hardly tell models apart: give at least 30, better 120\n" in said
+    assert "note: the only question of task `test` is also in data.dev" in said
+    table(tmp_path / "test.csv", rows=PAIRS[3:33])
+    here("train.csv", "test.csv", "--force")
+    assert "tell models apart" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_test_rows_that_are_training_rows_are_named(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
