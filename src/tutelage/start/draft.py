@@ -67,7 +67,9 @@ def _few(looks: Mapping[str, Look]) -> Iterator[str]:
     """That so few rows will hardly tell one arm from another."""
     rows = len(looks["train"].rows)
     if rows < FEW_ROWS:
-        yield f"{rows} rows are few: students learn little from them, and scores have wide intervals; 300 are a beginning"
+        yield (
+            f"{rows} rows are few: students learn little from them, and scores have wide intervals; 300 are a beginning"
+        )
     asked = len(looks["test"].rows) if "test" in looks else FEW_EXAMPLES  # of a slice the line above speaks
     if asked < FEW_EXAMPLES:
         yield (

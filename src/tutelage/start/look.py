@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,10 @@ class UnknownFormError(TutelageError):
             only = f"only `{text[0]}` does" if text else "none does"
             what = f"a question and an answer are two columns with text, and {only}."
         named = [*text, *(f"{name} ({kind})" for name, kind in odd.items())]
-        super().__init__(f"{place}: {what} Give --prompt and --completion (columns: {', '.join(named)})")
+        guess = f"; a guess: --prompt {shlex.quote(likely[0])} --completion {shlex.quote(likely[1])}"
+        super().__init__(
+            f"{place}: {what} Give --prompt and --completion (columns: {', '.join(named)}){guess * (len(text) > 1)}"
+        )
 
 
 def measure(look: Look, template: ChatTemplate | None) -> Lengths:
