@@ -128,7 +128,7 @@ def chat(*turns: tuple[str, str]) -> dict[str, Any]:
 CASES = [
     # --- the recipe file
     Case("missing recipe", ("nowhere.yaml", "does not exist"), arguments=("run", "nowhere.yaml")),
-    Case("recipe is a folder", ("does not exist", "folder"), arguments=("run", "{folder}")),
+    Case("recipe is a folder", ("is a folder",), arguments=("run", "{folder}")),
     Case("broken YAML", ("recipe.yaml:4", "YAML"), text="name: x\nstages:\n  - {name: a\nseeds: [0]\n"),
     Case("recipe is a list", ("recipe.yaml", "mapping", "`stages`"), text="- a\n"),
     Case("recipe is empty", ("recipe.yaml", "mapping"), text=""),
