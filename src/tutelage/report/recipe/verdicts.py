@@ -68,7 +68,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         for table in judged
         if is_saturated(table)
     ]
-    found += _weak_teachers(results, judged)
+    found += weak_teachers(results, judged)
     searched = searched_tasks(results)
     if searched and all(table.task in searched for table in tables):
         found.append(
@@ -123,7 +123,7 @@ def _teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[tuple
     return [(table, row) for table in tables for row in table.rows if row.stage in names and not row.is_reference]
 
 
-def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
+def weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
     """A sentence per task and teacher that scores less than the row which distilled ones are compared with."""
     known, found = corrected_beside(results, tables, {}), []
     for table, row in _teachers(results, tables):
