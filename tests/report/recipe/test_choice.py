@@ -12,7 +12,9 @@ from fake_run import make_run, row_of, with_row
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.numbers import NARROW
-from tutelage.report.recipe.choice import Choice, choose
+from tutelage.report.recipe.choice import Choice, choose, shown
+from tutelage.report.recipe.page import build_report
+from tutelage.report.recipe.table_files import MARKED, tables_markdown
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RecipeResults, ResultRow, TrainedModel
 
@@ -189,6 +191,30 @@ def test_p_values_are_corrected_for_all_pairs_as_the_best_of_all_is_named(tmp_pa
     assert found.stage == "gkd"
     assert "; SFT and GKD (Base-S) may be as good" in found.why  # the verdict has a p of its own
     assert " after correction for 7 comparisons)" in found.why  # six pairs of students, and the teacher
+
+
+def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path) -> None:
+    """Five examples more of forty: p < 0.05 alone, and not after the correction that the sentence makes."""
+    results = made(tmp_path, {"teacher": 40, "sft": 25, "off_policy": 20, "gkd": 20, "gkd_base": 20})
+    tables, found = build_tables(results), chosen(results)
+    sft = next(row for row in tables[0].rows if row.stage == "sft").values[0].versus
+    assert found.stage == "sft"
+    assert sft is not None
+    assert sft.p_value < 0.05
+    assert sft.low > 0
+    assert "SFT again is 12.5 below SFT" in found.why
+    assert found.why.count(": no difference was shown") + found.why.count(": it is") == found.why.count("95 %")
+    assert ": it is" not in found.why
+    known = shown(results, tables)
+    assert known == {("test", frozenset({"teacher", "sft_again"}))}
+    teacher, plain = (line for line in tables_markdown(tables, "", known).splitlines()
+                      if line.startswith(("| Teacher", "| SFT |")))  # fmt: skip
+    assert (teacher.count("∗"), plain.count("∗")) == (1, 0)  # the headline metric alone
+    assert MARKED in tables_markdown(tables, "", known)
+    page = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
+    assert page.partition('<table class="pairs">')[0].count("<sup") == 1
+    assert page.count("∗</sup>") == 3  # and the matrix, from both sides
+    assert MARKED.replace("<", "&lt;").replace("'", "&#39;") in page
 
 
 def test_students_without_training_teachers_and_baselines(tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ from tutelage.report.numbers import interval_text, p_text
 from tutelage.report.recipe.pairs import TaskPairs, pairs_of
 from tutelage.report.recipe.tables import TableRow, TaskTable
 from tutelage.report.recipe.verdicts import (
+    Test,
     corrected_beside,
     deciding,
     distance,
     is_saturated,
     judged_rows,
+    key_of,
     named,
     weak_teachers,
 )
@@ -110,8 +112,7 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     """The model to use, of the students that have scores; None where no trained one has any. `pairs`: of these tables,
     where they are known."""
     tables, _ = deciding(results, tables)
-    scored = {row.stage for table in tables for row in table.rows if row.runs}
-    students = [row for row in results.rows if row.stage in scored and not row.of_teacher and row.kind != "baseline"]
+    students = _students(results, tables)
     if not any(row.kind in TRAINED for row in students):
         return None
     compared = _compare(results, tables, students, pairs)
@@ -135,6 +136,20 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen, others), commands)
 
 
+def shown(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs] = ()) -> frozenset[Test]:
+    """The comparisons in which a difference was shown: p < 0.05, corrected as in the sentence on each."""
+    tables, _ = deciding(results, tables)
+    compared = _compare(results, tables, _students(results, tables), pairs)
+    known = {key_of(one.table, one.row, one.other): one.p_value for one in compared.found}
+    known |= corrected_beside(results, tables, {})  # verdicts and sentences on teachers are corrected for these alone
+    return frozenset(test for test, p_value in known.items() if p_value < SIGNIFICANT)
+
+
+def _students(results: RecipeResults, tables: Sequence[TaskTable]) -> list[ResultRow]:
+    scored = {row.stage for table in tables for row in table.rows if row.runs}
+    return [row for row in results.rows if row.stage in scored and not row.of_teacher and row.kind != "baseline"]
+
+
 def _compare(
     results: RecipeResults, tables: Sequence[TaskTable], students: Sequence[ResultRow], pairs: Sequence[TaskPairs]
 ) -> _Comparisons:
@@ -146,17 +161,13 @@ def _compare(
         for pair in (known.get(table.task) or pairs_of(table)).pairs
         if pair.tested and {pair.left.stage, pair.right.stage} <= stages
     ]
-    tests = {_key(table, pair.left, pair.right): pair.versus.p_value for table, pair in found}
+    tests = {key_of(table, pair.left, pair.right): pair.versus.p_value for table, pair in found}
     corrected = corrected_beside(results, tables, tests)
     compared = [
-        _Compared(table, pair.left, pair.right, pair.versus, corrected[_key(table, pair.left, pair.right)])
+        _Compared(table, pair.left, pair.right, pair.versus, corrected[key_of(table, pair.left, pair.right)])
         for table, pair in found
     ]
     return _Comparisons(tuple(compared), len(corrected))
-
-
-def _key(table: TaskTable, row: TableRow, other: TableRow) -> tuple[str, frozenset[str]]:
-    return table.task, frozenset({row.stage, other.stage})
 
 
 def _levels(tables: Sequence[TaskTable], students: Sequence[ResultRow]) -> dict[str, float]:
