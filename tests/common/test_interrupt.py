@@ -106,6 +106,16 @@ def test_a_nested_stop_requests_shares_the_outer_list():
     assert not asked_to_stop()
 
 
+def test_a_request_is_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    for terminal in (True, False):
+        monkeypatch.setattr("os.isatty", lambda _, terminal=terminal: terminal)
+        with stop_requests():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ("stopping when the step is done and saved" in capfd.readouterr().err) is terminal
+
+
 @pytest.mark.parametrize("outcome", [None, "sft: no space left", RuntimeError("with --debug")])
 def test_a_training_that_fails_when_it_is_asked_leaves_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str | Exception | None

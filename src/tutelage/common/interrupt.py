@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ _is_worker = False  # a worker saves its state however often it is asked to stop
 _received: list[int] = []  # signals received during the latest outermost `stop_requests`
 _active = False  # whether a `stop_requests` is active
 _last = int(signal.SIGINT)  # the signal that asked to stop
+_STOPPING = b"\nstopping when the step is done and saved; once more: at once, and what is not saved is lost\n"
 
 
 class Interrupted(TutelageError):
@@ -65,6 +67,12 @@ def become_worker() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def say_stopping() -> None:
+    """Tell a person at a terminal that a request was heard: a step may go on for half a minute."""
+    if os.isatty(2):
+        os.write(2, _STOPPING)  # a signal may come while a buffered stream writes, which then takes no other
+
+
 def asked_to_stop() -> bool:
     """Whether a request came during the latest `stop_requests`, even if too late to interrupt anything."""
     return bool(_received)
@@ -89,6 +97,7 @@ def stop_requests() -> Iterator[list[int]]:
         _received.append(number)
         if not _is_worker:
             signal.signal(number, previous[number] or signal.SIG_DFL)
+            say_stopping()
 
     try:
         previous: dict[int, Any] = {int(s): signal.signal(s, record) for s in (signal.SIGTERM, signal.SIGINT)}

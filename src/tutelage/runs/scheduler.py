@@ -14,6 +14,7 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
+from tutelage.common.interrupt import say_stopping
 from tutelage.common.planned import announce, withdraw
 from tutelage.common.progress import Whole, notes_file, whole
 from tutelage.common.run_folder import ERROR, RESULT, read_json
@@ -153,6 +154,8 @@ class Scheduler:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         workers = list((getattr(self.pool, "_processes", None) or {}).values())
         if kind is not None and issubclass(kind, KeyboardInterrupt):
+            if workers:
+                say_stopping()
             for process in workers:
                 process.terminate()  # training saves its state and stops; other runs keep theirs on disk
         if self.pool is not None:
