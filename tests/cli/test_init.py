@@ -188,7 +188,8 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
             folder / "x.csv", ("a", "b", "c"), [[*pair, f"d {n % 2}"] for n, pair in enumerate(PAIRS)]
         ),
         ["x.csv"],
-        "which column is the question and which the answer? Give --prompt and --completion (columns: a, b, c)",
+        "which column is the question and which the answer? Give --prompt and --completion (columns: a, b, c); "
+        "a guess: --prompt a --completion b",
     ),
     "wrong column": (
         lambda folder: table(folder / "x.csv"),

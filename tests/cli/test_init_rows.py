@@ -12,6 +12,47 @@ from question_tables import PAIRS, table
 from tutelage.runs.recipe_results import recipe_results
 
 
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("models", "a folder of models"),
+        ("models/faq-gkd", "a model"),
+        ("models/faq-sft", "a model"),
+        ("runs", "a folder of runs"),
+        ("runs/sft-s0-0123456789ab", "a run"),
+    ],
+)
+def test_models_and_runs_are_no_data(
+    folder: str, kind: str, here: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, files in {
+        "models/faq-gkd": ("config.json", "model.safetensors", "tokenizer.json"),
+        "models/faq-sft": ("where.txt", "README.md"),
+        "runs/sft-s0-0123456789ab": ("config.json", "environment.json", "result.json"),
+    }.items():
+        (tmp_path / name).mkdir(parents=True)
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+    with pytest.raises(SystemExit):
+        here(folder)
+    assert capsys.readouterr().err == f"tutelage: `{folder}` is {kind}, and no data: name a file with your rows\n"
+
+
+def test_a_test_file_of_one_row_is_warned_of(
+    here: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table(tmp_path / "train.csv")
+    table(tmp_path / "test.csv", rows=PAIRS[3:4])
+    here("train.csv", "test.csv")
+    said = capsys.readouterr().out
+    assert "test: test.csv: 1 row; " in said
+    assert "note: 1 test row can hardly tell models apart: give at least 30, better 120\n" in said
+    assert "note: the only question of task `test` is also in data.dev" in said
+    table(tmp_path / "test.csv", rows=PAIRS[3:33])
+    here("train.csv", "test.csv", "--force")
+    assert "tell models apart" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_test_rows_that_are_training_rows_are_named(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

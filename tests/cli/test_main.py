@@ -309,10 +309,19 @@ def test_a_training_key_of_a_stage_is_said_with_its_section(
 
 
 def test_a_misspelt_recipe_is_answered_with_what_there_is(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(workshop.folder)
     file = workshop.write()
-    for name, said in (("recpie.yml", f"did you mean `{file}`?"), ("other.yaml", f"there are {file}")):
+    (workshop.folder / "runs" / "tiny-report").mkdir(parents=True)
+    for name, said in (
+        (file.with_name("recpie.yml"), f"does not exist: did you mean `{file}`?"),
+        (file.with_name("other.yaml"), f"does not exist: there are {file}"),
+        ("sub/other.yaml", "does not exist: there are recipe.yaml"),
+        ("runs/tiny-report", "is a folder: there are recipe.yaml"),
+        ("runs", "is a folder: there are recipe.yaml"),
+        (".", f"is a folder: there are {file.name}"),
+    ):
         with pytest.raises(SystemExit):
-            main(["run", str(file.with_name(name))])
-        assert capsys.readouterr().err.endswith(f"does not exist or is a folder: {said}\n")
+            main(["run", str(name)])
+        assert capsys.readouterr().err.endswith(f"tutelage: recipe {name} {said}\n")

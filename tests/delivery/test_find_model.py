@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recipes_fixture import Workshop
+from recipes_fixture import ROWS, Workshop
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
@@ -15,8 +15,9 @@ from tutelage.delivery.find_model import find_loadable, find_model
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
+from tutelage.runs.preflight.unfinished import made_here
 
-RUN = "sft-s0-0123456789ab"
+RUN = "sft-s0-0123456789ab"  # of no recipe here
 
 
 @pytest.fixture
@@ -33,8 +34,11 @@ def why(name: str) -> str:
     return str(caught.value)
 
 
-def begin(*files: str) -> Path:
+def begin(*files: str, stage: str = "sft", recipe: str = "recipe.yaml") -> Path:
+    """Begin the run of a stage of the recipe, or `RUN` where that is not there."""
     folder = Path("runs") / RUN
+    if Path(recipe).exists():
+        folder = Planner(load_recipe(Path(recipe)), Path.cwd(), Path("runs")).stage_run(stage, 0).folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in files:
         (folder / name).write_text("{}")
@@ -50,17 +54,17 @@ def test_a_model_that_a_recipe_here_is_yet_to_make(here: Workshop, name: str) ->
     assert why(name) == f"`{short}` is not there yet: `tutelage run recipe.yaml` makes it"
     end = "models/tiny-sft is written at the end of `tutelage run recipe.yaml`"
     folder = begin("config.json")
-    stopped = f"`{short}` is not finished yet: runs/{RUN} was stopped; `tutelage run recipe.yaml` goes on with it"
+    stopped = f"`{short}` is not finished yet: {folder} was stopped; `tutelage run recipe.yaml` goes on with it"
     assert why(name) == stopped
     begin("error.txt")
     assert why(name) == stopped.replace("was stopped", "failed")
     (folder / "lock").write_text(own_mark())
     found = why(name)
     assert found.startswith(f"`{short}` is not finished yet: process ")
-    assert found.endswith(f" is at its stage `sft`, in runs/{RUN}; {end}")
+    assert found.endswith(f" is at its stage `sft`, in {folder}; {end}")
     (folder / "lock").unlink()
     begin("result.json")
-    done = f"`{short}` is not finished yet: {end}; its stage `sft` is done: give runs/{RUN} for now"
+    done = f"`{short}` is not finished yet: {end}; its stage `sft` is done: give {folder} for now"
     assert why(name) == done
 
 
@@ -76,17 +80,47 @@ def test_a_stage_that_a_running_recipe_has_not_come_to(here: Workshop, monkeypat
 def test_a_recipe_that_lies_elsewhere_is_told_by_its_runs(here: Workshop) -> None:
     Path("recipe.yaml").unlink()
     begin("config.json")
-    assert why("tiny-sft").endswith(f"runs/{RUN} was stopped; `tutelage run` with its recipe goes on with it")
+    whose = f"no recipe here makes `tiny-sft`; runs/{RUN}, of a stage `sft`,"
+    assert why("tiny-sft") == f"{whose} was stopped: `tutelage run` with its recipe goes on with it"
+    begin("result.json")
+    assert why("tiny-sft") == f"{whose} is done: give runs/{RUN} if it is that"
     assert find_model("tiny-gkd").path == "tiny-gkd"  # may be on the hub
 
 
+def test_a_run_of_another_recipe_with_a_stage_of_that_name_is_not_its_run(here: Workshop) -> None:
+    done = begin("config.json", "result.json", stage="gkd")  # of the recipe `tiny`
+    here.rows("other", ROWS[:5])
+    own = Path("recipe.yaml").read_text().replace("name: tiny", "name: one")
+    Path("one.yaml").write_text(own.replace("path: train.jsonl", "path: other.jsonl"))
+    assert why("one-gkd") == "`one-gkd` is not there yet: `tutelage run one.yaml` makes it"
+    assert made_here() == (
+        f"one.yaml makes one-sft (not begun), one-gkd (not begun); recipe.yaml makes tiny-sft (not begun), "
+        f"tiny-gkd (done: give {done})"
+    )
+    assert f"`tutelage run recipe.yaml`; its stage `gkd` is done: give {done} for now" in why("gkd")
+    Path("models/tiny-gkd").mkdir(parents=True)
+    assert why("gkd") == "models/ has no `gkd`: did you mean `models/tiny-gkd`?"
+    assert why("one-gkd") == "`one-gkd` is not there yet: `tutelage run one.yaml` makes it"
+
+
+def test_a_run_that_a_process_does_with_other_settings_is_its_recipes(here: Workshop) -> None:
+    folder = Path("runs") / RUN
+    folder.mkdir(parents=True)
+    (folder / "lock").write_text(own_mark())
+    assert why("tiny-sft") == "`tiny-sft` is not there yet: `tutelage run recipe.yaml` makes it"
+    announce(Path("runs"), [{"folder": RUN}], "tiny")
+    assert f" is at its stage `sft`, in {folder}; " in why("tiny-sft")
+
+
 def test_names_of_runs_and_misspelt_names(here: Workshop) -> None:
-    begin("result.json")
+    Path("runs", RUN).mkdir(parents=True)
     assert why(RUN) == f"models/ has no `{RUN}`, but runs/ has: give runs/{RUN}"
     assert why(f"runs/{RUN[:-1]}c").endswith(f"did you mean `runs/{RUN}`?")
     assert why("tiny-gdk") == "models/ has no `tiny-gdk`: did you mean `tiny-gkd`?"
     Path("models/tiny-sft").mkdir(parents=True)
-    assert why("sft") == "models/ has no `sft`: did you mean `tiny-sft`?"
+    assert why("sft") == "models/ has no `sft`: did you mean `models/tiny-sft`?"
+    Path("models/tiny-gkd-s0").mkdir()
+    assert why("tiny-gkd") == "models/ has no `tiny-gkd`: did you mean `models/tiny-gkd-s0`?"
     for name in ("gpt2", "owner/tiny-sft", "tiny-scores-of-mine", "package:tiny"):
         assert find_model(name).path == name
 
@@ -126,7 +160,7 @@ def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here
     (folder / "lock").write_text(own_mark())
     assert said("tiny").startswith(f"{first} (at work), ")
     begin("result.json")
-    assert said("tiny").startswith(f"{first} (done: give runs/{RUN}), ")
+    assert said("tiny").startswith(f"{first} (done: give {folder}), ")
     Path("models/tiny-sft").mkdir(parents=True)
     there = "no model is called `tiny`: models/ has tiny-sft; recipe.yaml makes tiny-sft (done), "
     assert said("tiny").startswith(there)
@@ -135,8 +169,8 @@ def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here
 
 def test_a_recipe_that_reads_such_a_model_is_told(here: Workshop) -> None:
     config = load_recipe(here.write(teacher__path="models/other-sft"))
-    begin("config.json")
-    Path("other.yaml").write_text(Path("recipe.yaml").read_text().replace("name: tiny", "name: other"))
+    here.write(name="other").rename("other.yaml")
+    begin("config.json", recipe="other.yaml")
     plan = [Planner(config, here.folder, here.runs).evaluation("teacher", "test", 0)]
     said = [problem.text for problem in find_problems(plan, here.runs, network=False, data=False)]
     assert any(text.startswith("`other-sft` is not finished yet: ") for text in said), said

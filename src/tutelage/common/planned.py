@@ -39,9 +39,9 @@ def withdraw(root: Path) -> None:
         _file(root).unlink(missing_ok=True)
 
 
-def planned(root: Path) -> list[dict[str, Any]]:
-    """The runs that living processes have announced in `root`."""
-    rows = [row for _, content in _announced(root) for row in content["runs"]]
+def planned(root: Path, title: str | None = None) -> list[dict[str, Any]]:
+    """The runs that living processes have announced in `root`, of the recipe or study `title` if that is given."""
+    rows = [row for _, one in _announced(root) if title in (None, one["title"]) for row in one["runs"]]
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("folder"), str)]
 
 

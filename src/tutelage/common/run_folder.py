@@ -37,6 +37,23 @@ def is_done(folder: Path) -> bool:
     return (folder / RESULT).is_file()
 
 
+def what_is(folder: Path) -> str:
+    """What of this project's a folder is, or is full of, in words; "" for any other."""
+    kinds = {"run": _is_run, "model": _is_model}
+    one = next((f"a {kind}" for kind, is_one in kinds.items() if is_one(folder)), "")
+    inside = list(folder.glob("*/"))
+    return one or next((f"a folder of {kind}s" for kind, is_one in kinds.items() if any(map(is_one, inside))), "")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / ENVIRONMENT).is_file()
+
+
+def _is_model(folder: Path) -> bool:
+    config = any((folder / name).exists() for name in (CONFIG, "adapter_config.json"))
+    return (folder / WHERE).is_file() or (config and any(folder.glob("*.safetensors")))
+
+
 def models_folder(runs: Path) -> Path:
     """The folder `models` beside the folder of runs."""
     return (runs if runs.name not in ("", "..") else runs.resolve()).parent / MODELS

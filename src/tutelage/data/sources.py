@@ -14,6 +14,7 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError, one_line
 from tutelage.common.files import hash_file
+from tutelage.common.run_folder import what_is
 from tutelage.data.formats import json_text, tables
 from tutelage.data.formats.beginning import refuse_other_content
 from tutelage.recipe.sections import DataConfig
@@ -176,6 +177,8 @@ def resolve_sources(key: str, written: str, folder: Path) -> list[Path] | str:
 
 def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
     """The data files of a folder, which must be of one format and one split; TutelageError says what to write."""
+    if what := what_is(folder):
+        raise TutelageError(f"{_place(key)}`{written}` is {what}, and no data: name a file with your rows")
     files = sorted(f for f in folder.iterdir() if f.name.endswith(SUFFIXES) and f.name not in _DESCRIPTIONS)
     kinds = sorted({f".{file.name.partition('.')[2]}" for file in files})
     splits = sorted({match[1] for file in files if (match := _SPLIT.match(file.name))})

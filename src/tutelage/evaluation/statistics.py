@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SIGNIFICANT = 0.05  # a difference with a smaller p counts as shown
+FEW_EXAMPLES = 30  # fewer can hardly tell models apart
 Scores = NDArray[np.float64]
 _DRAWS_AT_ONCE = 4_000_000  # bounds the memory of a bootstrap (16 MB of indices) for any N
 

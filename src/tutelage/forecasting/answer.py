@@ -9,6 +9,7 @@ from typing import Literal
 
 from tutelage.common.types import Conversation
 from tutelage.evaluation.metrics import SCORERS
+from tutelage.evaluation.statistics import FEW_EXAMPLES
 from tutelage.forecasting.curves import Curve, fit_curve
 from tutelage.forecasting.mixture import Mixture
 from tutelage.forecasting.prior import Prediction, score_scale, teacher_lead
@@ -19,7 +20,6 @@ Choice = Literal[
     "distil", "fine-tune only", "take a stronger teacher", "get more data or synthetic rows first", "cannot be told"
 ]
 EFFECT = 1.0  # points, below which a gain is not worth an arm
-FEW_DEV = 30
 SURE = 0.8
 SATURATED = 95.0
 SMALL_LEAD = 3.0  # points
@@ -88,12 +88,12 @@ def decide(known: Situation, score: Prediction, loss: Prediction, findings: Sequ
 def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Finding]:
     """What a forecast cannot know around, by name. `chance`: what answers score that do not read the prompt."""
     found, lead, last = [], teacher_lead(known), known.pilots[-1] if known.pilots else None
-    if dev_rows < FEW_DEV:
+    if dev_rows < FEW_EXAMPLES:
         found.append(
             Finding(
                 "few_dev_rows",
                 f"{dev_rows} dev rows tell no gain that anyone would see",
-                f"give at least {FEW_DEV} rows beside the training rows, better {4 * FEW_DEV}",
+                f"give at least {FEW_EXAMPLES} rows beside the training rows, better {4 * FEW_EXAMPLES}",
             )
         )
     scores = [known.signals.get("teacher_score")] if known.teacher != SAME else []

@@ -93,8 +93,10 @@ def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping. Raises TutelageError that names file and line."""
     if not path.is_file():
-        instead = instead_of(path, (".yaml", ".yml"), "give the path of a YAML file")
-        raise TutelageError(f"recipe {path} does not exist or is a folder: {instead}")
+        ends, what = (".yaml", ".yml"), "is a folder" if path.is_dir() else "does not exist"
+        here = instead_of(Path(path.name), ends, "give the path of a YAML file")
+        instead = instead_of(path / path.name if path.is_dir() else path, ends, here)
+        raise TutelageError(f"recipe {path} {what}: {instead}")
     if re.search(r"\.(csv|tsv|jsonl|parquet|arrow)(\.gz)?$", path.name):
         raise TutelageError(f"{path} is data, and no recipe: `tutelage init {path}` writes one for it")
     try:

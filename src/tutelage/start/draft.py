@@ -11,6 +11,7 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.time_left import about
+from tutelage.evaluation.statistics import FEW_EXAMPLES
 from tutelage.recipe.load import parse_yaml, recipe_from
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cpu import BUSY
@@ -56,20 +57,25 @@ def draft(
         fitting = _fitting(proposal, head, out, here, runs)
         problems = find_problems(fitting.runs, runs, data=False)
         notes = _row_notes(fitting.config, out, runs, here)
-        warnings = [*_few(looks["train"]), *notes, *(problem.text for problem in problems)]
+        warnings = [*_few(looks), *notes, *(problem.text for problem in problems)]
     stops = any(misfit.stops for misfit in fitting.found.misfits)
     seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
     return Draft(fitting.text, not stops, seen, tuple(warnings), tuple(_stages(fitting)), needs)
 
 
-def _few(look: Look) -> list[str]:
+def _few(looks: Mapping[str, Look]) -> Iterator[str]:
     """That so few rows will hardly tell one arm from another."""
-    rows = len(look.rows)
-    if rows >= FEW_ROWS:
-        return []
-    return [
-        f"{rows} rows are few: students learn little from them, and scores have wide intervals; 300 are a beginning"
-    ]
+    rows = len(looks["train"].rows)
+    if rows < FEW_ROWS:
+        yield (
+            f"{rows} rows are few: students learn little from them, and scores have wide intervals; 300 are a beginning"
+        )
+    asked = len(looks["test"].rows) if "test" in looks else FEW_EXAMPLES  # of a slice the line above speaks
+    if asked < FEW_EXAMPLES:
+        yield (
+            f"{asked} test row{'s' * (asked > 1)} can hardly tell models apart: give at least {FEW_EXAMPLES}, better "
+            f"{4 * FEW_EXAMPLES}"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,9 @@ class Look:
     def lines(self) -> list[str]:
         """What a user should know of it, one line each."""
         share = f", {len(self.bad)} bad" if self.bad else ""
-        out = [f"{self.role}: {', '.join(self.paths)}: {self.total:,} rows{share}; {self.form.said}"]
+        out = [
+            f"{self.role}: {', '.join(self.paths)}: {self.total:,} row{'s' * (self.total > 1)}{share}; {self.form.said}"
+        ]
         out += [f"  {line}" for line in (*self.separators, self.unused) if line]
         out += [f"  bad row: {row.source}: {row.reason}" for row in self.bad[:3]]
         out += [f"  … and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []
@@ -98,7 +101,9 @@ class Lengths:
         how = "tokens" if self.exact else "tokens (a guess, by characters)"
         parts = zip(("row", "answer"), (self.whole, self.responses), strict=True)
         said = "; ".join(f"{n} {min(v):,} to {max(v):,}, median {statistics.median(v):,.0f}" for n, v in parts)
-        return f"  {how}: {said}" + (f"; the chat template refuses {self.refused} rows" if self.refused else "")
+        return f"  {how}: {said}" + (
+            f"; the chat template refuses {self.refused} row{'s' * (self.refused > 1)}" if self.refused else ""
+        )
 
 
 def first_rows(paths: Sequence[str]) -> list[dict[str, Any]]:
@@ -160,7 +165,10 @@ class UnknownFormError(TutelageError):
             only = f"only `{text[0]}` does" if text else "none does"
             what = f"a question and an answer are two columns with text, and {only}."
         named = [*text, *(f"{name} ({kind})" for name, kind in odd.items())]
-        super().__init__(f"{place}: {what} Give --prompt and --completion (columns: {', '.join(named)})")
+        guess = f"; a guess: --prompt {shlex.quote(likely[0])} --completion {shlex.quote(likely[1])}"
+        super().__init__(
+            f"{place}: {what} Give --prompt and --completion (columns: {', '.join(named)}){guess * (len(text) > 1)}"
+        )
 
 
 def measure(look: Look, template: ChatTemplate | None) -> Lengths:

@@ -147,8 +147,8 @@ def _training(
     training["epochs"] = (3 if rows < 500 else 2) - isinstance(pair.student, Cut)  # which is made for slow machines
     training["validation"] = "dev"
     said = f"longest row {longest:,} tokens"
-    said += f": {cut} answers are cut" if cut > 0 else ""
-    said += f", {too_long} rows are left out" if too_long else ""
+    said += f": {cut} {'answer is' if cut == 1 else 'answers are'} cut" if cut > 0 else ""
+    said += f", {too_long} {'row is' if too_long == 1 else 'rows are'} left out" if too_long else ""
     steps = math.ceil(rows / batch) * training["epochs"]
     one_rate = "; more epochs train it better; docs/recipe.md has a search for each arm's own learning rate"
     reasons["training"] = f"{steps:,} steps per stage; {said}{one_rate if isinstance(pair.student, Cut) else ''}"

@@ -160,7 +160,9 @@ def shared_notes(
         else:
             are = "is also in" if one else "are also in"
         if found:
-            notes.append(f"{len(found):,} of the {len(asked.questions):,} questions of {who} {are} {what}{then} "
+            of = f"{len(found):,} of the {len(asked.questions):,} questions"
+            of = "the only question" if len(asked.questions) == 1 else of
+            notes.append(f"{of} of {who} {are} {what}{then} "
                          f"({listed(found)})")  # fmt: skip
     return notes
 
