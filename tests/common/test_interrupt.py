@@ -106,9 +106,7 @@ def test_a_nested_stop_requests_shares_the_outer_list():
     assert not asked_to_stop()
 
 
-def test_a_request_is_answered_at_once(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
+def test_a_request_is_answered_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     for terminal in (True, False):
         monkeypatch.setattr("os.isatty", lambda _, terminal=terminal: terminal)
         with stop_requests():

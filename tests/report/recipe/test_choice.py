@@ -12,7 +12,9 @@ from fake_run import make_run, row_of, with_row
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.numbers import NARROW
-from tutelage.report.recipe.choice import Choice, choose
+from tutelage.report.recipe.choice import Choice, choose, shown
+from tutelage.report.recipe.page import build_report
+from tutelage.report.recipe.table_files import MARKED, tables_markdown
 from tutelage.report.recipe.tables import build_tables
 from tutelage.runs.recipe_results import RecipeResults, ResultRow, TrainedModel
 
@@ -79,11 +81,12 @@ def test_how_many_test_rows_would_tell_is_said_whenever_a_difference_is_open(tmp
     # 2 of 40 rows differ: the standard error is √(0.05 · 0.95 / 39) = 3.5 points, and 2.8 of them are 9.8
     assert found.next.startswith(
         "To tell SFT again from SFT takes more test rows: these 40 show a difference of 9.8 points four times in five, "
-        "and one of 5.0, as here, would take about 160. Other training runs (`'seeds=[0,1,2]'` added to the command) "
-        "would tell whether it is more than the chance of one training. Distilling may do better with a stronger "
+        "and one of 5.0, as here, would take about 160: name a longer file in `data.test` (`tutelage init` splits a "
+        "fifth of the rows off, 500 at most). Other training runs (`'seeds=[0,1,2]'` added to the command) would tell "
+        "whether it is more than the chance of one training. Distilling may do better with a stronger teacher: "
     )
     several = chosen(dataclasses.replace(results, seeds=(0, 1)))
-    assert "would take about 160. More seeds would tell" in several.next
+    assert "500 at most). More seeds would tell" in several.next
 
 
 def test_a_difference_that_no_test_could_show_is_not_asked_for(tmp_path: Path) -> None:
@@ -124,7 +127,39 @@ def test_a_distilled_student_that_is_worse_than_plain_sft_is_not_hidden_behind_a
     assert found.stage == "sft"
     assert "GKD (SFT-S) is 45.0 below SFT (95 % interval " in found.why
     assert found.why.count(": it is worse.") == 2
-    assert found.next.startswith("Distilling may do better with a stronger teacher or more rows: `tutelage forecast`")
+    assert found.next.startswith("Distilling may do better with a stronger teacher: `tutelage forecast` with one says")
+
+
+def test_a_teacher_that_scores_no_more_than_the_reference_is_named_with_both_numbers(tmp_path: Path) -> None:
+    found = chosen(made(tmp_path / "a", {"teacher": 36, "sft": 35, "off_policy": 37, "gkd": 10}))
+    assert found.stage == "sft_again"
+    assert found.next.endswith(
+        " There is little to learn from the teacher on this task: the teacher scores 90.0 and SFT again 92.5. A "
+        "stronger teacher, or a task that it does better, comes first."
+    )
+    shown = chosen(made(tmp_path / "b", {"teacher": 20, "sft": 35, "off_policy": 37, "gkd": 10}))
+    assert "stronger teacher" not in shown.next  # a verdict says it
+    above = chosen(made(tmp_path / "c", {"teacher": 38, "sft": 35, "off_policy": 37, "gkd": 10}))
+    assert above.next.endswith(
+        " Distilling may do better with a stronger teacher: `tutelage forecast` with one says so from small parts of "
+        "the rows."
+    )
+
+
+def test_a_high_score_is_not_taken_for_the_share_of_right_answers(tmp_path: Path) -> None:
+    def change(_: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+        return [dataclasses.replace(one, scores={"rouge_l": 0.9, "rouge_l_best": 0.9, "exact_match": float(n < 5)})
+                for n, one in enumerate(records)]  # fmt: skip
+
+    results = make_run(tmp_path, count=8, change=change)
+    test = dataclasses.replace(results.tasks["test"], metrics=("rouge_l", "exact_match"))
+    results = dataclasses.replace(results, tasks={"test": test}, search=None)
+    said = "Its ROUGE-L of 90.0 is not the share of right answers: its exact match is 62.5."
+    assert said in chosen(results).why
+    exact = dataclasses.replace(test, headline="exact_match")
+    assert "share of right" not in chosen(dataclasses.replace(results, tasks={"test": exact})).why
+    alone = dataclasses.replace(test, metrics=("rouge_l",))
+    assert "share of right" not in chosen(dataclasses.replace(results, tasks={"test": alone})).why
 
 
 def test_a_student_that_was_shown_to_be_better_is_named(tmp_path: Path) -> None:
@@ -137,7 +172,9 @@ def test_a_student_that_was_shown_to_be_better_is_named(tmp_path: Path) -> None:
     assert found.why.endswith(": it is worse.")
     assert found.next.startswith("Before you rely on the difference, see whether other training runs show it, too")
     several = chosen(dataclasses.replace(results, seeds=(0, 1)))
-    assert several.next.startswith("More rows may add to it: `tutelage forecast` says so")
+    assert several.next == (
+        "`tutelage forecast` says from small parts of the rows how the gain changes with their number."
+    )
 
 
 def test_what_a_verdict_says_is_not_said_again(tmp_path: Path) -> None:
@@ -154,6 +191,30 @@ def test_p_values_are_corrected_for_all_pairs_as_the_best_of_all_is_named(tmp_pa
     assert found.stage == "gkd"
     assert "; SFT and GKD (Base-S) may be as good" in found.why  # the verdict has a p of its own
     assert " after correction for 7 comparisons)" in found.why  # six pairs of students, and the teacher
+
+
+def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path) -> None:
+    """Five examples more of forty: p < 0.05 alone, and not after the correction that the sentence makes."""
+    results = made(tmp_path, {"teacher": 40, "sft": 25, "off_policy": 20, "gkd": 20, "gkd_base": 20})
+    tables, found = build_tables(results), chosen(results)
+    sft = next(row for row in tables[0].rows if row.stage == "sft").values[0].versus
+    assert found.stage == "sft"
+    assert sft is not None
+    assert sft.p_value < 0.05
+    assert sft.low > 0
+    assert "SFT again is 12.5 below SFT" in found.why
+    assert found.why.count(": no difference was shown") + found.why.count(": it is") == found.why.count("95 %")
+    assert ": it is" not in found.why
+    known = shown(results, tables)
+    assert known == {("test", frozenset({"teacher", "sft_again"}))}
+    teacher, plain = (line for line in tables_markdown(tables, "", known).splitlines()
+                      if line.startswith(("| Teacher", "| SFT |")))  # fmt: skip
+    assert (teacher.count("∗"), plain.count("∗")) == (1, 0)  # the headline metric alone
+    assert MARKED in tables_markdown(tables, "", known)
+    page = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
+    assert page.partition('<table class="pairs">')[0].count("<sup") == 1
+    assert page.count("∗</sup>") == 3  # and the matrix, from both sides
+    assert MARKED.replace("<", "&lt;").replace("'", "&#39;") in page
 
 
 def test_students_without_training_teachers_and_baselines(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_search_csv_holds_every_point(tmp_path: Path) -> None:
 def test_markdown_cannot_be_broken_by_a_label(tmp_path: Path) -> None:
     results = with_row(make_run(tmp_path, count=3), "gkd", label="a|b*\n<script>")
     results = with_row(results, "off_policy", runs=())
-    lines = tables_markdown(build_tables(results), "").splitlines()
+    lines = tables_markdown(build_tables(results), "", ()).splitlines()
     (line,) = [line for line in lines[: len(lines) // 2] if "script" in line]
     assert line.startswith(r"| a\|b\* &lt;script> | ")
     assert line.replace(r"\|", "").count("|") == 9

@@ -8,20 +8,31 @@ score, any pair of students may come up: the p-values of all of them are correct
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
 from tutelage.common.run_folder import MODEL, WHERE, models_folder
+from tutelage.evaluation.chance import MATCHES
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.comparisons import swapped
-from tutelage.report.labels import TRAINED
+from tutelage.report.labels import TRAINED, metric_label
 from tutelage.report.numbers import interval_text, p_text
 from tutelage.report.recipe.pairs import TaskPairs, pairs_of
 from tutelage.report.recipe.tables import TableRow, TaskTable
-from tutelage.report.recipe.verdicts import corrected_beside, deciding, distance, is_saturated, judged_rows, named
+from tutelage.report.recipe.verdicts import (
+    Test,
+    corrected_beside,
+    deciding,
+    distance,
+    is_saturated,
+    judged_rows,
+    key_of,
+    named,
+    weak_teachers,
+)
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults, ResultRow, TrainedModel
@@ -29,6 +40,7 @@ if TYPE_CHECKING:
 SPOKEN_OF = 3  # other models whose distance is given
 POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors of what four of five cases show
 MOST_TIMES = 20  # as many test rows as there are: a difference that needs more is not worth them
+MUCH = 10  # points by which a score is above exact match that may be taken for the share of right answers
 _ALL = {1: "the other", 2: "both others"}
 
 
@@ -100,8 +112,7 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     """The model to use, of the students that have scores; None where no trained one has any. `pairs`: of these tables,
     where they are known."""
     tables, _ = deciding(results, tables)
-    scored = {row.stage for table in tables for row in table.rows if row.runs}
-    students = [row for row in results.rows if row.stage in scored and not row.of_teacher and row.kind != "baseline"]
+    students = _students(results, tables)
     if not any(row.kind in TRAINED for row in students):
         return None
     compared = _compare(results, tables, students, pairs)
@@ -120,9 +131,23 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     whys += _shown(chosen, [row for row in others if row in equals], compared)
     beyond = [row for row in others if row not in equals and row is not smaller and smaller is None]
     whys += ["No larger one was shown to be better."] if beyond and len(equals) > 1 else []
-    why = " ".join([*whys, *_distances(compared, chosen, others)])
+    why = " ".join([*whys, *_exact(tables, chosen), *_distances(compared, chosen, others)])
     commands = () if place is None else tuple(_commands(results, place[0], chosen))
     return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen, others), commands)
+
+
+def shown(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs] = ()) -> frozenset[Test]:
+    """The comparisons in which a difference was shown: p < 0.05, corrected as in the sentence on each."""
+    tables, _ = deciding(results, tables)
+    compared = _compare(results, tables, _students(results, tables), pairs)
+    known = {key_of(one.table, one.row, one.other): one.p_value for one in compared.found}
+    known |= corrected_beside(results, tables, {})  # verdicts and sentences on teachers are corrected for these alone
+    return frozenset(test for test, p_value in known.items() if p_value < SIGNIFICANT)
+
+
+def _students(results: RecipeResults, tables: Sequence[TaskTable]) -> list[ResultRow]:
+    scored = {row.stage for table in tables for row in table.rows if row.runs}
+    return [row for row in results.rows if row.stage in scored and not row.of_teacher and row.kind != "baseline"]
 
 
 def _compare(
@@ -136,17 +161,13 @@ def _compare(
         for pair in (known.get(table.task) or pairs_of(table)).pairs
         if pair.tested and {pair.left.stage, pair.right.stage} <= stages
     ]
-    tests = {_key(table, pair.left, pair.right): pair.versus.p_value for table, pair in found}
+    tests = {key_of(table, pair.left, pair.right): pair.versus.p_value for table, pair in found}
     corrected = corrected_beside(results, tables, tests)
     compared = [
-        _Compared(table, pair.left, pair.right, pair.versus, corrected[_key(table, pair.left, pair.right)])
+        _Compared(table, pair.left, pair.right, pair.versus, corrected[key_of(table, pair.left, pair.right)])
         for table, pair in found
     ]
     return _Comparisons(tuple(compared), len(corrected))
-
-
-def _key(table: TaskTable, row: TableRow, other: TableRow) -> tuple[str, frozenset[str]]:
-    return table.task, frozenset({row.stage, other.stage})
 
 
 def _levels(tables: Sequence[TaskTable], students: Sequence[ResultRow]) -> dict[str, float]:
@@ -204,6 +225,20 @@ def _why(
         else "is the first in the table"
     )  # fmt: skip
     return f"{name} and {_names(alike)} score alike{where}, {best}; {named(chosen.label)} {cheaper}."
+
+
+def _exact(tables: Sequence[TaskTable], chosen: ResultRow) -> Iterator[str]:
+    """The share of right answers, where the headline score is much higher and may be taken for it."""
+    for table in tables:
+        row = next(row for row in table.rows if row.stage == chosen.stage)
+        own, score = [row.value(metric) for metric in MATCHES], row.value(table.headline)
+        right = next((value for value in own if value is not None), None)
+        if right is not None and score is not None and score.value - right.value >= MUCH:
+            where = f" on {table.task}" if len(tables) > 1 else ""
+            yield (
+                f"Its {metric_label(table.headline)} of {score.value:.1f}{where} is not the share of right answers: "
+                f"its {metric_label(right.metric).lower()} is {right.value:.1f}."
+            )
 
 
 def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparisons) -> list[str]:
@@ -272,13 +307,35 @@ def _next(
         if not still and len(results.seeds) == 1:
             said.append(f"Before you rely on the difference, see whether other training runs show it, too: {again}.")
         elif not still:
-            said.append("More rows may add to it: `tutelage forecast` says so from small parts of them.")
+            said.append("`tutelage forecast` says from small parts of the rows how the gain changes with their number.")
     elif taught and all(one.sign > 0 for one in taught):
-        said.append(
-            "Distilling may do better with a stronger teacher or more rows: `tutelage forecast` says so from small "
-            "parts of the rows, before the rest is paid for."
-        )
+        said += _teacher_advice(results, tables, {row.teacher for row in others})
     return " ".join(said)
+
+
+def _teacher_advice(
+    results: RecipeResults, tables: Sequence[TaskTable], teachers: Collection[str | None]
+) -> Iterator[str]:
+    """What would let distilling do better: a teacher that scores more than the reference. None where a verdict says
+    it."""
+    if weak_teachers(results, tables):
+        return
+    for table in tables:
+        reference = table.reference.value(table.headline) if table.reference else None
+        own = (value for row in table.rows if row.stage in teachers and (value := row.value(table.headline)))
+        best = max(own, key=lambda value: value.value, default=None)
+        if table.reference and reference and best and best.value <= reference.value:
+            known = f"the teacher scores {best.value:.1f} and {named(table.reference.label)} {reference.value:.1f}"
+            where = f" on {table.task}" if len(tables) > 1 else ""
+            yield (
+                f"There is little to learn from the teacher on this task: {known}{where}. A stronger teacher, or a "
+                "task that it does better, comes first."
+            )
+            return
+    yield (
+        "Distilling may do better with a stronger teacher: `tutelage forecast` with one says so from small parts of "
+        "the rows."
+    )
 
 
 def _more_rows(one: _Compared) -> str:
@@ -292,7 +349,10 @@ def _more_rows(one: _Compared) -> str:
     size = f"{abs(one.versus.difference):.1f}"
     if one.rows_needed > MOST_TIMES * n:
         return f"{start}; one as small as here ({size}) would take more than {MOST_TIMES * n:,}."
-    return f"{start}, and one of {size}, as here, would take about {_two_digits(one.rows_needed):,}."
+    return (
+        f"{start}, and one of {size}, as here, would take about {_two_digits(one.rows_needed):,}: name a longer file "
+        "in `data.test` (`tutelage init` splits a fifth of the rows off, 500 at most)."
+    )
 
 
 def _two_digits(value: float) -> int:

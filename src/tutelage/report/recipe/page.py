@@ -14,13 +14,13 @@ from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
-from tutelage.report.recipe.choice import Choice, choose
+from tutelage.report.recipe.choice import Choice, choose, shown
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
-from tutelage.report.recipe.table_files import pairs_csv, search_csv, tables_csv, tables_markdown
+from tutelage.report.recipe.table_files import MARKED, is_marked, pairs_csv, search_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables, how_made
-from tutelage.report.recipe.verdicts import judged_rows, progress_text, searched_tasks, verdicts, yardstick
+from tutelage.report.recipe.verdicts import judged_rows, key_of, progress_text, searched_tasks, verdicts, yardstick
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes, lowest
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     pairs = [pairs_of(table) for table in tables]
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
     progress, choice = progress_text(results), choose(results, tables, pairs)
+    differ = shown(results, tables, pairs)
 
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
@@ -53,7 +54,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     write_atomically(out / "pairs.csv", pairs_csv(pairs))
     if results.search is not None:
         write_atomically(out / "search.csv", search_csv(results.search))
-    write_atomically(out / "table.md", tables_markdown(tables, progress))
+    write_atomically(out / "table.md", tables_markdown(tables, progress, differ))
 
     filters = {
         "metric": metric_label,
@@ -63,12 +64,15 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         "p": p_text,
         "number": number,
     }
-    shown = ([table for table in tables if table.task not in searched] or tables) if include_text else []
+    with_text = ([table for table in tables if table.task not in searched] or tables) if include_text else []
     html = page_template("tutelage.report.recipe", "page.html.j2", filters).render(
         results=results,
         progress=progress,
         verdicts=verdicts(results, tables),
         choice=choice,
+        marked=lambda table, row, metric: is_marked(table, row, metric, differ),
+        differ=lambda table, pair: key_of(table, pair.left, pair.right) in differ,
+        marks=MARKED,
         yardstick=yardstick(results, tables),
         tables=tables,
         edge_note=edge_note(score_text(row.value(name)) for one in tables for row in one.rows for name in one.metrics),
@@ -80,7 +84,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         score_svgs=figures.score_svgs(tables, looks),
         panels=list(zip(panels, figures.loss_svgs(panels), strict=True)),
         legend=figures.legend_of(panels),
-        examples=[(table, _examples(table, looks, results.tasks[table.task].data, choice)) for table in shown],
+        examples=[(table, _examples(table, looks, results.tasks[table.task].data, choice)) for table in with_text],
         include_text=include_text,
         search=search_groups(results),
         comparisons=comparisons(tables, pairs),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluation.statistics import SIGNIFICANT, Paired, significant
+from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.comparisons import compare, swapped
 from tutelage.report.recipe.tables import TableRow, TaskTable
 
@@ -27,11 +27,6 @@ class Pair:
     def tested(self) -> bool:
         """Whether enough examples are scored in both rows."""
         return not math.isnan(self.versus.p_value)
-
-    @property
-    def significant(self) -> bool:
-        """Whether p < 0.05."""
-        return significant(self.versus)
 
     @property
     def seeds(self) -> int:
@@ -62,13 +57,8 @@ class TaskPairs:
         return sum(pair.tested for pair in self.pairs)
 
     @property
-    def marked(self) -> int:
-        """How many pairs are significant."""
-        return sum(pair.significant for pair in self.pairs)
-
-    @property
     def by_chance(self) -> float:
-        """How many pairs would be marked on average if no two rows differed."""
+        """How many intervals would leave 0 out on average if no two rows differed."""
         return SIGNIFICANT * self.tested
 
     @property

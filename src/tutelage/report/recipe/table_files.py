@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_and_interval, edge_note, score_text
 from tutelage.report.recipe.pairs import TaskPairs
 from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable
+from tutelage.report.recipe.verdicts import Test, key_of
 from tutelage.report.table_files import compared_fields, csv_text, markdown_escape, markdown_table
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import SearchResults
+
+MARKED = (
+    "An interval is of one comparison alone: with 0 in it, no difference is shown. ∗ marks a shown difference: "
+    "p < 0.05 (paired bootstrap) after correction for the number of comparisons (Holm), as in the report's sentences. "
+    "These are about one metric per task; other metrics, baselines and tasks that they leave out have no ∗."
+)
 
 
 def tables_csv(tables: Sequence[TaskTable]) -> str:
@@ -66,28 +73,36 @@ def search_csv(search: SearchResults) -> str:
     return csv_text(["task", "stage", *search.grid, "value", "chosen"], lines)
 
 
-def tables_markdown(tables: Sequence[TaskTable], progress: str) -> str:
-    """One table per task; ∗ marks p < 0.05. `progress`: how much is done, where not all is."""
+def tables_markdown(tables: Sequence[TaskTable], progress: str, shown: Collection[Test]) -> str:
+    """One table per task; ∗ marks the differences in `shown`. `progress`: how much is done, where not all is."""
     parts = [progress] if progress else []
     for table in tables:
         against = f" to {table.reference.label}" if table.reference else ""
         head = ["", *(name for metric in table.metrics for name in (metric_label(metric), f"Δ{against} (95 %)"))]
         lines = []
         for row in table.rows:
-            cells = [text for metric in table.metrics for text in _markdown_cells(row, row.value(metric))]
+            cells = [text for metric in table.metrics for text in _markdown_cells(table, row, metric, shown)]
             chosen = [row.chosen_text] * table.has_chosen
             lines.append([row.label, *cells, row.seeds_text, str(row.examples or ""), *chosen])
         rendered = markdown_table([*head, "seeds", "n", *["chosen"] * table.has_chosen], lines)
         parts.append(f"**{markdown_escape(table.task)}**\n\n{rendered}")
-    legend = "Mean ± standard error over seeds and examples; ∗ p < 0.05, paired bootstrap."
+    legend = "Mean ± standard error over seeds and examples."
     if any(table.reference for table in tables):
-        legend += " Read Δ and its 95 % interval first: with 0 in it, no difference is shown."
+        legend += f" Read Δ and its 95 % interval first. {MARKED}"
     return "\n\n".join([*parts, legend + edge_note(parts)]) + "\n"
 
 
-def _markdown_cells(row: TableRow, value: TableValue | None) -> tuple[str, str]:
+def is_marked(table: TaskTable, row: TableRow, metric: str, shown: Collection[Test]) -> bool:
+    """Whether a difference to the reference gets ∗: sentences are about the headline metric, and others are not
+    tested."""
+    return metric == table.headline and key_of(table, row) in shown
+
+
+def _markdown_cells(table: TaskTable, row: TableRow, metric: str, shown: Collection[Test]) -> tuple[str, str]:
+    value = row.value(metric)
     if row.is_reference and value is not None:
         return score_text(value), "reference"
     if value is None or value.versus is None or math.isnan(value.versus.difference):
         return score_text(value), ""
-    return score_text(value), f"{difference_and_interval(value.versus)}{' ∗' if value.significant else ''}"
+    mark = " ∗" if is_marked(table, row, metric, shown) else ""
+    return score_text(value), f"{difference_and_interval(value.versus)}{mark}"

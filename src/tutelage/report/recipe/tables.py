@@ -10,7 +10,7 @@ import numpy as np
 
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.records import score_array
-from tutelage.evaluation.statistics import Paired, estimate, significant
+from tutelage.evaluation.statistics import Paired, estimate
 from tutelage.report.comparisons import compare
 from tutelage.report.numbers import number
 from tutelage.report.scores import MetricValue, SeedScores, read_seeds, seeds_text
@@ -25,11 +25,6 @@ class TableValue(MetricValue):
 
     unscored: int  # examples without a score in at least one seed
     versus: Paired | None = None  # against the reference; None for the reference itself, or where it has no scores
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference to the reference has p < 0.05."""
-        return significant(self.versus)
 
 
 @dataclass(frozen=True)

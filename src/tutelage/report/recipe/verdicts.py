@@ -48,7 +48,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         return [Verdict("No model has scores yet, so nothing can be said.", "unclear")]
     known = corrected(results, judged)
     found = [
-        replace(_verdict(table, row, known.get(_test(table, row), math.nan), len(known)), stage=row.stage)
+        replace(_verdict(table, row, known.get(key_of(table, row), math.nan), len(known)), stage=row.stage)
         for table, row in rows
     ]
     found += [
@@ -68,7 +68,7 @@ def verdicts(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdic
         for table in judged
         if is_saturated(table)
     ]
-    found += _weak_teachers(results, judged)
+    found += weak_teachers(results, judged)
     searched = searched_tasks(results)
     if searched and all(table.task in searched for table in tables):
         found.append(
@@ -93,13 +93,15 @@ def deciding(results: RecipeResults, tables: Sequence[TaskTable]) -> tuple[list[
 Test = tuple[str, frozenset[str]]  # a task, and the stages of the two rows that are compared on it
 
 
-def _test(table: TaskTable, row: TableRow) -> Test:
-    return table.task, frozenset({row.stage, table.reference.stage if table.reference else ""})
+def key_of(table: TaskTable, row: TableRow, other: TableRow | None = None) -> Test:
+    """A row against another, by default the reference."""
+    other = other or table.reference
+    return table.task, frozenset({row.stage, other.stage if other else ""})
 
 
 def corrected(results: RecipeResults, tables: Sequence[TaskTable]) -> dict[Test, float]:
     """The p-values of the sentences on judged rows, corrected together by Holm's method."""
-    return _holm({_test(table, row): _p_value(table, row) for table in tables for row in judged_rows(table)})
+    return _holm({key_of(table, row): _p_value(table, row) for table in tables for row in judged_rows(table)})
 
 
 def corrected_beside(
@@ -107,8 +109,8 @@ def corrected_beside(
 ) -> dict[Test, float]:
     """p-values of the first screen's other sentences, corrected with those on judged rows and on teachers. A test that
     a judged row's sentence has made keeps the p of that sentence."""
-    first = {_test(table, row): _p_value(table, row) for table in tables for row in judged_rows(table)}
-    teachers = {_test(table, row): _p_value(table, row) for table, row in _teachers(results, tables)}
+    first = {key_of(table, row): _p_value(table, row) for table in tables for row in judged_rows(table)}
+    teachers = {key_of(table, row): _p_value(table, row) for table, row in _teachers(results, tables)}
     return _holm(first | teachers | {**more}) | _holm(first)
 
 
@@ -123,11 +125,11 @@ def _teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[tuple
     return [(table, row) for table in tables for row in table.rows if row.stage in names and not row.is_reference]
 
 
-def _weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
+def weak_teachers(results: RecipeResults, tables: Sequence[TaskTable]) -> list[Verdict]:
     """A sentence per task and teacher that scores less than the row which distilled ones are compared with."""
     known, found = corrected_beside(results, tables, {}), []
     for table, row in _teachers(results, tables):
-        value, p_value = row.value(table.headline), known.get(_test(table, row), math.nan)
+        value, p_value = row.value(table.headline), known.get(key_of(table, row), math.nan)
         versus = None if value is None else value.versus
         if table.reference is None or versus is None or versus.difference >= 0.0 or not p_value < SIGNIFICANT:
             continue
