@@ -14,7 +14,17 @@ _CANNOT = (
     r"(?:unable|not\s+able)\s+to|(?:refuse|decline)\s+to)"
 )
 _BE_SAID = (
-    r"(?:be\s+)?(?:determin|decid|know|answer|tell|told|said|say|infer|deduc|conclud|choos|chosen|identif|establish)\w*"
+    r"(?:be\s+)?(?:determin|decid|know|answer|tell|told|said|say|infer|deduc|conclud|choos|chosen|identif|establish|"
+    r"select|pick|solv)\w*"
+)
+_NO_GROUNDS = (  # "lacks the information to decide", "does not say which one", "the value is not among the options"
+    r"(?:(?:(?:do(?:es)?|did|is|are|was)(?:\s*n['’]t|\s+not)|cannot|lacks?|lacking|without|insufficient|inadequate|"
+    r"too\s+little)\b[^.,;!?\n]{0,60}?\bto\s+(?:be\s+able\s+to\s+)?"
+    r"(?:answer|choose|conclude|decide|determine|know|pick|say|select|solve|tell)\b"
+    r"|do(?:es)?(?:\s*n['’]t|\s+not)\s+(?:say|state|specify|tell|mention|indicate|reveal)\s+(?:us\s+)?which\b"
+    r"|\b(?:answer|value|result|number|option)\s+(?:(?:is|was)(?:\s*n['’]t|\s+not)\s+(?:among|in|one\s+of|any\s+of)|"
+    r"do(?:es)?(?:\s*n['’]t|\s+not)\s+(?:appear|occur|match|equal|fit)\s+(?:in\b|among\b|any\b))[^.,;!?\n]{0,20}?"
+    r"(?:options?|choices?|list(?:ed)?|answers?)\b)"
 )
 _UNKNOWN = (
     r"(?:unclear|unknown|undetermined|indetermina\w+|undecid\w+|uncertain|ambiguous|unanswerable|inconclusive|"
@@ -66,7 +76,7 @@ _REFUSED = re.compile(
     re.I,
 )
 _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be given at all
-    rf"\b(?:{_CANNOT}\s+{_BE_SAID}|unanswerable|has\s+no\s+(?:correct\s+|right\s+)?answer\b|"
+    rf"\b(?:{_CANNOT}\s+{_BE_SAID}|{_NO_GROUNDS}|unanswerable|has\s+no\s+(?:correct\s+|right\s+)?answer\b|"
     r"(?:insufficient|not\s+enough|need\s+more)\s+(?:info(?:rmation)?|data|context)|"
     r"impossible\s+to\s+(?:determine|decide|say|tell|know|answer)|do(?:\s+not|n['’]t)\s+know\b(?!\s+(?:why|how|what)))",
     re.I,
@@ -177,7 +187,7 @@ def no_answer_known(text: str, start: int) -> int:
 
 def same_refusal(option: str, tail: str) -> bool:
     """Whether an option chooses no answer in the way that a text does: "None of these" for "none of the above"."""
-    kinds = (_CANNOT, _UNKNOWN, _NONE, _NO_RIGHT_ONE)
+    kinds = (_CANNOT, _UNKNOWN, _NO_GROUNDS, _NONE, _NO_RIGHT_ONE)
     head = tail[:80]
     return any(re.search(kind, option, re.I) and re.search(kind, head, re.I) for kind in kinds)
 
