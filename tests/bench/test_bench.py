@@ -44,6 +44,7 @@ def test_a_step_beside_trl(bench: Callable[..., list[dict[str, Any]]]):
     assert rows["on-policy"]["sampled_tokens_per_s"] > 0
 
 
+@pytest.mark.long
 def test_a_step_at_the_papers_shapes(bench: Callable[..., list[dict[str, Any]]]):
     options = ["--batch", "4", "--new-tokens", "6", "--steps", "1", "--impl", "tutelage"]
     off, on = bench("step.paper", "--device", "cpu", "--small", *options)

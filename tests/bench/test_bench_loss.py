@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_tiny_run_writes_rows_with_small_errors(python, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed (pip install 'tutelage[dev]' on Linux)")
     out = tmp_path / "loss.json"

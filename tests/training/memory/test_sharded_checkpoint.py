@@ -22,7 +22,7 @@ from tutelage.training.job import Job
 from tutelage.training.sharded_checkpoint import damaged_shard
 from tutelage.training.trainer import Trainer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # 97 rows of the embedding do not divide by two or four; a bias-free model of two layers has 21 weights.
 OPTIONS: dict[str, Any] = {"max_steps": 4, "batch_size": 5, "epochs": 4, "adam_eps": 1e-3, "precision": "float32"}
