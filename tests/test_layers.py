@@ -76,6 +76,7 @@ def test_the_table_is_an_order() -> None:
     assert {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} == below
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_by_way_of_others() -> None:
     modules = {module_of(path): imports_of(path.read_text(encoding="utf-8")) for path in FILES}
     packages = {module_of(path) for path in FILES if path.name == "__init__.py"}

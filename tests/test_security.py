@@ -87,6 +87,7 @@ def test_a_store_cannot_write_outside_a_run(tmp_path: Path, workshop: Workshop) 
     assert sorted(file.name for file in workshop.runs.rglob("*") if file.is_file()) == ["result.json"]
 
 
+@pytest.mark.slow
 def test_a_sealed_reply_unpacks_to_a_bound() -> None:
     import base64
     import zlib

@@ -37,6 +37,7 @@ def test_a_plan_names_every_run_and_what_stops_it(workshop: Workshop) -> None:
     assert "problem: chat_template: there is no file `no.jinja`" in str(stopped)
 
 
+@pytest.mark.slow
 def test_a_loaded_recipe_is_planned_from_its_folder(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tutelage.load_recipe(workshop.write())
     from_file = tutelage.plan(workshop.folder / "recipe.yaml", runs=workshop.runs)

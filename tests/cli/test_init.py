@@ -301,6 +301,7 @@ def test_force_replaces_and_bad_rows_are_allowed_for(
     assert "bad row: x.jsonl:61: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_texts_of_data_do_not_steer_the_terminal(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from tutelage.runs.recipe_results import TrainedModel
 from tutelage.runs.rows.notes import SectionRows
 
 
+@pytest.mark.slow
 def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

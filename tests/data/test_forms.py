@@ -236,6 +236,7 @@ def test_a_list_called_jsonl_is_read(tmp_path: Path, indent: int | None) -> None
 
 
 @given(rows=st.lists(st.dictionaries(WORDS, st.integers() | WORDS), min_size=1, max_size=5))
+@pytest.mark.slow
 def test_pretty_rows_are_the_rows_of_lines(tmp_path_factory: Any, rows: list[dict[str, Any]]) -> None:
     from tutelage.data.sources import read_rows
 

@@ -66,6 +66,7 @@ def test_answers_are_those_of_the_sampler(speaker: Speaker, tiny_models: Path) -
     assert speaker.turns == []
 
 
+@pytest.mark.slow
 def test_the_longest_answer_is_the_recipes_else_the_generation_configs(made: Workshop, tmp_path: Path) -> None:
     """The recipe's tasks allow 6 tokens; its GKD, all on the rows, never uses the 512 of its own sampling."""
     for name in ("tiny-sft", "tiny-gkd"):
@@ -137,6 +138,7 @@ def test_the_command_answers_a_pipe(
     ]
 
 
+@pytest.mark.slow
 def test_the_system_turn_of_the_training_rows_is_the_default(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_choices_are_compared_by_likelihood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.slow
 def test_greedy_continuations_are_found_by_sampling(tmp_path: Path, chat: bool) -> None:
     (result,) = run(task_file(tmp_path, "continue", CONTINUE), "4!", tmp_path / "out", chat=chat)
     assert result["metrics"]["acc"]["value"] == pytest.approx(100 / 3)
@@ -211,6 +212,7 @@ def test_rolling_likelihoods_need_texts_that_fit() -> None:
         lm.loglikelihood_rolling([SimpleNamespace(args=("abcdef",))])
 
 
+@pytest.mark.slow
 def test_lm_eval_runs_on_our_sampler(data: Path, tiny_models: Path, tmp_path: Path) -> None:
     """lm-eval's own evaluator over `sampler_lm` gives the replies and scores that `run_benchmarks` gives."""
     from lm_eval.evaluator import evaluate

@@ -234,6 +234,7 @@ def test_recipe_evaluations_have_pages_too(tmp_path: Path) -> None:
     assert "gkd · 1 example · seed 0" in Page(write_page(tmp_path).read_text()).text
 
 
+@pytest.mark.slow
 def test_metrics_are_called_as_in_reports(tmp_path: Path, dom: Callable[..., str]) -> None:
     scores: dict[str, float | None] = {"rouge_l": 0.5, "exact_match": 0.0}
     write_records(tmp_path, [dataclasses.replace(record(1), scores=scores)])

@@ -174,6 +174,7 @@ def test_the_page_names_no_pilots_where_there_are_none(tmp_path: Path) -> None:
     assert all("<code>dev</code>" in one for one in said)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_the_answer_first() -> None:
     lines = forecast_lines(fake_forecast())
     assert lines[0].startswith("distil: ")

@@ -103,6 +103,7 @@ def test_a_stage_that_is_not_there_is_named(workshop: Workshop) -> None:
         find_arms(load_recipe(file), file.parent, "gkf")
 
 
+@pytest.mark.slow
 def test_what_pilots_lack_is_told_before_anything_is_asked(
     workshop: Workshop, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

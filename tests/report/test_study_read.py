@@ -43,6 +43,7 @@ def test_parts_count_as_one_draw_and_unscored_is_not_wrong() -> None:
     assert np.isnan(values).tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_values_are_the_evaluations_own_and_the_average_is_their_mean(tmp_path: Path) -> None:
     cells = make_study(tmp_path, skip=lambda c: c.student != STUDENTS[0] or c.task not in GENERAL)
     study = build_study(cells)
@@ -76,6 +77,7 @@ def test_the_averages_error_is_that_of_independent_tasks(tmp_path: Path) -> None
         assert study.results[arm, AVERAGE].stderr == pytest.approx(expected, rel=0.02)  # 1/(n-1) of few for many
 
 
+@pytest.mark.slow
 def test_missing_is_not_absent_and_an_average_needs_all(tmp_path: Path) -> None:
     def skip(cell: Cell) -> bool:
         gone = cell.size == SIZES[0] and cell.method == "gkd_sft" and cell.task == "bbh"

@@ -40,6 +40,7 @@ def of_one_student(cell: Cell) -> bool:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_an_average_names_what_is_not_in_it(tmp_path: Path) -> None:
     cells = [cell for cell in make_study(tmp_path, 40, of_one_student, no_judge) if not of_one_student(cell)]
     study = build_study(cells)
@@ -76,6 +77,7 @@ def test_a_study_of_unscored_replies_says_to_name_a_judge(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.slow
 def test_the_page_and_its_files_say_it_too(tmp_path: Path) -> None:
     cells = [c for c in make_study(tmp_path / "runs", 20, of_one_student, no_judge) if not of_one_student(c)]
     report = write_study_report("tiny", cells, tmp_path / "out", include_text=False)
@@ -97,6 +99,7 @@ def test_the_page_and_its_files_say_it_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_where_some_are_scored_the_others_averages_are_unscored(tmp_path: Path) -> None:
     """Half of a study judged, and one arm with one seed judged."""
 

@@ -62,6 +62,7 @@ def problems(workshop: Workshop, run: Run) -> list[Problem]:
     return find_problems([run], workshop.runs)
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_filled_in_later_samples_nothing(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_judge_that_is_filled_in_later_samples_nothing(
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.slow
 def test_the_same_command_judges_what_it_has_sampled(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +121,7 @@ def test_the_same_command_judges_what_it_has_sampled(
     assert ">80.0" in page
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_is_asked_again_from_the_kept_replies(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +165,7 @@ def test_the_command_judges_runs_and_folders_of_scores(
     assert "--judge-rules and --judge-decision need a judge" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_comet_that_is_set_up_later_samples_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -184,6 +188,7 @@ def test_comet_that_is_set_up_later_samples_nothing(
     assert planned(workshop, "flores").fingerprint == run.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_with_comet_is_not_done_without_it(workshop: Workshop, tmp_path: Path) -> None:
     stand_in(tmp_path / "cache", extra="sys.exit('out of memory')")
     run = planned(workshop, "flores")
@@ -194,6 +199,7 @@ def test_a_run_with_comet_is_not_done_without_it(workshop: Workshop, tmp_path: P
     assert do_run(run)["comet"]
 
 
+@pytest.mark.slow
 def test_preflight_asks_the_endpoint(
     workshop: Workshop, server: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -222,6 +228,7 @@ def test_preflight_asks_the_endpoint(
         texts(rules="absent.txt")
 
 
+@pytest.mark.slow
 def test_what_stays_unscored_is_pointed_at(
     workshop: Workshop, server: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:

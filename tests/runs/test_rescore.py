@@ -84,6 +84,7 @@ def test_a_study_that_resumes_scores_the_kept_replies(
     assert old.done
 
 
+@pytest.mark.slow
 def test_a_tasks_own_prompt_and_group_are_those_of_the_kept_replies(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_command_makes_the_run_that_a_study_plans(
     )
 
 
+@pytest.mark.slow
 def test_replies_of_a_group_to_a_prompt_of_its_own_are_scored_again(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

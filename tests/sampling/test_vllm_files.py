@@ -90,6 +90,7 @@ def teacher(tiny_models: Path) -> ModelConfig:
     return ModelConfig(path=str(tiny_models / "teacher"), tensor_parallel=2)
 
 
+@pytest.mark.slow
 def test_it_writes_and_scores_as_the_model_in_this_process(teacher: ModelConfig):
     loaded, plain = load_to_write(teacher, "cpu", 1), load_model(teacher)
     assert loaded.fingerprint == plain.fingerprint

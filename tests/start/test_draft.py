@@ -31,6 +31,7 @@ def drafted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return make
 
 
+@pytest.mark.slow
 def test_memory_settings_and_models_fit_the_gpu(drafted) -> None:
     large, small = PAIRS
     roomy = drafted(79.0, large)

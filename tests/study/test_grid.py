@@ -240,6 +240,7 @@ def test_all_shares_what_the_seven_have_in_common(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.slow
 def test_the_recipes_say_appendix_a2():
     for run in plan_study(PAPER / "all.yaml", Path("runs"), partial=True).runs:
         if run.training is not None:
@@ -289,6 +290,7 @@ def test_what_the_paper_cannot_start_on_eight_gpus():
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.slow
 def test_hours_side_by_side_are_those_of_the_longest_chain_or_of_all_gpus_busy():
     for name, on, ranks in (("table1", "8x8xH100", 32), ("table3", "8xH200", 8)):
         plan = plan_study(PAPER / f"{name}.yaml", Path("runs"), partial=True)
@@ -339,6 +341,7 @@ def test_the_plan_in_words_and_as_json(workshop: Workshop, capsys: pytest.Captur
     assert "no machine `abacus`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_plan_says_that_forecasts_are_not_in_its_figures(workshop: Workshop):
     def said(**forecast: Any) -> list[str]:
         lines = plan_lines(plan_study(write_study(workshop, **forecast), workshop.runs), "H100")

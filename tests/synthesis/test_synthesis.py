@@ -55,6 +55,7 @@ def test_the_requested_number_of_rows_and_no_attempt_lost(whole: tuple[Path, dic
     assert not {one.input for one in GOLD} & set(inputs)
 
 
+@pytest.mark.slow
 def test_the_last_blocks_fit_the_missing_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("fitting", "full"):
         (tmp_path / name).mkdir()

@@ -178,6 +178,7 @@ def test_a_busy_endpoint_is_asked_again(endpoint: tuple[Served, Endpoint], capsy
     assert "status 429 (queue full): asked again in " in said
 
 
+@pytest.mark.slow
 def test_before_the_first_run_the_endpoint_is_asked_for_two_tokens(
     plan: Callable[..., Run], endpoint: tuple[Served, Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:

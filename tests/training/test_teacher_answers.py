@@ -254,6 +254,7 @@ def seqkd(**keys: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_search_writes_the_answers_once(workshop: Workshop):
     file = workshop.write(
         stages=[seqkd(search=True), {"name": "scores", "kind": "evaluate", "models": ["kd"], "tasks": ["test"]}],

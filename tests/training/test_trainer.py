@@ -43,6 +43,7 @@ def size(a: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 @pytest.mark.parametrize("on_policy", [0.5, 1.0])
+@pytest.mark.slow
 def test_splitting_a_batch_does_not_change_the_gradient(tmp_path: Path, reduction: str, on_policy: float):
     options = {**ALL, "reduction": reduction}
     whole, metrics = gradient(jobs.gkd(tmp_path, on_policy, LENGTHS, **options, tokens_per_micro_batch=10**6))
@@ -184,6 +185,7 @@ GOLDEN_GKD = [0.030358, 0.029274, 0.023766, 0.026213, 0.020684, 0.029025, 0.0208
 
 
 @pytest.mark.parametrize(("make", "expected"), [(jobs.sft, GOLDEN_SFT), (jobs.gkd, GOLDEN_GKD)], ids=["sft", "gkd"])
+@pytest.mark.slow
 def test_golden_losses(tmp_path: Path, make, expected: list[float]):
     Trainer(make(tmp_path, lengths=LENGTHS * 3, max_steps=10, epochs=2, learning_rate=5e-3)).run()
     assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == pytest.approx(
@@ -287,6 +289,7 @@ def test_one_example_without_response_tokens_changes_nothing(tmp_path: Path, red
 # --- precision, validation, trackers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_float32_masters_under_bfloat16_compute(tmp_path: Path):
     seen: list[torch.dtype] = []
     job = jobs.gkd(tmp_path, 0.5, LENGTHS, max_steps=4, epochs=4, precision="bfloat16", learning_rate=1e-6)

@@ -179,6 +179,7 @@ def test_replies_that_go_in_circles_are_read_in_good_time(piece: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["\n", " \n", "A or ", "A, ", "A/", "not A ", "A is ", "(A) and ", "A; "])
+@pytest.mark.slow
 def test_letters_are_found_in_linear_time(piece: str) -> None:
     assert growth(lambda length: find_letter(piece * (length // len(piece)), "ABCD", OPTIONS), 10_000) < 8
 

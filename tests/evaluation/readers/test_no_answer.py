@@ -375,6 +375,7 @@ def test_the_official_reading_of_bbh_is_what_follows_the_last_statement() -> Non
     assert answer_phrase("(B)") is None
 
 
+@pytest.mark.slow
 def test_options_of_real_tasks(data_folder: Path) -> None:
     """Every multiple-choice question of BBH: its target alone is right, with another option beside it is wrong."""
     for item in BENCHMARKS["bbh"].load(data_folder, limit=270):

@@ -111,6 +111,7 @@ def test_an_answer_may_speak_of_tags() -> None:
     assert answer_of("<think>Which?</think>\n\n<answer>B</answer> is right") == "B"
 
 
+@pytest.mark.slow
 def test_hostile_replies_take_linear_time() -> None:
     for text in (
         "</think>" * 100_000,

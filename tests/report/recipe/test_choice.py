@@ -59,6 +59,7 @@ def sized(results: RecipeResults, **weights: int) -> RecipeResults:
     return dataclasses.replace(results, rows=tuple(rows))
 
 
+@pytest.mark.slow
 def test_of_students_of_one_size_the_highest_score_is_named_though_the_difference_was_not_shown(tmp_path: Path) -> None:
     results = made(tmp_path, {"teacher": 40, "sft": 20, "off_policy": 22, "gkd": 21})
     found = chosen(sized(with_row(with_row(results, "sft", steps=8), "sft_again", steps=16)))
@@ -106,6 +107,7 @@ def test_a_difference_that_no_test_could_show_is_not_asked_for(tmp_path: Path) -
     assert "; one as small as here (0.0) would take more than 800. Other" in found.next
 
 
+@pytest.mark.slow
 def test_a_larger_student_is_named_only_where_it_was_shown_to_be_better(tmp_path: Path) -> None:
     results = made(tmp_path, {"teacher": 40, "sft": 20, "off_policy": 22, "gkd": 24})
     found = chosen(sized(results, gkd=300))
@@ -182,6 +184,7 @@ def test_what_a_verdict_says_is_not_said_again(tmp_path: Path) -> None:
     assert found.why == ("GKD (SFT-S) scores highest of 2 students. It was shown to be better than the other.")
 
 
+@pytest.mark.slow
 def test_p_values_are_corrected_for_all_pairs_as_the_best_of_all_is_named(tmp_path: Path) -> None:
     """Five examples more of forty are shown alone, and not among seven comparisons."""
     alone = made(tmp_path / "a", {"sft": 20, "gkd": 25})

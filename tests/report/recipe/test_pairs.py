@@ -38,6 +38,7 @@ def pair_of(task: TaskPairs, left: str, right: str) -> Pair:
     return next(pair for pair in task.pairs if (pair.left.stage, pair.right.stage) == (left, right))
 
 
+@pytest.mark.slow
 def test_every_pair_once_in_row_order_without_baselines(run: tuple[RecipeResults, TaskTable]) -> None:
     pairs = pairs_of(run[1]).pairs
     assert [(pair.left.stage, pair.right.stage) for pair in pairs] == [

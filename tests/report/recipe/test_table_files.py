@@ -22,6 +22,7 @@ def unscore_off_policy(stage: str, records: list[ExampleRecord]) -> list[Example
     return unscored if stage == "off_policy" else records
 
 
+@pytest.mark.slow
 def test_csv_holds_the_tables_numbers_in_full(tmp_path: Path) -> None:
     results = with_row(make_run(tmp_path, count=6), "gkd_base", runs=())
     tables = build_tables(results)

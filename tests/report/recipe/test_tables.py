@@ -29,6 +29,7 @@ def table_row(results: RecipeResults, stage: str) -> TableRow:
     return next(row for row in build_tables(results)[1].rows if row.stage == stage)
 
 
+@pytest.mark.slow
 def test_scores_are_aligned_by_example_id(tmp_path: Path) -> None:
     results = make_run(tmp_path, count=8)
     before = scores_of(results, "gkd")

@@ -165,6 +165,7 @@ def test_verdicts_are_corrected_for_all_that_they_choose_among(run: tuple[Recipe
     assert found[0].text.endswith("no difference was shown.")
 
 
+@pytest.mark.slow
 def test_the_opponent_is_named_and_a_missing_control_too(run: tuple[RecipeResults, list[TaskTable]]) -> None:
     results, tables = run
     (text,) = yardstick(results, tables)

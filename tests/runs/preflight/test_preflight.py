@@ -276,6 +276,7 @@ def test_memory(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     assert len(find_problems(runs, workshop.runs, ranks=2)) == 2  # ranks share the machine's memory
 
 
+@pytest.mark.slow
 def test_a_plan_and_a_run_say_the_same(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, done: list[str], capsys: pytest.CaptureFixture[str]
 ):

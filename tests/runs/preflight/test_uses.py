@@ -224,6 +224,7 @@ def adapter(workshop: Workshop) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_adapters_where_only_whole_models_will_do(workshop: Workshop):
     peft()
     stages, kept = (TEACHER_SFT, {**GKD, "teacher": "teacher_sft"}), {"r": 2, "keep_adapter": True}
