@@ -179,6 +179,17 @@ def test_a_student_that_was_shown_to_be_better_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_task_that_does_not_ask_the_model_to_use_is_passed_over(tmp_path: Path) -> None:
+    """Students of one recipe may be asked different tasks, as those of table 2 are."""
+    results = made(tmp_path, {"sft": 20, "gkd": 36})
+    (table,) = build_tables(results)
+    other = dataclasses.replace(table, task="other", rows=tuple(row for row in table.rows if row.stage != "gkd"))
+    both = dataclasses.replace(results, tasks={**results.tasks, "other": results.tasks["test"]})
+    found = choose(both, [table, other])
+    assert found is not None
+    assert found.stage == "gkd"
+
+
 def test_what_a_verdict_says_is_not_said_again(tmp_path: Path) -> None:
     found = chosen(made(tmp_path, {"sft": 20, "gkd": 36}))
     assert found.why == ("GKD (SFT-S) scores highest of 2 students. It was shown to be better than the other.")

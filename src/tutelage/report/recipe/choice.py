@@ -229,8 +229,8 @@ def _why(
 
 def _exact(tables: Sequence[TaskTable], chosen: ResultRow) -> Iterator[str]:
     """The share of right answers, where the headline score is much higher and may be taken for it."""
-    for table in tables:
-        row = next(row for row in table.rows if row.stage == chosen.stage)
+    found = ((table, row) for table in tables for row in table.rows if row.stage == chosen.stage)
+    for table, row in found:
         own, score = [row.value(metric) for metric in MATCHES], row.value(table.headline)
         right = next((value for value in own if value is not None), None)
         if right is not None and score is not None and score.value - right.value >= MUCH:
