@@ -383,7 +383,6 @@ def test_there_are_enough_cases():
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.slow
 def test_padded_vocabularies_are_a_notice_not_an_error(workshop: Workshop, capfd: pytest.CaptureFixture[str]):
     save_tiny(workshop.folder / "padded", layers=2, seed=2, padding=13)
     file = workshop.write(**ONLY_GKD, teacher__path=str(workshop.folder / "padded"))

@@ -147,7 +147,6 @@ MISBEHAVIOURS = {
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
-@pytest.mark.slow
 def test_a_misbehaving_endpoint_is_asked_again(
     server: Endpoint, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
