@@ -250,7 +250,7 @@ def hub_asked_once() -> Iterator[None]:
     if reached:
         try:
             get_session().head(constants.ENDPOINT, timeout=_SECONDS)
-        except Exception:  # of several libraries
+        except Exception:  # those of requests or of httpx, by the version of the hub's client
             reached = False
     before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
     if not reached:
