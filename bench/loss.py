@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,8 @@ from typing import Any
 from bench.common import ceilings, seconds_of, write_results
 from bench.loss_peers import IMPLEMENTATIONS, NEEDS, tutelage
 from bench.loss_problem import PAIRS, Problem, exact, make_problem, relative, solve
+from bench.step.kernels import profile
+from bench.step.kernels import show as show_profile
 
 CASES = {"jsd 0.5": 0.5, "forward_kl": 0.0, "cross_entropy": None}  # β, or no teacher
 SHAPES = {"cuda": (16_384, 2_048, 4_096, 128_256, 256), "cpu": (16, 32, 48, 500, 6)}  # N, D, D_teacher, V, N of errors
@@ -79,9 +82,14 @@ def measure(rows: list[dict[str, Any]], options: argparse.Namespace, flops: floa
     for row in rows:
         beta = CASES[row["case"]]
 
-        def work(name: str = row["impl"], beta: float | None = beta) -> dict[str, Any]:
+        def work(row: dict[str, Any] = row, beta: float | None = beta) -> dict[str, Any]:
+            name = row["impl"]
             loss = IMPLEMENTATIONS[name](beta, options.device)
             seconds = seconds_of(lambda: solve(loss, problem), options.device, options.repeats, 2)
+            if options.profile:
+                title = f"{name}, {row['case']}"
+                path = options.profile / re.sub(r"\W+", "_", title)
+                show_profile(profile(lambda: solve(loss, problem), options.device, path), title)
             return {
                 "seconds": seconds,
                 "tokens_per_s": shape[0] / seconds,
@@ -165,13 +173,6 @@ def tune(options: argparse.Namespace, flops: float) -> None:
             return 1000 * seconds_of(work, options.device, options.repeats, 2)
 
         print(config, *(f"{milliseconds(*case):.3f}" for case in works), flush=True)
-    if options.device == "cuda":
-        from torch.profiler import ProfilerActivity, profile
-
-        with profile(activities=[ProfilerActivity.CUDA]) as record:
-            solve(tutelage(0.5, "triton"), problem)
-            torch.cuda.synchronize()
-        print(record.key_averages().table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=80))
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -205,6 +206,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10, help="measurements; the median counts")
     parser.add_argument("--no-errors", action="store_true", help="leave out the comparison with float64")
     parser.add_argument("--tune", action="store_true", help="time other sizes of the Triton path instead")
+    parser.add_argument("--profile", type=Path, help="folder for where the milliseconds of each row go, by kernel")
     parser.add_argument("--json", type=Path, help="write the rows here")
     return parser.parse_args()
 

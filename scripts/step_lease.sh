@@ -67,7 +67,8 @@ for part in "$@"; do
         --json "$out/sampling.json"
       ;;
     loss)
-      bounded 240 loss python -m bench.loss --device cuda --impl tutelage tutelage-statistics --json "$out/loss.json"
+      bounded 240 loss python -m bench.loss --device cuda --impl tutelage tutelage-statistics --json "$out/loss.json" \
+        --profile "$out/loss"
       ;;
     precision) bounded 240 precision python -m bench.teacher_precision --json "$out/precision.json" ;;
     curve)

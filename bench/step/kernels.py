@@ -1,4 +1,4 @@
-"""Where the milliseconds of a step go, by class of kernel."""
+"""Where the milliseconds of a step, or of its loss, go, by class of kernel."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from bench.common import synchronize
 
 # The first pattern that a kernel's name matches. On a CPU the names are those of torch's operations.
 CLASSES = {
@@ -40,19 +42,21 @@ def by_class(kernels: Iterable[tuple[str, float, int]]) -> dict[str, dict[str, f
     return {name: {"ms": ms, "launches": launches[name], "share": ms / total} for name, ms in rows}
 
 
-def profile(trainer: Any, step: int, path: Path) -> dict[str, Any]:
-    """Profile one step: the kernels' table in `path`.txt and, also as the result, the classes in `path`.json.
+def profile(work: Callable[[], Any], device: str, path: Path) -> dict[str, Any]:
+    """Profile `work`: the kernels' table in `path`.txt and, also as the result, the classes in `path`.json.
 
-    `wall_ms` is the step's time under the profiler, `busy` the kernels' share of it.
+    `wall_ms` is the time of `work` under the profiler, `busy` the kernels' share of it.
     """
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
-    cuda = trainer.device.type == "cuda"
+    cuda = device == "cuda"
+    synchronize(device)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with record(activities=activities) as found:
         began = time.perf_counter()
-        trainer.step(step)  # ends by reading the loss, so it waits for the device
+        work()
+        synchronize(device)
         wall = 1000 * (time.perf_counter() - began)
     averages, own = found.key_averages(), "self_device_time_total" if cuda else "self_cpu_time_total"
     # On CUDA operations are listed beside their kernels, with the same time.

@@ -138,7 +138,9 @@ def tutelage_worker(
             sampling_seconds = sampled / values["sampled_tokens_per_s"] if on_policy else 0.0
             measured.append((seconds, values["tokens"], sampled, sampling_seconds, values["loss"]))
         result = summary(measured, options)
-        return result | ({"profile": profile(trainer, steps, options.profile)} if options.profile else {})
+        if options.profile:
+            result["profile"] = profile(lambda: trainer.step(steps), trainer.device.type, options.profile)
+        return result
 
 
 def start_worker(name: str, case: str, batch: int, setup: str, options: argparse.Namespace) -> dict[str, Any]:
