@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import ModelConfig
@@ -14,6 +15,9 @@ from tutelage.runs.preflight.unfinished import why_absent
 
 if TYPE_CHECKING:
     from tutelage.models.load import LoadedModel
+    from tutelage.runs.fingerprints import Reads
+
+T = TypeVar("T")
 
 
 class Models:
@@ -31,6 +35,17 @@ class Models:
     def shape(self, config: ModelConfig) -> LoadedModel | None:
         """Its tokenizer, template and shapes, on the meta device; None where they are not known here."""
         return self._look(config)[1]
+
+    def template(self, config: ModelConfig) -> Reads | None:
+        """Its chat template and context, whatever its weights are; None where they are not known here, or wrong."""
+        from tutelage.models.files import locate
+        from tutelage.models.load import load_template
+
+        with contextlib.suppress(TutelageError):
+            path, content = locate(config)
+            if content is not None or self.hub.problem(path, "model") is None:
+                return self._small_files(config, load_template)
+        return None
 
     def _look(self, config: ModelConfig) -> tuple[list[Problem], LoadedModel | None]:
         same = {"attention": "auto", "lora": None, "precision": None, "tensor_parallel": None}  # whatever these are
@@ -77,15 +92,15 @@ class Models:
 
     def _shape(self, config: ModelConfig) -> LoadedModel | None:
         """Raises TutelageError where loading the model would."""
-        from tutelage.models.files import hub_snapshot, locate
         from tutelage.models.load import load_shape
-        from tutelage.models.whole import adapter_base
+
+        return self._small_files(config, load_shape)
+
+    def _small_files(self, config: ModelConfig, load: Callable[[ModelConfig], T]) -> T | None:
+        from tutelage.models.files import hub_snapshot, is_here, locate
 
         path, content = locate(config)
-        base = adapter_base(Path(path))
         if content is None and config.tokenizer is None and (cached := hub_snapshot(path, config.revision)):
             with contextlib.suppress(TutelageError):  # it may be a part of the small files
-                return load_shape(config.model_copy(update={"path": str(cached), "revision": None}))
-        names = [config.tokenizer, base and base[0], None if content else path]
-        local = all(name is None or Path(name).exists() for name in names)
-        return load_shape(config) if self.hub.network or local else None
+                return load(config.model_copy(update={"path": str(cached), "revision": None}))
+        return load(config) if self.hub.network or is_here(config) else None
