@@ -101,7 +101,7 @@ class _Encode:
             except PromptTooLongError as error:
                 found.too_long.append(bad_row(row, error))
                 continue
-            if out[-1].cut and out[-1].turns[-1] != last_turn(row):
+            if out[-1].cut and out[-1].turns[-1] != _last(row):
                 found.last_turns_cut.append(row.source)
         return out
 
@@ -211,6 +211,6 @@ def _rendered(
         yield index, sequences
 
 
-def last_turn(conversation: Conversation) -> int:
+def _last(conversation: Conversation) -> int:
     """The position of the last assistant turn that carries loss."""
     return max(k for k, message in enumerate(conversation.messages) if message.role == "assistant" and message.train)

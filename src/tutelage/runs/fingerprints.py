@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,12 @@ from tutelage.models.files import is_here, model_fingerprint
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.rows.seen import SeenRows
 
 if TYPE_CHECKING:
     from tutelage.data.chat_template import ChatTemplate
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
-    from tutelage.runs.preflight.models import Models
     from tutelage.runs.run import Run
 
     Reads = tuple[ChatTemplate, int | None]  # what a model reads: by its template, so many tokens (`load_template`)
@@ -51,7 +50,7 @@ COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "tracker
 COSMETIC |= {"compile"}
 
 # Keys of a model section that do not change which text and tokens the model reads.
-_NOT_READ: dict[str, Any] = {"attention": "auto", "lora": None, "precision": None, "tensor_parallel": None}
+NOT_READ: dict[str, Any] = {"attention": "auto", "lora": None, "precision": None, "tensor_parallel": None}
 
 _CHANGED = "its files changed after this run was planned: run the same command again, which plans it with them"
 
@@ -171,6 +170,7 @@ class InputFingerprints:
         self.declared, self.absent = declared, absent
         self.known = {} if known is None else known
         self._seen: dict[str, SeenRows] = {}
+        self._hub = Hub(network=True)
         self._reads: dict[str, Reads | None] = {}
         self._questions: dict[str, tuple[int, str]] = {}
 
@@ -211,7 +211,7 @@ class InputFingerprints:
     def questions(self, student: ModelConfig, teacher: ModelConfig, max_length: int) -> tuple[int, str]:
         """`questions_read`. Where a model is not known here, or is declared and on the hub, whose tokenizer a plan does
         not ask for, the student is taken to read whatever the teacher does."""
-        student, teacher = (one.model_copy(update=_NOT_READ) for one in (student, teacher))
+        student, teacher = (one.model_copy(update=NOT_READ) for one in (student, teacher))
         key = fingerprint(student, teacher, max_length)
         if key not in self._questions:
             self._questions[key] = max_length, ""
@@ -220,14 +220,12 @@ class InputFingerprints:
         return self._questions[key]
 
     def _read_by(self, config: ModelConfig) -> Reads | None:
+        from tutelage.models.load import load_template, small_files
+
         key = fingerprint(config)
         if key not in self._reads:
-            self._reads[key] = None if self.declared and not is_here(config) else self._models.template(config)
+            self._reads[key] = None
+            with contextlib.suppress(TutelageError):  # said by whoever loads it
+                if is_here(config) or not (self.declared or self._hub.problem(config.path, "model")):
+                    self._reads[key] = small_files(config, load_template, network=True)
         return self._reads[key]
-
-    @cached_property
-    def _models(self) -> Models:
-        from tutelage.runs.preflight.hub import Hub
-        from tutelage.runs.preflight.models import Models
-
-        return Models(Hub(network=True))

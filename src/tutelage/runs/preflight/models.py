@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.fingerprints import NOT_READ
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.preflight.unfinished import why_absent
 
 if TYPE_CHECKING:
     from tutelage.models.load import LoadedModel
-    from tutelage.runs.fingerprints import Reads
-
-T = TypeVar("T")
 
 
 class Models:
@@ -36,27 +32,17 @@ class Models:
         """Its tokenizer, template and shapes, on the meta device; None where they are not known here."""
         return self._look(config)[1]
 
-    def template(self, config: ModelConfig) -> Reads | None:
-        """Its chat template and context, whatever its weights are; None where they are not known here, or wrong."""
-        from tutelage.models.files import locate
-        from tutelage.models.load import load_template
-
-        with contextlib.suppress(TutelageError):
-            path, content = locate(config)
-            if content is not None or self.hub.problem(path, "model") is None:
-                return self._small_files(config, load_template)
-        return None
-
     def _look(self, config: ModelConfig) -> tuple[list[Problem], LoadedModel | None]:
-        same = {"attention": "auto", "lora": None, "precision": None, "tensor_parallel": None}  # whatever these are
-        config = config.model_copy(update=same)
+        from tutelage.models.load import load_shape, small_files
+
+        config = config.model_copy(update=NOT_READ)
         key = config.model_dump_json()
         if key not in self._known:
             found = self._file_problems(config)
             shape: LoadedModel | None = None
             if not found:
                 try:
-                    shape = self._shape(config)
+                    shape = small_files(config, load_shape, self.hub.network)
                 except TutelageError as error:
                     named = "" if f"`{config.path}`" in str(error) else f"`{config.path}`: "
                     found = [Problem(f"{named}{error}")]
@@ -89,18 +75,3 @@ class Models:
         except TutelageError as error:
             found.append(str(error))
         return [Problem(text) for text in found]
-
-    def _shape(self, config: ModelConfig) -> LoadedModel | None:
-        """Raises TutelageError where loading the model would."""
-        from tutelage.models.load import load_shape
-
-        return self._small_files(config, load_shape)
-
-    def _small_files(self, config: ModelConfig, load: Callable[[ModelConfig], T]) -> T | None:
-        from tutelage.models.files import hub_snapshot, is_here, locate
-
-        path, content = locate(config)
-        if content is None and config.tokenizer is None and (cached := hub_snapshot(path, config.revision)):
-            with contextlib.suppress(TutelageError):  # it may be a part of the small files
-                return load(config.model_copy(update={"path": str(cached), "revision": None}))
-        return load(config) if self.hub.network or is_here(config) else None

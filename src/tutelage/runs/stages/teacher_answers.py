@@ -9,7 +9,6 @@ from typing import Any
 from tutelage.common.progress import progress
 from tutelage.common.time_left import elapsed
 from tutelage.common.types import Message, TokenSequence
-from tutelage.data.encode_rows import last_turn
 from tutelage.models.load import LoadedModel, load_shape
 from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.run import Run
@@ -64,21 +63,20 @@ def _questions(run: Run, teacher: LoadedModel) -> tuple[dict[int, tuple[Message,
         parts = [encoded(run, name, reader, length) for reader, length in readers]
         rows, turns = parts[0].conversations, [_turns(part.sequences) for part in parts]
         too_long += dict.fromkeys(source for part in parts for source in part.report["too_long"])
-        for row in sorted(set.intersection(*(set(one) for one in turns))):
-            read = set.intersection(*(set(one[row]) for one in turns))
-            if not read:
-                too_long.append(rows[row].source)
-                continue
-            questions[offset + row] = rows[row].messages[: max(read)]
-            if max(read) != last_turn(rows[row]):
-                last_turns_cut.append(rows[row].source)
+        shorter = {source for part in parts for source in part.report["last_turns_cut"]}
+        for row in sorted(turns[0].keys() & turns[-1].keys()):
+            read, source = turns[0][row] & turns[-1][row], rows[row].source
+            if read:
+                questions[offset + row] = rows[row].messages[: max(read)]
+            if source in shorter:
+                (last_turns_cut if read else too_long).append(source)
         offset += len(rows)
     return questions, too_long, last_turns_cut
 
 
-def _turns(sequences: Sequence[TokenSequence]) -> dict[int, list[int]]:
-    """By row: the assistant turns that have a token, the first first."""
-    turns: dict[int, list[int]] = {}
+def _turns(sequences: Sequence[TokenSequence]) -> dict[int, set[int]]:
+    """By row: the assistant turns of which a token fits."""
+    turns: dict[int, set[int]] = {}
     for sequence in sequences:
-        turns.setdefault(sequence.index, []).extend(sequence.turns)
+        turns.setdefault(sequence.index, set()).update(sequence.turns)
     return turns
