@@ -18,6 +18,7 @@ from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.data.sources import local_files
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.models.files import is_here, model_fingerprint
+from tutelage.models.vocabulary import PROBE, check_vocabularies
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
@@ -144,7 +145,6 @@ def questions_read(student: Reads, teacher: Reads, max_length: int) -> tuple[int
     """How many tokens of a question the student of a SeqKD stage reads, and a fingerprint of the text and tokens that
     rows become for it; `max_length` and "" where it reads whatever the teacher does."""
     from tutelage.data.teacher_prompts import same_rendering
-    from tutelage.models.vocabulary import PROBE, check_vocabularies
 
     (own, context), (other, other_context) = student, teacher
     length, tokenizer = min(max_length, context or max_length), own.tokenizer
@@ -209,8 +209,8 @@ class InputFingerprints:
         return self.known[key]
 
     def questions(self, student: ModelConfig, teacher: ModelConfig, max_length: int) -> tuple[int, str]:
-        """`questions_read`. Where a model is not known here, or is declared and on the hub, whose tokenizer a plan does
-        not ask for, the student is taken to read whatever the teacher does."""
+        """`questions_read` of two models. Where one is not known here, or declared and on the hub, whose cache does not
+        count either, the student is taken to read whatever the teacher does."""
         student, teacher = (one.model_copy(update=NOT_READ) for one in (student, teacher))
         key = fingerprint(student, teacher, max_length)
         if key not in self._questions:

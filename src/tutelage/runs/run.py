@@ -32,7 +32,7 @@ class Run:
     data: dict[str, DataConfig]  # every data section it reads, by name
     models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
     # What the plan found in files that no run makes: by section, the fingerprint and whether rows need a response; by
-    # role of a model, its fingerprint.
+    # role of a model, its fingerprint (of `answers_for`: as `student`).
     planned_data: dict[str, tuple[str, bool]] = field(default_factory=dict)
     planned_models: dict[str, str] = field(default_factory=dict)
     parents: tuple[Run, ...] = ()

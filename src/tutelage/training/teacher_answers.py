@@ -129,8 +129,8 @@ def answer_examples(
 
     `rows[i]`: the row, in `conversations`, that example i was made from; `template`: the student's. The loss is on the
     answer only, even after earlier assistant turns of the conversation. A final token among `teacher_ends` is replaced
-    by the student's end of turn. Also returns the sources of the rows left out, because their question was not asked or,
-    of answers that were sampled for other students, does not fit into `max_length` tokens of this one.
+    by the student's end of turn. Also returns the sources of the rows left out: those whose question was not asked, and
+    those where it does not fit into `max_length` tokens of a student that the plan did not know (on the hub).
     """
     end_id, left_out = template.end_of_turn_id, dict[int, str]()
     asked = {answer.row: answer.asked for answer in answers}

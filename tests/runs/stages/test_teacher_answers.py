@@ -184,6 +184,7 @@ def test_a_plan_that_does_not_ask_the_hub_takes_its_models_for_one_family(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("loaded")
 
+    monkeypatch.setattr("tutelage.runs.preflight.hub.cached", lambda *_: True)  # its fingerprint is the same before
     monkeypatch.setattr("tutelage.models.load.load_template", never)
     assert planned(workshop, declared=True, student__path="some/model")[1].answers_for is None
 
