@@ -160,8 +160,8 @@ class InputFingerprints:
     """Fingerprints of data sections and models, each computed once.
 
     With `declared`, data and models on the hub count as name@revision, and nothing but local files is read. `known` may
-    be shared by several instances. Where `absent` is a list, data that are not here do not raise: the error is added to
-    the list, and the fingerprint is a provisional one.
+    be shared by several instances. Where `absent` is a list, data and models that are not here do not raise: the error
+    is added to the list, and the fingerprint is a provisional one.
     """
 
     def __init__(
@@ -187,12 +187,15 @@ class InputFingerprints:
                 found = loaded.fingerprint
                 self._seen[key] = SeenRows(loaded)
         except TutelageError as error:
-            if self.absent is None:
-                raise
-            self.absent.append(str(error))
-            return f"absent:{config.model_dump_json()}"
+            return self._provisional(config, error)
         self.known[key] = found
         return found
+
+    def _provisional(self, config: DataConfig | ModelConfig, error: TutelageError) -> str:
+        if self.absent is None:
+            raise error
+        self.absent.append(str(error))
+        return f"absent:{config.model_dump_json()}"
 
     def seen(self, config: DataConfig, recipe_folder: Path, require_response: bool) -> SeenRows | None:
         """The rows of a section, if `data` has read it here."""
@@ -205,7 +208,10 @@ class InputFingerprints:
         hub = not (self.declared or local)
         key = fingerprint(config) if hub or self.declared else fingerprint("local", config)
         if key not in self.known:
-            self.known[key] = model_fingerprint(config, hub=hub)
+            try:
+                self.known[key] = model_fingerprint(config, hub=hub)
+            except TutelageError as error:
+                return self._provisional(config, error)
         return self.known[key]
 
     def questions(self, student: ModelConfig, teacher: ModelConfig, max_length: int) -> tuple[int, str]:
