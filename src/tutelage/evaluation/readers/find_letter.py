@@ -31,6 +31,7 @@ from tutelage.evaluation.readers.find_answer import (
 )
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
+    chooses_none,
     closest,
     last_refusal,
     names_no_option,
@@ -58,6 +59,12 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
 )
 _COULD_BE = re.compile(
     rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
+)
+_FORCED = re.compile(  # "The answer is not listed, but if I had to choose, I would say (G)"
+    r"\bif\s+(?:(?:I|we)(?:\s+(?:had|have|must|were\s+forced))?(?:\s+to)?|forced\s+to|pressed\s+to)\s+"
+    r"(?:choose|guess|pick|answer|select|decide)(?:\s+one)?,?\s+(?:(?:I|we|it)(?:['’](?:d|ll)|\s+would|\s+will)\s+)"
+    r"(?:say|choose|guess|pick|select|be|go\s+(?:with|for))\s+(?=(?:option\s+)?\(?[A-Z]\b)",
+    re.I,
 )
 _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|"
@@ -87,12 +94,14 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     if whole is not None:
         return Found(whole, "the whole reply")
     text = _COULD_BE.sub(f"the answer is {SEVERAL} ", _without_doubts(text, letters, option_texts))
+    text = _FORCED.sub("the answer is ", text)
     changed = after_change(text)
     if changed is not None:
         changed = LEADING_NO.sub("", changed)
         early = re.match(rf"\(?([{letters}])\)?\s*(?:[.!\n]|$)", changed)  # "B." after "Actually,"
         later = Found(early[1], "stated") if early else _stated_letter(changed, letters, option_texts, read)
-        if later is None and _no_single(changed, letters) and _bare_letter(changed, letters, ends=True).answer is None:
+        none = _no_single(changed, letters) and (chooses_none(changed) or not refuses(changed))
+        if later is None and none and _bare_letter(changed, letters, ends=True).answer is None:
             later = Found(None, "")
         if later is not None:
             return Found(later.answer, _how(later.answer, "stated after a change of mind"))
@@ -254,19 +263,20 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
     refusal = max(last_refusal(text), no_answer_known(text, start))
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
-    if refusal >= 0 and not chosen and not own_line:
+    # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
+    opening = re.match(
+        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I),(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
+        text,
+    )
+    opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)
+    if refusal >= 0 and not chosen and not own_line and (not opens or chooses_none(text[refusal:])):
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
     foreign = re.fullmatch(
         r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)
     )
     if foreign and foreign[1] not in letters:
         return Found(None, "no single option in the last line")
-    # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
-    opening = re.match(
-        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I),(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
-        text,
-    )
-    if not ends and opening and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I):
+    if opening and opens:
         return Found(opening[1], "the reply's beginning")
     last = last_line(rest)
     if SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
