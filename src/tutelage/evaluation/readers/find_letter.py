@@ -31,6 +31,7 @@ from tutelage.evaluation.readers.find_answer import (
 )
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
+    FITS,
     chooses_none,
     closest,
     last_refusal,
@@ -57,6 +58,7 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
+_NEGATED = r"(?:\b(?:wrong|incorrect|not)\b|n['’]t\b)"
 _COULD_BE = re.compile(
     rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
 )
@@ -265,7 +267,7 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
-        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I),(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
+        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I)\)?,(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
         text,
     )
     opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)
@@ -353,6 +355,11 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         joints = re.sub(rf"{NOUN}\s", "", found[0])
         apart = "," in joints and not re.search(r"[/&a-z]", joints) and not ends  # "(A), (B) being wrong"
         return found[0] if apart or any(match in option for option in options) else SEVERAL
+
+    texts = "|".join(re.escape(option) for option in options if option)
+    if texts:  # "Both Rome and Oslo are correct"
+        named = rf"(?i:(?:the\s+)?(?:{texts}))(?!\w)"
+        text = re.sub(rf"(?<!\w){named}\s+(?:and|or)\s+{named}(?={FITS})(?![^.\n]*{_NEGATED})", SEVERAL, text)
 
     # "A or B", "A/B", "(A) (B)", "option A or option B", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"

@@ -81,23 +81,23 @@ _SOME = (  # "both", "neither of them", "none of the options", "either one", "bo
     r"answers?|above|two|three|four|five|ten))\b)|\s+(?:(?:the|these|those)\s+)?(?:ones?|options?|choices?|answers?|"
     rf"alternatives?|above)\b)?\s*(?:[\s(\[]*⁂[)\]]*)?"
 )
-_FITS = (  # what is said of options as answers
+FITS = (  # what is said of options as answers
     r"(?:\s*(?:(?:really|all|both|also|equally|clearly|actually)\s+)*(?:(?:(?:is|are|was|were|seems?|looks?|sounds?|"
     r"(?:could|can|may|might|would|must|should)\s+(?:also\s+)?be)(?:n['’]t|\s+not)?\s+)?(?:(?:all|also|both|just\s+as|"
     r"as|really|quite|the|an?|very|\w+ly)\s+)*(?:correct|right|wrong|incorrect|possible|plausible|acceptable|suitable|"
-    r"appropriate|reasonable|good|fine|best)|fits?|works?|match(?:es)?|appl(?:y|ies)|qualif(?:y|ies)|"
+    r"appropriate|reasonable|valid|good|fine|best)|fits?|works?|match(?:es)?|appl(?:y|ies)|qualif(?:y|ies)|"
     r"(?:could|can|may|might|would|will|do(?:es)?)(?:n['’]t|\s+not)?\s+(?:also\s+)?(?:fit|work|apply|do|match|qualify))"
     r"(?:\s+(?:answer|option|choice)s?)?)"
 )
 _CLOSES = (  # of a sentence that says no more
-    r"\s*(?:\W*\Z|[;,]|(?:here|too|as\s+well|at\s+all|to\s+me|because|since|as|in\s+(?:this|my|the)|though|either|I\s+"
+    r"\s*(?:\W*\Z|[;,]|(?:here|too|as\s+well|at\s+all|to\s+me|because|since|as|in\s+(?:this|my)|though|either|I\s+"
     r"think|given|among|listed|offered|to\s+th(?:is|e)\s+question)\b)"
 )
 _CHOOSES_NONE = re.compile(  # a sentence about the options, as which "both glasses", "it depends on" are not
     rf"(?:(?:they|these|those|we|I|it|this|that|there|(?:the|this)\s+(?:answer|question))(?:['’](?:s|re|m)|\s+(?:is|are|"
-    rf"am))?\s+)?{_ADVERBS}(?:(?:{_CANNOT}\s+{_BE_SAID}|{_UNWILLING}(?<!nothing)|{_NONE_ELSEWHERE}|N/A\b)|{_SOME}"
-    rf"{_FITS}?{_CLOSES}|(?:{_UNKNOWN}|(?:it\s+)?depends|{_NOT_LISTED}|{_NO_RIGHT_ONE}|everything|does\s*(?:n['’]t|\s+not)"
-    rf"\s+exist)(?:{_FITS}|\s+(?:is|are)\s+(?:offered|listed|given|available|provided|there))?(?:{_CLOSES}|\s+(?:wh\w+|how|if)\b)|more\s+information\s+is\s+(?:needed|required|necessary))",
+    rf"am))?\s*)?{_ADVERBS}(?:(?:{_CANNOT}\s+{_BE_SAID}|{_UNWILLING}(?<!nothing)|{_NONE_ELSEWHERE}|N/A\b)|{_SOME}"
+    rf"{FITS}?{_CLOSES}|(?:{_UNKNOWN}|(?:it\s+)?depends|{_NOT_LISTED}|{_NO_RIGHT_ONE}|everything|does\s*(?:n['’]t|\s+not)"
+    rf"\s+exist)(?:{FITS}|\s+(?:is|are)\s+(?:offered|listed|given|available|provided|there))?(?:{_CLOSES}|\s+(?:wh\w+|how|if)\b)|more\s+information\s+is\s+(?:needed|required|necessary))",
     re.I,
 )
 _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be given at all
@@ -190,7 +190,7 @@ def chooses_none(text: str) -> bool:
     """Whether the first sentence of a text chooses no answer, in so many words: what is not about the options ("both
     glasses", "neither axis has an offset", "it depends on the hills") explains the answer that was stated before it."""
     sentence = _SENTENCE.search(text)
-    if sentence is None:
+    if sentence is None or text[sentence.end() :].startswith("?"):
         return False
     opening = _OPENING.match(sentence[0])
     return bool(_UNDECIDED.search(sentence[0]) or _CHOOSES_NONE.match(sentence[0], opening.end() if opening else 0))
