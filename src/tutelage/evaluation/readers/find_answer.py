@@ -65,7 +65,9 @@ _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
     rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
     re.I,
 )
-LEADING_NO = re.compile(r"\A(?:no\b[\s,.:;!…–—-]*)+", re.I)  # "wait, no: B": the no is not the answer
+LEADING_NO = re.compile(  # "wait, no: B": the no is not the answer; but "no option fits"
+    r"\A(?:no\b(?!\s+(?:\w+\s+)?(?:answer|option|choice)s?\s+\w\w)[\s,.:;!…–—-]*)+", re.I
+)
 
 # --- Numbers -----------------------------------------------------------------------------------------------------
 

@@ -227,9 +227,7 @@ def _option_at(tail: str, letters: str, options: Sequence[str]) -> str | None:
     return longest[0] if len(longest) == 1 else None
 
 
-def _stated_letter(
-    text: str, letters: str, options: Sequence[str], read: Callable[[str], str | None]
-) -> Found | None:
+def _stated_letter(text: str, letters: str, options: Sequence[str], read: Callable[[str], str | None]) -> Found | None:
     """The letter that tier 1 finds, else tier 2; none where the last line chooses several, or one not offered."""
     stated = last_read(text, (STATED, ANSWER_CANNOT, _IT_IS), read)
     chosen = max([last_read(text, (CHOSEN,), read), judged_right(text, letters, options)], key=lambda one: one[0])

@@ -12,16 +12,19 @@ from collections.abc import Callable, Sequence
 from tutelage.evaluation.readers.cues import STATED
 from tutelage.evaluation.readers.find_answer import Found, find_if_ended, plain
 
+_TRIED = 4  # places of such words: after the question that was asked, and within the answer
+
 
 def find_before_next(find: Callable[[str], Found], reply: str, finished: bool, stops: Sequence[str]) -> Found:
-    """What `find` finds in a reply before the first next question, such as "\\nQ:" of the `stops`, that follows an answer.
+    """What `find` finds in a reply, up to the first next question ("\\nQ:", of the `stops`) that follows an answer.
 
     "So the answer is No.\\n\\nQ: … So the answer is Yes." → No; "Question: …\\nAnswer: B" → B.
     """
     labels = [re.escape(label) for stop in stops if (label := stop.strip()).endswith(":")]
     if labels:
-        for following in re.finditer(rf"^[^\w\n]*(?:{'|'.join(labels)})", reply, re.M):
-            before = reply[: following.start()]
+        places = [one.start() for one in re.finditer(rf"^[^\w\n]*(?:{'|'.join(labels)})", reply, re.M)]
+        for start in places[:_TRIED]:
+            before = reply[:start]
             if not before.strip():
                 continue
             found = find_if_ended(find, before, finished=False)

@@ -146,9 +146,9 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
     """Whether the text after a stated option's letter names another, offered or not, that may be the answer too.
 
     In the statement's own sentence every letter is one, but for what a reason or a comparison sets aside and what has
-    a verb of its own ("B, and C is small"; in "B and C are similar" it is that of both). So is one in the sentences that follow at once and only join it ("Or C.").
-    So is, anywhere, a letter that is said to be possible or right too. `wrapped`: the stated letter is in brackets, so
-    that bare ones may be symbols.
+    a verb of its own ("B, and C is small"; in "B and C are similar" it is that of both). So is one in the sentences
+    that follow at once and only join it ("Or C."). So is, anywhere, a letter that is said to be possible or right too.
+    `wrapped`: the stated letter is in brackets, so that bare ones may be symbols.
     """
     joins = True
     for number, sentence in enumerate(_SENTENCE_END.split(rest)):
