@@ -28,6 +28,8 @@ EXPLANATIONS = [
     "It depends on the hills.",
     "Unknown to many, it is old.",
     "Not sure? Look at a map.",
+    "Either way, it is old.",
+    "Any of these could rust in water, but only one does.",
     "Not only is it old, it is large.",
     "It is not possible to doubt it.",
     "There is no answer but this.",
@@ -49,6 +51,8 @@ REFUSALS = [
     "Unknown.",
     "It is unclear which one is right.",
     "I'd rather not say.",
+    "Honestly, it could be any of them.",
+    "Neither is a gas, so neither is correct.",
 ]
 
 

@@ -354,8 +354,10 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         apart = "," in joints and not re.search(r"[/&a-z]", joints) and not ends  # "(A), (B) being wrong"
         return found[0] if apart or any(match in option for option in options) else SEVERAL
 
-    texts = "|".join(re.escape(option) for option in options if option)
-    if texts:  # "Both Rome and Oslo are correct"
+    lower = text.lower()
+    present = [re.escape(option) for option in options if option and option in lower]
+    if len(present) > 1:  # "Both Rome and Oslo are correct"
+        texts = "|".join(present)
         named = rf"(?i:(?:the\s+)?(?:{texts}))(?!\w)"
         text = re.sub(rf"(?<!\w){named}\s+(?:and|or)\s+{named}(?={FITS})(?![^.\n]*{_NEGATED})", SEVERAL, text)
 

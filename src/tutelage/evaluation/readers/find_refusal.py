@@ -85,7 +85,7 @@ FITS = (  # what is said of options as answers
     r"(?:\s*(?:(?:really|all|both|also|equally|clearly|actually)\s+)*(?:(?:(?:is|are|was|were|seems?|looks?|sounds?|"
     r"(?:could|can|may|might|would|must|should)\s+(?:also\s+)?be)(?:n['’]t|\s+not)?\s+)?(?:(?:all|also|both|just\s+as|"
     r"as|really|quite|the|an?|very|\w+ly)\s+)*(?:correct|right|wrong|incorrect|possible|plausible|acceptable|suitable|"
-    r"appropriate|reasonable|valid|good|fine|best)|fits?|works?|match(?:es)?|appl(?:y|ies)|qualif(?:y|ies)|"
+    r"appropriate|reasonable|satisfactory|valid|good|fine|best)|fits?|works?|match(?:es)?|appl(?:y|ies)|qualif(?:y|ies)|"
     r"(?:could|can|may|might|would|will|do(?:es)?)(?:n['’]t|\s+not)?\s+(?:also\s+)?(?:fit|work|apply|do|match|qualify))"
     r"(?:\s+(?:answer|option|choice)s?)?)"
 )
@@ -94,11 +94,17 @@ _CLOSES = (  # of a sentence that says no more
     r"think|given|among|listed|offered|to\s+th(?:is|e)\s+question)\b)"
 )
 _CHOOSES_NONE = re.compile(  # a sentence about the options, as which "both glasses", "it depends on" are not
-    rf"(?:(?:they|these|those|we|I|it|this|that|there|(?:the|this)\s+(?:answer|question))(?:['’](?:s|re|m)|\s+(?:is|are|"
-    rf"am))?\s*)?{_ADVERBS}(?:(?:{_CANNOT}\s+{_BE_SAID}|{_UNWILLING}(?<!nothing)|{_NONE_ELSEWHERE}|N/A\b)|{_SOME}"
-    rf"{FITS}?{_CLOSES}|(?:{_UNKNOWN}|(?:it\s+)?depends|{_NOT_LISTED}|{_NO_RIGHT_ONE}|everything|does\s*(?:n['’]t|\s+not)"
-    rf"\s+exist)(?:{FITS}|\s+(?:is|are)\s+(?:offered|listed|given|available|provided|there))?(?:{_CLOSES}|\s+(?:wh\w+|how|if)\b)|more\s+information\s+is\s+(?:needed|required|necessary))",
+    r"(?:(?:they|these|those|we|I|it|this|that|there|(?:the|this)\s+(?:answer|question))"
+    rf"(?:['’](?:s|re|m)|\s+(?:is|are|am|(?:could|may|might)\s+be))?\s*)?{_ADVERBS}"
+    rf"(?:{_CANNOT}\s+{_BE_SAID}|{_UNWILLING}(?<!nothing)|{_NONE_ELSEWHERE}|N/A\b|{_SOME}{FITS}?{_CLOSES}|"
+    rf"(?:{_UNKNOWN}|(?:it\s+)?depends|{_NOT_LISTED}|{_NO_RIGHT_ONE}|everything|"
+    r"does\s*(?:n['’]t|\s+not)\s+exist)"
+    rf"(?:{FITS}|\s+(?:is|are)\s+(?:offered|listed|given|available|provided|there))?"
+    rf"(?:{_CLOSES}|\s+(?:wh\w+|how|if)\b)|more\s+information\s+is\s+(?:needed|required|necessary))",
     re.I,
+)
+_SO = re.compile(  # ", so neither is right", "Honestly, it could be any of them"
+    r"[,;]\s+(?:and\s+)?(?:so|thus|hence|therefore)\s+|\A\s*\w+ly,\s+", re.I
 )
 _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be given at all
     rf"\b(?:{_CANNOT}\s+{_BE_SAID}|{_NO_GROUNDS}|unanswerable|has\s+no\s+(?:correct\s+|right\s+)?answer\b|"
@@ -192,8 +198,10 @@ def chooses_none(text: str) -> bool:
     sentence = _SENTENCE.search(text)
     if sentence is None or text[sentence.end() :].startswith("?"):
         return False
-    opening = _OPENING.match(sentence[0])
-    return bool(_UNDECIDED.search(sentence[0]) or _CHOOSES_NONE.match(sentence[0], opening.end() if opening else 0))
+    clauses = (sentence[0], *_SO.split(sentence[0])[1:])
+    openings = (_OPENING.match(clause) for clause in clauses)
+    starts = [opening.end() if opening else 0 for opening in openings]
+    return _UNDECIDED.search(sentence[0]) is not None or any(map(_CHOOSES_NONE.match, clauses, starts))
 
 
 def last_refusal(text: str, undecided_only: bool = False) -> int:

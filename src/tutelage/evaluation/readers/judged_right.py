@@ -62,7 +62,10 @@ def without_own_texts(text: str, letters: str, options: Sequence[str], instead: 
 
     `instead`: takes the place of each character that is left out.
     """
+    lower = text.lower()
     for one, option in zip(letters, options, strict=False):
+        if not option or option not in lower:
+            continue
         own = rf"(\({one}\)|(?<![\w(]){one})([\s)\]}}>.,:\"'”’-]*\(?(?i:(?:the )?{re.escape(option)})(?!\w)\)?)"
-        text = re.sub(own, lambda found: found[1] + instead * len(found[2]), text) if option else text
+        text = re.sub(own, lambda found: found[1] + instead * len(found[2]), text)
     return text
