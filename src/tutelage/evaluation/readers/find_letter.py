@@ -265,7 +265,8 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
-        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I)\)?,(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
+        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I)\)?,(?!\s*\(?[{letters}]\b)|\s*\n|"
+        r"\s[-–—]\s)",
         text,
     )
     opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)

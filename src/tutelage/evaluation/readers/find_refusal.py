@@ -218,7 +218,7 @@ def last_refusal(text: str, undecided_only: bool = False) -> int:
         return start
     opening = _OPENING.match(last[0])
     rest = last[0][opening.end() if opening else 0 :]
-    return -1 if undecided_only or not refuses(rest) else start
+    return start if not undecided_only and (refuses(rest) or chooses_none(last[0])) else -1
 
 
 def no_answer_known(text: str, start: int) -> int:
