@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.evaluation.benchmarks import JUDGED, WITH_COMET, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder, read_lines
@@ -260,7 +260,7 @@ def _likelihoods(row: Mapping[str, Any], where: str) -> tuple[float, ...] | None
 def _sentence(kind: str, ids: Sequence[str], total: int) -> str:
     if not ids:
         return ""
-    named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+    named = listed(ids, _NAMED)
     one = len(ids) == 1
     if kind == "missing":
         verb = "has no reply and is" if one else "have no reply and are"

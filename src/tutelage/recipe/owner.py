@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.files import write_atomically
 from tutelage.recipe.load import read_yaml, with_overrides
 
 OWNER = ".owner.json"
 NO_SETTINGS = ("name", "description")  # keys of a recipe that change no result
-NAMED = 3  # changed settings that are named
 
 
 def refuse_other(folder: Path, file: Path | None, what: str) -> None:
@@ -54,9 +53,8 @@ def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: S
         return []
     if not changes:
         return []
-    more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return [
-        f"{folder}{what}: made with other settings ({', '.join(changes[:NAMED])}{more}), replaced when this is done; "
+        f"{folder}{what}: made with other settings ({listed(changes)}), replaced when this is done; "
         f"finished runs are kept. To keep both, give this one another name: name={name}-2"
     ]
 

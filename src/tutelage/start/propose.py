@@ -164,11 +164,11 @@ def _data(
 ) -> dict[str, dict[str, Any]]:
     """The data sections; `dev` and `test` that no file is for are the first rows of the order that `train` skips."""
     data: dict[str, dict[str, Any]] = {}
-    place, own = 0, {"path": paths["train"], **looks["train"].form.keys}
+    place, own = 0, {"path": paths["train"], **_form(looks["train"])}
     allowed = _allowed(looks["train"], too_long)
     for role in ("test", "dev"):
         if role in looks:
-            data[role] = {"path": paths[role], **looks[role].form.keys, **_allowed(looks[role], too_long)}
+            data[role] = {"path": paths[role], **_form(looks[role]), **_allowed(looks[role], too_long)}
         else:
             data[role] = {**own, **({"skip": place} if place else {}), "size": counts[role], **allowed}
             place += counts[role]
@@ -177,6 +177,11 @@ def _data(
     if split:
         reasons["data"] = f"{counts['train']:,} rows to train on, {', '.join(split)}: slices of one shuffled order"
     return data
+
+
+def _form(look: Look) -> dict[str, Any]:
+    """The keys that say how the section's rows are read."""
+    return look.form.keys | ({"distinct": True} if look.repeated else {})
 
 
 def _allowed(look: Look, too_long: float) -> dict[str, float]:

@@ -33,16 +33,23 @@ def test_the_later_of_two_equal_rows_of_a_file_is_to_be_removed_however_they_wer
     for seed in range(8):
         found = seen(tmp_path, "x", [*pairs, pairs[1]], size=13, seed=seed)
         assert found.repeated == [
-            "1 row is an exact repetition and counts twice: remove x.jsonl:13 (it repeats x.jsonl:2)"
+            "1 row is an exact repetition and counts twice: remove x.jsonl:13 (it repeats x.jsonl:2), or set "
+            "`distinct: true`"
         ]
 
 
-def test_rows_that_cannot_be_used_and_empty_questions_are_counted_and_named(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     found = seen(tmp_path, "x", [("Who?", "A"), ("Where?", ""), (" ", "B"), ("When?", "C")])
     assert found.left_out == [
-        "1 of 4 rows is bad and left out: x.jsonl:2: turn 2 is an empty assistant turn",
-        "empty questions (user turns without text, which are read) in 1 row (x.jsonl:3)",
+        "2 of 4 rows are bad and left out: x.jsonl:2: the answer is empty (column `completion`); x.jsonl:3: the "
+        "question is empty (column `prompt`)"
     ]
+
+
+def test_rows_that_repeat_are_counted_where_they_are_left_out(tmp_path: Path) -> None:
+    found = seen(tmp_path, "x", [("Who?", "A"), ("When?", "B"), ("Who?", "A")], distinct=True)
+    assert (found.count, found.repeated) == (2, [])
+    assert found.left_out == ["1 of 3 rows is an exact repetition and left out: x.jsonl:3 (it repeats x.jsonl:1)"]
 
 
 def test_what_is_left_out_of_several_sections_of_one_file_is_said_once() -> None:
@@ -133,7 +140,10 @@ def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop)
 
 
 WHO = [{"prompt": f"Who is {n}?", "completion": f"It is {n}."} for n in range(6)]
-TWICE = "1 row is an exact repetition and counts twice: remove train.jsonl:7 (it repeats train.jsonl:2)"
+TWICE = (
+    "1 row is an exact repetition and counts twice: remove train.jsonl:7 (it repeats train.jsonl:2), or set "
+    "`distinct: true`"
+)
 OTHERWISE = (
     "1 row answers an earlier row's question otherwise: keep the right answer: test.jsonl:3 (it asks what test.jsonl:1 "
     "asks)"

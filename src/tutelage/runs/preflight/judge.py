@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.evaluation.benchmarks import JUDGED, WITH_COMET
 from tutelage.evaluation.judges.comet import MODEL, comet_ready
 from tutelage.evaluation.judges.endpoint import URL_VARIABLE, JudgeEndpoint, judge_of
@@ -79,8 +79,8 @@ def _asked(judge: JudgeEndpoint, start: str) -> Problem | None:
     key = os.environ.get(judge.api_key_env) or ""
     try:
         with openai.OpenAI(base_url=judge.url, api_key=key or "none", timeout=SECONDS, max_retries=0) as client:
-            listed: list[Any] = list(client.models.list().data or [])
-        names = [str(model.id) for model in listed]
+            found: list[Any] = list(client.models.list().data or [])
+        names = [str(model.id) for model in found]
     except (openai.AuthenticationError, openai.PermissionDeniedError):
         state = "is refused" if key else "is not set"
         return Problem(f"{start}: {judge.url} wants a key, and ${judge.api_key_env} {state}: export the right one")
@@ -89,10 +89,8 @@ def _asked(judge: JudgeEndpoint, start: str) -> Problem | None:
     except (openai.APIError, ValueError, AttributeError, TypeError):
         return Problem(f"{start}: {judge.url} answers, but does not list its models, so the name is not checked", False)
     if names and judge.model not in names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return Problem(
-            f"{start}: {judge.url} does not list that model (it has: {', '.join(names[:_NAMED])}{more}): correct it"
-        )
+        has = listed(names, _NAMED)
+        return Problem(f"{start}: {judge.url} does not list that model (it has: {has}): correct it")
     return None
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.data.columns import BadRow, listed, reasons
+from tutelage.common.errors import listed
+from tutelage.data.columns import BadRow, reasons
 from tutelage.data.encode_rows import in_rows
-from tutelage.data.left_out import EMPTY_QUESTION
 from tutelage.data.sources import paths_of
 from tutelage.recipe.load import data_names
 from tutelage.recipe.sections import TrainingConfig
@@ -93,7 +93,7 @@ def _not_trained_on(report: Mapping[str, Any], seen: SeenRows) -> Iterator[str]:
     refused = [BadRow(*row) for row in report["bad_rows"] if row[0] not in seen.bad]
     if refused:
         yield f"{len(refused):,} row{'s are' if len(refused) > 1 else ' is'} left out: {reasons(refused)}"
-    carried = [in_rows(what, rows) for what, rows in report.get("left_out", {}).items() if what != EMPTY_QUESTION]
+    carried = [in_rows(what, rows) for what, rows in report.get("left_out", {}).items()]
     if carried:
         yield f"left out or changed: {'; '.join(carried)}"
 

@@ -7,13 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tutelage.common.errors import listed
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Conversation
-from tutelage.data.columns import listed
-from tutelage.data.dataset import LoadedData, asked_text, bad_rows_note, questions_of, repetitions
+from tutelage.data.dataset import (
+    LoadedData,
+    asked_text,
+    bad_rows_note,
+    questions_of,
+    repeated_note,
+    repetitions,
+)
 from tutelage.data.encode_rows import in_rows
 from tutelage.data.large.stored import StoredRows
-from tutelage.data.left_out import EMPTY_QUESTION
 
 NEAR_ROWS, NEAR_CHARACTERS = 5000, 2_000_000  # the first of a section whose questions are kept to look for near ones
 
@@ -29,7 +35,7 @@ class SeenRows:
         self._sources, self._wholes = [row.source for row in asking], [_whole(row) for row in asking]
         self._repeated = [] if self._stored is not None else repetitions(in_file_order(rows))
         self._asked = list(_first_asked(asking))
-        self.left_out = bad_rows_note(data) + ([] if self._stored is not None else gaps(rows))
+        self.left_out = bad_rows_note(data) + repeated_note(data) + ([] if self._stored is not None else gaps(rows))
         self.bad = {row.source for row in data.bad_rows}
         self.nearly: dict[SeenRows, list[str]] = {}  # what `runs/rows/notes.py` found, which takes a while
 
@@ -82,11 +88,10 @@ def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
 
 
 def gaps(rows: Sequence[Conversation]) -> list[str]:
-    """Lines about rows with an empty question, and with a cell that leaves a gap in a template."""
+    """Lines about rows with a cell that leaves a gap in a template."""
     found: dict[str, list[str]] = {}
     for row in in_file_order(rows):
-        empty = any(m.role == "user" and not m.content.strip() for m in row.messages)
-        for what in (*row.remarks, *[EMPTY_QUESTION] * empty):
+        for what in row.remarks:
             found.setdefault(what, []).append(row.source)
     return [in_rows(what, len(sources), listed(sources)) for what, sources in found.items()]
 
