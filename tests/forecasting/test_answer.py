@@ -136,6 +136,16 @@ def test_what_forecasts_are_worth_is_what_was_measured() -> None:
     assert f"{inside} of {found['situations']} measured gains" in WORTH
     assert f"the sign of {right} of {signs} clear ones" in WORTH
     assert f"of {round(by_teacher)} of {signs}." in WORTH
+    blind = Path(__file__).parents[2] / "docs/results/forecast_blind"
+    outcomes = {file: json.loads(file.read_text()) for file in blind.glob("*.outcome.json")}
+    made = [
+        (json.loads(Path(str(file).replace(".outcome", "")).read_text())["gain"], outcomes[file]["gain"])
+        for file in outcomes
+    ]
+    insides = sum(gain["low"] <= truth <= gain["high"] for gain, truth in made)
+    assert (len(made), insides) == (3, 1)
+    assert "of three recipes forecast blind" in WORTH
+    assert "one gain was inside" in WORTH
 
 
 def test_a_loss_is_not_called_a_gain() -> None:
@@ -176,7 +186,7 @@ def test_the_page_names_no_pilots_where_there_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_terminal_gets_the_answer_first() -> None:
-    lines = forecast_lines(fake_forecast())
+    lines = forecast_lines(fake_forecast(GIVEN))
     assert lines[0].startswith("distil: ")
     prices = [line.strip().partition(":")[0] for line in lines if " on an H100" in line]
     assert prices == ["this forecast", "SFT, then SFT again", "SFT, then GKD"]

@@ -80,6 +80,17 @@ def test_where_nothing_scores_the_situations_say_whether_gains_are_small_too() -
     assert alike.gain.deviation > 2 * small.gain.deviation
 
 
+def test_a_pilot_of_a_teacher_that_its_rows_make_has_a_weight_of_its_own() -> None:
+    behind = (replace(PILOT, gain=-10.0),)
+    given, taught = (replace(NEW, teacher=kind, pilots=behind) for kind in ("given", "same"))
+    before = predict(given, [])
+    # Teachers that learned from a few rows harmed in the pilot, and helped in the end.
+    others = [made(n, 2.0, task=f"task {n}", teacher="same", pilots=behind) for n in range(8)]
+    assert predict(given, others).gain.mean < -2.0
+    assert predict(given, others).gain.mean == pytest.approx(before.gain.mean, abs=1.5)
+    assert predict(taught, others).gain.mean > 0.0
+
+
 def test_an_uncertain_pilot_widens_the_interval() -> None:
     widths = [predict(replace(NEW, pilots=(replace(PILOT, gain_se=se),)), []).gain.deviation for se in (0.3, 3.0, 6.0)]
     assert widths[0] + 0.3 < widths[1] < widths[2] - 0.5

@@ -63,6 +63,25 @@ def test_a_run_has_the_fingerprint_that_a_recipe_gives_it(workshop: Workshop):
     assert planner.stage_run("gkd_sft", 0).folder in {run.folder for run in plan.runs}
 
 
+def test_all_that_is_not_here_is_named_at_once(workshop: Workshop, capfd: pytest.CaptureFixture):
+    template = copy.deepcopy(TEMPLATE)
+    template["data"]["train"]["path"] = "absent.jsonl"
+    file = write_study(workshop, template=template)
+    study = read_yaml(file)
+    study["models"]["large"]["path"] = str(workshop.folder / "nowhere")
+    file.write_text(yaml.safe_dump(study))
+    plan = plan_study(file, workshop.runs, partial=True)
+    assert sorted(line.partition(":")[0].partition("/")[0] for line in plan.absent) == [
+        "data.train.path",
+        "model folder ",
+    ]
+    with pytest.raises(SystemExit, match="1"):
+        main(["study", "run", str(file), "--runs", str(workshop.runs)])
+    said = capfd.readouterr().err
+    assert "problem: data.train.path: no file `absent.jsonl`" in said
+    assert f"problem: model folder {workshop.folder / 'nowhere'} does not exist" in said
+
+
 def test_who_only_looks_sees_what_was_done_on_another_machines_device(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ):

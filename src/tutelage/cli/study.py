@@ -97,7 +97,6 @@ def run(
     from tutelage.report.forecasts import forecasts_file
     from tutelage.runs.hosts.joined import ranks_of_this_command
     from tutelage.runs.store import open_runs
-    from tutelage.study.grid import plan_study
     from tutelage.study.run_study import run_study
     from tutelage.study.status import status_lines, study_status
 
@@ -106,7 +105,7 @@ def run(
             return
         folder, store = open_runs(runs)
         say_at_once(str(read_yaml(file).get("name")), folder)
-        planned = plan_study(file, folder)
+        planned = _plan_whole(file, folder)
 
         def forecast() -> None:
             if planned.config.forecast is None:
@@ -124,6 +123,22 @@ def run(
             if store is not None:
                 store.settle(planned.runs)
             print_lines(status_lines(planned, study_status(planned)))
+
+
+def _plan_whole(file: Path, folder: Path) -> StudyPlan:
+    """The study's plan. Where something is not here, all that is missing is named: raises TutelageError."""
+    from tutelage.common.errors import TutelageError
+    from tutelage.runs.preflight.check import refuse_problems
+    from tutelage.runs.preflight.problem import Problem
+    from tutelage.study.grid import plan_study
+    from tutelage.study.plan_text import problems
+
+    try:
+        return plan_study(file, folder)
+    except TutelageError:
+        looked = plan_study(file, folder, partial=True)  # raises the same where the study itself is wrong
+        refuse_problems([*map(Problem, looked.absent), *problems(looked)])
+        raise
 
 
 def _forecast(planned: StudyPlan, jobs: int, debug: bool) -> Path:

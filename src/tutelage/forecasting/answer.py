@@ -180,7 +180,7 @@ def _decided(known: Situation, score: Prediction, first: str) -> tuple[str, ...]
 def _words(known: Situation, feature: str) -> str | None:
     """A feature as a practitioner would say it; None where it is not known."""
     s, last = known.signals, known.pilots[-1] if known.pilots else None
-    if feature == "pilot" and last is not None:
+    if last is not None and feature == ("pilot_made" if known.teacher == SAME else "pilot"):
         return f"On {last.rows:,.0f} rows GKD scored {plus(last.gain)} ± {last.gain_se:.1f} points against SFT again"
     if feature == "pilot_loss" and last is not None:
         word = "lower" if last.loss_gain > 0 else "higher"

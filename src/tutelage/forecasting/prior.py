@@ -4,10 +4,12 @@
 
 x are the features of FEATURES in units in which they are about 1; h = s^γ, and s is 1 for scores near 25 and grows with
 them: with γ = 1 a task on which nothing scores can gain nothing, with γ = 0 all tasks gain alike. m and S say what
-holds before any situation is known: that half of what a pilot shows will be there at the end, that a teacher which
-leads teaches. Each situation moves them; the marginal likelihood weighs the grid of τ, ρ and γ. So few situations give
-a wide interval around a plain rule, and many give their own rule. A feature that is known with an error, as a pilot's
-gain is, adds the variance that its weight makes of it; one that is not known counts as 0 with a variance of 1.
+holds before any situation is known: that half of what a pilot shows will be there at the end, a quarter where the
+teacher learns from the same rows (the pilot's has seen few of them: it is not yet the teacher of the end), that a
+teacher which leads teaches. Each situation moves them; the marginal likelihood weighs the grid of τ, ρ and γ. So few
+situations give a wide interval around a plain rule, and many give their own rule. A feature that is known with an
+error, as a pilot's gain is, adds the variance that its weight makes of it; one that is not known counts as 0 with a
+variance of 1.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Feature:
 FEATURES = (
     Feature("always", (0.0, 0.7), (0.0, 0.3)),
     Feature("pilot", (0.5, 0.3), (0.0, 0.1)),  # the pilot's gain in points at all rows
+    Feature("pilot_made", (0.25, 0.3), (0.0, 0.1)),  # the same, where the pilot's few rows made its teacher too
     Feature("pilot_loss", (0.3, 0.4), (0.5, 0.3)),  # the pilot's gain in loss, 0.1 nats
     Feature("lead", (0.7, 0.7), (0.1, 0.2)),  # the teacher's lead over the trained student, 10 points
     Feature("loss_lead", (0.2, 0.4), (0.2, 0.3)),  # the teacher's lead in loss before training, nats
@@ -145,23 +148,28 @@ def teacher_lead(situation: Situation) -> float | None:
 
 def _row(situation: Situation, target: Target) -> _Row:
     signals, lead = situation.signals, teacher_lead(situation)
-    scale = score_scale(situation)
+    scale, made = score_scale(situation), situation.teacher == SAME
     score, loss = (pilot_gain(situation.pilots, situation.rows, scale, kind) for kind in ("score", "loss"))
+    gain = None if score is None else score / scale
     losses = [signals.get(name) for name in ("student_loss", "teacher_loss")]
     found: dict[str, float | None] = {
         "always": 1.0,
-        "pilot": None if score is None else score / scale,
+        "pilot": 0.0 if made else gain,
+        "pilot_made": gain if made else 0.0,
         "pilot_loss": None if loss is None else loss / UNIT["loss"],
         "lead": None if lead is None else max(-3.0, min(3.0, lead / (10.0 * scale))),
         "loss_lead": None if losses[0] is None or losses[1] is None else max(-2.0, min(2.0, losses[0] - losses[1])),
         "kl_own": _capped(signals.get("kl_own"), 1.0),
         "kl_rest": _capped(signals.get("kl_rest"), 0.5),
         "rows": math.log10(max(1.0, situation.rows) / 1000.0),
-        "same": float(situation.teacher == SAME),
+        "same": float(made),
     }
     values = [found[feature.name] for feature in FEATURES]
     last = situation.pilots[-1] if situation.pilots else None
-    errors = {} if last is None else {"pilot": last.gain_se / scale, "pilot_loss": last.loss_gain_se / UNIT["loss"]}
+    errors = dict[str, float]()
+    if last is not None:
+        kind = "pilot_made" if made else "pilot"
+        errors = {kind: last.gain_se / scale, "pilot_loss": last.loss_gain_se / UNIT["loss"]}
     variances = [1.0 if found[f.name] is None else errors.get(f.name, 0.0) ** 2 for f in FEATURES]
     return _Row(np.array([value or 0.0 for value in values]), np.array(variances), scale)
 

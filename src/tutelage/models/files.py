@@ -105,6 +105,18 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
     return path, None
 
 
+def is_here(config: ModelConfig) -> bool:
+    """Whether the model, its tokenizer and the base of an adapter are files of this machine: nothing asks the hub.
+
+    Raises TutelageError as `locate` does.
+    """
+    folder, content = locate(config)
+    base = adapter_base(Path(folder))
+    return content is not None and all(
+        name is None or Path(name).exists() for name in (config.tokenizer, base and base[0])
+    )
+
+
 def is_local(path: str) -> bool:
     """Whether a model's `path` means a file, a folder or a package of this machine, be it there or not, and not a name
     on the hub."""

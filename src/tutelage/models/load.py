@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from tutelage.data.chat_template import ChatTemplate
 from tutelage.models.attention import NAME as PACKED
 from tutelage.models.attention import register_attention
 from tutelage.models.checkpoints.save import without_progress_bars
-from tutelage.models.files import hub_snapshot, locate
+from tutelage.models.files import hub_snapshot, is_here, locate
 from tutelage.models.limits import context_of
 from tutelage.models.own_module import OwnModule
 from tutelage.models.rms_norm import fuse_norms
@@ -35,6 +36,8 @@ from tutelage.models.whole import (
     without_load_report,
 )
 from tutelage.recipe.sections import ModelConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,16 @@ def load_shape(config: ModelConfig, packed: bool = True) -> LoadedModel:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
     return LoadedModel(model, template.tokenizer, template, packed, "without weights", config.path)
+
+
+def small_files(config: ModelConfig, load: Callable[[ModelConfig], T], network: bool) -> T | None:
+    """What `load` (`load_template` or `load_shape`) gives from files of this machine or of the hub's local cache, and
+    with `network` from the hub; else None. Raises TutelageError as `load` does."""
+    path, content = locate(config)
+    if content is None and config.tokenizer is None and (cached := hub_snapshot(path, config.revision)):
+        with contextlib.suppress(TutelageError):  # it may be a part of the small files
+            return load(config.model_copy(update={"path": str(cached), "revision": None}))
+    return load(config) if network or is_here(config) else None
 
 
 def _without_weights(config: ModelConfig) -> tuple[ChatTemplate, Any]:

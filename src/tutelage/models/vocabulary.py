@@ -6,6 +6,8 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 
+PROBE = "Zwölf Boxkämpfer jagen 1234 quick brown foxes;\n\n  def f(x): return x**2  # naïve 東京 🙂"
+
 
 def check_vocabularies(teacher: Any, student: Any) -> str | None:
     """Check that every token id means the same to both tokenizers.
@@ -23,8 +25,7 @@ def check_vocabularies(teacher: Any, student: Any) -> str | None:
                 f"teacher and student have different tokenizers: token {i} is {teacher_tokens.get(i)!r} for the "
                 f"teacher and {student_tokens.get(i)!r} for the student. Choose a teacher of the student's family"
             )
-    probe = "Zwölf Boxkämpfer jagen 1234 quick brown foxes;\n\n  def f(x): return x**2  # naïve 東京 🙂"
-    if teacher.encode(probe, add_special_tokens=False) != student.encode(probe, add_special_tokens=False):
+    if teacher.encode(PROBE, add_special_tokens=False) != student.encode(PROBE, add_special_tokens=False):
         raise TutelageError(
             "teacher and student have the same tokens but split text differently (their merges or normalisers "
             "differ). Choose a teacher of the student's family"

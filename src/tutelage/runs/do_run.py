@@ -63,6 +63,7 @@ def _describe(run: Run) -> None:
         **({} if run.lora is None else {"lora": run.lora.model_dump(mode="json")}),
         "data": {k: v.model_dump(mode="json") for k, v in run.data.items()},
         "models": {k: v.model_dump(mode="json") for k, v in run.models.items()},
+        **({} if run.answers_for is None else {"answers_for": run.answers_for.model_dump(mode="json")}),
         "parents": [p.fingerprint for p in run.parents],
     }
     run_folder.write_json(run.folder, run_folder.CONFIG, config)

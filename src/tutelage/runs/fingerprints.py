@@ -7,6 +7,7 @@ not: names, labels, how often state is saved, how memory is used, the git commit
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,20 @@ from tutelage.common.hashing import fingerprint
 from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.data.sources import local_files
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
-from tutelage.models.files import model_fingerprint
+from tutelage.models.files import is_here, model_fingerprint
+from tutelage.models.vocabulary import PROBE, check_vocabularies
 from tutelage.recipe.sections import DataConfig, ModelConfig, TrainingConfig
 from tutelage.recipe.stages import SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask
+from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.rows.seen import SeenRows
 
 if TYPE_CHECKING:
+    from tutelage.data.chat_template import ChatTemplate
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
     from tutelage.runs.run import Run
+
+    Reads = tuple[ChatTemplate, int | None]  # what a model reads: by its template, so many tokens (`load_template`)
 
 # Raised by hand whenever the code changes what a run computes; results made before are then not reused.
 METHOD_VERSION = 5
@@ -43,6 +49,9 @@ _LATER = {"ce_weight"}
 # How often state is saved, and how memory is used, does not change what is computed.
 COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
 COSMETIC |= {"compile"}
+
+# Keys of a model section that do not change which text and tokens the model reads.
+NOT_READ: dict[str, Any] = {"attention": "auto", "lora": None, "precision": None, "tensor_parallel": None}
 
 _CHANGED = "its files changed after this run was planned: run the same command again, which plans it with them"
 
@@ -126,17 +135,33 @@ def refuse_changed(run: Run) -> None:
         if declared_fingerprint(name, config, run.recipe_folder, responses) != planned:
             raise TutelageError(f"data.{name}: {_CHANGED}")
     for role, planned in run.planned_models.items():
-        config = run.models[role]
+        config = run.models.get(role) or run.answers_for
+        assert config is not None
         if fingerprint(config, model_fingerprint(config, hub=False)) != planned:
             raise TutelageError(f"{role} `{config.path}`: {_CHANGED}")
+
+
+def questions_read(student: Reads, teacher: Reads, max_length: int) -> tuple[int, str]:
+    """How many tokens of a question the student of a SeqKD stage reads, and a fingerprint of the text and tokens that
+    rows become for it; `max_length` and "" where it reads whatever the teacher does."""
+    from tutelage.data.teacher_prompts import same_rendering
+
+    (own, context), (other, other_context) = student, teacher
+    length, tokenizer = min(max_length, context or max_length), own.tokenizer
+    with contextlib.suppress(TutelageError):
+        check_vocabularies(other.tokenizer, tokenizer)
+        if same_rendering(own, other):
+            return length if length < (other_context or max_length) else max_length, ""
+    tokens = [tokenizer.get_vocab(), tokenizer.encode(PROBE, add_special_tokens=False), tokenizer.bos_token]
+    return length, fingerprint(own.text, own.thinking, *tokens)
 
 
 class InputFingerprints:
     """Fingerprints of data sections and models, each computed once.
 
     With `declared`, data and models on the hub count as name@revision, and nothing but local files is read. `known` may
-    be shared by several instances. Where `absent` is a list, data that are not here do not raise: the error is added to
-    the list, and the fingerprint is a provisional one.
+    be shared by several instances. Where `absent` is a list, data and models that are not here do not raise: the error
+    is added to the list, and the fingerprint is a provisional one.
     """
 
     def __init__(
@@ -145,6 +170,9 @@ class InputFingerprints:
         self.declared, self.absent = declared, absent
         self.known = {} if known is None else known
         self._seen: dict[str, SeenRows] = {}
+        self._hub = Hub(network=True)
+        self._reads: dict[str, Reads | None] = {}
+        self._questions: dict[str, tuple[int, str]] = {}
 
     def data(self, name: str, config: DataConfig, recipe_folder: Path, require_response: bool) -> str:
         """Fingerprint of the rows of data section `name`. Raises TutelageError when they cannot be read."""
@@ -159,12 +187,15 @@ class InputFingerprints:
                 found = loaded.fingerprint
                 self._seen[key] = SeenRows(loaded)
         except TutelageError as error:
-            if self.absent is None:
-                raise
-            self.absent.append(str(error))
-            return f"absent:{config.model_dump_json()}"
+            return self._provisional(config, error)
         self.known[key] = found
         return found
+
+    def _provisional(self, config: DataConfig | ModelConfig, error: TutelageError) -> str:
+        if self.absent is None:
+            raise error
+        self.absent.append(str(error))
+        return f"absent:{config.model_dump_json()}"
 
     def seen(self, config: DataConfig, recipe_folder: Path, require_response: bool) -> SeenRows | None:
         """The rows of a section, if `data` has read it here."""
@@ -177,5 +208,30 @@ class InputFingerprints:
         hub = not (self.declared or local)
         key = fingerprint(config) if hub or self.declared else fingerprint("local", config)
         if key not in self.known:
-            self.known[key] = model_fingerprint(config, hub=hub)
+            try:
+                self.known[key] = model_fingerprint(config, hub=hub)
+            except TutelageError as error:
+                return self._provisional(config, error)
         return self.known[key]
+
+    def questions(self, student: ModelConfig, teacher: ModelConfig, max_length: int) -> tuple[int, str]:
+        """`questions_read` of two models. Where one is not known here, or declared and on the hub, whose cache does not
+        count either, the student is taken to read whatever the teacher does."""
+        student, teacher = (one.model_copy(update=NOT_READ) for one in (student, teacher))
+        key = fingerprint(student, teacher, max_length)
+        if key not in self._questions:
+            self._questions[key] = max_length, ""
+            if student != teacher and (own := self._read_by(student)) and (other := self._read_by(teacher)):
+                self._questions[key] = questions_read(own, other, max_length)
+        return self._questions[key]
+
+    def _read_by(self, config: ModelConfig) -> Reads | None:
+        from tutelage.models.load import load_template, small_files
+
+        key = fingerprint(config)
+        if key not in self._reads:
+            self._reads[key] = None
+            with contextlib.suppress(TutelageError):  # said by whoever loads it
+                if is_here(config) or not (self.declared or self._hub.problem(config.path, "model")):
+                    self._reads[key] = small_files(config, load_template, network=True)
+        return self._reads[key]

@@ -163,7 +163,7 @@ class Planner:
         if isinstance(stage, SeqkdStage):
             # The teacher's answers do not depend on what a search tries, so they are a run of their own.
             data = names[:-1] if training.validation else names  # a section may be both trained on and validation
-            answers = (self._plan_answers(stage, seed, data, training.max_length),)
+            answers = (self._plan_answers(stage, roles["student"], seed, data, training.max_length),)
             extra = [answers[0].fingerprint]
         elif not isinstance(stage, SftStage):
             roles["teacher"] = stage.teacher
@@ -177,12 +177,17 @@ class Planner:
         inputs.parents = (*answers, *inputs.parents)
         return self._build_stage(stage, seed, inputs, training, extra, lora=lora)
 
-    def _plan_answers(self, stage: SeqkdStage, seed: int, data: Sequence[str], max_length: int) -> Run:
+    def _plan_answers(self, stage: SeqkdStage, student: str, seed: int, data: Sequence[str], max_length: int) -> Run:
         inputs = self._resolve({"teacher": stage.teacher}, seed, data, writes=True)
-        extra = ["answers", f"max_length {max_length}"]  # which questions fit
-        return self._build_stage(
-            stage, seed, inputs, extra=extra, name=f"{stage.name}-answers", kind="answers", max_length=max_length
-        )
+        # Which questions fit: students that read as the teacher does share one run.
+        origin = self._origin(student).model_copy(update={"lora": None})
+        length, rendering = self.inputs.questions(origin, self._origin(stage.teacher), max_length)
+        extra = ["answers", f"max_length {length}", *([f"rendering {rendering}"] if rendering else [])]
+        own: dict[str, Any] = {"max_length": max_length}
+        if rendering or length < max_length:
+            own["answers_for"] = origin
+            inputs.planned_models["student"] = fingerprint(origin, self.inputs.model(origin, local=True))
+        return self._build_stage(stage, seed, inputs, extra=extra, name=f"{stage.name}-answers", kind="answers", **own)
 
     def _plan_evaluation(
         self,
@@ -223,6 +228,7 @@ class Planner:
             kind=kind,
             seed=seed,
             config=config,
+            training=None,
             task=task,
             subject=subject,
             judge=judge,
@@ -239,67 +245,28 @@ class Planner:
         extra: Sequence[str] = (),
         name: str = "",
         kind: str = "",
-        max_length: int | None = None,
-        lora: LoraConfig | None = None,
+        **own: Any,
     ) -> Run:
         name, kind = name or stage.name, kind or stage.kind
         models, data = inputs.model_fingerprints, inputs.data_fingerprints
         key = stage_fingerprint(stage, training, seed, models, data, self.device, extra)
-        return self._build(
-            key,
-            name,
-            inputs,
-            stage=name,
-            kind=kind,
-            seed=seed,
-            config=stage,
-            training=training,
-            lora=lora,
-            max_length=max_length,
-        )
+        return self._build(key, name, inputs, stage=name, kind=kind, seed=seed, config=stage, training=training, **own)
 
-    def _build(
-        self,
-        key: str,
-        folder: str,
-        inputs: _Inputs,
-        *,
-        stage: str,
-        kind: str,
-        seed: int,
-        config: Any,
-        training: TrainingConfig | None = None,
-        lora: LoraConfig | None = None,
-        max_length: int | None = None,
-        task: str = "",
-        subject: str = "",
-        judge: JudgeConfig | None = None,
-        comet: bool = False,
-        also: tuple[str, ...] = (),
-    ) -> Run:
-        """The run with fingerprint `key`: a new one, unless an equal one is known, which then names the folder."""
+    def _build(self, key: str, folder: str, inputs: _Inputs, *, seed: int, **own: Any) -> Run:
+        """The run with fingerprint `key`: a new one, unless an equal one is known, which then names the folder. `own`:
+        what else it has, by the names of `Run`."""
         run = Run(
-            stage=stage,
-            kind=kind,
             seed=seed,
             folder=self.root / f"{folder}-s{seed}-{key}",
             fingerprint=key,
             recipe_folder=self.recipe_folder,
             device=self.device,
-            config=config,
-            training=training,
-            lora=lora,
-            max_length=max_length,
             data=inputs.data,
             models=inputs.models,
             planned_data=inputs.planned_data,
             planned_models=inputs.planned_models,
             parents=inputs.parents,
-            task=task,
-            subject=subject,
-            judge=judge,
-            comet=comet,
-            also=also,
+            **own,
         )
         return self.known.setdefault(key, run)
 

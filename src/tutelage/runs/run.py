@@ -27,10 +27,12 @@ class Run:
     training: TrainingConfig | None  # None: the run does not train
     lora: LoraConfig | None = None  # trains an adapter with these settings; None: all weights
     max_length: int | None = None  # answers: `max_length` of the training that uses them
+    # answers: the model that the student is made from, where it may read other questions than the teacher does
+    answers_for: ModelConfig | None = None
     data: dict[str, DataConfig]  # every data section it reads, by name
     models: dict[str, ModelConfig]  # by role: student, teacher, generator, annotator, model
     # What the plan found in files that no run makes: by section, the fingerprint and whether rows need a response; by
-    # role of a model, its fingerprint.
+    # role of a model, its fingerprint (of `answers_for`: as `student`).
     planned_data: dict[str, tuple[str, bool]] = field(default_factory=dict)
     planned_models: dict[str, str] = field(default_factory=dict)
     parents: tuple[Run, ...] = ()

@@ -62,9 +62,9 @@ def plan_study(
     """Plan the runs of the study file `path`, in the folder `root`. Reads templates and hashes local data; asks no
     network. Raises TutelageError, one line, for a file that is wrong or data that are missing.
 
-    `partial`, for commands that only look: data that are not on this machine are listed in the plan's `absent` instead;
-    and if this machine's device has begun no run, the plan is the one of the device that has. `fetch` brings what a
-    store knows of runs into `root`.
+    `partial`, for commands that only look: data and models that are not on this machine are listed in the plan's
+    `absent` instead; and if this machine's device has begun no run, the plan is the one of the device that has. `fetch`
+    brings what a store knows of runs into `root`.
     """
     config = load_study(path)
     fingerprints: dict[str, str] = {}

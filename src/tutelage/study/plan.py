@@ -49,7 +49,7 @@ class StudyPlan:
     points: tuple[tuple[Cell, Run], ...]
     runs: tuple[Run, ...]  # each once, parents before children
     uses: dict[str, int] = field(default_factory=dict)  # fingerprint → cells that need the run
-    absent: tuple[str, ...] = ()  # one line per data section not here; its runs' fingerprints are provisional
+    absent: tuple[str, ...] = ()  # one line per data section or model not here; its runs' fingerprints are provisional
     distilled: tuple[Distilled, ...] = ()
     elsewhere: str = ""  # the device on which the runs were made, if this machine would use another
 

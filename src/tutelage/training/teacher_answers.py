@@ -3,8 +3,8 @@
 Writing them is a run of its own, so that a search over learning rates reuses them. Lines are only appended, and each
 sample has its own seed from (seed, row, number), so a killed run resumes where it stopped.
 
-For a conversation that `max_length` cuts, the teacher answers the last question that is left, as an on-policy student
-does. An answer says how many messages it answers, and is trained on after exactly those.
+Of a conversation that is too long the teacher answers the last question that the student can read, as an on-policy
+student does. An answer says how many messages it answers, and is trained on after exactly those.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def answer_examples(
 
     `rows[i]`: the row, in `conversations`, that example i was made from; `template`: the student's. The loss is on the
     answer only, even after earlier assistant turns of the conversation. A final token among `teacher_ends` is replaced
-    by the student's end of turn. Also returns the sources of the rows left out, because their question does not fit
-    into `max_length` tokens of the student or was not asked.
+    by the student's end of turn. Also returns the sources of the rows left out: those whose question was not asked, and
+    those where it does not fit into `max_length` tokens of a student that the plan did not know (on the hub).
     """
     end_id, left_out = template.end_of_turn_id, dict[int, str]()
     asked = {answer.row: answer.asked for answer in answers}

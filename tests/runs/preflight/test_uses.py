@@ -22,6 +22,7 @@ from tutelage.models.checkpoints.gguf import packaged_gguf
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
+from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import with_parents
 from tutelage.study.grid import plan_study
 
@@ -48,22 +49,28 @@ def peft() -> None:
     pytest.importorskip("peft", reason="peft is not installed: pip install 'tutelage[lora]'")
 
 
-def test_answers_that_the_student_cannot_read_are_told_before_they_are_sampled(workshop: Workshop):
+def test_answers_that_a_student_of_the_hub_cannot_read_are_told_before_they_are_sampled(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    """A study's plan does not ask the hub how its models read, and takes them for one family."""
     short = workshop.folder / "short"
     shutil.copytree(workshop.models / "student", short)
     config = json.loads((short / "config.json").read_text())
     (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 48}))
+    monkeypatch.setattr("tutelage.runs.preflight.hub.cached", lambda *_: True)
+    monkeypatch.setattr("tutelage.models.load.hub_snapshot", lambda *_: short)
     stage = {"name": "kd", "kind": "seqkd", "data": "train", "student": "base", "sampling": {"max_new_tokens": 6}}
-    found = {}
-    for length in (48, 96):
-        file = workshop.write(stages=[stage], student__path=str(short), training__max_length=length)
-        runs = with_parents([Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)])
-        found[length] = [one for one in find_problems(runs, workshop.runs) if "`kd`" in one.text]
-    assert found[48] == []
-    (note,) = found[96]
+
+    def notes(path: str, length: int) -> list[Problem]:
+        file = workshop.write(stages=[stage], student__path=path, training__max_length=length)
+        plan = Planner(load_recipe(file), workshop.folder, workshop.runs, declared=True)
+        found = find_problems(with_parents([plan.stage_run("kd", 0)]), workshop.runs, network=False)
+        return [one for one in found if "`kd`" in one.text]
+
+    (note,) = notes("some/model", 96)
     assert not note.stops
-    assert "the student reads 48 tokens, the teacher answers questions of up to 96" in note.text
-    assert "set `training.max_length: 48`" in note.text
+    assert "the student reads fewer or other tokens than the teacher" in note.text
+    assert notes("some/model", 48) == notes(str(short), 96) == []
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

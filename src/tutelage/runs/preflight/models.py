@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.fingerprints import NOT_READ
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.preflight.unfinished import why_absent
@@ -33,15 +33,16 @@ class Models:
         return self._look(config)[1]
 
     def _look(self, config: ModelConfig) -> tuple[list[Problem], LoadedModel | None]:
-        same = {"attention": "auto", "lora": None, "precision": None, "tensor_parallel": None}  # whatever these are
-        config = config.model_copy(update=same)
+        from tutelage.models.load import load_shape, small_files
+
+        config = config.model_copy(update=NOT_READ)
         key = config.model_dump_json()
         if key not in self._known:
             found = self._file_problems(config)
             shape: LoadedModel | None = None
             if not found:
                 try:
-                    shape = self._shape(config)
+                    shape = small_files(config, load_shape, self.hub.network)
                 except TutelageError as error:
                     named = "" if f"`{config.path}`" in str(error) else f"`{config.path}`: "
                     found = [Problem(f"{named}{error}")]
@@ -74,18 +75,3 @@ class Models:
         except TutelageError as error:
             found.append(str(error))
         return [Problem(text) for text in found]
-
-    def _shape(self, config: ModelConfig) -> LoadedModel | None:
-        """Raises TutelageError where loading the model would."""
-        from tutelage.models.files import hub_snapshot, locate
-        from tutelage.models.load import load_shape
-        from tutelage.models.whole import adapter_base
-
-        path, content = locate(config)
-        base = adapter_base(Path(path))
-        if content is None and config.tokenizer is None and (cached := hub_snapshot(path, config.revision)):
-            with contextlib.suppress(TutelageError):  # it may be a part of the small files
-                return load_shape(config.model_copy(update={"path": str(cached), "revision": None}))
-        names = [config.tokenizer, base and base[0], None if content else path]
-        local = all(name is None or Path(name).exists() for name in names)
-        return load_shape(config) if self.hub.network or local else None

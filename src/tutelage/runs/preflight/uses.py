@@ -19,6 +19,7 @@ from tutelage.models.surgery.quantise import check_precision, missing_package
 from tutelage.models.vocabulary import check_vocabularies
 from tutelage.recipe.sections import ModelConfig
 from tutelage.recipe.stages import PruneConfig
+from tutelage.runs.fingerprints import questions_read
 from tutelage.runs.preflight.models import Models
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run, adapter_line, maker_of
@@ -38,19 +39,20 @@ def use_problems(runs: Sequence[Run], models: Models, ranks: int, here: bool) ->
 
 
 def _unread_answers(run: Run, models: Models) -> str:
-    """That a teacher will answer questions which the student of a SeqKD stage cannot read; "" where it will not."""
+    """That the plan did not know how the student of a SeqKD stage reads, and it cannot read what the teacher will be
+    asked; "" where it knew, or where it can."""
     answers = next((parent for parent in run.parents if parent.kind == "answers"), None)
-    if answers is None or answers.done or run.training is None:
+    if answers is None or answers.done or answers.answers_for is not None or answers.max_length is None:
         return ""
-    origins = [(run, "student"), (answers, "teacher")]
-    shapes = [models.shape(_origin(*origin)[0]) for origin in origins]
-    student, teacher = (None if one is None else one.context for one in shapes)
-    length = min(run.training.max_length, teacher or run.training.max_length)
-    if student is None or student >= length:
+    student, teacher = (models.shape(_origin(*one)[0]) for one in ((run, "student"), (answers, "teacher")))
+    if student is None or teacher is None:
+        return ""
+    length = answers.max_length
+    if questions_read((student.template, student.context), (teacher.template, teacher.context), length) == (length, ""):
         return ""
     return (
-        f"stage `{run.stage}`: the student reads {student} tokens, the teacher answers questions of up to {length}, "
-        f"the longer ones in vain: set `training.max_length: {student}`"
+        f"stage `{run.stage}`: the student reads fewer or other tokens than the teacher, and the plan of a study does "
+        "not ask the hub: the teacher is asked in vain what the student cannot read; as local folders the two are known"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,13 +34,18 @@ class Encoded:
     report: dict[str, Any]  # rows used, cut, left out, split, and those that lost their last turns
 
 
-def readable_length(wanted: int, *models: LoadedModel | None) -> int:
-    """The most tokens per sequence: `wanted`, or what the model with the shortest context reads."""
-    return min([wanted, *(model.context for model in models if model is not None and model.context is not None)])
+def readable_length(wanted: int | None, *models: LoadedModel | None) -> int:
+    """The most tokens per sequence: `wanted` (None: any number), or what the model with the shortest context reads."""
+    return min(
+        [wanted or sys.maxsize, *(model.context for model in models if model is not None and model.context is not None)]
+    )
 
 
-def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: LoadedModel | None = None) -> Encoded:
-    """Read data section `name`, encode it with the chat template of `reader`, at most `max_length` tokens per sequence.
+def encoded(
+    run: Run, name: str, reader: LoadedModel, max_length: int | None, teacher: LoadedModel | None = None
+) -> Encoded:
+    """Read data section `name`, encode it with the chat template of `reader`, at most `max_length` tokens per sequence
+    (None: any number).
 
     Rows are also cut at the context of `reader` and `teacher`, which is said in one line. With a teacher, sequences
     have its rendering of the prompts; those too long for it in that rendering are left out, and rows without any other
@@ -78,7 +84,7 @@ def encoded(run: Run, name: str, reader: LoadedModel, max_length: int, teacher: 
     cut = int(cut_of(sequences).sum())
     if not why and (cut or too_long):
         why = f"`max_length` is {limit}"
-    if why:
+    if why and (max_length is not None or cut or too_long):
         those = f" ({listed(too_long)})" if too_long else ""
         tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{those}", run.stage)
     for note in [*bad_rows_note(data), *repeated_note(data), *notes(report)]:
@@ -110,12 +116,13 @@ def _system_of(rows: Sequence[Conversation]) -> str:
     return texts.pop() if len(texts) == 1 else ""
 
 
-def _why_limited(wanted: int, limit: int, *models: LoadedModel | None) -> str:
+def _why_limited(wanted: int | None, limit: int, *models: LoadedModel | None) -> str:
     """Which model reads fewer tokens than `wanted`, in words; "" if none does."""
-    if limit == wanted:
+    if limit == (wanted or sys.maxsize):
         return ""
     name = next(model.name for model in models if model is not None and model.context == limit)
-    return f"`{name}` reads {limit} tokens (max_position_embeddings of its config), fewer than `max_length` ({wanted})"
+    fewer = "" if wanted is None else f", fewer than `max_length` ({wanted})"
+    return f"`{name}` reads {limit} tokens (max_position_embeddings of its config){fewer}"
 
 
 def _refuse_unknown(

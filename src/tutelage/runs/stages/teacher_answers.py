@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tutelage.common.progress import progress
 from tutelage.common.time_left import elapsed
-from tutelage.common.types import Message
-from tutelage.data.encode_rows import messages_asked
-from tutelage.models.load import LoadedModel
+from tutelage.common.types import Message, TokenSequence
+from tutelage.models.load import LoadedModel, load_shape
 from tutelage.recipe.stages import SeqkdStage
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
@@ -47,20 +47,36 @@ def write_teacher_answers(run: Run) -> dict[str, Any]:
 
 
 def _questions(run: Run, teacher: LoadedModel) -> tuple[dict[int, tuple[Message, ...]], list[str], list[str]]:
-    """By row, counted through all sections: the messages to answer, which fit into the run's `max_length`.
+    """By row, counted through all sections: the messages to answer, up to the last question that student and teacher
+    read: within `max_length` the student's tokens, and within each model's context its own.
 
-    Also the sources of the rows that do not fit at all, and of those whose last turns do not.
+    Also the sources of the rows without such a question, and of those whose last question it is not.
     """
-    assert run.max_length is not None
+    readers: list[tuple[LoadedModel, int | None]] = [(teacher, run.max_length)]
+    if run.answers_for is not None:
+        readers = [(load_shape(run.answers_for), run.max_length), (teacher, None)]
     questions: dict[int, tuple[Message, ...]] = {}
     too_long: list[str] = []
     last_turns_cut: list[str] = []
     offset = 0
     for name in run.data:
-        part = encoded(run, name, teacher, run.max_length)
-        for sequence in part.sequences:
-            questions[offset + sequence.index] = messages_asked(part.conversations[sequence.index], sequence)
-        offset += len(part.conversations)
-        too_long += part.report["too_long"]
-        last_turns_cut += part.report["last_turns_cut"]
+        parts = [encoded(run, name, reader, length) for reader, length in readers]
+        rows, turns = parts[0].conversations, [_turns(part.sequences) for part in parts]
+        too_long += dict.fromkeys(source for part in parts for source in part.report["too_long"])
+        shorter = {source for part in parts for source in part.report["last_turns_cut"]}
+        for row in sorted(turns[0].keys() & turns[-1].keys()):
+            read, source = turns[0][row] & turns[-1][row], rows[row].source
+            if read:
+                questions[offset + row] = rows[row].messages[: max(read)]
+            if source in shorter:
+                (last_turns_cut if read else too_long).append(source)
+        offset += len(rows)
     return questions, too_long, last_turns_cut
+
+
+def _turns(sequences: Sequence[TokenSequence]) -> dict[int, set[int]]:
+    """By row: the assistant turns of which a token fits."""
+    turns: dict[int, set[int]] = {}
+    for sequence in sequences:
+        turns.setdefault(sequence.index, set()).update(sequence.turns)
+    return turns
