@@ -52,7 +52,7 @@ def draft(
     lengths = measure(looks["train"], pair.template)
     paths = {role: _as_written(look.paths, out) for role, look in looks.items()}
     proposal = propose(name, looks, paths, lengths, pair)
-    head = f"Made by `{command}`; docs/recipe.md has every key. Next: tutelage run {out}"
+    head = f"Made by `{command}`; docs/recipe.md has every key, docs/glossary.md the words. Next: tutelage run {out}"
     with _healing_rows(pair.student, out.with_name(HEALING_FILE), force):
         fitting = _fitting(proposal, head, out, pair, here, runs)
         problems = find_problems(fitting.runs, runs, data=False)

@@ -87,7 +87,9 @@ def encoded(
     if why and (max_length is not None or cut or too_long):
         those = f" ({listed(too_long)})" if too_long else ""
         tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{those}", run.stage)
-    for note in [*bad_rows_note(data), *repeated_note(data), *notes(report)]:
+    for note in [*bad_rows_note(data), *repeated_note(data)]:
+        tell(f"{key}: {note}", run.stage, cause=f"{config.path}: {note}")  # once for all slices of a file
+    for note in notes(report):
         tell(f"{key}: {note}", run.stage)
     counts = {
         "rows": len(np.unique(indices_of(sequences))),

@@ -27,7 +27,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     task: TaskConfig = run.config
     data = load_dataset(task.data, run.data[task.data], run.recipe_folder, require_response=False)
     for note in [*bad_rows_note(data), *repeated_note(data)]:
-        tell(f"data.{task.data}: {note}", run.stage)
+        tell(f"data.{task.data}: {note}", run.stage, cause=f"{run.data[task.data].path}: {note}")
     kept = _answers_of_an_earlier_reading(run, data.conversations)
     if run.subject == "lead_1":
         records = lead_1_records(run.task, task, data.conversations)
