@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError, listed
-from tutelage.common.files import write_atomically
+from tutelage.common.files import refuse_unwritable, write_atomically
 from tutelage.recipe.load import read_yaml, with_overrides
 
 OWNER = ".owner.json"
@@ -39,6 +39,27 @@ def claim(folder: Path, file: Path | None, name: str, overrides: Sequence[str] =
         return
     content = {**owner_of(folder, file, name), "settings": _settings(file, overrides)}
     write_atomically(folder / OWNER, json.dumps(content, default=str) + "\n")
+
+
+def make_way(
+    folder: Path,
+    file: Path | None,
+    name: str,
+    what: str,
+    option: str,
+    overrides: Sequence[str] = (),
+    *,
+    given: bool = True,
+    beside: str = "",
+) -> list[str]:
+    """Before the work whose results go into `folder`: what `replaces` says, for the user.
+
+    `what`: the results, such as a report. `option`: what sets the folder, if it was `given`. Raises TutelageError for a
+    folder that cannot be written, and as `refuse_other` does.
+    """
+    refuse_unwritable(folder, option, "" if given else f"the {what}")
+    refuse_other(folder, file, what)
+    return replaces(folder, file, name, beside, overrides)
 
 
 def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: Sequence[str] = ()) -> list[str]:
