@@ -17,7 +17,7 @@ import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import unwritable
-from tutelage.evaluation.run_benchmarks import RESPONSES_FILE
+from tutelage.evaluation.replies import RESPONSES_FILE
 from tutelage.runs.stages.earlier import rescore_runs
 
 
