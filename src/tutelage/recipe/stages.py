@@ -259,6 +259,12 @@ class SeqkdStage(_TrainStage):
     teacher: str = Field(default="teacher", description=_TEACHER)
     samples_per_prompt: Count = Field(default=5, description="Samples that the teacher writes per prompt.")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="How the teacher's responses are sampled.")
+    own_answers: bool = Field(
+        default=False,
+        description="The teacher is asked what this student reads, and its answers are shared with no other student. "
+        "Wanted by a study whose student and teacher are on the hub and read differently: it is told then. All other "
+        "plans find that out themselves.",
+    )
 
 
 class MethodStage(_TrainStage):

@@ -45,7 +45,7 @@ _NOT_CONTENT = {"name", "label", "shared", "training", "search", "epochs_of", "s
     "signal",  # where the teacher is does not change what it says; its `identity` is added
 }
 # Keys that count only if set, so that runs from before they existed keep their fingerprints.
-_LATER = {"ce_weight"}
+_LATER = {"ce_weight", "own_answers"}
 # How often state is saved, and how memory is used, does not change what is computed.
 COSMETIC = {"checkpoint_every", "tokens_per_micro_batch", "memory_gib", "trackers", "gradient_checkpointing", "shard"}
 COSMETIC |= {"compile"}

@@ -24,7 +24,7 @@ from tutelage.recipe.recipe import LORA, RecipeConfig
 from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, TaskConfig, TrainingConfig
 from tutelage.recipe.stages import MethodStage, PruneStage, SeqkdStage, SftStage, SynthesizeStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, JudgeConfig
-from tutelage.runs.fingerprints import InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
+from tutelage.runs.fingerprints import NOT_READ, InputFingerprints, evaluation_fingerprint, scored_by, stage_fingerprint
 from tutelage.runs.run import Run
 from tutelage.runs.stages.earlier import with_other_metrics
 from tutelage.training.methods import METHODS, method_fingerprint
@@ -182,6 +182,8 @@ class Planner:
         # Which questions fit: students that read as the teacher does share one run.
         origin = self._origin(student).model_copy(update={"lora": None})
         length, rendering = self.inputs.questions(origin, self._origin(stage.teacher), max_length)
+        if stage.own_answers and not rendering:  # how it reads may not be known here
+            rendering = fingerprint(origin.model_copy(update=NOT_READ), self.inputs.model(origin, local=True))
         extra = ["answers", f"max_length {length}", *([f"rendering {rendering}"] if rendering else [])]
         own: dict[str, Any] = {"max_length": max_length}
         if rendering or length < max_length:

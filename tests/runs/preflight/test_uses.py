@@ -52,7 +52,7 @@ def peft() -> None:
 def test_answers_that_a_student_of_the_hub_cannot_read_are_told_before_they_are_sampled(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ):
-    """A study's plan does not ask the hub how its models read, and takes them for one family."""
+    """A study's plan does not ask the hub how its models read, and takes them for one family, unless it is told."""
     short = workshop.folder / "short"
     shutil.copytree(workshop.models / "student", short)
     config = json.loads((short / "config.json").read_text())
@@ -61,16 +61,16 @@ def test_answers_that_a_student_of_the_hub_cannot_read_are_told_before_they_are_
     monkeypatch.setattr("tutelage.models.load.hub_snapshot", lambda *_: short)
     stage = {"name": "kd", "kind": "seqkd", "data": "train", "student": "base", "sampling": {"max_new_tokens": 6}}
 
-    def notes(path: str, length: int) -> list[Problem]:
-        file = workshop.write(stages=[stage], student__path=path, training__max_length=length)
+    def told(path: str, length: int, **more: Any) -> list[Problem]:
+        file = workshop.write(stages=[stage | more], student__path=path, training__max_length=length)
         plan = Planner(load_recipe(file), workshop.folder, workshop.runs, declared=True)
         found = find_problems(with_parents([plan.stage_run("kd", 0)]), workshop.runs, network=False)
         return [one for one in found if "`kd`" in one.text]
 
-    (note,) = notes("some/model", 96)
-    assert not note.stops
-    assert "the student reads fewer or other tokens than the teacher" in note.text
-    assert notes("some/model", 48) == notes(str(short), 96) == []
+    (problem,) = told("some/model", 96)
+    assert problem.stops
+    assert problem.text.endswith("what the student cannot read: set `own_answers: true` in this stage")
+    assert told("some/model", 96, own_answers=True) == told("some/model", 48) == told(str(short), 96) == []
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------

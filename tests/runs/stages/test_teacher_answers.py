@@ -186,7 +186,14 @@ def test_a_plan_that_does_not_ask_the_hub_takes_its_models_for_one_family(
 
     monkeypatch.setattr("tutelage.runs.preflight.hub.cached", lambda *_: True)  # its fingerprint is the same before
     monkeypatch.setattr("tutelage.models.load.load_template", never)
-    assert planned(workshop, declared=True, student__path="some/model")[1].answers_for is None
+    shared = planned(workshop, declared=True, student__path="some/model")[1]
+    assert shared.answers_for is None
+    own = [SEQKD | {"own_answers": True}]
+    runs = [
+        planned(workshop, declared=True, stages=own, student__path=f"some/{name}")[1] for name in ("model", "other")
+    ]
+    assert [run.answers_for is not None and run.answers_for.path for run in runs] == ["some/model", "some/other"]
+    assert len({shared.fingerprint, *(run.fingerprint for run in runs)}) == 3
 
 
 def test_a_student_that_reads_otherwise_since_the_plan_is_told(workshop: Workshop):

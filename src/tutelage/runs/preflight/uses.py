@@ -34,13 +34,13 @@ def use_problems(runs: Sequence[Run], models: Models, ranks: int, here: bool) ->
             if error not in seen:  # of several stages with one mistake the first is named
                 yield Problem(f"stage `{run.stage}`: {error}")
             seen.add(error)
-        if note := _unread_answers(run, models):
-            yield Problem(note, stops=False)
+        if text := _unread_answers(run, models):
+            yield Problem(text)
 
 
 def _unread_answers(run: Run, models: Models) -> str:
-    """That the plan did not know how the student of a SeqKD stage reads, and it cannot read what the teacher will be
-    asked; "" where it knew, or where it can."""
+    """That the student of a SeqKD stage, which the plan did not look at on the hub, cannot read what the teacher would be
+    asked; "" where the plan knew how it reads, or where it can."""
     answers = next((parent for parent in run.parents if parent.kind == "answers"), None)
     if answers is None or answers.done or answers.answers_for is not None or answers.max_length is None:
         return ""
@@ -51,8 +51,8 @@ def _unread_answers(run: Run, models: Models) -> str:
     if questions_read((student.template, student.context), (teacher.template, teacher.context), length) == (length, ""):
         return ""
     return (
-        f"stage `{run.stage}`: the student reads fewer or other tokens than the teacher, and the plan of a study does "
-        "not ask the hub: the teacher is asked in vain what the student cannot read; as local folders the two are known"
+        f"stage `{run.stage}`: the student reads fewer or other tokens than the teacher, which would be asked in vain "
+        "what the student cannot read: set `own_answers: true` in this stage"
     )
 
 
