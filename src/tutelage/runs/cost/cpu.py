@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tutelage.recipe.sections import TaskConfig
-from tutelage.recipe.stages import DistillStage
+from tutelage.recipe.stages import DistillStage, MethodStage
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.run import Run
 
@@ -113,14 +113,13 @@ def cpu_seconds(run: Run, cost: Cost, model: CostModel, pace: Pace) -> float:
 
 def _last_steps(run: Run, model: CostModel, batch: int) -> float:
     """Decoding steps in which the longest answers of a batch are written, and the others have ended."""
-    sampling = getattr(run.config, "sampling", None)
     if isinstance(run.config, TaskConfig):
         rows, batches = model.rows(run, run.config.data), 1
-    elif run.training is not None and getattr(run.config, "on_policy", 0.0):
+    elif isinstance(run.config, DistillStage | MethodStage) and run.config.on_policy:
         rows, batches = model.trained_on(run), model.steps(run)
     else:
         return 0.0
-    return batches * max(0.0, min(rows.longest(batch), sampling.max_new_tokens) - rows.response)
+    return batches * max(0.0, min(rows.longest(batch), run.config.sampling.max_new_tokens) - rows.response)
 
 
 def _decoding_step(shape: Shape, batch: int) -> float:
