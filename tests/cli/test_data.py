@@ -155,6 +155,29 @@ def test_the_summary_of_a_run_says_what_is_left_out(workshop: Workshop, capsys: 
     assert "sft: data.train: left out or changed: column `system` (not read) in 1 row (train.jsonl:1)" in out
 
 
+def test_a_run_names_rows_left_out_of_slices_of_one_file_once(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tutelage.common.progress import told_once
+    from tutelage.recipe.load import load_recipe
+    from tutelage.runs.do_run import do_run
+    from tutelage.runs.planner import Planner
+
+    workshop.rows("train", [*(turns(f"q{n}", "a") for n in range(4)), turns("q0", "a"), {}])
+    own = {"path": "train.jsonl", "max_bad_rows": 0.5, "distinct": True}
+    data = {"train": {**own, "skip": 2}, "dev": {**own, "size": 2}, "test": {"path": "test.jsonl"}}
+    run = Planner(
+        load_recipe(workshop.write(data=data, training__validation="dev")), workshop.folder, workshop.runs
+    ).stage_run("sft", 0)
+    with told_once():
+        do_run(run)
+    out = capsys.readouterr().out
+    assert out.count("1 of 6 rows is bad and left out: train.jsonl:6: neither") == 1
+    assert out.count("1 of 6 rows is an exact repetition and left out: train.jsonl:5 (it repeats train.jsonl:1)") == 1
+    report = json.loads((run.folder / "data.json").read_text())
+    assert [report[name]["repeated"] for name in ("train", "dev")] == [["train.jsonl:5 (it repeats train.jsonl:1)"]] * 2
+
+
 # --- numbers in YAML -------------------------------------------------------------------------------------------------
 
 
