@@ -252,3 +252,4 @@ def test_an_adapter_is_loaded_on_its_base(tmp_path: Path):
         added = 2.0 * lora[f"{key}B.weight"] @ lora[f"{key}A.weight"] if f"{key}A.weight" in lora else 0.0
         torch.testing.assert_close(after.model.state_dict()[name], weight + added)
     assert before.fingerprint != after.fingerprint
+    assert all(weight.requires_grad for weight in after.model.parameters())  # it may be trained as a whole model

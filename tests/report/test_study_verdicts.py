@@ -53,15 +53,16 @@ def made(
     task: str = "dialogsum",
     name: str = "s",
     steps: Mapping[str, int] | None = None,
+    noise: Mapping[str, float] | None = None,
 ) -> Study:
     """One seed; each (method, size) scores 0.5 + its gain ± NOISE per example, in the share of the whole. `steps`: of a
-    method's training."""
+    method's training; `noise`: factors of NOISE."""
     found = []
     for number, ((method, size), gain) in enumerate(gains.items()):
         teacher, trained = None if method.startswith("sft") else TEACHER, (steps or {}).get(method)
         cell = Cell(size, name, method, teacher, 0, task, root / f"{number}", trained)
         steady = method in ("sft", "sft_again")
-        scores = 0.5 + gain + (0 if steady else 1) * NOISE
+        scores = 0.5 + gain + (0 if steady else (noise or {}).get(method, 1)) * NOISE
         records = [ExampleRecord(f"{n}", "", "", (), {"m": float(s)}, "", "", True, 1) for n, s in enumerate(scores)]
         write_records(cell.folder, records)
         write_result(cell.folder, summarise(records, ["m"], "m", task=task, model=method, seed=0))
@@ -85,6 +86,15 @@ def test_advice_is_corrected_for_the_arms_and_sizes_that_it_chose_among(tmp_path
     assert advice.tone == "unclear"
     more = made(tmp_path / "more", gains | {("gkd_sft", 20): 0.04}, "bbh")
     assert "at 20 use GKD (SFT-S): " in answers(more)[0].text
+
+
+def test_all_were_worse_where_each_was_shown_to_be(tmp_path: Path) -> None:
+    """GKD from the base loses more than GKD from SFT, which was shown to lose, but with far more noise."""
+    gains = {("sft", 10): 0.0, ("gkd_sft", 10): -0.04, ("gkd_base", 10): -0.06}
+    both = made(tmp_path / "both", gains, "bbh")
+    assert "use SFT, the cheapest to train, the rest was shown to be worse: " in answers(both)[0].text
+    one = made(tmp_path / "one", gains, "bbh", noise={"gkd_base": 9})
+    assert "use SFT, the cheapest to train, nothing was shown to beat it: " in answers(one)[0].text
 
 
 def test_a_domain_tasks_advice_is_corrected_too(tmp_path: Path) -> None:

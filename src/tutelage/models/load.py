@@ -139,7 +139,10 @@ def read_weights(
             raise TutelageError(f"`{config.path}`: adapters are not merged under `training.shard`: merge it first")
         whole = config.model_copy(update={"path": base[0], "revision": base[1]})
         model = read_weights(whole, locate(whole)[0], dtype, meta=meta)
-        return model if meta else merged(model, Path(folder))
+        if meta:
+            return model
+        # peft freezes the base. Merged, it is a model like any other, which may be trained if it is not quantised.
+        return merged(model, Path(folder)).requires_grad_(config.precision is None)
     options: dict[str, Any] = {"device_map": "meta"} if meta or (sharded and dist.get_rank()) else {}
     if config.precision is not None and not meta:
         where = torch.empty(0, device=device).device  # of several GPUs, this process's

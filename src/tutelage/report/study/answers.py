@@ -217,7 +217,8 @@ def _answer_at(
     missing = tuple(method_label(r.arm, study) for r in results if r.arm.method in SAME_DATA and r.is_missing)
     if missing:
         return _SizeAnswer(size, Choice.OPEN, best.result, missing)
-    return _SizeAnswer(size, Choice.WORSE if best.shown else Choice.SFT, best.result, (), fallback)
+    choice = Choice.WORSE if all(one.shown for one in compared) else Choice.SFT
+    return _SizeAnswer(size, choice, best.result, (), fallback)
 
 
 def _fallback(compared: Sequence[_Compared]) -> str:

@@ -39,8 +39,8 @@ def use_problems(runs: Sequence[Run], models: Models, ranks: int, here: bool) ->
 
 
 def _unread_answers(run: Run, models: Models) -> str:
-    """That the student of a SeqKD stage, which the plan did not look at on the hub, cannot read what the teacher would be
-    asked; "" where the plan knew how it reads, or where it can."""
+    """That the student of a SeqKD stage, at which the plan did not look on the hub, cannot read what the teacher would
+    be asked; "" where the plan knew how it reads, or where it can."""
     answers = next((parent for parent in run.parents if parent.kind == "answers"), None)
     if answers is None or answers.done or answers.answers_for is not None or answers.max_length is None:
         return ""
