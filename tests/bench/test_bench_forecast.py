@@ -132,7 +132,7 @@ def test_a_forecast_takes_no_pilot_that_the_command_would_not_make() -> None:
     pilots = tuple(replace(world(0, 1)[0].pilots[0], rows=rows, gain=gain, gain_se=4.0, hours=hours, work_share=work)
                    for rows, gain, hours, work in ((62.0, 0.0, 0.1, 0.02), (125.0, 0.0, 0.2, 0.05),
                                                    (250.0, 0.0, 0.4, 0.2)))  # fmt: skip
-    one = replace(ONE, pilots=pilots)
+    one = replace(ONE, teacher="given", pilots=pilots)
     assert len(as_seen(one, []).pilots) == 2  # the third would cost a fifth of both arms
     sure = replace(one, pilots=(replace(pilots[0], gain=20.0, gain_se=0.1), *pilots[1:]))
     assert len(as_seen(sure, []).pilots) == 1  # decided

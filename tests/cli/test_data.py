@@ -55,6 +55,42 @@ def test_a_template_that_thinks_gives_a_sequence_per_turn(
     assert out.count("<think>\n\n</think>\n\n⟦") == 2
 
 
+def test_each_section_has_the_length_limit_of_the_stages_that_use_it(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.rows("heal", [turns("a", "b"), turns("The cat sat. " * 40, "no room")])
+    heal = {"name": "heal", "kind": "sft", "data": "heal", "training": {"max_length": 32, "validation": "test"}}
+    file = workshop.write(
+        data__heal={"path": "heal.jsonl", "max_bad_rows": 0.5}, stages=[heal, *workshop.recipe["stages"]]
+    )
+    main(["data", "inspect", str(file), "--rows", "1"])
+    train, test, heal = capsys.readouterr().out.split("\n\ndata.")
+    assert "used: 12 rows as 12 sequences; `training.max_length` is 96\n" in train
+    assert "used: 1 rows as 1 sequences; `max_length` is 32 for stage `heal`\n" in heal
+    assert "left out as too long: 1 row (heal.jsonl:2)" in heal
+    assert "`max_length` is 32 for stage `heal`" in test  # it measures its loss on them
+    main(["data", "inspect", str(file), "stages.gkd.training.max_length=64", "--section", "train", "--rows", "1"])
+    out = capsys.readouterr().out
+    assert "12 sequences; `training.max_length` is 96 for stage `sft`\n" in out
+    assert "12 sequences; `max_length` is 64 for stage `gkd`\n" in out
+    assert out.count("--- train.jsonl:1") == 1
+
+
+def test_rows_left_out_are_named_once_for_all_slices_of_a_file(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.rows("train", [*(turns(f"q{n}", "a") for n in range(6)), turns("q0", "a"), turns(" ", "a"), {}])
+    both = {"path": "train.jsonl", "max_bad_rows": 0.3, "distinct": True}
+    file = workshop.write(data={"train": {**both, "skip": 2}, "test": {**both, "size": 2}})
+    main(["data", "inspect", str(file), "--rows", "0"])
+    train, test = capsys.readouterr().out.split("\n\ndata.")
+    assert "bad row: train.jsonl:8: turn 1 is an empty user turn\n" in train
+    assert "1 of 9 rows is an exact repetition and left out: train.jsonl:7 (it repeats train.jsonl:1)\n" in train
+    assert "used: 4 rows" in train
+    assert "bad rows: 2, named above\n1 of 9 rows is an exact repetition and left out, as named above\n" in test
+    assert "train.jsonl:" not in test
+
+
 def test_sections_for_evaluation_are_prompts(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     workshop.rows("test", [{"prompt": "Say a.", "references": ["a"]}])
     main(["data", "inspect", str(workshop.write()), "--section", "test", "--model", "teacher"])
@@ -70,7 +106,7 @@ def test_rows_that_contradict_others_are_named(workshop: Workshop, capsys: pytes
     main(["data", "inspect", str(workshop.write())])
     out = capsys.readouterr().out
     assert "keep the right answer: train.jsonl:3 (it asks what train.jsonl:1 asks)" in out
-    assert "counts twice: remove train.jsonl:4 (it repeats train.jsonl:2)" in out
+    assert "counts twice: remove train.jsonl:4 (it repeats train.jsonl:2), or set `distinct: true`" in out
     assert "remove test.jsonl:2 (it repeats test.jsonl:1)" in out
 
 
@@ -117,6 +153,29 @@ def test_the_summary_of_a_run_says_what_is_left_out(workshop: Workshop, capsys: 
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 3  # a step per sequence
     out = capsys.readouterr().out
     assert "sft: data.train: left out or changed: column `system` (not read) in 1 row (train.jsonl:1)" in out
+
+
+def test_a_run_names_rows_left_out_of_slices_of_one_file_once(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tutelage.common.progress import told_once
+    from tutelage.recipe.load import load_recipe
+    from tutelage.runs.do_run import do_run
+    from tutelage.runs.planner import Planner
+
+    workshop.rows("train", [*(turns(f"q{n}", "a") for n in range(4)), turns("q0", "a"), {}])
+    own = {"path": "train.jsonl", "max_bad_rows": 0.5, "distinct": True}
+    data = {"train": {**own, "skip": 2}, "dev": {**own, "size": 2}, "test": {"path": "test.jsonl"}}
+    run = Planner(
+        load_recipe(workshop.write(data=data, training__validation="dev")), workshop.folder, workshop.runs
+    ).stage_run("sft", 0)
+    with told_once():
+        do_run(run)
+    out = capsys.readouterr().out
+    assert out.count("1 of 6 rows is bad and left out: train.jsonl:6: neither") == 1
+    assert out.count("1 of 6 rows is an exact repetition and left out: train.jsonl:5 (it repeats train.jsonl:1)") == 1
+    report = json.loads((run.folder / "data.json").read_text())
+    assert [report[name]["repeated"] for name in ("train", "dev")] == [["train.jsonl:5 (it repeats train.jsonl:1)"]] * 2
 
 
 # --- numbers in YAML -------------------------------------------------------------------------------------------------

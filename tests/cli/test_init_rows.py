@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from question_tables import PAIRS, table
+from question_tables import PAIRS, Typed, table
 
+from tutelage.data.dataset import load_dataset
 from tutelage.runs.recipe_results import recipe_results
 
 
@@ -54,6 +55,37 @@ def test_a_test_file_of_one_row_is_warned_of(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "typed", "left_out"),
+    [
+        ((), None, True),
+        (("--distinct",), "", True),
+        ((), "", True),
+        ((), "n\n", False),
+        (("--no-distinct",), "", False),
+    ],
+)
+def test_rows_that_repeat_are_left_out_unless_somebody_keeps_them(
+    here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], typed: str | None, left_out: bool,
+) -> None:  # fmt: skip
+    table(tmp_path / "desk.csv", rows=[*PAIRS[:40], *PAIRS[7:12]])
+    if typed is not None:
+        monkeypatch.setattr("sys.stdin", Typed(f"{typed}\n\n\n"))
+    config = here("desk.csv", *arguments)
+    said = capsys.readouterr().out
+    question = "train: 5 rows repeat earlier ones exactly: desk.csv:42 (it repeats desk.csv:9), "
+    assert (question in said) == (typed is not None and not arguments)
+    rows = {name: load_dataset(name, one, tmp_path) for name, one in config.data.items()}
+    assert sum(len(one.conversations) for one in rows.values()) == (40 if left_out else 45)
+    assert [one.distinct for one in config.data.values()] == [left_out] * 3
+    line = "  5 rows are exact repetitions and left out (`distinct: true`): desk.csv:42 (it repeats desk.csv:9), "
+    assert (line in said) == left_out
+    assert ("counts twice: remove desk.csv" in said or "count twice: remove desk.csv" in said) == (not left_out)
+    assert ("on which models are trained: its loss" in said) == (not left_out)  # a question of dev is in train
+
+
+@pytest.mark.slow
 def test_test_rows_that_are_training_rows_are_named(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +114,7 @@ def test_init_says_of_repeated_and_near_rows_what_a_run_and_its_report_say(
         for thing in things
     ]
     table(tmp_path / "desk.csv", rows=[*PAIRS[:24], *rows, *rows[:4], *PAIRS[5:16]])
-    config = here("desk.csv")
+    config = here("desk.csv", "--no-distinct")
     said = capsys.readouterr().out.splitlines()
     results = recipe_results(config, tmp_path, tmp_path / "runs")
     notes = [f"note: {note}" for note in (*results.row_notes, *results.notices)]

@@ -17,7 +17,7 @@ import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import unwritable
-from tutelage.evaluation.run_benchmarks import RESPONSES_FILE
+from tutelage.evaluation.replies import RESPONSES_FILE
 from tutelage.runs.stages.earlier import rescore_runs
 
 
@@ -116,8 +116,8 @@ def test_a_report_without_the_option_names_its_own_folder(
     Path("runs", "tiny-report").write_text("mine")
     with pytest.raises(SystemExit):
         main(["run", "recipe.yaml"])
-    wrong = "runs/tiny-report cannot be written: runs/tiny-report is a file: choose another folder by --report, or"
-    assert f"tutelage: {wrong} mend that\n" in capsys.readouterr().err
+    wrong = "runs/tiny-report, where the report goes by default, cannot be written: runs/tiny-report is a file: choose"
+    assert f"tutelage: {wrong} another folder by --report, or mend that\n" in capsys.readouterr().err
 
 
 def test_replies_that_are_absent_are_told_before_a_folder_that_cannot_be_written(

@@ -14,7 +14,8 @@ from chat_rows import load, replies, row, write
 
 from tutelage.common.errors import TutelageError
 from tutelage.data import sources
-from tutelage.data.dataset import load_dataset, repetitions
+from tutelage.data.columns import BadRow, bad_lines, reasons
+from tutelage.data.dataset import load_dataset, repeated_note, repetitions
 from tutelage.recipe.sections import DataConfig
 
 # --- bad rows ------------------------------------------------------------------------------------------------------
@@ -27,16 +28,25 @@ def test_broken_text_encoding_is_a_bad_row(tmp_path: Path) -> None:
     assert "can't decode byte 0xff" in data.bad_rows[0].reason
 
 
-def test_too_many_bad_rows_are_an_error_with_the_first_three_and_the_threshold(tmp_path: Path) -> None:
-    write(tmp_path / "x.jsonl", *[row(n) for n in range(16)], "{", "[]", {"messages": []}, {"messages": []})
+def test_too_many_bad_rows_are_an_error_with_their_reasons_and_the_threshold(tmp_path: Path) -> None:
+    empty = [{"messages": []}] * 6
+    write(tmp_path / "x.jsonl", *[row(n) for n in range(12)], "{", "[]", *empty)
     with pytest.raises(TutelageError) as caught:
         load(tmp_path, max_bad_rows=0.19)
     message = str(caught.value)
-    assert message.startswith("data.gold: 4 of 20 rows are bad (20.0%, allowed 19.0%): x.jsonl:17: broken JSON")
-    assert "x.jsonl:18: not an object but a list; x.jsonl:19: empty conversation; fix them" in message
-    assert message.endswith("raise `data.gold.max_bad_rows` to 0.2")
-    assert "x.jsonl:20" not in message
-    assert len(load(tmp_path, max_bad_rows=0.2).bad_rows) == 4
+    assert message.startswith("data.gold: 8 of 20 rows are bad (40.0%, allowed 19.0%): x.jsonl:13: broken JSON")
+    named = "x.jsonl:15, x.jsonl:16, x.jsonl:17 and 3 more: empty conversation"
+    assert f"x.jsonl:14: not an object but a list; {named}; fix them" in message
+    assert message.endswith("raise `data.gold.max_bad_rows` to 0.4")
+    assert len(load(tmp_path, max_bad_rows=0.4).bad_rows) == 8
+
+
+def test_rows_that_are_bad_for_many_reasons_are_counted() -> None:
+    bad = [BadRow(f"x:{number}", f"reason {min(number, 5)}") for number in range(1, 8)]
+    assert reasons(bad) == "x:1: reason 1; x:2: reason 2; x:3: reason 3; 4 more"
+    assert bad_lines(bad[4:]) == ["bad rows: x:5, x:6, x:7: reason 5"]
+    assert bad_lines(bad)[2:] == ["bad row: x:3: reason 3", "bad rows: 4 more"]
+    assert reasons(bad[:4]) == "x:1: reason 1; x:2: reason 2; x:3: reason 3; x:4: reason 4"
 
 
 def test_no_usable_row(tmp_path: Path) -> None:
@@ -266,6 +276,30 @@ def test_fixing_a_bad_row_does_not_reshuffle_the_others(tmp_path: Path) -> None:
         load(tmp_path, skip=39, max_bad_rows=0.1)
 
 
+def test_a_row_that_repeats_an_earlier_one_is_left_out_on_demand_and_told(tmp_path: Path) -> None:
+    """Whatever slice is taken, and without shuffling the others; a row that answers otherwise is no repetition."""
+    pairs = [(f"q{n}", f"a{n}") for n in range(12)]
+    rows = [{"prompt": q, "completion": a} for q, a in [*pairs, pairs[3], ("q3", "other"), pairs[3], pairs[5]]]
+    other = {**rows[0], "references": ["r"]}
+    write(tmp_path / "x.jsonl", *rows, other, {**rows[1], "note": "of a column that nothing reads"})
+    whole, found = load(tmp_path), load(tmp_path, distinct=True)
+    assert found.repeated == (
+        "x.jsonl:13 (it repeats x.jsonl:4)",
+        "x.jsonl:15 (it repeats x.jsonl:4)",
+        "x.jsonl:16 (it repeats x.jsonl:6)",
+        "x.jsonl:18 (it repeats x.jsonl:2)",
+    )
+    assert (len(found.conversations), found.total, found.bad_rows) == (14, 18, ())
+    assert repeated_note(found)[0].startswith("4 of 18 rows are exact repetitions and left out: x.jsonl:13 (it ")
+    assert repetitions(whole.conversations)[0].startswith("4 rows are exact repetitions")
+    assert not any("repetition" in line for line in repetitions(found.conversations))
+    slices = [load(tmp_path, distinct=True, **keys).conversations for keys in ({"size": 5}, {"skip": 5})]
+    gone = {one.partition(" ")[0] for one in found.repeated}
+    drawn = [row.source for row in load(tmp_path, size=18).conversations if row.source not in gone]
+    assert [row.source for part in slices for row in part] == drawn
+    assert whole.fingerprint == load(tmp_path, distinct=False).fingerprint != found.fingerprint
+
+
 # --- fingerprint -----------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +309,8 @@ def test_rows_that_repeat_or_contradict_others_are_named(tmp_path: Path) -> None
     (tmp_path / "x.jsonl").write_text("".join(lines))
     found = repetitions(load_dataset("train", DataConfig(path="x.jsonl"), tmp_path).conversations)
     assert found == [
-        "1 row is an exact repetition and counts twice: remove x.jsonl:3 (it repeats x.jsonl:1)",
+        "1 row is an exact repetition and counts twice: remove x.jsonl:3 (it repeats x.jsonl:1), or set "
+        "`distinct: true`",
         "5 rows answer earlier rows' questions otherwise: keep the right answer: x.jsonl:4 (it asks what x.jsonl:1 "
         "asks), x.jsonl:6 (it asks what x.jsonl:5 asks), x.jsonl:7 (it asks what x.jsonl:5 asks) and 2 more",
     ]

@@ -182,7 +182,9 @@ BAD = [
         )
     ),
     ({"prompt": "q", "completion": [assistant("a")]}, "`prompt` (a text) and `completion` (a list) must be two texts"),
-    ({"prompt": "q", "completion": ""}, "turn 2 is an empty assistant turn"),
+    ({"messages": [user("q"), assistant("a"), user(" "), assistant("b")]}, "turn 3 is an empty user turn"),
+    ({"prompt": "q", "completion": ""}, "the answer is empty (column `completion`)"),
+    ({"prompt": " \n", "completion": "a"}, "the question is empty (column `prompt`)"),
     ({"prompt": {"text": "q"}, "completion": "a"}, "`prompt` (an object) and `completion` (a text)"),
 ]
 
@@ -212,13 +214,30 @@ TEMPLATED = [
         {"dialogue": ["d"], "summary": "s"},
         "column `dialogue` is a list, not a text or a number; `{dialogue.0}` names a part of it",
     ),
-    ({"dialogue": "d", "summary": " "}, "the completion is empty (column `summary`)"),
+    ({"dialogue": "d", "summary": " "}, "the answer is empty (column `summary`)"),
+    ({"dialogue": " ", "summary": "s"}, "the question is empty (column `dialogue`)"),
     ({"dialogue": "d", "summary": "s", "other": ""}, "reference 2 is empty"),
     (
         {"dialogue": "d", "summary": "s"},
         "no column `other` (columns: dialogue, summary); " + if_missing("other"),
     ),
 ]
+
+
+def test_a_template_none_of_whose_columns_has_text_is_empty(tmp_path: Path) -> None:
+    """Whatever text of its own it has; a gap beside others is only told."""
+    write(
+        tmp_path / "x.jsonl",
+        {"q": "", "c": " ", "a": "x"},
+        {"q": "", "c": "c", "a": "x"},
+        {"q": "q", "c": "c", "a": ""},
+    )
+    data = load(tmp_path, prompt="Say it. {c}: {q}", completion="so: {a}", max_bad_rows=1.0)
+    assert [row.source for row in data.conversations] == ["x.jsonl:2"]
+    assert [(row.source, row.reason) for row in data.bad_rows] == [
+        ("x.jsonl:1", "the question is empty (column `c`, `q`)"),
+        ("x.jsonl:3", "the answer is empty (column `a`)"),
+    ]
 
 
 @pytest.mark.parametrize(("bad", "reason"), TEMPLATED, ids=[reason[:40] for _, reason in TEMPLATED])

@@ -198,6 +198,31 @@ def test_scores_of_the_evaluate_command_are_renewed_in_place(
     assert all(line.endswith("scored by today's reading") for line in capsys.readouterr().out.splitlines())
 
 
+def test_scores_of_a_file_of_replies_are_renewed_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where examples have no reply, or two; another model's summary beside the folder is left alone."""
+    monkeypatch.setenv("TUTELAGE_DATA", str(write_data(tmp_path / "data")))
+    rows = [{"id": 11, "response": "The answer is (B).", "finished": False}, *[{"id": 12, "response": "(A)"}] * 2]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "scores" / "mine"
+    with pytest.raises(SystemExit):  # for the doubled id, after all was written
+        main(["evaluate", "--tasks", "mmlu_pro", "--responses", str(tmp_path / "r.jsonl"), "--out", str(out)])
+    (tmp_path / "scores" / "summary.json").write_text('{"results": [{"task": "mmlu_pro"}]}')
+    before = json.loads((out / "result.json").read_text())
+    capsys.readouterr()
+    main(["rescore", str(tmp_path / "scores")])
+    assert capsys.readouterr().out == "mine: scored by today's reading\n"
+    monkeypatch.setattr("tutelage.evaluation.benchmarks.base.reading_fingerprint", lambda module: OLD)
+    main(["rescore", str(tmp_path / "scores")])
+    assert capsys.readouterr().out == "mine: mmlu_pro accuracy 100.00 → 100.00 (1 reply)\n"
+    after = json.loads((out / "result.json").read_text())
+    assert before["notices"][0] == "1 of 3 examples has no reply and is left out: 10"
+    assert after == before | {"reading": OLD, "cut": 1, "mean_tokens": 0.0}
+    assert (out / f"result-{before['reading']}.json").is_file()
+    assert json.loads((tmp_path / "scores" / "summary.json").read_text()) == {"results": [{"task": "mmlu_pro"}]}
+
+
 def test_what_a_judge_and_comet_said_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tutelage.evaluation.judges.comet.comet_scores", _no_comet)
     data = write_data(tmp_path / "data")

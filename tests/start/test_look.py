@@ -11,7 +11,6 @@ import pytest
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, Message
-from tutelage.data.left_out import EMPTY_QUESTION
 from tutelage.start.look import look_at, measure
 
 
@@ -34,7 +33,7 @@ def test_what_rows_carry_is_counted(tmp_path: Path) -> None:
     text = "\n".join(look.lines())
     assert (look.total, len(look.bad), len(look.rows)) == (38, 3, 35)
     assert "23 with several answers; 23 with a system turn; 3 with tools; 3 with thoughts; 3 with references" in text
-    assert "bad row: x.jsonl:6: no reply" in text
+    assert "bad rows: x.jsonl:6, x.jsonl:12, x.jsonl:18: no reply" in text
     lengths = measure(look, None)
     assert not lengths.exact
     assert all(w == p + r for w, p, r in zip(lengths.whole, lengths.prompts, lengths.responses, strict=True))
@@ -93,13 +92,13 @@ def test_the_way_to_use_a_column_is_of_the_rows_form(row: dict[str, Any], hint: 
 
 
 def test_empty_cells_and_the_separator_are_told(tmp_path: Path) -> None:
-    rows = [f"kind {n % 3};q {n};a {n}" for n in range(12)]
+    rows = [f"kind {n % 3};q {n};a {n}" for n in range(24)]
     rows[2], rows[5], rows[7] = ";q 2;a 2", "kind 1;;a 5", "kind 1;q 7;"
     file = csv_of(tmp_path / "x.csv", "kind;question;answer", *rows)
     said = look_at("train", [file], "question", "answer").lines()
     assert "  x.csv: read as separated by semicolons" in said
-    assert "  bad row: x.csv:9: the completion is empty (column `answer`)" in said
-    assert f"  {EMPTY_QUESTION} in 1 row (x.csv:7)" in said
+    assert "  bad row: x.csv:9: the answer is empty (column `answer`)" in said
+    assert "  bad row: x.csv:7: the question is empty (column `question`)" in said
     said = "\n".join(look_at("train", [file], "{kind}: {question}", "answer").lines())
     for column, place in (("kind", "x.csv:4"), ("question", "x.csv:7")):
         assert re.search(rf"column `{column}` is empty, .* in 1 row \({place}\)", said)

@@ -14,6 +14,7 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError, did_you_mean
 
 if TYPE_CHECKING:
+    from tutelage.evaluation.judges.endpoint import JudgeEndpoint
     from tutelage.recipe.recipe import RecipeConfig
     from tutelage.recipe.sections import ModelConfig
 
@@ -31,6 +32,7 @@ def evaluate(
     runs: str | os.PathLike[str] = "runs",
     out: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    judge: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> Evaluation:
     """Score a model: on rows of your own, on benchmarks, or on the tasks of a recipe.
@@ -46,11 +48,13 @@ def evaluate(
 
     On benchmarks: `tasks`, names such as "ifeval" and those of any task of lm-eval; limit: examples per benchmark;
     data_dir: folder of their data, default `$TUTELAGE_DATA`, else the hub; out: the folder of replies and scores,
-    default `<runs>/evaluate-<model>`; max_new_tokens: default the benchmark's own. On a recipe's tasks: `tasks` are
-    names in the file `recipe`.
+    default `<runs>/evaluate-<model>`; max_new_tokens: default the benchmark's own; judge: of InFoBench, the keys of a
+    study's judge section, such as `{"model": "some-model", "url": "http://localhost:8000/v1"}`, asked before anything
+    is sampled whether it is there. On a recipe's tasks: `tasks` are names in the file `recipe`.
 
     Returns an `Evaluation`: scores with standard errors over examples (0 to 100), and the folders of the replies.
-    Raises TutelageError, one line, for unknown tasks, missing data, and a model that cannot be loaded.
+    Raises TutelageError, one line, for unknown tasks, missing data, a model that cannot be loaded, and a judge that
+    does not answer.
 
     Example: `tutelage.evaluate("models/mine-gkd", data=[{"prompt": "2 + 2?", "completion": "4"}])`
     """
@@ -61,6 +65,7 @@ def evaluate(
     found = find_model(section(ModelConfig, given).path)
     loading = section(ModelConfig, {"thinking": thinking_of(found), **given, "path": found.path})
     names = [tasks] if isinstance(tasks, str) else list(tasks)
+    judged_by = None if judge is None else _judge(judge, names if data is None and recipe is None else [])
     if data is not None:
         if names or recipe is not None:
             raise TutelageError("give either `data`, or `tasks` (with a `recipe` for its own)")
@@ -76,7 +81,22 @@ def evaluate(
     if not names:
         raise TutelageError("nothing to score it on: give `data`, or `tasks` such as ['ifeval']")
     where = Path(data_dir) if data_dir is not None else None
-    return _evaluate_benchmarks(loading, found.name, names, limit, seed, max_new_tokens, Path(runs), out, where)
+    options = {"limit": limit, "seed": seed, "max_new_tokens": max_new_tokens, "judge": judged_by, "data_dir": where}
+    return _evaluate_benchmarks(loading, found.name, names, Path(runs), out, options)
+
+
+def _judge(keys: Mapping[str, Any], tasks: Sequence[str]) -> JudgeEndpoint:
+    """The judge of benchmarks `tasks`. Raises TutelageError for keys that name none, and where none is asked."""
+    from tutelage.evaluation.benchmarks import JUDGED, resolve_names
+    from tutelage.evaluation.judges.endpoint import judge_of
+    from tutelage.recipe.study import JudgeConfig
+
+    if not tasks or JUDGED not in resolve_names(tasks):
+        raise TutelageError(f"judge: nothing here is judged: leave it out, or give `{JUDGED}` in `tasks`")
+    found = judge_of(section(JudgeConfig, keys))
+    if found is None:
+        raise TutelageError("judge: give the name of its `model`, beside its `url`")
+    return found
 
 
 def compare(
@@ -184,28 +204,18 @@ def _evaluate_benchmarks(
     loading: ModelConfig,
     name: str,
     tasks: Sequence[str],
-    limit: int | None,
-    seed: int,
-    max_new_tokens: int | None,
     runs: Path,
     out: str | os.PathLike[str] | None,
-    data_dir: Path | None,
+    options: dict[str, Any],
 ) -> Evaluation:
+    """`options`: other settings of `run_benchmarks`."""
     from tutelage.evaluation.benchmarks import resolve_names
     from tutelage.evaluation.records import folder_name
     from tutelage.evaluation.run_benchmarks import Settings, run_benchmarks
 
     folder = Path(out) if out is not None else runs / f"evaluate-{folder_name(loading.path)}"
-    settings = Settings(
-        tasks=tuple(resolve_names(tasks)),
-        model=loading.path,
-        out=folder,
-        data_dir=data_dir,
-        limit=limit,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        loading=loading,
-    )
+    names = tuple(resolve_names(tasks))
+    settings = Settings(tasks=names, model=loading.path, out=folder, loading=loading, **options)
     results = run_benchmarks(settings)
     folders = {result["task"]: folder / result["task"] for result in results}
     of_lm_eval = {task: folder / folder_name(task) for task, path in folders.items() if not path.is_dir()}

@@ -61,7 +61,7 @@ def forecast(
     config, base, _ = read_recipe(recipe, overrides, folder)
     root = Path(runs)
     place = Path(out) if out is not None else root / f"{config.name}-forecast"
-    refuse_unwritable(place, "`out`")
+    refuse_unwritable(place, "`out`", "" if out is not None else "the forecast")
     options: dict[str, Any] = {"pilot": pilot, "budget": budget, "effect": effect, "stage": stage, "jobs": jobs}
     found = make_forecast(config, base, root, **options, say=lambda _: None)
     known, answer = found.known, found.answer

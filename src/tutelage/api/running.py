@@ -102,10 +102,9 @@ def run(
 
     Example: `result = tutelage.run("mine.yaml", {"training.epochs": 3})`
     """
-    from tutelage.common.files import refuse_unwritable
     from tutelage.delivery import deliver_models
     from tutelage.forecasting.record import remember
-    from tutelage.recipe.owner import claim, refuse_other, replaces
+    from tutelage.recipe.owner import claim, make_way
     from tutelage.report.recipe.choice import choose
     from tutelage.report.recipe.page import build_report
     from tutelage.report.recipe.tables import build_tables
@@ -115,10 +114,9 @@ def run(
     config, base, file = read_recipe(recipe, overrides, folder)
     root = Path(runs)
     out = Path(report or root / f"{config.name}-report")
-    refuse_unwritable(out, "`report`")
-    refuse_other(out, file, "report")
-    changed = as_texts(overrides)
-    replaced = replaces(out, file, config.name, f" and models/{config.name}-…", changed)
+    changed, given = as_texts(overrides), report is not None
+    beside = f" and models/{config.name}-…"
+    replaced = make_way(out, file, config.name, "report", "`report`", changed, given=given, beside=beside)
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
     results = replace(results, overrides=tuple(changed))
     words = [] if file is None else ["tutelage", "run", str(file), *changed]

@@ -63,8 +63,9 @@ def inspect(
             raise TutelageError(f"--section {name}: no data section is called so (there are: {', '.join(config.data)})")
     names = section or [name for name, one in config.data.items() if made_by(one.path) is None]
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    told: set[str] = set()
     for name in names:
-        found = inspect_section(config, name, recipe.resolve().parent, model, rows)
+        found = inspect_section(config, name, recipe.resolve().parent, model, rows, told)
         print_lines(map(visible, found.lines))
         for sequence in found.sequences:
             _show(console, sequence)

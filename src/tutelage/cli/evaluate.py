@@ -26,6 +26,7 @@ from tutelage.cli.options import (
     judge_from,
     print_lines,
 )
+from tutelage.cli.outcome import say_notes
 from tutelage.common.run_folder import EXAMPLES, RESULT, read_json
 
 if TYPE_CHECKING:
@@ -224,8 +225,7 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
         print_lines(lines([scored.result]))
         return
     print(json.dumps(scored.result, ensure_ascii=False))
-    for notice in scored.result["notices"]:
-        print(f"note: {notice}", file=sys.stderr)
+    say_notes(scored.result["notices"])
 
 
 def _evaluate_recipe(

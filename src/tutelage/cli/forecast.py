@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from tutelage.cli.options import AsJson, Debug, RunsFolder, print_lines
+from tutelage.cli.outcome import say_notes
 
 
 def forecast(
@@ -41,18 +42,14 @@ def forecast(
 
     tutelage forecast recipe.yaml --pilot short --budget 0.05 --runs runs
     """
-    from tutelage.common.files import refuse_unwritable
     from tutelage.forecasting.forecast import make_forecast
     from tutelage.forecasting.page import forecast_lines, write_forecast
     from tutelage.recipe.load import load_recipe
-    from tutelage.recipe.owner import claim, refuse_other, replaces
+    from tutelage.recipe.owner import claim, make_way
 
     config = load_recipe(recipe, overrides)
-    out = out or runs / f"{config.name}-forecast"
-    refuse_unwritable(out, "--out")
-    refuse_other(out, recipe, "forecast")
-    for note in replaces(out, recipe, config.name, "", overrides or ()):
-        print(f"note: {note}", file=sys.stderr)
+    given, out = out is not None, out or runs / f"{config.name}-forecast"
+    say_notes(make_way(out, recipe, config.name, "forecast", "--out", overrides or (), given=given))
     found = make_forecast(
         config,
         recipe.resolve().parent,

@@ -35,6 +35,12 @@ def init(
     test: Names = None,
     prompt: Annotated[str | None, typer.Option(help="Column of the question, or a template: 'Q: {question}'.")] = None,
     completion: Annotated[str | None, typer.Option(help="Column of the answer, or a template.")] = None,
+    distinct: Annotated[
+        bool | None,
+        typer.Option(
+            help="Leave out rows that repeat earlier ones exactly, or keep them.", show_default="asks, or yes"
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the recipe.", show_default="the file's")] = None,
     out: Annotated[Path | None, typer.Option(help="The recipe to write.", show_default="NAME.yaml")] = None,
     runs: RunsFolder = Path("runs"),
@@ -75,7 +81,7 @@ def init(
 
     looks: dict[str, Look] = {}
     for role in (role for role, paths in roles.items() if paths):
-        looks[role] = _look(role, roles[role], prompt, completion, asks)
+        looks[role] = _once(_look(role, roles[role], prompt, completion, asks), distinct, asks)
         print_lines(map(visible, looks[role].lines()))
     here = look_at_machine()
     print_lines([f"machine: {here.said}"])
@@ -150,6 +156,20 @@ def _look(role: str, paths: list[str], prompt: str | None, completion: str | Non
         keys = found.form.keys
         return _ask_columns(role, paths, text_columns(first_rows(paths)), (keys["completion"], keys["prompt"]))
     return found
+
+
+def _once(look: Look, distinct: bool | None, asks: bool) -> Look:
+    """The section without rows that repeat earlier ones, unless somebody wants to keep them."""
+    from tutelage.common.errors import listed
+
+    if distinct is False or not (again := look.repetitions):
+        return look
+    if distinct is None and asks:
+        rows = "row repeats an earlier one" if len(again) == 1 else "rows repeat earlier ones"
+        question = f"{look.role}: {len(again):,} {rows} exactly: {listed([*again.values()])}. Leave out?"
+        if not typer.confirm(visible(question), default=True):
+            return look
+    return look.distinct()
 
 
 def _ask_columns(role: str, paths: list[str], columns: Sequence[str], likely: tuple[str, str]) -> Look:

@@ -38,7 +38,7 @@ from tutelage.cli.options import (
     judge_from,
     print_lines,
 )
-from tutelage.cli.outcome import deliver, report_folder, say_at_once, show
+from tutelage.cli.outcome import deliver, report_folder, say_at_once, say_notes, show
 from tutelage.cli.report import report
 from tutelage.cli.study import study
 from tutelage.cli.watch import page_of, watch
@@ -100,9 +100,8 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
-    from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import load_recipe
-    from tutelage.recipe.owner import claim, refuse_other, replaces
+    from tutelage.recipe.owner import claim, make_way
 
     config = load_recipe(recipe, overrides)
     say_at_once(config.name, runs)
@@ -115,10 +114,8 @@ def run(
         if not first:
             return
         out = report_to or report_folder(config.name, runs)
-        refuse_unwritable(out, "--report")
-        refuse_other(out, recipe, "report")
-        for note in replaces(out, recipe, config.name, f" and models/{config.name}-…", overrides or ()):
-            print(f"note: {note}", file=sys.stderr)
+        given, beside = report_to is not None, f" and models/{config.name}-…"
+        say_notes(make_way(out, recipe, config.name, "report", "--report", overrides or (), given=given, beside=beside))
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     results = replace(results, overrides=tuple(overrides or ()))
     folders = deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)

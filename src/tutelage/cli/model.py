@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tutelage.cli.options import Debug, Revision, TensorParallel, TrustRemoteCode, visible
+from tutelage.cli.outcome import say_notes
 
 MODEL_HELP = "A folder in models/ or its name, the folder of a run, any model folder, a GGUF file, or a hub id."
 
@@ -84,8 +85,7 @@ def export(
     if push is not None:
         exporting.check_push(push)
     made = exporting.export_model(found, out or Path("exports") / found.name, dtype, merge, revision, trust_remote_code)
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr)
+    say_notes(made.notes)
     print(f"Model: {made.folder}")
     if gguf:
         print(f"GGUF:  {exporting.write_gguf(made.folder, found.name, dtype)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,12 @@ def say_at_once(name: str, runs: Path) -> None:
                 flush=True,
             )
         print(f"{name}: loading torch, then checking models and data", flush=True)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print notes beside the results."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def report_folder(name: str, runs: str | Path) -> Path:
@@ -62,6 +68,5 @@ def deliver(results: RecipeResults, runs: Path, command: Sequence[str], file: Pa
     from tutelage.delivery import deliver_models
 
     made = deliver_models(results, runs, ["tutelage", *command], file)
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr)
+    say_notes(made.notes)
     return made.folders

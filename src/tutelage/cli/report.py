@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tutelage.cli.options import Debug, Only, Overrides, Text, no_url
-from tutelage.cli.outcome import report_folder, show
+from tutelage.cli.outcome import report_folder, say_notes, show
 from tutelage.cli.study import note_elsewhere
 
 if TYPE_CHECKING:
@@ -36,9 +35,8 @@ def report(
     tutelage report recipes/mini/study.yaml --runs s3://bucket/runs --no-text
     """
     from tutelage.common.errors import TutelageError
-    from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import load_recipe, read_yaml
-    from tutelage.recipe.owner import claim, refuse_other, replaces
+    from tutelage.recipe.owner import claim, make_way
 
     if file.suffix == ".json":
         raise TutelageError(f"{file} is no recipe or study: give the YAML file, and the folder of its runs by --runs")
@@ -46,10 +44,8 @@ def report(
     config = load_recipe(file, overrides) if "stages" in content else None
     called = str(config.name if config else content.get("name"))
     out = report_to or report_folder(called, runs)
-    refuse_unwritable(out, "--out")
-    refuse_other(out, file, "report")
-    for note in replaces(out, file, called, "", overrides or ()):
-        print(f"note: {note}", file=sys.stderr)
+    given = report_to is not None
+    say_notes(make_way(out, file, called, "report", "--out", overrides or (), given=given))
     if config is not None:
         name = _report_recipe(config, file, runs, out, only or [], text, overrides or ())
     elif overrides or only:
@@ -95,10 +91,8 @@ def _report_study(file: Path, place: str, out: Path, text: bool) -> str:
     runs, store = open_runs(place)
     planned = plan_study(file, runs, partial=True, fetch=store.settle if store else None)
     note_elsewhere(planned.elsewhere)
-    for notice in planned.absent:
-        print(f"note: what uses these data cannot be found without them: {notice}", file=sys.stderr)
-    for notice in reading_note(planned.runs):
-        print(f"note: {notice}", file=sys.stderr)
+    say_notes(f"what uses these data cannot be found without them: {notice}" for notice in planned.absent)
+    say_notes(reading_note(planned.runs))
     logs = training_logs((run.folder, [parent.folder for parent in run.parents]) for _, run in planned.points)
     name, kept = planned.config.name, None
     if planned.config.forecast is not None:

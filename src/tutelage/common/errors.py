@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+NAMED = 3  # items of a list that a message names
 
 
 class TutelageError(Exception):
@@ -28,10 +32,26 @@ def instead_of(absent: Path, ends: tuple[str, ...], otherwise: str) -> str:
     near = get_close_matches(absent.name.partition(".")[0], stems, n=1, cutoff=0.5)
     if near:
         return f"did you mean `{stems[near[0]]}`?"
-    more = f" and {len(there) - 3} more" * (len(there) > 3)
-    return f"there are {', '.join(map(str, there[:3]))}{more}" if there else otherwise
+    return f"there are {listed([str(one) for one in there])}" if there else otherwise
 
 
 def one_line(error: BaseException) -> str:
     """Another library's error, of which some are pages long, for a message of ours."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def first_of(items: Sequence[T], most: int = NAMED, count: int | None = None) -> tuple[list[T], int]:
+    """The first `most` items, or one more where it alone would be left out, and how many are left out.
+
+    `count`: of all items, where these are the first; `most` + 1 of them are enough.
+    """
+    count = len(items) if count is None else count
+    shown = list(items[: most + (count == most + 1)])
+    return shown, count - len(shown)
+
+
+def listed(items: Sequence[str], most: int = NAMED, count: int | None = None, between: str = ", ") -> str:
+    """The items of `first_of` in one line: "a, b, c and 5 more"."""
+    shown, left = first_of(items, most, count)
+    more = f"{' ' if between == ', ' else between}{'and ' * (between == ', ')}{left:,} more"
+    return between.join(shown) + (more if left else "")

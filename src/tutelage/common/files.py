@@ -84,12 +84,13 @@ def unwritable(folder: Path) -> str | None:
     return None if allowed else f"{place} may not be written"
 
 
-def refuse_unwritable(folder: Path, option: str = "") -> None:
+def refuse_unwritable(folder: Path, option: str = "", what: str = "") -> None:
     """Raise TutelageError, before work whose results would have no place, if `folder` (see `unwritable`) cannot be
-    written. `option`: what sets it, given or not, for the message."""
+    written. `option`: what sets it, for the message. `what`: goes there where that is not given; empty: it was given,
+    or the folder says it."""
     if reason := unwritable(folder):
-        by = f" by {option}" if option else ""
-        raise TutelageError(f"{folder} cannot be written: {reason}: choose another folder{by}, or mend that")
+        by, of = f" by {option}" if option else "", f", where {what} goes by default," if what else ""
+        raise TutelageError(f"{folder}{of} cannot be written: {reason}: choose another folder{by}, or mend that")
 
 
 @contextlib.contextmanager

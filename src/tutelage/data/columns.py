@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.common.errors import did_you_mean
+from tutelage.common.errors import did_you_mean, first_of, listed
 
 _LONGEST_NAME = 60  # of a column
-NAMED = 3  # rows that a message names
 _FIELD = re.compile(r"\{\{(\w[^{}\n]*)\}\}|\{(\w[^{}\n]*)\}")
 _SPACED = re.compile(r"\{\s+(\w[^{}\n]*?)\s*\}|\{(\w[^{}\n]*?)\s+\}")
 _OPTIONAL = re.compile(r"\{\?(.*?)\?\}", re.DOTALL)
@@ -29,22 +28,32 @@ class BadRow:
     reason: str
 
 
+def by_reason(bad: Sequence[BadRow]) -> tuple[list[tuple[str, int]], int]:
+    """The first reasons why rows are bad, each with its first rows and their number, and how many rows have others."""
+    of: dict[str, list[str]] = {}
+    for row in bad:
+        of.setdefault(row.reason, []).append(row.source)
+    first, _ = first_of([*of.items()])
+    found = [(f"{listed(sources)}: {reason}", len(sources)) for reason, sources in first]
+    return found, len(bad) - sum(count for _, count in found)
+
+
 def reasons(bad: Sequence[BadRow]) -> str:
-    """Why the first of the rows is bad, and where others are."""
-    first, *others = bad
-    also = f"; also {listed([row.source for row in others])}" if others else ""
-    return f"{first.source}: {first.reason}{also}"
+    """What `by_reason` finds in one line."""
+    found, left = by_reason(bad)
+    return "; ".join(text for text, _ in found) + (f"; {left:,} more" if left else "")
+
+
+def bad_lines(bad: Sequence[BadRow]) -> list[str]:
+    """What `by_reason` finds in a line per reason."""
+    found, left = by_reason(bad)
+    lines = [f"bad row{'s' * (count > 1)}: {text}" for text, count in found]
+    return lines + [f"bad rows: {left:,} more"] * (left > 0)
 
 
 def first_twice(names: Sequence[str]) -> str | None:
     """The first name that is there twice."""
     return next((name for place, name in enumerate(names) if name in names[:place]), None)
-
-
-def listed(sources: Sequence[str], count: int | None = None) -> str:
-    """The first of the rows' sources, and how many more there are. `count`: of all, where these are the first."""
-    more = (len(sources) if count is None else count) - NAMED
-    return ", ".join(sources[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def fill_template(template: str, row: dict[str, Any]) -> str:
@@ -65,7 +74,7 @@ def fill_template(template: str, row: dict[str, Any]) -> str:
         columns = [name[2] for name in _FIELD.finditer(match[1]) if name[2] is not None]
         if not columns:
             raise BadRowError(f"the piece `{match[0]}` names no column: write one in it, such as `{{?Note: {{a}}?}}`")
-        return match[1] if all(_has_text(column, row) for column in columns) else ""
+        return match[1] if all(has_text(column, row) for column in columns) else ""
 
     def value_of(match: re.Match[str]) -> str:
         return f"{{{match[1]}}}" if match[1] is not None else _text(match[2], _value(match[2], row))
@@ -82,7 +91,7 @@ def columns_of(template: str, optional: bool = False) -> set[str]:
 def empty_columns(template: str, row: dict[str, Any]) -> list[str]:
     """The columns without text in this row that the template names outside of `{?…?}`: the text around them stays."""
     named = dict.fromkeys(match[2] for match in _FIELD.finditer(_OPTIONAL.sub("", template)) if match[2] is not None)
-    return [column for column in named if not _has_text(column, row)]
+    return [column for column in named if not has_text(column, row)]
 
 
 def is_optional(template: str) -> bool:
@@ -160,7 +169,8 @@ def _if_missing(column: str) -> str:
     )
 
 
-def _has_text(column: str, row: dict[str, Any]) -> bool:
+def has_text(column: str, row: dict[str, Any]) -> bool:
+    """Whether the row has this column with something in it."""
     value, problem = find_value(column, row)
     return problem is None and not is_missing(value) and value != [] and bool(str(value).strip())
 

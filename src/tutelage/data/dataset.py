@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.files import hash_file
 from tutelage.common.hashing import fingerprint, keyed_integer
 from tutelage.common.types import Conversation
-from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value, listed, reasons
+from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value, reasons
 from tutelage.data.large import kept
 from tutelage.data.large.stored import IDS, ROWS, StoredRows, write_ids, write_rows
 from tutelage.data.rows import ID_COLUMNS, convert
@@ -36,6 +36,7 @@ class LoadedData:
     bad_rows: tuple[BadRow, ...]  # of everything read, not only of the subset
     total: int  # rows read, with the bad ones, before the subset is taken
     fingerprint: str
+    repeated: tuple[str, ...] = ()  # rows that `distinct` left out: where each is, and what it repeats
 
 
 @dataclass
@@ -46,6 +47,7 @@ class _Read:
     positions: Iterable[int]  # among all rows read, so that fixing a bad row does not reshuffle the others
     bad: list[BadRow]
     total: int
+    repeated: list[str]
 
 
 def load_dataset(name: str, config: DataConfig, folder: Path, require_response: bool = True) -> LoadedData:
@@ -77,6 +79,7 @@ def load_dataset(name: str, config: DataConfig, folder: Path, require_response: 
         bad_rows=tuple(read.bad),
         total=read.total,
         fingerprint=_data_fingerprint(config, versions, require_response),
+        repeated=tuple(read.repeated),
     )
 
 
@@ -105,17 +108,19 @@ def _kept_or_read(
             check_bad_rows(key, reader.bad, reader.total, config.max_bad_rows)
             ids = _ids(key, reader, config.id)
             named = [replace(row, id=id) for row, id in zip(first, ids, strict=True)]
-            return _Read(named, reader.positions, reader.bad, reader.total)
+            return _Read(named, reader.positions, reader.bad, reader.total, reader.repeated)
 
         def write(partial: Path) -> dict[str, Any]:
             write_rows(partial / ROWS, chain(first, reader))
             check_bad_rows(key, reader.bad, reader.total, config.max_bad_rows)
             write_ids(partial / IDS, _ids(key, reader, config.id), reader.positions, reader.questions)
-            return {"bad": [[row.source, row.reason] for row in reader.bad], "total": reader.total}
+            bad = [[row.source, row.reason] for row in reader.bad]
+            return {"bad": bad, "total": reader.total, "repeated": reader.repeated}
 
         folder = kept.make(name, key or "the rows", write)
     found, stored = kept.about(folder), StoredRows(folder)
-    return _Read(stored, stored.positions, [BadRow(*row) for row in found["bad"]], found["total"])
+    bad = [BadRow(*row) for row in found["bad"]]
+    return _Read(stored, stored.positions, bad, found["total"], found["repeated"])
 
 
 class _Reader:
@@ -124,6 +129,7 @@ class _Reader:
     def __init__(self, key: str, config: DataConfig, require_response: bool, rows: Iterator[tuple[str, Any]]) -> None:
         self.key, self.config, self.require_response, self.rows = key, config, require_response, rows
         self.bad: list[BadRow] = []
+        self.repeated: list[str] = []
         self.total = 0
         # of the usable rows, in order
         self.sources: list[str] = []
@@ -140,6 +146,7 @@ class _Reader:
         config, key = self.config, self.key
         templates = [text for text in (config.prompt, config.completion, config.text, config.system) if text]
         optional = {column for text in templates for column in columns_of(text, optional=True)}
+        wholes: dict[int, str] = {}  # a number per row, equal for equal rows → the first of them
         for position, (source, row) in enumerate(self.rows):
             self.total = position + 1
             try:
@@ -150,6 +157,9 @@ class _Reader:
                 conversation, names = convert(row, source, config, self.require_response)
             except BadRowError as error:
                 self.bad.append(BadRow(source, str(error)))
+                continue
+            if config.distinct and (first := wholes.setdefault(_whole(conversation), source)) != source:
+                self.repeated.append(_repeats(source, first))
                 continue
             self.sources.append(source)
             self.positions.append(position)
@@ -201,23 +211,43 @@ def bad_rows_note(data: LoadedData) -> list[str]:
     return [f"{count} of {data.total} {are} bad and left out: {reasons(data.bad_rows)}"]
 
 
+def repeated_note(data: LoadedData) -> list[str]:
+    """One line about the rows that `distinct` left out, if there are any."""
+    count = len(data.repeated)
+    what = "is an exact repetition" if count == 1 else "are exact repetitions"
+    of = f"{count:,} of {data.total:,} {'rows' if data.total > 1 else 'row'}"
+    return [f"{of} {what} and left out: {listed(data.repeated)}"] if count else []
+
+
+def exact_repetitions(rows: Sequence[Conversation]) -> dict[str, str]:
+    """The sources of rows that repeat an earlier one exactly, each with what it repeats, in words."""
+    wholes: dict[int, str] = {}
+    firsts = ((row.source, wholes.setdefault(_whole(row), row.source)) for row in rows)
+    return {source: _repeats(source, first) for source, first in firsts if first != source}
+
+
+def _repeats(source: str, first: str) -> str:
+    return f"{source} (it repeats {first})"
+
+
+def _whole(row: Conversation) -> int:
+    """A number, equal for rows that are equal but for their place."""
+    turns = [(m.role, m.content, m.train, m.extra, m.tools) for m in row.messages]
+    return keyed_integer(repr((turns, row.references)))
+
+
 def repetitions(rows: Sequence[Conversation]) -> list[str]:
     """Lines that name rows which repeat an earlier one, and rows which ask what one asks and answer otherwise."""
-    asked: dict[str, str] = {}
-    whole: dict[tuple[tuple[str, str], ...], str] = {}
-    again, otherwise = list[str](), list[str]()
+    again, otherwise, asked = exact_repetitions(rows), list[str](), dict[str, str]()
     for row in rows:
-        text, question = tuple((m.role, m.content) for m in row.messages), asked_text(row)
-        if text in whole:
-            again.append(f"{row.source} (it repeats {whole[text]})")
-        elif question and question in asked:
+        question = asked_text(row)
+        if row.source not in again and question and question in asked:
             otherwise.append(f"{row.source} (it asks what {asked[question]} asks)")
-        whole.setdefault(text, row.source)
         asked.setdefault(question, row.source)
     found = []
     if again:
         what = "row is an exact repetition and counts" if len(again) == 1 else "rows are exact repetitions and count"
-        found.append(f"{len(again):,} {what} twice: remove {listed(again)}")
+        found.append(f"{len(again):,} {what} twice: remove {listed([*again.values()])}, or set `distinct: true`")
     if otherwise:
         what = "row answers an earlier row's question" if len(otherwise) == 1 else "rows answer earlier rows' questions"
         found.append(f"{len(otherwise):,} {what} otherwise: keep the right answer: {listed(otherwise)}")
@@ -234,9 +264,8 @@ def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> N
     share = len(bad) / total
     if share <= allowed:
         return
-    first = "; ".join(f"{row.source}: {row.reason}" for row in bad[:3])
     raise TutelageError(
-        f"{key}: {len(bad)} of {total} rows are bad ({share:.1%}, allowed {allowed:.1%}): {first}; "
+        f"{key}: {len(bad)} of {total} rows are bad ({share:.1%}, allowed {allowed:.1%}): {reasons(bad)}; "
         f"fix them or raise `{key}.max_bad_rows` to {math.ceil(share * 1000) / 1000}"
     )
 
@@ -259,7 +288,7 @@ def _ids(key: str, read: _Reader, column: str | None) -> list[str]:
     if duplicates:
         raise TutelageError(
             f"{key}.id: {len(duplicates)} values of column `{column}` name more than one row: "
-            f"{', '.join(duplicates[:3])}; make them unique, or leave the key out to name rows by file and line"
+            f"{listed(duplicates)}; make them unique, or leave the key out to name rows by file and line"
         )
     return [row[column] for row in names]
 

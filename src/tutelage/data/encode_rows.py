@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import NAMED, TutelageError, listed
 from tutelage.common.hashing import fingerprint
 from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.chat_template import ChatTemplate, Part, PromptTooLongError, RenderError
-from tutelage.data.columns import NAMED, BadRow, listed, reasons
+from tutelage.data.columns import BadRow, reasons
 from tutelage.data.dataset import LoadedData, check_bad_rows
 from tutelage.data.large.made import made
 from tutelage.data.large.stored import StoredRows, cut_of, indices_of
 from tutelage.data.left_out import beside_texts, left_out
 
 _CALL = 500  # rows per tokenizer call
+_KEPT = NAMED + 1  # places of which `listed` needs to know
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Found:
         self.left_out.update(what)
         for one in what:
             named = self.places.setdefault(one, [])
-            named += [source] * (len(named) < NAMED)
+            named += [source] * (len(named) < _KEPT)
 
     def add(self, part: dict[str, Any]) -> None:
         """Add what later rows gave."""
@@ -71,7 +72,7 @@ class _Found:
         self.left_out.update(part["left_out"])
         self.rendered.update(part["rendered"])
         for what, sources in part["places"].items():
-            self.places[what] = [*self.places.get(what, ()), *sources][:NAMED]
+            self.places[what] = [*self.places.get(what, ()), *sources][:_KEPT]
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def prompt_notes(template: ChatTemplate, conversations: Sequence[Conversation]) 
 
 
 def _counted(found: dict[str, int], places: dict[str, list[str]]) -> str:
-    said = (in_rows(what, rows, listed(places[what], rows)) for what, rows in found.items())
+    said = (in_rows(what, rows, listed(places[what], count=rows)) for what, rows in found.items())
     return "left out or changed: " + "; ".join(said)
 
 

@@ -39,6 +39,9 @@ def own_turns(row: dict[str, Any], column: str | None) -> list[Any]:
     if isinstance(prompt, list) and isinstance(completion, list | None):
         return [*prompt, *(completion or [])]
     if isinstance(prompt, str) and isinstance(completion, str | None):
+        for what, name, text in (("question", "prompt", prompt), ("answer", "completion", completion)):
+            if text is not None and not text.strip():
+                raise BadRowError(f"the {what} is empty (column `{name}`)")
         reply = [] if completion is None else [{"role": "assistant", "content": completion}]
         return [{"role": "user", "content": prompt}, *reply]
     raise BadRowError(

@@ -10,7 +10,6 @@ from tutelage.common.types import Conversation, Message
 from tutelage.data.chat_template import ChatTemplate, Part
 from tutelage.data.thoughts import THOUGHTS, begun_thought, split_thought, thought_of
 
-EMPTY_QUESTION = "empty questions (user turns without text, which are read)"
 _NAMES = {"name", "id", "tool_call_id", "tool_calls", *THOUGHTS}  # keys that need no word, or have one of their own
 
 
@@ -32,8 +31,6 @@ def left_out(
     text = "".join(part.text for part in sequences[-1])
     for place, message in enumerate(messages[: last + 1]):
         found.update(_of_keys(template, message))
-        if message.role == "user" and not message.content.strip():
-            found.add(EMPTY_QUESTION)
         if place in pairs:
             found.update(_of_response(message, *pairs[place]))
         elif message.role == "assistant" and not message.train:

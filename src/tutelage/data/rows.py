@@ -12,6 +12,7 @@ from tutelage.data.columns import (
     columns_of,
     empty_columns,
     fill_template,
+    has_text,
     is_missing,
     is_optional,
     json_type,
@@ -100,14 +101,19 @@ def _turns_of_row(row: dict[str, Any], config: DataConfig) -> tuple[list[Any], t
         tools, column = own_tools(row)
         read = turn_columns(config.messages)
         return own_turns(row, config.messages), tools, (*read, column) if column else read
-    turns = [{"role": "user", "content": fill_template(config.prompt, row)}]
+    turns = [{"role": "user", "content": _filled("question", config.prompt, row)}]
     if config.completion is not None:
-        completion = fill_template(config.completion, row)
-        if not completion.strip():
-            columns = ", ".join(f"`{name}`" for name in sorted(columns_of(config.completion)))
-            raise BadRowError("the completion is empty" + (f" (column {columns})" if columns else ""))
-        turns.append({"role": "assistant", "content": completion})
+        turns.append({"role": "assistant", "content": _filled("answer", config.completion, row)})
     return turns, (), ()
+
+
+def _filled(what: str, template: str, row: dict[str, Any]) -> str:
+    """The template's text for this row. Raises BadRowError where it is empty, or where none of its columns has text."""
+    text, columns = fill_template(template, row), columns_of(template)
+    if not text.strip() or (columns and not any(has_text(name, row) for name in columns)):
+        named = ", ".join(f"`{name}`" for name in sorted(columns))
+        raise BadRowError(f"the {what} is empty" + (f" (column {named})" if columns else ""))
+    return text
 
 
 def _references(row: dict[str, Any], config: DataConfig) -> tuple[str, ...]:
@@ -173,8 +179,8 @@ def _checked_turn(turn: dict[str, Any], number: int) -> Message:
     thoughts = [str(extra[key]) for key in THOUGHTS if key in extra]
     if not all(_has_no_lone_surrogate(text) for text in (content, *thoughts)):
         raise BadRowError(f"turn {number} ({role}) has half a character (a lone surrogate)")
-    if role == "assistant" and not content.strip() and "tool_calls" not in extra:
-        raise BadRowError(f"turn {number} is an empty assistant turn")
+    if role in ("user", "assistant") and not content.strip() and "tool_calls" not in extra:
+        raise BadRowError(f"turn {number} is an empty {role} turn")
     return Message(cast(Role, role), content, extra, train=all(_flag(turn, key, number) for key in _FLAGS))
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.checksums import seal
+from tutelage.common.errors import TutelageError, listed
+from tutelage.common.files import write_atomically
 from tutelage.evaluation.benchmarks import JUDGED, WITH_COMET, benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder, read_lines
@@ -23,6 +25,7 @@ from tutelage.evaluation.records import ExampleRecord, write_records, write_resu
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
+RESPONSES_FILE = "responses.jsonl"  # of kept replies
 GIVEN = {"model": "given with the replies", "rules": "unknown", "decision": "unknown", "fingerprint": ""}
 _NAMED = 10  # ids in a one-line message; the result holds all of them
 
@@ -43,6 +46,7 @@ class Evaluation:
 
     result: dict[str, Any]
     records: list[ExampleRecord]
+    given: Mapping[str, Reply] = field(default_factory=dict)  # the replies of a file, by id
 
 
 def score_file(
@@ -64,12 +68,18 @@ def score_file(
     found = read_replies(bench, file, items, {item.id for item in everything})
     records, notices = score(bench, items, found.replies, judge)
     result = bench.summarise(records) | scored_by(bench, records, judge)
-    listed = {"missing": found.missing, "unknown": found.unknown, "doubled": found.doubled}
-    notices += [sentence for kind, ids in listed.items() if (sentence := _sentence(kind, ids, len(items)))]
+    named = {"missing": found.missing, "unknown": found.unknown, "doubled": found.doubled}
+    notices += id_notices(named, len(items))
     chance, warnings = with_chance(bench, items, records)
     notices += warnings
-    found_ids = {kind: list(ids) for kind, ids in listed.items()}
-    return Evaluation({**result, **chance, **found_ids, "reading": bench.reading, "notices": notices}, records)
+    about = {**{kind: list(ids) for kind, ids in named.items()}, "limit": limit, "seed": seed}
+    result |= {**chance, **about, "reading": bench.reading, "notices": notices}
+    return Evaluation(result, records, found.replies)
+
+
+def was_given(result: Mapping[str, Any]) -> bool:
+    """Whether the result is one of `score_file`."""
+    return "missing" in result
 
 
 def write_evaluation(folder: Path, bench: Benchmark, evaluation: Evaluation) -> None:
@@ -79,10 +89,26 @@ def write_evaluation(folder: Path, bench: Benchmark, evaluation: Evaluation) -> 
     write_records(folder, [_concealed(bench, record) for record in evaluation.records])
     write_result(folder, evaluation.result)
     write_page(folder, include_text=bench.may_be_shown)
+    if evaluation.given:  # so that they can be scored again
+        lines = (seal(_as_row(bench, id, reply)) for id, reply in evaluation.given.items())
+        write_atomically(folder / RESPONSES_FILE, "".join(lines))
+
+
+def _as_row(bench: Benchmark, id: str, reply: Reply) -> dict[str, Any]:
+    """What `_reply` reads."""
+    row = {"id": id, "response": bench.conceal(reply.text), "finished": reply.finished, "tokens": reply.tokens}
+    more = {"shots": reply.shots, "judgements": reply.judgements, "likelihoods": reply.likelihoods}
+    return row | {key: value for key, value in more.items() if value is not None}
 
 
 def _concealed(bench: Benchmark, record: ExampleRecord) -> ExampleRecord:
     return replace(record, prompt=bench.conceal(record.prompt), response=bench.conceal(record.response))
+
+
+def id_notices(ids: Mapping[str, Sequence[str]], total: int) -> list[str]:
+    """Sentences about the `missing`, `unknown` and `doubled` ids of a file of replies to `total` examples."""
+    kinds = ("missing", "unknown", "doubled")
+    return [sentence for kind in kinds if (sentence := _sentence(kind, ids.get(kind, ()), total))]
 
 
 def problem(result: Mapping[str, Any]) -> str | None:
@@ -260,7 +286,7 @@ def _likelihoods(row: Mapping[str, Any], where: str) -> tuple[float, ...] | None
 def _sentence(kind: str, ids: Sequence[str], total: int) -> str:
     if not ids:
         return ""
-    named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+    named = listed(ids, _NAMED)
     one = len(ids) == 1
     if kind == "missing":
         verb = "has no reply and is" if one else "have no reply and are"

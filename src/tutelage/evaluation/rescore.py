@@ -16,15 +16,24 @@ from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.judges.comet import MODEL
 from tutelage.evaluation.readers.thoughts import read_reply
 from tutelage.evaluation.records import read_records, read_result
-from tutelage.evaluation.replies import GIVEN, Evaluation, score, scored_by, with_chance
-from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE
+from tutelage.evaluation.replies import (
+    GIVEN,
+    RESPONSES_FILE,
+    Evaluation,
+    id_notices,
+    score,
+    scored_by,
+    was_given,
+    with_chance,
+)
+from tutelage.evaluation.run_benchmarks import SETTINGS_FILE
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
 
 # What a result keeps: how the model was asked, and which run it belongs to.
 _KEPT = ("model", "seed", "limit", "group", "prompt", "chat", "shots", "max_new_tokens", "context", "speed")
-_KEPT += ("kind", "stage")
+_KEPT += ("kind", "stage", "missing", "unknown", "doubled")
 BEFORE = GIVEN | {"model": "a judge that was not recorded"}  # of results from before `judge` was a part of them
 
 
@@ -53,10 +62,12 @@ def kept_replies(folder: Path, data_dir: Path | None = None) -> Kept:
     items = bench.load(data_folder(data_dir), before.get("limit"), before.get("seed") or 0, before.get("group"))
     file = folder / RESPONSES_FILE
     if not count_replies(file):
-        raise TutelageError(f"{file}: no replies were kept; run the benchmark again")
+        again = "score their file again" if was_given(before) else "run the benchmark again"
+        raise TutelageError(f"{file}: no replies were kept; {again}")
     asking = _asking(folder, before)
     replies = resume(file, bench, items, asking, rewrite=False)
-    missing = sum(item.id not in replies for item in items)
+    never = {*before.get("missing", ()), *before.get("doubled", ())}  # of a file that was given
+    missing = sum(item.id not in replies and item.id not in never for item in items)
     if missing:
         raise TutelageError(
             f"{file}: {missing} of {len(items)} replies are missing or were made with other prompts, or with an "
@@ -82,12 +93,12 @@ def rescore(kept: Kept, judge: JudgeEndpoint | None = None, comet: bool | None =
     chance, warnings = with_chance(bench, kept.items, records)
     result = bench.summarise(records) | chance | scored_by(bench, records, judge, judged)
     result |= {key: before[key] for key in _KEPT if key in before}
-    shots = kept.asking.shots(bench)
+    about_prompts = prompt_notices(bench, kept.replies, before.get("context"), kept.asking.shots(bench))
     result |= {
         "cut": sum(not record.finished for record in records),
         "mean_tokens": sum(record.tokens for record in records) / len(records) if records else None,
         "reading": bench.reading,
-        "notices": [*prompt_notices(bench, kept.replies, before.get("context"), shots), *notices, *warnings],
+        "notices": [*about_prompts, *notices, *id_notices(before, len(kept.items)), *warnings],
     }
     return Evaluation(result, records)
 
@@ -98,7 +109,7 @@ def _asking(folder: Path, before: dict[str, Any]) -> Asking:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         return Asking(bool(settings["chat"]), settings.get("prompt"), int(settings["method_version"]))
     except (OSError, ValueError, KeyError):
-        return Asking(bool(before.get("chat")), version=1)
+        return Asking(True) if was_given(before) else Asking(bool(before.get("chat")), version=1)
 
 
 def _with_outside_scores(kept: Kept) -> dict[str, Reply]:

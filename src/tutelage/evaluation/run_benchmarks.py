@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tutelage.evaluation.answer_items import (
     Answerer,
     Asking,
     answer,
+    count_replies,
     new_token_limit,
     prompt_notices,
     resume,
@@ -31,13 +33,13 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Reply
 from tutelage.evaluation.benchmarks.data import data_folder
 from tutelage.evaluation.compare import edge_text
 from tutelage.evaluation.lm_eval_tasks import load_lm_eval_task, run_lm_eval_task
-from tutelage.evaluation.replies import Evaluation, score, scored_by, with_chance, write_evaluation
+from tutelage.evaluation.replies import RESPONSES_FILE, Evaluation, score, scored_by, with_chance, write_evaluation
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
     from tutelage.recipe.sections import ModelConfig
 
-RESPONSES_FILE, SETTINGS_FILE = "responses.jsonl", "settings.json"
+SETTINGS_FILE = "settings.json"
 SPEED_FILE, SUMMARY_FILE = "speed.json", "summary.json"
 
 
@@ -108,6 +110,19 @@ def _check_tasks(settings: Settings, loaded: Mapping[str, Any]) -> None:
 
         ChatClient(settings.judge)
         _ = settings.judge.wording  # raises where the benchmark's own rules cannot be had
+        if count_replies(settings.out / JUDGED / RESPONSES_FILE) < len(loaded[JUDGED]):  # else it may have judged them
+            _refuse_absent(settings.judge)
+
+
+def _refuse_absent(judge: JudgeEndpoint) -> None:
+    """Raise TutelageError for a judge that does not answer; a line for one of which that is not known."""
+    from tutelage.evaluation.judges.reachable import judge_problem
+
+    found = judge_problem(judge)
+    if found is not None and found[1]:
+        raise TutelageError(found[0])
+    if found is not None:
+        print(f"note: {found[0]}", file=sys.stderr, flush=True)
 
 
 def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

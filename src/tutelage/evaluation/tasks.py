@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.hashing import example_seed
 from tutelage.common.types import Conversation, Message
 from tutelage.evaluation.metrics import ADVICE, SCORERS, Score
@@ -117,8 +117,7 @@ def _too_long(
     reads = f"tasks.{task_name}: `{reader.name}` reads {context} tokens (max_position_embeddings of its config)"
     if len(out) == len(prompts):
         raise TutelageError(f"{reads}, and no prompt fits: use shorter prompts, or a model that reads more")
-    listed = [conversations[place].source or conversations[place].id for place in list(out)[:5]]
-    names = f" ({', '.join(listed)}{' …' * (len(out) > len(listed))})" if out else ""
+    names = f" ({listed([conversations[place].source or conversations[place].id for place in out])})" if out else ""
     print(
         f"{reads}: {len(out)} prompts do not fit and count as answered with nothing{names}; {short} leave less room "
         f"than max_new_tokens ({wanted})",

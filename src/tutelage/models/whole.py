@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.progress import tell
 
 ADAPTER = "adapter_config.json"  # the file that makes a folder a peft adapter
 _INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _NUMBERS = {"I": "int", "U": "uint", "F": "float", "C": "complex"}  # safetensors' letters
-_SHOWN = 3  # names in a message
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -41,7 +40,7 @@ def check_files(folder: Path) -> None:
         absent = sorted(name for name in named if not (folder / name).is_file())
         if absent:
             raise TutelageError(
-                f"model folder {folder} lacks {_first(absent)}, named by {_INDEX}: copy the whole checkpoint"
+                f"model folder {folder} lacks {listed(absent)}, named by {_INDEX}: copy the whole checkpoint"
             )
     for file in sorted(folder.glob("*.safetensors")):
         try:
@@ -62,7 +61,7 @@ def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool =
     name = type(model).__name__
     if wrong:
         raise TutelageError(
-            f"`{path}`: the weights do not fit its config.json: {_first(sorted(wrong))}: give the config that was "
+            f"`{path}`: the weights do not fit its config.json: {listed(sorted(wrong))}: give the config that was "
             "saved with them"
         )
     missing = sorted(info["missing_keys"])
@@ -70,11 +69,11 @@ def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool =
         tied = "; if its head is its embedding, set `tie_word_embeddings` in config.json"
         head = tied if "lm_head.weight" in missing else ""
         raise TutelageError(
-            f"`{path}`: weights of {name} are not in its files: {_first(missing)}: get the whole checkpoint{head}"
+            f"`{path}`: weights of {name} are not in its files: {listed(missing)}: get the whole checkpoint{head}"
         )
     unused = sorted(info["unexpected_keys"])
     if unused and not quiet:
-        tell(f"`{path}`: {name} does not use these weights of its files: {_first(unused)}", "note", file=sys.stderr)
+        tell(f"`{path}`: {name} does not use these weights of its files: {listed(unused)}", "note", file=sys.stderr)
 
 
 def refuse_other_types(path: str, folder: Path, model: Any = None, unused: Collection[str] = ()) -> None:
@@ -197,8 +196,3 @@ def without_load_report() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
-from tutelage.common.files import write_atomically
+from tutelage.common.errors import TutelageError, listed
+from tutelage.common.files import refuse_unwritable, write_atomically
 from tutelage.recipe.load import read_yaml, with_overrides
 
 OWNER = ".owner.json"
 NO_SETTINGS = ("name", "description")  # keys of a recipe that change no result
-NAMED = 3  # changed settings that are named
 
 
 def refuse_other(folder: Path, file: Path | None, what: str) -> None:
@@ -42,6 +41,27 @@ def claim(folder: Path, file: Path | None, name: str, overrides: Sequence[str] =
     write_atomically(folder / OWNER, json.dumps(content, default=str) + "\n")
 
 
+def make_way(
+    folder: Path,
+    file: Path | None,
+    name: str,
+    what: str,
+    option: str,
+    overrides: Sequence[str] = (),
+    *,
+    given: bool = True,
+    beside: str = "",
+) -> list[str]:
+    """Before the work whose results go into `folder`: what `replaces` says, for the user.
+
+    `what`: the results, such as a report. `option`: what sets the folder, if it was `given`. Raises TutelageError for a
+    folder that cannot be written, and as `refuse_other` does.
+    """
+    refuse_unwritable(folder, option, "" if given else f"the {what}")
+    refuse_other(folder, file, what)
+    return replaces(folder, file, name, beside, overrides)
+
+
 def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: Sequence[str] = ()) -> list[str]:
     """A line that says so where `folder` holds results of the file with other settings, and how to keep both.
 
@@ -54,9 +74,8 @@ def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: S
         return []
     if not changes:
         return []
-    more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return [
-        f"{folder}{what}: made with other settings ({', '.join(changes[:NAMED])}{more}), replaced when this is done; "
+        f"{folder}{what}: made with other settings ({listed(changes)}), replaced when this is done; "
         f"finished runs are kept. To keep both, give this one another name: name={name}-2"
     ]
 

@@ -69,14 +69,19 @@ class DataConfig(Section):
         default=0, description="Rows at the start of the seeded order to leave out before `size` is counted."
     )
     seed: int = Field(default=0, description="Seed of the order that `size` and `skip` refer to.")
+    distinct: bool = Field(
+        default=False,
+        description="Whether to leave out rows that repeat an earlier one exactly, question and answer; they are "
+        "counted. Set it alike in all sections that are slices of one file.",
+    )
     max_bad_rows: Fraction = Field(
         default=0.01, description="Largest share of unusable rows; with more of them, loading fails."
     )
 
     def content(self, *without: str) -> dict[str, Any]:
-        """The keys for a fingerprint, except those in `without`. `text` and `messages` count only if they are set, so
-        that runs from before those keys existed keep their fingerprints."""
-        unset = {key for key in ("text", "messages") if getattr(self, key) is None}
+        """The keys for a fingerprint, except those in `without`. `text`, `messages` and `distinct` count only if they
+        are set, so that runs from before those keys existed keep their fingerprints."""
+        unset = {key for key in ("text", "messages", "distinct") if not getattr(self, key)}
         return self.model_dump(mode="json", exclude={*without, *unset})
 
     @model_validator(mode="after")

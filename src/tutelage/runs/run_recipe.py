@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tutelage.common.errors import TutelageError
 from tutelage.common.progress import told, told_once
+from tutelage.data.chat_template import ChatTemplate
+from tutelage.models.load import load_template
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import PruneStage, TrainStage
 from tutelage.runs.cost.cost_model import CostModel
@@ -76,17 +80,26 @@ def run_recipe(
     for note in busy_note() if left and planner.device == "cpu" else ():
         print(note, flush=True)
 
+    here = CostModel(model.machine, ranks, _template(recipe) if left and planner.device == "cpu" else None)
+
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
-        cost = cost_of(run, model)
+        cost = cost_of(run, here)
         if cost is None:
             return _UNKNOWN_SECONDS
-        return 3600 * cost.hours if run.device == "cuda" else cpu_seconds(run, cost, model, measured_pace())
+        return 3600 * cost.hours if run.device == "cuda" else cpu_seconds(run, cost, here, measured_pace())
 
     options = {"seconds": seconds, "title": recipe.name, "texts": texts}
     with told_once() as notes, Scheduler(resources, debug, hours=hours if jobs > 1 else None, **options) as scheduler:
         scheduler.execute(search.known, len(expected))
         said = told(notes).union(early)
     return replace(read_results(search, time.monotonic() - began), said=said)
+
+
+def _template(recipe: RecipeConfig) -> ChatTemplate | None:
+    """The chat template by which rows are counted in tokens; None where it cannot be had."""
+    with suppress(TutelageError):
+        return load_template(recipe.teacher if isinstance(recipe.student, str) else recipe.student)[0]
+    return None
 
 
 def _words(recipe: RecipeConfig, plan: Sequence[Run]) -> Iterator[str]:

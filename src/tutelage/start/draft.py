@@ -52,9 +52,9 @@ def draft(
     lengths = measure(looks["train"], pair.template)
     paths = {role: _as_written(look.paths, out) for role, look in looks.items()}
     proposal = propose(name, looks, paths, lengths, pair)
-    head = f"Made by `{command}`; docs/recipe.md has every key. Next: tutelage run {out}"
+    head = f"Made by `{command}`; docs/recipe.md has every key, docs/glossary.md the words. Next: tutelage run {out}"
     with _healing_rows(pair.student, out.with_name(HEALING_FILE), force):
-        fitting = _fitting(proposal, head, out, here, runs)
+        fitting = _fitting(proposal, head, out, pair, here, runs)
         problems = find_problems(fitting.runs, runs, data=False)
         notes = _row_notes(fitting.config, out, runs, here)
         warnings = [*_few(looks), *notes, *(problem.text for problem in problems)]
@@ -88,7 +88,7 @@ class _Fitting:
     found: Estimate
 
 
-def _fitting(proposal: Proposal, head: str, out: Path, here: Here, runs: Path) -> _Fitting:
+def _fitting(proposal: Proposal, head: str, out: Path, pair: Pair, here: Here, runs: Path) -> _Fitting:
     """The recipe with the first of the savings with which all runs fit, else with the last."""
     made = None
     for saving in SAVINGS if here.device == "cuda" else CPU_SAVINGS:
@@ -96,7 +96,7 @@ def _fitting(proposal: Proposal, head: str, out: Path, here: Here, runs: Path) -
         text = recipe_text(content, proposal.reasons, head)
         config = recipe_from(parse_yaml(text), out)
         planned = runs_of(config, out.resolve().parent, runs, here.device)
-        made = _Fitting(text, config, planned, estimate(planned, here))
+        made = _Fitting(text, config, planned, estimate(planned, here, pair.template))
         if not made.found.misfits:
             break
     assert made is not None
@@ -120,7 +120,7 @@ def _stages(fitting: _Fitting) -> Iterator[str]:
     where = f"here{' on quiet cores' * (fitting.found.busy > BUSY)}"
     yield f"what will run{f', and for how long {where}' if times else ''}:"
     for name in names:
-        time = f"{times[name]:<{max(map(len, times.values()))}}  " if times else ""
+        time = f"{times.get(name, ''):<{max(map(len, times.values()))}}  " if times else ""  # equal ones run once
         yield f"  {name:<{max(map(len, names))}}  {time}{SAYS.get(name, '')}"
 
 

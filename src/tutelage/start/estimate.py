@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage
 from tutelage.runs.cost.cost_model import CostModel
-from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
+from tutelage.runs.cost.cpu import COMMAND, cpu_seconds, measured_pace
 from tutelage.runs.cost.disk import disk_of_all
 from tutelage.runs.cost.facts import Machine, facts, machine
 from tutelage.runs.cost.memory import GIB
@@ -74,11 +75,11 @@ def runs_of(config: RecipeConfig, folder: Path, root: Path, device: str) -> list
     return with_parents(asked)
 
 
-def estimate(runs: Sequence[Run], here: Here) -> Estimate:
-    """What the runs need here, one after the other."""
+def estimate(runs: Sequence[Run], here: Here, template: ChatTemplate | None = None) -> Estimate:
+    """What the runs need here, one after the other. `template`: of the student, by which rows are counted in tokens."""
     if here.machine is None:
         return Estimate(None, None)
-    model = CostModel(here.machine, 1)
+    model = CostModel(here.machine, 1, template)
     costs = [(run, cost_of(run, model)) for run in runs]
     known = [(run, cost) for run, cost in costs if cost is not None]
     if len(known) < len(costs):
@@ -90,7 +91,8 @@ def estimate(runs: Sequence[Run], here: Here) -> Estimate:
         hours = cost.hours if pace is None else cpu_seconds(run, cost, model, pace) / 3600
         stages[EVALUATIONS if run.kind == "evaluate" else run.stage] += hours
     disk = disk_of_all(runs, model).total / GIB
-    return Estimate(sum(stages.values()), gib, wrong, 1.0 if pace is None else pace.busy, stages, disk)
+    beside = 0.0 if pace is None else COMMAND * pace.busy / 3600
+    return Estimate(sum(stages.values()) + beside, gib, wrong, 1.0 if pace is None else pace.busy, stages, disk)
 
 
 def _cores() -> int:

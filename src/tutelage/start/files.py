@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError, instead_of
-from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, is_text, listed, missing_column
+from tutelage.common.errors import TutelageError, instead_of, listed
+from tutelage.data.columns import BadRowError, columns_of, find_value, is_missing, is_text, missing_column
 from tutelage.data.forms import turn_columns, turns_inside
 from tutelage.data.rows import ID_COLUMNS, convert
 from tutelage.data.sources import SUFFIXES

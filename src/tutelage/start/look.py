@@ -6,22 +6,22 @@ import shlex
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow, json_type, reasons
-from tutelage.data.dataset import LoadedData, load_dataset
+from tutelage.data.columns import BadRow, bad_lines, json_type, reasons
+from tutelage.data.dataset import LoadedData, exact_repetitions, load_dataset
 from tutelage.data.encode_rows import encode_all
 from tutelage.data.left_out import beside_texts
 from tutelage.data.sources import odd_separators, read_rows
 from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
-from tutelage.runs.rows.seen import gaps
+from tutelage.runs.rows.seen import gaps, in_file_order
 from tutelage.start.files import Form, find_form, form_of, likely_pair, said_unused, text_columns, without_text
 
 FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS = 200, 5000, 40  # rows that are looked at
@@ -40,11 +40,23 @@ class Look:
     rows: Sequence[Conversation]
     separators: tuple[str, ...] = ()  # of tables that have others than their names say, in words
     unused: str = ""  # which columns nothing reads, and how to use one
+    repeated: tuple[str, ...] = ()  # rows that are left out because they repeat earlier ones: `distinct` in the recipe
 
     @property
     def targets(self) -> list[str]:
         """The reference answers of all rows."""
         return [text for row in self.rows for text in row.targets]
+
+    @property
+    def repetitions(self) -> dict[str, str]:
+        """The rows that repeat an earlier one exactly, each with what it repeats, in words."""
+        return exact_repetitions(in_file_order(self.rows))
+
+    def distinct(self) -> Look:
+        """The same without the rows that repeat earlier ones."""
+        again = self.repetitions
+        rows = tuple(row for row in self.rows if row.source not in again)
+        return replace(self, rows=rows, repeated=tuple(again.values()))
 
     def lines(self) -> list[str]:
         """What a user should know of it, one line each."""
@@ -53,8 +65,10 @@ class Look:
             f"{self.role}: {', '.join(self.paths)}: {self.total:,} row{'s' * (self.total > 1)}{share}; {self.form.said}"
         ]
         out += [f"  {line}" for line in (*self.separators, self.unused) if line]
-        out += [f"  bad row: {row.source}: {row.reason}" for row in self.bad[:3]]
-        out += [f"  … and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []
+        out += [f"  {line}" for line in bad_lines(self.bad)]
+        if again := len(self.repeated):
+            what = "row is an exact repetition" if again == 1 else "rows are exact repetitions"
+            out.append(f"  {again:,} {what} and left out (`distinct: true`): {listed(self.repeated)}")
         several = sum(sum(m.role == "assistant" for m in row.messages) > 1 for row in self.rows)
         kinds = {
             "with several answers": several,

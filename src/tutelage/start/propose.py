@@ -11,6 +11,7 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.runs.cost.facts import shape_at
+from tutelage.runs.rows.seen import SHORT_ANSWER
 from tutelage.start.look import MOST_BAD, Lengths, Look
 from tutelage.start.models import Cut, Pair
 from tutelage.synthesis.words import script_counts
@@ -20,10 +21,7 @@ HEAL = "heal"
 HEALING_FILE = "healing-rows.jsonl"  # beside the recipe; one for all recipes of a folder, which then share the healing
 TEST_SHARE, DEV_SHARE = 0.2, 0.1
 MOST_TEST, MOST_DEV = 500, 100
-# Words of the median answer up to which exact match is the headline: in a short one, one wrong name is a wrong answer,
-# and ROUGE-L would hardly show it.
-SHORT_ANSWER = 12
-LONG_ANSWER = 25  # from which it says nothing
+LONG_ANSWER = 25  # words of the median answer from which exact match says nothing
 # Training keys that save memory and change no result, tried in order until the recipe fits; of CPUs, from the third on.
 SAVINGS: tuple[Mapping[str, Any], ...] = (
     {},
@@ -114,7 +112,7 @@ def fitting_metrics(answers: Sequence[str], references: int = 0) -> tuple[list[s
         return ["chrf", *(["exact_match"] if median <= LONG_ANSWER else [])], "chrf reads every script, ROUGE only a-z"
     if sum("the answer is" in answer.lower() for answer in answers) >= 0.8 * len(answers):
         return ["final_answer", rouge], "the answers end in “the answer is …”"
-    if median <= SHORT_ANSWER:
+    if median <= SHORT_ANSWER:  # ROUGE-L would hardly show one wrong name
         return ["exact_match", rouge], f"the answers are short (median {median} words): one wrong word makes them wrong"
     if median <= LONG_ANSWER:
         return [rouge, "exact_match"], f"the answers are sentences (median {median} words)"
@@ -164,11 +162,11 @@ def _data(
 ) -> dict[str, dict[str, Any]]:
     """The data sections; `dev` and `test` that no file is for are the first rows of the order that `train` skips."""
     data: dict[str, dict[str, Any]] = {}
-    place, own = 0, {"path": paths["train"], **looks["train"].form.keys}
+    place, own = 0, {"path": paths["train"], **_form(looks["train"])}
     allowed = _allowed(looks["train"], too_long)
     for role in ("test", "dev"):
         if role in looks:
-            data[role] = {"path": paths[role], **looks[role].form.keys, **_allowed(looks[role], too_long)}
+            data[role] = {"path": paths[role], **_form(looks[role]), **_allowed(looks[role], too_long)}
         else:
             data[role] = {**own, **({"skip": place} if place else {}), "size": counts[role], **allowed}
             place += counts[role]
@@ -177,6 +175,11 @@ def _data(
     if split:
         reasons["data"] = f"{counts['train']:,} rows to train on, {', '.join(split)}: slices of one shuffled order"
     return data
+
+
+def _form(look: Look) -> dict[str, Any]:
+    """The keys that say how the section's rows are read."""
+    return look.form.keys | ({"distinct": True} if look.repeated else {})
 
 
 def _allowed(look: Look, too_long: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, first_of
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.cost.disk import Disk, disk_of_all
 from tutelage.runs.cost.facts import machine
@@ -215,7 +215,9 @@ def _closing(plan: StudyPlan, cost: Priced) -> list[str]:
         out.append(f"~ {number} of {len(known)} figures are extrapolated: measured were one H100, and two H200 to 70B")
     if len(known) < len(cost.costs):
         out.append(f"? {len(cost.costs) - len(known)} runs with a model of unknown shape have no figures")
-    out += [f"not here, so fingerprints are provisional: {line}" for line in plan.absent[:5]]
+    absent, left = first_of(plan.absent, 5)
+    out += [f"not here, so fingerprints are provisional: {line}" for line in absent]
+    out += [f"not here either: {left} more"] * (left > 0)
     return out + [f"{'missing here' if one.stops else 'note'}: {one.text}" for one in problems(plan)]
 
 

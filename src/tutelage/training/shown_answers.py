@@ -17,7 +17,12 @@ from tutelage.sampling.torch_sampler import TorchSampler
 
 _SECONDS = 15.0  # at least, between two answers
 _COST = 30.0  # and at least as many times what the last answer took
-_NEW_TOKENS = 48
+NEW_TOKENS = 48
+
+
+def pause(seconds: float) -> float:
+    """Seconds until the next answer, after one that took so many."""
+    return max(_SECONDS, _COST * seconds)
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,12 @@ class ShownAnswers:
             if sampled is None:
                 return
             self._say(f"step {step}", self.student.template.decode(sampled.ids[sampled.prompt_length :].tolist()))
-        self.next = time.monotonic() + max(_SECONDS, _COST * (time.monotonic() - now))
+        self.next = time.monotonic() + pause(time.monotonic() - now)
 
     def _answer(self, asked: Asked) -> str:
         sampler = TorchSampler(self.student.model, self.student.template.end_of_turn_ids, self.student.packed, 1)
         room = None if self.student.context is None else self.student.context - len(asked.prompt)
-        new = _NEW_TOKENS if room is None else min(room, _NEW_TOKENS)
+        new = NEW_TOKENS if room is None else min(room, NEW_TOKENS)
         if new < 1:
             return ""
         (sample,) = sampler.sample([asked.prompt], max_new_tokens=new, temperature=0.0, seeds=[0])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, SamplingConfig, TrainingConfig
-from tutelage.recipe.stages import DistillStage, SignalConfig
+from tutelage.recipe.stages import DistillStage, SftStage, SignalConfig
 from tutelage.runs.cost.cost_model import START_SECONDS, CostModel
 from tutelage.runs.cost.facts import Rows, Shape, facts, machine
 from tutelage.runs.cost.memory import GIB, Sampling
@@ -185,8 +185,51 @@ def test_a_kept_signal_is_computed_once_however_often_the_rows_are_read(tmp_path
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **training)
     kept = replace(run, config=run.config.model_copy(update={"signal": SignalConfig(cache="exact")}))
     asked, once = (cost_with(one, Rows(1000, 100, 50)).flops for one in (run, kept))
-    teacher = CostModel(machine("H100"))._pass(Shape(**facts()["models"]["meta-llama/Llama-3.1-8B"]), 100)[1]
+    teacher = CostModel(machine("H100"))._pass(Shape(**facts()["models"]["meta-llama/Llama-3.1-8B"]), 100, 0.5)[1]
     assert asked - once == pytest.approx((passes - 1) * 100_000 * teacher, abs=1e6)
+
+
+def test_only_responses_go_through_the_head(tmp_path):
+    """An SFT of 1,000 rows of 100 tokens: forward and backward of the layers for all, of the head for the half that is
+    learnt."""
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0)
+    run = replace(run, kind="sft", config=SftStage(name="sft", kind="sft", data="train"), models={
+        "student": run.models["student"]})  # fmt: skip
+    shape = Shape(**facts()["models"]["meta-llama/Llama-3.2-1B"])
+    head = shape.vocab * shape.hidden
+    token = 2 * (shape.matrix_weights - head / 2) + 2 * shape.layers * shape.heads * shape.head_dim * 100
+    assert cost_with(run, Rows(1000, 100, 50)).flops == pytest.approx(3 * 100_000 * token)
+
+
+@pytest.mark.parametrize(
+    ("training", "signal", "student", "teacher"),
+    [({}, {}, 2, 2), ({"evaluate_every": 3}, {}, 4, 4), ({}, {"cache": "exact"}, 2, 1)],
+)
+def test_validation_rows_are_read_before_training_and_after_it(tmp_path, training, signal, student, teacher):
+    """8 steps: 1,000 rows in batches of 128."""
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **training)
+    run = replace(run, config=run.config.model_copy(update={"signal": SignalConfig(**signal)}))
+    run = replace(run, data={**run.data, "dev": DataConfig(path="dev")})
+    assert run.training is not None
+    measured = replace(run, training=run.training.model_copy(update={"validation": "dev"}))
+    rows = Rows(1000, 100, 50)
+    before, after = cost_with(run, rows), cost_with(measured, rows)
+    model = CostModel(machine("H100"))
+    passes = [
+        model._pass(Shape(**facts()["models"][f"meta-llama/Llama-3.{name}"]), 100, 0.5) for name in ("2-1B", "1-8B")
+    ]
+    for place, more in ((0, 3600 * (after.hours - before.hours)), (1, after.flops - before.flops)):
+        expected = 100_000 * (student * passes[0][place] + teacher * passes[1][place])
+        assert more == pytest.approx(expected, rel=1e-6)
+
+
+def test_own_answers_are_asked_for_with_the_prompt_once_more(tmp_path):
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.5)
+    off = replace(run, config=run.config.model_copy(update={"on_policy": 0.0}))
+    more = cost_with(run, Rows(1000, 100, 50)).flops - cost_with(off, Rows(1000, 100, 50)).flops
+    shape = Shape(**facts()["models"]["meta-llama/Llama-3.2-1B"])
+    read = CostModel(machine("H100"))._pass(shape, 50, 0.0)[1]
+    assert more == pytest.approx(500 * 50 * (read + 2 * shape.matrix_weights))
 
 
 def test_an_unknown_shape_has_no_figures(tmp_path):

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cost_runs import B1, W1, model_of, run_of
+from cost_runs import B1, B8, STAGES, W1, model_of, run_of
 
 from tutelage.recipe.sections import TrainingConfig
 from tutelage.runs.cost import cpu
+from tutelage.runs.cost.facts import Rows, Shape, facts
 from tutelage.runs.kinds import cost_of
 
 
@@ -62,11 +63,54 @@ def test_busy_cores_are_told_once_they_matter(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("training", "steps"), [({}, 50), ({"max_steps": 7}, 7), ({"max_steps": 500}, 500)])
-def test_adamw_moves_the_weights_once_per_step(training: dict[str, int], steps: int) -> None:
+def test_adamw_moves_the_weights_once_per_step(
+    training: dict[str, int], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_of("sft", TrainingConfig(batch_size=40, epochs=2, **training), student=B1)  # 1,000 rows
     model = model_of("H100")
     cost = cost_of(run, model)
     assert cost is not None
     cost = replace(cost, flops=0.0, sampled=0.0)
-    seconds = cpu.cpu_seconds(run, cost, model, cpu.Pace(1e9))
-    assert seconds == pytest.approx(cpu.START + steps * W1 * cpu.ADAM_BYTES / cpu.BANDWIDTH)
+    monkeypatch.setattr(cpu, "_shown_seconds", lambda seconds, *_: 0.01 * seconds)
+    seconds = cpu.cpu_seconds(run, cost, model, cpu.Pace(1e18))
+    assert seconds == pytest.approx(cpu.START + 1.01 * steps * W1 * cpu.ADAM_BYTES / cpu.BANDWIDTH)
+
+
+def test_the_loss_passes_over_the_vocabulary_for_each_response_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_shown_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(cpu, "ADAM_BYTES", 0)
+    for kind, models, work in (
+        ("sft", {"student": B1}, cpu.CROSS_ENTROPY),
+        ("distill", {"student": B1, "teacher": B8}, cpu.DIVERGENCE),
+    ):
+        run, model = run_of(kind, TrainingConfig(epochs=2), **models), model_of("H100")
+        cost = cost_of(run, model)
+        assert cost is not None
+        seconds = cpu.cpu_seconds(run, replace(cost, flops=0.0, sampled=0.0, rows=()), model, cpu.Pace(1e12))
+        assert seconds == pytest.approx(cpu.START + 2 * 1000 * 100 * 128_256 * work / 1e12)  # 100 of 300 tokens each
+
+
+def test_a_batch_is_decoded_until_its_longest_answer_ends() -> None:
+    """25 steps of 20 own answers, half of them of 30 tokens and half of 10: nearly always one of 30 among 20."""
+    stage = STAGES["distill"].model_copy(update={"data": "rows"})
+    run = run_of("distill", TrainingConfig(batch_size=40, epochs=1), stage, student=B1, teacher=B8)
+    model = model_of("H100")
+    seconds = []
+    for answers in ((), (30.0, 10.0)):
+        model.rows = lambda *_, answers=answers: Rows(1000, 300, 20, answers)  # type: ignore[method-assign]
+        cost = cost_of(run, model)
+        assert cost is not None
+        assert cost.sampled == 1000 * 0.5 * 20
+        seconds.append(cpu.cpu_seconds(run, replace(cost, flops=0.0, rows=(20,)), model, cpu.Pace(1e18)))
+    weights = 4 * (W1 + 128_256 * 2048)  # the head's are read twice for several rows
+    assert seconds[1] - seconds[0] == pytest.approx(25 * 10 * weights / cpu.BANDWIDTH, rel=1e-4)
+
+
+def test_answers_that_are_shown_take_their_time() -> None:
+    """One at the end, and one whenever 30 times as long as one takes has passed."""
+    shape = Shape(**facts()["models"][B1])
+    one = 40 * 4 * W1 / cpu.BANDWIDTH
+    shown = [cpu._shown_seconds(seconds, shape, Rows(9, 60, 40), cpu.Pace(1e18)) for seconds in (0, 31 * one, 61 * one)]
+    assert shown == [pytest.approx(count * one, rel=1e-6) for count in (1, 2, 3)]
+    long = cpu._shown_seconds(0, shape, Rows(9, 600, 500), cpu.Pace(1e18))
+    assert long == pytest.approx(48 * 4 * W1 / cpu.BANDWIDTH)  # no more tokens are shown

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chat_templates import CHATML, tokenizer
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.types import Conversation, Message
+from tutelage.data.chat_template import ChatTemplate
 from tutelage.recipe.sections import DataConfig
 from tutelage.runs.cost.facts import Rows, Shape, facts, machine, measure_rows, shape_at, shape_of
 
@@ -45,6 +48,28 @@ def test_rows_of_tables_are_counted_and_measured(tmp_path: Path):
     assert measure_rows("x", config, tmp_path, [file]) == Rows(240, (24 + 12 + 40) / 4, (12 + 4) / 4)
     broken.write_bytes(b'{"prompt": "\xff", "completion": "b"}\n' * 3)  # reading it for training says what is wrong
     assert measure_rows("x", DataConfig(path="y.jsonl"), tmp_path, [broken]).rows == 3
+
+
+def test_a_template_makes_the_tokens_that_training_reads(tmp_path: Path):
+    """The built-in model's template begins with a system turn of its own, which no character of a row tells of."""
+    template = ChatTemplate(tokenizer(CHATML))
+    lines = ['{"prompt": "12345678", "completion": "1234"}', '{"prompt": "12345678"}']
+    for number, line in enumerate(lines):
+        (tmp_path / f"{number}.jsonl").write_text(f"{line}\n" * 9)
+    found = [
+        measure_rows("d", DataConfig(path="x"), tmp_path, [tmp_path / f"{number}.jsonl"], template) for number in (0, 1)
+    ]
+    row = Conversation("", (Message("user", "12345678"), Message("assistant", "1234")), (), "row")
+    whole = template.encode(row, 0, 10**6)
+    assert found[0] == Rows(9, len(whole.ids), whole.response_tokens)
+    assert found[1] == Rows(9, whole.prompt_length, 0)
+    assert found[0].answers == (whole.response_tokens,) * 9
+
+
+def test_the_longest_of_several_answers():
+    rows = Rows(9, 0, 20, (30.0, 10.0))
+    assert [rows.longest(count) for count in (1, 2, 50)] == [20.0, 0.75 * 30 + 0.25 * 10, pytest.approx(30)]
+    assert Rows(9, 0, 20).longest(4) == 20  # nothing was measured
 
 
 def test_shapes_are_read_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

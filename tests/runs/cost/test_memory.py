@@ -25,6 +25,7 @@ from tutelage.runs.cost.cost_model import START_SECONDS
 from tutelage.runs.cost.disk import disk_of, disk_of_all
 from tutelage.runs.cost.facts import Shape, facts, machine
 from tutelage.runs.cost.memory import GIB
+from tutelage.runs.cost.network import exchange_seconds
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.preflight import blocked, misfits
 from tutelage.runs.preflight.machine import disk_text
@@ -232,14 +233,17 @@ def test_hosts_share_by_a_key_and_wait_for_their_network():
     # On one host nothing waits: 16 GPUs of one take half of the time of 8, 16 of two at least that.
     seconds = [3600 * cost(flat, on).hours - START_SECONDS for on in ("8xH100", "16xH100", "2x8xH100")]
     assert seconds[0] == pytest.approx(2 * seconds[1])
-    model = model_of("2x8xH100")
     tokens, shape = 128 * 4096.0, Shape(**facts()["models"][B8])
+
+    def waits(run: Run, on: str = "2x8xH100") -> float:
+        return exchange_seconds(run, shape, None, tokens, machine(on), 16)
+
     # A step has 4 passes of 8,192 tokens per rank: 4 + 4 bytes of each weight, at 0.05 TB/s.
-    assert model._exchange(flat, shape, None, tokens) == pytest.approx(4 * 8 * W8 / 0.05e12)
-    assert model._exchange(held, shape, None, tokens) == pytest.approx(4 * 8 * W8 / 8 / 0.05e12)
+    assert waits(flat) == pytest.approx(4 * 8 * W8 / 0.05e12)
+    assert waits(held) == pytest.approx(4 * 8 * W8 / 8 / 0.05e12)
     whole = run_of("sft", TrainingConfig(), student=B8)
-    assert model._exchange(whole, shape, None, tokens) == pytest.approx(8 * W8 / 0.05e12)
-    assert model_of("16xH100")._exchange(flat, shape, None, tokens) == 0
+    assert waits(whole) == pytest.approx(8 * W8 / 0.05e12)
+    assert waits(flat, "16xH100") == 0
 
 
 def test_vllm_samples_in_one_process():

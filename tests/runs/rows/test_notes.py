@@ -14,7 +14,7 @@ from tutelage.data.large import kept
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import DataConfig
 from tutelage.runs.recipe_results import recipe_results
-from tutelage.runs.rows.notes import SectionRows, left_out_notes, shared_notes
+from tutelage.runs.rows.notes import SectionRows, known_answers, left_out_notes, shared_notes
 from tutelage.runs.rows.seen import SeenRows
 from tutelage.runs.run_recipe import run_recipe
 
@@ -33,16 +33,23 @@ def test_the_later_of_two_equal_rows_of_a_file_is_to_be_removed_however_they_wer
     for seed in range(8):
         found = seen(tmp_path, "x", [*pairs, pairs[1]], size=13, seed=seed)
         assert found.repeated == [
-            "1 row is an exact repetition and counts twice: remove x.jsonl:13 (it repeats x.jsonl:2)"
+            "1 row is an exact repetition and counts twice: remove x.jsonl:13 (it repeats x.jsonl:2), or set "
+            "`distinct: true`"
         ]
 
 
-def test_rows_that_cannot_be_used_and_empty_questions_are_counted_and_named(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     found = seen(tmp_path, "x", [("Who?", "A"), ("Where?", ""), (" ", "B"), ("When?", "C")])
     assert found.left_out == [
-        "1 of 4 rows is bad and left out: x.jsonl:2: turn 2 is an empty assistant turn",
-        "empty questions (user turns without text, which are read) in 1 row (x.jsonl:3)",
+        "2 of 4 rows are bad and left out: x.jsonl:2: the answer is empty (column `completion`); x.jsonl:3: the "
+        "question is empty (column `prompt`)"
     ]
+
+
+def test_rows_that_repeat_are_counted_where_they_are_left_out(tmp_path: Path) -> None:
+    found = seen(tmp_path, "x", [("Who?", "A"), ("When?", "B"), ("Who?", "A")], distinct=True)
+    assert (found.count, found.repeated) == (2, [])
+    assert found.left_out == ["1 of 3 rows is an exact repetition and left out: x.jsonl:3 (it repeats x.jsonl:1)"]
 
 
 def test_what_is_left_out_of_several_sections_of_one_file_is_said_once() -> None:
@@ -86,6 +93,12 @@ def test_copies_equal_questions_and_near_ones_are_told_apart(tmp_path: Path) -> 
     ]
 
 
+def test_what_follows_from_near_questions_is_said_with_care(tmp_path: Path) -> None:
+    asked = seen(tmp_path, "test", [("Where can I park my bicycle at this station?", "There.")])
+    (note,) = shared_notes("a", asked, "b", seen(tmp_path, "train", TRAIN), "its loss looks better than it is")
+    assert "is nearly one of b: its loss may look better than it is (" in note
+
+
 def test_near_questions_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, train = (
         seen(tmp_path, "test", [("How long is the river in that north valley?", "A")]),
@@ -94,6 +107,24 @@ def test_near_questions_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.
     (first,) = shared_notes("a", asked, "b", train, "")
     monkeypatch.setattr("tutelage.synthesis.near_duplicates.NearDuplicates", None)
     assert shared_notes("a", asked, "b", train, "") == [first]
+
+
+def test_answers_that_are_also_answers_to_other_training_questions_are_counted(tmp_path: Path) -> None:
+    """Short ones that are no categories; one whose question is in the training rows too is told as that."""
+    train = seen(tmp_path, "train", [(f"Where is the town hall of place {n}?", f"In town {n}.") for n in range(30)])
+    pairs = [("Who?", "in  Town 3."), ("When?", "In no town."), ("Where is the town hall of place 5?", "In town 5.")]
+    asked = seen(tmp_path, "test", pairs)
+    assert known_answers("task `test`", asked, "data.train", train) == [
+        "1 of the 3 questions of task `test` has the answer of another question in data.train: a high score on it does "
+        "not show that a model knows what is new (test.jsonl:1 is answered as train.jsonl:4)"
+    ]
+    both = seen(tmp_path, "both", [*pairs, ("Why?", "In town 9.")])
+    assert known_answers("a", both, "b", train)[0].startswith("2 of the 4 questions of a have the answer of another ")
+    long = seen(tmp_path, "long", [(q, f"{a} {'word ' * 20}") for q, a in pairs])
+    long_train = seen(tmp_path, "all", [(f"q{n}", f"In town {n}. {'word ' * 20}") for n in range(30)])
+    few = seen(tmp_path, "few", [(f"q{n}", f"In town {n % 20}.") for n in range(90)])
+    for one, other in ((long, long_train), (asked, few), (asked, None), (None, train)):
+        assert known_answers("a", one, "b", other) == []
 
 
 @pytest.mark.slow
@@ -133,7 +164,10 @@ def test_questions_of_a_stages_own_search_task_are_noted_too(workshop: Workshop)
 
 
 WHO = [{"prompt": f"Who is {n}?", "completion": f"It is {n}."} for n in range(6)]
-TWICE = "1 row is an exact repetition and counts twice: remove train.jsonl:7 (it repeats train.jsonl:2)"
+TWICE = (
+    "1 row is an exact repetition and counts twice: remove train.jsonl:7 (it repeats train.jsonl:2), or set "
+    "`distinct: true`"
+)
 OTHERWISE = (
     "1 row answers an earlier row's question otherwise: keep the right answer: test.jsonl:3 (it asks what test.jsonl:1 "
     "asks)"

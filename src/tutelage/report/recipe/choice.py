@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
+from tutelage.common.errors import first_of
 from tutelage.common.run_folder import MODEL, WHERE, models_folder
 from tutelage.evaluation.chance import MATCHES
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
@@ -257,8 +258,8 @@ def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparison
 
 def _names(rows: Sequence[ResultRow]) -> str:
     """The labels of the first, and how many more there are."""
-    labels = [named(row.label) for row in rows[:SPOKEN_OF]]
-    labels += [f"{len(rows) - SPOKEN_OF} more"] if len(rows) > SPOKEN_OF else []
+    first, left = first_of(rows, SPOKEN_OF)
+    labels = [named(row.label) for row in first] + [f"{left} more"] * (left > 0)
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
@@ -269,7 +270,8 @@ def _distances(compared: _Comparisons, chosen: ResultRow, others: Sequence[Resul
     several = len({one.table.task for one in compared.found}) > 1
     corrected = f" after correction for {compared.count} comparisons" if compared.count > 1 else ""
     spoken = [(label, found) for label, found in own.items() if found]
-    for label, found in spoken[:SPOKEN_OF]:
+    first, _ = first_of(spoken, SPOKEN_OF)
+    for label, found in first:
         parts = []
         for one in found:
             end = {0: "no difference was shown", 1: "it is better", -1: "it is worse"}[one.sign]
@@ -278,7 +280,7 @@ def _distances(compared: _Comparisons, chosen: ResultRow, others: Sequence[Resul
             parts.append(f"{distance(one.versus, named(chosen.label))}{where} ({evidence}): {end}")
             corrected = ""
         yield f"{label} is {'; '.join(parts)}."
-    rest = [(label, {one.sign for one in found}) for label, found in spoken[SPOKEN_OF:]]
+    rest = [(label, {one.sign for one in found}) for label, found in spoken[len(first) :]]
     yield from (f"{named(label)} is worse." for label, signs in rest if -1 in signs)
     if same := sum(signs == {0} for _, signs in rest):
         yield f"No difference to {same} more was shown."

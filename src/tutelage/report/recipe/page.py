@@ -22,6 +22,7 @@ from tutelage.report.recipe.table_files import MARKED, is_marked, pairs_csv, sea
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables, how_made
 from tutelage.report.recipe.verdicts import judged_rows, key_of, progress_text, searched_tasks, verdicts, yardstick
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes, lowest
+from tutelage.report.words import words_of_recipe
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -88,6 +89,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         include_text=include_text,
         search=search_groups(results),
         comparisons=comparisons(tables, pairs),
+        words=words_of_recipe(results, [panel.title for panel in panels]),
     )
     return write_atomically(out / "report.html", html)
 

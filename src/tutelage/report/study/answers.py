@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
+from tutelage.common.errors import listed
 from tutelage.evaluation.records import read_result
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired, holm
 from tutelage.report.labels import AVERAGE, method_name, short, size_text, task_label
@@ -22,7 +23,6 @@ from tutelage.report.study.sentences import Link, Part, Sentence, arm_label, lin
 
 AGAIN = "sft_again"
 LONGER = (*SYNTHETIC, "seqkd", "sft_long")  # they have more rows, several answers per row, or more epochs
-_NAMED = 3  # evaluations of endless replies, or of one seed, that are named
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,8 @@ def gaps(study: Study) -> list[str]:
             tasks.setdefault(arm_label(one.arm, study), []).append(study.label(one.task))
     alone = [f"{arm} on {of[0] if len(of) == 1 else f'{len(of)} tasks'}" for arm, of in tasks.items()]
     if alone:
-        more = f"; {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
         found.append(
-            f"One training run so far: {'; '.join(alone[:_NAMED])}{more}. What is said of these does not cover other "
-            "seeds."
+            f"One training run so far: {listed(alone, between='; ')}. What is said of these does not cover other seeds."
         )
     return found
 
@@ -136,11 +134,10 @@ def endless(study: Study) -> list[str]:
                 found[f"{where} ({cut} of {replies})"] = cut / replies
     if not found:
         return []
-    first = sorted(found, key=lambda name: -found[name])[:_NAMED]
-    more = f"; {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    most = sorted(found, key=lambda name: -found[name])
     return [
         "Most replies ran to their limit and were scored as they were cut (the model hardly ends its replies, or needs "
-        f"a larger limit): {'; '.join(first)}{more}."
+        f"a larger limit): {listed(most, between='; ')}."
     ]
 
 

@@ -35,6 +35,7 @@ from tutelage.report.study.results import SYNTHETIC, Result, Study
 from tutelage.report.study.sentences import arm_label
 from tutelage.report.study.table_files import study_csv, study_latex, study_markdown
 from tutelage.report.study.tables import StudyTable, build_tables, every_cell
+from tutelage.report.words import words_of_study
 
 if TYPE_CHECKING:
     from tutelage.study.plan import Cell
@@ -126,6 +127,7 @@ def write_study_report(
         examples=_examples(study) if include_text else [],
         include_text=include_text,
         comparisons=sum(p is not None for p in study.compared.values()),
+        words=words_of_study((result.arm.method for result in study.results.values()), bool(study.held_out)),
         one_seed=all(len(result.seeds) <= 1 for result in study.results.values()),
         seeds=sorted({cell.seed for cell in cells}),
         sizes=sorted({cell.size for cell in cells if cell.size is not None and cell.method not in SYNTHETIC}),

@@ -3,8 +3,8 @@
 Per token that a model reads (`_pass`), with P matrix weights, L layers, width h, H heads of size d, vocabulary V, and a
 sequence of n tokens; p = 1 for a forward pass, 3 for forward and backward, 4 with gradient checkpointing; t = 1, 4, 5:
 
-    FLOPs   = p · (2·P + 2·L·H·d·n)
-    seconds = FLOPs / (rate · min(1, h / 1460))  +  (225 · t · L · h  +  19 / 2 · V) bytes / bandwidth
+    FLOPs   = p · (2·P + 2·L·H·d·n), without the head's (2·V·h) for tokens that are only read
+    seconds = FLOPs with them / (rate · min(1, h / 1460))  +  (225 · t · L · h  +  19 / 2 · V) bytes / bandwidth
 
 Per sampled token (`_decode`), in a batch of b sequences with n tokens of context, a weight or cache entry in 2 bytes:
 
@@ -18,18 +18,18 @@ docs/study.md has the runs, and says what is a guess.
 Several GPUs: a training run is divided among them, at 95 % efficiency where each rank has whole models and 77 % where
 they share (`training.shard`); a decoding step takes its time however few rows a rank has. Ranks on several hosts also
 wait for their network where gathering weights, or summing gradients, takes it longer than the GPUs compute
-(`_exchange`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any other
-run is one process on one GPU. Whether a run fits is for `preflight/fit.py` to say. Marked `extrapolated` is what no
-measured step stands for: more than two GPUs, machines other than an H100 and an H200, models above 71B, and `int8`
-(float8 counts as 1.75 times the rate of products). The decoding step is of before it had its kernels; since, an H200
-takes 0.1 ms per layer.
+(`network.py`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any
+other run is one process on one GPU. Marked `extrapolated` is what no measured step stands for: more than two GPUs,
+machines other than an H100 and an H200, models above 71B, and `int8` (float8 counts as 1.75 times the rate of
+products). The decoding step is of before it had its kernels; since, an H200 takes 0.1 ms per layer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.data.sources import local_files
@@ -47,10 +47,13 @@ from tutelage.runs.cost.memory import (
     pruning_memory,
     reading_memory,
     sampling_memory,
-    shares,
     training_memory,
 )
+from tutelage.runs.cost.network import exchange_seconds
 from tutelage.runs.run import Run, frozen_base, gpus_of
+
+if TYPE_CHECKING:
+    from tutelage.data.chat_template import ChatTemplate
 
 FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
 FLOAT8_RATE = 1.75  # of matrix products in float8, beside bfloat16; fitted to a 70B teacher on one H200
@@ -85,17 +88,18 @@ class Cost:
 class CostModel:
     """Costs of runs on `machine`. Shapes and token statistics are looked up once per model and data section.
 
-    `ranks`: of a training run (`--gpus-per-run`); by default, all GPUs of the machine. `kinds.cost_of` is the way
-    in; it knows which method of this class is for which kind.
+    `ranks`: of a training run (`--gpus-per-run`); by default, all GPUs of the machine. `template`: makes the tokens of
+    rows that are here; without it they are guessed by their characters. `kinds.cost_of` is the way in; it knows which
+    method of this class is for which kind.
     """
 
-    def __init__(self, machine: Machine, ranks: int | None = None) -> None:
-        self.machine, self.ranks = machine, machine.gpus if ranks is None else ranks
+    def __init__(self, machine: Machine, ranks: int | None = None, template: ChatTemplate | None = None) -> None:
+        self.machine, self.ranks, self.template = machine, machine.gpus if ranks is None else ranks, template
         self._rows: dict[str, Rows] = {}
 
     def elsewhere(self, machine: Machine, ranks: int) -> CostModel:
         """The same model for another machine or number of ranks."""
-        other = CostModel(machine, ranks)
+        other = CostModel(machine, ranks, self.template)
         other._rows = self._rows
         return other
 
@@ -143,13 +147,14 @@ class CostModel:
         if not local:
             known = Rows(**facts()["other_data"])
             return replace(known, rows=config.size or known.rows)
-        return measure_rows(name, config, run.recipe_folder, local)
+        return measure_rows(name, config, run.recipe_folder, local, self.template)
 
     def _all_rows(self, run: Run, names: Sequence[str]) -> Rows:
         parts = [self.rows(run, name) for name in names]
         total = sum(part.rows for part in parts)
         tokens = sum(part.rows * part.tokens for part in parts) / max(1, total)
-        return Rows(total, tokens, sum(part.rows * part.response for part in parts) / max(1, total))
+        answers = tuple(answer for part in parts for answer in part.answers)
+        return Rows(total, tokens, sum(part.rows * part.response for part in parts) / max(1, total), answers)
 
     def trained_on(self, run: Run) -> Rows:
         """The rows that a training stage takes in one pass: of all sections that it names, each as often as named, and
@@ -163,7 +168,7 @@ class CostModel:
         """Optimizer steps of a training stage: as many as `max_steps` says, fewer or more than `epochs` take."""
         training = run.training
         assert training is not None
-        per_epoch = max(1, ceil(self.trained_on(run).rows / training.batch_size))
+        per_epoch = max(1, math.ceil(self.trained_on(run).rows / training.batch_size))
         return training.max_steps or per_epoch * training.epochs
 
     # --- one method per kind of run; `shapes` are those of its models, by role ----------------------------------------
@@ -199,22 +204,39 @@ class CostModel:
         if share and held is None and teacher is not None and not shared:
             memory = beside_once(memory, student, teacher, self.machine, run.lora)
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
+        learnt = data.response / data.tokens
         seconds, flops = self._pass(
-            student, length, training=True, checkpointing=memory.recomputes, frozen=run.lora is not None
+            student, length, learnt, training=True, checkpointing=memory.recomputes, frozen=run.lora is not None
         )
         if teacher is not None:
-            more, work = self._pass(teacher, length)
+            more, work = self._pass(teacher, length, learnt)
             seconds, flops = seconds + share * more, flops + share * work
         efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
         seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
-        seconds = max(seconds, self._exchange(run, student, held, tokens))
+        seconds = max(seconds, exchange_seconds(run, student, held, tokens, self.machine, self.ranks))
         if sampling is not None:
             batch = min(memory.slots[0], max(1.0, sampling.count))
             seconds += sampled / self.ranks * self._decode(student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
+        flops += steps_rows * on_policy * prompt * self._pass(student, prompt, 0.0)[1]  # read again by the sampler
+        more, work = self._validation(run, student, teacher if share else None)
+        seconds, flops = seconds + more / self.ranks, flops + work
         largest = max((teacher.weights if teacher and share else 0), student.weights)
         unmeasured = any(model.precision == "int8" for model in run.models.values())
         return self._total(memory, self.ranks, flops, tokens, sampled, seconds, largest, unmeasured)
+
+    def _validation(self, run: Run, student: Shape, teacher: Shape | None) -> tuple[float, float]:
+        """(seconds, FLOPs) on one GPU of the loss on validation rows: before training, after it, and every
+        `evaluate_every` steps. A kept signal of the teacher is computed once."""
+        training, stage = run.training, run.config
+        if training is None or training.validation is None:
+            return 0.0, 0.0
+        data, times = self.rows(run, training.validation), 2 + self.steps(run) // (training.evaluate_every or 10**9)
+        asked = 1 if isinstance(stage, DistillStage) and stage.signal.cache else times
+        tokens, learnt = data.rows * min(data.tokens, training.max_length), data.response / data.tokens
+        seconds, flops = self._pass(student, data.tokens, learnt)
+        more, work = self._pass(teacher, data.tokens, learnt) if teacher is not None else (0.0, 0.0)
+        return tokens * (times * seconds + asked * more), tokens * (times * flops + asked * work)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """A synthesize stage: `rows` inputs by the generator, then as many answers by the annotator. Both are held all
@@ -282,7 +304,7 @@ class CostModel:
         data = self.rows(run, task.data)
         tokens = data.rows * data.tokens
         memory = reading_memory(shapes, min(tokens, task.tokens_per_micro_batch), self.machine)
-        return self._read(list(shapes.values()), tokens, memory)
+        return self._read(list(shapes.values()), tokens, memory, data.response / data.tokens)
 
     def signals(self, run: Run, shapes: dict[str, Shape]) -> Cost:
         """Gold responses and as many samples of the student, read by both models."""
@@ -305,44 +327,32 @@ class CostModel:
     # --- the formulas -------------------------------------------------------------------------------------------------
 
     def _pass(
-        self, shape: Shape, length: float, training: bool = False, checkpointing: bool = False, frozen: bool = False
+        self,
+        shape: Shape,
+        length: float,
+        learnt: float = 1.0,
+        *,
+        training: bool = False,
+        checkpointing: bool = False,
+        frozen: bool = False,
     ) -> tuple[float, float]:
         """(seconds, FLOPs) per token of a sequence of `length` tokens: one forward pass, or forward and backward; with
-        `frozen` weights, without their gradients."""
+        `frozen` weights, without their gradients. `learnt`: the share of the tokens that go through the head, as
+        responses do; the seconds were fitted as if all did."""
         passes = (4 if checkpointing else 3) - frozen if training else 1
         flops = passes * (2 * shape.matrix_weights + 2 * shape.layers * shape.heads * shape.head_dim * length)
+        idle = passes * 2 * shape.vocab * shape.hidden * (1.0 - min(1.0, learnt))
         rate = 1e12 * self.machine.tflops * min(1.0, shape.hidden / FULL_RATE_WIDTH)
         rate *= FLOAT8_RATE if shape.precision == "float8" else 1.0
         traffic = LAYER_BYTES * shape.layers * shape.hidden * ((5 if checkpointing else 4) if training else 1)
         traffic += VOCABULARY_BYTES * shape.vocab / 2
-        return flops / rate + traffic / (1e12 * self.machine.bandwidth), flops
+        return flops / rate + traffic / (1e12 * self.machine.bandwidth), flops - idle
 
     def _decode(self, shape: Shape, batch: float, context: float, rate: float = 1.0) -> float:
         """Seconds per sampled token, in a batch of `batch` sequences with `context` tokens before it; `rate`: how many
         times as fast as one GPU the weights and caches are read."""
         read = 2 * shape.weights + batch * shape.cache_bytes * context
         return (read / (1e12 * rate * self.machine.bandwidth) + DECODE_SECONDS * shape.layers) / max(1.0, batch)
-
-    def _exchange(self, run: Run, student: Shape, teacher: Shape | None, tokens: float) -> float:
-        """Seconds that the network between hosts takes for training on so many tokens; 0 on one host.
-
-        Sharded over hosts, each rank gathers the student's layers before the forward and the backward pass of a
-        micro-batch (2 bytes per weight), the teacher's once, and sums their gradients (4). Under `shard: host` it sums
-        those of its share (twice 4), and without `shard` all of them once per step.
-        """
-        training, machine = run.training, self.machine
-        if self.ranks <= machine.gpus_per_host or training is None:
-            return 0.0
-        steps = max(1.0, tokens / (training.batch_size * training.max_length))
-        passes = max(steps, tokens / self.ranks / training.tokens_per_micro_batch)
-        trained = student.weights if run.lora is None else student.adapter_weights(run.lora)
-        if training.shard is True:
-            moved = passes * (4 * student.weights + 4 * trained + 2 * (teacher.weights if teacher else 0))
-        elif training.shard:
-            moved = passes * 8 * trained / shares(training, machine, self.ranks)
-        else:
-            moved = steps * 8 * trained
-        return moved / (1e12 * machine.network)
 
     def _sampled(
         self, held: dict[str, Shape], samplings: Sequence[Sampling], new: Sequence[float], gpus: int = 1
@@ -353,7 +363,7 @@ class CostModel:
         rate = gpus * PARALLEL_EFFICIENCY if gpus > 1 else 1.0
         seconds, flops, read, sampled = 0.0, 0.0, 0.0, 0.0
         for one, length, slots in zip(samplings, new, memory.slots, strict=True):
-            more, work = self._pass(one.shape, one.prompt)
+            more, work = self._pass(one.shape, one.prompt, 0.0)
             batch = int(min(slots, max(1, one.count)))
             decode = self._decode(one.shape, batch, one.prompt + length, rate)
             seconds += one.count * (one.prompt * more / rate + length * decode)
@@ -361,10 +371,9 @@ class CostModel:
             read, sampled = read + one.count * one.prompt, sampled + one.count * length
         return self._total(memory, gpus, flops, read, sampled, seconds, max(one.shape.weights for one in samplings))
 
-    def _read(self, models: Sequence[Shape], tokens: float, memory: Memory) -> Cost:
-        """`tokens` are read by each of the models."""
-        parts = [self._pass(one, 500) for one in models]
-        seconds, flops = (tokens * sum(part[place] for part in parts) for place in (0, 1))
+    def _read(self, models: Sequence[Shape], tokens: float, memory: Memory, learnt: float = 1.0) -> Cost:
+        """`tokens` are read by each of the models; `learnt`: as in `_pass`."""
+        seconds, flops = (tokens * sum(self._pass(one, 500, learnt)[place] for one in models) for place in (0, 1))
         return self._total(memory, 1, flops, tokens, 0.0, seconds, max(one.weights for one in models))
 
     def _total(
@@ -379,8 +388,8 @@ class CostModel:
         unmeasured: bool = False,
     ) -> Cost:
         hours = (seconds + START_SECONDS) / 3600
-        extrapolated = not self.machine.measured or gpus > MEASURED_GPUS or largest > MEASURED_WEIGHTS or unmeasured
         parts = {name: size / GIB for name, size in memory.parts.items() if size}
+        extrapolated = not self.machine.measured or gpus > MEASURED_GPUS or largest > MEASURED_WEIGHTS or unmeasured
         dollars = hours * gpus * self.machine.price
         return Cost(memory.gib, gpus, flops, tokens, sampled, hours, dollars, extrapolated, parts, memory.slots)
 

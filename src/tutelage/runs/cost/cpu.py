@@ -1,9 +1,10 @@
 """What a run takes on this machine's CPU, for which the cost model's formulas were not fitted.
 
 A product of matrices is timed; a training or reading pass is taken to reach 70 % of its rate, a decoding step to read
-the weights once, and AdamW to move 28 bytes per weight and step, both at 10 GB/s. By this and measured, all runs of a
-recipe with the built-in model: the demo on two quiet cores 266 s and 224; 42 rows of 60 tokens with one thread 197 s
-and 212 of CPU time.
+the weights once, and AdamW to move 28 bytes per weight and step, both at 10 GB/s; the loss passes over the vocabulary.
+By this and measured, all of `tutelage run` with the built-in model on two quiet cores: the demo 230 s and 227; 296 rows
+of 87 tokens 713 s and 756, of which GKD 228 and 274 (own answers take longer with two threads than is counted here);
+by phases in LOG.md.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from tutelage.recipe.sections import TaskConfig
+from tutelage.recipe.stages import DistillStage, MethodStage
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tutelage.runs.cost.facts import Rows, Shape
+
 SHARE, ADAM_BYTES, BANDWIDTH = 0.7, 28, 1e10
+# Of the loss and its gradient per response token and entry of the vocabulary, beside products of matrices: so many
+# operations of a product would take as long, 7 and 26 ns where one thread has 100 GFLOP/s.
+CROSS_ENTROPY, DIVERGENCE = 700, 2600
 BUSY = 1.25  # times as long as on quiet cores from which on it is said
 _QUIET = 0.9  # share of the cores' time that threads have where nothing else runs
-START = 3.0  # seconds to load and save
+START = 3.0  # seconds of a run to load and save
+COMMAND = 10.0  # seconds of the command beside its runs: torch is loaded, models are checked, the report is written
 
 
 @dataclass(frozen=True)
@@ -89,9 +98,39 @@ def cpu_seconds(run: Run, cost: Cost, model: CostModel, pace: Pace) -> float:
     """Seconds that the run takes here, beside what else runs here now. `cost`: what `model` says of it."""
     shapes = [shape for role in run.models if (shape := model.shape(run, role)) is not None]
     smallest = min(shapes, key=lambda shape: shape.weights, default=None)
-    seconds = cost.flops / (SHARE * pace.rate) + START
+    seconds = cost.flops / (SHARE * pace.rate)
     if smallest is not None:
-        seconds += cost.sampled / max((1, *cost.rows)) * 4 * smallest.weights / BANDWIDTH
+        batch = max((1, *cost.rows))
+        seconds += (cost.sampled / batch + _last_steps(run, model, batch)) * _decoding_step(smallest, batch)
     if run.training is not None and smallest is not None:
+        student, rows = model.shape(run, "student") or smallest, model.trained_on(run)
+        work = DIVERGENCE if isinstance(run.config, DistillStage) else CROSS_ENTROPY
+        seconds += cost.tokens * rows.response / rows.tokens * student.vocab * work / pace.rate
         seconds += model.steps(run) * smallest.weights * ADAM_BYTES / BANDWIDTH
-    return seconds * pace.busy
+        seconds += _shown_seconds(seconds, student, rows, pace)
+    return (seconds + START) * pace.busy
+
+
+def _last_steps(run: Run, model: CostModel, batch: int) -> float:
+    """Decoding steps in which the longest answers of a batch are written, and the others have ended."""
+    if isinstance(run.config, TaskConfig):
+        rows, batches = model.rows(run, run.config.data), 1
+    elif isinstance(run.config, DistillStage | MethodStage) and run.config.on_policy:
+        rows, batches = model.trained_on(run), model.steps(run)
+    else:
+        return 0.0
+    return batches * max(0.0, min(rows.longest(batch), run.config.sampling.max_new_tokens) - rows.response)
+
+
+def _decoding_step(shape: Shape, batch: int) -> float:
+    """Seconds to read the weights once; for several rows, the head's twice, since a product with few rows copies it."""
+    return 4 * (shape.weights + (shape.vocab * shape.hidden if batch > 1 else 0)) / BANDWIDTH
+
+
+def _shown_seconds(training: float, student: Shape, rows: Rows, pace: Pace) -> float:
+    """Seconds of the answers that the student gives to people while it trains for so long (`shown_answers.py`)."""
+    from tutelage.training.shown_answers import NEW_TOKENS, pause
+
+    layers, new = student.matrix_weights - student.vocab * student.hidden, min(rows.response, NEW_TOKENS)
+    one = new * _decoding_step(student, 1) + 2 * (rows.tokens * layers) / (SHARE * pace.rate)
+    return one * (1 + training // pause(one))

@@ -13,20 +13,25 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.types import Conversation
 from tutelage.data.rows import BadRowError, convert
 from tutelage.data.sources import read_file
 from tutelage.recipe.sections import DataConfig, LoraConfig
 
+if TYPE_CHECKING:
+    from tutelage.data.chat_template import ChatTemplate
+
 MEASURED_ROWS = 200  # per file
+_NO_LIMIT = 10**8  # tokens
 # Per weight: one scale per row (int8, float8), or an 8-bit scale per block of 64 and a float32 one per 256 of those.
 QUANTISED_BYTES = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
@@ -112,6 +117,13 @@ class Rows:
     rows: int
     tokens: float  # of a whole row
     response: float  # of its response
+    answers: tuple[float, ...] = field(default=(), compare=False, repr=False)  # of the responses that were measured
+
+    def longest(self, count: int) -> float:
+        """The expected length of the longest of so many responses."""
+        ranked, known = sorted(self.answers), len(self.answers)
+        shares = [((place + 1) / known) ** count - (place / known) ** count for place in range(known)]
+        return sum(share * length for share, length in zip(shares, ranked, strict=True)) if ranked else self.response
 
 
 @cache
@@ -186,10 +198,12 @@ def _feed_forward(config: dict[str, Any]) -> tuple[int, int]:
     return chosen * width + shared, (experts - chosen) * width
 
 
-def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -> Rows:
+def measure_rows(
+    name: str, config: DataConfig, base: Path, local: list[Path], template: ChatTemplate | None = None
+) -> Rows:
     """Rows in the files `local`, of which all are counted unless the section has a size; lengths are means over the
-    first rows of each file, at 4 characters per token."""
-    characters, answers, seen, total = 0, 0, 0, 0
+    first rows of each file, at 4 characters per token, or in the tokens that `template` makes of them."""
+    measured, total = list[Conversation](), 0
     for file in local:
         for number, row in enumerate(_rows_of(file)):
             total += 1
@@ -199,16 +213,33 @@ def measure_rows(name: str, config: DataConfig, base: Path, local: list[Path]) -
                 continue
             try:
                 content = json.loads(row) if isinstance(row, bytes) else row
-                conversation, _ = convert(content, name, config, config.text is not None)
+                measured.append(convert(content, name, config, config.text is not None)[0])
             except (ValueError, BadRowError):
                 continue
-            characters += sum(len(message.content) + 20 for message in conversation.messages)
-            answers += sum(len(m.content) + 4 for m in conversation.messages if m.role == "assistant")
-            seen += 1
-    if not seen:
+    if not measured:
         known = Rows(**facts()["other_data"])
         return replace(known, rows=config.size or max(0, total - config.skip) or known.rows)
-    return Rows(config.size or max(1, total - config.skip), characters / 4 / seen, answers / 4 / seen)
+    lengths = [_by_characters(row) for row in measured]
+    if template is not None:
+        with contextlib.suppress(TutelageError):  # training says what is wrong
+            lengths = [_by_tokens(row, template) for row in measured]
+    whole, answers = (sum(part) / len(lengths) for part in zip(*lengths, strict=True))
+    return Rows(config.size or max(1, total - config.skip), whole, answers, tuple(answer for _, answer in lengths))
+
+
+def _by_characters(row: Conversation) -> tuple[float, float]:
+    """About how many tokens the row has, and how many of them its answers."""
+    answers = sum(len(m.content) + 4 for m in row.messages if m.role == "assistant")
+    return sum(len(m.content) + 20 for m in row.messages) / 4, answers / 4
+
+
+def _by_tokens(row: Conversation, template: ChatTemplate) -> tuple[float, float]:
+    """How many tokens the row has, and how many of them its answers; a row that several sequences are made of, in all
+    of them. Raises TutelageError where the template cannot render it."""
+    if row.response is None:
+        return len(template.encode_prompt(row.prompt)), 0
+    sequences = template.sequences(template.conversation_parts(row), row, 0, _NO_LIMIT)
+    return sum(len(one.ids) for one in sequences), sum(one.response_tokens for one in sequences)
 
 
 def _rows_of(file: Path) -> Iterator[Any]:

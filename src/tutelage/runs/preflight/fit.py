@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
+from tutelage.common.errors import listed
 from tutelage.runs.cost.cost_model import Cost, CostModel
 from tutelage.runs.kinds import cost_of, label_of
 from tutelage.runs.ranks import samples_in_one_process
@@ -40,7 +41,7 @@ class Misfit:
         """Some of the runs' names, each once."""
         names = list(dict.fromkeys(run.stage for run in self.runs))
         shown = [name for place, name in enumerate(names) if not place or len(", ".join(names[: place + 1])) <= 40]
-        return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
+        return listed(names, len(shown))
 
     @property
     def text(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.data.sources import most_rows, paths_of, resolve_sources
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.base import Benchmark
@@ -105,8 +105,9 @@ def _benchmark_problems(name: str, measured: Sequence[BenchmarkTask], hub: Hub) 
     else:
         absent = [file for file in bench.files if located(source, file) is None]
         if absent:
-            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-            yield Problem(f"{name}: {source / absent[0]}{more} is missing: put the file there (docs/evaluation.md)")
+            named = listed([str(source / file) for file in absent], 1)
+            are, it = ("is", "file") if len(absent) == 1 else ("are", "files")
+            yield Problem(f"{name}: {named} {are} missing: put the {it} there (docs/evaluation.md)")
         for task in () if absent else measured or [BenchmarkTask(benchmark=name)]:
             try:
                 _ask_all(bench, source, task)

@@ -1,19 +1,21 @@
 """What a recipe's rows say of its scores: how many there are, which were not used, which repeat or contradict others of
-their section, and which are also in another, equal or nearly. Rows that this process has not read are not told of.
+their section, which are also in another, equal or nearly, and whose answers are. Rows that this process has not read
+are not told of.
 
 `tutelage init`, a run and its report say the same, by this file alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.data.columns import BadRow, listed, reasons
+from tutelage.common.errors import listed
+from tutelage.data.columns import BadRow, reasons
 from tutelage.data.encode_rows import in_rows
-from tutelage.data.left_out import EMPTY_QUESTION
 from tutelage.data.sources import paths_of
 from tutelage.recipe.load import data_names
 from tutelage.recipe.sections import TrainingConfig
@@ -93,7 +95,7 @@ def _not_trained_on(report: Mapping[str, Any], seen: SeenRows) -> Iterator[str]:
     refused = [BadRow(*row) for row in report["bad_rows"] if row[0] not in seen.bad]
     if refused:
         yield f"{len(refused):,} row{'s are' if len(refused) > 1 else ' is'} left out: {reasons(refused)}"
-    carried = [in_rows(what, rows) for what, rows in report.get("left_out", {}).items() if what != EMPTY_QUESTION]
+    carried = [in_rows(what, rows) for what, rows in report.get("left_out", {}).items()]
     if carried:
         yield f"left out or changed: {'; '.join(carried)}"
 
@@ -134,6 +136,7 @@ def shared_questions(planner: Planner) -> list[str]:
             }
         for what, other in beside.items():
             notes += shared_notes(f"task `{task}`", asked, what, other, "scores on {them} look better than they are")
+            notes += known_answers(f"task `{task}`", asked, what, other) if what in trained else []
         for name, other in measured.items():
             if name != recipe.tasks[task].data:
                 what = f"data.{name}, on which the loss is measured while training"
@@ -156,7 +159,7 @@ def shared_notes(
         one = len(found) == 1
         then = f": {so.format(them='it' if one else 'them')}"
         if nearly:
-            are, then = ("is nearly one of" if one else "are nearly some of"), then.replace("look", "may look", 1)
+            are, then = ("is nearly one of" if one else "are nearly some of"), re.sub(r"\blooks?\b", "may look", then)
         else:
             are = "is also in" if one else "are also in"
         if found:
@@ -165,6 +168,17 @@ def shared_notes(
             notes.append(f"{of} of {who} {are} {what}{then} "
                          f"({listed(found)})")  # fmt: skip
     return notes
+
+
+def known_answers(who: str, asked: SeenRows | None, what: str, other: SeenRows | None) -> list[str]:
+    """A note about the questions of `who` whose short answer is also the answer to another question in `what`."""
+    found = asked.answered_alike(other) if asked is not None and other is not None else []
+    if asked is None or not found:
+        return []
+    has, it = ("has", "it") if len(found) == 1 else ("have", "them")
+    of = f"{len(found):,} of the {len(asked.questions):,} questions of {who}"
+    so = f"a high score on {it} does not show that a model knows what is new"
+    return [f"{of} {has} the answer of another question in {what}: {so} ({listed(found)})"]
 
 
 def _nearly(asked: SeenRows, other: SeenRows) -> list[str]:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tutelage.common.errors import listed
 from tutelage.common.hashing import keyed_integer
 from tutelage.common.types import Conversation
-from tutelage.data.columns import listed
-from tutelage.data.dataset import LoadedData, asked_text, bad_rows_note, questions_of, repetitions
+from tutelage.data.dataset import (
+    LoadedData,
+    asked_text,
+    bad_rows_note,
+    questions_of,
+    repeated_note,
+    repetitions,
+)
 from tutelage.data.encode_rows import in_rows
 from tutelage.data.large.stored import StoredRows
-from tutelage.data.left_out import EMPTY_QUESTION
 
 NEAR_ROWS, NEAR_CHARACTERS = 5000, 2_000_000  # the first of a section whose questions are kept to look for near ones
+SHORT_ANSWER = 12  # words of the median answer up to which answers are short
+FEW_ANSWERS = 20  # different ones: so few are a choice among categories, which are the same in all sections
 
 
 class SeenRows:
@@ -28,8 +37,11 @@ class SeenRows:
         asking = [] if self._stored is not None else [row for row in rows if not row.plain]
         self._sources, self._wholes = [row.source for row in asking], [_whole(row) for row in asking]
         self._repeated = [] if self._stored is not None else repetitions(in_file_order(rows))
+        self._answers = [[_answer(text) for text in row.targets] for row in asking]
+        words = [len(text.split()) for row in asking for text in row.targets]
+        self._short = bool(words) and statistics.median(words) <= SHORT_ANSWER
         self._asked = list(_first_asked(asking))
-        self.left_out = bad_rows_note(data) + ([] if self._stored is not None else gaps(rows))
+        self.left_out = bad_rows_note(data) + repeated_note(data) + ([] if self._stored is not None else gaps(rows))
         self.bad = {row.source for row in data.bad_rows}
         self.nearly: dict[SeenRows, list[str]] = {}  # what `runs/rows/notes.py` found, which takes a while
 
@@ -64,6 +76,19 @@ class SeenRows:
             for one, two in both
         ]
 
+    def answered_alike(self, other: SeenRows) -> list[str]:
+        """The rows whose answer is the other's answer to another question, each with that one, by file and line; where
+        answers are short and no categories. Of rows in memory."""
+        places = {answer: place for place, answers in reversed([*enumerate(other._answers)]) for answer in answers}
+        if not self._short or len(places) <= FEW_ANSWERS:
+            return []
+        known, found = set(other.questions), []
+        for place, answers in enumerate(self._answers):
+            same = next((places[answer] for answer in answers if answer in places), None)
+            if same is not None and self.questions[place] not in known:
+                found.append(f"{self._source(place)} is answered as {other._source(same)}")
+        return found
+
     def _source(self, place: int) -> str:
         return self._sources[place] if self._stored is None else self._stored[place].source
 
@@ -82,17 +107,21 @@ def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
 
 
 def gaps(rows: Sequence[Conversation]) -> list[str]:
-    """Lines about rows with an empty question, and with a cell that leaves a gap in a template."""
+    """Lines about rows with a cell that leaves a gap in a template."""
     found: dict[str, list[str]] = {}
     for row in in_file_order(rows):
-        empty = any(m.role == "user" and not m.content.strip() for m in row.messages)
-        for what in (*row.remarks, *[EMPTY_QUESTION] * empty):
+        for what in row.remarks:
             found.setdefault(what, []).append(row.source)
     return [in_rows(what, len(sources), listed(sources)) for what, sources in found.items()]
 
 
 def _whole(row: Conversation) -> int:
     return keyed_integer(*(text for message in row.messages for text in (message.role, message.content)))
+
+
+def _answer(text: str) -> int:
+    """A number, equal for equal answers but for case and spaces."""
+    return keyed_integer(" ".join(text.casefold().split()))
 
 
 def _first_asked(rows: Iterable[Conversation]) -> Iterator[tuple[int, str, str]]:

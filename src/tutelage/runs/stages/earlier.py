@@ -21,9 +21,9 @@ from tutelage.evaluation.benchmarks.base import Benchmark
 from tutelage.evaluation.judges.comet import comet_ready
 from tutelage.evaluation.readers.fingerprint import reading_fingerprint
 from tutelage.evaluation.records import read_records, write_records
-from tutelage.evaluation.replies import Evaluation, write_evaluation
+from tutelage.evaluation.replies import RESPONSES_FILE, Evaluation, was_given, write_evaluation
 from tutelage.evaluation.rescore import kept_replies, rescore
-from tutelage.evaluation.run_benchmarks import RESPONSES_FILE, SETTINGS_FILE, SPEED_FILE, SUMMARY_FILE, table_3
+from tutelage.evaluation.run_benchmarks import SETTINGS_FILE, SPEED_FILE, SUMMARY_FILE, table_3
 from tutelage.evaluation.tasks import score_response, task_result
 from tutelage.recipe.base import first_message
 from tutelage.recipe.sections import TaskConfig
@@ -223,7 +223,7 @@ def _rescore_in_place(folder: Path, data_dir: Path | None, judge: JudgeEndpoint 
         kept = Path(name)
         shutil.copy2(folder / name, folder / f"{kept.stem}-{old}{kept.suffix}")
     write_evaluation(folder, bench, found)
-    if (folder.parent / SUMMARY_FILE).is_file():
+    if (folder.parent / SUMMARY_FILE).is_file() and not was_given(before):
         summary = run_folder.read_json(folder.parent, SUMMARY_FILE)
         results = [found.result if one.get("task") == bench.name else one for one in summary.get("results", [])]
         run_folder.write_json(folder.parent, SUMMARY_FILE, summary | {"table_3": table_3(results), "results": results})
@@ -242,4 +242,5 @@ def _change(before: dict[str, Any], found: Evaluation) -> str:
     name = found.result["headline"]
     values = [result.get("metrics", {}).get(name, {}).get("value") for result in (before, found.result)]
     old, new = ("unscored" if value is None else f"{value:.2f}" for value in values)
-    return f"{found.result['task']} {name} {old} → {new} ({len(found.records)} replies)"
+    count = len(found.records)
+    return f"{found.result['task']} {name} {old} → {new} ({count} repl{'y' if count == 1 else 'ies'})"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.progress import tell
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.align_rows import align_all
-from tutelage.data.columns import BadRow, listed
-from tutelage.data.dataset import bad_rows_note, check_bad_rows, load_dataset
+from tutelage.data.columns import BadRow
+from tutelage.data.dataset import bad_rows_note, check_bad_rows, load_dataset, repeated_note
 from tutelage.data.encode_rows import encode_all, notes, split_rows
 from tutelage.data.large.stored import StoredSequences, cut_of, indices_of
 from tutelage.data.teacher_prompts import teacher_view
@@ -87,7 +87,9 @@ def encoded(
     if why and (max_length is not None or cut or too_long):
         those = f" ({listed(too_long)})" if too_long else ""
         tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{those}", run.stage)
-    for note in [*bad_rows_note(data), *notes(report)]:
+    for note in [*bad_rows_note(data), *repeated_note(data)]:
+        tell(f"{key}: {note}", run.stage, cause=f"{config.path}: {note}")  # once for all slices of a file
+    for note in notes(report):
         tell(f"{key}: {note}", run.stage)
     counts = {
         "rows": len(np.unique(indices_of(sequences))),
@@ -96,6 +98,8 @@ def encoded(
         "last_turns_cut": last_turns_cut,
         "bad_rows": [[row.source, row.reason] for row in (*data.bad_rows, *bad)],
     }
+    if data.repeated:
+        counts["repeated"] = list(data.repeated)
     split, _ = split_rows(sequences)
     if split:
         counts |= {"split_rows": split, "sequences": len(sequences)}

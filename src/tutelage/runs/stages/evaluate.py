@@ -9,7 +9,7 @@ from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.common.progress import progress, tell
 from tutelage.common.types import Conversation
-from tutelage.data.dataset import bad_rows_note, load_dataset
+from tutelage.data.dataset import bad_rows_note, load_dataset, repeated_note
 from tutelage.data.encode_rows import prompt_notes
 from tutelage.evaluation.records import ExampleRecord, read_records, write_records
 from tutelage.evaluation.tasks import evaluate_generation, lead_1_records, score_response, task_result
@@ -26,8 +26,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     """
     task: TaskConfig = run.config
     data = load_dataset(task.data, run.data[task.data], run.recipe_folder, require_response=False)
-    for note in bad_rows_note(data):
-        tell(f"data.{task.data}: {note}", run.stage)
+    for note in [*bad_rows_note(data), *repeated_note(data)]:
+        tell(f"data.{task.data}: {note}", run.stage, cause=f"{run.data[task.data].path}: {note}")
     kept = _answers_of_an_earlier_reading(run, data.conversations)
     if run.subject == "lead_1":
         records = lead_1_records(run.task, task, data.conversations)
