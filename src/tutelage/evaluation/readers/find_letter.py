@@ -102,7 +102,7 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         changed = LEADING_NO.sub("", changed)
         early = re.match(rf"\(?([{letters}])\)?\s*(?:[.!\n]|$)", changed)  # "B." after "Actually,"
         later = Found(early[1], "stated") if early else _stated_letter(changed, letters, option_texts, read)
-        none = _no_single(changed, letters) and (chooses_none(changed) or not refuses(changed))
+        none = chooses_none(changed) or (_no_single(changed, letters) and not refuses(changed))
         if later is None and none and _bare_letter(changed, letters, ends=True).answer is None:
             later = Found(None, "")
         if later is not None:
