@@ -120,3 +120,11 @@ def test_bbh_prompts_are_the_official_ones(data_folder: Path) -> None:
             differing.append(task)
             assert text.replace("step.\n", "step. ") == asked.replace("step.\n", "step. ")
     assert differing == ["sports_understanding"]  # one line break for a space
+
+
+def test_a_next_question_that_a_chat_model_invents_is_not_read(data: Path) -> None:
+    reply = "So the answer is Yes.\n\nQ: Is it?\nA: Let's think step by step. So the answer is No."
+    assert scored("bbh", data, "navigate/0", reply).answer == "Yes"
+    reply = reply.replace("Yes", "(C)").replace("No.", "(B).").replace("Q:", "Question:")
+    for name, id in (("mmlu_pro", "11"), ("arc_challenge", "Q_2")):
+        assert scored(name, data, id, reply).answer == "C"

@@ -20,8 +20,8 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
-from tutelage.evaluation.readers.find_answer import find_if_ended
 from tutelage.evaluation.readers.find_letter import find_letter
+from tutelage.evaluation.readers.next_question import find_before_next
 
 _LETTERS = "ABCDE"
 _TEXT = (
@@ -61,7 +61,7 @@ class ARC(Benchmark):
     def score_reply(self, item: Item, reply: Reply) -> Scored:
         target, texts = item.targets[0], item.row["choices"]["text"]
         read = partial(find_letter, letters=_LETTERS[: len(texts)], options=texts)
-        found = find_if_ended(read, reply.text, reply.finished)
+        found = find_before_next(read, reply.text, reply.finished, self.stop)
         by_lm_eval = self._task("arc_challenge_chat", item).scores(item.row, cut_at(reply.text, ("\n\n", ".")))
         scores: dict[str, float | None] = {
             "accuracy": float(found.answer == target),

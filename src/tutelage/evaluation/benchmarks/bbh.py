@@ -30,7 +30,6 @@ from tutelage.evaluation.readers.find_answer import (
     NUMBER_WORDS,
     Found,
     after_change,
-    find_if_ended,
     find_number,
     find_passage,
     find_phrase,
@@ -40,7 +39,8 @@ from tutelage.evaluation.readers.find_answer import (
     trim,
 )
 from tutelage.evaluation.readers.find_letter import find_letter
-from tutelage.evaluation.readers.find_refusal import refuses, takes_back
+from tutelage.evaluation.readers.find_refusal import chooses_none, refuses, takes_back
+from tutelage.evaluation.readers.next_question import find_before_next
 from tutelage.evaluation.readers.second_answer import claims_another
 
 TASKS = [
@@ -125,7 +125,7 @@ class BBH(Benchmark):
     def score_reply(self, item: Item, reply: Reply) -> Scored:
         target = item.targets[0]
         read = partial(find_answer, question=item.row["input"], target=target)
-        found = find_if_ended(read, reply.text, reply.finished)
+        found = find_before_next(read, reply.text, reply.finished, self.stop)
         right = found.answer is not None and _same(found.answer, target)
         by_lm_eval = self._task(item).scores(item.row, cut_at(reply.text, ("</s>", "\n\n", "Q")))["get-answer"]
         scores: dict[str, float | None] = {
@@ -172,7 +172,7 @@ def _single(found: Found, reply: str, answers: str, value: Callable[[str], str |
 def _withdrawn(text: str) -> bool:
     """Whether a reply ends by choosing no answer, after whatever it stated: "Actually, neither."."""
     changed = LEADING_NO.sub("", after_change(text) or "")
-    back = bool(changed) and not STATED.search(changed) and refuses(changed)
+    back = bool(changed) and not STATED.search(changed) and chooses_none(changed)
     return back or takes_back(text) > max((match.end() for match in STATED.finditer(text)), default=-1)
 
 

@@ -19,8 +19,8 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, read_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
-from tutelage.evaluation.readers.find_answer import find_if_ended
 from tutelage.evaluation.readers.find_letter import find_letter
+from tutelage.evaluation.readers.next_question import find_before_next
 
 LETTERS = "ABCDEFGHIJ"
 _IS = re.compile(r"answer is \(?([A-J])\)?")
@@ -55,7 +55,7 @@ class MMLUPro(Benchmark):
     def score_reply(self, item: Item, reply: Reply) -> Scored:
         target, options = item.targets[0], item.row["options"]
         read = partial(find_letter, letters=LETTERS[: len(options)], options=options)
-        found = find_if_ended(read, reply.text, reply.finished)
+        found = find_before_next(read, reply.text, reply.finished, self.stop)
         scores = {
             "accuracy": float(found.answer == target),
             "accuracy_official": float(official(reply.text) == target),

@@ -32,6 +32,8 @@ CHOSEN = re.compile(
             rf"\b(?:option|choice|solution|result|conclusion|letter|one|statement){_OF}{_IS}",  # "the result is 7"
             r"\b(?:I|we)(?:'d|'ll|\s+would|\s+will)?"  # "I choose B", "I'd go with B", "I meant B"
             r"\s+(?:choose|chose|pick|picked|select|selected|go\s+with|say|meant?)\s+",
+            r"\b(?:typical|average|ordinary|reasonable|most)\s+(?:person|people|observers?)\s+would\s+(?:\w+ly\s+)?"
+            r"(?:answer|say|respond)\s*:?\s*(?=[\"'“‘]*(?:(?:yes|no|true|false)\b(?!\s+\w)|(?-i:\(?[A-Z]\)?)(?!\w)))",
             r"\bgo(?:ing)?\s+with\s+",  # "going with B"
             r"\b(?:therefore|thus|hence|so),?\s+(?=\(?[A-Z]\)?\s*(?:[.!]|$))",  # "Therefore B."
         )

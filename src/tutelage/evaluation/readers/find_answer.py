@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.cues import CHOSEN, STATED
-from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, refuses, takes_back
+from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, chooses_none, last_refusal, refuses, takes_back
 from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, left_open
 from tutelage.evaluation.readers.statements import what_holds
 
@@ -65,7 +65,9 @@ _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
     rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
     re.I,
 )
-LEADING_NO = re.compile(r"\A(?:no\b[\s,.:;!…–—-]*)+", re.I)  # "wait, no: B": the no is not the answer
+LEADING_NO = re.compile(  # "wait, no: B": the no is not the answer; but "no option fits"
+    r"\A(?:no\b(?!\s+(?:\w+\s+)?(?:answer|option|choice)s?\s+\w\w)[\s,.:;!…–—-]*)+", re.I
+)
 
 # --- Numbers -----------------------------------------------------------------------------------------------------
 
@@ -89,6 +91,7 @@ _NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more", "3+", "3 | 4", "3, b
     rf"\s+but\s+)[\"'“‘]?{_A_NUMBER})",
     re.I,
 )
+_COUNT = re.compile(rf"({_A_NUMBER})(?!\s*[-+*/×=.])[^:(\n]{{1,60}}?(?::|\()(?=\W*{_A_NUMBER}\s+\w)", re.I)
 _NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2}}", re.I)
 _NO_ANSWER = ""  # what a statement answers that chooses none, or several
 
@@ -190,7 +193,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     changed = after_change(text, no_is_an_answer="no" in known)
     if changed is not None:  # "wait, no: yes" is a yes, "wait, no" a no
         word = only(LEADING_NO.sub("", changed)) or only(changed)
-        if word is None and not STATED.search(changed) and (refuses(changed) or differ(changed)):
+        if word is None and not STATED.search(changed) and (chooses_none(changed) or differ(changed)):
             word = _NO_ANSWER
         if word is not None:
             return Found(word or None, "stated after a change of mind")
@@ -232,7 +235,7 @@ def find_number(reply: str) -> Found:
     """
     text = re.sub(rf"(?:not|n['’]t)\s+(?:be\s+)?{_A_NUMBER}(?!\w)", "…", plain(reply))  # "the answer is not 8"
     changed = LEADING_NO.sub("", after_change(text) or "")
-    if re.search(r"\w", changed) and not STATED.search(changed) and (refuses(changed) or _two_numbers(changed)):
+    if re.search(r"\w", changed) and not STATED.search(changed) and (chooses_none(changed) or _two_numbers(changed)):
         return Found(None, "no single number after a change of mind")
     it_is = r"(?:(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)|I\s+meant)\s+)?"
     corrected = re.match(rf"{it_is}({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
@@ -245,6 +248,9 @@ def find_number(reply: str) -> Found:
         if number is not None:
             return Found(number or None, f"{tier} as the answer")
     last = re.sub(r"^\W*(?:(?:it\s+is|it's|so|therefore|thus|hence)\b\W*)+", "", last_line(text), flags=re.I)
+    count = _with_its_parts(text)
+    if count is not None:
+        return Found(count, "a count, then its parts", stated=False)
     both = [one for one in (text, last) if len(re.findall(_A_NUMBER, one, re.I)) == 2]  # "3\n4", "It is 3; 4."
     if any(begins_with_two(one, _A_NUMBER, number_of) for one in both):
         return Found(None, "no single number")
@@ -353,6 +359,15 @@ def number_of(line: str) -> str | None:
     if len(numbers) > 1 or not numbers:  # "7 = 2 + 5"
         numbers = re.findall(_NUMBER, line)
     return _tidy(numbers[0]) if numbers else _number_word(line, 0)
+
+
+def _with_its_parts(text: str) -> str | None:
+    """The last number of a text that is followed by its parts: "6 cups: 1 red, 2 blue and 3 green" → 6."""
+    for count in reversed(list(_COUNT.finditer(text))):
+        parts = [number_of(one) for one in re.findall(_A_NUMBER, text[count.end() :][:READ_AT_MOST], re.I)]
+        if len(parts) > 1 and all(part and re.fullmatch(r"\d+", part) for part in parts):
+            return number_of(count[1]) if str(sum(map(int, filter(None, parts)))) == number_of(count[1]) else None
+    return None
 
 
 def _number_word(text: str, place: int) -> str | None:

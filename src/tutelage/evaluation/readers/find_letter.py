@@ -31,6 +31,8 @@ from tutelage.evaluation.readers.find_answer import (
 )
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
+    FITS,
+    chooses_none,
     closest,
     last_refusal,
     names_no_option,
@@ -40,10 +42,10 @@ from tutelage.evaluation.readers.find_refusal import (
     same_refusal,
     takes_back,
 )
+from tutelage.evaluation.readers.judged_right import NO_SINGLE, NOUN, judged_right, without_own_texts
 from tutelage.evaluation.readers.not_stated import with_spaces
 from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
 
-NO_SINGLE = ""  # what a statement answers that chooses no single option
 _DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
 _HIDDEN = 0xE000  # the first of the private characters that keep denied letters
 _IT_IS = re.compile(  # "it must be (B)"
@@ -56,8 +58,15 @@ _DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
     r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
     r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
 )
+_NEGATED = r"(?:\b(?:wrong|incorrect|not)\b|n['’]t\b)"
 _COULD_BE = re.compile(
     rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
+)
+_FORCED = re.compile(  # "The answer is not listed, but if I had to choose, I would say (G)"
+    r"\bif\s+(?:(?:I|we)(?:\s+(?:had|have|must|were\s+forced))?(?:\s+to)?|forced\s+to|pressed\s+to)\s+"
+    r"(?:choose|guess|pick|answer|select|decide)(?:\s+one)?,?\s+(?:(?:I|we|it)(?:['’](?:d|ll)|\s+would|\s+will)\s+)"
+    r"(?:say|choose|guess|pick|select|be|go\s+(?:with|for))\s+(?=(?:option\s+)?\(?[A-Z]\b)",
+    re.I,
 )
 _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|"
@@ -87,17 +96,19 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     if whole is not None:
         return Found(whole, "the whole reply")
     text = _COULD_BE.sub(f"the answer is {SEVERAL} ", _without_doubts(text, letters, option_texts))
+    text = _FORCED.sub("the answer is ", text)
     changed = after_change(text)
     if changed is not None:
         changed = LEADING_NO.sub("", changed)
         early = re.match(rf"\(?([{letters}])\)?\s*(?:[.!\n]|$)", changed)  # "B." after "Actually,"
-        later = Found(early[1], "stated") if early else _stated_letter(changed, letters, read)
-        if later is None and _no_single(changed, letters) and _bare_letter(changed, letters, ends=True).answer is None:
+        later = Found(early[1], "stated") if early else _stated_letter(changed, letters, option_texts, read)
+        none = chooses_none(changed) or (_no_single(changed, letters) and not refuses(changed))
+        if later is None and none and _bare_letter(changed, letters, ends=True).answer is None:
             later = Found(None, "")
         if later is not None:
             return Found(later.answer, _how(later.answer, "stated after a change of mind"))
         denied.clear()
-    stated = _stated_letter(text, letters, read)
+    stated = _stated_letter(text, letters, option_texts, read)
     flat = refused_flatly(text)
     if flat > max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1):
         answer = closest(text[flat:], letters, option_texts)
@@ -153,10 +164,7 @@ def _lists_several(tail: str, letters: str) -> bool:
 
 def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether another option stands beside the letter that a text begins with: "(A) → (C)", "A, but B is right too"."""
-    tail = tail[:700]
-    for one, option in zip(letters, options, strict=False):  # "(C) Oslo" → "(C"
-        own = rf"(\({one}|(?<!\w){one})[\s)\]}}>.,:\"'”’-]*\(?(?i:(?:the )?{re.escape(option)})(?!\w)"
-        tail = re.sub(own, r"\1", tail) if option else tail
+    tail = without_own_texts(tail[:700], letters, options)
     lead = re.match(rf"{_LEAD}[\s\"'“‘(\[{{<]*", tail, re.I)  # as in `_letter_at`, which found the letter behind it
     start = lead.end() if lead else 0
     return names_another(tail[start + 1 :], letter, letters, wrapped=tail[:start].endswith(("(", "[", "{", "<")))
@@ -219,40 +227,15 @@ def _option_at(tail: str, letters: str, options: Sequence[str]) -> str | None:
     return longest[0] if len(longest) == 1 else None
 
 
-def _stated_letter(text: str, letters: str, read: Callable[[str], str | None]) -> Found | None:
+def _stated_letter(text: str, letters: str, options: Sequence[str], read: Callable[[str], str | None]) -> Found | None:
     """The letter that tier 1 finds, else tier 2; none where the last line chooses several, or one not offered."""
     stated = last_read(text, (STATED, ANSWER_CANNOT, _IT_IS), read)
-    chosen = max([last_read(text, (CHOSEN,), read), _judged_right(text, letters)], key=lambda one: one[0])
+    chosen = max([last_read(text, (CHOSEN,), read), judged_right(text, letters, options)], key=lambda one: one[0])
     ends = chosen[1] == NO_SINGLE and chosen[0] > stated[0] and "\n" not in text[chosen[0] :].strip()
     for tier, (_, found) in (("chosen", chosen),) if ends else (("stated", stated), ("chosen", chosen)):
         if found is not None:
             return Found(found or None, _how(found, f"{tier} as the answer"))
     return None
-
-
-def _judged_right(text: str, letters: str) -> tuple[int, str | None]:
-    """The last letter of the form "(B) is the correct one"; NO_SINGLE where it is not offered, or "also" is, or one
-    sentence says so of two letters."""
-    pattern = r"(?:\b(?:option|choice|answer)\s+)?(?<![\w'’])\(?([A-Z⁂])\)?"
-    pattern += r"(?:\s+(?:is|are|seems|looks|would be)\s+|:\s+(?:[Tt]his\s+is\s+)?)"
-    pattern += r"(?:(?:the|clearly|therefore|thus|most|only|indeed|(also|equally|likewise))\s+)*"
-    pattern += r"(correct|right|best|true|answer|likely)\b"
-    text = re.sub(r"\([a-z]\)", lambda found: found[0].upper(), text)
-    matches = [one for one in re.finditer(pattern, text) if one[1] in letters or one[3] not in ("true", "likely")]
-    if not matches:
-        return -1, None
-    last, found = matches[-1], matches[-1][1]
-    if last[2] and not matches[1:]:  # "equally right", as something else
-        return -1, None
-    for before in matches[:-1]:
-        between = text[before.end() : last.start()]
-        # in one sentence, or in two with nothing between
-        together = not re.search(r"[.!?\n;]|\b(?:but|however|while|although|though|not)\b", between) or re.fullmatch(
-            r"(?:[\s.;(]|\b(?:and|also|too|I|think|believe|that|one|answer|option)\b)*", between
-        )
-        if before[1] != last[1] and (last[2] or together):
-            found = NO_SINGLE
-    return last.end(), found if found in letters else NO_SINGLE
 
 
 def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str] = (), *, ends: bool = False) -> Found:
@@ -280,19 +263,21 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
     refusal = max(last_refusal(text), no_answer_known(text, start))
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
-    if refusal >= 0 and not chosen and not own_line:
+    # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
+    opening = re.match(
+        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I)\)?,(?!\s*\(?[{letters}]\b)|\s*\n|"
+        r"\s[-–—]\s)",
+        text,
+    )
+    opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)
+    if refusal >= 0 and not chosen and not own_line and (not opens or chooses_none(text[refusal:])):
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
     foreign = re.fullmatch(
         r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)
     )
     if foreign and foreign[1] not in letters:
         return Found(None, "no single option in the last line")
-    # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
-    opening = re.match(
-        rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])(?:\)\s|[.:]\s|(?<!I),(?!\s*\(?[{letters}]\b)|\s*\n|\s[-–—]\s)",
-        text,
-    )
-    if not ends and opening and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I):
+    if opening and opens:
         return Found(opening[1], "the reply's beginning")
     last = last_line(rest)
     if SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
@@ -341,7 +326,7 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         return start + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
 
     one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"
-    several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*){one}){{1,20}}"
+    several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*)(?:{NOUN}\s+)?{one}){{1,20}}"
     for denial in (
         # "Wrong answers: A, B"
         rf"(?i:\b(?:wrong|incorrect)\s+answers?)\s*(?:(?:is|are|was|were|[:=])\s*)?(?:{several}|{one})",
@@ -366,13 +351,22 @@ def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
     def unless_an_option(found: re.Match[str]) -> str:
         match = _normalised(found[0])  # "both A and B" may be the text of an option
         ends = re.match(r"\s*(?:[.;:!?]|\n|$)", found.string[found.end() :])
-        apart = "," in found[0] and not re.search(r"[/&a-z]", found[0]) and not ends  # "(A), (B) being wrong"
+        joints = re.sub(rf"{NOUN}\s", "", found[0])
+        apart = "," in joints and not re.search(r"[/&a-z]", joints) and not ends  # "(A), (B) being wrong"
         return found[0] if apart or any(match in option for option in options) else SEVERAL
 
-    # "A or B", "A/B", "(A) (B)", but not "A and B is …", where a verb follows
+    lower = text.lower()
+    present = [re.escape(option) for option in options if option and option in lower]
+    if len(present) > 1:  # "Both Rome and Oslo are correct"
+        texts = "|".join(present)
+        named = rf"(?i:(?:the\s+)?(?:{texts}))(?!\w)"
+        text = re.sub(rf"(?<!\w){named}\s+(?:and|or)\s+{named}(?={FITS})(?![^.\n]*{_NEGATED})", SEVERAL, text)
+
+    # "A or B", "A/B", "(A) (B)", "option A or option B", but not "A and B is …", where a verb follows
     verb = r"\s+(?:is|was|can|would|has|does)\b"
     return re.sub(
-        rf"(?<=ither\s){several}|(?<=oth\s){several}|{several}(?!\)?{verb})|\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|"
+        rf"(?<=ither\s){several}|(?<=oth\s){several}|{one},?\s+or\s+{NOUN}\s+{one}|{several}(?!\)?{verb})|"
+        rf"\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|"
         rf"through)[ \t]*)?\([A-Z]\))+",
         unless_an_option,
         text,

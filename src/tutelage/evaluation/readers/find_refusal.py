@@ -75,6 +75,37 @@ _REFUSED = re.compile(
     r"not\s+(?:only|just|merely)\b|(?:all|everything)\s*(?:[.,;!\n]|above|$)|more\s+information\s+is)",
     re.I,
 )
+_SOME = (  # "both", "neither of them", "none of the options", "either one", "both (A) and (B)" (⁂)
+    r"(?:both|neither|none|all|any|either|each|every|nothing|(?:all\s+|any\s+)?(?:two|three|four|five)|not\s+(?:a\s+"
+    rf"single\s+)?one)(?:\s+of\s+(?:[(⁂]|(?:them|these|those|(?:(?:the|these|those)\s+)?{_GIVEN}(?:options?|choices?|"
+    r"answers?|above|two|three|four|five|ten))\b)|\s+(?:(?:the|these|those)\s+)?(?:ones?|options?|choices?|answers?|"
+    rf"alternatives?|above)\b)?\s*(?:[\s(\[]*⁂[)\]]*)?"
+)
+FITS = (  # what is said of options as answers
+    r"(?:\s*(?:(?:really|all|both|also|equally|clearly|actually)\s+)*(?:(?:(?:is|are|was|were|seems?|looks?|sounds?|"
+    r"(?:could|can|may|might|would|must|should)\s+(?:also\s+)?be)(?:n['’]t|\s+not)?\s+)?(?:(?:all|also|both|just\s+as|"
+    r"as|really|quite|the|an?|very|\w+ly)\s+)*(?:correct|right|wrong|incorrect|possible|plausible|acceptable|suitable|"
+    r"appropriate|reasonable|satisfactory|valid|good|fine|best)|fits?|works?|match(?:es)?|appl(?:y|ies)|qualif(?:y|ies)|"
+    r"(?:could|can|may|might|would|will|do(?:es)?)(?:n['’]t|\s+not)?\s+(?:also\s+)?(?:fit|work|apply|do|match|qualify))"
+    r"(?:\s+(?:answer|option|choice)s?)?)"
+)
+_CLOSES = (  # of a sentence that says no more
+    r"\s*(?:\W*\Z|[;,]|(?:here|too|as\s+well|at\s+all|to\s+me|because|since|as|in\s+(?:this|my)|though|either|I\s+"
+    r"think|given|among|listed|offered|to\s+th(?:is|e)\s+question)\b)"
+)
+_CHOOSES_NONE = re.compile(  # a sentence about the options, as which "both glasses", "it depends on" are not
+    r"(?:(?:they|these|those|we|I|it|this|that|there|(?:the|this)\s+(?:answer|question))"
+    rf"(?:['’](?:s|re|m)|\s+(?:is|are|am|(?:could|may|might)\s+be))?\s*)?{_ADVERBS}"
+    rf"(?:{_CANNOT}\s+{_BE_SAID}|{_UNWILLING}(?<!nothing)|{_NONE_ELSEWHERE}|N/A\b|{_SOME}{FITS}?{_CLOSES}|"
+    rf"(?:{_UNKNOWN}|(?:it\s+)?depends|{_NOT_LISTED}|{_NO_RIGHT_ONE}|everything|"
+    r"does\s*(?:n['’]t|\s+not)\s+exist)"
+    rf"(?:{FITS}|\s+(?:is|are)\s+(?:offered|listed|given|available|provided|there))?"
+    rf"(?:{_CLOSES}|\s+(?:wh\w+|how|if)\b)|more\s+information\s+is\s+(?:needed|required|necessary))",
+    re.I,
+)
+_SO = re.compile(  # ", so neither is right", "Honestly, it could be any of them"
+    r"[,;]\s+(?:and\s+)?(?:so|thus|hence|therefore)\s+|\A\s*\w+ly,\s+", re.I
+)
 _UNDECIDED = re.compile(  # of those, the ones that say that no answer can be given at all
     rf"\b(?:{_CANNOT}\s+{_BE_SAID}|{_NO_GROUNDS}|unanswerable|has\s+no\s+(?:correct\s+|right\s+)?answer\b|"
     r"(?:insufficient|not\s+enough|need\s+more)\s+(?:info(?:rmation)?|data|context)|"
@@ -156,9 +187,21 @@ def takes_back(text: str) -> int:
     start = len(text) - min(2000, len(text)) + (sentences[-1].start() if sentences else 0)
     own_line = text[:start].rstrip(" \t").endswith("\n") and len(text[start:].split()) < 10
     taken = sentences and (
-        _WHOLE.match(sentences[-1][0]) or (own_line and "…" not in text[start:] and last_refusal(text) >= 0)
+        _WHOLE.match(sentences[-1][0]) or (own_line and "…" not in text[start:] and chooses_none(sentences[-1][0]))
     )
     return start if taken else -1
+
+
+def chooses_none(text: str) -> bool:
+    """Whether the first sentence of a text chooses no answer, in so many words: what is not about the options ("both
+    glasses", "neither axis has an offset", "it depends on the hills") explains the answer that was stated before it."""
+    sentence = _SENTENCE.search(text)
+    if sentence is None or text[sentence.end() :].startswith("?"):
+        return False
+    clauses = (sentence[0], *_SO.split(sentence[0])[1:])
+    openings = (_OPENING.match(clause) for clause in clauses)
+    starts = [opening.end() if opening else 0 for opening in openings]
+    return _UNDECIDED.search(sentence[0]) is not None or any(map(_CHOOSES_NONE.match, clauses, starts))
 
 
 def last_refusal(text: str, undecided_only: bool = False) -> int:
@@ -175,7 +218,7 @@ def last_refusal(text: str, undecided_only: bool = False) -> int:
         return start
     opening = _OPENING.match(last[0])
     rest = last[0][opening.end() if opening else 0 :]
-    return -1 if undecided_only or not refuses(rest) else start
+    return start if not undecided_only and (refuses(rest) or chooses_none(last[0])) else -1
 
 
 def no_answer_known(text: str, start: int) -> int:

@@ -139,15 +139,16 @@ _SET_ASIDE = re.compile(  # before a letter: a reason, a comparison
     re.I,
 )
 _HAS_VERB = re.compile(rf"\s+{_VERB}\b", re.I)
+_ARE, _AND = re.compile(r"[\s)]+(?:are|were|have)\b", re.I), re.compile(r"\b(?:and|or)\b|&", re.I)
 
 
 def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
     """Whether the text after a stated option's letter names another, offered or not, that may be the answer too.
 
     In the statement's own sentence every letter is one, but for what a reason or a comparison sets aside and what has
-    a verb of its own ("B, and C is small"). So is one in the sentences that follow at once and only join it ("Or C.").
-    So is, anywhere, a letter that is said to be possible or right too. `wrapped`: the stated letter is in brackets, so
-    that bare ones may be symbols.
+    a verb of its own ("B, and C is small"; in "B and C are similar" it is that of both). So is one in the sentences
+    that follow at once and only join it ("Or C."). So is, anywhere, a letter that is said to be possible or right too.
+    `wrapped`: the stated letter is in brackets, so that bare ones may be symbols.
     """
     joins = True
     for number, sentence in enumerate(_SENTENCE_END.split(rest)):
@@ -162,7 +163,8 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
             claimed = _is_claimed(before, after)
             if symbol and _words(before) and not (claimed and one in letters):
                 continue
-            aside = words and (_SET_ASIDE.search(before) or _HAS_VERB.match(after))
+            shared = _ARE.match(after) and _AND.search(before) and not _words(before)
+            aside = words and (_SET_ASIDE.search(before) or (_HAS_VERB.match(after) and not shared))
             if claimed or (joins and not aside):
                 return True
     return False
