@@ -14,7 +14,7 @@ from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
-from tutelage.report.recipe.choice import Choice, choose, shown
+from tutelage.report.recipe.choice import Choice, asked, choose, shown
 from tutelage.report.recipe.pairs import comparisons, pairs_of
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
@@ -45,7 +45,8 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     pairs = [pairs_of(table) for table in tables]
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
     progress, choice = progress_text(results), choose(results, tables, pairs)
-    differ = shown(results, tables, pairs)
+    known = asked(results, tables, pairs)
+    differ = shown(known)
 
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
@@ -73,6 +74,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         choice=choice,
         marked=lambda table, row, metric: is_marked(table, row, metric, differ),
         differ=lambda table, pair: key_of(table, pair.left, pair.right) in differ,
+        tested=lambda table, pair: key_of(table, pair.left, pair.right) in known,
         marks=MARKED,
         yardstick=yardstick(results, tables),
         tables=tables,
