@@ -231,8 +231,8 @@ def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path) -> None:
     assert MARKED in tables_markdown(tables, "", known)
     page = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
     assert page.partition('<table class="pairs">')[0].count("<sup") == 1
-    assert page.count("∗</sup>") == 3  # and the matrix, from both sides
-    assert page.count('<span class="untested"') == 2 * 3  # teacher and a student that is not the reference
+    assert page.count("∗</sup>") == 5  # and the matrix, from both sides, with the teacher against the model to use
+    assert page.count('<span class="untested"') == 2 * 2  # the teacher and other students
     assert MARKED.replace("<", "&lt;").replace("'", "&#39;") in page
 
 
