@@ -60,7 +60,7 @@ def model_card(
         "## Data",
         _data(model),
         "## Training",
-        f"The stages that made it, in order:\n\n```yaml\n{_stages(model.run)}```",
+        f"The stages that made it, in order:\n\n```yaml\n{stages_yaml(model.run)}```",
         "## Limits",
         "\n".join(f"- {line}" for line in (*_own_limits(model, results, tables), *_LIMITS)),
         "## Made with",
@@ -164,7 +164,7 @@ def _data(model: TrainedModel) -> str:
     return markdown_table(["section", "source", "rows", "left out", "fingerprint"], lines)
 
 
-def _stages(run: Run) -> str:
+def stages_yaml(run: Run) -> str:
     """One YAML document per stage: what the recipe says of it and, if it trains, all its training settings."""
     shown = []
     for one in with_parents([run]):
@@ -172,7 +172,8 @@ def _stages(run: Run) -> str:
             continue
         stage = one.config.model_dump(mode="json", exclude={"label", "shared", "search", "epochs_of", "training"})
         used = {role: shown_name(config.path) for role, config in one.models.items() if maker_of(one, role) is None}
-        if stage.get("student") == "base" and (maker := maker_of(one, "student")) is not None:
+        left_open = "student" in one.models and stage.get("student") in (None, "base")
+        if left_open and (maker := maker_of(one, "student")) is not None:
             stage["student"] = maker.stage
         if one.training is not None:
             stage["training"] = one.training.model_dump(mode="json", exclude=COSMETIC)

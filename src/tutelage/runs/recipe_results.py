@@ -335,7 +335,7 @@ def _search_results(search: Search) -> SearchResults:
     return SearchResults(tasks, config.grid, tuple(search.points))
 
 
-def _perplexity(run: Run, result: dict[str, Any]) -> dict[str, str]:
+def perplexity_fact(run: Run, result: dict[str, Any]) -> dict[str, str]:
     """On which rows, and of the model before and after the run."""
     before, after = (
         f"{value:,.{1 if value >= 100 else 3}f}" for value in (result["perplexity_before"], result["perplexity_after"])
@@ -377,7 +377,7 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
             )
         if "perplexity_before" in result:
             facts.setdefault("perplexity", PERPLEXITY)
-            facts |= _perplexity(run, result)
+            facts |= perplexity_fact(run, result)
     some = next((run for run in [*shown, *runs] if run.done), None)
     if some is not None:
         environment = run_folder.read_json(some.folder, run_folder.ENVIRONMENT)

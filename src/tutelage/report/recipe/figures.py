@@ -50,8 +50,8 @@ FALLS = (
     "Good: it falls, then levels off. Level from the start: nothing is learnt. Rising: the learning rate is too large."
 )
 TAUGHT = (
-    "Good: it falls, then levels off. After SFT it may begin near 0 and rise first; on answers that the student writes, "
-    "which change as it trains, it goes up and down. Rising to the end: the learning rate is too large."
+    "Good: it falls, then levels off. After SFT it may begin near 0 and rise first; on answers that the student "
+    "writes, which change as it trains, it goes up and down. Rising to the end: the learning rate is too large."
 )
 VALIDATED = (
     "The same on the validation rows, which are not trained on. Good: it falls too. Rising again: the model learns its "
