@@ -60,7 +60,9 @@ def given_up(
 ) -> Iterator[str]:
     """A sentence per task on which the teacher scores more than the model to use. `known`: corrected p-values."""
     teacher = teacher_of(results, stage)
-    for one in pairs if teacher is not None else ():
+    if teacher is None:
+        return
+    for one in pairs:
         pair = _pair(one, teacher.stage, stage)
         p_value = math.nan if pair is None else known.get(key_of(one.table, pair.left, pair.right), math.nan)
         if pair is None or math.isnan(p_value) or not pair.versus.difference > 0:
