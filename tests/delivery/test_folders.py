@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from recipes_fixture import Workshop
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tutelage.cli.main import main
+from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
-from tutelage.delivery.card import shown_name
+from tutelage.delivery.card import shown_name, stages_yaml
 from tutelage.delivery.find_model import find_loadable, find_model
 from tutelage.delivery.folders import deliver_models, models_folder
 from tutelage.delivery.licence import licence_of
@@ -96,6 +98,24 @@ def test_a_card_has_a_head_and_the_reports_numbers(made: Workshop) -> None:
         assert part in body, part
     assert str(made.folder) not in card  # a card goes where the model goes
     assert str(made.models) not in card
+
+
+def test_a_card_counts_all_rows_left_out_and_names_the_student_as_the_recipe_does(
+    copy: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(folder: Path, name: str) -> dict[str, Any]:
+        found = json.loads((folder / name).read_text())
+        if name == "data.json":
+            found["train"] |= {"bad_rows": [["train.jsonl:3", "no answer"]], "repeated": ["train.jsonl:4 (…)"] * 4}
+        return found
+
+    monkeypatch.setattr(run_folder, "read_json", read)
+    deliver_models(results(copy), copy.runs)
+    assert "| train | train.jsonl | 12 | 5 | " in (copy.folder / "models" / "tiny-sft" / "README.md").read_text()
+    copy.write(student="sft", stages__0__student="teacher")
+    (gkd,) = (model for model in results(copy).models if model.stage == "gkd")
+    assert "student: sft\n" in stages_yaml(gkd.run)
+    assert "student: base" not in stages_yaml(gkd.run)
 
 
 def test_nothing_of_a_run_changes_and_again_changes_nothing(made: Workshop) -> None:

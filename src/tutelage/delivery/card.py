@@ -19,6 +19,7 @@ from tutelage.models.files import is_local
 from tutelage.recipe.sections import ModelConfig
 from tutelage.report.labels import KIND_NAMES, metric_label
 from tutelage.report.numbers import edge_note, score_text
+from tutelage.report.recipe.savings import size_text, teacher_of
 from tutelage.report.recipe.tables import TableRow, TaskTable, metric_value
 from tutelage.report.recipe.verdicts import Verdict
 from tutelage.report.table_files import markdown_escape, markdown_table
@@ -26,6 +27,7 @@ from tutelage.runs.fingerprints import COSMETIC
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
 from tutelage.runs.run import Run, adapter_text, maker_of, with_parents
 
+LEFT_OUT = ("too_long", "bad_rows", "repeated")  # lists of rows, in data.json
 _LIMITS = (
     "What it knows and gets wrong comes from the models and data above; safety, bias and facts were not checked.",
     "Terms of the base models and of the data hold for it too; those of a teacher may limit what is trained on its "
@@ -58,7 +60,7 @@ def model_card(
         "## Data",
         _data(model),
         "## Training",
-        f"The stages that made it, in order:\n\n```yaml\n{_stages(model.run)}```",
+        f"The stages that made it, in order:\n\n```yaml\n{stages_yaml(model.run)}```",
         "## Limits",
         "\n".join(f"- {line}" for line in (*_own_limits(model, results, tables), *_LIMITS)),
         "## Made with",
@@ -91,9 +93,10 @@ def _summary(model: TrainedModel, student: ModelConfig, teachers: Sequence[Model
     if lora is not None:
         form = "kept apart from its base, which it names" if lora.keep_adapter else "added to the weights"
         adapter = f" What was trained is a {adapter_text(lora)}, {form}."
+    size = size_text(results, model.stage)
     text = (
         f"{markdown_escape(model.label)}: {shown_name(student.path)}, {start} by {how}{taught} (stage `{model.stage}` "
-        f"of the recipe `{results.name}`{seed}).{adapter}"
+        f"of the recipe `{results.name}`{seed}).{adapter}{size and f' {markdown_escape(size)}'}"
     )
     return text + (f"\n\n{markdown_escape(results.description)}" if results.description else "")
 
@@ -128,7 +131,9 @@ def _beside(model: TrainedModel, results: RecipeResults, tables: Sequence[TaskTa
     rows: dict[str, TableRow] = {row.stage: row for table in tables for row in table.rows}
     references = [table.reference.stage for table in tables if table.reference is not None]
     wanted = [model.stage] if model.seed is not None else []
-    wanted += [stage for stage in (*references, "base", "teacher") if stage != model.stage]
+    taught_by = teacher_of(results, model.stage)
+    teachers = ["teacher", *([taught_by.stage] if taught_by is not None else [])]
+    wanted += [stage for stage in (*references, "base", *teachers) if stage != model.stage]
     labels = {stage: rows[stage].label for stage in wanted if stage in rows}
     if model.seed is not None and model.stage in labels:
         labels[model.stage] = f"mean of {len(results.seeds)} seeds"
@@ -152,14 +157,14 @@ def _data(model: TrainedModel) -> str:
     for name, used in model.data.items():
         source = f"written by stage {used.made_by}" if used.made_by else ", ".join((*used.files, *used.hub))
         found = counts.get(name, {})
-        left_out = len(found.get("too_long", ())) + len(found.get("bad_rows", ()))
+        left_out = sum(len(found.get(why, ())) for why in LEFT_OUT)
         lines.append(
             [name, source, f"{found['rows']:,}" if "rows" in found else "", str(left_out), used.fingerprint[:12]]
         )
     return markdown_table(["section", "source", "rows", "left out", "fingerprint"], lines)
 
 
-def _stages(run: Run) -> str:
+def stages_yaml(run: Run) -> str:
     """One YAML document per stage: what the recipe says of it and, if it trains, all its training settings."""
     shown = []
     for one in with_parents([run]):
@@ -167,6 +172,9 @@ def _stages(run: Run) -> str:
             continue
         stage = one.config.model_dump(mode="json", exclude={"label", "shared", "search", "epochs_of", "training"})
         used = {role: shown_name(config.path) for role, config in one.models.items() if maker_of(one, role) is None}
+        left_open = "student" in one.models and stage.get("student") in (None, "base")
+        if left_open and (maker := maker_of(one, "student")) is not None:
+            stage["student"] = maker.stage
         if one.training is not None:
             stage["training"] = one.training.model_dump(mode="json", exclude=COSMETIC)
         if one.lora is not None:

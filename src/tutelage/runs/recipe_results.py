@@ -281,6 +281,7 @@ def _weights(planner: Planner, name: str, runs: Iterable[RowRun]) -> int | None:
     made = next((run.trained for run in runs if run.trained is not None), None)
     student = planner.recipe.student
     given = student.path if name == "base" and not isinstance(student, str) else None
+    given = planner.recipe.teacher.path if name == "teacher" else given
     path = given if made is None else str(made / run_folder.MODEL)
     shape = shape_at(path) if path is not None else None
     return None if shape is None else shape.weights
@@ -334,7 +335,7 @@ def _search_results(search: Search) -> SearchResults:
     return SearchResults(tasks, config.grid, tuple(search.points))
 
 
-def _perplexity(run: Run, result: dict[str, Any]) -> dict[str, str]:
+def perplexity_fact(run: Run, result: dict[str, Any]) -> dict[str, str]:
     """On which rows, and of the model before and after the run."""
     before, after = (
         f"{value:,.{1 if value >= 100 else 3}f}" for value in (result["perplexity_before"], result["perplexity_after"])
@@ -345,7 +346,9 @@ def _perplexity(run: Run, result: dict[str, Any]) -> dict[str, str]:
         maker = maker_of(run, "student")
         cut = maker is not None and maker.kind == "prune"
         rows, began, ended = run.training.validation, "when just cut" if cut else "before this stage", "after it"
-    return {f"{run.stage}: perplexity on the rows of {rows}": f"{before} {began}, {after} {ended}"}
+    higher = result["perplexity_after"] > result["perplexity_before"] and getattr(run.config, "ce_weight", None) == 0
+    aim = "; higher: its aim is the teacher's probabilities, not the rows' answers" if higher else ""
+    return {f"{run.stage}: perplexity on the rows of {rows}": f"{before} {began}, {after} {ended}{aim}"}
 
 
 def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[str, Any]:
@@ -374,7 +377,7 @@ def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[s
             )
         if "perplexity_before" in result:
             facts.setdefault("perplexity", PERPLEXITY)
-            facts |= _perplexity(run, result)
+            facts |= perplexity_fact(run, result)
     some = next((run for run in [*shown, *runs] if run.done), None)
     if some is not None:
         environment = run_folder.read_json(some.folder, run_folder.ENVIRONMENT)

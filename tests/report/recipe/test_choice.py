@@ -12,7 +12,7 @@ from fake_run import make_run, row_of, with_row
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.numbers import NARROW
-from tutelage.report.recipe.choice import Choice, choose, shown
+from tutelage.report.recipe.choice import Choice, asked, choose, shown
 from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.table_files import MARKED, tables_markdown
 from tutelage.report.recipe.tables import build_tables
@@ -217,9 +217,13 @@ def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path) -> None:
     assert sft.p_value < 0.05
     assert sft.low > 0
     assert "SFT again is 12.5 below SFT" in found.why
-    assert found.why.count(": no difference was shown") + found.why.count(": it is") == found.why.count("95 %")
-    assert ": it is" not in found.why
-    known = shown(results, tables)
+    apart = "): the interval alone leaves out 0, but after correction no difference was shown"
+    assert found.why.count(apart) == found.why.count("95 %") == 3
+    assert "leave" not in chosen(made(tmp_path / "same", {"sft": 25, "gkd": 24})).why
+    tests = asked(results, tables)
+    known = shown(tests)
+    pair = ("test", frozenset({"teacher", "sft"}))
+    assert pair not in tests  # no sentence is about it
     assert known == {("test", frozenset({"teacher", "sft_again"}))}
     teacher, plain = (line for line in tables_markdown(tables, "", known).splitlines()
                       if line.startswith(("| Teacher", "| SFT |")))  # fmt: skip
@@ -227,7 +231,8 @@ def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path) -> None:
     assert MARKED in tables_markdown(tables, "", known)
     page = build_report(results, tmp_path / "out").read_text(encoding="utf-8")
     assert page.partition('<table class="pairs">')[0].count("<sup") == 1
-    assert page.count("∗</sup>") == 3  # and the matrix, from both sides
+    assert page.count("∗</sup>") == 5  # and the matrix, from both sides, with the teacher against the model to use
+    assert page.count('<span class="untested"') == 2 * 2  # the teacher and other students
     assert MARKED.replace("<", "&lt;").replace("'", "&#39;") in page
 
 

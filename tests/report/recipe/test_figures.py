@@ -40,6 +40,8 @@ def test_losses_of_different_kinds_do_not_share_a_panel(results: RecipeResults) 
     assert panels["KL(teacher ‖ student), nats per token"].curves[0].x[-1] == pytest.approx(3.0)
     assert "Student's entropy, nats per token" not in panels  # nobody logged it
     assert all("Good: " in panel.caption for panel in panels.values())
+    assert "may begin near 0 and rise first" in panels["Loss, distilling"].caption  # not a sign of a wrong rate
+    assert "rise first" not in panels["Loss, fine-tuning"].caption
     losses = [panels[f"Loss, {kind}"].caption.partition(".")[0] for kind in ("fine-tuning", "distilling")]
     assert losses[0].endswith("each token of the rows' answers")
     assert losses[1].endswith("are from the teacher's")

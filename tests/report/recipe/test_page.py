@@ -14,7 +14,7 @@ from waiting import HANG
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.numbers import difference_text, interval_text
-from tutelage.report.recipe.choice import shown
+from tutelage.report.recipe.choice import asked, shown
 from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
@@ -63,9 +63,7 @@ def test_page_and_files(tmp_path: Path) -> None:
     assert page.text.count("among the largest gains of GKD (SFT-S) against SFT") == 2
     assert page.text.count("among the largest losses of GKD (SFT-S) against SFT") == 2
     assert page.text.count(" agree to ") >= 8  # every sample's first reference
-    assert (
-        "This page makes 32 comparisons. ∗ and the p of the sentences at the top are corrected for those" in page.text
-    )
+    assert "this page makes 32 in all, all metrics counted; the count below a pairwise table" in page.text
     assert "14300" in page.text
     html = path.read_text(encoding="utf-8")
     training = html[html.index("<h2>Training</h2>") :].partition("</section>")[0]
@@ -106,7 +104,7 @@ def test_pairwise_comparisons(tmp_path: Path) -> None:
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
     assert [[n for n, cell in enumerate(row) if not cell] for row in cells] == [[0], [1], [2], [3], [4]]
     tables = build_tables(results)
-    (task,), known = [pairs_of(table) for table in tables], shown(results, tables)
+    (task,), known = [pairs_of(table) for table in tables], shown(asked(results, tables))
     seen = {"up": 0, "down": 0, None: 0}
     for n, m in itertools.combinations(range(5), 2):
         pair = next(p for p in task.pairs if (p.left.label, p.right.label) == (labels[n], labels[m]))
@@ -121,7 +119,7 @@ def test_pairwise_comparisons(tmp_path: Path) -> None:
     assert min(seen.values()) > 0  # the run has all three
     text = Page(html).text
     assert "10 comparisons , each shown from both sides . If no two of these models differed, about 0.5 of 10 " in text
-    assert "This page makes 16 comparisons." in text  # 5 x 2 metrics in the table, 6 pairs without the reference
+    assert "this page makes 16 in all, " in text  # 5 x 2 metrics in the table, 6 pairs without the reference
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -134,7 +132,7 @@ def test_two_rows_need_no_matrix(tmp_path: Path) -> None:
     html = build_report(with_row(results, "teacher", runs=()), tmp_path / "out").read_text(encoding="utf-8")
     assert "Pairwise comparisons" not in Page(html).text
     assert '<table class="pairs">' not in html
-    assert "This page makes 8 comparisons." in Page(html).text
+    assert "this page makes 8 in all, " in Page(html).text
     assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 3  # the head, one pair a task
 
 

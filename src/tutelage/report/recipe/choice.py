@@ -8,7 +8,7 @@ score, any pair of students may come up: the p-values of all of them are correct
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, fmean
@@ -32,6 +32,7 @@ from tutelage.report.recipe.verdicts import (
     judged_rows,
     key_of,
     named,
+    not_shown,
     weak_teachers,
 )
 
@@ -137,12 +138,16 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen, others), commands)
 
 
-def shown(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs] = ()) -> frozenset[Test]:
-    """The comparisons in which a difference was shown: p < 0.05, corrected as in the sentence on each."""
+def asked(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs] = ()) -> dict[Test, float]:
+    """The comparisons that sentences can be about, with their p, corrected as in the sentence on each."""
     tables, _ = deciding(results, tables)
     compared = _compare(results, tables, _students(results, tables), pairs)
     known = {key_of(one.table, one.row, one.other): one.p_value for one in compared.found}
-    known |= corrected_beside(results, tables, {})  # verdicts and sentences on teachers are corrected for these alone
+    return known | corrected_beside(results, tables, {})  # those on judged rows and teachers, for these alone
+
+
+def shown(known: Mapping[Test, float]) -> frozenset[Test]:
+    """Those in which a difference was shown."""
     return frozenset(test for test, p_value in known.items() if p_value < SIGNIFICANT)
 
 
@@ -274,7 +279,8 @@ def _distances(compared: _Comparisons, chosen: ResultRow, others: Sequence[Resul
     for label, found in first:
         parts = []
         for one in found:
-            end = {0: "no difference was shown", 1: "it is better", -1: "it is worse"}[one.sign]
+            open_ = not_shown(one.versus, compared.count)
+            end = {0: open_, 1: "it is better", -1: "it is worse"}[one.sign]
             where = f" on {one.table.task}" if several else ""
             evidence = f"95 % interval {interval_text(one.versus)}, {p_text(one.p_value)}{corrected}"
             parts.append(f"{distance(one.versus, named(chosen.label))}{where} ({evidence}): {end}")

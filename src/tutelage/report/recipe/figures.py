@@ -31,6 +31,7 @@ from tutelage.report.drawing import (
 from tutelage.report.labels import KIND_NAMES, TRAINED, metric_label
 from tutelage.report.numbers import score_text
 from tutelage.report.recipe.tables import TableRow, TaskTable
+from tutelage.report.recipe.verdicts import DISTILLED
 from tutelage.report.training_curves import Curve, CurvePanel, draw_curves, logged
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ LOSSES = {
 }
 FALLS = (
     "Good: it falls, then levels off. Level from the start: nothing is learnt. Rising: the learning rate is too large."
+)
+TAUGHT = (
+    "Good: it falls, then levels off. After SFT it may begin near 0 and rise first; on answers that the student "
+    "writes, which change as it trains, it goes up and down. Rising to the end: the learning rate is too large."
 )
 VALIDATED = (
     "The same on the validation rows, which are not trained on. Good: it falls too. Rising again: the model learns its "
@@ -113,7 +118,8 @@ def loss_panels(results: RecipeResults) -> list[CurvePanel]:
     wanted: list[tuple[str, str, str, str | None]] = []  # title, caption, key, kind
     for kind in dict.fromkeys(row.kind for row, _ in logs):
         name = KIND_NAMES.get(kind, kind)
-        wanted.append((f"Loss, {name}", f"{LOSSES[kind]} {FALLS}", "loss", kind))
+        good = TAUGHT if kind in DISTILLED else FALLS
+        wanted.append((f"Loss, {name}", f"{LOSSES[kind]} {good}", "loss", kind))
         wanted.append((f"Validation loss, {name}", VALIDATED, "validation_loss", kind))
     wanted += [(title, caption, key, None) for key, (title, caption) in QUANTITIES.items()]
     panels = []

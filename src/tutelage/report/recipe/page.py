@@ -5,6 +5,7 @@ Nothing on the page runs or is fetched: no script, no outside style. What models
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,22 @@ from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
-from tutelage.report.recipe.choice import Choice, choose, shown
-from tutelage.report.recipe.pairs import comparisons, pairs_of
+from tutelage.report.recipe.choice import Choice, asked, choose, shown
+from tutelage.report.recipe.pairs import TaskPairs, comparisons, pairs_of
+from tutelage.report.recipe.savings import beside_teacher, given_up, size_text
 from tutelage.report.recipe.search_table import search_groups
 from tutelage.report.recipe.synthetic_sizes import size_curves, size_svgs, write_size_files
 from tutelage.report.recipe.table_files import MARKED, is_marked, pairs_csv, search_csv, tables_csv, tables_markdown
 from tutelage.report.recipe.tables import TableRow, TaskTable, build_tables, how_made
-from tutelage.report.recipe.verdicts import judged_rows, key_of, progress_text, searched_tasks, verdicts, yardstick
+from tutelage.report.recipe.verdicts import (
+    Test,
+    judged_rows,
+    key_of,
+    progress_text,
+    searched_tasks,
+    verdicts,
+    yardstick,
+)
 from tutelage.report.side_by_side import ExampleView, Side, example_view, extremes, lowest
 from tutelage.report.words import words_of_recipe
 
@@ -45,7 +55,10 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     pairs = [pairs_of(table) for table in tables]
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
     progress, choice = progress_text(results), choose(results, tables, pairs)
-    differ = shown(results, tables, pairs)
+    known = asked(results, tables, pairs)
+    if choice is not None:
+        known = beside_teacher(results, tables, pairs, choice.stage) | known
+    differ = shown(known)
 
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
@@ -71,8 +84,10 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         progress=progress,
         verdicts=verdicts(results, tables),
         choice=choice,
+        savings=_savings(results, pairs, choice.stage, known) if choice is not None else "",
         marked=lambda table, row, metric: is_marked(table, row, metric, differ),
         differ=lambda table, pair: key_of(table, pair.left, pair.right) in differ,
+        tested=lambda table, pair: key_of(table, pair.left, pair.right) in known,
         marks=MARKED,
         yardstick=yardstick(results, tables),
         tables=tables,
@@ -92,6 +107,11 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         words=words_of_recipe(results, [panel.title for panel in panels]),
     )
     return write_atomically(out / "report.html", html)
+
+
+def _savings(results: RecipeResults, pairs: Sequence[TaskPairs], stage: str, known: Mapping[Test, float]) -> str:
+    """The size of the model to use, and how much more its teacher scores; empty where neither is known."""
+    return " ".join(filter(None, [size_text(results, stage), *given_up(results, pairs, stage, known)]))
 
 
 def _examples(table: TaskTable, looks: dict[str, Look], data: str, choice: Choice | None) -> list[ExampleView]:

@@ -246,13 +246,20 @@ def _verdict(table: TaskTable, row: TableRow, p_value: float, count: int) -> Ver
         ("distilling helped", "distilling hurt") if row.kind in DISTILLED else ("it is better", "it is worse")
     )
     if not p_value < SIGNIFICANT:
-        end, tone = "no difference was shown", "unclear"
+        end, tone = not_shown(value.versus, count), "unclear"
     else:
         end, tone = (helped, "better") if value.versus.difference > 0 else (hurt, "worse")
     after = f" after correction for {count} comparisons" if count > 1 else ""
     evidence = f"95 % interval {interval_text(value.versus)}, {p_text(p_value)}{after}"
     text = f"{start}, {distance(value.versus, named(reference.label))} ({evidence}): {end}."
     return Verdict(text + _caveat(row, reference), tone)
+
+
+def not_shown(versus: Paired, count: int) -> str:
+    """That p, corrected for `count` comparisons, shows no difference, though the interval alone may."""
+    if count > 1 and (versus.low > 0 or versus.high < 0):
+        return "the interval alone leaves out 0, but after correction no difference was shown"
+    return "no difference was shown"
 
 
 def distance(versus: Paired, reference: str) -> str:
