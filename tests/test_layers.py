@@ -30,7 +30,7 @@ ALLOWED: dict[str, str] = {
     "report": "common evaluation runs study",
     "forecasting": "common recipe data evaluation runs report",
     "delivery": "common recipe data models evaluation runs report",
-    "start": "common recipe loss data models synthesis evaluation runs",
+    "start": "common recipe loss data models synthesis evaluation runs delivery",
     "api": "common recipe data models evaluation teachers training runs report forecasting delivery",
     "cli": "common recipe teachers data watch evaluation runs study report forecasting delivery start api",
 }

@@ -15,7 +15,8 @@ from typer.main import get_command
 
 import tutelage
 from tutelage.cli.main import app, main
-from tutelage.cli.options import print_lines, print_markdown
+from tutelage.cli.options import print_markdown
+from tutelage.common.progress import print_lines
 
 SOURCE = Path(tutelage.__file__).parent.parent
 

@@ -46,8 +46,8 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
     assert lines[place + 3].startswith("To tell GKD (SFT-S) from ")
     assert lines[place + 4 :] == [
         "→ tutelage chat runs/gkd-s0-1    talk to it",
-        "→ tutelage evaluate --model runs/gkd-s0-1 --tasks ifeval    measure it on a benchmark of the hub",
-        "→ tutelage export runs/gkd-s0-1 --gguf    take it to llama.cpp and others",
+        "→ tutelage evaluate --model runs/gkd-s0-1 --tasks ifeval    measure it on a benchmark (needs hub and lm-eval)",
+        "→ tutelage export runs/gkd-s0-1 --gguf    take it to llama.cpp and others (needs llama.cpp)",
     ]
     show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path("models/mini-sft")])
     assert capsys.readouterr().out.endswith("\nTalk to it: tutelage chat models/mini-sft\n")

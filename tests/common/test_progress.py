@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.common.metrics_log import MetricsFile, read_metrics
-from tutelage.common.progress import Progress, progress, say, whole
+from tutelage.common.progress import Progress, print_note, progress, say, tell, whole
 
 
 def test_lines_are_read_back_and_a_new_run_starts_empty(tmp_path: Path):
@@ -178,3 +178,15 @@ def test_no_color_means_no_color(monkeypatch: pytest.MonkeyPatch):
         bar.screen._bar.refresh()
     assert "1 of 2" in screen.getvalue()
     assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-9])[;m]", screen.getvalue())
+
+
+def test_notes_break_between_words_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch, width=30)
+    print_note("scores on them may look better than they are")
+    tell("scores on them may look better than they are", "sft", file=sys.stderr)
+    assert screen.getvalue().splitlines() == [
+        "note: scores on them may look",
+        "      better than they are",
+        "sft: scores on them may look",
+        "    better than they are",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from pathlib import Path
 
@@ -33,6 +34,32 @@ def test_a_table_is_read_by_the_separator_of_its_header_and_rows(
     assert said == ([] if usual else [f"{name}: read as separated by {words}"])
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("first", "separator", "words"),
+    [
+        ("sep=;", ";", "semicolons"),
+        ("SEP=\t", "\t", "tabs"),
+        ('"sep=;"', ";", "semicolons"),
+        ("sep=|", "|", "`|`"),
+        ("sep=,", ",", None),
+    ],
+)
+def test_a_first_line_for_excel_names_the_separator_and_is_no_row(
+    first: str, separator: str, words: str | None, end: str, tmp_path: Path
+) -> None:
+    lines = [first, f"q{separator}a", f"b{separator}c", "d", f'e{separator}"f', 'g"', f"h{separator}i"]
+    (tmp_path / "x.csv").write_bytes(codecs.BOM_UTF8 + end.join(lines).encode())
+    data = load(tmp_path, "x.csv", prompt="{q}", completion="{a}", max_bad_rows=0.5)
+    assert [row.source for row in data.conversations] == ["x.csv:3", "x.csv:5", "x.csv:7"]
+    assert [bad.source for bad in data.bad_rows] == ["x.csv:4"]
+    said = [] if words is None else [f"x.csv: read as separated by {words}"]
+    assert odd_separators(DataConfig(path="x.csv"), tmp_path) == said
+    (tmp_path / "x.csv").write_text(f'{first}\nq{separator}a\nb{separator}c\nd{separator}"e\n')
+    with pytest.raises(TutelageError, match=r"x\.csv:4: .*; mend the row that begins there"):
+        load(tmp_path, "x.csv", prompt="{q}", completion="{a}")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -41,6 +68,7 @@ def test_a_table_is_read_by_the_separator_of_its_header_and_rows(
         "a;b\nc\nd\ne;f\n",  # the rows do not agree
         "a;b\tc\nd;e\tf\n",  # semicolons and tabs both do
         "a;\nb;c\n",  # a column without a name
+        "sep=\na\n",
         "",
     ],
 )

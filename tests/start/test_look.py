@@ -11,6 +11,8 @@ import pytest
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Conversation, Message
+from tutelage.data.dataset import load_dataset
+from tutelage.recipe.sections import DataConfig
 from tutelage.start.look import look_at, measure
 
 
@@ -102,6 +104,20 @@ def test_empty_cells_and_the_separator_are_told(tmp_path: Path) -> None:
     said = "\n".join(look_at("train", [file], "{kind}: {question}", "answer").lines())
     for column, place in (("kind", "x.csv:4"), ("question", "x.csv:7")):
         assert re.search(rf"column `{column}` is empty, .* in 1 row \({place}\)", said)
+
+
+@pytest.mark.parametrize("empty", [9, 4])
+def test_where_most_bad_rows_lack_an_answer_the_way_to_more_is_named(empty: int, tmp_path: Path) -> None:
+    rows = [f"q {n},a {n}" for n in range(10)] + ["q,"] * empty + [",a"] * 5
+    file = csv_of(tmp_path / "x.csv", "question,answer", *rows)
+    with pytest.raises(TutelageError, match=f"{empty + 5} of {empty + 15} rows are bad") as caught:
+        look_at("train", [file], None, None)
+    way = "remove them; a teacher can write more (docs/synthetic.md)" if empty > 5 else "mend or remove them"
+    assert str(caught.value).endswith(f"; {way}")
+    config = DataConfig(path=file, prompt="{question}", completion="{answer}")
+    with pytest.raises(TutelageError) as caught:
+        load_dataset("train", config, tmp_path)
+    assert ("fix them (a teacher can write more: docs/synthetic.md) or raise" in str(caught.value)) == (empty > 5)
 
 
 BAD: dict[str, tuple[str, str]] = {

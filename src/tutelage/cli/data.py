@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tutelage.cli.narrow_help import Commands
-from tutelage.cli.options import Debug, print_lines, visible
+from tutelage.cli.options import Debug, visible
+from tutelage.common.progress import print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

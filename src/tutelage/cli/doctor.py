@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from tutelage.cli.options import AsJson, Debug, RunsFolder, print_lines
+from tutelage.cli.options import AsJson, Debug, RunsFolder
+from tutelage.common.progress import print_lines
 
 
 def doctor(runs: RunsFolder = Path("runs"), as_json: AsJson = False, debug: Debug = False) -> None:

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.options import AsJson, Debug, RunsFolder, print_lines
+from tutelage.cli.options import AsJson, Debug, RunsFolder
 from tutelage.cli.outcome import say_notes
+from tutelage.common.progress import print_lines
 
 
 def forecast(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.options import Debug, RunsFolder, print_lines, visible
+from tutelage.cli.options import Debug, RunsFolder, visible
+from tutelage.common.progress import print_lines
 
 if TYPE_CHECKING:
     from tutelage.start.look import Look
@@ -151,7 +152,7 @@ def _look(role: str, paths: list[str], prompt: str | None, completion: str | Non
         print_lines([visible(f"{error.place}: columns {', '.join(error.columns)}")])
         return _ask_columns(role, paths, error.columns, error.likely)
     if not found.form.sure and not asks:
-        print(f"note: {role}: the columns are guessed; --prompt and --completion set them")
+        print_lines([f"note: {role}: the columns are guessed; --prompt and --completion set them"])
     elif not found.form.sure and not typer.confirm(visible(f"{role}: {found.form.said}. Right?"), default=True):
         keys = found.form.keys
         return _ask_columns(role, paths, text_columns(first_rows(paths)), (keys["completion"], keys["prompt"]))

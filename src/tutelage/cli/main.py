@@ -34,16 +34,14 @@ from tutelage.cli.options import (
     Overrides,
     RunsFolder,
     Text,
-    columns_of,
     judge_from,
-    print_lines,
 )
 from tutelage.cli.outcome import deliver, report_folder, say_at_once, say_notes, show
 from tutelage.cli.report import report
 from tutelage.cli.study import study
 from tutelage.cli.watch import page_of, watch
 from tutelage.common.interrupt import Interrupted, sigterm_as_ctrl_c, stop_code
-from tutelage.common.progress import print_anything
+from tutelage.common.progress import columns_of, print_anything, print_lines
 from tutelage.common.threads import wait_briefly
 
 app = typer.Typer(

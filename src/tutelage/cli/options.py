@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from shutil import get_terminal_size
-from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from tutelage.common.progress import print_lines
 
 if TYPE_CHECKING:
     from tutelage.evaluation.judges.endpoint import JudgeEndpoint
@@ -28,25 +27,6 @@ def no_url(place: Path) -> Path:
 def visible(text: str) -> str:
     """The text with control characters written out: texts of data may try to steer the terminal."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def columns_of(file: TextIO) -> int:
-    """The width of a terminal; 0 for what is none."""
-    return get_terminal_size().columns if file.isatty() else 0
-
-
-def print_lines(lines: Iterable[str], indent: int = 4, file: TextIO | None = None) -> None:
-    """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
-    than its own; a line that gives a command (→) is left whole, so that it can be copied."""
-    to = sys.stdout if file is None else file
-    columns = columns_of(to)
-    for line in lines:
-        own = len(line) - len(line.lstrip())
-        after = " " * min(indent if own < indent else own + 2, columns // 2)
-        broken = [line]
-        if 0 < columns < len(line) and not line.lstrip().startswith("→"):
-            broken = wrap(line, columns, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
-        print("\n".join(broken), file=to, flush=True)
 
 
 def print_markdown(text: str) -> None:

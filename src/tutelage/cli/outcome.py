@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tutelage.cli.options import print_lines, print_markdown
+from tutelage.cli.options import print_markdown
 from tutelage.common.planned import at_work
+from tutelage.common.progress import print_lines, print_note
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults
@@ -32,7 +32,7 @@ def say_at_once(name: str, runs: Path) -> None:
 def say_notes(notes: Iterable[str]) -> None:
     """Print notes beside the results."""
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
 
 
 def report_folder(name: str, runs: str | Path) -> Path:

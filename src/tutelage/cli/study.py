@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tutelage.cli.narrow_help import Commands
-from tutelage.cli.options import AsJson, Debug, print_lines
+from tutelage.cli.options import AsJson, Debug
 from tutelage.cli.outcome import say_at_once
+from tutelage.common.progress import print_lines, print_note
 
 if TYPE_CHECKING:
     from tutelage.study.plan import StudyPlan
@@ -33,7 +34,7 @@ RunsFolder = Annotated[
 def note_elsewhere(device: str) -> None:
     """Print a note when the runs shown were made on another kind of device than this machine's."""
     if device:
-        print(f"note: no run was made on this machine's kind of device; these were made on {device}", file=sys.stderr)
+        print_note(f"no run was made on this machine's kind of device; these were made on {device}")
 
 
 @study.command()

@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from shutil import get_terminal_size
 from tempfile import TemporaryDirectory
+from textwrap import wrap
 from typing import Any, TextIO
 
 from tutelage.common.time_left import TimeLeft, about, duration, elapsed
@@ -203,6 +205,30 @@ def say(line: str) -> None:
         print(text, flush=True)
 
 
+def columns_of(file: TextIO) -> int:
+    """The width of a terminal; 0 for what is none."""
+    return get_terminal_size().columns if file.isatty() else 0
+
+
+def print_lines(lines: Iterable[str], indent: int = 4, file: TextIO | None = None) -> None:
+    """Print lines. One too long for a terminal is broken between words and goes on after `indent` columns, or two more
+    than its own; a line that gives a command (→) is left whole, so that it can be copied."""
+    to = sys.stdout if file is None else file
+    columns = columns_of(to)
+    for line in lines:
+        own = len(line) - len(line.lstrip())
+        after = " " * min(indent if own < indent else own + 2, columns // 2)
+        broken = [line]
+        if 0 < columns < len(line) and not line.lstrip().startswith("→"):
+            broken = wrap(line, columns, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+        print("\n".join(broken), file=to, flush=True)
+
+
+def print_note(note: str, file: TextIO | None = None) -> None:
+    """Print a note beside the results, by default on standard error."""
+    print_lines([f"note: {note}"], 6, sys.stderr if file is None else file)
+
+
 def tell(note: str, who: str = "", cause: str = "", file: TextIO | None = None) -> None:
     """Print a note on a run's data or models: `who: note`. Within `told_once`, of notes with the same cause (by default
     the note itself) the first alone is printed."""
@@ -214,7 +240,7 @@ def tell(note: str, who: str = "", cause: str = "", file: TextIO | None = None) 
             if any(json.loads(line)[0] == cause for line in handle):
                 return
             handle.write(json.dumps([cause, note]) + "\n")
-    print(f"{who}: {note}" if who else note, file=file, flush=True)
+    print_lines([f"{who}: {note}" if who else note], file=file)
 
 
 def cause_of(notice: str) -> str:

@@ -51,6 +51,11 @@ def bad_lines(bad: Sequence[BadRow]) -> list[str]:
     return lines + [f"bad rows: {left:,} more"] * (left > 0)
 
 
+def lack_answers(bad: Sequence[BadRow]) -> bool:
+    """Whether most of the bad rows are bad because their answer is empty or not there."""
+    return 2 * sum(row.reason.startswith(("the answer is empty", "no reply")) for row in bad) > len(bad)
+
+
 def first_twice(names: Sequence[str]) -> str | None:
     """The first name that is there twice."""
     return next((name for place, name in enumerate(names) if name in names[:place]), None)

@@ -20,7 +20,7 @@ from tutelage.common.errors import TutelageError, listed
 from tutelage.common.files import hash_file
 from tutelage.common.hashing import fingerprint, keyed_integer
 from tutelage.common.types import Conversation
-from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value, reasons
+from tutelage.data.columns import BadRow, BadRowError, columns_of, find_value, lack_answers, reasons
 from tutelage.data.large import kept
 from tutelage.data.large.stored import IDS, ROWS, StoredRows, write_ids, write_rows
 from tutelage.data.rows import ID_COLUMNS, convert
@@ -264,9 +264,10 @@ def check_bad_rows(key: str, bad: list[BadRow], total: int, allowed: float) -> N
     share = len(bad) / total
     if share <= allowed:
         return
+    more = " (a teacher can write more: docs/synthetic.md)" if lack_answers(bad) else ""
     raise TutelageError(
         f"{key}: {len(bad)} of {total} rows are bad ({share:.1%}, allowed {allowed:.1%}): {reasons(bad)}; "
-        f"fix them or raise `{key}.max_bad_rows` to {math.ceil(share * 1000) / 1000}"
+        f"fix them{more} or raise `{key}.max_bad_rows` to {math.ceil(share * 1000) / 1000}"
     )
 
 

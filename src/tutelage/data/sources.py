@@ -54,7 +54,7 @@ def odd_separators(config: DataConfig, folder: Path) -> list[str]:
         files = resolve_sources("", path, folder)
         for file in [] if isinstance(files, str) else [one for one in files if one.suffix in (".csv", ".tsv")]:
             if (separator := tables.separator_of(file)) != tables.usual_separator(file):
-                found.setdefault(tables.SEPARATORS[separator], []).append(file.name)
+                found.setdefault(tables.SEPARATORS.get(separator, f"`{separator}`"), []).append(file.name)
     return [f"{', '.join(names)}: read as separated by {separator}" for separator, names in found.items()]
 
 

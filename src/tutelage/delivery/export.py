@@ -169,10 +169,10 @@ def push(folder: Path, name: str, private: bool = True) -> str:
     return str(address)
 
 
-def find_converter() -> Path:
+def converter() -> Path | None:
     """llama.cpp's converter: the script in $LLAMA_CPP or on the PATH, or the command of its package on PyPI.
 
-    Raises TutelageError where there is none.
+    Raises TutelageError where $LLAMA_CPP has none.
     """
     place = os.environ.get("LLAMA_CPP")
     if place:
@@ -185,12 +185,17 @@ def find_converter() -> Path:
         if folder and (Path(folder) / CONVERTER).is_file():
             return Path(folder) / CONVERTER
     command = shutil.which(PACKAGED)
-    if command is None:
+    return None if command is None else Path(command)
+
+
+def find_converter() -> Path:
+    """As `converter`; raises TutelageError where there is none."""
+    if (found := converter()) is None:
         raise TutelageError(
             f"--gguf needs llama.cpp's converter: `pipx install {PACKAGED}`; or `git clone "
             "https://github.com/ggml-org/llama.cpp`, then `export LLAMA_CPP=$PWD/llama.cpp`"
         )
-    return Path(command)
+    return found
 
 
 def write_gguf(folder: Path, name: str, dtype: Dtype | None = None) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.files import alone_in, refuse_unwritable, write_atomically
+from tutelage.common.progress import print_note
 from tutelage.evaluation.answer_items import (
     REPLIES_VERSION,
     Answerer,
@@ -122,7 +122,7 @@ def _refuse_absent(judge: JudgeEndpoint) -> None:
     if found is not None and found[1]:
         raise TutelageError(found[0])
     if found is not None:
-        print(f"note: {found[0]}", file=sys.stderr, flush=True)
+        print_note(found[0])
 
 
 def summary(settings: Settings, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

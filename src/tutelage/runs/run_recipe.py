@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.progress import told, told_once
+from tutelage.common.progress import print_lines, print_note, told, told_once
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.models.load import load_template
 from tutelage.recipe.recipe import RecipeConfig
@@ -76,9 +75,9 @@ def run_recipe(
         print(f"{recipe.name}: {done}; {to_do[0].stage} is next", flush=True)
     early = notes_on_rows(planner) if left else ()
     for note in (*early, *_words(recipe, plan)) if left else ():
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     for note in busy_note() if left and planner.device == "cpu" else ():
-        print(note, flush=True)
+        print_lines([note])
 
     here = CostModel(model.machine, ranks, _template(recipe) if left and planner.device == "cpu" else None)
 

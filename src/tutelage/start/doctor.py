@@ -36,7 +36,7 @@ OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ("triton", "fused kernels on a GPU", "pip install triton"),
     ("vllm", "sampling.backend: vllm", "pip install 'tutelage[vllm]'"),
     ("peft", "adapters", "pip install 'tutelage[lora]'"),
-    ("gguf", "GGUF files, the built-in model", "pip install 'tutelage[gguf]'"),
+    ("gguf", "reads GGUF files, as the built-in model", "pip install 'tutelage[gguf]'"),
     ("lm_eval", "benchmarks", "pip install 'lm-eval[ifeval]>=0.4.13,<0.5'"),
     ("langdetect", "IFEval, languages in init", "pip install langdetect"),
     ("openai", "InFoBench's judge", "pip install 'tutelage[judge]'"),
@@ -74,6 +74,7 @@ def examine(folder: Path = Path("runs")) -> list[Check]:
         out += [*(one.result() for one in others), _data_of(BUILT_IN)]
         if works:  # the modules of this package that these ask need the core
             out += [_guarded("COMET", _comet), _guarded("NLTK punkt", _punkt), _guarded("benchmark data", _data)]
+            out.append(_guarded("llama.cpp", _llama_cpp))
             out.append(_guarded("disk", lambda: _disk(folder)))
         out.append(hub.result())
     return out
@@ -186,6 +187,15 @@ def _punkt() -> Check:
     except TutelageError:
         return Check("NLTK punkt", "missing", "sentences in IFEval", "python -m nltk.downloader punkt_tab")
     return Check("NLTK punkt", "ok", "sentences in IFEval")
+
+
+def _llama_cpp() -> Check:
+    """Whether GGUF files can be written: the package `gguf` only reads them."""
+    from tutelage.delivery.export import PACKAGED, converter
+
+    if (found := converter()) is None:
+        return Check("llama.cpp", "missing", "writes GGUF files (export --gguf)", f"pipx install {PACKAGED}")
+    return Check("llama.cpp", "ok", f"{found} (writes GGUF files)")
 
 
 def _disk(folder: Path) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from tutelage.runs.run import Run
 from tutelage.start.estimate import EVALUATIONS, Estimate, Here, estimate, runs_of
 from tutelage.start.look import Look, measure
 from tutelage.start.models import Cut, Pair
-from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose
+from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose, slices
 from tutelage.start.write import SAYS, recipe_text
 
 FEW_ROWS = 200  # below which a comparison is hardly possible
@@ -59,7 +60,7 @@ def draft(
         notes = _row_notes(fitting.config, out, runs, here)
         warnings = [*_few(looks), *notes, *(problem.text for problem in problems)]
     stops = any(misfit.stops for misfit in fitting.found.misfits)
-    seen, needs = (*pair.lines, lengths.line()), _needs(fitting.found, here, runs)
+    seen, needs = (*pair.lines, lengths.line(), *_shows(looks)), _needs(fitting.found, here, runs)
     return Draft(fitting.text, not stops, seen, tuple(warnings), tuple(_stages(fitting)), needs)
 
 
@@ -76,6 +77,25 @@ def _few(looks: Mapping[str, Look]) -> Iterator[str]:
             f"{asked} test row{'s' * (asked > 1)} can hardly tell models apart: give at least {FEW_EXAMPLES}, better "
             f"{4 * FEW_EXAMPLES}"
         )
+
+
+def _shows(looks: Mapping[str, Look]) -> Iterator[str]:
+    """What differences the test rows can show; not of a file of so few that `_few` warns of it."""
+    given = "test" in looks
+    rows = len(looks["test"].rows) if given else slices(len(looks["train"].rows), ["test"])["test"]
+    if not given or rows >= FEW_EXAMPLES:
+        yield (
+            f"  test: {rows:,} rows{'' if given else ' of these'}, which show differences of about "
+            f"{shown_points(rows)} points and more (a rule of thumb)"
+        )
+
+
+def shown_points(rows: int) -> int:
+    """The difference in points beyond which two models' scores on as many test rows differ at the 5 % level, if both
+    are right on about half of the rows and their answers are half correlated."""
+    right, correlation = 0.5, 0.5
+    variance = 2 * right * (1 - right) * (1 - correlation)  # of the difference on one row
+    return max(1, round(100 * 1.96 * math.sqrt(variance / rows)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError, listed
 from tutelage.common.types import Conversation
 from tutelage.data.chat_template import ChatTemplate
-from tutelage.data.columns import BadRow, bad_lines, json_type, reasons
+from tutelage.data.columns import BadRow, bad_lines, json_type, lack_answers, reasons
 from tutelage.data.dataset import LoadedData, exact_repetitions, load_dataset
 from tutelage.data.encode_rows import encode_all
 from tutelage.data.left_out import beside_texts
@@ -157,7 +157,9 @@ def look_at(role: str, paths: Sequence[str], prompt: str | None, completion: str
     data = load_dataset("", config, Path.cwd(), require_response=trained)
     if len(data.bad_rows) > MOST_BAD * data.total:
         shown = reasons(data.bad_rows)
-        raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; mend or remove them")
+        lacking = lack_answers(data.bad_rows)
+        what = "remove them; a teacher can write more (docs/synthetic.md)" if lacking else "mend or remove them"
+        raise TutelageError(f"{place}: {len(data.bad_rows)} of {data.total} rows are bad: {shown}; {what}")
     separators = tuple(odd_separators(section, Path.cwd()))
     unused = said_unused(form, first) if role == "train" else ""
     return Look(role, tuple(paths), form, data.total, data.bad_rows, data.conversations, separators, unused)

@@ -277,8 +277,8 @@ def test_the_models_folder_is_named_where_it_leads_to_the_model(tmp_path: Path, 
     assert found.commands == (
         ("talk to it", f"tutelage chat {folder}"),
         ("talk to GKD (SFT-S) beside it", f"tutelage chat {folder} {other}"),
-        ("measure it on a benchmark of the hub", f"tutelage evaluate --model {folder} --tasks ifeval"),
-        ("take it to llama.cpp and others", f"tutelage export {folder} --gguf"),
+        ("measure it on a benchmark (needs hub and lm-eval)", f"tutelage evaluate --model {folder} --tasks ifeval"),
+        ("take it to llama.cpp and others (needs llama.cpp)", f"tutelage export {folder} --gguf"),
     )
     several = [dataclasses.replace(model, seed=seed) for seed in (0, 1) for model in models]
     assert chosen(dataclasses.replace(results, models=tuple(several))).use == f"Use `{runs}` (one of 2 seeds)."

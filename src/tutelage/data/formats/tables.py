@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import decimal
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from tutelage.common.errors import TutelageError, one_line
 from tutelage.data.columns import BadRow, first_twice
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_NAMED = re.compile(r'"?sep=(\t|[^\w\s"])"?', re.IGNORECASE)  # a line before the header, for Excel
 _LOOKED = 20  # rows that say whether a separator is the right one
 _CALLS = ("tools", "functions", "tool_calls", "function_call")
 
@@ -24,14 +26,16 @@ def read_csv(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(sys.maxsize)
     line = 1
     try:
-        separator = separator_of(file)
+        separator, before = separator_of(file), int(_named_separator(file) is not None)  # lines before the header
         with file.open(encoding="utf-8-sig", newline="") as handle:
+            if before:
+                handle.readline()
             reader = csv.reader(handle, delimiter=separator, strict=True)
             header = next(filter(None, reader), [])
             _check_columns(place, file, header)
-            line = reader.line_num + 1
+            line = before + reader.line_num + 1
             for row in reader:
-                source, line = f"{label}:{line}", reader.line_num + 1
+                source, line = f"{label}:{line}", before + reader.line_num + 1
                 if len(row) == len(header):
                     yield source, dict(zip(header, row, strict=True))
                 elif row:
@@ -50,13 +54,23 @@ def usual_separator(file: Path) -> str:
 
 
 def separator_of(file: Path) -> str:
-    """What separates the columns of a table: what its name says, unless that finds one column only, and exactly one
-    other finds several in the header and as many in most rows. Raises OSError and UnicodeDecodeError."""
+    """What separates the columns of a table: what its first line says (`sep=;`), else what its name says, unless that
+    finds one column only, and exactly one other finds several in the header and as many in most rows. Raises OSError
+    and UnicodeDecodeError."""
+    if (named := _named_separator(file)) is not None:
+        return named
     usual = usual_separator(file)
     if len((_first_rows(file, usual) or [[]])[0]) > 1:
         return usual
     others = [separator for separator in SEPARATORS if separator != usual and _fits(file, separator)]
     return others[0] if len(others) == 1 else usual
+
+
+def _named_separator(file: Path) -> str | None:
+    """What a first line `sep=;`, by which Excel is told, says of the columns; None where there is no such line."""
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        found = _NAMED.fullmatch(handle.readline(16).rstrip("\r\n"))
+    return found[1] if found else None
 
 
 def _fits(file: Path, separator: str) -> bool:

@@ -376,8 +376,8 @@ def _commands(results: RecipeResults, place: str, chosen: ResultRow) -> Iterator
         if model.stage != chosen.stage and (other := _place(results, model.stage)):
             yield f"talk to {named(model.label)} beside it", f"tutelage chat {place} {other[0]}"
             break
-    yield "measure it on a benchmark of the hub", f"tutelage evaluate --model {place} --tasks ifeval"
-    yield "take it to llama.cpp and others", f"tutelage export {place} --gguf"
+    yield "measure it on a benchmark (needs hub and lm-eval)", f"tutelage evaluate --model {place} --tasks ifeval"
+    yield "take it to llama.cpp and others (needs llama.cpp)", f"tutelage export {place} --gguf"
 
 
 def _place(results: RecipeResults, stage: str) -> tuple[str, str] | None:

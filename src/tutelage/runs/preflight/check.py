@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.progress import print_note
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
 
@@ -51,7 +52,7 @@ def refuse_problems(problems: Sequence[Problem]) -> None:
     """Print what does not stop a run as notes. Raises TutelageError, after all problems are printed, if one does."""
     for problem in problems:
         if not problem.stops:
-            print(f"note: {problem.text}", file=sys.stderr, flush=True)
+            print_note(problem.text)
     stopping = [problem.text for problem in problems if problem.stops]
     if len(stopping) > 1:
         for text in stopping:

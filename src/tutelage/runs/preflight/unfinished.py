@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.locks import holder, lives
 from tutelage.common.planned import at_work, planned
 from tutelage.common.run_folder import ERROR, LOCK, MODELS, is_done
@@ -59,6 +60,9 @@ def why_absent(written: str) -> str | None:
         return _said(name, *next((pair for pair in own if pair[1]), own[0]))
     if others:
         return _said_of_other(name, max(others, key=lambda folder: (len(_stage_of(folder)), is_done(folder))))
+    own = sorted(str(folder) for folder in Path(MODELS).glob(f"{glob.escape(name)}-*/"))  # of the recipe of that name
+    if len(own) > 1:
+        return f"`{name}` is no model: {listed(own)} are of that recipe; its report says which one to use"
     near = get_close_matches(name, _names(stages, runs), n=1, cutoff=0.7)
     place = f"{RUNS}/" if near and near[0] in {folder.name for folder in runs} else ""
     return f"{MODELS}/ has no `{name}`: did you mean `{place}{near[0]}`?" if near else None
