@@ -144,7 +144,7 @@ def test_what_forecasts_are_worth_is_what_was_measured() -> None:
     ]
     insides = sum(gain["low"] <= truth <= gain["high"] for gain, truth in made)
     assert (len(made), insides) == (3, 1)
-    assert "of three recipes forecast blind" in WORTH
+    assert "right about two of three recipes forecast blind" in WORTH
     assert "one gain was inside" in WORTH
 
 

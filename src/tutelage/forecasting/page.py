@@ -39,8 +39,8 @@ SIGNAL_NAMES = {
 WORTH = (
     "Forecasts of situations with a known outcome, each from other tasks alone, had 60 of 72 measured gains inside the "
     "80 % interval, and were right about the sign of 40 of 47 clear ones; of a kind of teacher that no earlier "
-    "situation has, of 30 of 47. The rule was chosen in sight of them: of three recipes forecast blind, it was right "
-    "about two, and one gain was inside its interval."
+    "situation has, of 30 of 47. The rule was chosen in sight of them. Its form before was right about two of three "
+    "recipes forecast blind, and one gain was inside its interval."
 )
 
 

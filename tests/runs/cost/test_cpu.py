@@ -90,14 +90,14 @@ def test_the_loss_passes_over_the_vocabulary_for_each_response_token(monkeypatch
         assert seconds == pytest.approx(cpu.START + 2 * 1000 * 100 * 128_256 * work / 1e12)  # 100 of 300 tokens each
 
 
-def test_a_batch_is_decoded_until_its_longest_answer_ends() -> None:
+def test_a_batch_is_decoded_until_its_longest_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """25 steps of 20 own answers, half of them of 30 tokens and half of 10: nearly always one of 30 among 20."""
     stage = STAGES["distill"].model_copy(update={"data": "rows"})
     run = run_of("distill", TrainingConfig(batch_size=40, epochs=1), stage, student=B1, teacher=B8)
     model = model_of("H100")
     seconds = []
     for answers in ((), (30.0, 10.0)):
-        model.rows = lambda *_, answers=answers: Rows(1000, 300, 20, answers)  # type: ignore[method-assign]
+        monkeypatch.setattr(model, "rows", lambda *_, answers=answers: Rows(1000, 300, 20, answers))
         cost = cost_of(run, model)
         assert cost is not None
         assert cost.sampled == 1000 * 0.5 * 20
