@@ -38,6 +38,16 @@ def test_a_plan_names_every_run_and_what_stops_it(workshop: Workshop) -> None:
 
 
 @pytest.mark.slow
+def test_a_plan_says_what_changed_since_runs_that_are_not_reused(workshop: Workshop) -> None:
+    assert tutelage.plan(workshop.write(), runs=workshop.runs).not_reused == ()
+    tutelage.run(workshop.write(), runs=workshop.runs)
+    plan = tutelage.plan(workshop.write(), {"training.epochs": 3}, runs=workshop.runs)
+    line = "earlier runs of `sft` and `gkd` are not reused, nor what builds on them: training.epochs 1 → 3"
+    assert plan.not_reused == (line,)
+    assert line in str(plan)
+
+
+@pytest.mark.slow
 def test_a_loaded_recipe_is_planned_from_its_folder(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tutelage.load_recipe(workshop.write())
     from_file = tutelage.plan(workshop.folder / "recipe.yaml", runs=workshop.runs)

@@ -299,6 +299,7 @@ class Plan(Shown):
     machine: str  # that hours and memory are for
     runs: tuple[PlannedRun, ...]  # in the order in which they can be done
     problems: tuple[str, ...]  # that stop `run` on this machine
+    not_reused: tuple[str, ...] = ()  # why earlier runs of the same stages are not: what changed since
 
     def _records(self) -> list[dict[str, Any]]:
         return [asdict(run) for run in self.runs]
@@ -306,16 +307,15 @@ class Plan(Shown):
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         rows: list[Sequence[str]] = []
         for one in self.runs:
-            minutes = "?" if one.hours is None else f"{60 * one.hours:.1f}"
-            memory = "?" if one.memory_gib is None else f"{one.memory_gib:.1f}"
-            rows.append((one.stage, one.kind, str(one.seed), "done" if one.done else "to do", minutes, memory))
+            texts = ["?" if n is None else f"{n:.1f}" for n in (one.hours and 60 * one.hours, one.memory_gib)]
+            rows.append((one.stage, one.kind, str(one.seed), "done" if one.done else "to do", *texts))
         return ("run", "kind", "seed", "state", "minutes", "GiB"), rows
 
     def _lines(self) -> list[str]:
-        left = [run for run in self.runs if not run.done]
-        known = [run.hours for run in left if run.hours is not None]
-        time = f", about {60 * sum(known):.0f} min on one {self.machine}" if known else ""
-        return [f"{len(left)} of {len(self.runs)} runs to do{time}", *(f"problem: {text}" for text in self.problems)]
+        left = [run.hours for run in self.runs if not run.done]
+        time = f", about {60 * sum(filter(None, left)):.0f} min on one {self.machine}" if any(left) else ""
+        first = f"{len(left)} of {len(self.runs)} runs to do{time}"
+        return [first, *self.not_reused, *(f"problem: {text}" for text in self.problems)]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def plan(
     of all runs. folder: where the recipe's relative paths start; default: its file's folder, for a loaded recipe the
     current one. machine: that hours and memory are estimated for: H100, H200, A100, B200 or L40S, one GPU.
 
-    Returns a `Plan`: `plan.runs`, `plan.problems`, `plan.frame()`.
+    Returns a `Plan`: `plan.runs`, `plan.problems`, `plan.not_reused`, `plan.frame()`.
     Raises TutelageError for a recipe that is wrong, for data that are not there, and for a machine that is not known.
 
     Example: `print(tutelage.plan("mine.yaml"))`
@@ -58,20 +58,24 @@ def plan(
     from tutelage.runs.cost.cost_model import CostModel
     from tutelage.runs.cost.facts import machine as find_machine
     from tutelage.runs.kinds import cost_of, label_of
+    from tutelage.runs.not_reused import not_reused
     from tutelage.runs.planner import Planner
     from tutelage.runs.preflight import find_problems
+    from tutelage.runs.run import with_parents
     from tutelage.runs.search import Search
 
     config, base, _ = read_recipe(recipe, overrides, folder)
     model, root = CostModel(find_machine(machine)), Path(runs)
-    found = Search(Planner(config, base, root)).expected()
+    search = Search(Planner(config, base, root))
+    found = search.expected()
     planned = []
     for one in found:
         cost = cost_of(one, model)
         price = (None, None) if cost is None else (cost.hours, cost.memory_gib)
         planned.append(PlannedRun(one.stage, label_of(one), one.seed, one.done, *price, one.folder))
     problems = tuple(problem.text for problem in find_problems(found, root) if problem.stops)
-    return Plan(config.name, machine, tuple(planned), problems)
+    changed = not_reused(search.planner, with_parents(search.known()))
+    return Plan(config.name, machine, tuple(planned), problems, tuple(changed))
 
 
 def run(

@@ -50,6 +50,11 @@ def first_of(items: Sequence[T], most: int = NAMED, count: int | None = None) ->
     return shown, count - len(shown)
 
 
+def and_joined(items: Sequence[str]) -> str:
+    """All items: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
 def listed(items: Sequence[str], most: int = NAMED, count: int | None = None, between: str = ", ") -> str:
     """The items of `first_of` in one line: "a, b, c and 5 more"."""
     shown, left = first_of(items, most, count)

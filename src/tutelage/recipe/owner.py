@@ -69,13 +69,14 @@ def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: S
     """
     try:
         before = json.loads((folder / OWNER).read_text(encoding="utf-8"))["settings"]
-        changes = [] if file is None else _changes(before, _settings(file, overrides))
+        now = {} if file is None else _settings(file, overrides)
+        changed = changes(before, now) if before and now else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
-    if not changes:
+    if not changed:
         return []
     return [
-        f"{folder}{what}: made with other settings ({listed(changes)}), replaced when this is done; "
+        f"{folder}{what}: made with other settings ({listed(changed)}), replaced when this is done; "
         f"finished runs are kept. To keep both, give this one another name: name={name}-2"
     ]
 
@@ -86,11 +87,11 @@ def _settings(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
         content = with_overrides(read_yaml(file), overrides)
     except TutelageError:
         return {}
-    flat = dict(_flat({key: value for key, value in content.items() if key not in NO_SETTINGS}))
-    return json.loads(json.dumps(flat, default=str))  # as it is read again
+    found = dict(flat({key: value for key, value in content.items() if key not in NO_SETTINGS}))
+    return json.loads(json.dumps(found, default=str))  # as it is read again
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """The value's leaves; items of a list that have names are told by these, as in overrides."""
     if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
         value = {one["name"]: {k: v for k, v in one.items() if k != "name"} for one in value}
@@ -98,13 +99,11 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
         return
     for name, inner in value.items():
-        yield from _flat(inner, f"{key}.{name}" if key else str(name))
+        yield from flat(inner, f"{key}.{name}" if key else str(name))
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two settings, in words."""
-    if not before or not after:
-        return []
 
     def words(settings: dict[str, Any], key: str) -> str:
         return json.dumps(settings[key], ensure_ascii=False) if key in settings else "unset"

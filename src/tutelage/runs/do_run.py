@@ -53,20 +53,7 @@ def free_memory() -> None:
 
 def _describe(run: Run) -> None:
     """Write the run's config.json and environment.json."""
-    config = {
-        "stage": run.stage,
-        "kind": run.kind,
-        "seed": run.seed,
-        "fingerprint": run.fingerprint,
-        "spec": run.config.model_dump(mode="json"),
-        "training": None if run.training is None else run.training.model_dump(mode="json"),
-        **({} if run.lora is None else {"lora": run.lora.model_dump(mode="json")}),
-        "data": {k: v.model_dump(mode="json") for k, v in run.data.items()},
-        "models": {k: v.model_dump(mode="json") for k, v in run.models.items()},
-        **({} if run.answers_for is None else {"answers_for": run.answers_for.model_dump(mode="json")}),
-        "parents": [p.fingerprint for p in run.parents],
-    }
-    run_folder.write_json(run.folder, run_folder.CONFIG, config)
+    run_folder.write_json(run.folder, run_folder.CONFIG, description(run))
     import torch
     import transformers
 
@@ -80,3 +67,26 @@ def _describe(run: Run) -> None:
         "threads": torch.get_num_threads(),
     }
     run_folder.write_json(run.folder, run_folder.ENVIRONMENT, environment)
+
+
+def description(run: Run) -> dict[str, Any]:
+    """The content of the run's config.json."""
+    return {
+        "recipe": run.recipe,
+        "stage": run.stage,
+        "kind": run.kind,
+        "seed": run.seed,
+        "fingerprint": run.fingerprint,
+        "spec": run.config.model_dump(mode="json"),
+        "training": None if run.training is None else run.training.model_dump(mode="json"),
+        **({} if run.lora is None else {"lora": run.lora.model_dump(mode="json")}),
+        "data": {k: v.model_dump(mode="json") for k, v in run.data.items()},
+        "models": {k: v.model_dump(mode="json") for k, v in run.models.items()},
+        **({} if run.answers_for is None else {"answers_for": run.answers_for.model_dump(mode="json")}),
+        **({} if run.max_length is None else {"max_length": run.max_length}),
+        "device": run.device,
+        # what the plan found in files: fingerprints
+        "data_files": {name: found for name, (found, _) in run.planned_data.items()},
+        "model_files": run.planned_models,
+        "parents": [p.fingerprint for p in run.parents],
+    }

@@ -261,6 +261,7 @@ class Planner:
             seed=seed,
             folder=self.root / f"{folder}-s{seed}-{key}",
             fingerprint=key,
+            recipe=self.recipe.name,
             recipe_folder=self.recipe_folder,
             device=self.device,
             data=inputs.data,

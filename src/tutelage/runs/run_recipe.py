@@ -19,6 +19,7 @@ from tutelage.runs.cost.cpu import busy_note, cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
+from tutelage.runs.not_reused import not_reused
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.ranks import gpu_ids, shared_gpus
@@ -73,6 +74,7 @@ def run_recipe(
     if left and 0 < len(to_do) < len(expected):
         done = f"{len(expected) - len(to_do)} of {len(expected)} runs are done already"
         print(f"{recipe.name}: {done}; {to_do[0].stage} is next", flush=True)
+    print_lines(f"{recipe.name}: {line}" for line in not_reused(planner, with_parents(search.known())))
     early = notes_on_rows(planner) if left else ()
     for note in (*early, *_words(recipe, plan)) if left else ():
         print_note(note)

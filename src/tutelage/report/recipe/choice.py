@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
-from tutelage.common.errors import first_of
+from tutelage.common.errors import and_joined, first_of
 from tutelage.common.run_folder import MODEL, WHERE, models_folder
 from tutelage.evaluation.chance import MATCHES
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
@@ -264,8 +264,7 @@ def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparison
 def _names(rows: Sequence[ResultRow]) -> str:
     """The labels of the first, and how many more there are."""
     first, left = first_of(rows, SPOKEN_OF)
-    labels = [named(row.label) for row in first] + [f"{left} more"] * (left > 0)
-    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+    return and_joined([named(row.label) for row in first] + [f"{left} more"] * (left > 0))
 
 
 def _distances(compared: _Comparisons, chosen: ResultRow, others: Sequence[ResultRow]) -> Iterator[str]:

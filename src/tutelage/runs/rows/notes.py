@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.common.errors import listed
+from tutelage.common.errors import and_joined, listed
 from tutelage.data.columns import BadRow, reasons
 from tutelage.data.encode_rows import in_rows
 from tutelage.data.sources import paths_of
@@ -116,7 +116,7 @@ def left_out_notes(sections: Sequence[SectionRows]) -> tuple[str, ...]:
     for one in sections:
         for note in one.left_out:
             of.setdefault(note, []).append(f"data.{one.name}")
-    return tuple(f"{_and(names)}: {note}" for note, names in of.items())
+    return tuple(f"{and_joined(names)}: {note}" for note, names in of.items())
 
 
 def shared_questions(planner: Planner) -> list[str]:
@@ -195,10 +195,6 @@ def _nearly(asked: SeenRows, other: SeenRows) -> list[str]:
                  if asked.questions[place] not in equal)  # fmt: skip
         asked.nearly[other] = [f"{source} asks nearly what {near[1]} asks" for source, near in found if near]
     return asked.nearly[other]
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _uses(planner: Planner) -> _Uses:
