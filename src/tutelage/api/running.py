@@ -58,9 +58,9 @@ def plan(
     from tutelage.runs.cost.cost_model import CostModel
     from tutelage.runs.cost.facts import machine as find_machine
     from tutelage.runs.kinds import cost_of, label_of
-    from tutelage.runs.not_reused import not_reused
     from tutelage.runs.planner import Planner
     from tutelage.runs.preflight import find_problems
+    from tutelage.runs.preflight.not_reused import not_reused
     from tutelage.runs.run import with_parents
     from tutelage.runs.search import Search
 

@@ -19,9 +19,9 @@ from tutelage.runs.cost.cpu import busy_note, cpu_seconds, measured_pace
 from tutelage.runs.cost.facts import machine
 from tutelage.runs.hosts.joined import joined
 from tutelage.runs.kinds import cost_of, hours_of
-from tutelage.runs.not_reused import not_reused
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems, refuse_problems
+from tutelage.runs.preflight.not_reused import not_reused
 from tutelage.runs.ranks import gpu_ids, shared_gpus
 from tutelage.runs.recipe_results import RecipeResults, read_results
 from tutelage.runs.rows.notes import notes_on_rows

@@ -12,8 +12,8 @@ import tutelage
 from tutelage.common import run_folder
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.do_run import description
-from tutelage.runs.not_reused import not_reused
 from tutelage.runs.planner import Planner
+from tutelage.runs.preflight.not_reused import not_reused
 from tutelage.runs.run import with_parents
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.search import Search
