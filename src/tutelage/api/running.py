@@ -110,6 +110,7 @@ def run(
     from tutelage.forecasting.record import remember
     from tutelage.recipe.owner import claim, make_way
     from tutelage.report.recipe.choice import choose
+    from tutelage.report.recipe.new_rows import new_rows
     from tutelage.report.recipe.page import build_report
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
@@ -133,6 +134,7 @@ def run(
     said = [verdict.text for verdict in verdicts(results, tables)] + (
         [] if choice is None else [choice.use, choice.why]
     )
+    new = [one.note for one in new_rows(results, tables)]
     reference = {table.reference.stage for table in tables if table.reference is not None}
     return RunResult(
         name=config.name,
@@ -143,7 +145,7 @@ def run(
         page=page,
         recipe=file,
         runs=root,
-        notes=(*replaced, *results.left_out, *results.row_notes, *results.notices, *made.notes),
+        notes=(*replaced, *results.left_out, *results.row_notes, *results.notices, *new, *made.notes),
     )
 
 

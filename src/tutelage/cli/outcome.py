@@ -44,6 +44,7 @@ def show(page: Path, results: RecipeResults, folders: Sequence[Path] = ()) -> No
     """Print the table beside a recipe's page, what the page says of it, the notices that were not printed while the
     runs went on, where page and models (`folders`) are and, last, which model to use and what to do next."""
     from tutelage.report.recipe.choice import choose
+    from tutelage.report.recipe.new_rows import new_rows
     from tutelage.report.recipe.tables import build_tables
     from tutelage.report.recipe.verdicts import verdicts
 
@@ -53,7 +54,8 @@ def show(page: Path, results: RecipeResults, folders: Sequence[Path] = ()) -> No
     said, choice = [one.text for one in verdicts(results, tables)], choose(results, tables)
     unused = () if results.said else results.left_out  # runs that the call did have told them
     others = [notice for notice in (*results.row_notes, *results.notices) if notice not in results.said]
-    notes = [f"note: {notice}" for notice in (*unused, *others)]
+    new = [one.note for one in new_rows(results, tables)]
+    notes = [f"note: {notice}" for notice in (*unused, *others, *new)]
     changed = [f"Changed in the command: {', '.join(results.overrides)}"] if results.overrides else []
     models = ["Models: " + "\n        ".join(map(str, folders))] if folders else []
     last = [f"Talk to it: tutelage chat {folders[-1]}"] if folders else []

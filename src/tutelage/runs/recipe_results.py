@@ -20,7 +20,7 @@ from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainSt
 from tutelage.runs.cost.facts import shape_at
 from tutelage.runs.fingerprints import InputFingerprints
 from tutelage.runs.planner import Planner, resolve_device
-from tutelage.runs.rows.notes import SectionRows, left_out_notes, row_notes, section_rows, shared_questions
+from tutelage.runs.rows.notes import SectionRows, known_rows, left_out_notes, row_notes, section_rows, shared_questions
 from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, evaluations, restricted, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
@@ -121,6 +121,8 @@ class RecipeResults:
     done: int  # runs
     planned: int  # runs; while a search is open, as many as if the first point of each grid were the best
     notices: tuple[str, ...] = ()  # what flatters scores or could not be scored, approximate losses; what to do
+    # by task, the ids of rows that are also, or nearly, in what models are trained or settings are chosen on
+    known_rows: dict[str, frozenset[str]] = field(default_factory=dict)
     sections: tuple[SectionRows, ...] = ()  # the data that its models are trained, chosen and scored on
     said: frozenset[str] = frozenset()  # the notices that the call that did the runs has printed
     elsewhere: str = ""  # the device on which the runs were made, where this machine would use another
@@ -184,6 +186,7 @@ def read_results(search: Search, seconds: float | None = None, elsewhere: str = 
             *reading_note(runs),
             *each_cause_once(notice for run in noticed for notice in _result(run).get("notices") or []),
         ),
+        known_rows=known_rows(planner),
         sections=tuple(section_rows(planner, [_result(run).get("data", {}) for run in noticed])),
         elsewhere=elsewhere,
     )

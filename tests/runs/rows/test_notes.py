@@ -232,3 +232,15 @@ def test_a_run_says_it_before_it_trains(workshop: Workshop, capsys: pytest.Captu
         assert f"note: {note}\n" in error
         assert note in results.said
     assert run_recipe(recipe, workshop.folder, workshop.runs).said == frozenset()  # nothing to do, so nothing was said
+
+
+def test_the_rows_that_are_also_or_nearly_in_other_sections_are_known_by_their_ids(workshop: Workshop) -> None:
+    asked = [{"id": f"q{n}", "prompt": prompt, "completion": "A"} for n, prompt in enumerate(
+        [TRAIN[0][0], "Where can I park my new bicycle at the station?", "What is the time in Rome?"])]  # fmt: skip
+    workshop.rows("train", [{"prompt": prompt, "completion": answer} for prompt, answer in TRAIN])
+    workshop.rows("test", asked)
+    results = recipe_results(load_recipe(workshop.write()), workshop.folder, workshop.runs)
+    assert results.known_rows == {"test": {"q0", "q1"}}
+    workshop.rows("test", asked[2:])
+    results = recipe_results(load_recipe(workshop.write()), workshop.folder, workshop.runs)
+    assert results.known_rows == {}

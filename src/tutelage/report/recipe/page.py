@@ -16,6 +16,7 @@ from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
 from tutelage.report.recipe import figures
 from tutelage.report.recipe.choice import Choice, asked, choose, shown
+from tutelage.report.recipe.new_rows import new_rows
 from tutelage.report.recipe.pairs import TaskPairs, comparisons, pairs_of
 from tutelage.report.recipe.savings import beside_teacher, given_up, size_text
 from tutelage.report.recipe.search_table import search_groups
@@ -94,6 +95,7 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         edge_note=edge_note(score_text(row.value(name)) for one in tables for row in one.rows for name in one.metrics),
         matrices=[one for one in pairs if one.worth_showing],
         curves=list(zip(curves, size_svgs(curves, looks), strict=True)),
+        new_rows=new_rows(results, tables),
         searched=searched,
         hows={row.stage: how_made(row) for row in results.rows},
         looks=looks,

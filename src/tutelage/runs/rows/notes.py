@@ -128,13 +128,7 @@ def shared_questions(planner: Planner) -> list[str]:
     notes = []
     for task in dict.fromkeys([*uses.scored, *uses.choosing]):
         asked = _seen(planner, recipe.tasks[task].data, False)
-        beside = dict(trained)
-        if task not in uses.choosing:
-            beside |= {
-                f"task `{name}`, on which settings are chosen": _seen(planner, recipe.tasks[name].data, False)
-                for name in uses.choosing
-            }
-        for what, other in beside.items():
+        for what, other in (trained | _chosen_on(planner, uses, task)).items():
             notes += shared_notes(f"task `{task}`", asked, what, other, "scores on {them} look better than they are")
             notes += known_answers(f"task `{task}`", asked, what, other) if what in trained else []
         for name, other in measured.items():
@@ -147,6 +141,28 @@ def shared_questions(planner: Planner) -> list[str]:
     return notes
 
 
+def known_rows(planner: Planner) -> dict[str, frozenset[str]]:
+    """By task, the ids of the rows whose question is also, or nearly, in what models are trained on or settings are
+    chosen on; tasks without such rows are left out."""
+    uses, found = _uses(planner), dict[str, frozenset[str]]()
+    for task in dict.fromkeys(uses.scored):
+        asked = _seen(planner, planner.recipe.tasks[task].data, False)
+        others = [_seen(planner, name, True) for name in uses.trained] + [*_chosen_on(planner, uses, task).values()]
+        if asked is not None:
+            places = {place for other in others if other for place in (*asked.shared(other), *_nearly(asked, other))}
+            found |= {task: frozenset(map(asked.id_of, places))} if places else {}
+    return found
+
+
+def _chosen_on(planner: Planner, uses: _Uses, task: str) -> dict[str, SeenRows | None]:
+    """The rows of the tasks that settings are chosen on, for a task that is none of these."""
+    return {
+        f"task `{name}`, on which settings are chosen": _seen(planner, planner.recipe.tasks[name].data, False)
+        for name in uses.choosing
+        if task not in uses.choosing
+    }
+
+
 def shared_notes(
     who: str, asked: SeenRows | None, what: str, other: SeenRows | None, so: str, near: bool = True
 ) -> list[str]:
@@ -155,7 +171,8 @@ def shared_notes(
     if asked is None or other is None:
         return []
     notes = []
-    for nearly, found in ((False, asked.shared(other)), (True, _nearly(asked, other) if near else [])):
+    for nearly, places in ((False, asked.shared(other)), (True, _nearly(asked, other) if near else {})):
+        found = [*places.values()]
         one = len(found) == 1
         then = f": {so.format(them='it' if one else 'them')}"
         if nearly:
@@ -181,9 +198,9 @@ def known_answers(who: str, asked: SeenRows | None, what: str, other: SeenRows |
     return [f"{of} {has} the answer of another question in {what}: {so} ({listed(found)})"]
 
 
-def _nearly(asked: SeenRows, other: SeenRows) -> list[str]:
-    """The rows whose question is nearly one of the other's and equal to none, each with that one; of the first rows of
-    both."""
+def _nearly(asked: SeenRows, other: SeenRows) -> dict[int, str]:
+    """The rows whose question is nearly one of the other's and equal to none, by place, each with that one; of the
+    first rows of both."""
     if other not in asked.nearly:
         from tutelage.synthesis.near_duplicates import NearDuplicates
         from tutelage.synthesis.words import words
@@ -191,9 +208,10 @@ def _nearly(asked: SeenRows, other: SeenRows) -> list[str]:
         index, equal = NearDuplicates(NEAR), set(other.questions)
         for _, source, text in other.asked:
             index.add("other", source, words(text))
-        found = ((source, index.find(words(text), ["other"])) for place, source, text in asked.asked
+        found = ((place, source, index.find(words(text), ["other"])) for place, source, text in asked.asked
                  if asked.questions[place] not in equal)  # fmt: skip
-        asked.nearly[other] = [f"{source} asks nearly what {near[1]} asks" for source, near in found if near]
+        asked.nearly[other] = {place: f"{source} asks nearly what {near[1]} asks" for place, source, near in found
+                               if near}  # fmt: skip
     return asked.nearly[other]
 
 

@@ -36,6 +36,7 @@ class SeenRows:
         self._stored = rows if isinstance(rows, StoredRows) else None
         asking = [] if self._stored is not None else [row for row in rows if not row.plain]
         self._sources, self._wholes = [row.source for row in asking], [_whole(row) for row in asking]
+        self._ids = [row.id for row in asking]
         self._repeated = [] if self._stored is not None else repetitions(in_file_order(rows))
         self._answers = [[_answer(text) for text in row.targets] for row in asking]
         words = [len(text.split()) for row in asking for text in row.targets]
@@ -43,7 +44,8 @@ class SeenRows:
         self._asked = list(_first_asked(asking))
         self.left_out = bad_rows_note(data) + repeated_note(data) + ([] if self._stored is not None else gaps(rows))
         self.bad = {row.source for row in data.bad_rows}
-        self.nearly: dict[SeenRows, list[str]] = {}  # what `runs/rows/notes.py` found, which takes a while
+        # what `runs/rows/notes.py` found, which takes a while: by place in `questions`, in words
+        self.nearly: dict[SeenRows, dict[int, str]] = {}
 
     @property
     def repeated(self) -> list[str]:
@@ -65,16 +67,21 @@ class SeenRows:
             return []
         return list(_first_asked(self._stored[place] for place in range(min(NEAR_ROWS, self.count))))
 
-    def shared(self, other: SeenRows) -> list[str]:
-        """The rows whose question is one of the other's, each with that one, by file and line."""
+    def shared(self, other: SeenRows) -> dict[int, str]:
+        """The rows whose question is one of the other's, by their place in `questions`, each with that one, by file and
+        line."""
         places = {question: place for place, question in reversed([*enumerate(other.questions)])}
         both = [(place, places[question]) for place, question in enumerate(self.questions) if question in places]
-        return [
-            f"{self._source(one)} repeats {other._source(two)}"
+        return {
+            one: f"{self._source(one)} repeats {other._source(two)}"
             if self._whole(one) == other._whole(two)
             else f"{self._source(one)} asks what {other._source(two)} asks"
             for one, two in both
-        ]
+        }
+
+    def id_of(self, place: int) -> str:
+        """The id of the row at this place in `questions`."""
+        return self._ids[place] if self._stored is None else self._stored[place].id
 
     def answered_alike(self, other: SeenRows) -> list[str]:
         """The rows whose answer is the other's answer to another question, each with that one, by file and line; where
