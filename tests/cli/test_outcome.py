@@ -28,6 +28,7 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
     bad, cut = "1 of 101 rows is bad and left out: a.csv:3: no reply", "1 row is cut at the length limit of training"
     results = dataclasses.replace(
         results,
+        known_rows={"test": frozenset({"dialogue_0"})},
         models=(TrainedModel("gkd", "GKD (SFT-S)", None, run, {}),),
         sections=(
             SectionRows("train", "a.csv", "trained on", 90, (), (bad, cut)),
@@ -40,6 +41,7 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
     assert f"note: data.test: {note}" in lines
     assert f"note: data.train and data.test: {bad}" in lines
     assert f"note: data.train: {cut}" in lines
+    assert any(line.startswith("note: task `test`: 9 of the 10 questions are new, ") for line in lines)
     place = lines.index("Models: models/mini-sft")
     assert lines[place - 1] == f"Report: {tmp_path / 'report.html'}"
     assert lines[place + 2].startswith("Use `runs/gkd-s0-1`. GKD (SFT-S) scores highest of 4 students. But no differ")

@@ -41,8 +41,8 @@ def test_the_score_on_new_rows_is_the_mean_of_their_stored_scores(results: Recip
             assert value.stderr == pytest.approx(100 * np.std(stored[0], ddof=1) / 24**0.5)
     assert [row.label for row, _ in one.scores] == [row.label for row in table.rows]
     assert one.note.startswith(
-        "task `test`: 24 of the 30 questions are neither in what models are trained or settings chosen on, nor nearly; "
-        "ROUGE-L on these: First line "
+        "task `test`: 24 of the 30 questions are new, neither equal nor nearly equal to one that models are trained or "
+        "settings are chosen on; ROUGE-L on these: First line "
     )
 
 
@@ -52,8 +52,8 @@ def test_too_few_new_rows_have_no_score_and_without_known_rows_nothing_is_said(r
     assert new_rows(known(results, 3, task="gone"), tables) == []
     (one,) = new_rows(known(results, 30 - FEWEST + 1), tables)
     assert one.scores == ()
-    assert one.note.endswith("19 of the 30 questions are neither in what models are trained or settings chosen on, nor "
-                             "nearly, too few for a score of their own")  # fmt: skip
+    assert "`test`: 19 of the 30 questions are new, " in one.note
+    assert one.note.endswith(" are trained or settings are chosen on: too few for a score of their own")
 
 
 @pytest.mark.slow

@@ -119,8 +119,9 @@ def test_damaged_and_older_folders_stop_nothing(workshop: Workshop) -> None:
     for damaged in (content | {"data": None}, {k: v for k, v in content.items() if k != "data_files"}, {}):
         file.write_text(json.dumps(damaged))
         assert said(workshop, training__epochs=2)
-    file.write_text("{")
-    assert said(workshop, training__epochs=2)
+    for damaged in ("{", "[]"):
+        file.write_text(damaged)
+        assert said(workshop, training__epochs=2)
 
 
 @pytest.mark.slow

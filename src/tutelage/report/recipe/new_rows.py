@@ -30,9 +30,11 @@ class NewRows:
     @property
     def text(self) -> str:
         """What there is to say, without the scores."""
-        of = f"task `{self.task}`: {self.new:,} of the {self.rows:,} questions"
-        few = "" if self.scores else ", too few for a score of their own"
-        return f"{of} are neither in what models are trained or settings chosen on, nor nearly{few}"
+        few = "" if self.scores else ": too few for a score of their own"
+        return (
+            f"task `{self.task}`: {self.new:,} of the {self.rows:,} questions {'is' if self.new == 1 else 'are'} new, "
+            f"neither equal nor nearly equal to one that models are trained or settings are chosen on{few}"
+        )
 
     @property
     def note(self) -> str:

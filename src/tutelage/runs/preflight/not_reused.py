@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,9 @@ def _short(path: str) -> str:
     return path if not Path(path).suffix else Path(path).name
 
 
-def _read(folder: Path, name: str) -> Mapping[str, Any]:
+def _read(folder: Path, name: str) -> dict[str, Any]:
     with suppress(OSError, ValueError, TutelageError):
         if (folder / name).is_file():
-            return run_folder.read_json(folder, name)
+            found = run_folder.read_json(folder, name)
+            return found if isinstance(found, dict) else {}
     return {}
