@@ -18,7 +18,7 @@ gradients, gathered layers and activations. With `gradient_checkpointing: auto` 
 With an adapter of a weights (`lora`) the student is 16·a and 2·a to compute with, its frozen base b·W (in nf4 0.516 per
 weight of a layer), and there is no copy to sample from, except where ranks share; a teacher that is that base takes
 nothing. A quantised teacher takes 1 (int8, float8) or 0.516 (nf4) per weight of a layer. On one H200 the peaks were
-7 to 24 % below this (docs/results/bench/step_lora.json).
+7 to 24 % below this (docs/results/bench/step.json).
 
 `training.shard` divides the student's 16 and the teacher's b by g, `shard: host` by the ranks of a host. Gathered all
 the same: embedding and head of both (weights, the student's gradients too), and two layers of each model. Nothing else
