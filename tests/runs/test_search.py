@@ -111,6 +111,17 @@ def test_as_many_runs_as_expected(search: Search, monkeypatch: pytest.MonkeyPatc
     assert [line.split(" runs")[0] for line in lines] == [f"{n} of {expected}" for n in range(1, expected + 1)]
 
 
+def test_what_is_expected_has_the_points_that_are_chosen(search: Search):
+    while left := [run for run in search.known() if not run.done]:
+        for run in left:
+            finish(run, run.training.learning_rate if run.training else 0.0)
+        for points in search.trials.values():
+            for settings, run in points:
+                finish(run, settings["learning_rate"])
+    assert {p.settings["learning_rate"] for p in search.points if p.chosen} == {RATES[-1]}
+    assert {run.folder for run in search.expected()} == {run.folder for run in with_parents(search.known())}
+
+
 def test_a_failed_trial_stops_only_what_waits_for_it(search: Search, monkeypatch: pytest.MonkeyPatch):
     done: list[str] = []
 

@@ -52,7 +52,7 @@ class Search:
         return self._known
 
     def expected(self) -> list[Run]:
-        """The runs that there will be in the end, as if the first point were always the best."""
+        """The runs that there will be in the end, as if the first point were the best of each search that goes on."""
         real = self.planner
         guess = Search(Planner(real.recipe, real.recipe_folder, real.root, inputs=real.inputs))
         while guess.open:
@@ -93,11 +93,12 @@ class Search:
 
     def _choose(self, guessing: bool = False) -> bool:
         """Choose the best point of each stage whose trials are all done (the first of equal ones); True if there
-        was any. With `guessing`, choose the first point without results."""
-        tried = [n for n in self.open if n in self.trials and (guessing or all(run.done for _, run in self.trials[n]))]
+        was any. With `guessing`, choose the first point of stages that have trials to do."""
+        over = {name: all(run.done for _, run in trials) for name, trials in self.trials.items()}
+        tried = [name for name in self.open if name in over and (over[name] or guessing)]
         for name in tried:
-            values = [0.0 if guessing else _headline(self.planner, name, run) for _, run in self.trials[name]]
-            if all(value is None for value in values):
+            values = [_headline(self.planner, name, run) if over[name] else None for _, run in self.trials[name]]
+            if not guessing and all(value is None for value in values):
                 task, tried_first = search_task(self.planner, name), self.trials[name][0][1].folder
                 why = "; ".join(run_folder.read_json(tried_first, run_folder.RESULT).get("notices") or [])
                 raise TutelageError(
