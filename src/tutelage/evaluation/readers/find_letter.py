@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Sequence
 
 from tutelage.evaluation.readers.cues import CHOSEN, IS, STATED
-from tutelage.evaluation.readers.denied_letters import DENIAL, HIDDEN, denied_at, normalised, without_doubts
 from tutelage.evaluation.readers.find_answer import (
     JOINT,
     READ_AT_MOST,
@@ -43,7 +42,18 @@ from tutelage.evaluation.readers.find_refusal import (
     sentence_before,
     takes_back,
 )
-from tutelage.evaluation.readers.judged_right import NO_SINGLE, is_conclusion, judged_right, without_own_texts
+from tutelage.evaluation.readers.judged_letters import (
+    DENIAL,
+    HIDDEN,
+    NO_SINGLE,
+    denied_at,
+    is_conclusion,
+    judged_right,
+    normalised,
+    without_doubts,
+    without_own_texts,
+)
+from tutelage.evaluation.readers.last_statement import left_open_at
 from tutelage.evaluation.readers.not_stated import with_spaces
 from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
 from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change
@@ -260,7 +270,8 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     own_line = re.match(rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])\W*?\n", text)
     rest = text[start:]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
-    refusal = max(last_refusal(text), no_answer_known(text, start))
+    open_at = left_open_at(text)
+    refusal = max(last_refusal(text), open_at, no_answer_known(text, start))
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
@@ -269,7 +280,7 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         text,
     )
     opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)
-    if refusal >= 0 and not chosen and not own_line and (not opens or chooses_none(text[refusal:])):
+    if refusal >= 0 and not chosen and not own_line and (not opens or open_at >= 0 or chooses_none(text[refusal:])):
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
     foreign = re.fullmatch(
         r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)

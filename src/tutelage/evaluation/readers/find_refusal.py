@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from tutelage.evaluation.readers.last_statement import left_open_at, taken_back_at
+
 _CANNOT = (
     r"(?:can(?:\s?not|['’]t)|could\s*(?:n['’]t|\s+not)|(?:is|are)\s*(?:n['’]t|\s+not)\s+possible\s+to|"
     r"(?:unable|not\s+able)\s+to|(?:refuse|decline)\s+to|(?:no|any)\s+way\s+(?:to|of))"
@@ -234,7 +236,7 @@ def takes_back(text: str) -> int:
     taken = sentences and (
         _WHOLE.match(sentences[-1][0]) or (own_line and "…" not in text[start:] and chooses_none(sentences[-1][0]))
     )
-    return start if taken else -1
+    return max(start if taken else -1, taken_back_at(text))
 
 
 def chooses_none(text: str) -> bool:
@@ -277,7 +279,9 @@ def last_refusal(text: str, undecided_only: bool = False) -> int:
         return start
     opening = _OPENING.match(last[0])
     rest = last[0][opening.end() if opening else 0 :]
-    return start if not undecided_only and (refuses(rest) or chooses_none(last[0])) else -1
+    if not undecided_only and (refuses(rest) or chooses_none(last[0])):
+        return start
+    return left_open_at(text, of_options=False)
 
 
 def no_answer_known(text: str, start: int) -> int:
