@@ -21,9 +21,10 @@ from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.cues import CHOSEN, STATED, without_adverbs
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, left_undecided, refuses, takes_back
+from tutelage.evaluation.readers.last_statement import last_sentence
 from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, left_open
 from tutelage.evaluation.readers.statements import what_holds
-from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change
+from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ _AT_LEAST = re.compile(  # at a line's end: "There are at least 12 of them.", "1
 )
 _COUNT = re.compile(rf"({_A_NUMBER})(?!\s*[-+*/×=.])[^:(\n]{{1,60}}?(?::|\()(?=\W*{_A_NUMBER}\s+\w)", re.I)
 _NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2}}", re.I)
+_CONCLUDED_NUMBER = re.compile(  # at a sentence's end: "so it's 7", "that makes 13", "so there are 11 in all"
+    r"\b(?:so|thus|hence|therefore|(?:that|which|this)\s+(?:makes|gives|leaves|is)|(?:should|must|would)\s+be|"
+    r"total\s+is|it['’]s|it\s+is|there\s+are|go\s+with|say)\s+(?:[a-z'’]+\s+){0,4}?"
+    rf"({_A_NUMBER})(?!\s*[-+*/=×])(?:\s+[a-z]+){{0,4}}\W*\Z",
+    re.I,
+)
 _NO_ANSWER = ""  # what a statement answers that chooses none, or several
 
 _OR_SO = r"(?:(?:also|maybe|perhaps|possibly|even|likely)\s+)"  # "A or possibly B"
@@ -201,6 +208,9 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
             return Found(word or None, "stated after a change of mind")
     if _taken_back(text):
         return Found(None, "no answer is chosen")
+    word = only(last_sentence(looked_again(text) or ""))
+    if word is not None:
+        return Found(word, "concluded after a look at the answer before it")
     for tier, cues, reader in (("stated", (STATED, ANSWER_CANNOT), read_stated), ("chosen", (CHOSEN,), read)):
         _, word = last_read(text, cues, reader)
         if word is not None:
@@ -250,6 +260,9 @@ def find_number(reply: str) -> Found:
         return Found(_tidy(corrected[1]), "stated after a change of mind")
     if _taken_back(text):
         return Found(None, "no answer is chosen")
+    concluded = _CONCLUDED_NUMBER.search(last_sentence(looked_again(text) or ""))
+    if concluded:
+        return Found(number_of(concluded[1]), "concluded after a look at the answer before it")
     for tier, cues in (("stated", (STATED, ANSWER_CANNOT)), ("chosen", (CHOSEN,))):
         _, number = last_read(text, cues, _stated_number)
         if number is not None:

@@ -50,13 +50,14 @@ from tutelage.evaluation.readers.judged_letters import (
     is_conclusion,
     judged_right,
     normalised,
+    preferred,
     without_doubts,
     without_own_texts,
 )
 from tutelage.evaluation.readers.last_statement import left_open_at
 from tutelage.evaluation.readers.not_stated import with_spaces
 from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
-from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change
+from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
 
 _IT_IS = re.compile(  # "it must be (B)"
     rf"\b(?:it|that|this)(?:'s|\s+(?!was|were){IS})\s+"
@@ -117,6 +118,10 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
             return Found(later.answer, _how(later.answer, "stated after a change of mind"))
         denied.clear()
     stated = _stated_letter(text, letters, option_texts, read)
+    again = looked_again(text) if stated is not None and stated.answer else None
+    rather = preferred(again, letters, option_texts) if again else None
+    if rather is not None:
+        return Found(rather, "preferred after a look at the answer before it")
     flat = refused_flatly(text)
     if flat > max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1):
         answer = closest(text[flat:], letters, option_texts)

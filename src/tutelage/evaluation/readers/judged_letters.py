@@ -66,6 +66,24 @@ def judged_right(text: str, letters: str, options: Sequence[str] = ()) -> tuple[
     return last.end(), found if found in letters else NO_SINGLE
 
 
+_PREFERRED = (  # "(D) is a better answer", "option D fits better", "that leaves D", "I'd go with D"
+    r"(?P<before>{noun}?\s*(?<![\w'’])\(?(?P<a>[{letters}])\)?{own}*(?![\w'’])[^.!?\n]{{0,60}}?\s(?:(?:is|would\s+be|"
+    r"seems|looks|appears)(?:\s+to\s+be)?\s+(?:(?:the|an?|also|now|in\s+fact|\w+ly)\s+)*(?:better|best|correct|right|more|"
+    r"most)\b|(?:fits|matches|suits|describes|answers|works)\b[^.!?\n]{{0,40}}?\b(?:better|best)\b))"
+    r"|(?P<after>\b(?i:that\s+leaves|go\s+with|choose|pick|select|say|match(?:es)?|fits?|so|therefore|thus|I\s+mean)\s+"
+    r"(?:(?i:the|it['’]s|it\s+is)\s+)?{noun}?\s*\(?(?P<b>[{letters}])\)?{own}*(?:\s+better)?(?:\s+instead)?\s*(?:[.!,;\n]|\Z))"
+)
+_LIMITED = re.compile(r"\b(?:not|if|unless|possibly|perhaps|maybe|partly|also|too|in\s+some)\b|n['’]t\b", re.I)
+
+
+def preferred(text: str, letters: str, options: Sequence[str] = ()) -> str | None:
+    """The letter that a text, after a look at the answer before it, prefers last; None without one."""
+    text = without_own_texts(text, letters, options, _OWN)
+    found = list(re.finditer(_PREFERRED.format(noun=f"(?:{NOUN})", letters=letters, own=_OWN), text[:2000]))
+    found = [one for one in found if not _LIMITED.search(one[0] + text[one.end() :].partition(".")[0])]
+    return (found[-1]["a"] or found[-1]["b"]) if found else None
+
+
 def is_conclusion(text: str) -> bool:
     """Whether a text ends with a judgement as its conclusion: "So B is the right answer"."""
     return _CONCLUSION.search(text[-200:]) is not None

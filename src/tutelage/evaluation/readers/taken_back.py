@@ -32,6 +32,12 @@ _OPENING = (  # "But wait, I now think that", "However, upon closer inspection,"
     r"double-?)?check(?:ing)?))"
     r"\b[\s,.:!…–—-]*){0,6}"
 )
+_AFTER_LOOKING = (  # "on second thought", "upon further reflection", "after re-evaluating"
+    r"(?:on|upon|after)\s+(?:(?:second|further|closer|more\s+careful|careful|some|another|additional|re-?)\s+|a\s+"
+    r"(?:second|closer)\s+)?(?:thoughts?|reflection|inspection|look|consideration|review|reading|examination|"
+    r"analysis|(?:re-?|double-?)?(?:check|evaluat|consider|examin|read|think)ing(?:\s+(?:about\s+)?(?:it|this|that|again|"
+    r"more|the\s+\w+))*)"
+)
 _BEGINS = r"(?:^|(?<=[.!?…\n;:,(–—-])|(?<=[.!?…;:,–—-]\s))[ \t]*"  # of a sentence or clause
 _ENDS = r"(?=\s*(?:[.,;!)\n–—-]|$|(?:because|since|as|either|at\s+all|here|though|however|anyway)\b))"
 _ANSWER = r"(?:answer|choice|selection|guess|solution)"
@@ -90,12 +96,26 @@ _OTHERS = re.compile(  # in the text between a statement and a verdict: what a p
 _CHANGE = (
     r"(?:wait|actually|correction|finally(?=:)|then\s+again|make\s+(?:that|it)|I\s+meant|sorry|my\s+(?:mistake|bad|"
     r"apologies)|oops|whoops|scratch\s+that|edit(?=:)|no(?=[,:])|"
-    r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking(?:\s+again)?)|"
+    rf"{_AFTER_LOOKING}|"
     r"rather(?=\s+\(?[A-Z]\b))"
 )
 _CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
     r"(?:^|[.!?…;,:\n()–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"
     rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
+    re.I,
+)
+_RECHECKS = re.compile(  # other words with which a reply looks at its answer again
+    r"\b(?:hmm+|let(?:['’]s|\s+(?:me|us))\s+(?:re-?|double[-\s]?)(?:check|count|read|think|consider|examine|evaluate|"
+    r"calculate|visit)|(?:I|we)\s+(?:apologi[sz]e|mis\w+ed|overlooked|forgot|missed)|I\s+mean)\b",
+    re.I,
+)
+_UPHOLDS = re.compile(
+    r"\b(?:still|indeed|confirm\w*|same|stands|holds|yes|(?:that|this|it|which|answer|all)(?:['’]s|\s+is)\s+(?:right|"
+    r"correct|fine)|checks\s+out)\b",
+    re.I,
+)
+_FIRST_PERSON = re.compile(
+    r"\b(?:I|we)(?:['’](?:d|ll)|\s+(?:would|will))\s+(?:now\s+|rather\s+|instead\s+)?(?:go\s+with|choose|pick|select|say)\b",
     re.I,
 )
 LEADING_NO = re.compile(  # "wait, no: B": the no is not the answer; but "no option fits"
@@ -133,6 +153,21 @@ def after_change(text: str, no_is_an_answer: bool = False) -> str | None:
     if not changes or not re.search(r"\w", text[: changes[-1].start("change")]):
         return None
     return text[changes[-1].end() :]
+
+
+def looked_again(text: str) -> str | None:
+    """The text after the last look at an answer that was stated before it ("let me recheck", "hmm", "actually"), or
+    from the last "I'd go with" on; None without one, and where the text upholds the answer ("Yes, that's right")."""
+    cues = [match.end() for match in STATED.finditer(text)]
+    if not cues:
+        return None
+    looks = [match for pattern in (_CHANGES, _RECHECKS) for match in pattern.finditer(text, cues[-1])]
+    first = min(looks, key=lambda one: one.start(), default=None)
+    again = text[first.end() :] if first else ""
+    chosen = list(_FIRST_PERSON.finditer(text, cues[-1])) if not first else []
+    if chosen and "\n" not in text[chosen[-1].start() :].strip():
+        again = text[chosen[-1].start() :]
+    return again if re.search(r"\w", again) and not _UPHOLDS.search(again) else None
 
 
 def _is_own(text: str, start: int, found: re.Match[str]) -> bool:
