@@ -135,6 +135,9 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         back = takes_back(text)
         if back > max(cues, default=-1):
             return Found(_like_option(text[back:], letters, option_texts), "no option is chosen")
+        open_at = left_open_at(text)
+        if open_at >= 0 and not cues and not CHOSEN.search(text):  # "This is option B. The question is ambiguous."
+            return Found(_like_option(text[open_at:], letters, option_texts), "the question is left open")
         return stated
     return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)  # what is stated is unreadable
 

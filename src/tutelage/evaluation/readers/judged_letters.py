@@ -1,5 +1,5 @@
-"""Letters that a reply calls right ("(B) is the correct one", "option A and option C are both correct"), denies ("not A",
-"B and C are wrong") or leaves open ("A or B"): marks take the places of the last two."""
+"""Letters that a reply calls right ("(B) is the correct one"), denies ("not A", "B and C are wrong") or leaves open ("A
+or B"): marks take the places of the last two."""
 
 from __future__ import annotations
 

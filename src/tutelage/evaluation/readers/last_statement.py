@@ -16,6 +16,7 @@ A sentence that names an answer does not, nor one about the other options ("The 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+|\n+")
 _COURTESY = re.compile(
@@ -24,12 +25,11 @@ _COURTESY = re.compile(
     r"I(?:['’]d|\s+would)\s+be\s+(?:happy|glad)|if\s+you\s+(?:have|need|can|could|would|provide)|you\s+(?:may|might|"
     r"can|could)\s+(?:want|wish|try|consult)|I\s+(?:apologi[sz]e|recommend|suggest)|sorry\s+(?:for|about)|"
     r"my\s+apologies|good\s+luck|(?:please\s+)?(?:consult|double-?check|re-?check|note\s+that\s+I(?:['’]m|\s+am)))\b"
-    r"(?!.*\bbut\b)|(?:please|(?:could|can)\s+you(?:\s+please)?)\s+(?:provide|clarify|specify|give|share|rephrase)\b|"
-    r"the\s+question\s+should\b)",
+    r"(?!.*\bbut\b)|the\s+question\s+should\b)",
     re.I,
 )
-_ASKS = re.compile(  # of those, for what the question lacks
-    r"\W*(?:please|(?:could|can)\s+you(?:\s+please)?)\s+(?:provide|clarify|specify|give|share|rephrase)\b(?!.*\bif\b)",
+_ASKS = re.compile(  # for what the question lacks, unless "if you need more help"
+    r"\W*(?:please|(?:could|can)\s+you(?:\s+please)?)\s+(?:provide|clarify|specify|share|rephrase)\b(?!.*\bif\b)",
     re.I,
 )
 _NAMES = re.compile(  # an answer, or a way to one
@@ -38,7 +38,9 @@ _NAMES = re.compile(  # an answer, or a way to one
 )
 _ONE = r"(?:(?!(?:other|others|remaining|rest|these|those|incorrect|wrong|false|first|last)\b)[\w'’-]+\s+)"
 _OPTIONS = rf"\b{_ONE}{{0,3}}(?:options|choices|alternatives|possible\s+answers)\b(?:\s+{_ONE}{{0,2}}?)?\s*"
-_QUESTION = r"\b(?:question|problem|wording|prompt|phrasing|exercise)(?:\s+(?:statement|itself|as\s+\w+|of\s+\w+\s+\w+))?"
+_QUESTION = (
+    r"\b(?:question|problem|wording|prompt|phrasing|exercise)(?:\s+(?:statement|itself|as\s+\w+|of\s+\w+\s+\w+))?"
+)
 _SEEMS = (
     r"(?:\s*\b(?:must|may|might|could|would|will|seems?|appears?|looks?|is|are|was|were|be|to|have|been|really|also|"
     r"all|simply|\w+ly|too|quite|rather|somewhat|a|an|bit|little|either)\b\s*)"
@@ -99,7 +101,7 @@ _OF_QUESTION = re.compile(
 _OF_WRITER = re.compile(
     rf"(?:\bI|\bwe|\bto\s+be|\bit|\bit['’]s|\bI['’]m|\bwe['’]re|\btoo\s+\w+\s+for\s+me)\s+(?:{_CANNOT}{_GIVE}|to\s+"
     rf"{_GIVE}|(?:am\s+|are\s+)?not\s+(?:sure|certain)\s+(?:which|what|about\s+the\s+answer)|(?:do\s+not|don['’]t)\s+"
-    r"(?:know|want\s+to\s+guess)|(?:am\s+|are\s+)?not\s+familiar\s+enough)"
+    r"(?:know|want\s+to\s+guess)|(?:am\s+|are\s+)?not\s+familiar\s+enough|(?:would\s+)?need\s+(?:to\s+(?:re-?|double-?)?(?:check|see|know)|more)\b)"
     r"|\bno\s+(?:\w+\s+)?(?:answer|option|choice)\s+can\s+be\s+\w+"
     r"|\bcannot\s+be\s+(?:determined|answered|decided)\b",
     re.I,
@@ -107,7 +109,7 @@ _OF_WRITER = re.compile(
 _FLAT = re.compile(  # what also takes a stated answer back: it speaks of the answer as a whole
     rf"(?:\bI|\bwe|\bit\s+is|\bit['’]s|\bI['’]m|\bwe['’]re)\s+{_CANNOT}(?:give|provide|offer|choose|pick|select|"
     rf"determine|answer|decide|identify|find|match|make\s+an?\s+(?:\w+\s+)?choice|"
-    rf"(?:say|tell|verify)\s+which)\b(?:\W+\w+){{0,5}}?(?<=\s){_ANSWER}"
+    rf"(?:say|tell|verify)\s+which)\b(?:\W+\w+){{0,5}}?\W+{_ANSWER}"
     rf"|{_OPTIONS}{_DO_NOT}(?:include|contain|list|have|offer|provide)\s+(?:the|an?)\s+(?:correct|right)\b"
     rf"|{_SEVERAL_RIGHT.pattern}",
     re.I,
@@ -119,16 +121,13 @@ _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|answer|so|must\s+be|option|c
 def left_open_at(text: str, of_options: bool = True) -> int:
     """Where the last statement begins if it leaves the question open, or the one before it if the last concludes
     nothing; −1 if neither does. `of_options`: False where the question has none, as one for a number."""
-    sentences = _last_sentences(text)
-    for number, (start, sentence) in enumerate(sentences[-2:][::-1]):
-        if not _NAMES.search(sentence) and (
-            (of_options and _OF_OPTIONS.search(sentence))
-            or _OF_QUESTION.search(sentence)
-            or _OF_WRITER.search(sentence)
-            or (of_options and number == 0 and _ASKS.match(text, start))
-        ):
+    for number, (start, sentence) in enumerate(reversed(_last_sentences(text)[-2:])):
+        if _NAMES.search(sentence):
+            break
+        of_them = of_options and number == 0 and (_OF_OPTIONS.search(sentence) or _ASKS.match(sentence))
+        if of_them or _OF_QUESTION.search(sentence) or _OF_WRITER.search(sentence):
             return start
-        if _NAMES.search(sentence) or _CONCLUDES.search(sentence):
+        if _CONCLUDES.search(sentence):
             break
     return -1
 
@@ -136,7 +135,7 @@ def left_open_at(text: str, of_options: bool = True) -> int:
 def taken_back_at(text: str) -> int:
     """Where the last statement begins if it says that no answer, or more than one, can be given, which takes a stated
     one back; else −1."""
-    sentences = _last_sentences(text)
+    sentences = _last_sentences(text, asks=False)
     if not sentences:
         return -1
     start, sentence = sentences[-1]
@@ -150,13 +149,13 @@ def last_sentence(text: str) -> str:
     return sentences[-1][1] if sentences else ""
 
 
-def _last_sentences(text: str) -> list[tuple[int, str]]:
-    """The last sentences of a text, without courtesies at the end, and where they begin."""
+def _last_sentences(text: str, asks: bool = True) -> list[tuple[int, str]]:
+    """The last sentences of a text, without courtesies at the end, and where they begin. `asks`: keep requests."""
     offset = max(0, len(text) - 1500)
     places = [0, *(match.end() for match in _SENTENCE_END.finditer(text, offset)), len(text)]
-    found = [(max(a, offset), text[max(a, offset) : b]) for a, b in zip(places, places[1:], strict=False)]
+    found = [(max(a, offset), text[max(a, offset) : b]) for a, b in pairwise(places)]
     found = [one for one in found if re.search(r"\w", one[1])][-8:]
-    kept = list(found)
-    while len(kept) > 1 and _COURTESY.match(kept[-1][1]):
+    kept = found
+    while len(kept) > 1 and (_COURTESY.match(kept[-1][1]) or (not asks and _ASKS.match(kept[-1][1]))):
         kept.pop()
     return kept
