@@ -88,6 +88,7 @@ _AT_LEAST = re.compile(  # at a line's end: "There are at least 12 of them.", "1
 )
 _COUNT = re.compile(rf"({_A_NUMBER})(?!\s*[-+*/×=.])[^:(\n]{{1,60}}?(?::|\()(?=\W*{_A_NUMBER}\s+\w)", re.I)
 _NUMBER_LIST = re.compile(rf"\s*(?:[-*•]\s+{_A_NUMBER}[ \t.,;]*(?:\n\s*|$)){{2}}", re.I)
+_YOU_DO_NOT = re.compile(r"\b(?:you|we|they)\s+(?:do|did|would)(?:\s+not|n['’]t)\b", re.I)
 _CONCLUDED_NUMBER = re.compile(  # at a sentence's end: "so it's 7", "that makes 13", "so there are 11 in all"
     r"\b(?:so|thus|hence|therefore|(?:that|which|this)\s+(?:makes|gives|leaves|is)|(?:should|must|would)\s+be|"
     r"total\s+is|it['’]s|it\s+is|there\s+are|go\s+with|say)\s+(?:[a-z'’]+\s+){0,4}?"
@@ -208,9 +209,12 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
             return Found(word or None, "stated after a change of mind")
     if _taken_back(text):
         return Found(None, "no answer is chosen")
-    word = only(last_sentence(looked_again(text) or ""))
+    again = looked_again(text) or ""
+    word = only(last_sentence(again))
     if word is not None:
         return Found(word, "concluded after a look at the answer before it")
+    if _YOU_DO_NOT.search(last_sentence(again)) and not pattern.search(again):  # "Actually, you don't return."
+        return Found(None, "taken back after a look at the answer before it")
     for tier, cues, reader in (("stated", (STATED, ANSWER_CANNOT), read_stated), ("chosen", (CHOSEN,), read)):
         _, word = last_read(text, cues, reader)
         if word is not None:

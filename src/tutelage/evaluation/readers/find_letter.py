@@ -54,7 +54,7 @@ from tutelage.evaluation.readers.judged_letters import (
     without_doubts,
     without_own_texts,
 )
-from tutelage.evaluation.readers.last_statement import left_open_at
+from tutelage.evaluation.readers.last_statement import last_sentence, left_open_at
 from tutelage.evaluation.readers.not_stated import with_spaces
 from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
 from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
@@ -73,6 +73,9 @@ _FORCED = re.compile(  # "The answer is not listed, but if I had to choose, I wo
     r"(?:choose|guess|pick|answer|select|decide)(?:\s+one)?,?\s+(?:(?:I|we|it)(?:['’](?:d|ll)|\s+would|\s+will)\s+)"
     r"(?:say|choose|guess|pick|select|be|go\s+(?:with|for))\s+(?=(?:option\s+)?\(?[A-Z]\b)",
     re.I,
+)
+_BETTER = re.compile(
+    r"\b(?:(?:a\s+better|the\s+best)\s+\w+\s+(?:would|might)\s+be|I\s+would\s+(?:recommend|suggest))\s+([^\n]+)", re.I
 )
 _OTHER_LETTER = re.compile(  # "E.", "(E)", "E because", "E) Madrid", "E Madrid" where no such letter is offered
     r"[\s\"'“‘]*(?:[(\[{<]([A-Za-z])[)\]}>]|([A-Z])(?=\s*(?:[.,;:!?)\"'”’]|\n|$|[-–—]\s)|\s+(?:[A-Z][a-z]|"
@@ -119,6 +122,9 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         denied.clear()
     stated = _stated_letter(text, letters, option_texts, read)
     again = looked_again(text) if stated is not None and stated.answer else None
+    if stated is not None and stated.answer and again is None:  # "The answer is B. … So B is wrong and D is right."
+        after = text[max((match.end() for match in STATED.finditer(text)), default=len(text)) :]
+        again = after if chr(HIDDEN + letters.index(stated.answer)) in after else None
     rather = preferred(again, letters, option_texts) if again else None
     if rather is not None:
         return Found(rather, "preferred after a look at the answer before it")
@@ -130,7 +136,9 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
         return Found(None if denied_later else answer, "no option fits")
     cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
-        if stated.answer and chr(HIDDEN + letters.index(stated.answer)) in (changed or ""):
+        if stated.answer and chr(HIDDEN + letters.index(stated.answer)) in (
+            (changed or "") + (looked_again(text) or "")
+        ):
             return Found(None, "taken back")  # "The answer is D. Wait, D is wrong."
         back = takes_back(text)
         if back > max(cues, default=-1):
@@ -280,6 +288,9 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     wrapped = list(re.finditer(rf"\(([{letters}])\)", rest))
     open_at = left_open_at(text)
     refusal = max(last_refusal(text), open_at, no_answer_known(text, start))
+    better = _BETTER.search(last_sentence(text))
+    if better and names_no_option(better[1], letters, options):
+        return Found(None, "what is recommended is not offered")
     chosen = re.search(rf"\([{letters}]\)\W*\Z", text[max(refusal, 0) :])  # "It is hard to say, but (B)."
     # "C) Oslo", "C. Oslo", "C, because …", "C\n…", "C - …" at the beginning, unless the last line is a letter
     opening = re.match(
@@ -288,7 +299,14 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         text,
     )
     opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)
-    if refusal >= 0 and not chosen and not own_line and (not opens or open_at >= 0 or chooses_none(text[refusal:])):
+    # "(B) starts with …. (A) has …": no answer stands at the beginning
+    discusses = re.match(rf"\([{letters}]\)\s+[a-z][^\n]*?[.!?\n]\s*\([{letters}]\)\s+[a-z]", text)
+    if (
+        refusal >= 0
+        and not chosen
+        and not own_line
+        and (not opens or open_at >= 0 or discusses or chooses_none(text[refusal:]))
+    ):
         return Found(_like_option(text[refusal:], letters, options), "no option is chosen")
     foreign = re.fullmatch(
         r"\W*(?:(?i:option|choice|letter)\W+)?([A-Z])(?:\W*|\)[.:]?\s+[^.]{1,60}\.?|\.\s+[A-Z]\w+\W*)", last_line(rest)

@@ -80,6 +80,9 @@ def preferred(text: str, letters: str, options: Sequence[str] = ()) -> str | Non
     """The letter that a text, after a look at the answer before it, prefers last; None without one."""
     text = without_own_texts(text, letters, options, _OWN)
     found = list(re.finditer(_PREFERRED.format(noun=f"(?:{NOUN})", letters=letters, own=_OWN), text[:2000]))
+    alone = re.fullmatch(rf"\W*([{letters}])\W*", text)  # after "I mean"
+    if alone:
+        return alone[1]
     found = [one for one in found if not _LIMITED.search(one[0] + text[one.end() :].partition(".")[0])]
     return (found[-1]["a"] or found[-1]["b"]) if found else None
 

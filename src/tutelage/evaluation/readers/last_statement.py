@@ -33,7 +33,7 @@ _ASKS = re.compile(  # for what the question lacks, unless "if you need more hel
     re.I,
 )
 _NAMES = re.compile(  # an answer, or a way to one
-    r"\([A-Z]\)|\b(?:option|choice|answer)\s+[A-Z]\b|(?<![\w'’])[B-HJ-Z](?![\w'’])|…|\b(?:best|closest|nearest|"
+    r"\([A-Z]\)|\b(?:option|choice|answer)\s+[A-Z]\b|(?<![\w'’])[B-HJ-Z](?![\w'’])|\b(?:best|closest|nearest|"
     r"most\s+likely|assum\w+|guess(?!ing)|lean\w*|however\s+small|other|others|remaining|rest)\b",
 )
 _ONE = r"(?:(?!(?:other|others|remaining|rest|these|those|incorrect|wrong|false|first|last)\b)[\w'’-]+\s+)"
@@ -58,7 +58,7 @@ _SEVERAL = (
 _RIGHT = r"(?:correct|right|valid|plausible|possible|acceptable|suitable|appropriate|defensible|apply|fit|work)\b"
 _GIVE = (
     r"(?:give|provide|offer|say|tell|match|choose|pick|select|determine|answer|decide|identify|name|state|settle|find|"
-    r"verify|recommend|make\s+an?\s+\w+|be\s+(?:sure|certain)|know)\b"
+    r"verify\s+which|recommend|make\s+an?\s+\w+|be\s+(?:sure|certain)|know)\b"
 )
 _CANNOT = (
     r"(?:can(?:\s?not|['’]t)|could(?:\s+not|n['’]t)|(?:(?:am|are|is|was|were|['’]m|['’]re)\s+)?(?:unable|not\s+able|"
@@ -67,6 +67,9 @@ _CANNOT = (
 _ANSWER = r"(?:answers?|options?|choices?|one|number|question|it|this|that|which|any|you|between|from|what)\b"
 
 _OF_OPTIONS = re.compile(
+    r"…\W*any\s+of\s+(?:the|these)\s+(?:\w+\s+)?(?:options|choices)|\b(?:no|any)\s+errors?\s+in\s+(?:the|this)\s+"
+    r"translation|\bcontains?\s+no\s+errors?|\b(?:has|have)\s+no\s+(?:correct|right|valid)\s+(?:option|answer)|"
+    rf"\bno\s+(?:correct|right)\s+(?:option|answer)\s+(?:is|was)\s+\w+|"
     rf"{_OPTIONS}(?:{_SEEMS}{{1,5}}{_FAULTY}|{_DO_NOT}(?:include|contain|list|match|have|offer|mention|fit|agree|"
     rf"provide|correspond)\b|{_SEEMS}{{0,3}}(?:contains?|have|has|includes?)\s+(?:\w+\s+){{0,2}}{_FAULT})"
     rf"|\b{_FAULT}\b[^.;]{{0,60}}?\b(?:in|with|between|from)\b[^.;]{{0,60}}?\b(?:options|choices|alternatives)\b"
@@ -100,13 +103,15 @@ _OF_QUESTION = re.compile(
 )
 _OF_WRITER = re.compile(
     rf"(?:\bI|\bwe|\bto\s+be|\bit|\bit['’]s|\bI['’]m|\bwe['’]re|\btoo\s+\w+\s+for\s+me)\s+(?:{_CANNOT}{_GIVE}|to\s+"
-    rf"{_GIVE}|(?:am\s+|are\s+)?not\s+(?:sure|certain)\s+(?:which|what|about\s+the\s+answer)|(?:do\s+not|don['’]t)\s+"
-    r"(?:know|want\s+to\s+guess)|(?:am\s+|are\s+)?not\s+familiar\s+enough|(?:would\s+)?need\s+(?:to\s+(?:re-?|double-?)?(?:check|see|know)|more)\b)"
+    rf"{_GIVE}|(?:am\s+|are\s+)?not\s+(?:sure|certain)\s+(?:which|what|whether|about\s+the\s+answer)|(?:do\s+not|don['’]t)\s+"
+    r"(?:know|want\s+to\s+guess)|(?:am\s+|are\s+)?not\s+familiar\s+enough|(?:would\s+)?need\s+(?:to\s+(?:re-?|double-?)?(?:check|see)|more\s+info)\b)"
     r"|\bno\s+(?:\w+\s+)?(?:answer|option|choice)\s+can\s+be\s+\w+"
     r"|\bcannot\s+be\s+(?:determined|answered|decided)\b",
     re.I,
 )
 _FLAT = re.compile(  # what also takes a stated answer back: it speaks of the answer as a whole
+    r"\bno\s+(?:(?:single|correct|right|definit(?:iv)?e)\s+)*answer\s+(?:can\s+be|is|was)\s+(?:given|selected|chosen|"
+    r"listed|provided|possible)\b|"
     rf"(?:\bI|\bwe|\bit\s+is|\bit['’]s|\bI['’]m|\bwe['’]re)\s+{_CANNOT}(?:give|provide|offer|choose|pick|select|"
     rf"determine|answer|decide|identify|find|match|make\s+an?\s+(?:\w+\s+)?choice|"
     rf"(?:say|tell|verify)\s+which)\b(?:\W+\w+){{0,5}}?\W+{_ANSWER}"
@@ -124,7 +129,7 @@ def left_open_at(text: str, of_options: bool = True) -> int:
     for number, (start, sentence) in enumerate(reversed(_last_sentences(text)[-2:])):
         if _NAMES.search(sentence):
             break
-        of_them = of_options and number == 0 and (_OF_OPTIONS.search(sentence) or _ASKS.match(sentence))
+        of_them = number == 0 and ((of_options and _OF_OPTIONS.search(sentence)) or _ASKS.match(sentence))
         if of_them or _OF_QUESTION.search(sentence) or _OF_WRITER.search(sentence):
             return start
         if _CONCLUDES.search(sentence):
