@@ -34,7 +34,7 @@ _ASKS = re.compile(  # for what the question lacks, unless "if you need more hel
 )
 _NAMES = re.compile(  # an answer, or a way to one
     r"\([A-Z]\)|\b(?:option|choice|answer)\s+[A-Z]\b|(?<![\w'’])[B-HJ-Z](?![\w'’])|\b(?:best|closest|nearest|"
-    r"most\s+likely|assum\w+|guess(?!ing)|lean\w*|however\s+small|other|others|remaining|rest)\b",
+    r"most\s+likely|assum\w+|guess(?!ing)|lean\w*|however\s+small|other|others|remaining|rest|matters?|irrelevant)\b",
 )
 _ONE = r"(?:(?!(?:other|others|remaining|rest|these|those|incorrect|wrong|false|first|last)\b)[\w'’-]+\s+)"
 _OPTIONS = rf"\b{_ONE}{{0,3}}(?:options|choices|alternatives|possible\s+answers)\b(?:\s+{_ONE}{{0,2}}?)?\s*"
