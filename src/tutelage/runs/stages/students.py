@@ -36,7 +36,7 @@ FULL_RATE = 2e-5  # a learning rate below it is one for all weights
 
 def load_student(run: Run, sharded: bool | Literal["host"]) -> LoadedModel:
     """The student on the run's device: float32 weights to be trained, or frozen ones in the compute type with a float32
-    adapter. Where its `attention` is `auto`, it runs padded beside a teacher that is set to.
+    adapter. With `attention: auto` it runs padded beside a teacher that is set to.
 
     Raises TutelageError as `load_model` and `add_adapter` do.
     """

@@ -38,7 +38,7 @@ ATTENTION = "teacher and student need the same `attention` (packed or padded): s
 
 def load_teacher(run: Run, student: LoadedModel, sharded: bool | Literal["host"]) -> tuple[LoadedModel, bool]:
     """The teacher in the compute type (frozen, it needs no float32 copy), and whether it is the student's own frozen
-    weights, which an adapter leaves as they are. Where its `attention` is `auto`, it runs padded beside a padded student.
+    weights, which an adapter leaves as they are. With `attention: auto` it runs padded beside a padded student.
 
     Where no response of the student is to be read here, only the tokenizer and the shapes are loaded. Raises
     TutelageError as `load_model` does.
