@@ -162,7 +162,7 @@ def test_a_finished_model_says_which_of_todays_questions_it_was_trained_on(works
     assert notes() == []
     workshop.rows("train", rows[1:])  # moves all others
     found = (
-        "task `test`: the model was trained on 3 of its 4 questions (by `{}`, data.train, train.jsonl as it was then)"
+        "task `test`: the model was trained on 4 of its 4 questions (by `{}`, data.train, train.jsonl as it was then)"
     )
     assert notes() == [f"{found.format(stage)}: its score looks better than it is" for stage in ("again", "sft")]
     for kept in workshop.runs.glob("*/questions.json"):
