@@ -127,7 +127,7 @@ def run(
     words = [] if file is None else ["tutelage", "run", str(file), *changed]
     made = deliver_models(results, root, words, file)
     page = build_report(results, out, include_text=text)
-    claim(out, file, config.name, changed)
+    claim(out, file, config.name, changed, results.planned - results.done)
     remember(config, base, results, root)
     tables = build_tables(results)
     choice = choose(results, tables)
