@@ -70,8 +70,8 @@ def _report_recipe(
     overrides: Sequence[str],
     before: Callable[[int], None],
 ) -> int:
-    """Report the recipe's runs in the folder `place`; returns how many are missing, with which `before` is called before
-    anything is written."""
+    """Report the recipe's runs in the folder `place`; returns how many are missing, with which `before` is
+    called before anything is written."""
     from tutelage.common.errors import TutelageError
     from tutelage.report.recipe.page import build_report
     from tutelage.runs.recipe_results import recipe_results
