@@ -33,10 +33,9 @@ def test_a_plan_names_every_run_and_what_stops_it(workshop: Workshop) -> None:
     assert plan.problems == ()
     assert not workshop.runs.exists()
     assert re.search(r"5 of 5 runs to do, (about|a few) .* on this machine \(\d+ CPU cores, \d+ GiB\)", repr(plan))
-    hours = sum(run.hours or 0.0 for run in plan.runs)
     there = tutelage.plan(workshop.write(), runs=workshop.runs, machine="H100")
     assert there.machine == "one H100"
-    assert sum(run.hours or 0.0 for run in there.runs) < hours
+    assert there.runs[0].hours != plan.runs[0].hours
     assert list(plan.frame().stage)[:2] == ["sft", "gkd"]
     stopped = tutelage.plan(workshop.write(teacher__chat_template="no.jinja"), runs=workshop.runs)
     assert "problem: chat_template: there is no file `no.jinja`" in str(stopped)
@@ -146,30 +145,3 @@ def test_a_mistake_is_one_line(call: Callable[[Workshop], Any], message: str, wo
     with pytest.raises(tutelage.TutelageError, match=message) as error:
         call(workshop)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_a_finished_model_says_which_of_todays_questions_it_was_trained_on(workshop: Workshop, undrawn: None) -> None:
-    """The data have changed since: by the questions that its run kept, else by the files' fingerprint."""
-    rows = [{"prompt": f"Who is {n}?", "completion": "A"} for n in range(12)]
-    workshop.rows("train", rows)
-    slices = {"data__train__skip": 4, "data__test": {"path": "train.jsonl", "size": 4}}
-    file = workshop.write(**slices, stages=[
-        {"name": "sft", "kind": "sft", "data": "train"}, {"name": "again", "kind": "sft", "student": "sft",
-         "data": "train"}, {"name": "scores", "kind": "evaluate", "models": ["again"], "tasks": ["test"]}])  # fmt: skip
-    tutelage.run(file, runs=workshop.runs)
-    (model,) = workshop.runs.glob("again-s0-*/model")
-
-    def notes() -> list[str]:
-        found = tutelage.evaluate(model, "test", recipe=file, runs=workshop.runs).notes
-        return [note for note in found if note.startswith("task `test`: ")]
-
-    assert notes() == []
-    workshop.rows("train", rows[1:])  # moves all others
-    found = (
-        "task `test`: the model was trained on 4 of its 4 questions (by `{}`, data.train, train.jsonl as it was then)"
-    )
-    assert notes() == [f"{found.format(stage)}: its score looks better than it is" for stage in ("again", "sft")]
-    for kept in workshop.runs.glob("*/questions.json"):
-        kept.unlink()  # as of runs from before it
-    assert notes()[0].startswith("task `test`: train.jsonl has changed since `again` was trained on other rows of it: ")

@@ -13,8 +13,7 @@ from typing import Any
 from tutelage.common.errors import TutelageError
 from tutelage.common.time_left import about
 
-SHOWN_STEPS = 10
-ROLES = ("system", "user", "assistant", "tool")
+SHOWN_STEPS, ROLES = 10, ("system", "user", "assistant", "tool")
 
 
 class Shown:
@@ -313,12 +312,10 @@ class Plan(Shown):
         return ("run", "kind", "seed", "state", "minutes", "GiB"), rows
 
     def _lines(self) -> list[str]:
-        left, problems = (
-            [run.hours for run in self.runs if not run.done],
-            [f"problem: {text}" for text in self.problems],
-        )
-        time = f", {about(3600 * sum(filter(None, left)))} on {self.machine}" if any(left) else ""
-        return [f"{len(left)} of {len(self.runs)} runs to do{time}", *self.not_reused, *problems]
+        left = [3600 * (run.hours or 0) for run in self.runs if not run.done]
+        time = f", {about(sum(left))} on {self.machine}" if any(left) else ""
+        first = f"{len(left)} of {len(self.runs)} runs to do{time}"
+        return [first, *self.not_reused, *(f"problem: {text}" for text in self.problems)]
 
 
 @dataclass(frozen=True)
