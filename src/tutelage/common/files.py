@@ -66,12 +66,17 @@ def storage_problem(error: BaseException) -> str | None:
     return None
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or where it is absent the nearest one above it that is not."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def unwritable(folder: Path) -> str | None:
     """Why no file can be written into a folder, which is to be made if it is absent; None: one can. Writes nothing."""
-    place = folder
     try:
-        while not os.path.lexists(place) and place != place.parent:
-            place = place.parent
+        place = _existing(folder)
         if place.is_dir():
             folder.lstat()
     except FileNotFoundError:
@@ -84,11 +89,20 @@ def unwritable(folder: Path) -> str | None:
     return None if allowed else f"{place} may not be written"
 
 
+def _refuses(place: Path) -> str | None:
+    """Why a folder takes nothing new, though its permissions allow it (/proc, a full disk, a server's rules): tried."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".tutelage-", dir=place))
+    except OSError as error:
+        return f"{place} takes nothing new ({error.strerror})"
+    return None
+
+
 def refuse_unwritable(folder: Path, option: str = "", what: str = "") -> None:
     """Raise TutelageError, before work whose results would have no place, if `folder` (see `unwritable`) cannot be
     written. `option`: what sets it, for the message. `what`: goes there where that is not given; empty: it was given,
     or the folder says it."""
-    if reason := unwritable(folder):
+    if reason := unwritable(folder) or _refuses(_existing(folder)):
         by, of = f" by {option}" if option else "", f", where {what} goes by default," if what else ""
         raise TutelageError(f"{folder}{of} cannot be written: {reason}: choose another folder{by}, or mend that")
 
