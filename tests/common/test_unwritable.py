@@ -16,7 +16,7 @@ from recipes_fixture import ROWS, Workshop
 import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import unwritable
+from tutelage.common.files import unwritable, write_atomically
 from tutelage.evaluation.replies import RESPONSES_FILE
 from tutelage.runs.stages.earlier import rescore_runs
 
@@ -185,3 +185,12 @@ def test_a_trainer_of_models_in_memory(tmp_path: Path) -> None:
         TutelageError, match=r"file cannot be written: .*file is a file: choose another folder by `folder`, or"
     ):
         tutelage.Trainer(torch.nn.Linear(1, 1), None, ROWS, folder=tmp_path / "file")
+
+
+def test_a_file_that_cannot_be_written_says_what_mends_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TutelageError, match=r"x cannot be written: File exists; mend that, or choose another folder$"):
+        write_atomically(tmp_path / "file" / "x", "")
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(TutelageError, match=r"mend that, or set TUTELAGE_CACHE to another folder$"):
+        write_atomically(tmp_path / "file" / "x", "")

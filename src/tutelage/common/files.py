@@ -15,6 +15,8 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def cache_folder() -> Path:
     """Return `$TUTELAGE_CACHE`, or `tutelage` in the user's cache folder."""
@@ -56,7 +58,7 @@ def storage_problem(error: BaseException) -> str | None:
         number = int(told[1]) if number is None and told else number
         name = getattr(cause, "filename", None)
         where = f"{name}: " if isinstance(name, str) else ""
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "PytorchStreamWriter failed" in text:
+        if number in _FULL or "PytorchStreamWriter failed" in text:
             return f"{where}no space is left on the disk; free some, then the same command goes on"
         if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             return f"{where}{os.strerror(number)}; mend that, or choose another folder, then the same command goes on"
@@ -153,7 +155,9 @@ def write_bytes_atomically(path: Path, content: bytes) -> Path:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise TutelageError(
-            f"{path} cannot be written: {error.strerror or error}; free some space, or choose another folder"
-        ) from error
+        cure = "free some space" if error.errno in _FULL else "mend that"
+        other = (
+            "set TUTELAGE_CACHE to another folder" if path.is_relative_to(cache_folder()) else "choose another folder"
+        )
+        raise TutelageError(f"{path} cannot be written: {error.strerror or error}; {cure}, or {other}") from error
     return path
