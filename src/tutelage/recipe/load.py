@@ -93,6 +93,8 @@ def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping. Raises TutelageError that names file and line."""
     if not path.is_file():
+        if re.match(r"[\w.]+=", str(path)):
+            raise TutelageError(f"`{path}` is a key of a recipe, and no file: give the recipe's file before it")
         ends, what = (".yaml", ".yml"), "is a folder" if path.is_dir() else "does not exist"
         here = instead_of(Path(path.name), ends, "give the path of a YAML file")
         instead = instead_of(path / path.name if path.is_dir() else path, ends, here)
