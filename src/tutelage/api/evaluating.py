@@ -147,6 +147,7 @@ def evaluate_on_recipe(
     """Let the model answer tasks of the recipe; returns the folder per task. `name`: what runs and results call it.
     Finished evaluations are reused. Raises TutelageError for a task that the recipe lacks, and for a run that fails."""
     from tutelage.evaluation.records import folder_name
+    from tutelage.models.files import locate
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
     from tutelage.runs.worker import attempt, make_runs_folder
@@ -158,6 +159,7 @@ def evaluate_on_recipe(
         if task not in recipe.tasks:
             raise TutelageError(f"recipe `{recipe.name}`: no task is called `{task}` (there are: {there})")
     stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(tasks))
+    locate(model)  # what is wrong with it is not said of the recipe's teacher, in whose place it is
     planner = Planner(recipe.model_copy(update={"teacher": model, "stages": [stage]}), base, runs)
     make_runs_folder(runs)
     called = folder_name(name)  # all are planned, which reads their rows, before the first is answered
