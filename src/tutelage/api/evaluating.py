@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,11 @@ def evaluate(
     if data is not None:
         if names or recipe is not None:
             raise TutelageError("give either `data`, or `tasks` (with a `recipe` for its own)")
-        content = _rows_recipe(data, metrics, max_new_tokens, seed, columns, Path(runs))
-        return _evaluate_tasks(content, Path.cwd(), loading, found.name, ["data"], Path(runs))
+        try:
+            content = _rows_recipe(data, metrics, max_new_tokens, seed, columns, Path(runs))
+            return _evaluate_tasks(content, Path.cwd(), loading, found.name, ["data"], Path(runs))
+        except TutelageError as error:
+            raise TutelageError(_as_arguments(str(error))) from error
     if columns:
         raise TutelageError(f"unknown argument `{next(iter(columns))}`: keys of a data section go with `data`")
     if recipe is not None:
@@ -83,6 +87,12 @@ def evaluate(
     where = Path(data_dir) if data_dir is not None else None
     options = {"limit": limit, "seed": seed, "max_new_tokens": max_new_tokens, "judge": judged_by, "data_dir": where}
     return _evaluate_benchmarks(loading, found.name, names, Path(runs), out, options)
+
+
+def _as_arguments(message: str) -> str:
+    """A message on the recipe of `_rows_recipe`, with the arguments of `evaluate` in place of its keys."""
+    message = re.sub(r"\bdata\.data(\.path)?(?=[:\s])", "data", message.removeprefix("evaluate: "))
+    return re.sub(r"\bdata\.data\.(?=\w)|\btasks\.data\.(sampling\.)?(?=\w)", "", message)
 
 
 def _judge(keys: Mapping[str, Any], tasks: Sequence[str]) -> JudgeEndpoint:

@@ -33,7 +33,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Overrides = ()) -> Reci
     """
     from tutelage.recipe.load import load_recipe as load
 
-    return load(Path(path), as_texts(overrides))
+    return load(Path(path), as_texts(overrides), "overrides")
 
 
 def plan(

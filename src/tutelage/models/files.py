@@ -95,14 +95,14 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         if not local.is_file():
-            raise TutelageError(f"model file {local} does not exist")
+            raise TutelageError(f"model file {local} does not exist: correct the path")
         from tutelage.models.checkpoints.gguf import converted
 
         return converted(local, config.tokenizer is not None)
     if local.is_dir():
         return str(local), _folder_fingerprint(local)
     if is_local(path):
-        raise TutelageError(f"model folder {local} does not exist")
+        raise TutelageError(f"model folder {local} does not exist: {_instead(local)}")
     return path, None
 
 
