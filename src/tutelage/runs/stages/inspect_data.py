@@ -30,6 +30,7 @@ class SequenceText:
 
     title: str  # where it is from, and how long it is
     pieces: tuple[tuple[bool, str], ...]  # in order; True: the loss is on this text
+    expected: tuple[str, ...] = ()  # of a prompt: what answers are compared with
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _of_prompts(template: ChatTemplate, data: LoadedData, head: list[str], rows:
     lines.append(f"used as prompts; tokens per prompt: {_spread([len(ids) for ids in prompts])}")
     lines += prompt_notes(template, conversations)
     shown = [
-        SequenceText(f"{row.source}: a prompt of {len(ids)} tokens", ((False, _decoded(template, ids)),))
+        SequenceText(f"{row.source}: a prompt of {len(ids)} tokens", ((False, _decoded(template, ids)),), row.targets)
         for row, ids in zip(conversations[:rows], prompts, strict=False)
     ]
     return Inspection(tuple(lines), tuple(shown))
