@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.evaluation.statistics import crossed_standard_error, estimate, paired_bootstrap, standard_error
+from tutelage.evaluation.statistics import (
+    crossed_standard_error,
+    estimate,
+    paired_bootstrap,
+    significant,
+    standard_error,
+)
 
 
 def crossed(rng: np.random.Generator, seeds: int, examples: int, of_seed: float, of_example: float, noise: float):
@@ -109,6 +115,13 @@ def test_p_value_is_small_for_a_real_difference_and_uniform_without_one() -> Non
     values = [paired_bootstrap(rng.normal(0, 1, 100), rng.normal(0, 1, 100), 500, seed=s).p_value for s in range(400)]
     assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.035)
     assert np.mean(values) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("examples", [2, 3, 5])
+def test_few_examples_that_agree_are_not_certain(examples: int) -> None:
+    found = paired_bootstrap([[1.0] * examples], [[0.0] * examples])
+    assert found.p_value == pytest.approx(stats.binomtest(examples, examples).pvalue)
+    assert not significant(found)
 
 
 def test_equal_arms_show_no_difference() -> None:

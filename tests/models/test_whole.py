@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tutelage.common.errors import TutelageError
 from tutelage.models.files import locate
 from tutelage.models.load import load_model
-from tutelage.models.whole import refuse_other_types
+from tutelage.models.whole import check_files, refuse_other_types
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.run_recipe import run_recipe
@@ -136,6 +136,20 @@ def test_a_missing_shard_and_a_cut_file_are_named_before_loading(tmp_path: Path)
         with (folder / "model.safetensors").open("r+b") as file:
             file.truncate(size)
         assert refusal(folder).startswith(f"model file {folder / 'model.safetensors'} is cut or damaged (")
+
+
+@pytest.mark.parametrize("error", [MemoryError("os error 12"), RuntimeError("unable to mmap")])
+def test_a_file_larger_than_memory_can_be_mapped_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 2**20)
+
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("safetensors.safe_open", refused)
+    with pytest.raises(TutelageError, match=r"model.safetensors \(0.0 GiB\) cannot be mapped into memory .*ulimit"):
+        check_files(tmp_path)
 
 
 @pytest.mark.parametrize("name", [DOWN, "model.embed_tokens.weight"])

@@ -14,7 +14,7 @@ from tutelage.runs import scheduler
 from tutelage.runs.planner import Planner
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.scheduler import Resources, Scheduler
-from tutelage.runs.search import Search
+from tutelage.runs.search import Search, evaluations
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +120,17 @@ def test_what_is_expected_has_the_points_that_are_chosen(search: Search):
                 finish(run, settings["learning_rate"])
     assert {p.settings["learning_rate"] for p in search.points if p.chosen} == {RATES[-1]}
     assert {run.folder for run in search.expected()} == {run.folder for run in with_parents(search.known())}
+
+
+def test_models_that_are_trained_alike_share_their_evaluations(workshop: Workshop):
+    stages = [STAGES[2], {**STAGES[2], "name": "twin"}, {**STAGES[-1], "models": ["plain", "twin", "base"]}]
+    planner = Planner(load_recipe(workshop.write(stages=stages, seeds=[0, 1])), workshop.folder, workshop.runs)
+    found = evaluations(planner)
+    assert [(subject, run.seed) for subject, _, run in found] == [
+        *(("plain", 0), ("plain", 1), ("twin", 0), ("twin", 1)),
+        ("base", 0),  # shared by all seeds
+    ]
+    assert len({run.folder for _, _, run in found}) == 3
 
 
 def test_a_failed_trial_stops_only_what_waits_for_it(search: Search, monkeypatch: pytest.MonkeyPatch):

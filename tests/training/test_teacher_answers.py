@@ -319,7 +319,26 @@ def test_answers_to_other_prompts_than_the_students_are_told(
     run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
     do_run(run.parents[0])
     do_run(run)
-    assert ("teacher and student have different chat templates" in capsys.readouterr().out) == (thinking is False)
+    said = capsys.readouterr().out
+    assert ("teacher and student have different chat templates" in said) == (thinking is False)
+    assert ("with the thought that they open" in said) == (thinking is False)
+
+
+def test_only_a_teacher_whose_prompts_open_a_thought_is_said_to_open_one(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+):
+    plain = workshop.folder / "plain.jinja"
+    plain.write_text("{% for m in messages %}{{ m.content }} </s> {% endfor %}")
+    models = {role: {"path": str(workshop.models / role)} for role in ("teacher", "student")}
+    workshop.rows("train", ROWS[:4])
+    teacher = models["teacher"] | {"chat_template": str(plain)}
+    file = workshop.write(teacher=teacher, student=models["student"], stages=[seqkd(samples_per_prompt=1)])
+    run = Planner(load_recipe(file), workshop.folder, workshop.runs).stage_run("kd", 0)
+    do_run(run.parents[0])
+    do_run(run)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "what the teacher wrote after prompts in its own" in said
+    assert "thought" not in said
 
 
 def test_answers_belong_to_the_rows_they_were_written_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):

@@ -77,8 +77,8 @@ def _existing(folder: Path) -> Path:
 
 def unwritable(folder: Path) -> str | None:
     """Why no file can be written into a folder, which is to be made if it is absent; None: one can. Writes nothing."""
+    place = _existing(folder)
     try:
-        place = _existing(folder)
         if place.is_dir():
             folder.lstat()
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tutelage.evaluation.readers.answer_phrase import answer_phrase
+from tutelage.evaluation.readers.cues import answer_phrase, without_adverbs
 from tutelage.evaluation.readers.statements import what_holds
 
 
@@ -63,14 +63,18 @@ def final_answer(response: str, references: Sequence[str]) -> Score:
     """1 if what follows the last "the answer is" equals a reference, else 0. Whitespace is normalised; case counts.
 
     Answers that the response doubts, asks for, supposes or reports of others are not stated, nor is one of two that it
-    states side by side."""
+    states side by side. "actually" and the like before an answer count only where a reference has them."""
     early = _without_comparing(response, references)
     if early is not None:
         return early
-    answer = answer_phrase(what_holds(response), any_case=True)
+    holds = what_holds(response)
+    answer = answer_phrase(holds, any_case=True)
     if answer is None:
         return Score(0.0, None, "no “the answer is”")
-    right = _collapse(answer) in map(_collapse, references)
+    known = set(map(_collapse, references))
+    bare = answer_phrase(without_adverbs(holds), any_case=True) or answer  # "the answer is actually 7"
+    answer = bare if _collapse(bare) in known else answer
+    right = _collapse(answer) in known
     return Score(float(right), answer, f"equals {'one' if right else 'none'} of {_count(len(references))}")
 
 

@@ -122,8 +122,9 @@ def paired_bootstrap(
     result then holds for that training run alone.
 
     The interval is from the 2.5 to the 97.5 percentile; p = 2·min(share ≤ 0, share ≥ 0), with the observed data counted
-    as one more sample; `stderr` is the crossed standard error of the difference. Everything is nan with fewer than two
-    complete examples. Raises ValueError when the shapes do not fit.
+    as one more sample, and at least 2^(1 − N), the smallest that an exact test by the signs of N differences can give,
+    since few examples that happen to agree would be taken for certain. `stderr` is the crossed standard error of the
+    difference. Everything is nan with fewer than two complete examples. Raises ValueError when the shapes do not fit.
     """
     left, right = as_scores(a), as_scores(b)
     if left.shape[1] != right.shape[1]:
@@ -150,7 +151,7 @@ def paired_bootstrap(
         difference=float(differences.mean()),
         low=float(low),
         high=float(high),
-        p_value=min(1.0, 2 * tail / (samples + 1)),
+        p_value=min(1.0, max(2 * tail / (samples + 1), 2.0 ** (1 - examples))),
         stderr=float(np.sqrt(of_examples + of_seeds)),
         examples=examples,
         dropped=dropped,

@@ -28,7 +28,8 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_files(folder: Path) -> None:
-    """Raise TutelageError for a shard that the folder's index names and that is not there, or a file that is cut."""
+    """Raise TutelageError for a shard that the folder's index names and that is not there, or a file that is cut or
+    cannot be mapped into memory."""
     from safetensors import SafetensorError, safe_open
 
     index = folder / _INDEX
@@ -48,6 +49,12 @@ def check_files(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise TutelageError(f"model file {file} is cut or damaged ({error}): copy it again") from error
+        except (MemoryError, RuntimeError) as error:  # the whole file is mapped
+            size = file.stat().st_size / 1024**3
+            raise TutelageError(
+                f"model file {file} ({size:.1f} GiB) cannot be mapped into memory ({error}): raise the limit on memory "
+                "(`ulimit -v`, the container's) or save the model in smaller files (save_pretrained's `max_shard_size`)"
+            ) from error
 
 
 def refuse_incomplete(path: str, model: Any, info: dict[str, Any], quiet: bool = False) -> None:

@@ -188,7 +188,7 @@ class ModelConfig(Section):
     attention: Literal["auto", "packed", "padded"] = Field(
         default="auto",
         description="`packed`: sequences are concatenated without padding. `padded`: for architectures that cannot run "
-        "packed. `auto`: packed if that gives the same logits, else padded.",
+        "packed. `auto`: packed if that gives the same logits, else padded; beside a padded model padded.",
     )
     trust_remote_code: bool = Field(
         default=False, description="Whether Python code from the model's repository may run while it is loaded."

@@ -21,7 +21,7 @@ class Run:
     seed: int
     folder: Path  # holds `result.json` once the run is done
     fingerprint: str
-    recipe: str = ""  # the name of the recipe that planned it first
+    recipe: str = field(default="", compare=False)  # the name of the recipe that planned it first
     recipe_folder: Path  # relative data paths start here
     device: str  # "cpu" or "cuda"
     config: Any  # the stage's config; for evaluations the task's (TaskConfig, BenchmarkTask or HeldOutTask)

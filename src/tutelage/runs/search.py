@@ -119,17 +119,16 @@ def trained(planner: Planner, settled: Callable[[str], bool] = lambda _: True) -
 
 
 def evaluations(planner: Planner, settled: Callable[[str], bool] = lambda _: True) -> list[tuple[str, str, Run]]:
-    """(subject, task, run) for every evaluate stage, in table order."""
-    out, seen = [], set()
+    """(subject, task, run) for every evaluate stage, in table order. Two subjects that are trained alike have the same
+    runs, as seeds of one that is not trained have."""
+    found: dict[tuple[str, str, str], Run] = {}
     for stage in planner.recipe.stages:
         if not isinstance(stage, EvaluateStage):
             continue
         for subject, task, seed in product(filter(settled, stage.models), stage.tasks, planner.recipe.seeds):
             run = planner.evaluation(subject, task, seed)
-            if run.folder not in seen:
-                seen.add(run.folder)
-                out.append((subject, task, run))
-    return out
+            found.setdefault((subject, task, run.fingerprint), run)
+    return [(subject, task, run) for (subject, task, _), run in found.items()]
 
 
 def search_task(planner: Planner, name: str) -> str:

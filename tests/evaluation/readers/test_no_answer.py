@@ -10,7 +10,7 @@ from tiny_benchmarks import item_of, scored
 from tutelage.evaluation.benchmarks import BENCHMARKS
 from tutelage.evaluation.benchmarks.base import Reply
 from tutelage.evaluation.benchmarks.bbh import find_answer
-from tutelage.evaluation.readers.answer_phrase import answer_phrase
+from tutelage.evaluation.readers.cues import answer_phrase
 from tutelage.evaluation.readers.find_answer import find_number, find_word
 from tutelage.evaluation.readers.find_letter import find_letter
 

@@ -23,13 +23,10 @@ from tutelage.evaluation.benchmarks.base import Benchmark, Item, Prompt, Reply, 
 from tutelage.evaluation.benchmarks.data import Hub, checked, find, hub_rows
 from tutelage.evaluation.benchmarks.lm_eval import HarnessTask, cut_at
 from tutelage.evaluation.clusters import Metric
-from tutelage.evaluation.readers.answer_phrase import answer_phrase
-from tutelage.evaluation.readers.cues import STATED
+from tutelage.evaluation.readers.cues import STATED, answer_phrase
 from tutelage.evaluation.readers.find_answer import (
-    LEADING_NO,
     NUMBER_WORDS,
     Found,
-    after_change,
     find_number,
     find_passage,
     find_phrase,
@@ -39,9 +36,10 @@ from tutelage.evaluation.readers.find_answer import (
     trim,
 )
 from tutelage.evaluation.readers.find_letter import find_letter
-from tutelage.evaluation.readers.find_refusal import chooses_none, refuses, takes_back
+from tutelage.evaluation.readers.find_refusal import left_undecided, refuses, takes_back
 from tutelage.evaluation.readers.next_question import find_before_next
 from tutelage.evaluation.readers.second_answer import claims_another
+from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change
 
 TASKS = [
     "boolean_expressions",
@@ -82,6 +80,7 @@ _TWO_BOXES = re.compile(rf"{_BOXED_BRACKETS.pattern}[ $]*(?:,|;|/|\bor\b|\band\b
 _NOT_VALID = re.compile(  # "is not valid", "cannot be deductively valid", "isn't invalid"
     r"\b(?:is\s+not|isn['’]t|not|can(?:not|['’]t)\s+be|fails?\s+to\s+be)\s+((?:\w+ly\s+)?)(in)?valid\b", re.I
 )
+_ENDING = re.compile(r"(?:\b(?:is|are)|:|=)\s*[\"'“‘]?\s*((?:[\[\](){}<>]\s*)+)[\"'”’.]*\s*\Z")  # "The rest is: ] )"
 _BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s+")
 _ITEM = re.compile(rf"(?:{_BULLET.pattern})?[^\w\s]?[\w'’-]+[^\w\s]{{0,2}}")  # a line of a list of words
 _BESIDE = (  # between two answers in brackets: ", but it could also be"
@@ -172,7 +171,7 @@ def _single(found: Found, reply: str, answers: str, value: Callable[[str], str |
 def _withdrawn(text: str) -> bool:
     """Whether a reply ends by choosing no answer, after whatever it stated: "Actually, neither."."""
     changed = LEADING_NO.sub("", after_change(text) or "")
-    back = bool(changed) and not STATED.search(changed) and chooses_none(changed)
+    back = bool(changed) and not STATED.search(changed) and left_undecided(changed)
     return back or takes_back(text) > max((match.end() for match in STATED.finditer(text)), default=-1)
 
 
@@ -223,6 +222,8 @@ def _find_brackets(reply: str) -> Found:
     lines = ["".join(trim(line).split()) for line in plain(reply).split("\n") if line.strip()]
     if len(set(lines)) > 1 and all(map(_BRACKETS.fullmatch, lines)):
         return Found(None, "several answers")
+    if stated.answer is None and (ending := _ENDING.search(plain(reply))):
+        stated = Found(ending[1], "the brackets at the end", stated=False)
     if stated.answer is None and _BRACKETS.fullmatch(line := trim(plain(reply).strip().rpartition("\n")[2])):
         stated = Found(line, "the last line", stated=False)
     text = trim(stated.answer or "")

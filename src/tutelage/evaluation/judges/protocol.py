@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tutelage.evaluation.readers.cues import without_adverbs
 from tutelage.evaluation.readers.second_answer import differs_by_case
 from tutelage.evaluation.readers.statements import what_holds
 from tutelage.evaluation.readers.thoughts import answer_of
@@ -75,7 +76,7 @@ def read_answer(text: str) -> str | None:
     The first word decides, in any case and markup; else "the answer is yes" (or no); else exactly one of the words YES
     and NO in capitals. What a model thinks before it answers is ignored.
     """
-    text = what_holds(answer_of(text))
+    text = without_adverbs(what_holds(answer_of(text)))
     first = re.match(
         r"[\W_]*(?:(?:the |my |final )*answer(?: is)?[\W_]*)?"
         r"(yes|no(?!\s+(?:idea|way|opinion|answer|doubt|information|clear)\b))(?![^\W_]|['’-]\w)",

@@ -19,10 +19,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tutelage.evaluation.readers.cues import CHOSEN, STATED
-from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, chooses_none, last_refusal, refuses, takes_back
+from tutelage.evaluation.readers.cues import CHOSEN, STATED, without_adverbs
+from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, left_undecided, refuses, takes_back
 from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, left_open
 from tutelage.evaluation.readers.statements import what_holds
+from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,7 @@ _TAGS = re.compile(r"<(b|i|u|em|strong|code)>([^<]*)</\1>")  # "<b>B</b>" → "B
 _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
     r"\*\*|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])|__|(?<![^\W_])_|_(?![^\W_])|`|\$|\\(?=[()\[\]{},;!%])|\\[,;!]"
 )
-
-# --- Changes of mind: what follows them is read first ------------------------------------------------------------
-
-_CHANGE = (
-    r"(?:wait|actually|correction|finally(?=:)|make\s+(?:that|it)|I\s+meant|sorry|scratch\s+that|edit(?=:)|no(?=[,:])|"
-    r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking(?:\s+again)?)|"
-    r"rather(?=\s+\(?[A-Z]\b))"
-)
-_CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
-    r"(?:^|[.!?…;,:\n()–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"
-    rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
-    re.I,
-)
-LEADING_NO = re.compile(  # "wait, no: B": the no is not the answer; but "no option fits"
-    r"\A(?:no\b(?!\s+(?:\w+\s+)?(?:answer|option|choice)s?\s+\w\w)[\s,.:;!…–—-]*)+", re.I
-)
+_SPACE = re.compile(r"(?:\\[ ,;:]|\\quad\b|(?<=[^\s~])~(?=[^\s~]))(?!\d)")  # "6.0\,m", "6.0~m" → "6.0 m"; not "1\,200"
 
 # --- Numbers -----------------------------------------------------------------------------------------------------
 
@@ -83,12 +69,20 @@ _TWO_NUMBERS = re.compile(  # "3 or 4", "between 3 and 4", "3 apples or 4 apples
     rf"({_A_NUMBER})(?!\s*[-+*=×])",
     re.I,
 )
+_TWO_VALUES = re.compile(  # "x = 3 or x = 12"
+    rf"\b([a-z])\s*=\s*(?P<one>{_A_NUMBER})(?:\s*,)?\s*(?:\b(?:or|and)\b)?\s*\1\s*=\s*(?!(?P=one)\b){_A_NUMBER}", re.I
+)
 _NOT_ONE = re.compile(  # "at least 3", "±3", "3 or more", "3+", "3 | 4", "3, but also 4", "3. Or 4", "3 + 4."
     rf"\W*(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than)\b|[^\w\n]*[±<>≤≥]|\W*{_A_NUMBER}(?:\+(?!\s*\d)"
     rf"|\s+or\s+(?:more|fewer|less)\b|\s*[-+*/×÷]\s*{_A_NUMBER}\s*(?:[.;!\n]|$)|[\"'”’]?(?:\s*[|?]\s*|"
     rf"[.?!]+\s+or\s+|,?\s+"
     rf"(?:but|also|maybe|or)\s+(?:(?:also|maybe|perhaps|possibly|it|could|might|may|be)\s+)+|"
     rf"\s+but\s+)[\"'“‘]?{_A_NUMBER})",
+    re.I,
+)
+_AT_LEAST = re.compile(  # at a line's end: "There are at least 12 of them.", "12 or more."
+    rf"(?:\b(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than)\s+{_A_NUMBER}|{_A_NUMBER}\s+or\s+(?:more|fewer|less))"
+    r"(?:,?\s+[a-z]+){0,4}\W*\Z",
     re.I,
 )
 _COUNT = re.compile(rf"({_A_NUMBER})(?!\s*[-+*/×=.])[^:(\n]{{1,60}}?(?::|\()(?=\W*{_A_NUMBER}\s+\w)", re.I)
@@ -103,6 +97,13 @@ JOINT = (  # " and ", ", ", " (or ", between two answers
 READ_AT_MOST = 4000  # characters after a cue: a reply that repeats a cue a thousand times must be read in good time
 
 
+_CONCLUDED = re.compile(  # the last sentence, if it concludes
+    r"(?:(?<=[.!?]\s)(?:so|thus|hence|therefore|in\s+conclusion|however|but|consequently|overall)\b|"
+    r"(?<=\s)→)[^.!?\n]*\W*\Z",
+    re.I,
+)
+
+
 def plain(text: str) -> str:
     """The reply without LaTeX wrappers, dollar signs, emphasis, full-width characters and answers that it only asks
     for, supposes or doubts; a box reads "answer is …" on a line of its own."""
@@ -110,7 +111,8 @@ def plain(text: str) -> str:
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))
-    return left_open(what_holds(_EMPHASIS.sub("", _BOXED.sub(_boxes, text).replace("{,}", ","))))
+    text = _EMPHASIS.sub("", _SPACE.sub(" ", _BOXED.sub(_boxes, text).replace("{,}", ",")))
+    return without_adverbs(left_open(what_holds(text)))
 
 
 def find_if_ended(find: Callable[[str], Found], reply: str, finished: bool) -> Found:
@@ -193,7 +195,7 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     changed = after_change(text, no_is_an_answer="no" in known)
     if changed is not None:  # "wait, no: yes" is a yes, "wait, no" a no
         word = only(LEADING_NO.sub("", changed)) or only(changed)
-        if word is None and not STATED.search(changed) and (chooses_none(changed) or differ(changed)):
+        if word is None and not STATED.search(changed) and (left_undecided(changed) or differ(changed)):
             word = _NO_ANSWER
         if word is not None:
             return Found(word or None, "stated after a change of mind")
@@ -204,6 +206,9 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
         if word is not None:
             return Found(word or None, f"{tier} as the answer")
     last = last_line(text)
+    result = re.search(rf"(?:=|→|⇒|\b(?:evaluates\s+to|equals|gives))\s*({either})\W*\Z", last, re.I)
+    if result:  # "(False or True) and True = True"
+        return Found(known[result[1].lower()], "the result in the last line", stated=False)
     if begins_with_two(text, either):
         return Found(None, "several answers")
     opens = re.match(rf"\W*({either})[\"'”’)]*\s*(?:[.,!;:–—-]|\n|$)", text, re.I)  # not "True and False is …"
@@ -216,6 +221,8 @@ def find_word(reply: str, words: Sequence[str]) -> Found:
     neither = re.search(rf"\b(?:both|n?either)\s+({either})\s+(?:and|n?or)\s+({either})\b", last, re.I)
     if neither or differ(last):
         return Found(None, "several answers")
+    if word is None and (concluded := _CONCLUDED.search(last)):  # "It seems valid. But … Therefore, it is invalid."
+        word = only(concluded[0])
     if word is not None:
         return Found(word, "the last line's only answer word", stated=False)
     opening = first.match(text)
@@ -235,7 +242,7 @@ def find_number(reply: str) -> Found:
     """
     text = re.sub(rf"(?:not|n['’]t)\s+(?:be\s+)?{_A_NUMBER}(?!\w)", "…", plain(reply))  # "the answer is not 8"
     changed = LEADING_NO.sub("", after_change(text) or "")
-    if re.search(r"\w", changed) and not STATED.search(changed) and (chooses_none(changed) or _two_numbers(changed)):
+    if re.search(r"\w", changed) and not STATED.search(changed) and (left_undecided(changed) or _two_numbers(changed)):
         return Found(None, "no single number after a change of mind")
     it_is = r"(?:(?:it(?:'s|\s+is|\s+(?:should|must)\s+be)|I\s+meant)\s+)?"
     corrected = re.match(rf"{it_is}({_NUMBER})(?!\s*[-+*/=×])", changed, re.I)
@@ -260,7 +267,9 @@ def find_number(reply: str) -> Found:
         return Found(number_of(opening[1]), "the reply's beginning")
     cues = [match.end() for match in STATED.finditer(text)]  # what is stated there is no number
     text = re.sub(r"(?<=\d) \([^()\n]*\)", "", text[cues[-1] if cues else 0 :])  # in "8 (2 + 6)" 8 is the number
-    if last_refusal(text, undecided_only=True) >= 0 or _two_numbers(last_line(text), at_end=True):
+    last = last_line(text)
+    several = _two_numbers(last, at_end=True) or _AT_LEAST.search(last) or differs_by_case(last, _A_NUMBER)
+    if several or last_refusal(text, undecided_only=True) >= 0:
         return Found(None, "no single number")
     numbers = re.findall(_NUMBER, text)
     if numbers:
@@ -297,20 +306,6 @@ def last_read(
     return -1, None
 
 
-def after_change(text: str, no_is_an_answer: bool = False) -> str | None:
-    """The text after the last change of mind; None without one, and where nothing comes before it.
-
-    `no_is_an_answer`: a "no" after "Answer:" is one, and not a change.
-    """
-    changes = list(_CHANGES.finditer(text))
-    if no_is_an_answer:
-        stated = {match.end() for match in STATED.finditer(text)}
-        changes = [one for one in changes if one.start("change") not in stated]
-    if not changes or not re.search(r"\w", text[: changes[-1].start("change")]):
-        return None
-    return text[changes[-1].end() :]
-
-
 def _boxes(found: re.Match[str]) -> str:
     """One or more boxes as a statement: "answer is A, B"."""
     contents = [box[1] if box[1] is not None else box[2] for box in _BOXED.finditer(found[0])]
@@ -336,6 +331,8 @@ def _stated_number(tail: str) -> str | None:
 def _two_numbers(line: str, at_end: bool = False) -> bool:
     """Whether a line begins (or, `at_end`, ends) with two different numbers, of which it chooses none: "3 or 4"."""
     line = re.split(r"\s(?:because|since)\b|[.;!]\s", line)[-1 if at_end else 0]
+    if _TWO_VALUES.search(line):
+        return True
     if "=" in line:
         return False
     for match in _TWO_NUMBERS.finditer(line):

@@ -18,47 +18,42 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from tutelage.evaluation.readers.cues import CHOSEN, STATED
+from tutelage.evaluation.readers.cues import CHOSEN, IS, STATED
+from tutelage.evaluation.readers.denied_letters import DENIAL, HIDDEN, denied_at, normalised, without_doubts
 from tutelage.evaluation.readers.find_answer import (
     JOINT,
-    LEADING_NO,
     READ_AT_MOST,
     Found,
-    after_change,
     last_line,
     last_read,
     plain,
 )
 from tutelage.evaluation.readers.find_refusal import (
     ANSWER_CANNOT,
-    FITS,
     chooses_none,
     closest,
+    gives_up,
     last_refusal,
+    left_undecided,
     names_no_option,
     no_answer_known,
     refused_flatly,
     refuses,
     same_refusal,
+    sentence_before,
     takes_back,
 )
-from tutelage.evaluation.readers.judged_right import NO_SINGLE, NOUN, judged_right, without_own_texts
+from tutelage.evaluation.readers.judged_right import NO_SINGLE, is_conclusion, judged_right, without_own_texts
 from tutelage.evaluation.readers.not_stated import with_spaces
 from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
+from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change
 
-_DENIAL = "…"  # replaces letters that are denied, which follow it as characters of _HIDDEN
-_HIDDEN = 0xE000  # the first of the private characters that keep denied letters
 _IT_IS = re.compile(  # "it must be (B)"
-    r"\bit(?:'s|\s+is|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be)\s+"
-    r"(?=(?:(?:option|choice)\s+)?[(\[]?[A-Z]\b|(?:both\s+|either\s+)?⁂)",
+    rf"\b(?:it|that|this)(?:'s|\s+(?!was|were){IS})\s+"
+    r"(?=(?:(?:option|choice)\s+)?[(\[]?[A-Z]\b(?!['’]\w)|(?:both\s+|either\s+)?⁂)",
     re.I,
 )
 _LEAD = r"\s*(?:(?:[-*•]|\d[.)])\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
-_DENIED = (  # "is not", "aren't", "seems wrong", "can't be"
-    r"(?:(?:is|was|are|were|seems?|would\s+be)\s*(?:(?:both|all|also|clearly|obviously|therefore|thus)\s+)*"
-    r"(?:not|n['’]t|wrong|incorrect|false)|can(?:not|['’]t)\s+be|(?:is|are|can\s+be)\s+(?:ruled\s+out|eliminated))\b"
-)
-_NEGATED = r"(?:\b(?:wrong|incorrect|not)\b|n['’]t\b)"
 _COULD_BE = re.compile(
     rf"\banswers?\s+(?:could|can|may|might)\s+(?:also\s+)?be\s+(?=(?:either\s+|both\s+)?{SEVERAL})", re.I
 )
@@ -82,29 +77,32 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     An option's full text after "the answer is" counts as its letter. Lower-case letters count where they cannot be
     words: in parentheses, before punctuation alone, or before a reason ("b because it is big").
     """
-    option_texts = [_normalised(plain(option)) for option in options]
+    option_texts = [normalised(plain(option)) for option in options]
     text = _without_echo(with_spaces(plain(reply)), letters, option_texts)
 
     denied: set[str] = set()  # by later statements than the one that is read
 
     def read(tail: str) -> str | None:
-        denied.update(_denied_at(tail, letters))
+        denied.update(denied_at(tail, letters))
         found = _statement(tail, letters, option_texts)
         return NO_SINGLE if found in denied else found
 
     whole = _whole_option(text, letters, option_texts)
     if whole is not None:
         return Found(whole, "the whole reply")
-    text = _COULD_BE.sub(f"the answer is {SEVERAL} ", _without_doubts(text, letters, option_texts))
+    text = _COULD_BE.sub(f"the answer is {SEVERAL} ", without_doubts(text, letters, option_texts))
     text = _FORCED.sub("the answer is ", text)
     changed = after_change(text)
     if changed is not None:
+        refused = LEADING_NO.match(changed) is not None  # "Actually, no. …"
         changed = LEADING_NO.sub("", changed)
         early = re.match(rf"\(?([{letters}])\)?\s*(?:[.!\n]|$)", changed)  # "B." after "Actually,"
         later = Found(early[1], "stated") if early else _stated_letter(changed, letters, option_texts, read)
-        none = chooses_none(changed) or (_no_single(changed, letters) and not refuses(changed))
+        none = left_undecided(changed) or (_no_single(changed, letters) and not refuses(changed))
         if later is None and none and _bare_letter(changed, letters, ends=True).answer is None:
             later = Found(None, "")
+        if later is None and refused and (bare := _bare_letter(changed, letters, ends=True)).answer:
+            later = bare
         if later is not None:
             return Found(later.answer, _how(later.answer, "stated after a change of mind"))
         denied.clear()
@@ -112,10 +110,12 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     flat = refused_flatly(text)
     if flat > max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1):
         answer = closest(text[flat:], letters, option_texts)
-        return Found(answer or _like_option(text[max(flat - 200, 0) : flat], letters, option_texts), "no option fits")
+        answer = answer or _like_option(sentence_before(text, flat), letters, option_texts)
+        denied_later = answer is not None and chr(HIDDEN + letters.index(answer)) in text[flat:]
+        return Found(None if denied_later else answer, "no option fits")
     cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
-        if stated.answer and chr(_HIDDEN + letters.index(stated.answer)) in (changed or ""):
+        if stated.answer and chr(HIDDEN + letters.index(stated.answer)) in (changed or ""):
             return Found(None, "taken back")  # "The answer is D. Wait, D is wrong."
         back = takes_back(text)
         if back > max(cues, default=-1):
@@ -157,7 +157,7 @@ def _no_single(tail: str, letters: str) -> bool:
 def _lists_several(tail: str, letters: str) -> bool:
     """Whether a text begins with a list of several options, not of all of them, and calls none wrong."""
     listed = re.match(rf"\s*(?:{_ITEM}){{2,20}}", tail)
-    if listed is None or re.search(rf"\b(?:wrong|incorrect|false|not|too)\b|n['’]t\b|{_DENIAL}", listed[0], re.I):
+    if listed is None or re.search(rf"\b(?:wrong|incorrect|false|not|too)\b|n['’]t\b|{DENIAL}", listed[0], re.I):
         return False
     return 1 < len(set(re.findall(_ITEM, listed[0]))) < len(letters)
 
@@ -172,19 +172,13 @@ def _another_follows(tail: str, letter: str, letters: str, options: Sequence[str
 
 def _another_text_follows(tail: str, letter: str, letters: str, options: Sequence[str]) -> bool:
     """Whether the text of one option is followed by that of another: "Paris or Rome", "Paris (A) and Rome (B)"."""
-    start, own = _normalised(tail)[:2000], options[letters.index(letter)]
+    start, own = normalised(tail)[:2000], options[letters.index(letter)]
     match = re.match(
         rf"(?:both |either )?(?:the |an? )?{re.escape(own)}(?: \({letter.lower()}\))?{JOINT}(?:the |an? )?", start
     )
     rest = start[match.end() :] if match else ""
     others = (re.escape(option) for one, option in zip(letters, options, strict=False) if one != letter and option)
     return any(re.match(rf"{other}(?: \([a-z]\))?\s*(?:[.,;:!?)]|$|and\b|or\b)", rest) for other in others)
-
-
-def _denied_at(tail: str, letters: str) -> set[str]:
-    """The letters that a text begins by denying."""
-    match = re.match(rf"\s*(?:can|is|are)?{_DENIAL}([\ue000-\ue019]*)", tail)
-    return {letters[ord(one) - _HIDDEN] for one in match[1]} if match else set()
 
 
 def _like_option(tail: str, letters: str, options: Sequence[str]) -> str | None:
@@ -217,7 +211,7 @@ def _letter_at(tail: str, letters: str) -> str | None:
 
 def _option_at(tail: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of the longest option that a text begins with ("Rome in Georgia", not "Rome"); None for equal ones."""
-    start = _normalised(tail)[:2000]
+    start = normalised(tail)[:2000]
     fitting = [
         (len(option), letter)
         for letter, option in zip(letters, options, strict=False)
@@ -230,7 +224,12 @@ def _option_at(tail: str, letters: str, options: Sequence[str]) -> str | None:
 def _stated_letter(text: str, letters: str, options: Sequence[str], read: Callable[[str], str | None]) -> Found | None:
     """The letter that tier 1 finds, else tier 2; none where the last line chooses several, or one not offered."""
     stated = last_read(text, (STATED, ANSWER_CANNOT, _IT_IS), read)
-    chosen = max([last_read(text, (CHOSEN,), read), judged_right(text, letters, options)], key=lambda one: one[0])
+    judged = judged_right(text, letters, options)
+    if judged[1] and gives_up(text[judged[0] :]):
+        judged = judged[0], NO_SINGLE
+    if judged[0] > stated[0] and is_conclusion(text[: judged[0]]):  # "So B is the right answer" states it
+        stated = judged
+    chosen = max([last_read(text, (CHOSEN,), read), judged], key=lambda one: one[0])
     ends = chosen[1] == NO_SINGLE and chosen[0] > stated[0] and "\n" not in text[chosen[0] :].strip()
     for tier, (_, found) in (("chosen", chosen),) if ends else (("stated", stated), ("chosen", chosen)):
         if found is not None:
@@ -282,8 +281,10 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     last = last_line(rest)
     if SEVERAL in last and not re.search(rf"(?<!\w)[{letters}](?!\w)", last):
         return Found(None, "several options")
-    if wrapped and chr(_HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
+    if wrapped and chr(HIDDEN + letters.index(wrapped[-1][1])) in rest[wrapped[-1].end() :]:
         return Found(None, "the last letter in parentheses is denied later")
+    if all(chr(HIDDEN + number) in rest for number in range(len(letters))):
+        return Found(None, "all options are denied")
     sentence = re.split(r"[\n.;!?](?!\w)", rest[: wrapped[-1].end()])[-1] if wrapped else ""
     if wrapped[1:] and _another_follows(rest[wrapped[-2].start() :], wrapped[-2][1], letters, options):
         return Found(None, "several options")
@@ -317,65 +318,9 @@ def _without_echo(text: str, letters: str, options: Sequence[str]) -> str:
     return "\n".join(line for number, line in enumerate(lines) if number not in echoed.values())
 
 
-def _without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
-    """The text with marks for letters that it denies ("A and C are wrong") and that it leaves open ("A or B")."""
-
-    def hidden(found: re.Match[str]) -> str:
-        kept = re.findall(rf"(?<!\w)\(?([{letters}])\)?(?!\w)", found[0])
-        start = f"None of the options {_DENIAL}" if found[0][:4].lower() == "none" else _DENIAL
-        return start + "".join(chr(_HIDDEN + letters.index(one)) for one in kept)
-
-    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"
-    several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*)(?:{NOUN}\s+)?{one}){{1,20}}"
-    for denial in (
-        # "Wrong answers: A, B"
-        rf"(?i:\b(?:wrong|incorrect)\s+answers?)\s*(?:(?:is|are|was|were|[:=])\s*)?(?:{several}|{one})",
-        # "not (A)", "isn't option C", "neither A nor B"; "we can rule out A and B"
-        rf"(?i:\bneither)\s+{one}(?:,?\s+(?i:nor|or)\s+{one}){{1,20}}",  # "Neither A nor B is right"
-        rf"(?i:not|n['’]t|neither|nicht|\bno\s+es|n['’]est\s+pas|anything\s+but)(?:\s+be)?\s+"
-        rf"(?:(?:the\s+)?(?:option|choice|answer)\s+)?{one}(?:,?\s+(?:or|nor)\s+{one}){{0,20}}(?!\)?\s+is\b)",
-        # "None of (A), (B), (C) is right", "none of the options (A-D)"
-        rf"(?i:\bnone\s+of\s+(?:[a-z]+\s+){{0,3}}(?:options?|choices?|answers?)?)[\s,:(]*"
-        rf"(?:{several}|[{letters}]\s*[-–]\s*[{letters}]\b)",
-        rf"(?i:\b(?:rul|eliminat|exclud)(?:e[sd]?|ing)(?:\s+out)?\s+(?:both\s+)?(?:options?\s+)?)(?:{several}|{one})",
-        # "A and C are both wrong", "(C) is incorrect"
-        rf"{one}[^.;!?\n]{{0,40}}?,?\s+(?:but|which|though|although)\s+(?i:(?:it|this|that)\s+)?(?:is|was|"
-        rf"seems)\s+(?i:not\s+(?:the\s+)?(?:right|"
-        r"correct)|wrong|incorrect)\b",  # "The closest is B, but it is not correct"
-        rf"(?<!answer is )(?<!answer is \()(?:{several}\s+(?=are|were|can\s+be)|{one}[.:]?\s+(?i:this\s+)?){_DENIED}",
-    ):
-        text = re.sub(denial, hidden, text)
-
-    text = re.sub(rf"(?i:\bwhether)\s+{several}", f"whether {SEVERAL}", text)  # "whether (A) or (B) is right"
-
-    def unless_an_option(found: re.Match[str]) -> str:
-        match = _normalised(found[0])  # "both A and B" may be the text of an option
-        ends = re.match(r"\s*(?:[.;:!?]|\n|$)", found.string[found.end() :])
-        joints = re.sub(rf"{NOUN}\s", "", found[0])
-        apart = "," in joints and not re.search(r"[/&a-z]", joints) and not ends  # "(A), (B) being wrong"
-        return found[0] if apart or any(match in option for option in options) else SEVERAL
-
-    lower = text.lower()
-    present = [re.escape(option) for option in options if option and option in lower]
-    if len(present) > 1:  # "Both Rome and Oslo are correct"
-        texts = "|".join(present)
-        named = rf"(?i:(?:the\s+)?(?:{texts}))(?!\w)"
-        text = re.sub(rf"(?<!\w){named}\s+(?:and|or)\s+{named}(?={FITS})(?![^.\n]*{_NEGATED})", SEVERAL, text)
-
-    # "A or B", "A/B", "(A) (B)", "option A or option B", but not "A and B is …", where a verb follows
-    verb = r"\s+(?:is|was|can|would|has|does)\b"
-    return re.sub(
-        rf"(?<=ither\s){several}|(?<=oth\s){several}|{one},?\s+or\s+{NOUN}\s+{one}|{several}(?!\)?{verb})|"
-        rf"\([A-Z]\)(?:[ \t]*(?:(?:[-–—]|to|"
-        rf"through)[ \t]*)?\([A-Z]\))+",
-        unless_an_option,
-        text,
-    )
-
-
 def _whole_option(text: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of a text that is one option and nothing else: "Rome", "B. Rome", "(b) rome"."""
-    whole = _normalised(text[:READ_AT_MOST])
+    whole = normalised(text[:READ_AT_MOST])
     if whole.upper() in letters or len(text) > READ_AT_MOST:  # a letter is a letter, also where it is an option's text
         return None
     pairs = [(letter, option) for letter, option in zip(letters, options, strict=False) if option]
@@ -384,8 +329,3 @@ def _whole_option(text: str, letters: str, options: Sequence[str]) -> str | None
     ]
     fitting = fitting or [letter for letter, option in pairs if whole == f"({letter.lower()}) {option}"]
     return fitting[0] if len(fitting) == 1 else None
-
-
-def _normalised(text: str) -> str:
-    """Lower case, single spaces, no quotes and no full stop at the end."""
-    return " ".join(text.lower().replace('"', " ").split()).rstrip(".").strip(" '‘’")

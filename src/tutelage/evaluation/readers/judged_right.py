@@ -12,8 +12,17 @@ _OWN = "\uf100"  # stands for a character of an option's text behind its letter
 _PATTERN = re.compile(
     rf"(?:{NOUN}\s+)?(?<![\w'’])\(?([A-Z⁂])\)?(?P<own>{_OWN}*)"
     r"(?:\s+(?P<verb>is|are|seems|looks|would be)\s+|:\s+(?:[Tt]his\s+is\s+)?)"
-    r"(?:(?:the|clearly|therefore|thus|most|only|indeed|both|all|(?P<also>also|equally|likewise))\s+)*"
-    r"(?P<right>correct|right|best|true|answer|likely)\b"
+    r"(?:(?:the|most|only|both|all|(?P<also>also|equally|likewise))\s+)*"
+    r"(?P<right>correct|right|best|true|answer|likely)\b(?P<noun>\s+(?:answer|option|choice|one)\b)?"
+)
+_SO_IS = re.compile(  # after a judgement: ", and so is (C)", " at first, but so does (B)"
+    rf"[^.!?\n]{{0,40}}?[,;]?\s+(?:and|but)\s+so\s+(?:is|does|would)\s+(?:{NOUN}\s+)?\(?([A-Z])(?!\w)"
+)
+_CONCLUSION = re.compile(  # a sentence's beginning up to "B is the right answer"
+    r"(?:^|[.!?,;]\s|\n)[^\w\n]*(?:(?i:so|thus|therefore|hence|then|now|wait|but|and|instead|actually|in\s+fact|"
+    r"I\s+(?:now\s+)?"
+    r"(?:think|believe|see|realize)(?:\s+that)?)\b[\s,:]*)+"
+    rf"(?:{NOUN}\s+)?\(?[A-Z]\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\s+(?:answer|option|choice|one)\Z"
 )
 _JOINED = re.compile(  # before a letter: "option A and", "A, ", "(A) or"
     rf"(?:{NOUN}\s+)?(?<![\w'’])\(?([A-Z])\)?{_OWN}*(?:,?\s+(?P<word>and|or|as\s+well\s+as)\s+|\s*[,&/+]\s*)\Z"
@@ -38,7 +47,8 @@ def judged_right(text: str, letters: str, options: Sequence[str] = ()) -> tuple[
     last, found = matches[-1], matches[-1][1]
     if last["also"] and not matches[1:]:  # "equally right", as something else
         return -1, None
-    if _joined(text, last):
+    so_is = _SO_IS.match(text, last.end())
+    if _joined(text, last) or (so_is and so_is[1] != last[1]):
         found = NO_SINGLE
     for before in matches[:-1]:
         between = text[before.end() : last.start()]
@@ -49,6 +59,11 @@ def judged_right(text: str, letters: str, options: Sequence[str] = ()) -> tuple[
         if before[1] != last[1] and (last["also"] or together):
             found = NO_SINGLE
     return last.end(), found if found in letters else NO_SINGLE
+
+
+def is_conclusion(text: str) -> bool:
+    """Whether a text ends with a judgement as its conclusion: "So B is the right answer"."""
+    return _CONCLUSION.search(text[-200:]) is not None
 
 
 def _joined(text: str, found: re.Match[str]) -> bool:

@@ -52,6 +52,11 @@ _CLAIMED = re.compile(  # "One might think that the answer is B", "Many people s
     r"[^,.;!?\n]{1,80}",
     re.I,
 )
+_AT_FIRST = re.compile(  # "At first glance, the answer seems to be B"
+    rf"\b(?:at\s+(?:a\s+)?first(?:\s+(?:glance|sight|look))?|initially)\b,?\s+{_ANSWER}\s+(?:seem|appear|look)(?:s|ed)\s"
+    r"[^,.;!?\n]{1,80}",
+    re.I,
+)
 _NOT_BEST = re.compile(  # "The second best answer is B", "the worst answer is B"
     r"\b(?:(?:second|next|third)[\s-]+best|worst|least\s+\w+)\s+(?:answer|option|choice)\s+(?:is|was|would\s+be|:)\s",
     re.I,
@@ -72,7 +77,7 @@ def without_unstated(text: str) -> str:
     """The text with doubted answers denied ("I don't think the answer is B": "the answer is not B"), and without
     clauses that only ask for an answer or suppose one ("…")."""
     text = _WRONG.sub("the answer is not ", _HARDLY.sub("is not ", _with_denials(_IS_FALSE.sub(r"\1 not \2", text))))
-    for unstated in (_SUPPOSED, _CLAIMED, _ASKED):
+    for unstated in (_SUPPOSED, _CLAIMED, _ASKED, _AT_FIRST):
         text = unstated.sub("… ", text)
     return _NOT_BEST.sub("lesser: ", text)
 

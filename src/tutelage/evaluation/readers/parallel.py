@@ -32,7 +32,7 @@ _PART = r"(?:q|part|(?:sub-?)?question|problem|case|blank|item|answer|statement|
 _PART_LABEL = rf"(?:{_PART}\s*\(?(?:\d|[a-e]|one|two|three|four)\)?|(?:the\s+)?{_ORDINAL}(?:\s+(?:{_PART}|one))?)"
 _STATEMENT = re.compile(
     rf"(?:(?P<cue>\b(?:the|my|an?)\s+(?:\w+\s+)?answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?\s+(?:is|"
-    rf"{_MAY}\s+be)\s+(?:also\s+)?)"
+    rf"{_MAY}\s+be)\s+(?:(?!actually|really)\w+ly\s+)?(?:also\s+)?)"
     rf"(?P<short>{_SHORT})"
     rf"|(?:\b|(?=####))(?:answer(?:\s+(?:to|for)\s[^\n.:=;]{{1,60}}?)?(?:\s+is|\s*[:=])|I(?:['’]d|"
     rf"\s+would)?\s+(?:choose|pick)|####|(?P<it>it(?:['’]s|\s+is)))"
@@ -73,6 +73,7 @@ _CORRECTS = re.compile(
     r"since|correction)\b|n['’]t\b",
     re.I,
 )
+_OVERRULES = re.compile(r"[\s)*]*,?\s*(?:and\s+|but\s+)?(?:not|rather\s+than|instead\s+of)\b", re.I)  # "B, not A"
 _CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence|final|overall)\b", re.I)
 _SENTENCE_ENDS = re.compile(r"(?<!\b\d)[.;!?]\s|\n")  # not that of "1. Answer"
 _DEPENDS = re.compile(r"\b(?:the|my)\s+answer\s+depends\b[^.\n]{1,120}\b(?:otherwise|else|if\s+not)\b[^.\n]*", re.I)
@@ -110,6 +111,8 @@ class _Run(NamedTuple):
 def _parallel(text: str, run: _Run, found: re.Match[str]) -> bool:
     """Whether a statement is in parallel with those of a run, the last before it."""
     last, gap = run.last, text[run.last.end() : found.start()]
+    if _OVERRULES.match(text, found.end()):
+        return False
     if found["too"]:
         return True
     if found["may"] and not found[0].lower().startswith("it"):  # "it may be 4 and may be 3"

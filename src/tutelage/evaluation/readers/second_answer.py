@@ -45,7 +45,8 @@ _OFFERED = re.compile(  # before an answer: "the answer is also", "I also choose
     re.I,
 )
 _MAY_BE = re.compile(
-    rf"[\s)]+{_MAY}\s+(?:very\s+|\w+ly\s+)?be\s+(?:\w+ly\s+)?(?:{_RIGHT}|argued|defended|justified|accepted)\b(?!\s+to\b)",
+    rf"[\s)]+{_MAY}\s+(?:very\s+|\w+ly\s+)?be\s+(?:\w+ly\s+)?(?:{_RIGHT}|argued|defended|justified|"
+    rf"accepted)\b(?!\s+to\b)",
     re.I,
 )
 _ALSO = re.compile(rf"\b(?:additionally|in\s+addition|likewise|similarly|equally|no\s+less|just\s+as|{_TOO})\b", re.I)
@@ -58,7 +59,8 @@ _GOOD = re.compile(  # what is said of an answer, and not of a thing
 _SO_IS = re.compile(r"\bso\s+(?:is|are|does|would|might)\W{1,3}$", re.I)
 _OUT = r"(?:exclude|rule\s+out|dismiss|discard|eliminate|reject)"
 _NOT_OUT = re.compile(  # "cannot be excluded", "is not wrong", "isn't impossible": two negatives
-    r"(?:(?<=\S)\s{1,3}(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|"
+    r"(?:(?<=\S)\s{1,3}(?:can(?:\s?not|['’]t)|(?:could|should|must)(?:n['’]t|"
+    r"\s+not))\s+(?:\w+ly\s+)?be\s+(?:ruled\s+out|"
     r"excluded|dismissed|discarded|"
     r"eliminated|rejected)|(?<=\S)\s{1,3}(?:(?:is|are|would\s+be|seems)(?:n['’]t|\s+not)|would(?:n['’]t|"
     r"\s+not)\s+be)\s+(?:\w+ly\s+)?(?:wrong|incorrect|"
@@ -186,7 +188,8 @@ def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = st
 def differs_by_case(text: str, words: str) -> bool:
     """Whether a text answers one word in one case and another in another: "Yes if it rains, no if not"."""
     match = re.search(
-        rf"\b(?P<one>{words})\b\)?,?\s+(?P<case>if|when|unless|for|under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|"
+        rf"\b(?P<one>{words})\b\)?(?:(?:\s+[a-z]+){{1,2}}?(?=,?\s+(?:if|unless)\b))?,?\s+(?P<case>if|when|unless|for|"
+        rf"under|in|to)\b[^\n]{{1,80}}?(?:[,;.]|"
         rf"\b(?:and|but|or)\b)\s*\(?"
         rf"(?:otherwise,?\s+(?P<else>{words})\b|(?P<two>{words})\b\)?,?\s+(?:(?P=case)\b|otherwise\b)|"
         rf"(?P=case)\s[^\n.;,]{{1,40}}?[:,]?\s+(?P<last>{words})\b(?!\s+\w))"

@@ -66,7 +66,8 @@ _FORMULA = (
     r"(?:withdraw|retract|revise)\s+(?:that|this|it|my)[^.!?\n]*)"
 )
 _SHORT = (
-    r"nope|(?:that|this|it)\s+(?:can['’]t|can\s?not)\s+be|(?:that|this)(?:['’]s|\s+is)\s+not\s+it|not\s+(?:really|quite|correct|right)|"
+    r"nope|(?:that|this|it)\s+(?:can['’]t|can\s?not)\s+be|(?:that|this)(?:['’]s|\s+is)\s+not\s+it|not\s+(?:really|"
+    r"quite|correct|right)|"
     r"it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
 )
 _VERDICT = re.compile(
@@ -83,6 +84,22 @@ _OTHERS = re.compile(  # in the text between a statement and a verdict: what a p
     r"\([A-Z]\)|\b(?:option|choice|statement)\s+\(?[A-Z]\b|^\W*[A-Z][.):]|\b(?:say|claim|think|believe|argue|"
     r"assume|suggest)s?\b",
     re.I | re.M,
+)
+
+# Changes of mind: what follows them is read first.
+_CHANGE = (
+    r"(?:wait|actually|correction|finally(?=:)|then\s+again|make\s+(?:that|it)|I\s+meant|sorry|my\s+(?:mistake|bad|"
+    r"apologies)|oops|whoops|scratch\s+that|edit(?=:)|no(?=[,:])|"
+    r"(?:on|upon|after)\s+(?:second\s+thoughts?|reflection|(?:re-?)?checking(?:\s+again)?)|"
+    r"rather(?=\s+\(?[A-Z]\b))"
+)
+_CHANGES = re.compile(  # "The answer is A. Oh no, wait: actually B" → "B"
+    r"(?:^|[.!?…;,:\n()–—-][ \t]{0,3})(?:(?:oh|but|no|hmm|or|so)\b[ ,.!…-]{0,5}){0,3}"
+    rf"(?P<change>\b{_CHANGE})(?:[\s,.:;!…–—-]|\b(?:wait|actually)\b)*",
+    re.I,
+)
+LEADING_NO = re.compile(  # "wait, no: B": the no is not the answer; but "no option fits"
+    r"\A(?:no\b(?!\s+(?:\w+\s+)?(?:answer|option|choice)s?\s+\w\w)[\s,.:;!…–—-]*)+", re.I
 )
 
 
@@ -102,6 +119,20 @@ def what_stands(text: str) -> str:
             why = _WHY.match(text, found.end())
             start = why.end() if why else found.end()
     return text[start:].lstrip(" \t.,;:!)–—-") if start else text
+
+
+def after_change(text: str, no_is_an_answer: bool = False) -> str | None:
+    """The text after the last change of mind; None without one, and where nothing comes before it.
+
+    `no_is_an_answer`: a "no" after "Answer:" is one, and not a change.
+    """
+    changes = list(_CHANGES.finditer(text))
+    if no_is_an_answer:
+        stated = {match.end() for match in STATED.finditer(text)}
+        changes = [one for one in changes if one.start("change") not in stated]
+    if not changes or not re.search(r"\w", text[: changes[-1].start("change")]):
+        return None
+    return text[changes[-1].end() :]
 
 
 def _is_own(text: str, start: int, found: re.Match[str]) -> bool:

@@ -36,18 +36,20 @@ FULL_RATE = 2e-5  # a learning rate below it is one for all weights
 
 def load_student(run: Run, sharded: bool | Literal["host"]) -> LoadedModel:
     """The student on the run's device: float32 weights to be trained, or frozen ones in the compute type with a float32
-    adapter.
+    adapter. With `attention: auto` it runs padded beside a teacher that is set to.
 
     Raises TutelageError as `load_model` and `add_adapter` do.
     """
     training, lora = run.training, run.lora
     assert training is not None
     compute = compute_type(training.precision, torch.device(run.device)) if sharded else None
+    beside_padded = "teacher" in run.models and run.models["teacher"].attention == "padded"
     if lora is None:
-        return load_model(run.models["student"], run.device, torch.float32, sharded, compute)
+        config = beside(run.models["student"], beside_padded)
+        return load_model(config, run.device, torch.float32, sharded, compute)
     line = adapter_line(run)
     before = line[1].folder if len(line) > 1 else None
-    base = frozen_base(run).model_copy(update={"precision": lora.base})
+    base = beside(frozen_base(run), beside_padded).model_copy(update={"precision": lora.base})
 
     def prepare(model: object) -> None:
         add_adapter(model, lora, run.seed)
@@ -68,6 +70,11 @@ def load_student(run: Run, sharded: bool | Literal["host"]) -> LoadedModel:
             f"note: {run.stage}",
         )
     return student
+
+
+def beside(config: ModelConfig, padded: bool) -> ModelConfig:
+    """The model's section beside another model that runs padded: `attention: auto` is then `padded` too."""
+    return config.model_copy(update={"attention": "padded"}) if padded and config.attention == "auto" else config
 
 
 def save_student(run: Run, student: LoadedModel, sharded: bool, write: bool) -> None:

@@ -22,7 +22,7 @@ from tutelage.recipe.sections import ModelConfig
 from tutelage.recipe.stages import DistillStage, SignalConfig
 from tutelage.runs.fingerprints import METHOD_VERSION
 from tutelage.runs.run import Run, frozen_base
-from tutelage.runs.stages.students import frozen_type
+from tutelage.runs.stages.students import beside, frozen_type
 from tutelage.teachers.asked import AskedTeacher
 from tutelage.teachers.cached import CachedSource, fill
 from tutelage.teachers.local import LocalSource, LocalTeacher
@@ -38,12 +38,12 @@ ATTENTION = "teacher and student need the same `attention` (packed or padded): s
 
 def load_teacher(run: Run, student: LoadedModel, sharded: bool | Literal["host"]) -> tuple[LoadedModel, bool]:
     """The teacher in the compute type (frozen, it needs no float32 copy), and whether it is the student's own frozen
-    weights, which an adapter leaves as they are.
+    weights, which an adapter leaves as they are. With `attention: auto` it runs padded beside a padded student.
 
     Where no response of the student is to be read here, only the tokenizer and the shapes are loaded. Raises
     TutelageError as `load_model` does.
     """
-    signal, config = signal_of(run), run.models["teacher"]
+    signal, config = signal_of(run), beside(run.models["teacher"], padded=not student.packed)
     # Ranks that share the student fill a cache at different times, so they cannot ask it together.
     loaded = None if signal.elsewhere or (sharded and signal.cache is not None) else _shared_base(run, student)
     if loaded is not None:

@@ -15,10 +15,11 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.metrics_log import read_metrics
 from tutelage.common.progress import cause_of, tell
-from tutelage.common.types import Conversation, TokenSequence
+from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.data.large.stored import Joined, JoinedSequences, StoredSequences
 from tutelage.data.teacher_prompts import same_rendering
+from tutelage.data.thoughts import begun_thought
 from tutelage.loss.objective import CrossEntropy, Divergence, Objective
 from tutelage.models.limits import embedding_rows
 from tutelage.models.load import LoadedModel
@@ -227,10 +228,12 @@ def _with_answers(
         if dropped:
             tell(f"{dropped} of {len(written)} answers are empty or bytes that are no text: left out", run.stage)
     else:
-        if not same_rendering(student.template, ChatTemplate(teacher, config.chat_template, ends, config.thinking)):
+        template = ChatTemplate(teacher, config.chat_template, ends, config.thinking)
+        if not same_rendering(student.template, template):
+            opens = begun_thought(template.render([Message("user", "?")], add_generation_prompt=True)) is not None
             tell(
                 "teacher and student have different chat templates: the student learns, after its own prompts, what "
-                "the teacher wrote after prompts in its own, with a thought that they open",
+                f"the teacher wrote after prompts in its own{', with the thought that they open' if opens else ''}",
                 run.stage,
             )
     assert run.training is not None
