@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,10 @@ def test_a_plan_names_every_run_and_what_stops_it(workshop: Workshop) -> None:
     ]
     assert plan.problems == ()
     assert not workshop.runs.exists()
-    assert "5 of 5 runs to do, about " in repr(plan)
+    assert re.search(r"5 of 5 runs to do, (about|a few) .* on this machine \(\d+ CPU cores, \d+ GiB\)", repr(plan))
+    there = tutelage.plan(workshop.write(), runs=workshop.runs, machine="H100")
+    assert there.machine == "one H100"
+    assert there.runs[0].hours != plan.runs[0].hours
     assert list(plan.frame().stage)[:2] == ["sft", "gkd"]
     stopped = tutelage.plan(workshop.write(teacher__chat_template="no.jinja"), runs=workshop.runs)
     assert "problem: chat_template: there is no file `no.jinja`" in str(stopped)

@@ -101,6 +101,21 @@ def test_sections_for_evaluation_are_prompts(workshop: Workshop, capsys: pytest.
     assert "⟦" not in out
 
 
+def test_rows_of_two_sections_that_contradict_each_other_are_named(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.rows("train", [turns("Who?", "Ada"), turns("When?", "At noon")])
+    workshop.rows("test", [turns("Who?", "Bo")])
+    main(["data", "inspect", str(workshop.write()), "--rows", "0"])
+    assert (
+        "note: the only question of task `test` is also in data.train, on which models are trained, with another answer"
+        ": the reference or the training row is wrong, unless both answers are right (test.jsonl:1 asks what "
+        "train.jsonl:1 asks)\n"
+    ) in capsys.readouterr().out
+    main(["data", "inspect", str(workshop.write()), "--rows", "0", "--section", "test"])
+    assert "note: " not in capsys.readouterr().out
+
+
 def test_rows_that_contradict_others_are_named(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     workshop.rows("train", [turns("a", "b"), turns("c", "d"), turns("a", "c"), turns("c", "d")])
     workshop.rows("test", [{"prompt": "Say a.", "references": ["a"]}] * 2)

@@ -60,7 +60,7 @@ WORK = (
     "evaluation.run_benchmarks:data_folder",
     "evaluation.replies:score_file",
     "delivery.export:_check_folders",
-    "start.estimate:look_at_machine",
+    "runs.preflight.machine:look_at_machine",
 )
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from chat_rows import load, replies, row, write
+from chat_rows import assistant, load, replies, row, user, write
 
 from tutelage.common.errors import TutelageError
 from tutelage.data import sources
 from tutelage.data.columns import BadRow, bad_lines, reasons
-from tutelage.data.dataset import load_dataset, repeated_note, repetitions
+from tutelage.data.dataset import load_dataset, question_slices, repeated_note, repetitions
 from tutelage.recipe.sections import DataConfig
 
 # --- bad rows ------------------------------------------------------------------------------------------------------
@@ -289,6 +289,42 @@ def test_fixing_a_bad_row_does_not_reshuffle_the_others(tmp_path: Path) -> None:
         load(tmp_path, skip=39, max_bad_rows=0.1)
 
 
+def test_rows_keep_their_section_by_question_when_others_go_come_or_are_mended(tmp_path: Path) -> None:
+    rows = [row(n) for n in range(300)]
+
+    def sections(*rows: Any, **keys: Any) -> list[set[str]]:
+        write(tmp_path / "x.jsonl", *rows)
+        parts: list[dict[str, int]] = [{"size": 60}, {"skip": 60, "size": 30}, {"skip": 90}]
+        return [set(replies(load(tmp_path, **part, **keys))) for part in parts]
+
+    fewer = [one for n, one in enumerate(rows) if n not in (3, 88, 120, 201)]
+    test, dev, train = sections(*rows, order="question")
+    assert (len(test), len(dev), len(train), len(test | dev | train)) == (60, 30, 210, 300)
+    after = sections(*fewer, order="question")[0]
+    assert (len(after & test), len(after & train)) == (57, 0)
+    by_position = sections(*rows)
+    after = sections(*fewer)[0]
+    assert (len(after & by_position[0]), len(after & by_position[2])) == (9, 47)
+    after = sections(*rows, *(row(n) for n in range(300, 330)), order="question")[0]
+    assert not after & train
+    mended = [{"messages": [user(f"q{n}"), assistant(f"b{n}")]} for n in range(300)]
+    assert sections(*mended, order="question")[0] == {f"b{reply[1:]}" for reply in test}
+
+
+def test_rows_that_ask_the_same_are_never_parted(tmp_path: Path) -> None:
+    rows = [{"messages": [user(f"q{n // 3}"), assistant(f"a{n}")]} for n in range(60)]
+    write(tmp_path / "x.jsonl", *rows)
+    parts: list[dict[str, int]] = [{"size": 10}, {"skip": 10, "size": 4}, {"skip": 14}]
+    asked = [{int(reply[1:]) // 3 for reply in replies(load(tmp_path, order="question", **part))} for part in parts]
+    assert [len(part) for part in asked] == [4, 1, 15]
+    assert len(set.union(*asked)) == 20
+    conversations = load(tmp_path).conversations
+    assert question_slices(conversations, [10, 4]) == [12, 3, 45]
+    assert question_slices(conversations, [10, 1]) is None  # one row between two that ask the same: none is left for it
+    with pytest.raises(TutelageError, match=r"^data\.gold\.order: no row is left for this section.* use `position`"):
+        load(tmp_path, order="question", skip=10, size=1)
+
+
 def test_a_row_that_repeats_an_earlier_one_is_left_out_on_demand_and_told(tmp_path: Path) -> None:
     """Whatever slice is taken, and without shuffling the others; a row that answers otherwise is no repetition."""
     pairs = [(f"q{n}", f"a{n}") for n in range(12)]
@@ -334,6 +370,10 @@ def test_fingerprint_follows_content_and_config_not_the_threshold(tmp_path: Path
     file = write(tmp_path / "x.jsonl", *[row(n) for n in range(4)])
     base = load(tmp_path).fingerprint
     assert load(tmp_path, max_bad_rows=0.5).fingerprint == base
+    assert (
+        load(tmp_path, order="position").fingerprint == base == "947d49979777"
+    )  # as of runs from before `order` existed
+    assert load(tmp_path, order="question").fingerprint != base
     assert load(tmp_path, size=2).fingerprint != base
     assert load(tmp_path, size=2, seed=1).fingerprint != load(tmp_path, size=2).fingerprint
     elsewhere = tmp_path / "elsewhere"

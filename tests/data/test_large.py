@@ -82,7 +82,8 @@ def fields(sequences: Sequence[TokenSequence]) -> list[Any]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [{}, {"size": 20, "seed": 3}, {"skip": 5}, {"size": 4}, {"distinct": True}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"size": 20, "seed": 3}, {"skip": 5}, {"size": 4}, {"distinct": True},
+                                    {"order": "question", "size": 20}], ids=str)  # fmt: skip
 def test_rows_in_files_are_the_rows_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]):
     small, large = both(folder, monkeypatch, **config)
     assert isinstance(large.conversations, StoredRows) == (config.get("size", 36) >= 10)

@@ -233,7 +233,7 @@ def test_folders_of_several_tasks(tmp_path: Path) -> None:
         "0.00",
         "+100.00",
         *["+100.00", "to", "+100.00"],
-        "<0.001",
+        "0.004",  # 2^(1 − 9)
         "9",
     ]
     assert "only in a: three" in lines

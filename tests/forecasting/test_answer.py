@@ -45,6 +45,9 @@ def test_a_teacher_that_is_no_better_is_named() -> None:
     assert names(near) == []
     assert choice(near, 0.0) == "take a stronger teacher"
     assert choice(GIVEN, 0.0) == "fine-tune only"
+    pilots = tuple(replace(pilot, again=94.0, teacher=96.0) for pilot in GIVEN.pilots)
+    full = replace(GIVEN, pilots=pilots, signals=GIVEN.signals | {"teacher_score": 96.0})
+    assert choice(full, 0.0) == "fine-tune only"  # none is much stronger
     assert (
         names(replace(KNOWN, pilots=(), signals={"teacher_score": 3.0, "student_score": 4.0})) == []
     )  # not yet taught

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipes_fixture import Workshop
+from recipes_fixture import ROWS, Workshop
 from tiny_study import write_study
 
 from tutelage.cli.main import main
@@ -16,6 +16,7 @@ from tutelage.common.errors import TutelageError
 from tutelage.delivery.export import export_model
 from tutelage.delivery.find_model import FoundModel
 from tutelage.delivery.folders import deliver_models
+from tutelage.delivery.outdated import outdated_notes
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.owner import claim, refuse_other, replaces
 from tutelage.runs.recipe_results import recipe_results
@@ -129,6 +130,36 @@ def test_a_second_recipe_of_the_name_takes_neither_report_nor_model(workshop: Wo
     )
     notes = deliver_models(results, workshop.folder / "third", file=one).notes
     assert ["was the model of" in note and "third" in note for note in notes] == [True, True], notes
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_an_unfinished_report_leaves_a_finished_one_unless_asked(workshop: Workshop, capsys: Any) -> None:
+    """And a model of the recipe before its change says so."""
+    file, folder = workshop.write(), workshop.runs / "tiny-report"
+    model, runs = workshop.folder / "models" / "tiny-gkd", ["--runs", str(workshop.runs)]
+    main(["report", str(file), "--runs", str(workshop.folder)])  # of nothing that is done: a first page, and a second
+    main(["report", str(file), "--runs", str(workshop.folder)])
+    main(["run", str(file), *runs])
+    assert list(outdated_notes(model)) == []
+    page = (folder / "report.html").read_text()
+    workshop.write(training__epochs=2, tasks__test__metrics=["exact_match"], stages__2__models=["sft", "gkd"])
+    capsys.readouterr()
+    said = fails(["report", str(file), *runs], capsys)
+    assert (
+        f"{folder} has a finished report, which stays: settings or data have changed since, and 4 runs or cells" in said
+    )
+    assert f"--out {folder}-now puts this report there (--out {folder}: in its place)" in said
+    assert (folder / "report.html").read_text() == page
+    change = "was made with other settings or data than recipe.yaml has now"
+    (note,) = outdated_notes(model)
+    assert note == f"{model} {change} (training.epochs 1 → 2); `tutelage run` makes it anew"
+    workshop.write()
+    workshop.rows("train", ROWS[1:])
+    assert "has a finished report, which stays" in fails(["report", str(file), *runs], capsys)
+    assert list(outdated_notes(model)) == [f"{model} {change} (train.jsonl has changed); `tutelage run` makes it anew"]
+    main(["report", str(file), *runs, "--out", str(folder)])
+    assert (folder / "report.html").read_text() != page
 
 
 def test_two_studies_of_one_name(workshop: Workshop) -> None:

@@ -76,7 +76,15 @@ def test_a_whole_recipe(workshop: Workshop, done: list[str]):
     assert heal["perplexity_after"] < heal["perplexity_before"]
     (folder,) = workshop.runs.glob("gkd-s1-*")
     made = {p.name for p in folder.iterdir()}
-    files = {"config.json", "environment.json", "data.json", "metrics.jsonl", "checksums.json", "result.json"}
+    files = {
+        "config.json",
+        "environment.json",
+        "data.json",
+        "questions.json",
+        "metrics.jsonl",
+        "checksums.json",
+        "result.json",
+    }
     assert made == files | {"model", "samples.jsonl"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]

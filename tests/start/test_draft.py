@@ -10,8 +10,9 @@ import pytest
 
 from tutelage.recipe.load import parse_yaml
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.preflight.machine import Here
 from tutelage.start.draft import Draft, _needs, _shows, draft, shown_points
-from tutelage.start.estimate import Estimate, Here
+from tutelage.start.estimate import Estimate
 from tutelage.start.look import look_at
 from tutelage.start.models import PAIRS, look_at_models
 

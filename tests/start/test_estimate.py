@@ -13,9 +13,10 @@ from tutelage.recipe import load_recipe
 from tutelage.recipe.sections import ModelConfig
 from tutelage.runs.cost.cpu import COMMAND, START, Pace
 from tutelage.runs.cost.facts import machine
+from tutelage.runs.preflight.machine import Here, look_at_machine
 from tutelage.runs.run import Run
 from tutelage.start import estimate as estimating
-from tutelage.start.estimate import Here, estimate, look_at_machine, runs_of
+from tutelage.start.estimate import estimate, runs_of
 
 
 def test_a_slower_machine_takes_longer_and_known_gpus_are_the_cost_models(

@@ -49,13 +49,26 @@ def test_metrics_fit_the_answers(answers: list[str], references: int, metrics: l
 
 
 def proposed(
-    lengths: list[int], prompts: list[int], context: int | None = None, rows: int = 400, student: str | Cut = "s/s"
+    lengths: list[int],
+    prompts: list[int],
+    context: int | None = None,
+    rows: int = 400,
+    student: str | Cut = "s/s",
+    questions: int = 1,
 ) -> dict[str, Any]:
-    row = Conversation("r", (Message("user", "Q"), Message("assistant", "A")))
-    look = Look("train", ("x.jsonl",), Form({}, ""), rows, (), (row,) * rows)
+    asked = [Message("user", f"Q{n % questions}") for n in range(rows)]
+    made = tuple(Conversation("r", (question, Message("assistant", "A"))) for question in asked)
+    look = Look("train", ("x.jsonl",), Form({}, ""), rows, (), made)
     answers = tuple(max(1, w - p) for w, p in zip(lengths, prompts, strict=True))
     sizes = Lengths(tuple(lengths), tuple(prompts), answers, True)
     return propose("x", {"train": look}, {"train": "x.jsonl"}, sizes, Pair("t/t", student, None, context)).content
+
+
+def test_slices_of_one_file_are_drawn_by_the_questions_unless_too_many_are_one() -> None:
+    content = proposed([50], [40], questions=400)
+    assert [content["data"][name].get("order") for name in ("train", "dev", "test")] == ["question"] * 3
+    assert (content["data"]["dev"]["skip"], content["data"]["dev"]["size"]) == (80, 40)
+    assert "order" not in proposed([50], [40], questions=1)["data"]["test"]
 
 
 def test_max_length_holds_all_rows_unless_few_are_far_longer() -> None:

@@ -49,7 +49,8 @@ def distill(
         dicts, a pandas frame or a `datasets.Dataset`, which is written once to `<runs>/data`. A row is `{"prompt": …,
         "completion": …}` or `{"messages": [{"role": …, "content": …}, …]}`; for other columns see `settings`.
     test: rows to score on, in the same form; or how many of `data` to keep apart for it. Default: 100, of fewer than
-        500 rows a fifth. They are the first of an order that depends on the number of each row alone.
+        500 rows a fifth. They are the first of an order that depends on each row's question alone,
+        so that they stay the test rows when others are added or removed; rows that ask the same stay together.
     name: of the recipe; models become `models/<name>-gkd` and so on, beside `runs`.
     teacher_sft: whether the teacher is fine-tuned first. False: it teaches as it is.
     seeds: one seed, or several: everything but the teacher is then trained once per seed, and errors cover that.
@@ -112,17 +113,19 @@ def _model(given: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
 
 def _data(rows: Any, test: Any, keys: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     """The data sections `train` and `test`. Raises TutelageError for rows that cannot be read, or are too few."""
-    from tutelage.data.dataset import load_dataset
+    from tutelage.data.dataset import load_dataset, question_slices
     from tutelage.recipe.sections import DataConfig
 
     train = {"path": rows_path(rows, folder, "data"), **keys}
-    count = len(load_dataset("train", section(DataConfig, train), Path.cwd()).conversations)
+    found = load_dataset("train", section(DataConfig, train), Path.cwd()).conversations
     train["path"] = _from_runs(train["path"], folder)
     if test is not None and not isinstance(test, int):
         return {"train": train, "test": {"path": _from_runs(rows_path(test, folder, "test"), folder), **keys}}
+    count = len(found)
     size = max(1, min(TEST_ROWS, count // 5)) if test is None else int(test)
     if not 0 < size < count:
         raise TutelageError(f"test: {size} of {count} usable rows leave none to train or to test on: give more rows")
+    train |= {} if question_slices(found, [size]) is None else {"order": "question"}
     return {"train": {**train, "skip": size}, "test": {**train, "size": size}}
 
 

@@ -153,13 +153,17 @@ def evaluate_on_recipe(
     tasks: Sequence[str],
     runs: Path,
     debug: bool = False,
-) -> dict[str, Path]:
-    """Let the model answer tasks of the recipe; returns the folder per task. `name`: what runs and results call it.
-    Finished evaluations are reused. Raises TutelageError for a task that the recipe lacks, and for a run that fails."""
+) -> tuple[dict[str, Path], list[str]]:
+    """Let the model answer tasks of the recipe; returns the folder per task, and notes on questions that the model was
+    trained on. `name`: what runs and results call it. Finished evaluations are reused.
+
+    Raises TutelageError for a task that the recipe lacks, and for a run that fails.
+    """
     from tutelage.evaluation.records import folder_name
     from tutelage.models.files import locate
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
+    from tutelage.runs.rows.trained_on import trained_notes
     from tutelage.runs.worker import attempt, make_runs_folder
 
     there = ", ".join(recipe.tasks)
@@ -177,7 +181,7 @@ def evaluate_on_recipe(
     for run in planned.values():
         if not run.done and (error := attempt(run, debug)):
             raise TutelageError(error)
-    return {task: run.folder for task, run in planned.items()}
+    return {task: run.folder for task, run in planned.items()}, trained_notes(planner, model.path, tasks)
 
 
 def _rows_recipe(
@@ -207,9 +211,9 @@ def _rows_recipe(
 def _evaluate_tasks(
     recipe: RecipeConfig, base: Path, model: ModelConfig, name: str, tasks: Sequence[str], runs: Path
 ) -> Evaluation:
-    folders = evaluate_on_recipe(recipe, base, model, name, tasks, runs)
+    folders, notes = evaluate_on_recipe(recipe, base, model, name, tasks, runs)
     results = [run_folder.read_json(folder, run_folder.RESULT) for folder in folders.values()]
-    return _evaluation(name, results, folders)
+    return _evaluation(name, results, folders, notes)
 
 
 def _evaluate_benchmarks(
@@ -234,11 +238,13 @@ def _evaluate_benchmarks(
     return _evaluation(name, results, folders | of_lm_eval)
 
 
-def _evaluation(name: str, results: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]) -> Evaluation:
+def _evaluation(
+    name: str, results: Sequence[Mapping[str, Any]], folders: Mapping[str, Path], more: Sequence[str] = ()
+) -> Evaluation:
     scores = [
         Score(name, result["task"], metric, found["value"], found["stderr"], result["n"])
         for result in results
         for metric, found in result["metrics"].items()
     ]
-    notes = dict.fromkeys(notice for result in results for notice in result.get("notices") or ())
+    notes = dict.fromkeys([*more, *(notice for result in results for notice in result.get("notices") or ())])
     return Evaluation(name, tuple(scores), dict(folders), tuple(notes))

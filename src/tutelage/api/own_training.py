@@ -96,7 +96,7 @@ class Trainer:
         self._done = False
         self._models = [one for one in (loaded, taught_by) if one is not None]
         try:
-            self._trainer, self._reports = prepare(run, loaded, taught_by)
+            self._trainer, self._reports, _ = prepare(run, loaded, taught_by)
             self._exchanged = _ends(loaded, taught_by)
         except BaseException:
             self._rest()

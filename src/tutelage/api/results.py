@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
+from tutelage.common.time_left import about
 
-SHOWN_STEPS = 10
-ROLES = ("system", "user", "assistant", "tool")
+SHOWN_STEPS, ROLES = 10, ("system", "user", "assistant", "tool")
 
 
 class Shown:
@@ -296,7 +296,7 @@ class Plan(Shown):
     """What a recipe would do, and what stands in its way; `plan` returns it."""
 
     name: str
-    machine: str  # that hours and memory are for
+    machine: str  # that hours and memory are for, in words
     runs: tuple[PlannedRun, ...]  # in the order in which they can be done
     problems: tuple[str, ...]  # that stop `run` on this machine
     not_reused: tuple[str, ...] = ()  # why earlier runs of the same stages are not: what changed since
@@ -312,8 +312,8 @@ class Plan(Shown):
         return ("run", "kind", "seed", "state", "minutes", "GiB"), rows
 
     def _lines(self) -> list[str]:
-        left = [run.hours for run in self.runs if not run.done]
-        time = f", about {60 * sum(filter(None, left)):.0f} min on one {self.machine}" if any(left) else ""
+        left = [3600 * (run.hours or 0) for run in self.runs if not run.done]
+        time = f", {about(sum(left))} on {self.machine}" if any(left) else ""
         first = f"{len(left)} of {len(self.runs)} runs to do{time}"
         return [first, *self.not_reused, *(f"problem: {text}" for text in self.problems)]
 

@@ -42,13 +42,14 @@ def plan(
     *,
     runs: str | os.PathLike[str] = "runs",
     folder: str | os.PathLike[str] | None = None,
-    machine: str = "H100",
+    machine: str | None = None,
 ) -> Plan:
     """What `run` would do, without doing it: every run once, what is done already, and what would stop it here.
 
     recipe: a recipe file, or what `load_recipe` returns. overrides: as in `load_recipe`, for a file. runs: the folder
     of all runs. folder: where the recipe's relative paths start; default: its file's folder, for a loaded recipe the
-    current one. machine: that hours and memory are estimated for: H100, H200, A100, B200 or L40S, one GPU.
+    current one. machine: that hours and memory are estimated for: H100, H200, A100, B200 or L40S, one GPU; default:
+    this one, its CPUs beside what else runs on them now.
 
     Returns a `Plan`: `plan.runs`, `plan.problems`, `plan.not_reused`, `plan.frame()`.
     Raises TutelageError for a recipe that is wrong, for data that are not there, and for a machine that is not known.
@@ -56,26 +57,35 @@ def plan(
     Example: `print(tutelage.plan("mine.yaml"))`
     """
     from tutelage.runs.cost.cost_model import CostModel
+    from tutelage.runs.cost.cpu import cpu_seconds, measured_pace
     from tutelage.runs.cost.facts import machine as find_machine
     from tutelage.runs.kinds import cost_of, label_of
     from tutelage.runs.planner import Planner
     from tutelage.runs.preflight import find_problems
+    from tutelage.runs.preflight.machine import look_at_machine
     from tutelage.runs.preflight.not_reused import not_reused
     from tutelage.runs.run import with_parents
+    from tutelage.runs.run_recipe import counting_template
     from tutelage.runs.search import Search
 
     config, base, _ = read_recipe(recipe, overrides, folder)
-    model, root = CostModel(find_machine(machine)), Path(runs)
+    root = Path(runs)
     search = Search(Planner(config, base, root))
+    here = None if machine is not None else look_at_machine(search.planner.device)
+    on_cpu = here is not None and here.device == "cpu"
+    named = find_machine(machine or "H100") if here is None or here.machine is None else here.machine
+    model = CostModel(named, 1, counting_template(config) if on_cpu else None)
     found = search.expected()
     planned = []
     for one in found:
         cost = cost_of(one, model)
-        price = (None, None) if cost is None else (cost.hours, cost.memory_gib)
+        hours = cost.hours if cost and not on_cpu else cost and cpu_seconds(one, cost, model, measured_pace()) / 3600
+        price = (None, None) if cost is None else (hours, cost.memory_gib)
         planned.append(PlannedRun(one.stage, label_of(one), one.seed, one.done, *price, one.folder))
     problems = tuple(problem.text for problem in find_problems(found, root) if problem.stops)
     changed = not_reused(search.planner, with_parents(search.known()))
-    return Plan(config.name, machine, tuple(planned), problems, tuple(changed))
+    where = f"one {machine}" if here is None else f"this machine ({here.said.removeprefix('no GPU; ')})"
+    return Plan(config.name, where, tuple(planned), problems, tuple(changed))
 
 
 def run(
@@ -130,7 +140,7 @@ def run(
     words = [] if file is None else ["tutelage", "run", str(file), *changed]
     made = deliver_models(results, root, words, file)
     page = build_report(results, out, include_text=text)
-    claim(out, file, config.name, changed)
+    claim(out, file, config.name, changed, results.planned - results.done)
     remember(config, base, results, root)
     tables = build_tables(results)
     choice = choose(results, tables)

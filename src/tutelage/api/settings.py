@@ -11,7 +11,7 @@ from tutelage.recipe.sections import DataConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage
 
 # What rows, training and GKD can be told; the rest of these sections is said by other arguments.
-DATA = tuple(key for key in DataConfig.model_fields if key not in ("path", "size", "skip", "seed", "text"))
+DATA = tuple(key for key in DataConfig.model_fields if key not in ("path", "size", "skip", "seed", "order", "text"))
 TRAINING = tuple(key for key in TrainingConfig.model_fields if key != "validation")
 DISTILL = tuple(key for key in DistillStage.model_fields if key not in SftStage.model_fields and key != "teacher")
 

@@ -56,7 +56,7 @@ def inspect(
 
     from tutelage.common.errors import TutelageError
     from tutelage.recipe.load import load_recipe, made_by
-    from tutelage.runs.stages.inspect_data import inspect_section
+    from tutelage.runs.stages.inspect_data import inspect_section, notes_between
 
     config = load_recipe(recipe, overrides)
     for name in section or []:
@@ -71,6 +71,8 @@ def inspect(
         for sequence in found.sequences:
             _show(console, sequence)
         console.print()
+    if not section:
+        print_lines(visible(f"note: {note}") for note in notes_between(config, recipe.resolve().parent))
 
 
 def _show(console: Console, sequence: SequenceText) -> None:

@@ -246,9 +246,8 @@ def _evaluate_recipe(
     from tutelage.evaluation.run_benchmarks import score_words
     from tutelage.recipe.load import load_recipe
 
-    folders = evaluate_on_recipe(
-        load_recipe(recipe, overrides), recipe.resolve().parent, model, called, names, runs, debug
-    )
+    loaded, base = load_recipe(recipe, overrides), recipe.resolve().parent
+    folders, notes = evaluate_on_recipe(loaded, base, model, called, names, runs, debug)
     for name, folder in folders.items():
         result = read_json(folder, RESULT)
         for metric, score in result["metrics"].items():
@@ -256,6 +255,7 @@ def _evaluate_recipe(
         for notice in result.get("notices") or ():
             print_lines([f"note: {notice}"])
         print(f"examples: {folder / EXAMPLES}")
+    say_notes(notes)
 
 
 def _default_folder(model: str) -> str:

@@ -60,8 +60,8 @@ def init(
     from tutelage.common.errors import TutelageError
     from tutelage.common.files import refuse_unwritable, write_atomically
     from tutelage.recipe.base import NAME_PATTERN
+    from tutelage.runs.preflight.machine import look_at_machine
     from tutelage.start.draft import draft
-    from tutelage.start.estimate import look_at_machine
     from tutelage.start.look import first_rows
 
     asks = not yes and sys.stdin.isatty()

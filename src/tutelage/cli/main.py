@@ -121,7 +121,7 @@ def run(
     results = replace(results, overrides=tuple(overrides or ()))
     folders = deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
     page = build_report(results, out, include_text=text)
-    claim(out, recipe, config.name, overrides or ())
+    claim(out, recipe, config.name, overrides or (), results.planned - results.done)
     remember(config, recipe.resolve().parent, results, runs)
     show(page, results, folders)
 

@@ -41,8 +41,11 @@ def chat(
     from tutelage.delivery.chat import ChatSettings, Speaker
     from tutelage.delivery.chat import chat as talk
     from tutelage.delivery.find_model import find_loadable, has_one_question, system_of
+    from tutelage.delivery.outdated import outdated_notes
 
     found = [find_loadable(model, revision), *([] if other is None else [find_loadable(other)])]
+    for one in found:
+        say_notes(outdated_notes(one.folder))
     settings, speakers = ChatSettings(temperature, max_new_tokens, seed), []
     for one in found:
         if sys.stderr.isatty():
@@ -78,8 +81,10 @@ def export(
     """
     from tutelage.delivery import export as exporting
     from tutelage.delivery.find_model import find_loadable
+    from tutelage.delivery.outdated import outdated_notes
 
     found = find_loadable(model, revision)
+    say_notes(outdated_notes(found.folder))
     if gguf:
         exporting.find_converter()
     if push is not None:

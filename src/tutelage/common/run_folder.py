@@ -16,6 +16,7 @@ from tutelage.common.files import write_atomically
 CONFIG = "config.json"  # the planned run: stage, settings, data, models, fingerprints of its parents
 ENVIRONMENT = "environment.json"  # versions and device
 DATA = "data.json"  # rows read, cut and left out, per data section
+QUESTIONS = "questions.json"  # training: numbers per section trained on, equal for equal questions
 METRICS = "metrics.jsonl"  # one line per optimizer step
 SAMPLES = "samples.jsonl"  # training: some of the student's own answers, to look at
 EXAMPLES = "examples.jsonl"  # one line per example of an evaluation

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _kept_or_read(
 ) -> _Read:
     """The rows of a section: large ones from the cache, where they are put when they are first read."""
     name = "rows-" + fingerprint(
-        kept.code_version(), config.content("max_bad_rows", "size", "skip", "seed"), versions, require_response
+        kept.code_version(), config.content("max_bad_rows", "size", "skip", "seed", "order"), versions, require_response
     )
     folder = kept.find(name)
     if folder is None:
@@ -113,7 +113,8 @@ def _kept_or_read(
         def write(partial: Path) -> dict[str, Any]:
             write_rows(partial / ROWS, chain(first, reader))
             check_bad_rows(key, reader.bad, reader.total, config.max_bad_rows)
-            write_ids(partial / IDS, _ids(key, reader, config.id), reader.positions, reader.questions)
+            ids = _ids(key, reader, config.id)
+            write_ids(partial / IDS, ids, reader.positions, reader.questions, reader.asked)
             bad = [[row.source, row.reason] for row in reader.bad]
             return {"bad": bad, "total": reader.total, "repeated": reader.repeated}
 
@@ -135,6 +136,7 @@ class _Reader:
         self.sources: list[str] = []
         self.positions: list[int] = []
         self.questions: list[int] = []  # as in `questions_of`; −1 for plain text
+        self.asked: list[int] = []
         self.names: list[Mapping[str, str]] = []  # id column → value
         self._conversations = self._read()
 
@@ -164,6 +166,7 @@ class _Reader:
             self.sources.append(source)
             self.positions.append(position)
             self.questions.append(-1 if conversation.plain else _question(conversation))
+            self.asked.append(_asked(conversation))
             self.names.append(names)
             yield conversation
         if optional and self.total:
@@ -295,7 +298,7 @@ def _ids(key: str, read: _Reader, column: str | None) -> list[str]:
 
 
 def _subset(key: str, read: _Read, config: DataConfig) -> Sequence[Conversation]:
-    """`size` rows after `skip` rows, in an order that depends only on the seed and each row's position.
+    """`size` rows after `skip` rows, in an order that depends only on the seed and each row's position or question.
 
     So subsets of one seed are nested.
     """
@@ -309,9 +312,51 @@ def _subset(key: str, read: _Read, config: DataConfig) -> Sequence[Conversation]
             f"{key}.size: {config.size or 'the rest'} after `skip: {config.skip}` is more than there is: "
             f"{len(rows)} usable rows; lower `size` or `skip`"
         )
-    # Not `keyed_integer`: finished runs depend on this order.
-    drawn = [hashlib.blake2b(f"{config.seed}:{position}".encode()).digest() for position in read.positions]
-    ordered = sorted(range(len(rows)), key=drawn.__getitem__)[config.skip : config.skip + wanted]
+    if config.order == "question":
+        ordered = _question_order(_asked_of(rows), config.seed, [config.skip, config.skip + wanted])[1]
+        if not ordered:
+            raise TutelageError(
+                f"{key}.order: no row is left for this section: `question` keeps rows that ask the same together, and "
+                "too many do; raise `size`, or use `position`"
+            )
+    else:
+        drawn = [_drawn(config.seed, position) for position in read.positions]
+        ordered = sorted(range(len(rows)), key=drawn.__getitem__)[config.skip : config.skip + wanted]
     if isinstance(rows, StoredRows) and wanted >= kept.LARGE:
         return StoredRows(rows.folder, np.array(ordered))
     return tuple(rows[place] for place in ordered)
+
+
+def question_slices(rows: Sequence[Conversation], sizes: Sequence[int]) -> list[int] | None:
+    """How many rows sections of these sizes have, one after the other, in the order of `question`, and how many are
+    left; None where so many rows ask the same that a section would be less than half or more than twice as long."""
+    parts = _question_order(_asked_of(rows), 0, list(accumulate(sizes)))
+    found, wanted = [len(part) for part in parts], [*sizes, len(rows) - sum(sizes)]
+    return found if all(size <= 2 * has <= 4 * size for size, has in zip(wanted, found, strict=True)) else None
+
+
+def _question_order(asked: Sequence[int], seed: int, ends: Sequence[int]) -> list[list[int]]:
+    """The places of all rows in the seeded order of what they ask, cut at `ends`: one part more than these. Rows that
+    ask the same are never parted: an end between two of them is after all of them."""
+    drawn = [_drawn(seed, question) for question in asked]
+    ordered = sorted(range(len(asked)), key=drawn.__getitem__)
+    moved = [0]
+    for end in ends:
+        while 0 < end < len(ordered) and drawn[ordered[end]] == drawn[ordered[end - 1]]:
+            end += 1
+        moved.append(end)
+    return [ordered[start:end] for start, end in pairwise([*moved, len(ordered)])]
+
+
+def _drawn(seed: int, what: int) -> bytes:
+    """Not `keyed_integer`: finished runs depend on this order."""
+    return hashlib.blake2b(f"{seed}:{what}".encode()).digest()
+
+
+def _asked_of(rows: Sequence[Conversation]) -> Sequence[int]:
+    return rows.asked if isinstance(rows, StoredRows) else [_asked(row) for row in rows]
+
+
+def _asked(row: Conversation) -> int:
+    """A number, equal for rows that ask the same but for spaces and the system turn; of plain text, for equal ones."""
+    return keyed_integer(repr(row.messages[0].content if row.plain else asked_text(row)))

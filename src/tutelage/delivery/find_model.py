@@ -34,6 +34,11 @@ class FoundModel:
     path: str  # the `path` of a recipe's model section
     card: Path | None = None  # its model card, where one was written
 
+    @property
+    def folder(self) -> Path:
+        """The folder in `models/`, where it is named there, else that of its files."""
+        return Path(self.path) if self.card is None else self.card.parent
+
 
 def find_model(written: str) -> FoundModel:
     """The model that `written` names. Raises TutelageError for a run without a model, and for a misspelt name."""

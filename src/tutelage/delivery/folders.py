@@ -19,13 +19,13 @@ from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 from tutelage.common.run_folder import MODEL, WHERE, models_folder
 from tutelage.delivery.card import model_card
-from tutelage.recipe.owner import other_owner, owner_of
+from tutelage.recipe.owner import other_owner, owner_of, settings_of
 from tutelage.report.recipe.tables import build_tables
 from tutelage.report.recipe.verdicts import verdicts
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
 
 CARD = "README.md"
-MARK = ".tutelage.json"  # the folder is this project's: recipe, stage, run and links
+MARK = ".tutelage.json"  # the folder is this project's: recipe, settings, stage, run, links
 _SEAL = "\n<!-- written by Tutelage; sha256 of the text above: "  # a card's last line
 
 
@@ -62,7 +62,7 @@ def deliver_models(
             before = (folder / str(mark.get("run", "."))).resolve()
             if mark and before.parent != model.run.folder.resolve().parent and before.is_dir():
                 notes.append(f"{folder} was the model of {before}, and is now that of {model.run.folder}")
-            if note := _write(folder, mark, model, card, results.name, file):
+            if note := _write(folder, mark, model, card, results, file):
                 notes.append(note)
             folders.append(folder)
         except (OSError, TutelageError) as error:  # the runs are done and reported all the same
@@ -94,7 +94,9 @@ def _taken(folder: Path, mark: dict[str, Any], recipe: str, model: TrainedModel,
     return f"{folder} has a file {own[0]} of its own, so it is left as it is" if own else ""
 
 
-def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, recipe: str, file: Path | None) -> str:
+def _write(
+    folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, results: RecipeResults, file: Path | None
+) -> str:
     """Write links, card and mark; returns a note, or ""."""
     folder.mkdir(parents=True, exist_ok=True)
     source = model.run.folder / MODEL
@@ -114,8 +116,9 @@ def _write(folder: Path, mark: dict[str, Any], model: TrainedModel, card: str, r
     if not edited:
         write_atomically(written, _sealed(card))
     content = {
-        "recipe": recipe,
-        "owner": None if file is None else owner_of(folder, file, recipe),
+        "recipe": results.name,
+        "owner": None if file is None else owner_of(folder, file, results.name),
+        "settings": {} if file is None else settings_of(file, results.overrides),
         "stage": model.stage,
         "seed": model.seed,
         "run": _relative(model.run.folder, folder),

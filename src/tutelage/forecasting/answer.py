@@ -76,7 +76,7 @@ def decide(known: Situation, score: Prediction, loss: Prediction, findings: Sequ
             f"twice the rows gain {plus(ends[0])} to {plus(ends[1])} points by fine-tuning alone, more than the teacher"
         )
     elif high < effect:
-        small = lead is not None and lead < SMALL_LEAD * scale and known.teacher != SAME
+        small = lead is not None and lead < SMALL_LEAD * scale and known.teacher != SAME and not _full(known)
         choice = "take a stronger teacher" if small else "fine-tune only"
         why = f"distilling gains at most {plus(high)} points over as much fine-tuning"
         if high < 0:
@@ -125,6 +125,12 @@ def find_problems(known: Situation, dev_rows: int, chance: float) -> list[Findin
             )
         )
     return found
+
+
+def _full(known: Situation) -> bool:
+    """Whether the teacher scores about as much as the metric can, so that none is much stronger."""
+    own = known.pilots[-1].teacher if known.pilots else None
+    return (own or known.signals.get("teacher_score") or 0.0) >= SATURATED
 
 
 def _chance_lead(known: Situation, dev_rows: int) -> float:

@@ -31,14 +31,29 @@ def refuse_other(folder: Path, file: Path | None, what: str) -> None:
         )
 
 
-def claim(folder: Path, file: Path | None, name: str, overrides: Sequence[str] = ()) -> None:
+def claim(folder: Path, file: Path | None, name: str, overrides: Sequence[str] = (), missing: int = 0) -> None:
     """Write down that the results in `folder` are those of `file`, whose recipe or study is called `name`, with these
-    overrides of its keys."""
+    overrides of its keys, and how many runs or cells they lack."""
     if file is None:
         (folder / OWNER).unlink(missing_ok=True)
         return
-    content = {**owner_of(folder, file, name), "settings": _settings(file, overrides)}
+    content = {**owner_of(folder, file, name), "settings": settings_of(file, overrides), "missing": missing}
     write_atomically(folder / OWNER, json.dumps(content, default=str) + "\n")
+
+
+def refuse_unfinished(folder: Path, missing: int, option: str) -> None:
+    """Raise TutelageError where `folder` has a report in which nothing is missing, and this one lacks `missing` runs or
+    cells: settings or data have changed since. `option`: what names another folder, or this one."""
+    try:
+        before = json.loads((folder / OWNER).read_text(encoding="utf-8"))["missing"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if before == 0 and missing:
+        are = "run or cell is" if missing == 1 else "runs or cells are"
+        raise TutelageError(
+            f"{folder} has a finished report, which stays: settings or data have changed since, and {missing} {are} "
+            f"missing; run it first, or {option} {folder}-now puts this report there ({option} {folder}: in its place)"
+        )
 
 
 def make_way(
@@ -69,7 +84,7 @@ def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: S
     """
     try:
         before = json.loads((folder / OWNER).read_text(encoding="utf-8"))["settings"]
-        now = {} if file is None else _settings(file, overrides)
+        now = {} if file is None else settings_of(file, overrides)
         changed = changes(before, now) if before and now else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
@@ -81,7 +96,7 @@ def replaces(folder: Path, file: Path | None, name: str, what: str, overrides: S
     ]
 
 
-def _settings(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def settings_of(file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What a recipe or study file says, by key with dots, after the overrides; {} while it cannot be read."""
     try:
         content = with_overrides(read_yaml(file), overrides)

@@ -12,6 +12,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from tutelage.recipe.base import Count, Fraction, NonNegative, Positive, Section
 
+_LATER = ("text", "messages", "distinct", "order")  # keys of a data section that are younger than finished runs
+
 
 class DataConfig(Section):
     """Where rows come from, and how a row becomes a conversation.
@@ -69,6 +71,13 @@ class DataConfig(Section):
         default=0, description="Rows at the start of the seeded order to leave out before `size` is counted."
     )
     seed: int = Field(default=0, description="Seed of the order that `size` and `skip` refer to.")
+    order: Literal["position", "question"] = Field(
+        default="position",
+        description="What that order is drawn by: each row's `position` in its files, or the text of its `question`, "
+        "so that rows stay in their section when others are removed or added, or an answer is mended, and equal "
+        "questions are never parted: a section then has a few rows more or fewer than `size`. Set it alike in all "
+        "sections that are slices of one file.",
+    )
     distinct: bool = Field(
         default=False,
         description="Whether to leave out rows that repeat an earlier one exactly, question and answer; they are "
@@ -79,9 +88,9 @@ class DataConfig(Section):
     )
 
     def content(self, *without: str) -> dict[str, Any]:
-        """The keys for a fingerprint, except those in `without`. `text`, `messages` and `distinct` count only if they
-        are set, so that runs from before those keys existed keep their fingerprints."""
-        unset = {key for key in ("text", "messages", "distinct") if not getattr(self, key)}
+        """The keys for a fingerprint, except those in `without`. Keys of `_LATER` count only if they are set, so that
+        runs from before those keys existed keep their fingerprints."""
+        unset = {key for key in _LATER if getattr(self, key) == type(self).model_fields[key].default}
         return self.model_dump(mode="json", exclude={*without, *unset})
 
     @model_validator(mode="after")

@@ -81,7 +81,7 @@ def run_recipe(
     for note in busy_note() if left and planner.device == "cpu" else ():
         print_lines([note])
 
-    here = CostModel(model.machine, ranks, _template(recipe) if left and planner.device == "cpu" else None)
+    here = CostModel(model.machine, ranks, counting_template(recipe) if left and planner.device == "cpu" else None)
 
     def seconds(run: Run) -> float:  # of one machine; what the runs take corrects it
         cost = cost_of(run, here)
@@ -96,7 +96,7 @@ def run_recipe(
     return replace(read_results(search, time.monotonic() - began), said=said)
 
 
-def _template(recipe: RecipeConfig) -> ChatTemplate | None:
+def counting_template(recipe: RecipeConfig) -> ChatTemplate | None:
     """The chat template by which rows are counted in tokens; None where it cannot be had."""
     with suppress(TutelageError):
         return load_template(recipe.teacher if isinstance(recipe.student, str) else recipe.student)[0]

@@ -18,10 +18,10 @@ from tutelage.recipe.recipe import RecipeConfig
 from tutelage.runs.cost.cpu import BUSY
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import find_problems
-from tutelage.runs.preflight.machine import free_disk
+from tutelage.runs.preflight.machine import Here, free_disk
 from tutelage.runs.rows.notes import notes_on_rows, read_used_rows
 from tutelage.runs.run import Run
-from tutelage.start.estimate import EVALUATIONS, Estimate, Here, estimate, runs_of
+from tutelage.start.estimate import EVALUATIONS, Estimate, estimate, runs_of
 from tutelage.start.look import Look, measure
 from tutelage.start.models import Cut, Pair
 from tutelage.start.propose import CPU_SAVINGS, HEALING_FILE, SAVINGS, Proposal, propose, slices

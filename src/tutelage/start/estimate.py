@@ -5,10 +5,9 @@ GPUs: the cost model's formulas (`runs/cost`). CPUs: `runs/cost/cpu.py`, as `tut
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tutelage.data.chat_template import ChatTemplate
@@ -17,24 +16,14 @@ from tutelage.recipe.stages import EvaluateStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.cpu import COMMAND, cpu_seconds, measured_pace
 from tutelage.runs.cost.disk import disk_of_all
-from tutelage.runs.cost.facts import Machine, facts, machine
 from tutelage.runs.cost.memory import GIB
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.planner import Planner
 from tutelage.runs.preflight import Misfit, misfits
-from tutelage.runs.preflight.machine import this_machine
+from tutelage.runs.preflight.machine import Here
 from tutelage.runs.run import Run, with_parents
 
 EVALUATIONS = "evaluations"
-
-
-@dataclass(frozen=True)
-class Here:
-    """This machine: its device, and what it is called."""
-
-    device: str
-    machine: Machine | None  # None: memory not known
-    said: str
 
 
 @dataclass(frozen=True)
@@ -47,24 +36,6 @@ class Estimate:
     busy: float = 1.0  # how many times as long as on quiet cores that is
     stages: Mapping[str, float] = field(default_factory=dict)  # hours by stage; EVALUATIONS: of all of them
     disk: float = 0.0  # GiB at the fullest moment
-
-
-def look_at_machine() -> Here:
-    """This machine's GPUs, or its cores and memory."""
-    import torch
-
-    if not torch.cuda.is_available():
-        here = this_machine("cpu")
-        memory = f", {here.memory:.0f} GiB" if here else ""
-        return Here("cpu", here, f"no GPU; {_cores()} CPU cores{memory}")
-    here, name = this_machine("cuda"), torch.cuda.get_device_name(0)
-    assert here is not None
-    like = next((one for one in facts()["machines"] if one in name.replace(" ", "")), None)
-    if like is not None:
-        here = replace(machine(like), gpus=here.gpus, memory=here.memory)
-    rates = "" if like else "; times are an H100's"
-    many = f"{here.gpus} × " if here.gpus > 1 else ""
-    return Here("cuda", here, f"{many}{name}, {here.memory:.0f} GiB{rates}")
 
 
 def runs_of(config: RecipeConfig, folder: Path, root: Path, device: str) -> list[Run]:
@@ -93,7 +64,3 @@ def estimate(runs: Sequence[Run], here: Here, template: ChatTemplate | None = No
     disk = disk_of_all(runs, model).total / GIB
     beside = 0.0 if pace is None else COMMAND * pace.busy / 3600
     return Estimate(sum(stages.values()) + beside, gib, wrong, 1.0 if pace is None else pace.busy, stages, disk)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

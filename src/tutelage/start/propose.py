@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.common.errors import TutelageError
+from tutelage.data.dataset import question_slices
 from tutelage.runs.cost.facts import shape_at
 from tutelage.runs.rows.seen import SHORT_ANSWER
 from tutelage.start.look import MOST_BAD, Lengths, Look
@@ -52,9 +53,16 @@ def propose(
     Raises TutelageError for too few rows, and for models that read too little of them.
     """
     reasons: dict[str, str] = {}
-    counts = slices(len(looks["train"].rows), [role for role in ("test", "dev") if role not in looks])
+    split = [role for role in ("test", "dev") if role not in looks]
+    sizes = slices(len(looks["train"].rows), split)
+    by_question = question_slices(looks["train"].rows, [sizes[role] for role in split]) if split else None
+    counts = sizes if by_question is None else dict(zip([*split, "train"], by_question, strict=True))
     training, limits = _training(counts["train"], looks["train"], lengths, pair, reasons)
-    data = _data(looks, paths, counts, limits, reasons)
+    data = _data(looks, paths, sizes, {} if by_question is None else {"order": "question"}, limits)
+    if split:
+        parts = [f"{counts[role]:,} for {role}" for role in ("dev", "test") if role in split]
+        how = "slices of one shuffled order" + (", drawn by the questions" if by_question is not None else "")
+        reasons["data"] = f"{counts['train']:,} rows to train on, {', '.join(parts)}: {how}"
     new = _round_up(1.25 * _percentile(lengths.responses, 0.99), 16)
     new = min(new, training["max_length"])
     targets = looks.get("test", looks["train"]).targets
@@ -156,25 +164,22 @@ def _training(
 def _data(
     looks: Mapping[str, Look],
     paths: Mapping[str, str | list[str]],
-    counts: Mapping[str, int],
+    sizes: Mapping[str, int],
+    order: Mapping[str, str],
     too_long: float,
-    reasons: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """The data sections; `dev` and `test` that no file is for are the first rows of the order that `train` skips."""
+    """The data sections; `dev` and `test` that no file is for are the first rows of the order that `train` skips.
+    `order`: the key that says which."""
     data: dict[str, dict[str, Any]] = {}
-    place, own = 0, {"path": paths["train"], **_form(looks["train"])}
+    place, own = 0, {"path": paths["train"], **_form(looks["train"]), **order}
     allowed = _allowed(looks["train"], too_long)
     for role in ("test", "dev"):
         if role in looks:
             data[role] = {"path": paths[role], **_form(looks[role]), **_allowed(looks[role], too_long)}
         else:
-            data[role] = {**own, **({"skip": place} if place else {}), "size": counts[role], **allowed}
-            place += counts[role]
-    data = {"train": {**own, **({"skip": place} if place else {}), **allowed}, "dev": data["dev"], "test": data["test"]}
-    split = [f"{counts[role]:,} for {role}" for role in ("dev", "test") if role not in looks]
-    if split:
-        reasons["data"] = f"{counts['train']:,} rows to train on, {', '.join(split)}: slices of one shuffled order"
-    return data
+            data[role] = {**own, **({"skip": place} if place else {}), "size": sizes[role], **allowed}
+            place += sizes[role]
+    return {"train": {**own, **({"skip": place} if place else {}), **allowed}, "dev": data["dev"], "test": data["test"]}
 
 
 def _form(look: Look) -> dict[str, Any]:

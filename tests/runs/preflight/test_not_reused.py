@@ -46,7 +46,7 @@ def test_a_changed_file_is_named_with_its_rows(workshop: Workshop) -> None:
     said(workshop, finish=True)
     workshop.rows("train", ROWS[:-2])
     line = "earlier runs of `sft` and `gkd` are not reused, nor what builds on them: train.jsonl has changed"
-    assert said(workshop) == [f"{line} (10 rows now, 12 then)"]
+    assert said(workshop) == [f"{line} (data.train: 10 rows now, 12 then)"]
     workshop.rows("train", [*ROWS[:-1], ROWS[0] | {"id": "new"}])
     assert said(workshop) == [line]
     workshop.rows("train", ROWS)
@@ -55,7 +55,7 @@ def test_a_changed_file_is_named_with_its_rows(workshop: Workshop) -> None:
     assert line.startswith(
         "earlier runs of `lead_1 on test`, `sft on test` and `gkd on test` are not reused: test.jsonl has"
     )
-    assert line.endswith(" (3 rows now, 4 then)")
+    assert line.endswith(" (data.test: 3 rows now, 4 then)")
 
 
 def test_changed_keys_are_named_with_both_values_and_at_most_three(workshop: Workshop) -> None:
@@ -81,7 +81,7 @@ def test_a_file_and_a_key_of_its_section(workshop: Workshop) -> None:
     assert line.endswith(": data.train.size null → 8")
     workshop.rows("train", ROWS[:-2])
     (line,) = said(workshop, data__train__size=8)
-    assert line.endswith(": train.jsonl has changed (8 rows now, 12 then), data.train.size null → 8")
+    assert line.endswith(": train.jsonl has changed (data.train: 8 rows now, 12 then), data.train.size null → 8")
     workshop.rows("more", ROWS)
     (line,) = said(workshop, data__train__path="more.jsonl")
     assert line.endswith(': data.train.path "train.jsonl" → "more.jsonl"')
@@ -133,6 +133,6 @@ def test_a_run_says_it_before_it_trains(workshop: Workshop, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert (
         "tiny: earlier runs of `sft` and `gkd` are not reused, nor what builds on them: train.jsonl has changed "
-        "(10 rows now, 12 then)\n"
+        "(data.train: 10 rows now, 12 then)\n"
     ) in out
     assert out.index("not reused") < out.index("runs done")

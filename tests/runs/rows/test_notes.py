@@ -85,12 +85,29 @@ def test_copies_equal_questions_and_near_ones_are_told_apart(tmp_path: Path) -> 
         ("Which key opens the shed?", "The green one."),
     ]
     asked, train = seen(tmp_path, "test", test), seen(tmp_path, "train", TRAIN)
-    assert shared_notes("task `test`", asked, "data.train", train, "scores on {them} look better than they are") == [
-        "2 of the 4 questions of task `test` are also in data.train: scores on them look better than they are "
-        "(test.jsonl:1 repeats train.jsonl:1, test.jsonl:4 asks what train.jsonl:3 asks)",
+    assert shared_notes("task `test`", asked, "data.train", train, "scores on {them} look better than they are",
+                        wrong="the reference or the training row") == [
+        "1 of the 4 questions of task `test` is also in data.train: scores on it look better than they are "
+        "(test.jsonl:1 repeats train.jsonl:1)",
+        "1 of the 4 questions of task `test` is also in data.train, with another answer: the reference or the training "
+        "row is wrong, unless both answers are right (test.jsonl:4 asks what train.jsonl:3 asks)",
         "1 of the 4 questions of task `test` is nearly one of data.train: scores on it may look better than they are "
         "(test.jsonl:2 asks nearly what train.jsonl:1 asks)",
-    ]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_another_answer_is_found_behind_an_equal_one_and_not_where_case_and_spaces_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(kept, "LARGE", 2 if large else kept.LARGE)
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    asked = seen(tmp_path, "test", [("Who?", "Ada"), ("When?", "At  noon"), ("Where?", "Here")])
+    train = seen(tmp_path, "train", [("Who?", "Ada"), ("When?", "at noon"), ("Who?", "Bo")])
+    assert asked.shared(train) == {
+        0: ("test.jsonl:1 asks what train.jsonl:3 asks", True),
+        1: ("test.jsonl:2 asks what train.jsonl:2 asks", False),
+    }
 
 
 def test_what_follows_from_near_questions_is_said_with_care(tmp_path: Path) -> None:

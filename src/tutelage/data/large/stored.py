@@ -157,6 +157,12 @@ class StoredRows(_Lazy[Conversation]):
         found = self._ids.column("question") if self.order is None else self._ids.column("question")[self.order]
         return found[found >= 0].tolist()
 
+    @property
+    def asked(self) -> list[int]:
+        """A number per row, by which the order of `question` is drawn."""
+        found = self._ids.column("asked")
+        return (found if self.order is None else found[self.order]).tolist()
+
 
 def write_rows(file: Path, rows: Iterable[Conversation]) -> None:
     """Write conversations, without their ids."""
@@ -165,13 +171,16 @@ def write_rows(file: Path, rows: Iterable[Conversation]) -> None:
     write_arrow(file, pa.schema([("row", pa.large_binary())]), ({"row": _row_json(row)} for row in rows))
 
 
-def write_ids(file: Path, ids: Sequence[str], positions: Sequence[int], questions: Sequence[int]) -> None:
+def write_ids(
+    file: Path, ids: Sequence[str], positions: Sequence[int], questions: Sequence[int], asked: Sequence[int]
+) -> None:
     """Write what belongs to each conversation beside its content. `questions`: −1 for none."""
     import pyarrow as pa
 
-    schema = pa.schema([("id", pa.large_binary()), ("position", pa.int64()), ("question", pa.int64())])
-    columns = zip(ids, positions, questions, strict=True)
-    rows = ({"id": i.encode("utf-8", _SURROGATES), "position": p, "question": q} for i, p, q in columns)
+    numbers = {"position": positions, "question": questions, "asked": asked}
+    schema = pa.schema([("id", pa.large_binary()), *((name, pa.int64()) for name in numbers)])
+    columns = zip(ids, *numbers.values(), strict=True)
+    rows = ({"id": one.encode("utf-8", _SURROGATES), **dict(zip(numbers, own, strict=True))} for one, *own in columns)
     write_arrow(file, schema, rows)
 
 

@@ -8,10 +8,10 @@ score, any pair of students may come up: the p-values of all of them are correct
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tutelage.common.errors import and_joined, first_of
@@ -21,6 +21,7 @@ from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.comparisons import swapped
 from tutelage.report.labels import TRAINED, metric_label
 from tutelage.report.numbers import interval_text, p_text
+from tutelage.report.recipe.advice import POWER, is_level, more_rows, teacher_advice
 from tutelage.report.recipe.pairs import TaskPairs, pairs_of
 from tutelage.report.recipe.tables import TableRow, TaskTable
 from tutelage.report.recipe.verdicts import (
@@ -33,15 +34,12 @@ from tutelage.report.recipe.verdicts import (
     key_of,
     named,
     not_shown,
-    weak_teachers,
 )
 
 if TYPE_CHECKING:
     from tutelage.runs.recipe_results import RecipeResults, ResultRow, TrainedModel
 
 SPOKEN_OF = 3  # other models whose distance is given
-POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors of what four of five cases show
-MOST_TIMES = 20  # as many test rows as there are: a difference that needs more is not worth them
 MUCH = 10  # points by which a score is above exact match that may be taken for the share of right answers
 _ALL = {1: "the other", 2: "both others"}
 
@@ -130,7 +128,7 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     place = _place(results, chosen.stage)
     what = f"`{place[0]}`{place[1]}" if place else named(chosen.label)
     whys = [_why(chosen, smaller, others, levels, len(tables))]
-    whys += _shown(chosen, [row for row in others if row in equals], compared)
+    whys += _shown(chosen, [row for row in others if row in equals], levels, compared)
     beyond = [row for row in others if row not in equals and row is not smaller and smaller is None]
     whys += ["No larger one was shown to be better."] if beyond and len(equals) > 1 else []
     why = " ".join([*whys, *_exact(tables, chosen), *_distances(compared, chosen, others)])
@@ -247,7 +245,9 @@ def _exact(tables: Sequence[TaskTable], chosen: ResultRow) -> Iterator[str]:
             )
 
 
-def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparisons) -> list[str]:
+def _shown(
+    chosen: ResultRow, equals: Sequence[ResultRow], levels: dict[str, float], compared: _Comparisons
+) -> list[str]:
     """Than which others of its size the chosen one was shown to be better, and than which it was not."""
     better = [row for row in equals if compared.beats(chosen, row)]
     rest = [row for row in equals if row not in better]
@@ -256,6 +256,8 @@ def _shown(chosen: ResultRow, equals: Sequence[ResultRow], compared: _Comparison
     if not rest:
         return [f"It was shown to be better than {_ALL.get(len(better), f'all {len(better)} others')}."]
     may = f"{_names(rest)} may be as good"
+    if not better and all(levels[row.stage] == levels[chosen.stage] for row in rest):
+        return []  # they score alike
     if not better:
         return [f"But no difference that large was shown to be more than chance: {may}."]
     return [f"It was shown to be better than {_names(better)}; {may}."]
@@ -305,9 +307,11 @@ def _next(
     again = "`'seeds=[0,1,2]'` added to the command"
     said = []
     if still := [one for one in found if one.sign == 0 and one.versus.stderr and not is_saturated(one.table)]:
-        said.append(_more_rows(still[0]))  # of the best of the others
+        first = still[0]  # of the best of the others
+        said.append(more_rows(first.row, first.other, first.versus, first.rows_needed))
         seeds = f"Other training runs ({again})" if len(results.seeds) == 1 else "More seeds"
-        said.append(f"{seeds} would tell whether it is more than the chance of one training.")
+        what = "they differ by more" if is_level(first.versus) else "it is more"
+        said.append(f"{seeds} would tell whether {what} than the chance of one training.")
     kinds = {row.stage: row.kind for row in others}
     taught = [one for one in found if kinds[one.other.stage] not in ("sft", "model")]
     if chosen.kind not in ("sft", "model"):
@@ -316,55 +320,8 @@ def _next(
         elif not still:
             said.append("`tutelage forecast` says from small parts of the rows how the gain changes with their number.")
     elif taught and all(one.sign > 0 for one in taught):
-        said += _teacher_advice(results, tables, {row.teacher for row in others})
+        said += teacher_advice(results, tables, [row for row in others if row.kind not in ("sft", "model")])
     return " ".join(said)
-
-
-def _teacher_advice(
-    results: RecipeResults, tables: Sequence[TaskTable], teachers: Collection[str | None]
-) -> Iterator[str]:
-    """What would let distilling do better: a teacher that scores more than the reference. None where a verdict says
-    it."""
-    if weak_teachers(results, tables):
-        return
-    for table in tables:
-        reference = table.reference.value(table.headline) if table.reference else None
-        own = (value for row in table.rows if row.stage in teachers and (value := row.value(table.headline)))
-        best = max(own, key=lambda value: value.value, default=None)
-        if table.reference and reference and best and best.value <= reference.value:
-            known = f"the teacher scores {best.value:.1f} and {named(table.reference.label)} {reference.value:.1f}"
-            where = f" on {table.task}" if len(tables) > 1 else ""
-            yield (
-                f"There is little to learn from the teacher on this task: {known}{where}. A stronger teacher, or a "
-                "task that it does better, comes first."
-            )
-            return
-    yield (
-        "Distilling may do better with a stronger teacher: `tutelage forecast` with one says so from small parts of "
-        "the rows."
-    )
-
-
-def _more_rows(one: _Compared) -> str:
-    """How many more test rows would tell two models apart."""
-    label, other, n = named(one.row.label), named(one.other.label), one.versus.examples
-    shown = POWER * one.versus.stderr
-    start = (
-        f"To tell {label} from {other} takes more test rows: these {n:,} show a difference of {shown:.1f} points four "
-        "times in five"
-    )
-    size = f"{abs(one.versus.difference):.1f}"
-    if one.rows_needed > MOST_TIMES * n:
-        return f"{start}; one as small as here ({size}) would take more than {MOST_TIMES * n:,}."
-    return (
-        f"{start}, and one of {size}, as here, would take about {_two_digits(one.rows_needed):,}: name a longer file "
-        "in `data.test` (`tutelage init` splits a fifth of the rows off, 500 at most)."
-    )
-
-
-def _two_digits(value: float) -> int:
-    unit = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
-    return math.ceil(value / unit) * unit
 
 
 def _commands(results: RecipeResults, place: str, chosen: ResultRow) -> Iterator[tuple[str, str]]:

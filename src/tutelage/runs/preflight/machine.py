@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutelage.common.files import unwritable
@@ -18,6 +18,33 @@ from tutelage.runs.preflight.fit import misfits
 from tutelage.runs.preflight.hub import cached
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine: its device, and what it is called."""
+
+    device: str
+    machine: Machine | None  # None: memory not known
+    said: str
+
+
+def look_at_machine(device: str | None = None) -> Here:
+    """This machine's GPUs, or its cores and memory; `device`: "cpu" for these whatever GPUs it has."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        here = this_machine("cpu")
+        memory = f", {here.memory:.0f} GiB" if here else ""
+        return Here("cpu", here, f"{'' if device == 'cpu' else 'no GPU; '}{_cores()} CPU cores{memory}")
+    here, name = this_machine("cuda"), torch.cuda.get_device_name(0)
+    assert here is not None
+    like = next((one for one in facts()["machines"] if one in name.replace(" ", "")), None)
+    if like is not None:
+        here = replace(machine(like), gpus=here.gpus, memory=here.memory)
+    rates = "" if like else "; times are an H100's"
+    many = f"{here.gpus} × " if here.gpus > 1 else ""
+    return Here("cuda", here, f"{many}{name}, {here.memory:.0f} GiB{rates}")
 
 
 def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Problem]:
@@ -111,3 +138,7 @@ def _hub_cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -127,7 +127,9 @@ def _files(run: Run, now: dict[str, Any], then: dict[str, Any], folder: Path, pl
         if found != known:
             seen.add(source)
             rows, were = planner.inputs.seen(section, run.recipe_folder, with_answers), _rows(folder, name)
-            counts = "" if rows is None or were in (None, rows.count) else f" ({rows.count:,} rows now, {were:,} then)"
+            counts = ""
+            if rows is not None and were not in (None, rows.count):
+                counts = f" (data.{name}: {rows.count:,} rows now, {were:,} then)"
             yield f"{source} has changed{counts}"
     for role, found in run.planned_models.items():
         now_model, before = now["models"].get(role), then["models"].get(role)

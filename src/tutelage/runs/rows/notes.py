@@ -17,7 +17,7 @@ from tutelage.common.errors import and_joined, listed
 from tutelage.data.columns import BadRow, reasons
 from tutelage.data.encode_rows import in_rows
 from tutelage.data.sources import paths_of
-from tutelage.recipe.load import data_names
+from tutelage.recipe.load import data_names, made_by
 from tutelage.recipe.sections import TrainingConfig
 from tutelage.recipe.stages import EvaluateStage, TrainStage
 from tutelage.runs.search import search_task
@@ -57,11 +57,12 @@ def notes_on_rows(planner: Planner) -> tuple[str, ...]:
 
 
 def read_used_rows(planner: Planner) -> None:
-    """Read what the recipe trains, measures and scores on, for the notes. Raises TutelageError as `load_dataset`."""
+    """Read what the recipe trains, measures and scores on, for the notes, but for what a stage makes. Raises
+    TutelageError as `load_dataset`."""
     uses = _uses(planner)
     tasks = [planner.recipe.tasks[task].data for task in (*uses.choosing, *uses.scored)]
     for names, with_answers in (([*uses.trained, *uses.validated], True), (tasks, False)):
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(name for name in names if made_by(planner.recipe.data[name].path) is None):
             planner.inputs.data(name, planner.recipe.data[name], planner.recipe_folder, with_answers)
 
 
@@ -129,7 +130,9 @@ def shared_questions(planner: Planner) -> list[str]:
     for task in dict.fromkeys([*uses.scored, *uses.choosing]):
         asked = _seen(planner, recipe.tasks[task].data, False)
         for what, other in (trained | _chosen_on(planner, uses, task)).items():
-            notes += shared_notes(f"task `{task}`", asked, what, other, "scores on {them} look better than they are")
+            wrong = "the reference or the training row" if what in trained else "one of the two references"
+            so = "scores on {them} look better than they are"
+            notes += shared_notes(f"task `{task}`", asked, what, other, so, wrong=wrong)
             notes += known_answers(f"task `{task}`", asked, what, other) if what in trained else []
         for name, other in measured.items():
             if name != recipe.tasks[task].data:
@@ -164,26 +167,34 @@ def _chosen_on(planner: Planner, uses: _Uses, task: str) -> dict[str, SeenRows |
 
 
 def shared_notes(
-    who: str, asked: SeenRows | None, what: str, other: SeenRows | None, so: str, near: bool = True
+    who: str,
+    asked: SeenRows | None,
+    what: str,
+    other: SeenRows | None,
+    so: str,
+    near: bool = True,
+    wrong: str = "one of the two rows",
 ) -> list[str]:
-    """Notes about the questions of `who` that are also in `what`, and about those that are nearly. `so`: what follows
-    from it."""
+    """Notes about the questions of `who` that are also in `what`, with the same answer or another, and about those that
+    are nearly. `so`: what follows from it. `wrong`: of two answers, what is, in words."""
     if asked is None or other is None:
         return []
+    shared = asked.shared(other).values()
+    otherwise = f"with another answer: {wrong} is wrong, unless both answers are right"
+    kinds = (
+        ("is also in", "are also in", [text for text, another in shared if not another], f": {so}"),
+        ("is also in", "are also in", [text for text, another in shared if another], f", {otherwise}"),
+        ("is nearly one of", "are nearly some of", [*_nearly(asked, other).values()] if near else [],
+         re.sub(r"\blooks?\b", "may look", f": {so}")),
+    )  # fmt: skip
     notes = []
-    for nearly, places in ((False, asked.shared(other)), (True, _nearly(asked, other) if near else {})):
-        found = [*places.values()]
+    for is_, are, found, then in kinds:
         one = len(found) == 1
-        then = f": {so.format(them='it' if one else 'them')}"
-        if nearly:
-            are, then = ("is nearly one of" if one else "are nearly some of"), re.sub(r"\blooks?\b", "may look", then)
-        else:
-            are = "is also in" if one else "are also in"
         if found:
             of = f"{len(found):,} of the {len(asked.questions):,} questions"
             of = "the only question" if len(asked.questions) == 1 else of
-            notes.append(f"{of} of {who} {are} {what}{then} "
-                         f"({listed(found)})")  # fmt: skip
+            then = then.format(them="it" if one else "them")
+            notes.append(f"{of} of {who} {is_ if one else are} {what}{then} ({listed(found)})")
     return notes
 
 

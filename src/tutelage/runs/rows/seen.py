@@ -67,17 +67,26 @@ class SeenRows:
             return []
         return list(_first_asked(self._stored[place] for place in range(min(NEAR_ROWS, self.count))))
 
-    def shared(self, other: SeenRows) -> dict[int, str]:
+    def shared(self, other: SeenRows) -> dict[int, tuple[str, bool]]:
         """The rows whose question is one of the other's, by their place in `questions`, each with that one, by file and
-        line."""
-        places = {question: place for place, question in reversed([*enumerate(other.questions)])}
+        line, and whether that one's answer is another."""
+        places: dict[int, list[int]] = {}
+        asked = set(self.questions)
+        for place, question in enumerate(other.questions):
+            if question in asked:
+                places.setdefault(question, []).append(place)
         both = [(place, places[question]) for place, question in enumerate(self.questions) if question in places]
-        return {
-            one: f"{self._source(one)} repeats {other._source(two)}"
-            if self._whole(one) == other._whole(two)
-            else f"{self._source(one)} asks what {other._source(two)} asks"
-            for one, two in both
-        }
+        return {one: self._beside(one, other, found) for one, found in both}
+
+    def _beside(self, own: int, other: SeenRows, places: Sequence[int]) -> tuple[str, bool]:
+        answers = self._answers_at(own)
+        for place in places:
+            theirs = other._answers_at(place)
+            if answers and theirs and not {*answers} & {*theirs}:
+                return f"{self._source(own)} asks what {other._source(place)} asks", True
+        same = self._whole(own) == other._whole(places[0])
+        how = "repeats {}" if same else "asks what {} asks"
+        return f"{self._source(own)} {how.format(other._source(places[0]))}", False
 
     def id_of(self, place: int) -> str:
         """The id of the row at this place in `questions`."""
@@ -98,6 +107,9 @@ class SeenRows:
 
     def _source(self, place: int) -> str:
         return self._sources[place] if self._stored is None else self._stored[place].source
+
+    def _answers_at(self, place: int) -> list[int]:
+        return self._answers[place] if self._stored is None else [_answer(text) for text in self._stored[place].targets]
 
     def _whole(self, place: int) -> int:
         return self._wholes[place] if self._stored is None else _whole(self._stored[place])

@@ -21,6 +21,7 @@ from tutelage.recipe.load import data_names, made_by
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.sections import DataConfig, ModelConfig
 from tutelage.recipe.stages import PruneStage, SynthesizeStage, TrainStage
+from tutelage.runs.rows.notes import read_used_rows, shared_questions
 from tutelage.runs.rows.seen import in_file_order
 
 
@@ -84,6 +85,16 @@ def inspect_section(
     first = list(dict.fromkeys(one.index for one in sequences))[:rows]
     shown = [one for one in sequences if one.index in first]
     return Inspection(tuple(lines), tuple(_text(template, one, data.conversations[one.index]) for one in shown))
+
+
+def notes_between(recipe: RecipeConfig, folder: Path) -> list[str]:
+    """What is said of rows that are in two sections which should be apart, equal, nearly or with another answer."""
+    from tutelage.runs.planner import Planner
+
+    data = {name: one.model_copy(update={"max_bad_rows": 1.0}) for name, one in recipe.data.items()}
+    planner = Planner(recipe.model_copy(update={"data": data}), folder, folder)
+    read_used_rows(planner)
+    return shared_questions(planner)
 
 
 def _encoded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,11 +13,13 @@ import torch
 
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
+from tutelage.common.files import write_atomically
 from tutelage.common.interrupt import stop_requests
 from tutelage.common.metrics_log import read_metrics
 from tutelage.common.progress import cause_of, tell
 from tutelage.common.types import Conversation, Message, TokenSequence
 from tutelage.data.chat_template import ChatTemplate
+from tutelage.data.dataset import questions_of
 from tutelage.data.large.stored import Joined, JoinedSequences, StoredSequences
 from tutelage.data.teacher_prompts import same_rendering
 from tutelage.data.thoughts import begun_thought
@@ -60,10 +63,11 @@ def train(run: Run) -> dict[str, Any]:
     sharded = training.shard if training.shard and _join_ranks(run) else False
     student = load_student(run, sharded)
     teacher, shared = load_teacher(run, student, sharded) if "teacher" in run.models else (None, False)
-    trainer, reports = prepare(run, student, teacher, shared)
+    trainer, reports, questions = prepare(run, student, teacher, shared)
     validation = bool(trainer.job.validation)
     if trainer.rank == 0:
         run_folder.write_json(run.folder, run_folder.DATA, reports)
+        write_atomically(run.folder / run_folder.QUESTIONS, json.dumps(questions, separators=(",", ":")) + "\n")
     precision = _teacher_precision(run, trainer, teacher)
     before = trainer.validate() if validation else None
     with stop_requests():  # the last steps have no checkpoint, so after them the model is always saved
@@ -96,8 +100,9 @@ def train(run: Run) -> dict[str, Any]:
 
 def prepare(
     run: Run, student: LoadedModel, teacher: LoadedModel | None, shared: bool = False
-) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer of a run with these models, and what became of the rows of each data section (data.json).
+) -> tuple[Trainer, dict[str, Any], dict[str, list[int]]]:
+    """The trainer of a run with these models, what became of the rows of each data section (data.json), and the
+    questions of those that are trained on (`questions_of`).
 
     `teacher`: as `load_teacher` gives it; `shared`: it is the student without its adapter. Raises TutelageError when
     student, teacher and data do not fit together.
@@ -121,7 +126,8 @@ def prepare(
     if teacher is not None:
         taught_by = teacher_of(run, student, teacher, shared, [section.sequences for section in sections.values()])
     job = _job(run, student, teacher, taught_by, examples, validation)
-    return Trainer(dataclasses.replace(job, asked=asked)), reports
+    questions = {name: questions_of(sections[name].conversations) for name in names}
+    return Trainer(dataclasses.replace(job, asked=asked)), reports, questions
 
 
 def _endless_replies(run: Run) -> str | None:
