@@ -97,6 +97,7 @@ def test_sections_for_evaluation_are_prompts(workshop: Workshop, capsys: pytest.
     out = capsys.readouterr().out
     assert "used as prompts; tokens per prompt: " in out
     assert "Say a.<|im_end|>\n<|im_start|>assistant\n" in out
+    assert "\nexpected: a\n" in out
     assert "⟦" not in out
 
 

@@ -179,7 +179,7 @@ MISUSE: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "binary lines": (
         lambda f: (f / "x.jsonl").write_bytes(b"\xff\x00\n" * 9),
         ["x.jsonl"],
-        "no row can be read (broken",
+        "no row can be read (not UTF-8",
     ),
     "mixed forms": (
         write_mixed,

@@ -174,6 +174,17 @@ def test_evaluate_any_model(workshop: Workshop, capsys: pytest.CaptureFixture[st
     assert file.stat().st_mtime_ns == stamp
 
 
+def test_evaluate_on_other_rows_takes_keys_of_the_recipe_as_run_does(workshop: Workshop, capsys: Any):
+    workshop.rows("other", ROWS[:3])
+    options = ["--model", str(workshop.models / "student"), "--tasks", "test", "--runs", str(workshop.runs)]
+    main(["evaluate", str(workshop.write()), "data.test.path=other.jsonl", *options])
+    assert "(n = 3)\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", "data.test.path=other.jsonl", *options])
+    said = "tutelage: `data.test.path=other.jsonl` is a key of a recipe, and no file: give the recipe's file before it"
+    assert " ".join(capsys.readouterr().err.split()) == said
+
+
 def test_schema_names_every_section_of_a_stage(capsys: pytest.CaptureFixture[str]):
     main(["schema"])
     schema = json.loads(capsys.readouterr().out)

@@ -90,8 +90,10 @@ def test_pieces_that_are_not_known_yet_count_like_the_mean():
     left.expect(1)
     assert (left.seconds(0.0), left.counts) == (pytest.approx(80.0), (0, 4))
     left.drop("c")
-    left.expect(-3)
-    assert left.counts == (0, 2)
+    left.expect(0)
+    assert left.counts == (0, 3)  # it was one of them
+    left.drop("b", done=True)  # by others
+    assert (left.seconds(0.0), left.counts) == (pytest.approx(10.0), (1, 3))
 
 
 @pytest.mark.parametrize(

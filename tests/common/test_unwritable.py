@@ -16,7 +16,7 @@ from recipes_fixture import ROWS, Workshop
 import tutelage
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import unwritable
+from tutelage.common.files import unwritable, write_atomically
 from tutelage.evaluation.replies import RESPONSES_FILE
 from tutelage.runs.stages.earlier import rescore_runs
 
@@ -68,7 +68,15 @@ def work(*_: Any, **__: Any) -> None:
     raise AssertionError("work was begun")
 
 
+def nothing_new(*_: Any, dir: Path, **__: Any) -> None:
+    raise FileNotFoundError(2, "No such file or directory", str(dir))
+
+
 COMMANDS = {
+    "run --runs": ["run", "recipe.yaml", "--runs", "BAD"],
+    "forecast --runs": ["forecast", "recipe.yaml", "--runs", "BAD"],
+    "demo --runs": ["demo", "--runs", "BAD"],
+    "evaluate recipe --runs": ["evaluate", "recipe.yaml", "--model", "student", "--tasks", "test", "--runs", "BAD/x"],
     "run --report": ["run", "recipe.yaml", "--report", "BAD"],
     "report --out": ["report", "recipe.yaml", "--out", "BAD"],
     "forecast --out": ["forecast", "recipe.yaml", "--out", "BAD"],
@@ -80,8 +88,15 @@ COMMANDS = {
 }
 
 
+BAD = {
+    "a file": "a file is a file",
+    "locked": "locked may not be written",
+    "odd": "odd takes nothing new (No such file or directory)",  # as /proc, whose permissions say nothing of it
+}
+
+
 @pytest.mark.parametrize("case", COMMANDS)
-@pytest.mark.parametrize(("bad", "reason"), [("a file", "a file is a file"), ("locked", "locked may not be written")])
+@pytest.mark.parametrize(("bad", "reason"), BAD.items())
 def test_commands_refuse_before_they_work(
     case: str, bad: str, reason: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -94,6 +109,8 @@ def test_commands_refuse_before_they_work(
     Path("a file").write_text("mine")
     Path("rows.jsonl").touch()
     Path("locked").mkdir()
+    Path("odd").mkdir()
+    monkeypatch.setattr("tempfile.mkdtemp", nothing_new)
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode & os.W_OK == 0 or Path(path) != Path("locked"))
     student = str(workshop.models / "student")
     with pytest.raises(SystemExit) as caught:
@@ -101,10 +118,10 @@ def test_commands_refuse_before_they_work(
     assert caught.value.code == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"tutelage: {bad}")
-    named = case.split()[-1].replace("--runs", "--out")  # which names a folder outside the runs
+    named = "--out" if case == "evaluate --runs" else case.split()[-1]  # which names a folder outside the runs
     assert f" cannot be written: {reason}: choose another folder by {named}, or mend that" in said[-1]
     assert Path("a file").read_text() == "mine"
-    assert not any(Path("locked").iterdir())
+    assert not any((*Path("locked").iterdir(), *Path("odd").iterdir()))
 
 
 def test_a_report_without_the_option_names_its_own_folder(
@@ -168,3 +185,12 @@ def test_a_trainer_of_models_in_memory(tmp_path: Path) -> None:
         TutelageError, match=r"file cannot be written: .*file is a file: choose another folder by `folder`, or"
     ):
         tutelage.Trainer(torch.nn.Linear(1, 1), None, ROWS, folder=tmp_path / "file")
+
+
+def test_a_file_that_cannot_be_written_says_what_mends_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TutelageError, match=r"x cannot be written: File exists; mend that, or choose another folder$"):
+        write_atomically(tmp_path / "file" / "x", "")
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(TutelageError, match=r"mend that, or set TUTELAGE_CACHE to another folder$"):
+        write_atomically(tmp_path / "file" / "x", "")

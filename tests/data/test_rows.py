@@ -204,7 +204,7 @@ def test_bad_rows_are_listed_with_place_and_reason(tmp_path: Path, bad: Any, rea
 TEMPLATED = [
     (
         {"dialog": "d", "summary": "s"},
-        "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary); " + if_missing("dialogue"),
+        "no column `dialogue`, did you mean `dialog`? (columns: dialog, summary)",
     ),
     (
         {"dialogue": None, "summary": "s"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,16 @@ def test_a_push_uploads_the_folder(
     monkeypatch.setattr(Hub, "upload_folder", refused)
     with pytest.raises(TutelageError, match="cannot push to me/tiny: no route; check the network"):
         exporting.push(tmp_path / "out", "me/tiny")
+
+
+def test_a_full_disk_is_one_cause_in_one_line(
+    tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: str, copy: str, **_: Any) -> None:
+        raise OSError(28, "No space left on device", copy)
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    said = fails(["export", str(tiny_models / "student"), "--out", str(tmp_path / "x")], capsys)
+    what = r"x cannot be written: No space left on device \(\w+\.json\w*\); mend that, or choose another --out"
+    assert re.fullmatch(rf"tutelage: \S*{what}\n", said), said
+    assert not any(tmp_path.iterdir())

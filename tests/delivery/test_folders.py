@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -175,6 +176,28 @@ def test_what_is_not_ours_stays(copy: Workshop) -> None:
     weights.write_bytes(b"mine")
     assert "has a file model.safetensors of its own" in deliver_models(results(copy), copy.runs).notes[1]
     assert weights.read_bytes() == b"mine"
+
+
+def test_a_card_of_another_command_that_ended_at_the_same_time_is_no_edited_one(copy: Workshop) -> None:
+    folder = copy.folder / "models" / "tiny-gkd"
+    deliver_models(results(copy), copy.runs, ["tutelage", "run", "../copy/recipe.yaml"])
+    first = (folder / "README.md").read_text()
+    deliver_models(results(copy), copy.runs, ["tutelage", "run", "recipe.yaml"])
+    (folder / "README.md").write_text(first)  # as if the first had written its card between the other's card and mark
+    assert deliver_models(results(copy), copy.runs).notes == ()
+    assert (folder / "README.md").read_text() != first
+    (folder / "README.md").write_text(first.replace("# tiny-gkd", "# mine"))
+    assert "README.md was edited" in deliver_models(results(copy), copy.runs).notes[0]
+
+
+def test_a_card_of_an_earlier_version_is_told_by_the_mark(copy: Workshop) -> None:
+    deliver_models(results(copy), copy.runs)
+    card, mark = (copy.folder / "models" / "tiny-gkd" / name for name in ("README.md", ".tutelage.json"))
+    card.write_text("as it was written")
+    content = json.loads(mark.read_text())
+    mark.write_text(json.dumps({**content, "card": hashlib.sha256(card.read_bytes()).hexdigest()}))
+    assert deliver_models(results(copy), copy.runs).notes == ()
+    assert card.read_text().startswith("---\n")
 
 
 def test_a_folder_that_cannot_be_written_is_a_note(copy: Workshop) -> None:

@@ -173,6 +173,27 @@ def test_unscored_examples_are_left_out_on_both_sides(tmp_path: Path) -> None:
     assert "not corrected" not in table(dataclasses.replace(one, tasks=one.tasks * 2))  # of two that are none
 
 
+def test_the_same_rows_from_a_file_and_from_memory_are_paired_by_question(tmp_path: Path) -> None:
+    def rows(origin: str, scores: Sequence[float], asked: str = "question {}") -> list[ExampleRecord]:
+        made = [record(f"{origin}:{n}", score) for n, score in enumerate(scores)]
+        return [dataclasses.replace(one, prompt=asked.format(n)) for n, one in enumerate(made)]
+
+    a = write(tmp_path / "a", rows("rows.csv", [1, 0, 0, 1]))
+    b = write(tmp_path / "b", rows("data-0f3e.jsonl", [0, 0, 0, 1]))
+    ((found,),) = [task.metrics for task in compare_folders(a, b).tasks]
+    assert (found.a, found.b, found.examples) == (50, 25, 4)
+    for name, other in (
+        ("other order", rows("c", [0, 0, 0, 1])[::-1]),
+        ("other questions", rows("d", [0] * 4, "and {}?")),
+        ("no questions", rows("e", [0] * 4, "")),
+    ):
+        with pytest.raises(TutelageError, match="8 differ"):
+            compare_folders(a, write(tmp_path / name, other))
+    nothing = write(tmp_path / "f", rows("f", [0] * 4, ""))
+    with pytest.raises(TutelageError, match="8 differ"):  # without a question nothing says that rows are the same
+        compare_folders(tmp_path / "no questions", nothing)
+
+
 def test_other_examples_are_refused_by_name(tmp_path: Path) -> None:
     a = write(tmp_path / "a", [record("1", 1), record("2", 1)])
     for name, records, words in (
@@ -212,7 +233,7 @@ def test_folders_of_several_tasks(tmp_path: Path) -> None:
         "0.00",
         "+100.00",
         *["+100.00", "to", "+100.00"],
-        "<0.001",
+        "0.004",  # 2^(1 − 9)
         "9",
     ]
     assert "only in a: three" in lines

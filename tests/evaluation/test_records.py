@@ -77,7 +77,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     path = write_atomically(tmp_path / "a.txt", "old")
 
     def refuse(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(TutelageError, match="cannot be written: disk full; free some space"):

@@ -8,13 +8,18 @@ import jobs
 import pytest
 import tiny
 import torch
-from recipes_fixture import save_tiny
+from recipes_fixture import Workshop, save_tiny
 
 from tutelage.common.errors import TutelageError
+from tutelage.delivery.find_model import find_model
 from tutelage.models.checkpoints.save import save_model
 from tutelage.models.files import is_local, model_fingerprint
 from tutelage.models.load import load_model
+from tutelage.recipe.load import load_recipe
 from tutelage.recipe.sections import ModelConfig
+from tutelage.runs.planner import Planner
+from tutelage.runs.search import Search
+from tutelage.runs.stages.inspect_data import inspect_section
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +49,8 @@ def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert error_for(tmp_path / "nowhere") == f"model folder {tmp_path / 'nowhere'} does not exist (key `path`)"
-    assert "m.gguf does not exist (key `path`)" in error_for(tmp_path / "m.gguf")
+    assert error_for(tmp_path / "nowhere").startswith(f"model folder {tmp_path / 'nowhere'} does not exist: give ")
+    assert "m.gguf does not exist" in error_for(tmp_path / "m.gguf")
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in error_for(tmp_path / "empty")
     tiny.llama().config.save_pretrained(tmp_path / "bare")
@@ -55,6 +60,34 @@ def test_folders_that_cannot_be_loaded_are_one_line(tmp_path: Path):
     assert error_for("package:no-such-package") == (
         "package `no-such-package` is not installed: pip install --no-deps no-such-package"
     )
+
+
+def test_a_folder_without_a_model_is_answered_with_those_near_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workshop: Workshop
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "models/a", "models/b", "run/model"):
+        save_model(tiny.llama(), jobs.words(), Path(name))
+    for name in ("config.json", "environment.json"):
+        Path("run", name).write_text("{}")
+    Path("empty").mkdir()
+
+    def said(name: str) -> str:
+        with pytest.raises(TutelageError) as caught:
+            model_fingerprint(ModelConfig(path=name))
+        return str(caught.value)
+
+    assert said("empty") == "model folder empty has no config.json: give one of models/a, models/b"
+    assert said("models") == "model folder models has no config.json: give one of models/a, models/b"
+    assert said("run") == "model folder run has no weights (*.safetensors): give run/model"
+    with pytest.raises(TutelageError, match=r"folder empty has no config\.json: give one of models/a"):
+        find_model("empty")  # before data of benchmarks are looked for
+    for key in ("student", "teacher"):
+        recipe = load_recipe(workshop.write(), [f"{key}.path={tmp_path / 'empty'}"])
+        with pytest.raises(TutelageError, match=rf"^{key}\.path: model folder .*empty has no config.json: give"):
+            Search(Planner(recipe, workshop.folder, workshop.runs)).known()
+        with pytest.raises(TutelageError, match=rf"^{key}\.path: model folder"):
+            inspect_section(recipe, "train", workshop.folder, key, 1)
 
 
 def test_a_tokenizer_and_a_chat_template_from_elsewhere_count_by_their_content(tmp_path: Path):

@@ -72,7 +72,10 @@ def test_a_recipe_waits_for_a_run_that_another_process_is_working_on(monkeypatch
     monkeypatch.setattr(scheduler, "BUSY_SECONDS", 0.01)
     Scheduler(Resources()).execute([gkd])  # type: ignore[arg-type]
     assert tried == ["teacher", "sft", "teacher", "gkd"]
-    assert capsys.readouterr().out.count("another process is working on nowhere: waiting for it") == 1
+    said = capsys.readouterr()
+    assert said.out.count("another process is working on nowhere: waiting for it") == 1
+    assert "1 of 3 runs done: sft" in said.out + said.err
+    assert "3 of 3 runs done: gkd" in said.out + said.err  # theirs counts too
 
 
 @pytest.mark.parametrize(("patient", "lines"), [(False, 2), (True, 1)])

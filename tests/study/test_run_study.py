@@ -221,7 +221,7 @@ def test_the_commands(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
     (workshop.runs / "file").touch()
     with pytest.raises(SystemExit):
         command(["study", "run", file, "--runs", str(workshop.runs / "file" / "runs")])
-    assert "cannot make the folder" in capsys.readouterr().err.splitlines()[-1]
+    assert "choose another folder by --runs" in capsys.readouterr().err.splitlines()[-1]
     command(["study", "status", file, "--runs", runs, "--json"])
     content = json.loads(capsys.readouterr().out)
     assert content["counts"] == {"done": 12}

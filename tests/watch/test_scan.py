@@ -87,6 +87,19 @@ def test_every_state_with_its_numbers(tmp_path: Path) -> None:
     assert "next" not in runs_of(view)
 
 
+def test_runs_of_one_stage_are_told_apart_by_their_time(tmp_path: Path) -> None:
+    folders = [watched.begin(tmp_path, name, stage="gkd on test") for name in ("gkd-1", "gkd-2", "gkd-3")]
+    other = watched.begin(tmp_path, "sft", stage="sft")
+    for folder in (*folders[:2], other):
+        watched.finish(folder)
+    for number, folder in enumerate(folders):
+        for file in ("result.json", "config.json"):
+            if (folder / file).exists():
+                os.utime(folder / file, (1.7e9 + number, 1.7e9 + number))
+    found = {name: run.get("when") for name, run in runs_of(RunsView(tmp_path)).items()}
+    assert found == {"gkd-1": 1.7e9, "gkd-2": 1.7e9 + 1, "gkd-3": 1.7e9 + 2, "sft": None}
+
+
 def test_only_living_processes_announce(tmp_path: Path) -> None:
     announce(tmp_path / "nowhere", [{"folder": "a"}])  # makes no folder
     assert not (tmp_path / "nowhere").exists()

@@ -135,6 +135,7 @@ def test_a_browser_shows_a_new_point_and_runs_no_text(
     watched.steps(folder, 1, 3)
     watched.sample(folder, 3, HOSTILE, HOSTILE)
     (watched.begin(runs, "bad", running=False, stage="bad") / "error.txt").write_text(HOSTILE)
+    watched.finish(watched.begin(runs, "bad-2", stage="bad"))
     server = Server(runs, port=0)
     news, calls = server._view.news, []
 
@@ -159,6 +160,7 @@ def test_a_browser_shows_a_new_point_and_runs_no_text(
     assert "step 4 of 20" in page
     assert ">0.123</span>" in page
     assert "a later answer" in page
+    assert len(re.findall(r"<span>bad</span><small>seed \d, [^<]*\d\d:\d\d", page)) == 2  # told apart by their time
     assert "&lt;/script&gt;&lt;script&gt;document.title='owned'" in page  # the texts are there, as text
     assert "<title>owned</title>" not in page
     assert "<title>2 running · runs · Tutelage</title>" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,11 @@ def evaluate(
     if data is not None:
         if names or recipe is not None:
             raise TutelageError("give either `data`, or `tasks` (with a `recipe` for its own)")
-        content = _rows_recipe(data, metrics, max_new_tokens, seed, columns, Path(runs))
-        return _evaluate_tasks(content, Path.cwd(), loading, found.name, ["data"], Path(runs))
+        try:
+            content = _rows_recipe(data, metrics, max_new_tokens, seed, columns, Path(runs))
+            return _evaluate_tasks(content, Path.cwd(), loading, found.name, ["data"], Path(runs))
+        except TutelageError as error:
+            raise TutelageError(_as_arguments(str(error))) from error
     if columns:
         raise TutelageError(f"unknown argument `{next(iter(columns))}`: keys of a data section go with `data`")
     if recipe is not None:
@@ -83,6 +87,12 @@ def evaluate(
     where = Path(data_dir) if data_dir is not None else None
     options = {"limit": limit, "seed": seed, "max_new_tokens": max_new_tokens, "judge": judged_by, "data_dir": where}
     return _evaluate_benchmarks(loading, found.name, names, Path(runs), out, options)
+
+
+def _as_arguments(message: str) -> str:
+    """A message on the recipe of `_rows_recipe`, with the arguments of `evaluate` in place of its keys."""
+    message = re.sub(r"\bdata\.data(\.path)?(?=[:\s])", "data", message.removeprefix("evaluate: "))
+    return re.sub(r"\bdata\.data\.(?=\w)|\btasks\.data\.(sampling\.)?(?=\w)", "", message)
 
 
 def _judge(keys: Mapping[str, Any], tasks: Sequence[str]) -> JudgeEndpoint:
@@ -150,6 +160,7 @@ def evaluate_on_recipe(
     Raises TutelageError for a task that the recipe lacks, and for a run that fails.
     """
     from tutelage.evaluation.records import folder_name
+    from tutelage.models.files import locate
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
     from tutelage.runs.rows.trained_on import trained_notes
@@ -162,6 +173,7 @@ def evaluate_on_recipe(
         if task not in recipe.tasks:
             raise TutelageError(f"recipe `{recipe.name}`: no task is called `{task}` (there are: {there})")
     stage = EvaluateStage(name="only", kind="evaluate", models=["teacher"], tasks=list(tasks))
+    locate(model)  # what is wrong with it is not said of the recipe's teacher, in whose place it is
     planner = Planner(recipe.model_copy(update={"teacher": model, "stages": [stage]}), base, runs)
     make_runs_folder(runs)
     called = folder_name(name)  # all are planned, which reads their rows, before the first is answered

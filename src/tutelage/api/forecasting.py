@@ -61,6 +61,8 @@ def forecast(
     config, base, _ = read_recipe(recipe, overrides, folder)
     root = Path(runs)
     place = Path(out) if out is not None else root / f"{config.name}-forecast"
+    if out is None:
+        refuse_unwritable(root, "`runs`")
     refuse_unwritable(place, "`out`", "" if out is not None else "the forecast")
     options: dict[str, Any] = {"pilot": pilot, "budget": budget, "effect": effect, "stage": stage, "jobs": jobs}
     found = make_forecast(config, base, root, **options, say=lambda _: None)

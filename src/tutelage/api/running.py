@@ -33,7 +33,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Overrides = ()) -> Reci
     """
     from tutelage.recipe.load import load_recipe as load
 
-    return load(Path(path), as_texts(overrides))
+    return load(Path(path), as_texts(overrides), "overrides")
 
 
 def plan(
@@ -116,6 +116,7 @@ def run(
 
     Example: `result = tutelage.run("mine.yaml", {"training.epochs": 3})`
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.delivery import deliver_models
     from tutelage.forecasting.record import remember
     from tutelage.recipe.owner import claim, make_way
@@ -131,6 +132,8 @@ def run(
     out = Path(report or root / f"{config.name}-report")
     changed, given = as_texts(overrides), report is not None
     beside = f" and models/{config.name}-…"
+    if not given:
+        refuse_unwritable(root, "`runs`")
     replaced = make_way(out, file, config.name, "report", "`report`", changed, given=given, beside=beside)
     results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
     results = replace(results, overrides=tuple(changed))

@@ -79,6 +79,8 @@ def _show(console: Console, sequence: SequenceText) -> None:
     """Print one sequence, what is learnt in colour or between marks."""
     from rich.text import Text
 
+    from tutelage.common.errors import first_of
+
     coloured = console.is_terminal and console.color_system is not None
     text = Text()
     for learnt, piece in sequence.pieces:
@@ -88,3 +90,7 @@ def _show(console: Console, sequence: SequenceText) -> None:
         text.append(shown, style="black on green" if learnt and coloured else None)
     console.print(f"\n--- {visible(sequence.title)}", markup=False)
     console.print(text)
+    if sequence.expected:
+        shown, left = first_of(sequence.expected)
+        more = f" (and {left:,} more)" if left else ""
+        console.print(f"expected: {visible(' | '.join(shown))}{more}", markup=False)

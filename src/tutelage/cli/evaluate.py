@@ -19,6 +19,7 @@ from tutelage.cli.options import (
     JudgeRequests,
     JudgeRules,
     JudgeUrl,
+    Overrides,
     Revision,
     RunsFolder,
     TensorParallel,
@@ -50,6 +51,7 @@ _LOADING = ("revision", "tokenizer", "chat_template", "thinking", "attention", "
 def evaluate(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A recipe file whose `tasks` section has the tasks.")] = None,
+    overrides: Overrides = None,
     model: Annotated[
         str | None, typer.Option(help="Hub id, folder, name in models/, GGUF file or package:NAME.")
     ] = None,
@@ -110,6 +112,8 @@ def evaluate(
     tutelage evaluate --tasks ifeval --responses replies.jsonl --json
 
     tutelage evaluate recipe.yaml --model M --tasks test
+
+    tutelage evaluate recipe.yaml data.test.path=other.csv data.test.size=null --model M --tasks test
     """
     from tutelage.common.errors import TutelageError
     from tutelage.evaluation.benchmarks import resolve_names
@@ -144,7 +148,7 @@ def evaluate(
         tensor_parallel=tensor_parallel,
     )
     if recipe is not None:
-        _evaluate_recipe(recipe, loading, found.name, names, runs, debug)
+        _evaluate_recipe(recipe, overrides or (), loading, found.name, names, runs, debug)
     else:
         settings = Settings(
             tasks=tuple(resolve_names(names)),
@@ -229,14 +233,20 @@ def _print_scored(scored: Evaluation, as_json: bool) -> None:
 
 
 def _evaluate_recipe(
-    recipe: Path, model: ModelConfig, called: str, names: Sequence[str], runs: Path, debug: bool
+    recipe: Path,
+    overrides: Sequence[str],
+    model: ModelConfig,
+    called: str,
+    names: Sequence[str],
+    runs: Path,
+    debug: bool,
 ) -> None:
     """Evaluate the model on tasks of the recipe; finished evaluations are only printed."""
     from tutelage.api.evaluating import evaluate_on_recipe
     from tutelage.evaluation.run_benchmarks import score_words
     from tutelage.recipe.load import load_recipe
 
-    loaded, base = load_recipe(recipe), recipe.resolve().parent
+    loaded, base = load_recipe(recipe, overrides), recipe.resolve().parent
     folders, notes = evaluate_on_recipe(loaded, base, model, called, names, runs, debug)
     for name, folder in folders.items():
         result = read_json(folder, RESULT)

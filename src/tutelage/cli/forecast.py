@@ -43,6 +43,7 @@ def forecast(
 
     tutelage forecast recipe.yaml --pilot short --budget 0.05 --runs runs
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.forecasting.forecast import make_forecast
     from tutelage.forecasting.page import forecast_lines, write_forecast
     from tutelage.recipe.load import load_recipe
@@ -50,6 +51,8 @@ def forecast(
 
     config = load_recipe(recipe, overrides)
     given, out = out is not None, out or runs / f"{config.name}-forecast"
+    if not given:  # else --out would be named, which is no cure
+        refuse_unwritable(runs, "--runs")
     say_notes(make_way(out, recipe, config.name, "forecast", "--out", overrides or (), given=given))
     found = make_forecast(
         config,

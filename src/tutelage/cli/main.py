@@ -98,6 +98,7 @@ def run(
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
     """
+    from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, make_way
 
@@ -113,6 +114,8 @@ def run(
             return
         out = report_to or report_folder(config.name, runs)
         given, beside = report_to is not None, f" and models/{config.name}-…"
+        if not given:  # else --report would be named, which is no cure
+            refuse_unwritable(runs, "--runs")
         say_notes(make_way(out, recipe, config.name, "report", "--report", overrides or (), given=given, beside=beside))
         results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
     results = replace(results, overrides=tuple(overrides or ()))
@@ -149,6 +152,9 @@ def demo(
     """
     from importlib.resources import as_file, files
 
+    from tutelage.common.files import refuse_unwritable
+
+    refuse_unwritable(runs, "--runs")
     say_at_once("demo", runs)
     from tutelage.cli.demo.data import write_demo_data
     from tutelage.forecasting.record import remember

@@ -15,6 +15,8 @@ from pathlib import Path
 from tutelage.common.errors import TutelageError
 from tutelage.common.hashing import fingerprint
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def cache_folder() -> Path:
     """Return `$TUTELAGE_CACHE`, or `tutelage` in the user's cache folder."""
@@ -56,7 +58,7 @@ def storage_problem(error: BaseException) -> str | None:
         number = int(told[1]) if number is None and told else number
         name = getattr(cause, "filename", None)
         where = f"{name}: " if isinstance(name, str) else ""
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "PytorchStreamWriter failed" in text:
+        if number in _FULL or "PytorchStreamWriter failed" in text:
             return f"{where}no space is left on the disk; free some, then the same command goes on"
         if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             return f"{where}{os.strerror(number)}; mend that, or choose another folder, then the same command goes on"
@@ -66,12 +68,17 @@ def storage_problem(error: BaseException) -> str | None:
     return None
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or where it is absent the nearest one above it that is not."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def unwritable(folder: Path) -> str | None:
     """Why no file can be written into a folder, which is to be made if it is absent; None: one can. Writes nothing."""
-    place = folder
+    place = _existing(folder)
     try:
-        while not os.path.lexists(place) and place != place.parent:
-            place = place.parent
         if place.is_dir():
             folder.lstat()
     except FileNotFoundError:
@@ -84,11 +91,20 @@ def unwritable(folder: Path) -> str | None:
     return None if allowed else f"{place} may not be written"
 
 
+def _refuses(place: Path) -> str | None:
+    """Why a folder takes nothing new, though its permissions allow it (/proc, a full disk, a server's rules): tried."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".tutelage-", dir=place))
+    except OSError as error:
+        return f"{place} takes nothing new ({error.strerror})"
+    return None
+
+
 def refuse_unwritable(folder: Path, option: str = "", what: str = "") -> None:
     """Raise TutelageError, before work whose results would have no place, if `folder` (see `unwritable`) cannot be
     written. `option`: what sets it, for the message. `what`: goes there where that is not given; empty: it was given,
     or the folder says it."""
-    if reason := unwritable(folder):
+    if reason := unwritable(folder) or _refuses(_existing(folder)):
         by, of = f" by {option}" if option else "", f", where {what} goes by default," if what else ""
         raise TutelageError(f"{folder}{of} cannot be written: {reason}: choose another folder{by}, or mend that")
 
@@ -139,7 +155,9 @@ def write_bytes_atomically(path: Path, content: bytes) -> Path:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise TutelageError(
-            f"{path} cannot be written: {error.strerror or error}; free some space, or choose another folder"
-        ) from error
+        cure = "free some space" if error.errno in _FULL else "mend that"
+        other = (
+            "set TUTELAGE_CACHE to another folder" if path.is_relative_to(cache_folder()) else "choose another folder"
+        )
+        raise TutelageError(f"{path} cannot be written: {error.strerror or error}; {cure}, or {other}") from error
     return path

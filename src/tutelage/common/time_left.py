@@ -44,6 +44,7 @@ class TimeLeft:
     def __init__(self, jobs: int = 1) -> None:
         self.jobs = jobs
         self._pieces: dict[str, _Piece] = {}
+        self._dropped: list[bool] = []  # whether each was done
 
     def add(self, key: str, kind: str, guess: float) -> None:
         """Add a piece; `guess`: seconds that it may take, of which only the proportions matter in the end."""
@@ -71,9 +72,11 @@ class TimeLeft:
         """Seconds that a piece took; 0 before it has ended."""
         return self._pieces[key].seconds or 0.0
 
-    def drop(self, key: str) -> None:
-        """A piece that will not be done."""
-        self._pieces.pop(key, None)
+    def drop(self, key: str, done: bool = False) -> None:
+        """A piece that will not be done, or that is `done` by others. It is counted all the same: a whole that
+        becomes smaller on the way is not understood."""
+        if self._pieces.pop(key, None) is not None:
+            self._dropped.append(done)
 
     def expect(self, count: int) -> None:
         """Say that `count` more pieces will be added, of which nothing is known yet."""
@@ -85,7 +88,8 @@ class TimeLeft:
     @property
     def counts(self) -> tuple[int, int]:
         """How many pieces have ended, of how many."""
-        return sum(piece.seconds is not None for piece in self._pieces.values()), len(self._pieces)
+        done = sum(piece.seconds is not None for piece in self._pieces.values()) + sum(self._dropped)
+        return done, len(self._pieces) + len(self._dropped)
 
     def seconds(self, now: float) -> float:
         """The time left."""

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from tutelage.common.errors import did_you_mean, first_of, listed
@@ -152,7 +153,8 @@ def find_value(column: str, row: dict[str, Any]) -> tuple[Any, str | None]:
 def _value(column: str, row: dict[str, Any]) -> Any:
     value, problem = find_value(column, row)
     if problem is not None:
-        raise BadRowError(f"{problem}{_if_missing(column)}")
+        misspelt = get_close_matches(column, map(str, row), n=1, cutoff=0.8)  # then no row has it, and more says less
+        raise BadRowError(problem if misspelt else f"{problem}{_if_missing(column)}")
     choices = row.get("choices")
     if column == "answerKey" and isinstance(choices, dict) and isinstance(choices.get("label"), list):
         labels = choices["label"]  # ARC's own form: the key of choices that are shown with letters

@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,10 @@ def _files_of_folder(key: str, folder: Path, written: str) -> list[Path]:
 
 
 def read_file(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
-    """(source, row) of one file, whose rows are named `label`. `place` begins messages; otherwise as `read_rows`."""
+    """(source, row) of one file, whose rows are named `label`. `place` begins messages, which name a file below the
+    working folder from there; otherwise as `read_rows`."""
+    with suppress(ValueError, OSError):
+        file = file.relative_to(Path.cwd())
     refuse_other_content(place, file)
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from json_text.read_lines(place, file, label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,9 +75,10 @@ def export_model(
         notes.append(f"--dtype: {found.name} is an adapter, and a whole model of that type is written, as with --merge")
     if merge and not adapter:
         notes.append(f"--merge: nothing to merge, {found.name} is a whole model and no adapter")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    partial = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         made = partial / "model"
         if source.is_dir() and dtype is None and not (merge and adapter):
             left_out = shutil.ignore_patterns(".*", WHERE)
@@ -93,10 +95,20 @@ def export_model(
             shutil.rmtree(out)
         made.rename(out)
     except OSError as error:
-        raise TutelageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
+        raise TutelageError(f"{out} cannot be written: {_cause(error)}; mend that, or choose another --out") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
     return Export(out, tuple(notes))
+
+
+def _cause(error: OSError) -> str:
+    """Why nothing could be written. `copytree` collects one text per file: a full disk has the same one for all."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, copy, text = error.args[0][0]
+        reason = re.sub(r"^\[Errno \d+\] ", "", text).partition(": ")[0]
+        return f"{reason} ({Path(copy).name})"
+    return error.strerror or str(error)
 
 
 def _check_folders(source: Path, out: Path) -> None:

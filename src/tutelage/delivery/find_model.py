@@ -21,6 +21,8 @@ from tutelage.common.run_folder import (
     read_json,
 )
 from tutelage.delivery.folders import CARD, read_mark
+from tutelage.models.files import refuse_no_model
+from tutelage.models.whole import ADAPTER
 from tutelage.runs.preflight.unfinished import made_here, why_absent
 
 
@@ -63,6 +65,8 @@ def find_model(written: str) -> FoundModel:
     broken = next((link for link in folder.iterdir() if link.is_symlink() and not link.exists()), None)
     if broken is not None:
         raise TutelageError(f"{broken} leads to no file: was its run removed or moved? `tutelage run` makes it again")
+    if not (folder / ADAPTER).is_file():
+        refuse_no_model(folder)
     return FoundModel(folder.resolve().name, str(folder), card)
 
 

@@ -25,7 +25,8 @@ from tutelage.report.recipe.verdicts import verdicts
 from tutelage.runs.recipe_results import RecipeResults, TrainedModel
 
 CARD = "README.md"
-MARK = ".tutelage.json"  # the folder is this project's: recipe, settings, stage, run, links, the card's hash
+MARK = ".tutelage.json"  # the folder is this project's: recipe, settings, stage, run, links
+_SEAL = "\n<!-- written by Tutelage; sha256 of the text above: "  # a card's last line
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ def _write(
         links = []
         write_atomically(folder / WHERE, f"{_relative(source, folder)}\n")
     written = folder / CARD
-    edited = written.is_file() and mark.get("card") != _hash(written.read_bytes())
+    edited = written.is_file() and not _as_written(written.read_bytes(), mark)
     if not edited:
-        write_atomically(written, card)
+        write_atomically(written, _sealed(card))
     content = {
         "recipe": results.name,
         "owner": None if file is None else owner_of(folder, file, results.name),
@@ -122,7 +123,6 @@ def _write(
         "seed": model.seed,
         "run": _relative(model.run.folder, folder),
         "links": links,
-        "card": mark.get("card") if edited else _hash(card.encode()),
     }
     write_atomically(folder / MARK, json.dumps(content, indent=1) + "\n")
     return (
@@ -149,6 +149,18 @@ def _relative(target: Path, folder: Path) -> str:
         return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
     except ValueError:
         return str(target.resolve())
+
+
+def _sealed(card: str) -> str:
+    """The card with its hash as the last line. The card itself has it, since two commands that end together write card
+    and mark in any order, and one that is killed writes the first alone."""
+    return f"{card}{_SEAL}{_hash(card.encode())} -->\n"
+
+
+def _as_written(content: bytes, mark: dict[str, Any]) -> bool:
+    """Whether a card is as this project wrote it; earlier versions kept its hash in the mark alone."""
+    text, _, end = content.rpartition(_SEAL.encode())
+    return end == f"{_hash(text)} -->\n".encode() or mark.get("card") == _hash(content)
 
 
 def _hash(content: bytes) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.files import cached_hash, hash_file
 from tutelage.common.hashing import fingerprint
+from tutelage.common.run_folder import MODELS, what_is
 from tutelage.models.whole import adapter_base, check_files
 from tutelage.recipe.sections import ModelConfig
 
@@ -94,14 +95,14 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         if not local.is_file():
-            raise TutelageError(f"model file {local} does not exist (key `path`)")
+            raise TutelageError(f"model file {local} does not exist: correct the path")
         from tutelage.models.checkpoints.gguf import converted
 
         return converted(local, config.tokenizer is not None)
     if local.is_dir():
         return str(local), _folder_fingerprint(local)
     if is_local(path):
-        raise TutelageError(f"model folder {local} does not exist (key `path`)")
+        raise TutelageError(f"model folder {local} does not exist: {_instead(local)}")
     return path, None
 
 
@@ -125,6 +126,33 @@ def is_local(path: str) -> bool:
     return named or local.is_absolute() or local.is_dir()
 
 
+def refuse_no_model(folder: Path) -> None:
+    """Raise TutelageError for a folder without a whole model, which is no adapter either; reads no weights."""
+    if not (folder / "config.json").is_file():
+        raise TutelageError(f"model folder {folder} has no config.json: {_instead(folder)}")
+    if not _weights(folder):
+        if any(True for pattern in _PICKLED for _ in folder.glob(pattern)):
+            raise TutelageError(
+                f"model folder {folder} has only pickled weights, which can run code when loaded: convert them to "
+                f"safetensors (model.save_pretrained(folder)) first"
+            )
+        near = f": {_instead(folder)}" if what_is(folder) else ""
+        raise TutelageError(f"model folder {folder} has no weights (*.safetensors){near}")
+    check_files(folder)
+
+
+def _instead(folder: Path) -> str:
+    """What to give in place of a folder that holds no model: those inside it, or else in `models` here or beside it."""
+    for place in (folder, Path(MODELS), folder.parent / MODELS):
+        if found := sorted(str(one) for one in place.glob("*/") if what_is(one) == "a model"):
+            return f"give {listed(found)}" if len(found) == 1 else f"give one of {listed(found)}"
+    return "give the folder that `save_pretrained` wrote"
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+
+
 def _folder_fingerprint(folder: Path) -> str:
     """The fingerprint of a model folder's files, and of an adapter's base; TutelageError as in `locate`."""
     base = adapter_base(folder)
@@ -135,18 +163,8 @@ def _folder_fingerprint(folder: Path) -> str:
             files += [file for file in vocabulary if file not in files]
         of_base = model_fingerprint(ModelConfig(path=base[0], revision=base[1]))
         return fingerprint(of_base, [[p.name, cached_hash(p)] for p in files])
-    if not (folder / "config.json").is_file():
-        raise TutelageError(f"model folder {folder} has no config.json: give the folder that `save_pretrained` wrote")
-    weights = sorted(p for pattern in _WEIGHTS for p in folder.glob(pattern))
-    if not weights:
-        if any(True for pattern in _PICKLED for _ in folder.glob(pattern)):
-            raise TutelageError(
-                f"model folder {folder} has only pickled weights, which can run code when loaded: convert them to "
-                f"safetensors (model.save_pretrained(folder)) first"
-            )
-        raise TutelageError(f"model folder {folder} has no weights (*.safetensors)")
-    check_files(folder)
-    files = weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+    refuse_no_model(folder)
+    files = _weights(folder) + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
     if not (folder / "tokenizer.json").is_file():
         files += [file for pattern in _VOCABULARY for file in _sorted(folder, pattern)]
     return fingerprint([[p.name, cached_hash(p)] for p in files])

@@ -119,4 +119,6 @@ def _plainly(error: Any, extra: str) -> str:
         return f"`{word}` is none of {extra}{', '.join(known)}: {did_you_mean(word, known, 'choose one')}"
     if kind == "union_tag_not_found":
         return "no `kind` is given, such as `sft` or `distill`"
+    if kind == "string_type" and isinstance(given, dict):  # {column} is a mapping in YAML
+        return "a text that begins with a brace needs double quotes around it, which a shell must leave: '\"{column}\"'"
     return f"`{given}` is no {_NUMBERS[kind]}" if kind in _NUMBERS else error["msg"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,18 +45,18 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> RecipeConfig:
+def load_recipe(path: Path, overrides: Sequence[str] | None = None, given: str = "command line") -> RecipeConfig:
     """Read and check a recipe. `overrides`: `key=value` with dots, such as `training.epochs=3`, `stages.gkd.beta=0.1`.
 
-    Raises TutelageError that names the wrong key.
+    Raises TutelageError that names the wrong key with its line, or of an override `given`, where it was written.
     """
     content = with_overrides(read_yaml(path), overrides or [])
     try:
         recipe = recipe_from(content, path)
     except TutelageError as error:
         if overrides and _is_right(path):
-            raise TutelageError(str(error).replace(f"{path}: ", "command line: ", 1)) from error
-        raise
+            raise TutelageError(str(error).replace(f"{path}: ", f"{given}: ", 1)) from error
+        raise TutelageError(with_line(str(error), path)) from error
     found = {role: _beside(model, role, path) for role in ("teacher", "student")
              if isinstance(model := getattr(recipe, role), ModelConfig)}  # fmt: skip
     return recipe.model_copy(update=found)
@@ -68,6 +69,36 @@ def _is_right(path: Path) -> bool:
     except TutelageError:
         return False
     return True
+
+
+def with_line(message: str, path: Path) -> str:
+    """A message `path: key: what is wrong` with the line of the key, or of the nearest one above it that is there."""
+    found = re.match(rf"{re.escape(str(path))}: (?:([\w.() -]+): )?(?:unknown key `(.+?)`: )?", message)
+    if found is None or not (found[1] or found[2]):
+        return message
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+        node = yaml.compose(path.read_text(encoding="utf-8-sig"), _Loader)
+        line = _line_of(node, ".".join(filter(None, [found[1], found[2]])))
+        return message if line is None else message.replace(f"{path}: ", f"{path}:{line}: ", 1)
+    return message
+
+
+def _line_of(node: Any, key: str) -> int | None:
+    """The line of a key with dots, as messages name it: items of lists by name, or as `key (number 2)`."""
+    inside: list[tuple[str, Any, Any]] = []  # name, where it begins, its value
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            inside.append((name.value, name, value))
+            if isinstance(value, yaml.SequenceNode):
+                inside += [(f"{name.value} (number {n})", one, one) for n, one in enumerate(value.value, 1)]
+    elif isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            named = [v.value for k, v in one.value if k.value == "name"] if isinstance(one, yaml.MappingNode) else []
+            inside += [(str(name), one, one) for name in named]
+    for name, begin, value in inside:
+        if key == name or key.startswith(f"{name}."):
+            return _line_of(value, key[len(name) + 1 :]) or begin.start_mark.line + 1
+    return None
 
 
 def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:
@@ -93,6 +124,8 @@ def _beside(model: ModelConfig, role: str, recipe: Path) -> ModelConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping. Raises TutelageError that names file and line."""
     if not path.is_file():
+        if re.match(r"[\w.]+=", str(path)):
+            raise TutelageError(f"`{path}` is a key of a recipe, and no file: give the recipe's file before it")
         ends, what = (".yaml", ".yml"), "is a folder" if path.is_dir() else "does not exist"
         here = instead_of(Path(path.name), ends, "give the path of a YAML file")
         instead = instead_of(path / path.name if path.is_dir() else path, ends, here)

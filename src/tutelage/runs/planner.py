@@ -302,7 +302,10 @@ class Planner:
                 key = fingerprint(run.fingerprint, precision) if precision else run.fingerprint
             else:
                 found.models[role] = source = source.model_copy(update={"lora": None, **held})
-                key = fingerprint(source, self.inputs.model(source))
+                try:
+                    key = fingerprint(source, self.inputs.model(source))
+                except TutelageError as error:
+                    raise TutelageError(f"{'student' if name == 'base' else name}.path: {error}") from error
                 found.planned_models[role] = fingerprint(source, self.inputs.model(source, local=True))
             found.model_fingerprints[role] = fingerprint(key, "vllm") if parallel else key
         sections = {name: self.section(name, seed) for name in data}

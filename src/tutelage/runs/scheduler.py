@@ -244,7 +244,7 @@ class Scheduler:
             if run.done:  # another process has done it
                 state.waiting.remove(run)
                 state.finished.add(run.fingerprint)
-                self.whole.left.drop(run.fingerprint)
+                self.whole.left.drop(run.fingerprint, done=True)
             elif any(parent.fingerprint in state.failed for parent in run.parents):
                 state.waiting.remove(run)
                 state.failed[run.fingerprint] = f"{run.stage}: not done, since it builds on a stage that failed"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.files import storage_problem, write_atomically
+from tutelage.common.files import refuse_unwritable, storage_problem, write_atomically
 from tutelage.common.interrupt import Interrupted, asked_to_stop, become_worker
 from tutelage.common.locks import holder, is_held, own_mark
 from tutelage.common.progress import print_anything, tell_with
@@ -29,10 +29,9 @@ from tutelage.runs.store import Store
 
 def make_runs_folder(root: Path) -> None:
     """Make the folder of all runs. Raises TutelageError when that is not possible."""
-    try:
+    if not root.is_dir():
+        refuse_unwritable(root, "--runs")
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TutelageError(f"cannot make the folder {root}: {error.strerror}; choose another with --runs") from error
 
 
 class Busy(str):

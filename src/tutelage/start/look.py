@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,9 @@ from tutelage.data.thoughts import thought_of
 from tutelage.recipe.sections import DataConfig
 from tutelage.runs.rows.seen import gaps, in_file_order
 from tutelage.start.files import Form, find_form, form_of, likely_pair, said_unused, text_columns, without_text
+from tutelage.start.languages import languages
 
-FORM_ROWS, TOKEN_ROWS, LANGUAGE_ROWS = 200, 5000, 40  # rows that are looked at
+FORM_ROWS, TOKEN_ROWS = 200, 5000  # rows that are looked at
 MOST_BAD = 0.1  # share of bad rows with which a recipe is still proposed
 
 
@@ -80,24 +79,10 @@ class Look:
             "with references": sum(bool(row.references) for row in self.rows),
         }
         found = [f"{count:,} {what}" for what, count in kinds.items() if count]
-        out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{self._languages()}")
+        spoken = languages([" ".join(m.content for m in row.messages) for row in self.rows])
+        out.append(f"  {'; '.join(found) if found else 'one question and one answer per row'}{spoken}")
         out += [f"  {line}" for line in gaps(self.rows)]
         return out
-
-    def _languages(self) -> str:
-        if find_spec("langdetect") is None:
-            return "; languages not told apart (langdetect is not installed: pip install langdetect)"
-        import langdetect
-
-        langdetect.DetectorFactory.seed = 0  # otherwise its answers change from call to call
-        found: Counter[str] = Counter()
-        for row in self.rows[:: max(1, len(self.rows) // LANGUAGE_ROWS)]:
-            try:
-                found[langdetect.detect(" ".join(m.content for m in row.messages)[:1000])] += 1
-            except langdetect.LangDetectException:  # no letters
-                continue
-        likely = [code for code, count in found.most_common() if count >= 0.2 * found.total()]
-        return f"; language probably {', '.join(likely)}" if likely else ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tutelage.common.errors import TutelageError
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.recipe.base import first_message
-from tutelage.recipe.load import default_student, read_yaml, recipe_from
+from tutelage.recipe.load import default_student, read_yaml, recipe_from, with_line
 from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import SftStage, TrainStage
 from tutelage.recipe.study import BenchmarkTask, Grid, HeldOutTask, JudgeConfig, SignalsTask, StudyConfig
@@ -41,7 +41,7 @@ def load_study(path: Path) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(content)
     except ValidationError as error:
-        raise TutelageError(f"{path}: {first_message(error, content)}") from error
+        raise TutelageError(with_line(f"{path}: {first_message(error, content)}", path)) from error
     return config if config.judge is None else config.model_copy(update={"judge": _judge(config.judge, path)})
 
 
@@ -53,7 +53,7 @@ def _judge(given: JudgeConfig | str, path: Path) -> JudgeConfig:
     try:
         return JudgeConfig.model_validate(read_yaml(file)).found_in(file, whole=True)
     except ValidationError as error:
-        raise TutelageError(f"{file}: {first_message(error)}") from error
+        raise TutelageError(with_line(f"{file}: {first_message(error)}", file)) from error
 
 
 def plan_study(

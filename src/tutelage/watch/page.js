@@ -191,6 +191,10 @@ function makeCard(name) {
   return card;
 }
 
+function moment(seconds) {
+  return new Date(seconds * 1000).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+}
+
 function value(run) {
   if (run.state === "running") {
     const left = run.eta === null ? "" : `, about ${duration(run.eta)} left`;
@@ -211,7 +215,8 @@ function showRun(card, run) {
     if (document.querySelectorAll("details[open]").length < 4) card.root.open = unseen = true;
   }
   say(card.title, String(run.stage ?? run.name));
-  say(card.seed, run.seed === null || run.seed === undefined ? "" : `seed ${run.seed}`);
+  const seed = run.seed === null || run.seed === undefined ? "" : `seed ${run.seed}`; // `when`: of runs that else look alike
+  say(card.seed, [seed, run.when && moment(run.when)].filter(Boolean).join(", "));
   say(card.word, WORDS[run.state] || run.state);
   card.bar.hidden = !(run.state === "running" && run.steps);
   if (!card.bar.hidden) { card.bar.max = run.steps; card.bar.value = run.step; }

@@ -119,6 +119,7 @@ class RunsView:
                 )
                 stuck += [name] if because else []
                 runs[name] = {"name": name, **_known(row), "state": state, "reason": reason}
+        _tell_apart(self.root, runs)
         self._runs = runs
 
     def _folders(self) -> list[Path]:
@@ -162,6 +163,18 @@ class RunsView:
 
     def _curves_of(self, name: str) -> Curves:
         return self._curves.setdefault(name, Curves(self.root / name))
+
+
+def _tell_apart(root: Path, runs: Mapping[str, dict[str, Any]]) -> None:
+    """Give runs of one stage and seed, which differ in settings or data, the time at which they ended or were begun."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for run in runs.values():
+        run.pop("when", None)
+        alike.setdefault(json.dumps([run.get("stage"), run.get("seed")]), []).append(run)
+    for run in (run for several in alike.values() if len(several) > 1 for run in several):
+        file = run_folder.RESULT if run["state"] == "done" else run_folder.CONFIG
+        if (mark := _mark(root / run["name"] / file)) is not None:
+            run["when"] = mark[0] / 1e9
 
 
 def _known(about: Mapping[str, Any]) -> dict[str, Any]:

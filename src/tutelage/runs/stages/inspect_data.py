@@ -15,6 +15,7 @@ from tutelage.data.columns import BadRow, bad_lines
 from tutelage.data.dataset import LoadedData, load_dataset, repeated_note, repetitions
 from tutelage.data.encode_rows import EncodingReport, encode_all, in_rows, notes, prompt_notes
 from tutelage.data.sources import odd_separators
+from tutelage.models.files import locate
 from tutelage.models.load import load_template
 from tutelage.recipe.load import data_names, made_by
 from tutelage.recipe.recipe import RecipeConfig
@@ -30,6 +31,7 @@ class SequenceText:
 
     title: str  # where it is from, and how long it is
     pieces: tuple[tuple[bool, str], ...]  # in order; True: the loss is on this text
+    expected: tuple[str, ...] = ()  # of a prompt: what answers are compared with
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ def inspect_section(
     if stage is not None:
         raise TutelageError(f"data.{name}: stage `{stage}` makes its rows: inspect another section, or the gold data")
     source = recipe.teacher if model == "teacher" or isinstance(recipe.student, str) else recipe.student
+    try:
+        locate(source)
+    except TutelageError as error:
+        raise TutelageError(f"{'teacher' if source is recipe.teacher else 'student'}.path: {error}") from error
     template, context = load_template(source)
     limits = _limits(recipe, name)
     trained = bool(limits) or name not in {task.data for task in recipe.tasks.values()} or _is_read(recipe, name)
@@ -139,7 +145,7 @@ def _of_prompts(template: ChatTemplate, data: LoadedData, head: list[str], rows:
     lines.append(f"used as prompts; tokens per prompt: {_spread([len(ids) for ids in prompts])}")
     lines += prompt_notes(template, conversations)
     shown = [
-        SequenceText(f"{row.source}: a prompt of {len(ids)} tokens", ((False, _decoded(template, ids)),))
+        SequenceText(f"{row.source}: a prompt of {len(ids)} tokens", ((False, _decoded(template, ids)),), row.targets)
         for row, ids in zip(conversations[:rows], prompts, strict=False)
     ]
     return Inspection(tuple(lines), tuple(shown))
