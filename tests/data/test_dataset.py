@@ -21,19 +21,6 @@ from tutelage.recipe.sections import DataConfig
 # --- bad rows ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "text"), [("x.csv", b"a,b\n\xff,1\n"), ("x.json", b"["), ("x.csv", b'a,b\n"1,2\n')])
-def test_files_below_the_working_folder_are_named_from_there(
-    tmp_path: Path, name: str, text: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / name).write_bytes(text)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(TutelageError) as caught:
-        load_dataset("", DataConfig(path=f"here/{name}"), tmp_path)
-    assert f"here/{name}:" in str(caught.value)
-    assert str(tmp_path) not in str(caught.value)
-
-
 def test_broken_text_encoding_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(json.dumps(row(1)).encode() + b'\n{"prompt": "\xff"}\n')
     data = load(tmp_path, max_bad_rows=0.5)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tutelage.common.errors import TutelageError
 from tutelage.common.types import Message
 from tutelage.data.columns import BadRowError, fill_template
+from tutelage.data.dataset import load_dataset
 from tutelage.data.formats.tables import as_written
 from tutelage.recipe.sections import DataConfig
 
@@ -252,3 +253,16 @@ def test_system_turns_stay_first(tmp_path: Path) -> None:
     messages = first(tmp_path, {"tools": [TOOL], "messages": [user("q"), assistant("a")]}, system="s")
     assert [(m.role, m.tools) for m in messages] == [("system", (WRAPPED,)), ("user", ()), ("assistant", ())]
     assert first(tmp_path, {"messages": [system("s"), user("q"), assistant("a")]})[0].tools == ()
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.csv", b"a,b\n\xff,1\n"), ("x.json", b"["), ("x.csv", b'a,b\n"1,2\n')])
+def test_files_below_the_working_folder_are_named_from_there(
+    tmp_path: Path, name: str, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / name).write_bytes(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TutelageError) as caught:
+        load_dataset("", DataConfig(path=f"here/{name}"), tmp_path)
+    assert f"here/{name}:" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
