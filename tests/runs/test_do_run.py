@@ -152,7 +152,7 @@ def test_a_teacher_is_never_trained_and_its_own_copy_teaches_nothing(workshop: W
 
 
 def test_padded_and_packed_do_not_mix(workshop: Workshop):
-    run = planned(workshop, "gkd", stages=[gkd()], teacher__attention="padded")
+    run = planned(workshop, "gkd", stages=[gkd()], teacher__attention="padded", student__attention="packed")
     with pytest.raises(TutelageError, match="stage `gkd`: teacher and student need the same `attention`"):
         do_run(run)
 

@@ -243,7 +243,7 @@ def test_what_stays_unscored_is_pointed_at(
     main(["study", "plan", str(workshop.folder / "study.yaml"), "--runs", str(workshop.runs)])
     assert f"fill in `model` in {workshop.folder}/judge.yaml" in capsys.readouterr().out
     (workshop.folder / "judge.yaml").write_text("modell: j\n")
-    with pytest.raises(TutelageError, match=r"judge\.yaml: unknown key `modell`: did you mean `model`"):
+    with pytest.raises(TutelageError, match=r"judge\.yaml:1: unknown key `modell`: did you mean `model`"):
         planned(workshop, "infobench", "judge.yaml")
 
 
