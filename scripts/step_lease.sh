@@ -4,7 +4,8 @@
 #   sh scripts/step_lease.sh OUT [part ...]
 #
 # Each part has a time limit and leaves OUT/<part>.json or a report, and OUT/<part>.log; one that ends late or fails does
-# not stop the next. MICRO_BATCH: tokens per micro-batch where a part names none. TUTELAGE_DATA holds dialogsum/ and instruct/ (for the parts of that name). Parts, in this order:
+# not stop the next. MICRO_BATCH: tokens per micro-batch where a part names none. TUTELAGE_DATA holds dialogsum/ and
+# instruct/ (for the parts of that name). Parts, in this order:
 #   eager off float8 on on8 seventy lora8 float32 sampling loss precision curve trl dialogsum
 set -u
 mkdir -p "$1"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tutelage.common.errors import TutelageError
-from tutelage.data.sources import most_rows, open_rows
+from tutelage.data.sources import most_rows, open_rows, short_name
 from tutelage.evaluation.benchmarks.data import Hub, hub_rows
 from tutelage.recipe.sections import DataConfig
 
@@ -65,3 +65,15 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
     assert "from the hub, which cannot be reached: check the network" in str(caught.value)
     assert advice in str(caught.value)
     assert (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("rows/train.csv", "train.csv"),
+        ("allenai/tulu-3-sft-mixture", "allenai/tulu-3-sft-mixture"),
+        (["a/one.jsonl", "b/two.jsonl"], "one.jsonl, two.jsonl"),
+    ],
+)
+def test_a_sections_rows_are_named_in_short(path: str | list[str], name: str):
+    assert short_name(DataConfig(path=path)) == name

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tutelage.common.checksums import CHECKSUMS, DamagedError, check_files, read_checked, write_checksums
+from tutelage.common.errors import TutelageError
 from tutelage.common.files import write_atomically
 
 CONFIG = "config.json"  # the planned run: stage, settings, data, models, fingerprints of its parents
@@ -70,6 +72,15 @@ def read_json(folder: Path, name: str) -> Any:
         raise DamagedError(
             f"{folder / name} is damaged ({error}); remove that file and run the same command again"
         ) from None
+
+
+def read_if_whole(folder: Path, name: str) -> dict[str, Any]:
+    """The mapping in a JSON file of the folder; empty where the file is absent, damaged or something else."""
+    with suppress(OSError, ValueError, TutelageError):
+        if (folder / name).is_file():
+            found = read_json(folder, name)
+            return found if isinstance(found, dict) else {}
+    return {}
 
 
 def write_json(folder: Path, name: str, content: Any) -> Path:

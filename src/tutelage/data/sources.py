@@ -33,6 +33,11 @@ def paths_of(config: DataConfig) -> list[str]:
     return [config.path] if isinstance(config.path, str) else config.path
 
 
+def short_name(config: DataConfig) -> str:
+    """What a section's rows are read from, in words: files without their folders, folders and hub names whole."""
+    return ", ".join(Path(path).name if Path(path).suffix else path for path in paths_of(config))
+
+
 def local_files(name: str, config: DataConfig, folder: Path) -> list[Path] | None:
     """The files of data section `name`, or None if it names a hub set; relative paths start at `folder`.
 

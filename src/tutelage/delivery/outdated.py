@@ -11,7 +11,7 @@ from typing import Any
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError, listed
 from tutelage.data.dataset import declared_fingerprint
-from tutelage.data.sources import local_files, paths_of
+from tutelage.data.sources import local_files, short_name
 from tutelage.delivery.folders import read_mark
 from tutelage.recipe.owner import changes, settings_of
 from tutelage.recipe.sections import DataConfig
@@ -56,4 +56,4 @@ def _files(plans: dict[Path, dict[str, Any]], folder: Path) -> Iterator[str]:
         for name, found in plan["data_files"].items():
             section = DataConfig(**plan["data"][name])
             if local_files(name, section, folder) and declared_fingerprint(name, section, folder) != found:
-                yield f"{', '.join(Path(path).name for path in paths_of(section))} has changed"
+                yield f"{short_name(section)} has changed"

@@ -12,7 +12,7 @@ import tutelage
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError, and_joined, first_of, listed
 from tutelage.data.dataset import declared_fingerprint
-from tutelage.data.sources import local_files, paths_of
+from tutelage.data.sources import local_files, short_name
 from tutelage.recipe.owner import changes, flat
 from tutelage.recipe.sections import DataConfig
 from tutelage.recipe.stages import MethodStage
@@ -57,7 +57,7 @@ def _earlier(run: Run) -> list[Path]:
     name = run.folder.name.removesuffix(f"-s{run.seed}-{run.fingerprint}")
     for folder in run.folder.parent.glob(f"{glob.escape(name)}-s{run.seed}-*"):
         if run_folder.is_done(folder):
-            before = _read(folder, run_folder.CONFIG)
+            before = run_folder.read_if_whole(folder, run_folder.CONFIG)
             if (before.get("recipe"), before.get("stage"), before.get("kind")) == (run.recipe, run.stage, run.kind):
                 found.append(folder)
     return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -65,14 +65,14 @@ def _earlier(run: Run) -> list[Path]:
 
 def _changes(run: Run, folder: Path, planner: Planner) -> list[str]:
     """What a run differs in from the finished one of `folder`; empty where that is in the runs that it builds on."""
-    now, then = description(run), _read(folder, run_folder.CONFIG)
+    now, then = description(run), run_folder.read_if_whole(folder, run_folder.CONFIG)
     try:
         found = [*_files(run, now, then, folder, planner), *_keys(now, then)]
     except (KeyError, TypeError, AttributeError):  # of another version
         found = []
     if found or now["parents"] != then.get("parents"):
         return found
-    version = _read(folder, run_folder.ENVIRONMENT).get("tutelage", tutelage.__version__)
+    version = run_folder.read_if_whole(folder, run_folder.ENVIRONMENT).get("tutelage", tutelage.__version__)
     versions = "" if version == tutelage.__version__ else f" ({version} → {tutelage.__version__})"
     own = f"the source of method `{run.config.method}`, or " if isinstance(run.config, MethodStage) else ""
     return [f"{own}the tool's own version{versions}"]
@@ -116,7 +116,7 @@ def _files(run: Run, now: dict[str, Any], then: dict[str, Any], folder: Path, pl
     seen: set[str] = set()
     for name, (found, with_answers) in run.planned_data.items():
         section, before = run.data[name], then["data"].get(name)
-        source = ", ".join(map(_short, paths_of(section)))
+        source = short_name(section)
         if before is None or before["path"] != now["data"][name]["path"] or source in seen:
             continue
         known = then["data_files"][name]
@@ -139,20 +139,7 @@ def _files(run: Run, now: dict[str, Any], then: dict[str, Any], folder: Path, pl
 
 def _rows(folder: Path, name: str) -> int | None:
     """How many rows of a section a finished run had read."""
-    counts = _read(folder, run_folder.DATA).get(name)
+    counts = run_folder.read_if_whole(folder, run_folder.DATA).get(name)
     if counts is not None:
         return counts["rows"] + len(counts["too_long"])
-    return _read(folder, run_folder.RESULT).get("n")
-
-
-def _short(path: str) -> str:
-    """A file without its folders; the name of a hub set has one slash and no ending."""
-    return path if not Path(path).suffix else Path(path).name
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    with suppress(OSError, ValueError, TutelageError):
-        if (folder / name).is_file():
-            found = run_folder.read_json(folder, name)
-            return found if isinstance(found, dict) else {}
-    return {}
+    return run_folder.read_if_whole(folder, run_folder.RESULT).get("n")

@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError
 from tutelage.data.dataset import declared_fingerprint
-from tutelage.data.sources import local_files, paths_of
+from tutelage.data.sources import local_files, paths_of, short_name
 from tutelage.recipe.sections import DataConfig
 from tutelage.runs.planner import Planner
 
@@ -20,8 +20,8 @@ def trained_notes(planner: Planner, model: str, tasks: Sequence[str]) -> list[st
     was made from; of a run that did not keep its questions, that its data have changed since."""
     notes: list[str] = []
     for run in _line(Path(model)):
-        plan = _read(run, run_folder.CONFIG)
-        known = _read(run, run_folder.QUESTIONS)
+        plan = run_folder.read_if_whole(run, run_folder.CONFIG)
+        known = run_folder.read_if_whole(run, run_folder.QUESTIONS)
         for task in tasks:
             section = planner.recipe.tasks[task].data
             rows = planner.inputs.seen(planner.recipe.data[section], planner.recipe_folder, False)
@@ -30,7 +30,7 @@ def trained_notes(planner: Planner, model: str, tasks: Sequence[str]) -> list[st
                 count = sum(question in among for question in rows.questions) if rows else 0
                 if rows and count:
                     of = f"{count:,} of its {len(rows.questions):,} questions"
-                    source = _source(DataConfig(**plan["data"][name]))
+                    source = short_name(DataConfig(**plan["data"][name]))
                     notes.append(
                         f"task `{task}`: the model was trained on {of} (by `{plan['stage']}`, data.{name}, {source} as "
                         "it was then): its score looks better than it is"
@@ -50,8 +50,9 @@ def _changed(planner: Planner, plan: dict[str, Any], task: str) -> Iterator[str]
             shared = asked & set(paths_of(before)) and local_files(name, before, planner.recipe_folder)
             if shared and declared_fingerprint(name, before, planner.recipe_folder) != plan["data_files"][name]:
                 yield (
-                    f"task `{task}`: {_source(before)} has changed since `{plan['stage']}` was trained on other rows "
-                    "of it: some of its questions may have been among these, and its score then looks better than it is"
+                    f"task `{task}`: {short_name(before)} has changed since `{plan['stage']}` was trained on other "
+                    "rows of it: some of its questions may have been among these, and its score then looks better "
+                    "than it is"
                 )
 
 
@@ -62,17 +63,6 @@ def _line(model: Path) -> Iterator[Path]:
     while run not in seen and run_folder.is_done(run) and (run / run_folder.CONFIG).is_file():
         seen.add(run)
         yield run
-        models = _read(run, run_folder.CONFIG).get("models", {})
+        models = run_folder.read_if_whole(run, run_folder.CONFIG).get("models", {})
         before = models.get("student") or models.get("model") or {}
         run = run.parent / Path(before.get("path", "")).parent.name
-
-
-def _read(run: Path, name: str) -> dict[str, Any]:
-    with suppress(OSError, ValueError, TutelageError):
-        found = run_folder.read_json(run, name) if (run / name).is_file() else {}
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def _source(section: DataConfig) -> str:
-    return ", ".join(Path(path).name for path in paths_of(section))
