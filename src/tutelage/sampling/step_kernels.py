@@ -248,11 +248,11 @@ def _rotate_into_slots_kernel(
             key, keys = key_ptr + row * key_row, keys_ptr + place
             _rotate_heads(key, keys, cos, sin, head, key_head, head_stride, KV_HEADS, HALF, HALF_PADDED)
         else:
-            head = ((program - query_programs - kv_programs) * BLOCK + tl.arange(0, BLOCK))[:, None].to(tl.int64)
+            copied = ((program - query_programs - kv_programs) * BLOCK + tl.arange(0, BLOCK))[:, None].to(tl.int64)
             e = tl.arange(0, 2 * HALF_PADDED)[None, :]
-            in_bounds = (head < KV_HEADS) & (e < 2 * HALF)
-            value = tl.load(value_ptr + row * value_row + head * value_head + e, mask=in_bounds)
-            tl.store(values_ptr + place + head * head_stride + e, value, mask=in_bounds)
+            in_bounds = (copied < KV_HEADS) & (e < 2 * HALF)
+            value = tl.load(value_ptr + row * value_row + copied * value_head + e, mask=in_bounds)
+            tl.store(values_ptr + place + copied * head_stride + e, value, mask=in_bounds)
 
 
 def add_and_norm(stream: Tensor, new: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
