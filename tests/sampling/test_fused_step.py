@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Mistral
 from tutelage.models.attention import NAME, register_attention
 from tutelage.models.rms_norm import FusedRMSNorm
 from tutelage.sampling.engine import Engine
-from tutelage.sampling.fused_step import takes
+from tutelage.sampling.fused_step import FusedStep, takes
+from tutelage.sampling.slot_cache import SlotCache
 from tutelage.sampling.step_kernels import add_and_norm, rotate, rotate_into_slots, silu_times, write_to_slots
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,6 +82,18 @@ def test_changed_weights_count_in_the_next_call():
     after = own.generate(PROMPTS, LIMITS, SEEDS)
     assert [s.tokens for s in after] != [s.tokens for s in before]
     assert_equal(after, samples_of(model, False)[1])
+
+
+def test_weights_are_copied_where_there_is_room():
+    decoder = llama().to(DEVICE).get_decoder()
+    attention, mlp = 2 * 4 * 32 * (32 + 16 + 16), 2 * 4 * 32 * (64 + 64)  # layers, bytes, inputs, outputs
+    for room, expected in ((0, (False, False)), (attention, (True, False)), (attention + mlp, (True, True))):
+        step = FusedStep(decoder, SlotCache(1, 8), room)
+        assert (step.attention_inputs[0].weight is not None, step.mlp_inputs[0].weight is not None) == expected
+        x = randn(3, 32)
+        for product in (step.attention_inputs[1], step.mlp_inputs[1]):
+            for own, part in zip(product(x), product.parts, strict=True):
+                torch.testing.assert_close(own, part(x))
 
 
 def test_other_activations_types_and_adapters_are_left_to_transformers():

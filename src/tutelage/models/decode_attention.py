@@ -30,7 +30,8 @@ def decode_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sc
     out = torch.empty((rows, heads, splits, size), dtype=part_type, device=query.device)
     norms = torch.empty((rows, heads, splits), dtype=torch.float32, device=query.device)
     group = heads // kv_heads
-    _decode_kernel[(rows, kv_heads, splits)](
+    # All heads of a row start together: the engine's first slots have the longest prompts, which should start first.
+    _decode_kernel[(kv_heads, rows, splits)](
         query,
         key,
         value,
@@ -80,8 +81,8 @@ def _decode_kernel(
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    kv_head = tl.program_id(1).to(tl.int64)
+    kv_head = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
     seen = tl.load(seen_ptr + row).to(tl.int32)
     split_length = tl.cdiv(tl.cdiv(seen, SPLITS), BLOCK) * BLOCK

@@ -1,12 +1,13 @@
 """A decoding step of Llama-like models by nine kernels per layer, where transformers' code for it takes some thirty.
 
-Query, key and value are one matrix product, gate and up another, of weights that lie one below the other in a copy. The
-kernels between the products are those of `step_kernels.py`. Everything is computed in the order of transformers' layers
-and rounded as often or less.
+Query, key and value are one matrix product, gate and up another, of weights that lie one below the other in a copy, if
+the copies have room in a fiftieth of the device's memory. The kernels between the products are those of
+`step_kernels.py`. Everything is computed in the order of transformers' layers and rounded as often or less.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from tutelage.sampling.step_kernels import add_and_norm, rotate_into_slots, silu
 
 _DECODERS = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
+_COPIES = 0.02  # of the device's memory
 
 
 def takes(decoder: Any) -> bool:
@@ -34,18 +36,25 @@ def takes(decoder: Any) -> bool:
 class FusedStep:
     """Feeds one token per row to a decoder that `takes` accepts, with the keys and values of `cache`.
 
-    `refresh` copies the weights that are joined, about two thirds of a layer's; call it when they have changed.
+    room: bytes for copies of weights; by default as above, and as many as it takes where there is no GPU. `refresh`
+    copies them again; call it when the weights have changed.
     """
 
-    def __init__(self, decoder: Any, cache: SlotCache) -> None:
+    def __init__(self, decoder: Any, cache: SlotCache, room: float | None = None) -> None:
         self.decoder, self.cache = decoder, cache
-        self.attention_inputs = [_Joined(_attention_inputs(layer)) for layer in decoder.layers]
-        self.mlp_inputs = [_Joined(_mlp_inputs(layer)) for layer in decoder.layers]
+        device = decoder.embed_tokens.weight.device
+        if room is None:
+            room = _COPIES * torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else math.inf
+        attention, mlp = ([inputs(layer) for layer in decoder.layers] for inputs in (_attention_inputs, _mlp_inputs))
+        taken = _bytes(attention)  # first, for three small products take longer than two large ones
+        self.attention_inputs = [_Product(parts, joined=taken <= room) for parts in attention]
+        room -= taken if taken <= room else 0
+        self.mlp_inputs = [_Product(parts, joined=_bytes(mlp) <= room) for parts in mlp]
 
     def refresh(self) -> None:
         """Copy the decoder's weights as they are now."""
-        for joined in (*self.attention_inputs, *self.mlp_inputs):
-            joined.refresh()
+        for product in (*self.attention_inputs, *self.mlp_inputs):
+            product.refresh()
 
     def __call__(self, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
         """Last hidden states [B, D] of the first B slots. Token ids[b] goes to positions[b] of slot b and attends to
@@ -72,22 +81,30 @@ class FusedStep:
         return hidden
 
 
-class _Joined:
-    """Linear layers of one input as one, by a copy of their weights."""
+class _Product:
+    """Linear layers of one input; `joined`: as one matrix product, by a copy of their weights."""
 
-    def __init__(self, parts: list[nn.Linear]) -> None:
+    def __init__(self, parts: list[nn.Linear], joined: bool) -> None:
         self.parts, self.widths = parts, [part.out_features for part in parts]
-        self.weight = torch.cat([part.weight.detach() for part in parts])
-        self.bias = torch.cat([_bias(part) for part in parts]) if any(p.bias is not None for p in parts) else None
+        self.weight = torch.cat([part.weight.detach() for part in parts]) if joined else None
+        biased = any(part.bias is not None for part in parts)
+        self.bias = torch.cat([_bias(part) for part in parts]) if joined and biased else None
 
     def refresh(self) -> None:
-        torch.cat([part.weight.detach() for part in self.parts], out=self.weight)
+        if self.weight is not None:
+            torch.cat([part.weight.detach() for part in self.parts], out=self.weight)
         if self.bias is not None:
             torch.cat([_bias(part) for part in self.parts], out=self.bias)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Each layer's output, as views of one tensor."""
+        """Each layer's output; of a joined product they are views of one tensor."""
+        if self.weight is None:
+            return tuple(part(x) for part in self.parts)
         return F.linear(x, self.weight, self.bias).split(self.widths, dim=1)
+
+
+def _bytes(groups: list[list[nn.Linear]]) -> int:
+    return sum(part.weight.nbytes for parts in groups for part in parts)
 
 
 def _bias(part: nn.Linear) -> Tensor:
