@@ -20,10 +20,10 @@ from tutelage.loss.objective import CrossEntropy
 from tutelage.models import attention
 from tutelage.models.compiled import compile_layers
 from tutelage.models.language_model import LanguageModel
-from tutelage.recipe.sections import TrainingConfig
+from tutelage.recipe.sections import COMPILE_FLOP, TrainingConfig
 from tutelage.sampling.torch_sampler import TorchSampler
 from tutelage.training import trainer
-from tutelage.training.compiling import WORTH, compile_models, run_flop
+from tutelage.training.compiling import compile_models, run_flop
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +152,7 @@ def test_auto_leaves_a_cpu_and_short_runs_alone(tmp_path: Path):
     assert compile_models(job, job.student.model, 10**12, "eager") == []
     weights = [sum(p.numel() for p in m.parameters()) for m in (job.student.model, job.teacher.loaded.model)]
     assert run_flop(job, 10) == (6 * weights[0] + 2 * weights[1]) * 4 * 10 * (9 + 6 + 14 + 7 + 30) / 5
-    assert run_flop(job, 10) < WORTH
+    assert run_flop(job, 10) < COMPILE_FLOP
     off = dataclasses.replace(job, config=job.config.model_copy(update={"compile": "off"}))
     assert compile_models(off, job.student.model, 1, "eager") == []
 

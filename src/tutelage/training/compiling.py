@@ -7,12 +7,9 @@ from typing import Any
 from tutelage.common.progress import tell
 from tutelage.data.large.stored import lengths_of
 from tutelage.models.compiled import compile_layers
+from tutelage.recipe.sections import COMPILE_FLOP
 from tutelage.teachers.local import LocalTeacher
 from tutelage.training.job import Job
-
-# FLOP of a run from which compiling is expected to pay: five minutes at 400 TFLOP/s, of which about a fifth is saved.
-# Compiling was expected to take a minute; neither was measured in a run.
-WORTH = 1.2e17
 
 
 def compile_models(job: Job, student: Any, steps: int, backend: str = "inductor") -> list[str]:
@@ -22,7 +19,7 @@ def compile_models(job: Job, student: Any, steps: int, backend: str = "inductor"
     """
     config = job.config
     local = job.teacher if isinstance(job.teacher, LocalTeacher) else None
-    if config.compile == "off" or (config.compile == "auto" and run_flop(job, steps) < WORTH):
+    if config.compile == "off" or (config.compile == "auto" and run_flop(job, steps) < COMPILE_FLOP):
         return []
     models = {"student": student} | ({} if local is None else {"teacher": local.loaded.model})
     first = next(student.parameters())

@@ -11,8 +11,10 @@ import pytest
 
 from tutelage.recipe.sections import DataConfig, LoraConfig, ModelConfig, SamplingConfig, TrainingConfig
 from tutelage.recipe.stages import DistillStage, SftStage, SignalConfig
+from tutelage.runs.cost import formulas
 from tutelage.runs.cost.cost_model import START_SECONDS, CostModel
 from tutelage.runs.cost.facts import Rows, Shape, facts, machine
+from tutelage.runs.cost.formulas import read_cost
 from tutelage.runs.cost.memory import GIB, Sampling
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
@@ -63,6 +65,13 @@ def test_the_runs_it_was_fitted_to(tmp_path):
     assert not cost.extrapolated
 
 
+@pytest.fixture
+def slower_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoding step of what was measured until 2026-11-29."""
+    monkeypatch.setattr(formulas, "DECODE_SECONDS", 0.16e-3)
+
+
+@pytest.mark.usefixtures("slower_decoding")
 def test_measured_runs_it_was_not_fitted_to(tmp_path):
     """docs/study.md: a step of 128 on-policy responses, its memory, sampling, three benchmarks."""
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 1.0, tokens_per_micro_batch=3840)
@@ -78,6 +87,7 @@ def test_measured_runs_it_was_not_fitted_to(tmp_path):
         assert 3600 * hours - START_SECONDS == pytest.approx(row["seconds"], rel=0.25)
 
 
+@pytest.mark.usefixtures("slower_decoding")
 def test_measured_steps_of_one_and_two_gpus(tmp_path):
     """docs/results/bench/ranks.json, 128 sequences of 67,822 or 88,932 tokens in all. Two figures are fitted: those of
     two GPUs off-policy."""
@@ -104,12 +114,16 @@ def measured_steps() -> list[Any]:
         for row in content["rows"] if gpu and isinstance(content.get("rows"), list) else ():
             ours = row.get("impl") in ("tutelage", "tutelage-vllm") or ("impl" not in row and "ranks" in row)
             if ours and row.get("case") in SHARES and "seconds" in row:
-                found.append(pytest.param(gpu, row, id=f"{file.stem}-{len(found)}"))
+                found.append(pytest.param(gpu, row, content["date"], id=f"{file.stem}-{len(found)}"))
     return found
 
 
-@pytest.mark.parametrize(("gpu", "row"), measured_steps())
-def test_a_gkd_step_takes_what_was_measured_within_a_quarter(tmp_path: Path, gpu: str, row: dict[str, Any]):
+@pytest.mark.parametrize(("gpu", "row", "date"), measured_steps())
+def test_a_gkd_step_takes_what_was_measured_within_a_quarter(
+    tmp_path: Path, gpu: str, row: dict[str, Any], date: str, request: pytest.FixtureRequest
+):
+    if date < "2026-11-30":
+        request.getfixturevalue("slower_decoding")
     ranks, on_policy, weights = row.get("ranks", 1), SHARES[row["case"]], row.get("weights", "")
     sizes = row.get("student", "1b"), row.get("teacher", "8b")
     student, teacher = (f"meta-llama/Llama-3.{'12'[size in ('1b', '3b')]}-{size.upper()}" for size in sizes)
@@ -117,6 +131,7 @@ def test_a_gkd_step_takes_what_was_measured_within_a_quarter(tmp_path: Path, gpu
     more = {"gradient_checkpointing": row.get("checkpointing", False), "shard": bool(row.get("sharded"))}
     more["tokens_per_micro_batch"] = row.get("micro_batch", 3840)
     more |= {"precision": row.get("compute", "auto"), "optimizer": row.get("optimizer", "adamw")}
+    more["compile"] = row.get("compile", "off")
     run = run_of(tmp_path, student, teacher, on_policy, held, **more)
     other = run.models["teacher"].model_copy(update={"revision": "other"})  # no adapter's base is the teacher here
     run = replace(run, models={**run.models, "teacher": other})
@@ -185,7 +200,7 @@ def test_a_kept_signal_is_computed_once_however_often_the_rows_are_read(tmp_path
     run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **training)
     kept = replace(run, config=run.config.model_copy(update={"signal": SignalConfig(cache="exact")}))
     asked, once = (cost_with(one, Rows(1000, 100, 50)).flops for one in (run, kept))
-    teacher = CostModel(machine("H100"))._pass(Shape(**facts()["models"]["meta-llama/Llama-3.1-8B"]), 100, 0.5)[1]
+    teacher = read_cost(machine("H100"), Shape(**facts()["models"]["meta-llama/Llama-3.1-8B"]), 100, 0.5)[1]
     assert asked - once == pytest.approx((passes - 1) * 100_000 * teacher, abs=1e6)
 
 
@@ -216,7 +231,8 @@ def test_validation_rows_are_read_before_training_and_after_it(tmp_path, trainin
     before, after = cost_with(run, rows), cost_with(measured, rows)
     model = CostModel(machine("H100"))
     passes = [
-        model._pass(Shape(**facts()["models"][f"meta-llama/Llama-3.{name}"]), 100, 0.5) for name in ("2-1B", "1-8B")
+        read_cost(model.machine, Shape(**facts()["models"][f"meta-llama/Llama-3.{name}"]), 100, 0.5)
+        for name in ("2-1B", "1-8B")
     ]
     for place, more in ((0, 3600 * (after.hours - before.hours)), (1, after.flops - before.flops)):
         expected = 100_000 * (student * passes[0][place] + teacher * passes[1][place])
@@ -228,7 +244,7 @@ def test_own_answers_are_asked_for_with_the_prompt_once_more(tmp_path):
     off = replace(run, config=run.config.model_copy(update={"on_policy": 0.0}))
     more = cost_with(run, Rows(1000, 100, 50)).flops - cost_with(off, Rows(1000, 100, 50)).flops
     shape = Shape(**facts()["models"]["meta-llama/Llama-3.2-1B"])
-    read = CostModel(machine("H100"))._pass(shape, 50, 0.0)[1]
+    read = read_cost(machine("H100"), shape, 50, 0.0)[1]
     assert more == pytest.approx(500 * 50 * (read + 2 * shape.matrix_weights))
 
 

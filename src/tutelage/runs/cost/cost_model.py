@@ -1,16 +1,7 @@
 """What a run will need: FLOPs, tokens, hours, money. Computed on paper, from constants fitted on one H100.
 
-Per token that a model reads (`_pass`), with P matrix weights, L layers, width h, H heads of size d, vocabulary V, and a
-sequence of n tokens; p = 1 for a forward pass, 3 for forward and backward, 4 with gradient checkpointing; t = 1, 4, 5:
-
-    FLOPs   = p · (2·P + 2·L·H·d·n), without the head's (2·V·h) for tokens that are only read
-    seconds = FLOPs with them / (rate · min(1, h / 1460))  +  (225 · t · L · h  +  19 / 2 · V) bytes / bandwidth
-
-Per sampled token (`_decode`), in a batch of b sequences with n tokens of context, a weight or cache entry in 2 bytes:
-
-    seconds = ((2 · weights + b · cache bytes per token · n) / bandwidth  +  0.16 ms · L) / b
-
-Memory is in `memory.py`. Every run takes 8 s more, to load and save.
+What a token takes that is read or sampled is in `formulas.py`, memory in `memory.py`. Every run takes 8 s more, to load
+and save.
 
 Fitted to a 1B student with an 8B teacher (19,681 tokens/s off-policy) and its profile (the loss takes 2 %);
 docs/study.md has the runs, and says what is a guess.
@@ -21,7 +12,7 @@ wait for their network where gathering weights, or summing gradients, takes it l
 (`network.py`). Models that only write are read and decoded by `tensor_parallel` GPUs, at 75 % (an assumption); any
 other run is one process on one GPU. Marked `extrapolated` is what no measured step stands for: more than two GPUs,
 machines other than an H100 and an H200, models above 71B, and `int8` (float8 counts as 1.75 times the rate of
-products). The decoding step is of before it had its kernels; since, an H200 takes 0.1 ms per layer.
+products). The decoding step is that of Llama and its like on an H200; others take 0.11 ms per layer there.
 """
 
 from __future__ import annotations
@@ -38,12 +29,14 @@ from tutelage.recipe.sections import DataConfig, SamplingConfig, TaskConfig
 from tutelage.recipe.stages import DistillStage, MethodStage, PruneStage, SeqkdStage, SynthesizeStage
 from tutelage.recipe.study import BenchmarkTask, HeldOutTask, SignalsTask
 from tutelage.runs.cost.facts import Machine, Rows, Shape, facts, measure_rows, shape_at
+from tutelage.runs.cost.formulas import decode_seconds, read_cost
 from tutelage.runs.cost.memory import (
     BENCHMARK_SHARE,
     GIB,
     Memory,
     Sampling,
     beside_once,
+    compiles,
     pruning_memory,
     reading_memory,
     sampling_memory,
@@ -55,11 +48,6 @@ from tutelage.runs.run import Run, frozen_base, gpus_of
 if TYPE_CHECKING:
     from tutelage.data.chat_template import ChatTemplate
 
-FULL_RATE_WIDTH = 1460  # matrix products of smaller models do not fill the machine
-FLOAT8_RATE = 1.75  # of matrix products in float8, beside bfloat16; fitted to a 70B teacher on one H200
-LAYER_BYTES = 225  # memory traffic per token, layer and unit of width; a training pass counts four times
-VOCABULARY_BYTES = 19  # memory traffic per two tokens and entry of the vocabulary
-DECODE_SECONDS = 0.16e-3  # per layer and decoding step
 MEASURED_WEIGHTS = 71e9  # larger models have not been measured, nor steps of more GPUs
 MEASURED_GPUS = 2
 START_SECONDS = 8.0  # to load and save; an assumption
@@ -198,27 +186,37 @@ class CostModel:
             once = min(1.0, data.rows / max(1.0, steps_rows))
             held, share = (teacher if on_policy else None), on_policy + (1.0 - on_policy) * once
             shared = shared and not training.shard
+        compiled = compiles(training, student, held, steps_rows * length, self.machine)
         memory = training_memory(
-            training, student, held, sampling, per_step, self.machine, self.ranks, run.lora, shared
+            training, student, held, sampling, per_step, self.machine, self.ranks, run.lora, shared, compiled
         )
         if share and held is None and teacher is not None and not shared:
             memory = beside_once(memory, student, teacher, self.machine, run.lora)
         tokens, sampled = steps_rows * length, steps_rows * on_policy * new
         learnt = data.response / data.tokens
-        seconds, flops = self._pass(
-            student, length, learnt, training=True, checkpointing=memory.recomputes, frozen=run.lora is not None
+        seconds, flops = read_cost(
+            self.machine,
+            student,
+            length,
+            learnt,
+            compiled,
+            training=True,
+            checkpointing=memory.recomputes,
+            frozen=run.lora is not None,
         )
         if teacher is not None:
-            more, work = self._pass(teacher, length, learnt)
+            more, work = read_cost(self.machine, teacher, length, learnt, compiled)
             seconds, flops = seconds + share * more, flops + share * work
         efficiency = SHARED_EFFICIENCY if training.shard else WHOLE_EFFICIENCY
         seconds *= tokens / (self.ranks * efficiency if self.ranks > 1 else 1)
         seconds = max(seconds, exchange_seconds(run, student, held, tokens, self.machine, self.ranks))
         if sampling is not None:
             batch = min(memory.slots[0], max(1.0, sampling.count))
-            seconds += sampled / self.ranks * self._decode(student, batch, length)
+            seconds += sampled / self.ranks * decode_seconds(self.machine, student, batch, length)
         flops = flops * tokens + 2 * student.matrix_weights * sampled
-        flops += steps_rows * on_policy * prompt * self._pass(student, prompt, 0.0)[1]  # read again by the sampler
+        flops += (
+            steps_rows * on_policy * prompt * read_cost(self.machine, student, prompt, 0.0)[1]
+        )  # read again by the sampler
         more, work = self._validation(run, student, teacher if share else None)
         seconds, flops = seconds + more / self.ranks, flops + work
         largest = max((teacher.weights if teacher and share else 0), student.weights)
@@ -234,8 +232,8 @@ class CostModel:
         data, times = self.rows(run, training.validation), 2 + self.steps(run) // (training.evaluate_every or 10**9)
         asked = 1 if isinstance(stage, DistillStage) and stage.signal.cache else times
         tokens, learnt = data.rows * min(data.tokens, training.max_length), data.response / data.tokens
-        seconds, flops = self._pass(student, data.tokens, learnt)
-        more, work = self._pass(teacher, data.tokens, learnt) if teacher is not None else (0.0, 0.0)
+        seconds, flops = read_cost(self.machine, student, data.tokens, learnt)
+        more, work = read_cost(self.machine, teacher, data.tokens, learnt) if teacher is not None else (0.0, 0.0)
         return tokens * (times * seconds + asked * more), tokens * (times * flops + asked * work)
 
     def synthesis(self, run: Run, shapes: dict[str, Shape]) -> Cost:
@@ -313,7 +311,7 @@ class CostModel:
         count, prompt = min(data.rows, task.rows), data.tokens - data.response
         new = min(task.sampling.max_new_tokens, max(1.0, data.response))
         sampled = self._sampled(shapes, (Sampling(student, task.sampling, prompt, count),), (new,))
-        parts = [self._pass(shape, data.tokens) for shape in shapes.values()]
+        parts = [read_cost(self.machine, shape, data.tokens) for shape in shapes.values()]
         tokens = count * (data.tokens + prompt + new)
         hours = tokens * sum(seconds for seconds, _ in parts) / 3600
         return replace(
@@ -326,34 +324,6 @@ class CostModel:
 
     # --- the formulas -------------------------------------------------------------------------------------------------
 
-    def _pass(
-        self,
-        shape: Shape,
-        length: float,
-        learnt: float = 1.0,
-        *,
-        training: bool = False,
-        checkpointing: bool = False,
-        frozen: bool = False,
-    ) -> tuple[float, float]:
-        """(seconds, FLOPs) per token of a sequence of `length` tokens: one forward pass, or forward and backward; with
-        `frozen` weights, without their gradients. `learnt`: the share of the tokens that go through the head, as
-        responses do; the seconds were fitted as if all did."""
-        passes = (4 if checkpointing else 3) - frozen if training else 1
-        flops = passes * (2 * shape.matrix_weights + 2 * shape.layers * shape.heads * shape.head_dim * length)
-        idle = passes * 2 * shape.vocab * shape.hidden * (1.0 - min(1.0, learnt))
-        rate = 1e12 * self.machine.tflops * min(1.0, shape.hidden / FULL_RATE_WIDTH)
-        rate *= FLOAT8_RATE if shape.precision == "float8" else 1.0
-        traffic = LAYER_BYTES * shape.layers * shape.hidden * ((5 if checkpointing else 4) if training else 1)
-        traffic += VOCABULARY_BYTES * shape.vocab / 2
-        return flops / rate + traffic / (1e12 * self.machine.bandwidth), flops - idle
-
-    def _decode(self, shape: Shape, batch: float, context: float, rate: float = 1.0) -> float:
-        """Seconds per sampled token, in a batch of `batch` sequences with `context` tokens before it; `rate`: how many
-        times as fast as one GPU the weights and caches are read."""
-        read = 2 * shape.weights + batch * shape.cache_bytes * context
-        return (read / (1e12 * rate * self.machine.bandwidth) + DECODE_SECONDS * shape.layers) / max(1.0, batch)
-
     def _sampled(
         self, held: dict[str, Shape], samplings: Sequence[Sampling], new: Sequence[float], gpus: int = 1
     ) -> Cost:
@@ -363,17 +333,19 @@ class CostModel:
         rate = gpus * PARALLEL_EFFICIENCY if gpus > 1 else 1.0
         seconds, flops, read, sampled = 0.0, 0.0, 0.0, 0.0
         for one, length, slots in zip(samplings, new, memory.slots, strict=True):
-            more, work = self._pass(one.shape, one.prompt, 0.0)
+            more, work = read_cost(self.machine, one.shape, one.prompt, 0.0)
             batch = int(min(slots, max(1, one.count)))
-            decode = self._decode(one.shape, batch, one.prompt + length, rate)
+            decode = decode_seconds(self.machine, one.shape, batch, one.prompt + length, rate)
             seconds += one.count * (one.prompt * more / rate + length * decode)
             flops += one.count * (one.prompt * work + 2 * length * one.shape.matrix_weights)
             read, sampled = read + one.count * one.prompt, sampled + one.count * length
         return self._total(memory, gpus, flops, read, sampled, seconds, max(one.shape.weights for one in samplings))
 
     def _read(self, models: Sequence[Shape], tokens: float, memory: Memory, learnt: float = 1.0) -> Cost:
-        """`tokens` are read by each of the models; `learnt`: as in `_pass`."""
-        seconds, flops = (tokens * sum(self._pass(one, 500, learnt)[place] for one in models) for place in (0, 1))
+        """`tokens` are read by each of the models; `learnt`: as in `read_cost`."""
+        seconds, flops = (
+            tokens * sum(read_cost(self.machine, one, 500, learnt)[place] for one in models) for place in (0, 1)
+        )
         return self._total(memory, 1, flops, tokens, 0.0, seconds, max(one.weights for one in models))
 
     def _total(

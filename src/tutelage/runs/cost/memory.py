@@ -6,7 +6,8 @@ With b = 2 bytes for weights and 2 for cache entries (4 on CPU and for `precisio
                          for the weights to compute with
                teacher   b per weight
                on-policy the caches; where ranks share, 2 per student weight for the copy that is sampled from
-               activations of a micro-batch of m tokens: 53·m·L·h, with checkpointing (2·L + 53)·m·h, or the teacher's
+               activations of a micro-batch of m tokens: 53·m·L·h (40 in compiled layers), with checkpointing
+                         (2·L + 53)·m·h, or the teacher's
     others     b per weight of each model that is held; the caches; activations of a forward pass
     prune      4 per weight, and 2 for autocast's copies
 
@@ -38,12 +39,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
-from tutelage.recipe.sections import LoraConfig, SamplingConfig, TrainingConfig
+from tutelage.recipe.sections import COMPILE_FLOP, LoraConfig, SamplingConfig, TrainingConfig
 from tutelage.runs.cost.facts import Machine, Shape
 
 GIB = 2**30
 BASE, SAMPLING_BASE = 3.0 * GIB, 1.5 * GIB
-ACTIVATION_BYTES = 53  # per token of a micro-batch, layer and unit of width; fitted
+# Per token of a micro-batch, layer and unit of width; fitted
+ACTIVATION_BYTES = 53, 40  # as they are, and compiled
 PREFILL_TOKENS, ROW_STEP = 32_768, 256  # of the engine
 ENGINE_SHARE, BENCHMARK_SHARE = 0.5, 0.8  # of free memory, for the caches
 # Of vLLM where it holds the models: its share of each GPU, tokens that it reads at once, and its longest text
@@ -111,10 +113,12 @@ def training_memory(
     ranks: int,
     lora: LoraConfig | None = None,
     shared_base: bool = False,
+    compiled: bool = False,
     recomputed: bool = False,
 ) -> Memory:
     """Of one rank of a training run. `sampling`: of the student's responses, if it writes any. `tokens`: per step.
     `lora`: the adapter that is trained instead of the weights; `shared_base`: the teacher is its frozen base.
+    `compiled`: its layers are.
     `recomputed`: what `gradient_checkpointing: auto` means; by default, what the machine's memory asks for."""
     cuda = machine.device != "cpu"
     pure, wide = config.precision == "pure_bfloat16", config.precision == "float32" or not cuda
@@ -139,9 +143,10 @@ def training_memory(
     if config.memory_gib is not None and cuda:
         micro = min(micro, config.max_length)  # the least that it tries; the rest of its memory is for larger ones
     width_tokens = micro * student.hidden * width / 2
-    activations = ACTIVATION_BYTES * student.layers * width_tokens
+    kept = ACTIVATION_BYTES[compiled]
+    activations = kept * student.layers * width_tokens
     if config.gradient_checkpointing is True or (config.gradient_checkpointing == "auto" and recomputed):
-        activations = (ACTIVATION_BYTES + 2 * student.layers) * width_tokens
+        activations = (kept + 2 * student.layers) * width_tokens
     if teacher is not None:
         activations = max(activations, _forward(teacher, micro, width))
     slots: tuple[int, ...] = ()
@@ -164,11 +169,19 @@ def training_memory(
         parts["checkpoint"] = max(0.0, 8 * trained / part - gone)
     limit = min(machine.memory, config.memory_gib or machine.memory)
     if config.gradient_checkpointing == "auto" and cuda and not recomputed and sum(parts.values()) > limit * GIB:
-        options = (sampling, tokens, machine, ranks, lora, shared_base)
+        options = (sampling, tokens, machine, ranks, lora, shared_base, compiled)
         return training_memory(config, student, teacher, *options, recomputed=True)
     if config.memory_gib is not None and cuda:
         parts["activations"] += max(0.0, config.memory_gib * GIB - sum(parts.values()))
     return Memory(parts, slots, config.gradient_checkpointing is True or recomputed)
+
+
+def compiles(config: TrainingConfig, student: Shape, teacher: Shape | None, tokens: float, machine: Machine) -> bool:
+    """Whether a run of so many tokens compiles its layers, as `training/compiling.py` decides."""
+    if config.compile != "auto":
+        return config.compile == "on"
+    flop = tokens * (6 * student.weights + (2 * teacher.weights if teacher is not None else 0))
+    return machine.device != "cpu" and config.precision != "float32" and flop >= COMPILE_FLOP
 
 
 def shares(config: TrainingConfig, machine: Machine, ranks: int) -> int:
