@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,15 +24,36 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import datasketch.lsh  # noqa: E402
+import lm_eval.filters.extraction  # noqa: E402
 import typer.main  # noqa: E402
 import warm_python  # noqa: E402
+from jinja2 import Environment, MemcachedBytecodeCache, PackageLoader  # noqa: E402
+from nltk.stem.porter import PorterStemmer  # noqa: E402
 from pages import do_not_draw  # noqa: E402
 from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
 from synthesize_recipe import long_context  # noqa: E402, F401
 
 # No test cuts the power, without which nothing is lost that was written; each call waits for the disk.
 os.fsync = lambda _: None  # type: ignore[assignment]
-typer.main.get_command = cache(typer.main.get_command)  # the tests call `main` hundreds of times
+# The tests ask libraries for the same thing thousands of times: commands, bands of an index, stems of words.
+for library, pure in ((typer.main, "get_command"), (datasketch.lsh, "_optimal_param"), (PorterStemmer, "stem")):
+    setattr(library, pure, cache(getattr(library, pure)))
+# GPQA's filter looks at each character there is, 0.25 s per score. No test's reply has one above these.
+lm_eval.filters.extraction.sys = SimpleNamespace(maxunicode=0x10000)  # type: ignore[attr-defined]
+
+compiled: dict[str, bytes] = {}
+kept = MemcachedBytecodeCache(SimpleNamespace(get=compiled.get, set=compiled.__setitem__))  # type: ignore[arg-type]
+load_template = PackageLoader.load
+
+
+def load_compiled(self: PackageLoader, environment: Environment, *names: Any) -> Any:
+    """The pages' templates are compiled once."""
+    environment.bytecode_cache = kept
+    return load_template(self, environment, *names)
+
+
+PackageLoader.load = load_compiled  # type: ignore[method-assign]
 
 # Longest first: of two processes that share the files out, none is left with the last long one.
 LONGEST = (
