@@ -56,8 +56,9 @@ def proposed(
     student: str | Cut = "s/s",
     questions: int = 1,
 ) -> dict[str, Any]:
-    asked = [Message("user", f"Q{n % questions}") for n in range(rows)]
-    made = tuple(Conversation("r", (question, Message("assistant", "A"))) for question in asked)
+    asked = [Message("user", f"Q{n}") for n in range(questions)]
+    each = [Conversation("r", (question, Message("assistant", "A"))) for question in asked]
+    made = tuple(each[n % questions] for n in range(rows))
     look = Look("train", ("x.jsonl",), Form({}, ""), rows, (), made)
     answers = tuple(max(1, w - p) for w, p in zip(lengths, prompts, strict=True))
     sizes = Lengths(tuple(lengths), tuple(prompts), answers, True)

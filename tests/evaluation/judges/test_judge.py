@@ -146,7 +146,9 @@ MISBEHAVIOURS = {
 }
 
 
-@pytest.mark.parametrize("name", MISBEHAVIOURS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one == "slow")) for one in MISBEHAVIOURS]
+)
 def test_a_misbehaving_endpoint_is_asked_again(
     server: Endpoint, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
