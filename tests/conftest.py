@@ -34,6 +34,7 @@ LONGEST = (
     "test_run_recipe",
     "test_ranks",
     "test_joined",
+    "test_triton_programs",
     "test_triton",
     "test_forecast",
     "test_mini_study",

@@ -83,6 +83,7 @@ def test_max_length_holds_all_rows_unless_few_are_far_longer() -> None:
         proposed([1000] * 100, [600] * 80 + [900] * 20, context=800)
 
 
+@pytest.mark.slow
 def test_batches_grow_with_the_rows() -> None:
     found = [proposed([100] * 9, [50] * 9, rows=n)["training"] for n in (100, 2000, 20_000, 200_000)]
     assert [one["batch_size"] for one in found] == [8, 16, 32, 128]
