@@ -1,5 +1,5 @@
-"""The compiler takes the kernels of a decoding step. The interpreter, which the other tests use without a GPU, takes more
-than it does: names that have another type in each branch, for example."""
+"""The compiler takes the kernels of a decoding step. The interpreter, which the other tests use without a GPU, takes
+more than it does: names that have another type in each branch, for example."""
 
 import os
 import subprocess
