@@ -1,16 +1,14 @@
+"""Settings of this process and its children, the order of tests, and what the processes that run them load."""
+
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 gc.disable()  # until all tests are collected: a fourth of the time of importing torch and its like
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; for child processes too
-import torch  # noqa: E402
-
 HELPERS = [
     str(Path(__file__).parent / name) for name in ("helpers", "helpers/rows", "helpers/endpoints", "helpers/processes")
 ]
@@ -19,18 +17,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*HELPERS, os.environ.ge
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-if not torch.cuda.is_available():  # before Triton is first imported: its kernels then run in Python, on CPU tensors
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import typer.main  # noqa: E402
-import warm_python  # noqa: E402
-from pages import do_not_draw  # noqa: E402
-from recipes_fixture import done, tiny_models, workshop  # noqa: E402, F401
-from synthesize_recipe import long_context  # noqa: E402, F401
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that shares tests out among others runs none: it loads neither torch nor its like, 3 s."""
+    if not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("every_process")
 
-# No test cuts the power, without which nothing is lost that was written; each call waits for the disk.
-os.fsync = lambda _: None  # type: ignore[assignment]
-typer.main.get_command = cache(typer.main.get_command)  # the tests call `main` hundreds of times
 
 # Longest first: of two processes that share the files out, none is left with the last long one.
 LONGEST = (
@@ -42,6 +34,7 @@ LONGEST = (
     "test_run_recipe",
     "test_ranks",
     "test_joined",
+    "test_triton_programs",
     "test_triton",
     "test_forecast",
     "test_mini_study",
@@ -62,54 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Fixed threads: sums come out bit for bit the same, and two cores can run two tests."""
-    torch.set_num_threads(1)
-
-
 def pytest_collection_finish() -> None:
     gc.enable()
 
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # or libraries complain of objects that are left at the end
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _frozen_imports():
-    """A run ends with a garbage collection, which would look at all that torch and its like have imported: 0.3 s."""
-    gc.collect()
-    gc.freeze()
-
-
-@pytest.fixture(scope="session")
-def python() -> Iterator[str]:
-    """A Python for child processes that has imported torch, transformers and the project (warm_python.py)."""
-    with warm_python.started() as path:
-        yield path
-
-
-@pytest.fixture
-def warm_children(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the project starts by `sys.executable` or `multiprocessing`, launchers and their ranks among it, runs on the
-    warm Python."""
-    monkeypatch.setattr(sys, "executable", python)
-    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(python))
-    monkeypatch.setenv("PYTHON_EXEC", python)  # with which torchrun starts ranks
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of reports are laid out but not drawn, for tests of what else a report says."""
-    do_not_draw(monkeypatch)
-
-
-@pytest.fixture
-def data_folder() -> Path:
-    """The folder of real data sets, or a skip that says how to get it."""
-    folder = os.environ.get("TUTELAGE_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("TUTELAGE_DATA is not set to a folder of data sets")
-    return Path(folder)

@@ -86,6 +86,7 @@ def test_a_recipes_pairs_are_rows_each_once(tmp_path: Path) -> None:
     assert measured(page, 1280)["pairs"] == [20]  # each from both sides
 
 
+@pytest.mark.long
 def test_tables_of_a_study_and_a_forecast_that_go_on_show_it(tmp_path: Path) -> None:
     study = write_study_report("tiny", make_study(tmp_path / "runs", 6), tmp_path / "study", include_text=True).page
     found = measured(study)

@@ -173,6 +173,7 @@ def with_notice(results: RecipeResults) -> RecipeResults:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_thoughts_and_notices_stay_text_on_every_page(tmp_path: Path) -> None:
     results = with_notice(make_run(tmp_path / "r", count=4, change=lambda stage, records: thinking(*records)))
     page = checked(build_report(results, tmp_path / "report").read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ def test_overrides_are_a_dict_or_texts(workshop: Workshop) -> None:
     assert tutelage.load_recipe(file, ["training.epochs=3"]).training.epochs == 3
 
 
+@pytest.mark.slow
 def test_a_plan_names_every_run_and_what_stops_it(workshop: Workshop) -> None:
     plan = tutelage.plan(workshop.write(), runs=workshop.runs)
     assert [(run.stage, run.kind, run.done) for run in plan.runs][:3] == [

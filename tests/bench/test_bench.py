@@ -55,6 +55,7 @@ def test_a_step_at_the_papers_shapes(bench: Callable[..., list[dict[str, Any]]])
     assert (off["student"], off["precision"], off["weights"], off["compile"]) == ("1b", "float32", "float32", "off")
 
 
+@pytest.mark.long
 def test_a_step_in_bfloat16_and_where_its_time_goes(bench: Callable[..., list[dict[str, Any]]], tmp_path: Path):
     options = ["--device", "cpu", "--small", "--batch", "4", "--new-tokens", "6", "--steps", "1", "--impl", "tutelage"]
     more = ["--compute", "bfloat16", "--case", "mixed", "--profile", str(tmp_path / "kernels")]

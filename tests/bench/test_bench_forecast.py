@@ -40,6 +40,7 @@ def world(seed: int, count: int = 60) -> list[Situation]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_in_a_world_of_its_kind_a_forecast_is_worth_more_than_its_rivals() -> None:
     found = [backtest(world(seed), "task") for seed in range(3)]
     assert 0.7 < np.mean([one["coverage_80"] for one in found]) < 0.9

@@ -39,6 +39,7 @@ def test_models_and_runs_are_no_data(
     assert capsys.readouterr().err == f"tutelage: `{folder}` is {kind}, and no data: name a file with your rows\n"
 
 
+@pytest.mark.slow
 def test_a_test_file_of_one_row_is_warned_of(
     here: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_test_rows_that_are_training_rows_are_named(
     assert "nearly" not in said
 
 
+@pytest.mark.slow
 def test_init_says_of_repeated_and_near_rows_what_a_run_and_its_report_say(
     here: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

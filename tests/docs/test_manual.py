@@ -37,6 +37,7 @@ def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
 
 
+@pytest.mark.long
 def test_the_manual_builds_and_is_whole(tmp_path: Path) -> None:
     done = build(ROOT / "mkdocs.yml", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -57,6 +58,7 @@ def test_the_manual_builds_and_is_whole(tmp_path: Path) -> None:
         assert [tag for tag in loaded if 'rel="canonical"' not in tag] == [], path
 
 
+@pytest.mark.long
 def test_a_dead_link_a_dead_anchor_and_a_page_without_a_place_are_refused(tmp_path: Path) -> None:
     for name in ("docs", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -101,6 +101,7 @@ def test_a_snippet_never_ends_within_a_letter(tmp_path: Path, dom: Callable[...,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_filters(tmp_path: Path, dom: Callable[..., str]) -> None:
     path = write_page(write(tmp_path, [record(n) for n in range(20)]))
     everything = dom(path)
@@ -128,6 +129,7 @@ def test_filters(tmp_path: Path, dom: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_search_finds_every_text_and_opens_a_single_example(tmp_path: Path, dom: Callable[..., str]) -> None:
     path = write_page(write(tmp_path, [record(n) for n in range(20)]))
     for words in ("QUESTION 13:", "letter 13.", "target13", "because of 13", "b/0013"):
@@ -178,6 +180,7 @@ def test_texts_can_be_left_out(tmp_path: Path, dom: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_hostile_output_does_not_run(tmp_path: Path, dom: Callable[..., str]) -> None:
     parts = ({"name": HOSTILE, "scores": {HOSTILE: 1.0}, "answer": HOSTILE, HOSTILE: {"x": HOSTILE}},)
     texts = (HOSTILE, HOSTILE, (HOSTILE,), {HOSTILE: 1.0}, HOSTILE + "!", HOSTILE)

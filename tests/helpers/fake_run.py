@@ -72,7 +72,7 @@ def answers(rows: list[Conversation], right: float, rng: np.random.Generator) ->
     records = []
     for row in rows:
         words = row.references[0].split()
-        kept = [word if rng.random() < right else str(rng.choice(FILLER)) for word in words]
+        kept = [word if rng.random() < right else FILLER[rng.integers(len(FILLER))] for word in words]
         finished = bool(rng.random() > 0.04)
         kept = kept if finished else kept[: len(kept) // 2]
         records.append(scored(row, tuple(kept), finished))

@@ -170,6 +170,7 @@ SOME = 1000  # tokens of a GGUF file
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_gguf_file_without_a_layer_is_refused(tmp_path: Path):
     source = gguf.GGUFReader(locate_gguf())
     file = tmp_path / "half.gguf"

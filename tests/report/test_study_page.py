@@ -140,6 +140,7 @@ def test_figures_show_missing_cells_and_the_paper(made: tuple[list[Cell], StudyR
 
 
 @pytest.mark.usefixtures("_vectors_alone")
+@pytest.mark.long
 def test_an_empty_study_and_one_of_other_models_report_too(tmp_path: Path) -> None:
     cells = plan(tmp_path / "runs", seeds=(0,))
     page = Page(write_study_report("empty", cells, tmp_path / "out", True).page.read_text("utf-8"))
@@ -182,6 +183,7 @@ def test_losses_over_training_are_drawn_for_each_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_vectors_alone")
+@pytest.mark.long
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path) -> None:
     cells = plan(tmp_path / "runs", seeds=(0,), general=("ifeval", "bbh"))
     cells = [c for c in cells if c.size == 10_000 and c.student == STUDENTS[0]]

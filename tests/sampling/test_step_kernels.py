@@ -137,7 +137,7 @@ def assert_same_state(a, b):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("vocab", [97, 128, 1_000, 5_003])
+@pytest.mark.parametrize("vocab", [97, 128, 1_000, pytest.param(5_003, marks=pytest.mark.slow)])
 def test_a_draw_leaves_the_state_that_choose_leaves(vocab, temperature, monkeypatch):
     # With the largest number the last tokens, of probability 1e-9, are within a float32 sum's rounding of each other.
     settings = {"temperature": temperature, "high": 0.999}

@@ -115,6 +115,7 @@ def test_a_sample_depends_on_its_own_seed_only():
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.7)])
+@pytest.mark.slow
 def test_samples_follow_the_distribution(temperature, top_p):
     sampler = sampler_for("packed", batch_size=4000)
     count = 4000

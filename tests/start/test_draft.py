@@ -45,6 +45,7 @@ def test_memory_settings_and_models_fit_the_gpu(drafted) -> None:
     assert drafted(20.0, small).fits
 
 
+@pytest.mark.slow
 def test_few_rows_are_said(drafted) -> None:
     assert drafted(79.0, PAIRS[0]).warnings[0].startswith("100 rows are few")
     with Path("x.csv").open("a", newline="") as handle:

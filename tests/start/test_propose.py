@@ -56,8 +56,9 @@ def proposed(
     student: str | Cut = "s/s",
     questions: int = 1,
 ) -> dict[str, Any]:
-    asked = [Message("user", f"Q{n % questions}") for n in range(rows)]
-    made = tuple(Conversation("r", (question, Message("assistant", "A"))) for question in asked)
+    asked = [Message("user", f"Q{n}") for n in range(questions)]
+    each = [Conversation("r", (question, Message("assistant", "A"))) for question in asked]
+    made = tuple(each[n % questions] for n in range(rows))
     look = Look("train", ("x.jsonl",), Form({}, ""), rows, (), made)
     answers = tuple(max(1, w - p) for w, p in zip(lengths, prompts, strict=True))
     sizes = Lengths(tuple(lengths), tuple(prompts), answers, True)
@@ -82,6 +83,7 @@ def test_max_length_holds_all_rows_unless_few_are_far_longer() -> None:
         proposed([1000] * 100, [600] * 80 + [900] * 20, context=800)
 
 
+@pytest.mark.slow
 def test_batches_grow_with_the_rows() -> None:
     found = [proposed([100] * 9, [50] * 9, rows=n)["training"] for n in (100, 2000, 20_000, 200_000)]
     assert [one["batch_size"] for one in found] == [8, 16, 32, 128]

@@ -214,6 +214,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("offline")
+@pytest.mark.slow
 def test_table_3_and_figure_1():
     found = kinds(PAPER / "table3.yaml")
     assert found == {"teacher SFT": 9, "student SFT": 54, "distill": 27, "evaluation": 405}

@@ -210,7 +210,7 @@ def test_killed_at_ten_points_one_after_the_other(tmp_path: Path, whole: tuple[P
     assert make(tmp_path).run()["attempts"] == whole[1]["attempts"]  # nothing to do
 
 
-@pytest.mark.parametrize("point", range(10))
+@pytest.mark.parametrize("point", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 10))])
 def test_killed_at_one_random_point(tmp_path: Path, whole: tuple[Path, dict[str, Any], Synthesis], point: int):
     events = Random(point).randint(1, 200)
     assert resume_until(tmp_path, events) == signal.SIGKILL

@@ -104,6 +104,7 @@ def of_reduction(reduction: str, terms: list[tuple[float, torch.Tensor, int]]) -
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (0.9, 2.0)])
+@pytest.mark.slow
 def test_cross_entropy_beside_the_divergence_is_the_formula_in_float64(
     tmp_path: Path, reduction: str, alpha: float, temperature: float
 ):
@@ -193,6 +194,7 @@ def test_golden_losses(tmp_path: Path, make, expected: list[float]):
     )
 
 
+@pytest.mark.slow
 def test_overfits_four_sequences(tmp_path: Path):
     job = jobs.sft(tmp_path, (9, 12, 14, 16), max_steps=30, epochs=30, learning_rate=2e-2, schedule="constant")
     last = Trainer(job).run()

@@ -197,6 +197,7 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path: Path) -> N
     assert view.report_file("gkd", "report.html") is None
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_are_looked_at_quickly(tmp_path: Path) -> None:
     for i in range(200):
         folder = watched.begin(tmp_path, f"run-{i}")

@@ -84,6 +84,7 @@ def test_an_empty_translation_scores_nothing_whatever_comet_says(data: Path) -> 
     assert bench.score([item], {item.id: Reply("")})[0].scores["comet"] is None
 
 
+@pytest.mark.slow
 def test_flores_bootstrap_error_is_near_the_jackknife(data: Path) -> None:
     """Two estimates of the same standard error agree within a fifth."""
     bench = BENCHMARKS["flores"]

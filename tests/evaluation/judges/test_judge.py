@@ -146,7 +146,7 @@ MISBEHAVIOURS = {
 }
 
 
-@pytest.mark.parametrize("name", MISBEHAVIOURS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "slow")) for n in MISBEHAVIOURS])
 def test_a_misbehaving_endpoint_is_asked_again(
     server: Endpoint, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,7 +227,7 @@ def test_p_values_are_corrected_for_all_pairs_as_the_best_of_all_is_named(tmp_pa
     assert " after correction for 7 comparisons)" in found.why  # six pairs of students, and the teacher
 
 
-def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path) -> None:
+def test_tables_mark_what_the_sentences_call_shown(tmp_path: Path, undrawn: None) -> None:
     """Five examples more of forty: p < 0.05 alone, and not after the correction that the sentence makes."""
     results = made(tmp_path, {"teacher": 40, "sft": 25, "off_policy": 20, "gkd": 20, "gkd_base": 20})
     tables, found = build_tables(results), chosen(results)

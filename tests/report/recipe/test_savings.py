@@ -69,6 +69,7 @@ def test_the_size_on_disk_is_that_of_whole_weights(tmp_path: Path, adapter: bool
     assert size_text(results, "gkd").startswith(f"GKD (SFT-S) has 1 million parameters{disk}, 50 % of")
 
 
+@pytest.mark.slow
 def test_how_much_more_the_teacher_scores_is_corrected_and_said_only_where_it_does(tmp_path: Path) -> None:
     results = made(tmp_path / "a", RIGHT)
     (text,) = sentences(results, "gkd")

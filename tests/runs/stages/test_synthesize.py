@@ -25,6 +25,7 @@ def planner(workshop: Workshop, *overrides: str, **changes: Any) -> Planner:
     return Planner(load_recipe(workshop.write(**changes), list(overrides)), workshop.folder, workshop.runs)
 
 
+@pytest.mark.long
 def test_mix_and_two_stages_learn_from_what_was_made(long_context: Workshop):
     workshop = long_context
     results = run_recipe(load_recipe(workshop.write(seeds=[0, 1])), workshop.folder, workshop.runs)
@@ -134,6 +135,7 @@ def test_too_many_demonstrations(long_context: Workshop):
         do_run(plan.stage_run("new", 0))
 
 
+@pytest.mark.long
 def test_a_killed_stage_goes_on(long_context: Workshop, monkeypatch: pytest.MonkeyPatch):
     from tutelage.synthesis.synthesis import Synthesis
 
