@@ -332,9 +332,10 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     if len(set(re.findall(r"\(([A-Z])\)", sentence))) > 1:
         return Found(None, "several options")
     begins_line = wrapped and re.search(r"(?:\A|\n)[^\w\n]*\Z", rest[: wrapped[-1].start()])
-    if begins_line and len(items) > 1 and items.count(wrapped[-1][1]) == 1:
+    in_list = begins_line and len(items) > 1 and items.count(wrapped[-1][1]) == 1
+    if in_list and re.match(rf"\W*{wrapped[-1][1]}\)", last):
         return Found(None, "a list of options")
-    if wrapped:
+    if wrapped and not in_list:
         return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)
     alone = _standing_alone(last, letters)
     return Found(alone, "the last line's only letter", stated=False) if alone else Found(None, "no answer stated")
