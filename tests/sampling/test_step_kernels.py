@@ -207,6 +207,12 @@ def test_draws_follow_the_distribution(monkeypatch):
 # --- engine ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def unfused(monkeypatch):
+    """The kernels of architectures that have no fused step (`test_fused_step.py`)."""
+    monkeypatch.setattr("tutelage.sampling.fused_step.takes", lambda _: False)
+
+
 def samples_of(kernels, dtype=torch.float32, **settings):
     settings = {"slots": 3, "size": 64, "max_new_tokens": 12, "temperature": 0.9, "top_p": 1.0} | settings
     made = Engine(llama().to(DEVICE, dtype), (31, 32, 33, 34), kernels=kernels, **settings)
@@ -215,7 +221,7 @@ def samples_of(kernels, dtype=torch.float32, **settings):
 
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.8}, {"temperature": 0.0}, {"slots": 16}])
 @pytest.mark.slow
-def test_samples_with_the_kernels_equal_those_without(settings):
+def test_samples_with_the_kernels_equal_those_without(settings, unfused):
     (own, samples), (_, expected) = (samples_of(kernels, **settings) for kernels in (True, False))
     assert (own.kernels, own.cache.kernels, len(own.rotary)) == (True, True, 1)
     assert [(s.tokens, s.finished) for s in samples] == [(s.tokens, s.finished) for s in expected]
@@ -225,7 +231,7 @@ def test_samples_with_the_kernels_equal_those_without(settings):
 
 
 @pytest.mark.slow
-def test_each_kernel_runs_in_a_step_but_not_in_prefill_or_training(monkeypatch):
+def test_each_kernel_runs_in_a_step_but_not_in_prefill_or_training(monkeypatch, unfused):
     from tutelage.sampling import draw_kernels, step_kernels
 
     calls = []
@@ -242,7 +248,10 @@ def test_each_kernel_runs_in_a_step_but_not_in_prefill_or_training(monkeypatch):
     assert calls == []
 
 
-@pytest.mark.parametrize("name", ["step_kernels.rotate", "step_kernels.write_to_slots", "draw_kernels.draw_and_note"])
+@pytest.mark.parametrize(
+    "name",
+    ["step_kernels.rotate", "step_kernels.write_to_slots", "fused_step.silu_times", "draw_kernels.draw_and_note"],
+)
 def test_a_kernel_that_does_not_compile_is_left_out_with_one_line(name, monkeypatch):
     def fail(*_):
         raise RuntimeError("at 12:4:\n  no such instruction")
@@ -251,7 +260,7 @@ def test_a_kernel_that_does_not_compile_is_left_out_with_one_line(name, monkeypa
     with pytest.warns(UserWarning, match=r"do not run here \(RuntimeError: at 12:4: no such instruction\)") as caught:
         made, samples = samples_of(True)
     assert ["\n" in str(warning.message) for warning in caught] == [False]
-    assert (made.kernels, made.cache.kernels, made.rotary) == (False, False, [])
+    assert (made.kernels, made.cache.kernels, made.rotary, made.fused) == (False, False, [], None)
     assert samples == samples_of(False)[1]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from tutelage.sampling.rotary import Exchange, exchanged, fused_rotary
 from tutelage.sampling.sampler import Ended
 from tutelage.sampling.shared_prefix import GroupedPrompt, Prefill, passes, reading_order
 from tutelage.sampling.slot_cache import SlotCache, Sources
+
+if TYPE_CHECKING:
+    from tutelage.sampling.fused_step import FusedStep
 
 _PREFILL_TOKENS = 32_768  # tokens per packed prefill pass, about
 _KEYS_PER_TOKEN = 4  # a pass may attend to this many times as many keys as it has tokens; every layer gathers them
@@ -89,6 +92,7 @@ class Engine:
         self.tokens = zeros(count, max_new_tokens + 1)
         self.logprobs = zeros(count, max_new_tokens + 1, dtype=torch.float32)
         self.kernels, self.rotary = False, list[Exchange]()
+        self.fused: FusedStep | None = None  # for some architectures, where the kernels run
         if kernels or (kernels is None and self.device.type == "cuda"):
             self._try_kernels()
         self.graph = self._record_graph() if self.device.type == "cuda" else None
@@ -105,6 +109,8 @@ class Engine:
 
         `ended` is called with the samples that have ended since its last call, by index of the prompt.
         """
+        if self.fused is not None:
+            self.fused.refresh()
         waiting = deque(reading_order(prompts, share=self.share_prefixes))
         self.read_tokens, self.shared_tokens, self.kept_prefix = 0, 0, None
         owner: dict[int, int] = {}  # slot → prompt
@@ -191,16 +197,20 @@ class Engine:
         # The CUDA graph needs a fixed shape; on other devices attention only covers the longest row.
         used = self.size if self.device.type == "cuda" else int(seen.max())
         self.cache.begin_decode(rows, lengths, used)
-        with exchanged(self.rotary):
-            out = self.decoder(
-                input_ids=self.last[: self.active, None],
-                position_ids=lengths[:, None],
-                past_key_values=self.cache,
-                use_cache=True,
-                decoding=Decoding(seen),
-            )
+        if self.fused is not None:
+            hidden = self.fused(self.last[: self.active], lengths, seen)
+        else:
+            with exchanged(self.rotary):
+                out = self.decoder(
+                    input_ids=self.last[: self.active, None],
+                    position_ids=lengths[:, None],
+                    past_key_values=self.cache,
+                    use_cache=True,
+                    decoding=Decoding(seen),
+                )
+            hidden = out.last_hidden_state[:, 0]
         lengths += self.live[: self.active]
-        self._draw(rows, out.last_hidden_state[:, 0])
+        self._draw(rows, hidden)
 
     def _draw(self, rows: Tensor, hidden: Tensor) -> None:
         """Draw the next token of each of `rows` [B] from last hidden states [B, D], store it, and mark ended rows."""
@@ -262,10 +272,15 @@ class Engine:
             self.kernels = self.cache.kernels = True
             self.rotary = fused_rotary(self.decoder)
             self._step()
+            from tutelage.sampling.fused_step import FusedStep, takes  # needs triton
+
+            if takes(self.decoder):
+                self.fused = FusedStep(self.decoder, self.cache)
+                self._step()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # what a compiler raises has no common class
-            self.kernels, self.cache.kernels, self.rotary = False, False, []
+            self.kernels, self.cache.kernels, self.rotary, self.fused = False, False, [], None
             reason = " ".join(str(error).split())[:160]
             warnings.warn(
                 f"the kernels of a decoding step do not run here ({type(error).__name__}: {reason}): it runs without "

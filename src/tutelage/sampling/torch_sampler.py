@@ -1,5 +1,5 @@
-"""The sampler for any model: `engine.py` for packed ones, `padded_decoding.py` for the others of transformers, and
-`whole_decoding.py` for modules of one's own."""
+"""The sampler for any model: `engine.py` for packed ones, `plain_decoding.py` for the others of transformers and for
+modules of one's own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from tutelage.models.own_module import OwnModule
 from tutelage.models.sharding import copy_weights, is_sharded, plain_copy
 from tutelage.models.surgery.lora import adapted_layers
 from tutelage.sampling.engine import Engine
-from tutelage.sampling.padded_decoding import decode_padded
+from tutelage.sampling.plain_decoding import decode_padded, decode_whole
 from tutelage.sampling.sampler import Ended, Tally, rooms
-from tutelage.sampling.whole_decoding import decode_whole
 
 _SIZE_STEP = 256  # on CUDA an engine's row length is rounded up to a multiple of this, so that few engines are made
 
