@@ -63,3 +63,41 @@ def test_their_own_texts_join_options(reply: str) -> None:
 )
 def test_one_of_them_is_called_right(reply: str) -> None:
     assert find_letter(reply, "ABCD", OPTIONS).answer == "B"
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("Option B fits best.\n\nLet me know if you'd like me to explain any of the other options!", "B"),
+        ("Out of all the options given, option **B** fits best.", "B"),
+        ("So B best fits the description.", "B"),
+        ("B satisfies the conditions best.", "B"),
+        ("After ruling out (A), (C) and the rest, (B) is the only option that is consistent with it.", "B"),
+        ("Options B and D fit best.", None),
+    ],
+)
+def test_what_fits_best_is_called_right(reply: str, letter: str | None) -> None:
+    assert find_letter(f"Oslo (C) and Rome (B) are discussed above. {reply}", "ABCD", OPTIONS).answer == letter
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The correct answer is J. Option I is also correct.", None),
+        ("The answer is I or J.", None),
+        ("I would choose I or J.", None),
+        ("The answer is D. Let me double check. I now think J is correct.", "J"),
+        ("The correct answer is I, not J.", "I"),
+        ("The answer is J. I think this is clear.", "J"),
+    ],
+)
+def test_the_letter_i_and_the_pronoun(reply: str, letter: str | None) -> None:
+    discussed = "H deals with feedback, I with levels and J with departments.\n\n"
+    assert find_letter(discussed + reply, "ABCDEFGHIJ").answer == letter
+
+
+def test_a_symbol_after_it_is_states_nothing() -> None:
+    reply = (
+        "For free particles the charge is that of an electron: it is e.\n\nConclusion: Option (B). I hope this helps!"
+    )
+    assert find_letter(reply, "ABCD", ["1/137", "137", "1/137^2", "137^2"]).answer == "B"

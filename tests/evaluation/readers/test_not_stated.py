@@ -163,3 +163,56 @@ def test_an_empty_reply_meets_no_condition_and_no_judge_is_asked(official: bool)
 )
 def test_a_judges_answer_that_is_not_stated(text: str) -> None:
     assert read_answer(text) is None
+
+
+LISTED = "(A) It is large.\n(B) It is old.\n(C) It is cold.\n(D) It was a capital.\n\n"
+HEADINGS = [
+    "Let's analyze each option:\n\n",
+    "Now, consider each choice:\n",
+    "Consider each answer:\n\n",
+    "**Evaluate each option:**\n\n",
+    "Let's analyze the given option:\n",
+    "Let's find the correct answer:\n",
+    "Here is an analysis of the option:\n",
+    "Option by option:\n1. ",
+    "Going over the answers:\n- ",
+    "First option:\n",
+]
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_a_heading_over_options_states_nothing(heading: str) -> None:
+    for ending, letter in (
+        ("", None),
+        ("No correct option is given.", None),
+        ("I'd need more details to decide between A and B.", None),
+        ("Both (B) and (A) satisfy the condition, so I would accept either one.", None),
+        ("Given all this, (A) can be eliminated as well, so that leaves us with (B).", "B"),
+        ("The best of these is B.", "B"),
+        ("So the answer is (B).", "B"),
+    ):
+        assert find_letter(heading + LISTED + ending, "ABCD", OPTIONS).answer == letter
+        question = "Which?\nOptions:\n(A) Paris\n(B) Rome\n(C) Oslo\n(D) Bonn"
+        assert find_answer(heading + LISTED + ending, question, "(B)").answer == (f"({letter})" if letter else None)
+
+
+def test_a_heading_that_states_options_or_words() -> None:
+    for reply, letter in (
+        ("The correct choice is therefore:\n\n(B) Rome", "B"),
+        ("My choice:\n(B) Rome", "B"),
+        ("The correct options are:\n(A) Paris\n(B) Rome", None),
+        ("Answer:\n* A. Paris\n* C. Oslo", None),
+        ("The answer is B. Another answer: C.", None),
+    ):
+        assert find_letter(reply, "ABCD", OPTIONS).answer == letter
+    weighed = "Let's weigh each option:\n- Yes: he meant to.\n- No: he did not.\n\nThis could be argued for long."
+    assert find_word(weighed, ["Yes", "No"]).answer is None
+
+
+@pytest.mark.parametrize("name", ["mmlu_pro", "arc_challenge", "gpqa"])
+def test_a_heading_and_a_cut_list_answer_nothing(data: Path, name: str) -> None:
+    bench = BENCHMARKS[name]
+    item = bench.load(data)[0]
+    for listed in ("(A) This is the first.\n(B) This", "A. This is the first.\nB. This", "(A) This is"):
+        found = bench.score([item], {item.id: Reply(f"Let me consider each option:\n\n{listed}", False)})[0]
+        assert found.answer is None

@@ -8,6 +8,7 @@ from growth import growth
 from tutelage.evaluation.benchmarks.bbh import find_answer
 from tutelage.evaluation.judges.protocol import read_answer
 from tutelage.evaluation.metrics import final_answer
+from tutelage.evaluation.readers.find_answer import find_number, find_word
 from tutelage.evaluation.readers.find_letter import find_letter
 from tutelage.evaluation.readers.statements import what_holds
 
@@ -154,6 +155,38 @@ def test_statements(one: str, other: str) -> None:
 )
 def test_letters(reply: str, letter: str | None) -> None:
     assert find_letter(reply, "ABCD", OPTIONS).answer == letter
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "So it's {0}. On second thought, {1} is the better choice.",
+        "It is {0}. Actually, {1} is better.",
+        "My first answer was {0}. Having checked each option again, I'm revising that to {1}.",
+        "The answer is {0}. I am changing my answer to {1}.",
+        "The answer is {0}. Let me revise that to {1}.",
+        "The answer is {0}. My revised answer is {1}.",
+        "Answer: ~~{0}~~ **{1}**",
+        "The answer is <del>{0}</del> {1}.",
+    ],
+)
+def test_corrections(reply: str) -> None:
+    for one, other in (("B", "C"), ("(C)", "(B)")):
+        found = find_letter(f"Rome (B) and Oslo (C) are old. {reply.format(one, other)}", "ABCD", OPTIONS)
+        assert found.answer == other.strip("()")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Answer: ~~{}~~ **{}**",
+        "The answer is {}. My revised answer is {}.",
+        "The answer is {}. I'm changing my answer to {}.",
+    ],
+)
+def test_corrected_numbers_and_words(reply: str) -> None:
+    assert find_number(reply.format("12", "13")).answer == "13"
+    assert find_word(reply.format("Yes", "No"), ["Yes", "No"]).answer == "No"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ STATED = re.compile(
     "|".join(
         (
             rf"\banswers?{_OF}{_IS}",  # "The answer to the question is B", "Answer: B"
-            r"\bchange[sd]?\s+(?:my|the)\s+answer\s+to\s+",  # "I changed my answer to B"
+            r"\b(?:chang|revis|updat|switch)(?:e[sd]?|ed|ing)\s+(?:(?:my|the)\s+(?:\w+\s+)?(?:answer|choice)|(?:it|that)"
+            r"(?=\s+to\s+(?:option\s+)?\(?(?-i:[A-Z])\b))\s+to\s+",  # "I changed my answer to B"
             r"\banswer\s+(?=\([A-Z]\))",  # "answer (B)"
             r"\bmakes?\s+(?:the|my)\s+(?:\w+\s+)?answer\s+",  # "That makes the answer B"
             r"\bfinal\s+answer\s*[-–—\n]\s*",  # "Final answer - B"

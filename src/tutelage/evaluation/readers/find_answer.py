@@ -51,6 +51,7 @@ _BOXES = re.compile(  # "$\boxed{A}$ and $\boxed{B}$": no more than a joint betw
 _ASCII = "".join(map(chr, range(33, 127)))
 _WIDE = str.maketrans("".join(chr(ord(one) + 0xFEE0) for one in _ASCII) + "。", _ASCII + ".")  # "（Ｂ）。" → "(B)."
 _TAGS = re.compile(r"<(b|i|u|em|strong|code)>([^<]*)</\1>")  # "<b>B</b>" → "B"
+_STRUCK = re.compile(r"~~[^~\n]+~~|<(s|del|strike)>[^<]*</\1>")  # is not said
 _EMPHASIS = re.compile(  # "**B**", "_B_", "`B`", "$B$", "\(B\)" → "B"
     r"\*\*|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])|__|(?<![^\W_])_|_(?![^\W_])|`|\$|\\(?=[()\[\]{},;!%])|\\[,;!]"
 )
@@ -115,7 +116,7 @@ _CONCLUDED = re.compile(  # the last sentence, if it concludes
 def plain(text: str) -> str:
     """The reply without LaTeX wrappers, dollar signs, emphasis, full-width characters and answers that it only asks
     for, supposes or doubts; a box reads "answer is …" on a line of its own."""
-    before, text = None, text.translate(_WIDE)
+    before, text = None, _STRUCK.sub("", text.translate(_WIDE))
     while before != text:
         before, text = text, _TAGS.sub(r"\2", _WRAPPERS.sub(r"\1", text))
     text = _BOXES.sub(_boxes, re.sub(r"\\(?:lor|vee|land|wedge)\b", " or ", text))

@@ -61,7 +61,7 @@ from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, loo
 
 _IT_IS = re.compile(  # "it must be (B)"
     rf"\b(?:it|that|this)(?:'s|\s+(?!was|were){IS})\s+"
-    r"(?=(?:(?:option|choice)\s+)?[(\[]?[A-Z]\b(?!['’]\w)|(?:both\s+|either\s+)?⁂)",
+    r"(?=(?:(?:option|choice)\s+)?(?:[(\[]|(?-i:(?=[A-Z])))[A-Z]\b(?!['’]\w)|(?:both\s+|either\s+)?⁂)",
     re.I,
 )
 _LEAD = r"\s*(?:(?:[-*•]|\d[.)])\s+)?(?:\b(?:option|choice|letter|answer)s?\b:?\s*)*"  # "option B" after a cue
@@ -117,6 +117,8 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
             later = Found(None, "")
         if later is None and refused and (bare := _bare_letter(changed, letters, ends=True)).answer:
             later = bare
+        if later is None and (rather := preferred(changed, letters, option_texts)):
+            later = Found(rather, "preferred")
         if later is not None:
             return Found(later.answer, _how(later.answer, "stated after a change of mind"))
         denied.clear()
@@ -281,6 +283,7 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         return Found(None, "several options")
     # "A. Paris\nB. Rome\nC. Oslo" lists the options and answers nothing
     last, listed = last_line(text), re.findall(rf"(?<!\S)\(?([{letters}])(?:[).:]\s|[).:]?$)", text, re.M)
+    items = re.findall(rf"^[^\w\n]*([{letters}])[).:]\s", text, re.M)
     if len(listed) > 1 and letters.startswith("".join(listed)) and re.match(rf"\W*[{listed[0]}{listed[-1]}]\b", last):
         return Found(None, "a list of options")
     own_line = re.match(rf"\W*(?:\b(?i:option|choice)\s+)?([{letters}])\W*?\n", text)
@@ -298,7 +301,8 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         r"\s[-–—]\s)",
         text,
     )
-    opens = opening and not ends and "".join(listed[:2]) != letters[:2] and not re.fullmatch(bare, last, re.I)
+    lists = "".join(listed[:2]) == letters[:2] or (len(items) > 1 and "".join(items[:2]) in letters)
+    opens = opening and not ends and not lists and not re.fullmatch(bare, last, re.I)
     # "(B) starts with …. (A) has …": no answer stands at the beginning
     discusses = re.match(rf"\([{letters}]\)\s+[a-z][^\n]*?[.!?\n]\s*\([{letters}]\)\s+[a-z]", text)
     if (
@@ -327,7 +331,11 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
         return Found(None, "several options")
     if len(set(re.findall(r"\(([A-Z])\)", sentence))) > 1:
         return Found(None, "several options")
-    if wrapped:
+    begins_line = wrapped and re.search(r"(?:\A|\n)[^\w\n]*\Z", rest[: wrapped[-1].start()])
+    in_list = begins_line and len(items) > 1 and items.count(wrapped[-1][1]) == 1
+    if in_list and re.match(rf"\W*{wrapped[-1][1]}\)", last):
+        return Found(None, "a list of options")
+    if wrapped and not in_list:
         return Found(wrapped[-1][1], "the last letter in parentheses", stated=False)
     alone = _standing_alone(last, letters)
     return Found(alone, "the last line's only letter", stated=False) if alone else Found(None, "no answer stated")

@@ -8,17 +8,19 @@ from collections.abc import Sequence
 
 from tutelage.evaluation.readers.find_answer import JOINT
 from tutelage.evaluation.readers.find_refusal import FITS
-from tutelage.evaluation.readers.second_answer import SEVERAL
+from tutelage.evaluation.readers.second_answer import NO_PRONOUN, SEVERAL
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 NOUN = r"(?i:\b(?:option|choice|answer|statement|letter)s?)"  # before a letter
 
 _OWN = "\uf100"  # stands for a character of an option's text behind its letter
+_FITS = r"(?:fits?|match(?:es)?|suits?|describes?|answers|works?|satisf(?:y|ies)|remains)\b"
 _PATTERN = re.compile(
     rf"(?:{NOUN}\s+)?(?<![\w'’])\(?([A-Z⁂])\)?(?P<own>{_OWN}*)"
-    r"(?:\s+(?P<verb>is|are|seems|looks|would be)\s+|:\s+(?:[Tt]his\s+is\s+)?)"
+    rf"(?:\s+(?P<verb>is|are|seems|looks|would be)\s+|:\s+(?:[Tt]his\s+is\s+)?|\s+(?=(?:best\s+)?{_FITS}))"
     r"(?:(?:the|most|only|both|all|(?P<also>also|equally|likewise))\s+)*"
-    r"(?P<right>correct|right|best|true|answer|likely)\b(?P<noun>\s+(?:answer|option|choice|one)\b)?"
+    rf"(?P<right>correct|right|best|true|answer|likely|{_FITS}(?:\s+\w+){{0,5}}?\s+best(?!\s+\w+)|(?:option|choice|one)\s+"
+    rf"(?:left|that\s+(?:is\s+consistent|{_FITS})))\b(?P<noun>\s+(?:answer|option|choice|one)\b)?"
 )
 _SO_IS = re.compile(  # after a judgement: ", and so is (C)", " at first, but so does (B)"
     rf"[^.!?\n]{{0,40}}?[,;]?\s+(?:and|but)\s+so\s+(?:is|does|would)\s+(?:{NOUN}\s+)?\(?([A-Z])(?!\w)"
@@ -67,7 +69,7 @@ def judged_right(text: str, letters: str, options: Sequence[str] = ()) -> tuple[
 
 
 _PREFERRED = (  # "(D) is a better answer", "option D fits better", "that leaves D", "I'd go with D"
-    r"(?P<before>{noun}?\s*(?<![\w'’])\(?(?P<a>[{letters}])\)?{own}*(?![\w'’])[^.!?\n]{{0,60}}?\s(?:(?:is|would\s+be|"
+    r"(?P<before>{noun}?\s*(?<![\w'’])\(?{no_pronoun}(?P<a>[{letters}])\)?{own}*(?![\w'’])[^.!?\n]{{0,60}}?\s(?:(?:is|would\s+be|"
     r"seems|looks|appears)(?:\s+to\s+be)?\s+(?:(?:the|an?|also|now|in\s+fact|\w+ly)\s+)*(?:better|best|correct|right|more|"
     r"most)\b|(?:fits|matches|suits|describes|answers|works)\b[^.!?\n]{{0,40}}?\b(?:better|best)\b))"
     r"|(?P<after>\b(?i:that\s+leaves|go\s+with|choose|pick|select|say|match(?:es)?|fits?|so|therefore|thus|I\s+mean)\s+"
@@ -79,7 +81,11 @@ _LIMITED = re.compile(r"\b(?:not|if|unless|possibly|perhaps|maybe|partly|also|to
 def preferred(text: str, letters: str, options: Sequence[str] = ()) -> str | None:
     """The letter that a text, after a look at the answer before it, prefers last; None without one."""
     text = without_own_texts(text, letters, options, _OWN)
-    found = list(re.finditer(_PREFERRED.format(noun=f"(?:{NOUN})", letters=letters, own=_OWN), text[:2000]))
+    found = list(
+        re.finditer(
+            _PREFERRED.format(noun=f"(?:{NOUN})", letters=letters, own=_OWN, no_pronoun=NO_PRONOUN), text[:2000]
+        )
+    )
     alone = re.fullmatch(rf"\W*([{letters}])\W*", text)  # after "I mean"
     if alone:
         return alone[1]
@@ -132,7 +138,7 @@ def without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
         start = f"None of the options {DENIAL}" if found[0][:4].lower() == "none" else DENIAL
         return start + "".join(chr(HIDDEN + letters.index(one)) for one in kept)
 
-    one = rf"(?<![\w'’-])(?!I\s+[a-z])(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"
+    one = rf"(?<![\w'’-]){NO_PRONOUN}(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"
     several = rf"{one}(?:(?:{JOINT}|,?\s*\bnor\b\s*)(?:{NOUN}\s+)?{one}){{1,20}}"
     for denial in (
         rf"(?m:^[^\w\n]*[❌✗✘]\W*{one}[^\n]*|^[^\w\n]*{one}[^\n]*[❌✗✘])",  # "❌ B. Rome", "- B ❌"

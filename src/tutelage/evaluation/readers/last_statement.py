@@ -102,9 +102,10 @@ _OF_QUESTION = re.compile(
     re.I,
 )
 _OF_WRITER = re.compile(
-    rf"(?:\bI|\bwe|\bto\s+be|\bit|\bit['’]s|\bI['’]m|\bwe['’]re|\btoo\s+\w+\s+for\s+me)\s+(?:{_CANNOT}{_GIVE}|to\s+"
+    rf"(?:\bI(?:['’]d)?|\bwe|\bto\s+be|\bit|\bit['’]s|\bI['’]m|\bwe['’]re|\btoo\s+\w+\s+for\s+me)\s+(?:{_CANNOT}{_GIVE}|to\s+"
     rf"{_GIVE}|(?:am\s+|are\s+)?not\s+(?:sure|certain)\s+(?:which|what|whether|about\s+the\s+answer)|(?:do\s+not|don['’]t)\s+"
-    r"(?:know|want\s+to\s+guess)|(?:am\s+|are\s+)?not\s+familiar\s+enough|(?:would\s+)?need\s+(?:to\s+(?:re-?|double-?)?(?:check|see)|more\s+info)\b)"
+    rf"(?:know|want\s+to\s+guess)|(?:am\s+|are\s+)?not\s+familiar\s+enough|(?:would\s+)?need\s+(?:to\s+(?:re-?|"
+    rf"double-?)?(?:check|see)\b|more\s+{_INFORMATION}))"
     r"|\bno\s+(?:\w+\s+)?(?:answer|option|choice)\s+can\s+be\s+\w+"
     r"|\bcannot\s+be\s+(?:determined|answered|decided)\b",
     re.I,

@@ -1,4 +1,4 @@
-"""Clauses that name an answer without stating it: denied or doubted, asked for, supposed, or said by others.
+"""Clauses that name an answer without stating it: denied or doubted, asked for, supposed, said by others, or a heading.
 
 Negatives are counted: of an odd number a claim is denied ("it is wrong to say that the answer is B"), of an even one
 it is made ("I don't doubt that the answer is B").
@@ -70,12 +70,26 @@ _ASKED = re.compile(  # "Is the answer B?", "Could the answer be B?", but not wi
     rf"\b(?:is|was|can|could|might|may|would|should|must)\s+{_ANSWER}\s+(?:be\s+)?[^.!?\n]{{1,80}}\?(?!\W*yes\b)", re.I
 )
 
+_NOUN = r"(?:option|choice|answer|solution|result|conclusion|one|statement)s?\b(?:(?!\b(?:is|are|be)\b)[^\n:.,;]){0,40}"
+_ITEM = (  # of a list of options: "(A)", "- **B**:", "1. Yes"
+    r"\W{0,12}(?:\d[.)]\W{0,9})?(?:(?:option|choice)\s+)?(?:(?-i:[A-Z])(?=\s*[^\w\s'’]|\s*\n|\s+(?:is|means|says)\b)|"
+    r"(?:yes|no|true|false|(?:in)?valid)\b)"
+)
+_HEADING = re.compile(  # "Let's analyze each option:", and any line over a list that calls no option right
+    rf"\b(?:each|every|first|second|third|next|let(?:['’]s|\s+us|\s+me)(?!\s+(?:go|choose|pick|select|say)\b)|find|"
+    rf"determine|identify|consider|analy[sz]e|evaluate|examine|compare|check)\s+(?:\w+\s+){{0,6}}?{_NOUN}:"
+    rf"|(?:^|[.,;]\s)(?![^\n:.,;]*\b(?:correct|right|best|final|my)\b|[^\w\n]{{0,9}}answers?\W{{0,9}}:)[^\n:.,;]{{0,99}}?\b{_NOUN}:"
+    rf"(?=[ \t]*\n(?P<item>{_ITEM})[^\n]*\n(?:[^\n]*\n){{0,5}}?(?!(?P=item)){_ITEM})",
+    re.I | re.M,
+)
+
 _OTHER = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # kana, Chinese, Hangul
 
 
 def without_unstated(text: str) -> str:
     """The text with doubted answers denied ("I don't think the answer is B": "the answer is not B"), and without
-    clauses that only ask for an answer or suppose one ("…")."""
+    clauses that only ask for an answer or suppose one ("…"), and without the colon of a heading over options."""
+    text = _HEADING.sub(lambda heading: f"{heading[0][:-1]}.", text)
     text = _WRONG.sub("the answer is not ", _HARDLY.sub("is not ", _with_denials(_IS_FALSE.sub(r"\1 not \2", text))))
     for unstated in (_SUPPOSED, _CLAIMED, _ASKED, _AT_FIRST):
         text = unstated.sub("… ", text)

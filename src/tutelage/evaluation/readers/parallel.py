@@ -74,6 +74,7 @@ _CORRECTS = re.compile(
     re.I,
 )
 _OVERRULES = re.compile(r"[\s)*]*,?\s*(?:and\s+|but\s+)?(?:not|rather\s+than|instead\s+of)\b", re.I)  # "B, not A"
+_REVISED = re.compile(r"\bmy\s+(?:revised|updated|corrected|new)\b", re.I)
 _CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence|final|overall)\b", re.I)
 _SENTENCE_ENDS = re.compile(r"(?<!\b\d)[.;!?]\s|\n")  # not that of "1. Answer"
 _DEPENDS = re.compile(r"\b(?:the|my)\s+answer\s+depends\b[^.\n]{1,120}\b(?:otherwise|else|if\s+not)\b[^.\n]*", re.I)
@@ -111,7 +112,7 @@ class _Run(NamedTuple):
 def _parallel(text: str, run: _Run, found: re.Match[str]) -> bool:
     """Whether a statement is in parallel with those of a run, the last before it."""
     last, gap = run.last, text[run.last.end() : found.start()]
-    if _OVERRULES.match(text, found.end()):
+    if _OVERRULES.match(text, found.end()) or _REVISED.search(found[0]):
         return False
     if found["too"]:
         return True

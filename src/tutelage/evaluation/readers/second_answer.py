@@ -14,6 +14,9 @@ import re
 from collections.abc import Callable
 
 SEVERAL = "⁂"  # stands for letters that are left open: "A or B"
+NO_PRONOUN = (  # before a letter: "I think" is none, "I or J", "I is right", "option I would" are
+    r"(?:(?<=ption )|(?<=hoice )|(?!I\s+(?!(?:is|are|and|or|nor)\b)[a-z]))"
+)
 _JOINING = (
     "and|or|also|plus|but|maybe|perhaps|possibly|likely|probably|even|as|well|in|addition|to|together|along|with|both|"
     "either|nor|versus|vs|alternatively|another|it|could|can|may|might|be|the|equally|option|choice|answer|then|else|"
@@ -119,7 +122,7 @@ def _is_claimed(before: str, after: str) -> bool:
 _VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
 # An option's letter, in brackets or bare, which is no pronoun, article, quantity ("E = mc2") or argument ("P(A)").
 _LETTER = re.compile(
-    rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|(?!I\s+[a-z]|A\s+(?!(?:{_VERB}|"
+    rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|{NO_PRONOUN}(?!A\s+(?!(?:{_VERB}|"
     rf"{_JOINING}|too)\b)\w)"
     rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
 )

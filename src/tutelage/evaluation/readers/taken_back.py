@@ -69,7 +69,7 @@ _FORMULA = (
     r"(?:I|we)(?:['’](?:m|re)|\s+(?:am|are|was|were))\s+(?:wrong|mistaken|incorrect)|"
     r"(?:I|we|let\s+(?:me|us)|let['’]s)\s+(?:(?:need|have|want)\s+to\s+)?(?:(?:reconsider|rethink|think\s+again|"
     r"start\s+(?:over|again)|try\s+again|redo|correct\s+(?:that|this|it|myself|my\s+\w+))[^.!?:\n]*|"
-    r"(?:withdraw|retract|revise)\s+(?:that|this|it|my)[^.!?\n]*)"
+    r"(?:withdraw|retract|revise)\s+(?:that|this|it|my)\b(?![^.!?\n]*\sto\s)[^.!?\n]*)"
 )
 _SHORT = (
     r"nope|(?:that|this|it)\s+(?:can['’]t|can\s?not)\s+be|(?:that|this)(?:['’]s|\s+is)\s+not\s+it|not\s+(?:really|"
