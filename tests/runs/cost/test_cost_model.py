@@ -15,7 +15,7 @@ from tutelage.runs.cost import formulas
 from tutelage.runs.cost.cost_model import START_SECONDS, CostModel
 from tutelage.runs.cost.facts import Rows, Shape, facts, machine
 from tutelage.runs.cost.formulas import read_cost
-from tutelage.runs.cost.memory import GIB, Sampling
+from tutelage.runs.cost.memory import GIB, Sampling, compiles
 from tutelage.runs.kinds import cost_of
 from tutelage.runs.run import Run
 
@@ -57,12 +57,33 @@ def cost_with(run: Run, rows: Rows):
 
 
 def test_the_runs_it_was_fitted_to(tmp_path):
-    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, tokens_per_micro_batch=3840)
+    options = {"tokens_per_micro_batch": 3840, "compile": "off"}
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **options)
     cost = cost_with(run, Rows(12_800, 530, 300))
     step = measured("step_h100.json", "off-policy")
     assert cost.tokens / (3600 * cost.hours - START_SECONDS) == pytest.approx(step["tokens_per_s"], rel=0.08)
     assert cost.memory_gib == pytest.approx(step["peak_gib"], rel=0.05)
     assert not cost.extrapolated
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "device", "compiled"),
+    [
+        (12_800, {}, "cuda", True),
+        (500, {}, "cuda", False),  # less than five minutes
+        (12_800, {"compile": "off"}, "cuda", False),
+        (500, {"compile": "on"}, "cuda", True),
+        (12_800, {"precision": "float32"}, "cuda", False),
+        (12_800, {}, "cpu", False),
+    ],
+)
+def test_long_runs_on_gpus_are_compiled(tmp_path, rows, settings, device, compiled):
+    """As `training/compiling.py` does it."""
+    run = run_of(tmp_path, "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B", 0.0, **settings)
+    shapes = (Shape(**facts()["models"][f"meta-llama/Llama-3.{name}"]) for name in ("2-1B", "1-8B"))
+    where = replace(machine("H200"), device=device)
+    assert run.training is not None
+    assert compiles(run.training, *shapes, 530.0 * rows * run.training.epochs, where) == compiled
 
 
 @pytest.fixture
