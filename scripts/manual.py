@@ -93,6 +93,8 @@ def command_line() -> str:
 
 def commands(command: Any, path: tuple[str, ...], text: list[str]) -> None:
     """Append the command's section, or those of its commands."""
+    from tutelage.cli.narrow_help import SETTINGS
+
     if hasattr(command, "commands"):
         for name, inner in command.commands.items():
             commands(inner, (*path, name), text)
@@ -101,7 +103,7 @@ def commands(command: Any, path: tuple[str, ...], text: list[str]) -> None:
     prose, _, examples = words.partition("\n\ntutelage ")
     examples = "\n".join(line for line in f"tutelage {examples}".split("\n") if line)
     text += [f"## tutelage {' '.join(path)}\n", prose, f"\n```\n{examples}\n```\n"]
-    context = command.make_context("tutelage", [], resilient_parsing=True)
+    context = command.make_context("tutelage", [], resilient_parsing=True, **SETTINGS)
     records = [parameter.get_help_record(context) for parameter in command.params if parameter.name != "debug"]
     if records:
         text += [

@@ -15,6 +15,7 @@ from typer.main import get_command
 
 import tutelage
 from tutelage.cli.main import app, main
+from tutelage.cli.narrow_help import SETTINGS
 from tutelage.cli.options import print_markdown
 from tutelage.common.progress import print_lines
 
@@ -48,7 +49,7 @@ def test_every_verb_has_two_examples_that_it_accepts(name: str, command: Any) ->
     for example in examples:
         words = shlex.split(re.split(r" [|>] ", example)[0])
         assert " ".join(words[: len(name.split())]) == name
-        command.make_context(name, words[len(name.split()) :])  # a wrong option or value is an error
+        command.make_context(name, words[len(name.split()) :], **SETTINGS)  # a wrong option or value is an error
 
 
 @pytest.mark.slow
