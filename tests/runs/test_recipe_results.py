@@ -45,20 +45,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("after", "ce_weight", "comment"), [
-    (1.186, 0.0, "; higher: its aim is the teacher's probabilities, not the rows' answers"),
-    (1.186, 0.1, ""), (1.100, 0.0, ""), (1.186, None, ""),
-])  # fmt: skip
-def test_a_higher_perplexity_after_distilling_is_explained(after: float, ce_weight: float | None, comment: str) -> None:
-    config = SimpleNamespace() if ce_weight is None else SimpleNamespace(ce_weight=ce_weight)
-    models = {"student": SimpleNamespace(path="student")}
-    rows = SimpleNamespace(validation="dev")
-    run: Any = SimpleNamespace(stage="gkd", config=config, training=rows, models=models, parents=())
-    found = module.perplexity_fact(run, {"perplexity_before": 1.111, "perplexity_after": after})
-    text = f"1.111 before this stage, {after:.3f} after it{comment}"
-    assert found == {"gkd: perplexity on the rows of dev": text}
-
-
 @pytest.mark.long
 def test_half_done_and_done(
     workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
