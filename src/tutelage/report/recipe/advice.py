@@ -26,8 +26,9 @@ def teacher_advice(
     """What would let the students `taught`, which were shown to be worse than one without a teacher, do better; nothing
     where a verdict says it. `below`: by stage, how far those are below their own teacher that were shown to be.
 
-    First comes what says that training went wrong, as the teacher is then not what was short. Another teacher is named only where this one may be what was short: not one that scores as much as the metric can,
-    nor one that was shown to score more than the reference."""
+    First comes what says that training went wrong, as the teacher is then not what was short. Another one is named only
+    where this one may be what was short: not one that scores as much as the metric can, nor one that was shown to score
+    more than the reference."""
     if astray := [row for row in taught if _went_astray(row, below)]:
         yield _no_nearer(astray, below)
         return
