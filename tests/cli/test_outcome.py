@@ -52,7 +52,7 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
         "→ tutelage export runs/gkd-s0-1 --gguf    take it to llama.cpp and others (needs llama.cpp)",
     ]
     show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path("models/mini-sft")])
-    assert capsys.readouterr().out.endswith("\nTalk to it: tutelage chat models/mini-sft\n")
+    assert capsys.readouterr().out.endswith("\nTalk to the last one: tutelage chat models/mini-sft\n")
     show(tmp_path / "report.html", dataclasses.replace(results, said=frozenset({"another note"})))
     said = capsys.readouterr().out
     assert note in said
