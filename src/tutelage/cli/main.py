@@ -117,7 +117,9 @@ def run(
         if not given:  # else --report would be named, which is no cure
             refuse_unwritable(runs, "--runs")
         say_notes(make_way(out, recipe, config.name, "report", "--report", overrides or (), given=given, beside=beside))
-        results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
+        results = run_recipe(
+            config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text, overrides or ()
+        )
     results = replace(results, overrides=tuple(overrides or ()))
     folders = deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
     page = build_report(results, out, include_text=text)
