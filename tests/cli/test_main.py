@@ -192,6 +192,14 @@ def test_evaluate_on_other_rows_takes_keys_of_the_recipe_as_run_does(workshop: W
     assert " ".join(capsys.readouterr().err.split()) == said
 
 
+def test_a_plan_of_a_recipe_runs_nothing(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    main(["run", str(workshop.write()), "training.epochs=2", "--plan", "--runs", str(workshop.runs)])
+    out = capsys.readouterr().out
+    assert "gkd on test" in out
+    assert " runs to do" in out
+    assert not workshop.runs.exists()
+
+
 def test_schema_names_every_section_of_a_stage(capsys: pytest.CaptureFixture[str]):
     main(["schema"])
     schema = json.loads(capsys.readouterr().out)

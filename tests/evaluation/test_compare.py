@@ -215,8 +215,8 @@ def test_other_examples_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_of_one_recipe_the_command_that_scores_the_older_model_on_todays_rows_is_named(tmp_path: Path) -> None:
-    old = write(tmp_path / "old", [record("1", 1.0)])
-    new = write(tmp_path / "new", [record("2", 1.0)])
+    old = write(tmp_path / "old", [record("1", 1.0), record("2", 1.0)])
+    new = write(tmp_path / "new", [record("2", 1.0), record("3", 1.0)])
     os.utime(old / "result.json", (1, 1))
     for folder in (old, new):
         models = {"model": {"path": f"runs/sft-s0-{folder.name}/model"}}
