@@ -226,8 +226,9 @@ def test_of_one_recipe_the_command_that_scores_the_older_model_on_todays_rows_is
         with pytest.raises(TutelageError) as error:
             compare_folders(*pair)
         command = f"`tutelage evaluate mine.yaml --model runs/sft-s0-old --tasks {task}`"
-        assert f"2 differ); if the rows have changed since, score the older model on today's: {command}" in str(
-            error.value
+        assert str(error.value).endswith(
+            f"2 differ); evaluate both with the same data, --limit and --seed: {command} scores the older model on "
+            "today's rows; compare the folder that it names"
         )
 
 

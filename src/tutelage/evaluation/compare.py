@@ -26,7 +26,6 @@ from tutelage.evaluation.records import ExampleRecord, aligned, read_records, re
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
 from tutelage.recipe.owner import OWNER
 
-_AGAIN = "evaluate both with the same data"
 MetricsOf = Callable[[str], Mapping[str, Metric]]  # task → its metrics; others are plain means over examples
 
 
@@ -220,14 +219,17 @@ def _at_chance(
 
 def _same_examples(a: Path, b: Path) -> tuple[list[ExampleRecord], list[ExampleRecord]]:
     """Both folders' records in a's order. Raises TutelageError unless ids, targets and parts are the same."""
-    left, how = read_records(a), _scored_anew(a, b) or f"{_AGAIN}, --limit and --seed"
-    right = aligned(read_records(b), left, b, a, how)
-    for one, two in zip(left, right, strict=True):
-        if one.references != two.references or _part_names(one) != _part_names(two):
-            raise TutelageError(
-                f"{a} and {b} were not made from the same examples (`{one.id}` has different targets in the two); "
-                f"{_scored_anew(a, b) or f'{_AGAIN} and --seed'}"
-            )
+    left = read_records(a)
+    try:
+        right = aligned(read_records(b), left, b, a)
+        for one, two in zip(left, right, strict=True):
+            if one.references != two.references or _part_names(one) != _part_names(two):
+                raise TutelageError(
+                    f"{a} and {b} were not made from the same examples (`{one.id}` has different targets in the two); "
+                    "evaluate both with the same data and --seed"
+                )
+    except TutelageError as error:
+        raise TutelageError(f"{error}{_scored_anew(a, b)}") from error
     return left, right
 
 
@@ -243,11 +245,8 @@ def _scored_anew(a: Path, b: Path) -> str:
     report = older.parent / f"{plan['recipe']}-report"
     file = read_if_whole(report, OWNER).get("file")
     recipe = os.path.relpath(report / file) if file else f"{plan['recipe']}.yaml"
-    return (
-        "if the rows have changed since, score the older model on today's: "
-        f"`tutelage evaluate {recipe} --model {model.parent if model.name == MODEL else model} --tasks {task}`, and "
-        "compare the folder that it names"
-    )
+    command = f"tutelage evaluate {recipe} --model {model.parent if model.name == MODEL else model} --tasks {task}"
+    return f": `{command}` scores the older model on today's rows; compare the folder that it names"
 
 
 def _part_names(record: ExampleRecord) -> list[Any]:

@@ -85,17 +85,12 @@ def folder_name(name: str) -> str:
 
 
 def aligned(
-    records: Sequence[ExampleRecord],
-    order: Sequence[ExampleRecord],
-    folder: Path,
-    order_folder: Path,
-    how: str = "evaluate both with the same data, --limit and --seed",
+    records: Sequence[ExampleRecord], order: Sequence[ExampleRecord], folder: Path, order_folder: Path
 ) -> list[ExampleRecord]:
     """The `records` of `folder` in the order of those of `order_folder`, by id; where no id is in both, since the same
     rows came from another file or from memory, by place, if questions and references are the same in this order.
 
-    Raises TutelageError, naming the folders and `how` they can be compared, when one holds an id twice or they do not
-    hold the same examples.
+    Raises TutelageError, naming the folders, when one holds an id twice or they do not hold the same examples.
     """
     by_id, wanted = {record.id: record for record in records}, {record.id for record in order}
     for where, ids, count in ((folder, by_id, len(records)), (order_folder, wanted, len(order))):
@@ -115,7 +110,7 @@ def aligned(
         first, owner, other = (missing[0], order_folder, folder) if missing else (extra[0], folder, order_folder)
         raise TutelageError(
             f"{folder} and {order_folder} were not made from the same examples (`{first}` is in {owner} but not in "
-            f"{other}; {len(missing) + len(extra)} differ); {how}"
+            f"{other}; {len(missing) + len(extra)} differ); evaluate both with the same data, --limit and --seed"
         )
     return [by_id[record.id] for record in order]
 
