@@ -75,7 +75,7 @@ def run_recipe(
     left = not all(run.done for run in plan)
     if left and 0 < len(to_do) < len(expected):
         done = f"{len(expected) - len(to_do)} of {len(expected)} runs are done already"
-        print(f"{recipe.name}: {done}; {to_do[0].stage} is next", flush=True)
+        print(f"{recipe.name}: {done}, {len(to_do)} left; {to_do[0].stage} is next", flush=True)
     print_lines(f"{recipe.name}: {line}" for line in not_reused(planner, with_parents(search.known())))
     early = (*other_file_notes(planner, overrides), *notes_on_rows(planner)) if left else ()
     for note in (*early, *_words(recipe, plan)) if left else ():
