@@ -61,7 +61,7 @@ def storage_problem(error: BaseException) -> str | None:
         if number in _FULL or "PytorchStreamWriter failed" in text:
             return f"{where}no space is left on the disk; free some, then the same command goes on"
         if number == errno.EACCES and isinstance(name, str) and os.path.isfile(name) and not os.access(name, os.R_OK):
-            return f"{where}{os.strerror(number)}; give read permission to it (chmod +r)"
+            return f"{where}{os.strerror(errno.EACCES)}; give read permission to it (chmod +r)"
         if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             return f"{where}{os.strerror(number)}; mend that, or choose another folder, then the same command goes on"
         if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
