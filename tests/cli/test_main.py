@@ -179,10 +179,25 @@ def test_evaluate_on_other_rows_takes_keys_of_the_recipe_as_run_does(workshop: W
     options = ["--model", str(workshop.models / "student"), "--tasks", "test", "--runs", str(workshop.runs)]
     main(["evaluate", str(workshop.write()), "data.test.path=other.jsonl", *options])
     assert "(n = 3)\n" in capsys.readouterr().out
+    file, other = str(workshop.write(data__test__size=2)), "data.test.path=other.jsonl"
+    main(["evaluate", file, other, *options])
+    assert "2 of 3 rows of other.jsonl are used: `data.test.size` is that of the recipe; add data.test.size=null" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    main(["evaluate", file, other, "data.test.size=null", *options])
+    assert "are used" not in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["evaluate", "data.test.path=other.jsonl", *options])
     said = "tutelage: `data.test.path=other.jsonl` is a key of a recipe, and no file: give the recipe's file before it"
     assert " ".join(capsys.readouterr().err.split()) == said
+
+
+def test_a_plan_of_a_recipe_runs_nothing(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    main(["run", str(workshop.write()), "training.epochs=2", "--plan", "--runs", str(workshop.runs)])
+    out = capsys.readouterr().out
+    assert "gkd on test" in out
+    assert " runs to do" in out
+    assert not workshop.runs.exists()
 
 
 def test_schema_names_every_section_of_a_stage(capsys: pytest.CaptureFixture[str]):

@@ -18,6 +18,8 @@ from tutelage.cli.main import main
         ("study train", "No such command 'train': did you mean `run`?"),
         ("--verison", "No such option: --verison: did you mean `--version`?"),
         ("run r.yaml --reprot x", "No such option: --reprot: did you mean `--report`?"),
+        ("plan r.yaml", "No such command 'plan': did you mean `run --plan`?"),
+        ("run r.yaml --dry-run", "No such option: --dry-run: did you mean --plan, which prints what would run, and"),
         ("run r.yaml --foo", "No such option: --foo ("),
         ("init --epochs 3", "No such option: --epochs ("),  # which takes no keys of a recipe
     ],

@@ -51,8 +51,10 @@ def test_the_last_lines_name_the_model_to_use_and_what_to_do_with_it(
         "→ tutelage evaluate --model runs/gkd-s0-1 --tasks ifeval    measure it on a benchmark (needs hub and lm-eval)",
         "→ tutelage export runs/gkd-s0-1 --gguf    take it to llama.cpp and others (needs llama.cpp)",
     ]
-    show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path("models/mini-sft")])
-    assert capsys.readouterr().out.endswith("\nTalk to it: tutelage chat models/mini-sft\n")
+    show(tmp_path / "report.html", dataclasses.replace(results, tasks={}), [Path(f"models/m{n}") for n in range(9)])
+    out = capsys.readouterr().out
+    assert "\nModels: models/m0\n        models/m1\n        models/m2\n" in out  # a terminal breaks long lines alone
+    assert out.endswith("\nTalk to the last one: tutelage chat models/m8\n")
     show(tmp_path / "report.html", dataclasses.replace(results, said=frozenset({"another note"})))
     said = capsys.readouterr().out
     assert note in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_metrics_of_a_finished_run_are_whole_or_refused(tmp_path: Path, content:
     (tmp_path / "result.json").unlink()
     run_folder.remove_leftovers(tmp_path)  # as a run begins that was killed between its checksums and its result
     assert len(read_metrics(path)) < 2
+
+
+def test_a_file_that_may_not_be_read_wants_permission_and_no_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calls.csv"
+    file.touch()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    said = storage_problem(PermissionError(errno.EACCES, "Permission denied", str(file)))
+    assert said == f"{file}: Permission denied; give read permission to it (chmod +r)"
 
 
 def test_without_checksums_broken_json_is_still_one_line(tmp_path: Path):

@@ -49,7 +49,9 @@ def test_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_that_may_not_be_written(locked: Path) -> None:
     for folder in (locked, locked / "a" / "b"):
-        assert unwritable(folder) == f"{locked} may not be written"
+        assert unwritable(folder) == (
+            "its permissions forbid it" if folder == locked else f"the permissions of {locked} forbid it"
+        )
 
 
 WORK = (
@@ -90,7 +92,7 @@ COMMANDS = {
 
 BAD = {
     "a file": "a file is a file",
-    "locked": "locked may not be written",
+    "locked": "forbid it",
     "odd": "odd takes nothing new (No such file or directory)",  # as /proc, whose permissions say nothing of it
 }
 
@@ -119,7 +121,9 @@ def test_commands_refuse_before_they_work(
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"tutelage: {bad}")
     named = "--out" if case == "evaluate --runs" else case.split()[-1]  # which names a folder outside the runs
-    assert f" cannot be written: {reason}: choose another folder by {named}, or mend that" in said[-1]
+    mend = "allow it (chmod u+w)" if bad == "locked" else "mend that"
+    assert f"{reason}: choose another folder by {named}, or {mend}" in said[-1]
+    assert " cannot be written: " in said[-1]
     assert Path("a file").read_text() == "mine"
     assert not any((*Path("locked").iterdir(), *Path("odd").iterdir()))
 
@@ -160,7 +164,7 @@ def test_runs_that_wait_need_a_folder_that_can_be_written(workshop: Workshop, mo
     workshop.runs.mkdir()
     monkeypatch.setattr("os.access", lambda path, *_, **__: Path(path) != workshop.runs)
     (problem,) = tutelage.plan(file, runs=workshop.runs).problems
-    assert problem.startswith(f"{workshop.runs} cannot be written: {workshop.runs} may not be written")
+    assert problem.startswith(f"{workshop.runs} cannot be written: its permissions forbid it: choose another")
     no = workshop.folder / "train.jsonl"
     for call in (
         lambda: tutelage.run(file, runs=workshop.folder / "r", report=no),
@@ -175,7 +179,7 @@ def test_replies_are_not_scored_again_where_that_cannot_be_written(tmp_path: Pat
     (tmp_path / "ifeval").mkdir()
     (tmp_path / "ifeval" / RESPONSES_FILE).touch()
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode & os.W_OK == 0 or Path(path) == tmp_path)
-    with pytest.raises(TutelageError, match="ifeval may not be written"):
+    with pytest.raises(TutelageError, match=r"permissions( of .*ifeval)? forbid it"):
         next(rescore_runs(tmp_path))
 
 

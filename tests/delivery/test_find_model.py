@@ -94,8 +94,8 @@ def test_a_run_of_another_recipe_with_a_stage_of_that_name_is_not_its_run(here: 
     Path("one.yaml").write_text(own.replace("path: train.jsonl", "path: other.jsonl"))
     assert why("one-gkd") == "`one-gkd` is not there yet: `tutelage run one.yaml` makes it"
     assert made_here() == (
-        f"one.yaml makes one-sft (not begun), one-gkd (not begun); recipe.yaml makes tiny-sft (not begun), "
-        f"tiny-gkd (done: give {done})"
+        f"recipe.yaml makes tiny-gkd (done: give {done}), tiny-sft (not begun); one.yaml makes one-sft (not begun), "
+        "one-gkd (not begun): `tutelage run` with its recipe makes one"
     )
     assert f"`tutelage run recipe.yaml`; its stage `gkd` is done: give {done} for now" in why("gkd")
     Path("models/tiny-gkd").mkdir(parents=True)
@@ -156,6 +156,20 @@ def test_a_file_is_no_model(here: Workshop) -> None:
     assert why("recipe.yaml") == "recipe.yaml is a file and no model: give a folder, a name in models/ or a GGUF file"
 
 
+def test_of_the_models_of_many_recipes_five_are_named_each_once(here: Workshop) -> None:
+    own = Path("recipe.yaml").read_text()
+    Path("copy.yaml").write_text(own)  # makes models of the same names
+    for n in range(4):
+        Path(f"r{n}.yaml").write_text(own.replace("name: tiny", f"name: r{n}"))
+    said = made_here()
+    assert (said.count("not begun"), said.count("tiny-sft")) == (5, 1)
+    assert said.endswith(" (not begun) and 5 more: `tutelage run` with its recipe makes one")
+    for name in ("tiny-sft", "r0-sft"):
+        Path("models", name).mkdir(parents=True)
+    assert "tiny-sft" not in made_here()  # `models` has it
+    assert made_here().count("not begun") == 5
+
+
 def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here(here: Workshop) -> None:
     def said(name: str) -> str:
         with pytest.raises(TutelageError) as caught:
@@ -163,7 +177,7 @@ def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here
         return str(caught.value)
 
     first = "no model is called `tiny`: recipe.yaml makes tiny-sft"
-    assert said("tiny") == f"{first} (not begun), tiny-gkd (not begun)"
+    assert said("tiny") == f"{first} (not begun), tiny-gkd (not begun): `tutelage run` with its recipe makes one"
     folder = begin("config.json")
     assert said("tiny").startswith(f"{first} (stopped), ")
     (folder / "lock").write_text(own_mark())
@@ -171,7 +185,7 @@ def test_a_name_that_nothing_has_is_answered_with_the_models_of_the_recipes_here
     begin("result.json")
     assert said("tiny").startswith(f"{first} (done: give {folder}), ")
     Path("models/tiny-sft").mkdir(parents=True)
-    there = "no model is called `tiny`: models/ has tiny-sft; recipe.yaml makes tiny-sft (done), "
+    there = "no model is called `tiny`: models/ has tiny-sft; recipe.yaml makes tiny-gkd (not begun)"
     assert said("tiny").startswith(there)
     assert said("owner/tiny").startswith("cannot load `owner/tiny`: it is no folder; models/ has tiny-sft; and ")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -211,6 +212,24 @@ def test_other_examples_are_refused_by_name(tmp_path: Path) -> None:
         compare_folders(a, write(tmp_path / "b", [record("1", 1), record("2", 1)], task="another"))
     with pytest.raises(TutelageError, match=r"holds no evaluation: give a folder with examples\.jsonl"):
         compare_folders(a, tmp_path / "nowhere")
+
+
+def test_of_one_recipe_the_command_that_scores_the_older_model_on_todays_rows_is_named(tmp_path: Path) -> None:
+    old = write(tmp_path / "old", [record("1", 1.0), record("2", 1.0)])
+    new = write(tmp_path / "new", [record("2", 1.0), record("3", 1.0)])
+    os.utime(old / "result.json", (1, 1))
+    for folder in (old, new):
+        models = {"model": {"path": f"runs/sft-s0-{folder.name}/model"}}
+        (folder / "config.json").write_text(json.dumps({"recipe": "mine", "models": models}))
+    task = json.loads((old / "result.json").read_text())["task"]
+    for pair in ((old, new), (new, old)):
+        with pytest.raises(TutelageError) as error:
+            compare_folders(*pair)
+        command = f"`tutelage evaluate mine.yaml --model runs/sft-s0-old --tasks {task}`"
+        assert str(error.value).endswith(
+            f"2 differ); evaluate both with the same data, --limit and --seed: {command} scores the older model on "
+            "today's rows; compare the folder that it names"
+        )
 
 
 def test_folders_of_several_tasks(tmp_path: Path) -> None:

@@ -312,4 +312,4 @@ def test_a_request_to_stop_ends_the_whole_recipe(
     assert "already" not in capsys.readouterr().out
     with pytest.raises(Interrupted):
         do(workshop, **WHOLE)
-    assert "tiny: 1 of 10 runs are done already; heal is next\n" in capsys.readouterr().out
+    assert "tiny: 1 of 10 runs are done already, 9 left; heal is next\n" in capsys.readouterr().out

@@ -123,7 +123,7 @@ def test_where_most_bad_rows_lack_an_answer_the_way_to_more_is_named(empty: int,
 BAD: dict[str, tuple[str, str]] = {
     "x.xlsx": ("", "cannot read "),
     "x.csv": ("a,b,a\n1,2,3\n", "has two columns called `a`"),
-    "x.jsonl": ("", "the file has no rows"),
+    "x.jsonl": ("", "the file has no rows: give one with the columns' names in its first line and rows below"),
     "x.json": ("{", "broken JSON at "),
 }
 

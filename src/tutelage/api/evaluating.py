@@ -153,9 +153,11 @@ def evaluate_on_recipe(
     tasks: Sequence[str],
     runs: Path,
     debug: bool = False,
+    overrides: Sequence[str] = (),
 ) -> tuple[dict[str, Path], list[str]]:
-    """Let the model answer tasks of the recipe; returns the folder per task, and notes on questions that the model was
-    trained on. `name`: what runs and results call it. Finished evaluations are reused.
+    """Let the model answer tasks of the recipe; returns the folder per task, and notes: on questions that the model was
+    trained on, and on rows of another file that are not used. `name`: what runs and results call it. `overrides`: those
+    that the recipe was loaded with. Finished evaluations are reused.
 
     Raises TutelageError for a task that the recipe lacks, and for a run that fails.
     """
@@ -163,6 +165,7 @@ def evaluate_on_recipe(
     from tutelage.models.files import locate
     from tutelage.recipe.stages import EvaluateStage
     from tutelage.runs.planner import Planner
+    from tutelage.runs.rows.notes import other_file_notes
     from tutelage.runs.rows.trained_on import trained_notes
     from tutelage.runs.worker import attempt, make_runs_folder
 
@@ -181,7 +184,8 @@ def evaluate_on_recipe(
     for run in planned.values():
         if not run.done and (error := attempt(run, debug)):
             raise TutelageError(error)
-    return {task: run.folder for task, run in planned.items()}, trained_notes(planner, model.path, tasks)
+    notes = [*other_file_notes(planner, overrides), *trained_notes(planner, model.path, tasks)]
+    return {task: run.folder for task, run in planned.items()}, notes
 
 
 def _rows_recipe(

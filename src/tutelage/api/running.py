@@ -135,7 +135,8 @@ def run(
     if not given:
         refuse_unwritable(root, "`runs`")
     replaced = make_way(out, file, config.name, "report", "`report`", changed, given=given, beside=beside)
-    results = run_recipe(config, base, root, jobs, False, gpus_per_run, [only] if isinstance(only, str) else only)
+    stages = [only] if isinstance(only, str) else only
+    results = run_recipe(config, base, root, jobs, False, gpus_per_run, stages, overrides=changed)
     results = replace(results, overrides=tuple(changed))
     words = [] if file is None else ["tutelage", "run", str(file), *changed]
     made = deliver_models(results, root, words, file)

@@ -247,7 +247,7 @@ def _evaluate_recipe(
     from tutelage.recipe.load import load_recipe
 
     loaded, base = load_recipe(recipe, overrides), recipe.resolve().parent
-    folders, notes = evaluate_on_recipe(loaded, base, model, called, names, runs, debug)
+    folders, notes = evaluate_on_recipe(loaded, base, model, called, names, runs, debug, overrides)
     for name, folder in folders.items():
         result = read_json(folder, RESULT)
         for metric, score in result["metrics"].items():

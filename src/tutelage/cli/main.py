@@ -90,6 +90,9 @@ def run(
     only: Only = None,
     text: Text = True,
     web: Annotated[bool, typer.Option("--web", help="Show a local page with curves meanwhile.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would run, for how long and what would stop it, and run nothing.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe: all its stages, then a report. The same command continues where it stopped.
@@ -97,11 +100,21 @@ def run(
     tutelage run recipe.yaml
 
     tutelage run recipe.yaml training.epochs=3 --runs runs --jobs 2
+
+    tutelage run recipe.yaml --plan
     """
     from tutelage.common.files import refuse_unwritable
     from tutelage.recipe.load import load_recipe
     from tutelage.recipe.owner import claim, make_way
 
+    if plan:
+        from tutelage.api.running import plan as plan_of
+        from tutelage.common.errors import TutelageError
+
+        if only:
+            raise TutelageError("--plan is of the whole recipe: leave --only out")
+        print(plan_of(recipe, overrides or (), runs=runs))
+        return
     config = load_recipe(recipe, overrides)
     say_at_once(config.name, runs)
     from tutelage.forecasting.record import remember
@@ -117,7 +130,9 @@ def run(
         if not given:  # else --report would be named, which is no cure
             refuse_unwritable(runs, "--runs")
         say_notes(make_way(out, recipe, config.name, "report", "--report", overrides or (), given=given, beside=beside))
-        results = run_recipe(config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text)
+        results = run_recipe(
+            config, recipe.resolve().parent, runs, jobs, debug, gpus_per_run, only or (), text, overrides or ()
+        )
     results = replace(results, overrides=tuple(overrides or ()))
     folders = deliver(results, runs, ["run", str(recipe), *(overrides or [])], recipe)
     page = build_report(results, out, include_text=text)

@@ -12,13 +12,16 @@ from tutelage.common.errors import did_you_mean
 # What other programs call our commands.
 _ELSEWHERE = {
     **{"train": "run", "distill": "run", "start": "init", "new": "init", "talk": "chat", "generate": "chat"},
+    **{"plan": "run --plan", "dry-run": "run --plan", "check": "run --plan", "estimate": "run --plan"},
     **{"test": "evaluate", "score": "evaluate", "status": "watch", "version": "--version"},
 }
+
+_PLANS = ("--dry-run", "--dry_run", "--dryrun", "--estimate", "--check")
 
 
 def no_command(name: str, commands: Sequence[str]) -> str:
     """The error for a command that does not exist among `commands`."""
-    known = {one: meant for one, meant in _ELSEWHERE.items() if meant in (*commands, "--version")}
+    known = {one: meant for one, meant in _ELSEWHERE.items() if meant.partition(" ")[0] in (*commands, "--version")}
     known |= {one: one for one in commands}
     near = get_close_matches(name, known, n=1)
     meant = f"did you mean `{known[near[0]]}`?" if near else f"there are {', '.join(commands)}"
@@ -32,6 +35,8 @@ def no_option(name: str, command: Any, arguments: Sequence[str]) -> str:
     """
     said = f"No such option: {name}"
     options = [one for parameter in command.params for one in parameter.opts if one.startswith("-")]
+    if name in _PLANS and "--plan" in options:
+        return f"{said}: did you mean --plan, which prints what would run, and runs nothing?"
     near = get_close_matches(name.strip("-"), [one.strip("-") for one in options], n=1, cutoff=0.7)
     if near:
         return f"{said}: {did_you_mean(near[0], options)}"

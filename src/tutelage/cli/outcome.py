@@ -57,8 +57,10 @@ def show(page: Path, results: RecipeResults, folders: Sequence[Path] = ()) -> No
     new = [one.note for one in new_rows(results, tables)]
     notes = [f"note: {notice}" for notice in (*unused, *others, *new)]
     changed = [f"Changed in the command: {', '.join(results.overrides)}"] if results.overrides else []
-    models = ["Models: " + "\n        ".join(map(str, folders))] if folders else []
-    last = [f"Talk to it: tutelage chat {folders[-1]}"] if folders else []
+    models = [f"{'' if n else 'Models:':8}{folder}" for n, folder in enumerate(folders)]
+    last = (
+        [f"Talk to the last one: tutelage chat {folders[-1]}"] if folders else []
+    )  # none is scored, so none is chosen
     if choice is not None:
         steps = [f"→ {command}    {what}" for what, command in choice.commands]
         last = ["", f"{choice.use} {choice.why}", *filter(None, [choice.next]), *steps]

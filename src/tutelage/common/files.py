@@ -60,6 +60,8 @@ def storage_problem(error: BaseException) -> str | None:
         where = f"{name}: " if isinstance(name, str) else ""
         if number in _FULL or "PytorchStreamWriter failed" in text:
             return f"{where}no space is left on the disk; free some, then the same command goes on"
+        if number == errno.EACCES and isinstance(name, str) and os.path.isfile(name) and not os.access(name, os.R_OK):
+            return f"{where}{os.strerror(errno.EACCES)}; give read permission to it (chmod +r)"
         if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             return f"{where}{os.strerror(number)}; mend that, or choose another folder, then the same command goes on"
         if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
@@ -88,7 +90,8 @@ def unwritable(folder: Path) -> str | None:
     if not place.is_dir():
         return f"{place} is {'a link to nothing' if place.is_symlink() and not place.exists() else 'a file'}"
     allowed = os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
-    return None if allowed else f"{place} may not be written"
+    whose = "its permissions" if place == folder else f"the permissions of {place.absolute()}"
+    return None if allowed else f"{whose} forbid it"
 
 
 def _refuses(place: Path) -> str | None:
@@ -105,8 +108,15 @@ def refuse_unwritable(folder: Path, option: str = "", what: str = "") -> None:
     written. `option`: what sets it, for the message. `what`: goes there where that is not given; empty: it was given,
     or the folder says it."""
     if reason := unwritable(folder) or _refuses(_existing(folder)):
-        by, of = f" by {option}" if option else "", f", where {what} goes by default," if what else ""
-        raise TutelageError(f"{folder}{of} cannot be written: {reason}: choose another folder{by}, or mend that")
+        of = f", where {what} goes by default," if what else ""
+        raise TutelageError(no_place(folder, reason, option, of))
+
+
+def no_place(folder: Path, reason: str, option: str = "", of: str = "") -> str:
+    """That a folder cannot be written, for a `reason` of `unwritable`, and what to do."""
+    shown = folder.absolute() if folder == Path() else folder
+    by, mend = f" by {option}" if option else "", "allow it (chmod u+w)" if "permissions" in reason else "mend that"
+    return f"{shown}{of} cannot be written: {reason}: choose another folder{by}, or {mend}"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ SCROLL_HINT = """.scroll { overflow-x: auto; --shade: rgb(28 33 39 / .3); backgr
 
 def page_template(package: str, name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """Load the Jinja2 template `name` from the folder of `package` (a dotted name). `filters`: more filters by
-    name, beside `code`, which shows what a sentence has between backticks as code. A page's style has `scroll_hint`."""
+    name, beside `code`, which shows what a sentence has between backticks as code, and `words`, for the inside of
+    `<code>`. A page's style has `scroll_hint`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -30,11 +31,19 @@ def page_template(package: str, name: str, filters: Mapping[str, Callable[..., A
         lstrip_blocks=True,
     )
     environment.globals["scroll_hint"] = Markup(SCROLL_HINT)
-    environment.filters |= {"code": _code, **(filters or {})}
+    environment.filters |= {"code": _code, "words": _words, **(filters or {})}
     return environment.get_template(name)
 
 
 def _code(text: str) -> Any:
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"`([^`\n]+)`", lambda found: f"<code>{_words(Markup(found[1]))}</code>", str(escape(text))))
+
+
+def _words(command: str) -> Any:
+    """A command whose words are not broken at a hyphen or slash (`code span` of the page's style), but where one is
+    longer than the line."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"[^\s]*[-/?][^\s]*", r"<span>\g<0></span>", str(escape(command))))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError
+from tutelage.common.errors import TutelageError, listed
 from tutelage.common.locks import holder, lives
 from tutelage.common.run_folder import (
     CONFIG,
@@ -23,7 +23,7 @@ from tutelage.common.run_folder import (
 from tutelage.delivery.folders import CARD, read_mark
 from tutelage.models.files import refuse_no_model
 from tutelage.models.whole import ADAPTER
-from tutelage.runs.preflight.unfinished import made_here, why_absent
+from tutelage.runs.preflight.unfinished import LISTED, made_here, why_absent
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _local_models() -> str:
     if not Path(MODELS).is_dir():
         return f"there is no {MODELS}/ here, where `tutelage run` puts what it trains (start where it was started)"
     names = sorted(path.name for path in Path(MODELS).glob("*/"))
-    return f"{MODELS}/ has {', '.join(names[:12]) or 'none'}" + ", …" * (len(names) > 12)
+    return f"{MODELS}/ has {listed(names, LISTED) or 'none'}"
 
 
 def system_of(found: FoundModel) -> str:

@@ -7,6 +7,7 @@ own (BBH, MMLU-Pro), they stay as they are, and examples vary within them (`clus
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from tutelage.common.errors import TutelageError
-from tutelage.common.run_folder import EXAMPLES
+from tutelage.common.run_folder import CONFIG, EXAMPLES, MODEL, RESULT, read_if_whole
 from tutelage.evaluation.benchmarks import benchmark_metrics
 from tutelage.evaluation.chance import CHANCE, chance_warning
 from tutelage.evaluation.clusters import Metric, cluster_values, unit_weights, units_of
 from tutelage.evaluation.metrics import lower_is_better
 from tutelage.evaluation.records import ExampleRecord, aligned, read_records, read_result
 from tutelage.evaluation.statistics import Paired, Scores, paired_bootstrap
+from tutelage.recipe.owner import OWNER
 
 MetricsOf = Callable[[str], Mapping[str, Metric]]  # task → its metrics; others are plain means over examples
 
@@ -218,14 +220,33 @@ def _at_chance(
 def _same_examples(a: Path, b: Path) -> tuple[list[ExampleRecord], list[ExampleRecord]]:
     """Both folders' records in a's order. Raises TutelageError unless ids, targets and parts are the same."""
     left = read_records(a)
-    right = aligned(read_records(b), left, b, a)
-    for one, two in zip(left, right, strict=True):
-        if one.references != two.references or _part_names(one) != _part_names(two):
-            raise TutelageError(
-                f"{a} and {b} were not made from the same examples (`{one.id}` has different targets in the two); "
-                "evaluate both with the same data and --seed"
-            )
+    try:
+        right = aligned(read_records(b), left, b, a)
+        for one, two in zip(left, right, strict=True):
+            if one.references != two.references or _part_names(one) != _part_names(two):
+                raise TutelageError(
+                    f"{a} and {b} were not made from the same examples (`{one.id}` has different targets in the two); "
+                    "evaluate both with the same data and --seed"
+                )
+    except TutelageError as error:
+        raise TutelageError(f"{error}{_scored_anew(a, b)}") from error
     return left, right
+
+
+def _scored_anew(a: Path, b: Path) -> str:
+    """The command that scores the model of the older of two evaluations of a recipe's task on today's rows; empty for
+    others."""
+    older = min(a, b, key=lambda folder: (folder / RESULT).stat().st_mtime)
+    one, two = (read_if_whole(folder, CONFIG) for folder in (a, b))
+    plan, task = (one if older == a else two), read_result(older)["task"]
+    model = Path(plan.get("models", {}).get("model", {}).get("path", ""))
+    if not plan.get("recipe") or one.get("recipe") != two.get("recipe") or not model.name:
+        return ""
+    report = older.parent / f"{plan['recipe']}-report"
+    file = read_if_whole(report, OWNER).get("file")
+    recipe = os.path.relpath(report / file) if file else f"{plan['recipe']}.yaml"
+    command = f"tutelage evaluate {recipe} --model {model.parent if model.name == MODEL else model} --tasks {task}"
+    return f": `{command}` scores the older model on today's rows; compare the folder that it names"
 
 
 def _part_names(record: ExampleRecord) -> list[Any]:

@@ -24,7 +24,7 @@ from tutelage.runs.preflight import find_problems, refuse_problems
 from tutelage.runs.preflight.not_reused import not_reused
 from tutelage.runs.ranks import gpu_ids, shared_gpus
 from tutelage.runs.recipe_results import RecipeResults, read_results
-from tutelage.runs.rows.notes import notes_on_rows
+from tutelage.runs.rows.notes import notes_on_rows, other_file_notes
 from tutelage.runs.run import Run, with_parents
 from tutelage.runs.scheduler import Resources, Scheduler
 from tutelage.runs.search import Search, restricted
@@ -42,13 +42,15 @@ def run_recipe(
     gpus_per_run: int | None = None,
     only: Sequence[str] = (),
     texts: bool = True,
+    overrides: Sequence[str] = (),
 ) -> RecipeResults:
     """Do all runs of a recipe that are not done yet, and return its results, from which `build_report` makes a page.
 
     `base`: the folder that relative paths of the recipe start from. `root`: the folder of all runs. `jobs`: runs at the
     same time, each in its own process. `gpus_per_run`: ranks of a training run; no two runs share a GPU then. `only`:
-    do these evaluate stages and what they build on. `texts`: whether the progress may show rows and answers. Raises
-    TutelageError when a run fails; what does not build on it is done first.
+    do these evaluate stages and what they build on. `texts`: whether the progress may show rows and answers.
+    `overrides`: those that the recipe was loaded with. Raises TutelageError when a run fails; what does not build on it
+    is done first.
     """
     began = time.monotonic()
     make_runs_folder(root)
@@ -73,9 +75,9 @@ def run_recipe(
     left = not all(run.done for run in plan)
     if left and 0 < len(to_do) < len(expected):
         done = f"{len(expected) - len(to_do)} of {len(expected)} runs are done already"
-        print(f"{recipe.name}: {done}; {to_do[0].stage} is next", flush=True)
+        print(f"{recipe.name}: {done}, {len(to_do)} left; {to_do[0].stage} is next", flush=True)
     print_lines(f"{recipe.name}: {line}" for line in not_reused(planner, with_parents(search.known())))
-    early = notes_on_rows(planner) if left else ()
+    early = (*other_file_notes(planner, overrides), *notes_on_rows(planner)) if left else ()
     for note in (*early, *_words(recipe, plan)) if left else ():
         print_note(note)
     for note in busy_note() if left and planner.device == "cpu" else ():

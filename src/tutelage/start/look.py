@@ -121,7 +121,9 @@ def first_rows(paths: Sequence[str]) -> list[dict[str, Any]]:
         table = "; is it a table? Then call it .csv" if "broken JSON" in broken else ""
         raise TutelageError(f"{place}: no row can be read ({broken}){table}")
     if not first:
-        raise TutelageError(f"{place}: the file has no rows")
+        raise TutelageError(
+            f"{place}: the file has no rows: give one with the columns' names in its first line and rows below"
+        )
     return first
 
 

@@ -10,6 +10,10 @@ from recipes_fixture import ROWS, Workshop
 
 import tutelage
 from tutelage.common import run_folder
+from tutelage.common.types import Conversation
+from tutelage.data.dataset import load_dataset
+from tutelage.evaluation.records import ExampleRecord, write_records
+from tutelage.evaluation.tasks import score_response
 from tutelage.recipe.load import load_recipe
 from tutelage.runs.do_run import description
 from tutelage.runs.planner import Planner
@@ -17,6 +21,10 @@ from tutelage.runs.preflight.not_reused import not_reused
 from tutelage.runs.run import with_parents
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.search import Search
+
+
+def record(row: Conversation) -> ExampleRecord:
+    return score_response(row, "?", ["exact_match"], finished=True, tokens=1)
 
 
 def said(workshop: Workshop, finish: bool = False, **changes: Any) -> list[str]:
@@ -56,6 +64,26 @@ def test_a_changed_file_is_named_with_its_rows(workshop: Workshop) -> None:
         "earlier runs of `lead_1 on test`, `sft on test` and `gkd on test` are not reused: test.jsonl has"
     )
     assert line.endswith(" (data.test: 3 rows now, 4 then)")
+
+
+def test_that_a_part_of_a_grown_file_has_other_test_rows_is_said(workshop: Workshop) -> None:
+    part = {"data__test__order": "question", "data__test__size": 4}
+    rows = [row | {"id": str(n), "prompt": f"{n} {row['prompt']}"} for n, row in enumerate(ROWS)]
+    workshop.rows("test", rows[:8])
+    said(workshop, finish=True, **part)
+    recipe = load_recipe(workshop.write(**part))
+    asked = load_dataset("test", recipe.data["test"], workshop.folder, False).conversations
+    for folder in workshop.runs.glob("*-on-test-*"):
+        write_records(folder, [record(row) for row in asked])
+    workshop.rows("test", rows)
+    now = load_dataset("test", recipe.data["test"], workshop.folder, False).conversations
+    stay = len({row.prompt for row in asked} & {row.prompt for row in now})
+    assert 0 < stay < 4
+    *_, line = said(workshop, **part)
+    assert line == (
+        f"data.test has other rows than then: {stay} of 4 stayed, so earlier scores are on other rows. To keep them "
+        "all, put test rows into a file of their own (`data.test.path`)"
+    )
 
 
 def test_changed_keys_are_named_with_both_values_and_at_most_three(workshop: Workshop) -> None:

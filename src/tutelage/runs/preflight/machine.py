@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tutelage.common.files import unwritable
+from tutelage.common.files import no_place, unwritable
 from tutelage.recipe.stages import TrainStage
 from tutelage.runs.cost.cost_model import CostModel
 from tutelage.runs.cost.disk import Disk, disk_of, disk_of_all
@@ -51,7 +51,7 @@ def disk_problems(runs: Sequence[Run], root: Path, jobs: int = 1) -> Iterator[Pr
     """Whether the folder `root` can be written, and the disk has room for what the runs write, `jobs` at a time, and
     the hub's cache for what they load."""
     if reason := unwritable(root):
-        yield Problem(f"{root} cannot be written: {reason}: choose another folder by --runs, or mend that")
+        yield Problem(no_place(root, reason, "--runs"))
         return
     model = CostModel(machine("H100"))
     needed, free, folder = disk_of_all(runs, model, jobs), free_disk(root), _existing(root)

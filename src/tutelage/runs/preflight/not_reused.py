@@ -11,14 +11,17 @@ from typing import Any
 import tutelage
 from tutelage.common import run_folder
 from tutelage.common.errors import TutelageError, and_joined, first_of, listed
-from tutelage.data.dataset import declared_fingerprint
+from tutelage.data.dataset import declared_fingerprint, load_dataset
 from tutelage.data.sources import local_files, short_name
+from tutelage.evaluation.records import read_records
+from tutelage.evaluation.tasks import prompt_text
 from tutelage.recipe.owner import changes, flat
-from tutelage.recipe.sections import DataConfig
+from tutelage.recipe.sections import DataConfig, TaskConfig
 from tutelage.recipe.stages import MethodStage
 from tutelage.runs.do_run import description
 from tutelage.runs.fingerprints import COSMETIC
 from tutelage.runs.planner import Planner
+from tutelage.runs.rows.seen import NEAR_ROWS
 from tutelage.runs.run import Run
 from tutelage.runs.stages.earlier import earlier_folders
 
@@ -48,7 +51,31 @@ def not_reused(planner: Planner, runs: Sequence[Run]) -> list[str]:
         first, more = first_of([f"`{name}`" for name in names], 5)
         of = and_joined([*first, *[f"{more} more"] * (more > 0)])
         lines.append(f"earlier runs of {of} are not reused{', nor what builds on them' * built}: {listed(changed)}")
-    return lines
+    return [*lines, *_other_test_rows(planner, left)]
+
+
+def _other_test_rows(planner: Planner, runs: Sequence[Run]) -> Iterator[str]:
+    """A line per task whose rows are a part of a file, and other ones than in an earlier evaluation of this recipe."""
+    seen: set[str] = set()
+    for run in runs:
+        if not isinstance(run.config, TaskConfig) or run.config.data in seen:
+            continue
+        name, section = run.config.data, run.data[run.config.data]
+        part = section.size is not None or section.skip > 0
+        rows = planner.inputs.seen(section, run.recipe_folder, False) if part else None
+        before = next(iter(_earlier(run)), None) if rows is not None and rows.count <= NEAR_ROWS else None
+        if before is None:
+            continue
+        seen.add(name)
+        with suppress(TutelageError, OSError):  # an earlier folder without its replies, say
+            then = {record.prompt for record in read_records(before)}
+            loaded = load_dataset(name, section, run.recipe_folder, False)
+            stay = len(then & {prompt_text(row.prompt) for row in loaded.conversations})
+            if stay < len(then):
+                yield (
+                    f"data.{name} has other rows than then: {stay:,} of {len(then):,} stayed, so earlier scores are on "
+                    f"other rows. To keep them all, put test rows into a file of their own (`data.{name}.path`)"
+                )
 
 
 def _earlier(run: Run) -> list[Path]:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tutelage.common.errors import TutelageError, listed
+from tutelage.common.errors import TutelageError, first_of, listed
 from tutelage.common.locks import holder, lives
 from tutelage.common.planned import at_work, planned
 from tutelage.common.run_folder import ERROR, LOCK, MODELS, is_done
@@ -20,6 +20,8 @@ from tutelage.runs.fingerprints import InputFingerprints
 
 RUNS = "runs"  # where `tutelage run` puts runs, unless told otherwise; models lie beside it
 _FOLDER = re.compile(r"(?P<stage>.+)-s(?P<seed>\d+)-[0-9a-f]{12}")  # of a run that makes a model
+NOT_BEGUN = "not begun"
+LISTED = 5  # models
 _NOT_KEPT = ("evaluate", "synthesize", "prune")  # kinds of stages whose models, if any, are not put in `models`
 
 
@@ -69,22 +71,28 @@ def why_absent(written: str) -> str | None:
 
 
 def made_here() -> str:
-    """The models that recipes of the working folder make, and how far each is; "" without recipes."""
-    found: dict[str, list[str]] = {}
+    """The models that recipes of the working folder make and that are not in `models`, and how far each is: the first
+    of those that were begun, then of the others, and how many more there are; "" without any."""
+    states: dict[str, tuple[str, Path]] = {}  # two recipes may make models of one name
     inputs = InputFingerprints()
     for one in _stages_here():
         runs = _runs_of(one, inputs)
         done = next((folder for folder in runs if is_done(folder)), None)
-        if _made(one.model):
-            state = "done"
-        elif done is not None:
+        if done is not None:
             state = f"done: give {done}"
         elif any(lives(folder / LOCK) for folder in runs):
             state = "at work"
         else:
-            state = "stopped" if runs else "not begun"
-        found.setdefault(str(one.file), []).append(f"{one.model} ({state})")
-    return "; ".join(f"{file} makes {', '.join(models)}" for file, models in found.items())
+            state = "stopped" if runs else NOT_BEGUN
+        if not _made(one.model) and states.get(one.model, (NOT_BEGUN, one.file))[0] == NOT_BEGUN:
+            states[one.model] = state, one.file
+    first, more = first_of(sorted(states, key=lambda model: states[model][0] == NOT_BEGUN), LISTED)
+    found: dict[str, list[str]] = {}
+    for model in first:
+        state, file = states[model]
+        found.setdefault(str(file), []).append(f"{model} ({state})")
+    said = "; ".join(f"{file} makes {', '.join(models)}" for file, models in found.items())
+    return said + f" and {more} more" * (more > 0) + ": `tutelage run` with its recipe makes one" * bool(said)
 
 
 def _names(stages: list[_Stage], runs: list[Path]) -> list[str]:

@@ -144,6 +144,27 @@ def shared_questions(planner: Planner) -> list[str]:
     return notes
 
 
+def other_file_notes(planner: Planner, overrides: Sequence[str]) -> list[str]:
+    """Notes about sections that read another file by an override, of which the recipe's `size` or `skip` leaves rows
+    out."""
+    given, notes = {override.partition("=")[0] for override in overrides}, []
+    for name, config in planner.recipe.data.items():
+        seen = _seen(planner, name, True) or _seen(planner, name, False)
+        keys = {"size": "null"} if config.size else {}
+        keys |= {"skip": "0"} if config.skip else {}
+        kept = [f"data.{name}.{key}={to}" for key, to in keys.items() if f"data.{name}.{key}" not in given]
+        others = [paths_of(other) for key, other in planner.recipe.data.items() if key != name]  # may take the rest
+        if seen is None or f"data.{name}.path" not in given or paths_of(config) in others:
+            continue
+        if kept and seen.count < seen.usable:
+            which = and_joined([f"`{one.partition('=')[0]}`" for one in kept])
+            notes.append(
+                f"{seen.count:,} of {seen.usable:,} rows of {_source(paths_of(config))} are used: {which} "
+                f"{'are those' if len(kept) > 1 else 'is that'} of the recipe; add {' '.join(kept)} for all"
+            )
+    return notes
+
+
 def known_rows(planner: Planner) -> dict[str, frozenset[str]]:
     """By task, the ids of the rows whose question is also, or nearly, in what models are trained on or settings are
     chosen on; tasks without such rows are left out."""

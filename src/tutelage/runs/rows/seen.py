@@ -33,6 +33,7 @@ class SeenRows:
     def __init__(self, data: LoadedData) -> None:
         rows = data.conversations
         self.count, self.questions = len(rows), questions_of(rows)  # the latter without those of plain text
+        self.usable = data.total - len(data.bad_rows) - len(data.repeated)  # of which `size` and `skip` took `count`
         self._stored = rows if isinstance(rows, StoredRows) else None
         asking = [] if self._stored is not None else [row for row in rows if not row.plain]
         self._sources, self._wholes = [row.source for row in asking], [_whole(row) for row in asking]
