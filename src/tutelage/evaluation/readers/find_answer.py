@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from tutelage.evaluation.readers.cues import CHOSEN, STATED, without_adverbs
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, left_undecided, refuses, takes_back
-from tutelage.evaluation.readers.last_statement import last_sentence
+from tutelage.evaluation.readers.last_statement import last_sentence, withdrawn
 from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, left_open
 from tutelage.evaluation.readers.statements import what_holds
 from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
@@ -298,7 +298,7 @@ def find_number(reply: str) -> Found:
 
 def _taken_back(text: str) -> bool:
     """Whether the last sentence is a refusal of all answers, after whatever was stated."""
-    return takes_back(text) > max((match.end() for match in STATED.finditer(text)), default=-1)
+    return withdrawn(text) or takes_back(text) > max((match.end() for match in STATED.finditer(text)), default=-1)
 
 
 def trim(phrase: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from tutelage.evaluation.readers.find_answer import JOINT
 from tutelage.evaluation.readers.find_refusal import FITS
-from tutelage.evaluation.readers.second_answer import NO_PRONOUN, SEVERAL
+from tutelage.evaluation.readers.second_answer import LETTER, NO_PRONOUN, SEVERAL
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 NOUN = r"(?i:\b(?:option|choice|answer|statement|letter)s?)"  # before a letter
@@ -116,6 +117,37 @@ def without_own_texts(text: str, letters: str, options: Sequence[str], instead: 
         own = rf"(\({one}\)|(?<![\w(]){one})([\s)\]}}>.,:\"'”’-]*\(?(?i:(?:the )?{re.escape(option)})(?!\w)\)?)"
         text = re.sub(own, lambda found: found[1] + instead * len(found[2]), text)
     return text
+
+
+_CONCLUDES = re.compile(
+    r"\W*(?:so|thus|hence|therefore|then|consequently|ultimately|overall|final(?:ly)?|conclusion|summary|all\s+in\s+all|"
+    r"in\s+(?:conclusion|summary|short|sum|total|the\s+end)|to\s+(?:conclude|sum\s+up|summari[sz]e)|this\s+means)\b(.*)",
+    re.I | re.S,
+)
+_OTHER_NAMES = re.compile(  # before letters: a reason, or the noun of what they name
+    r"\b(?:because|since|given|if|when|between|events?|points?|vitamins?|hepatitis|sets?|matrices|vectors|types?|groups?|"
+    r"particles|objects|lines|players|firms|compounds|variables|blocks|nodes|countries|goods|cells|genes|species)\W*\Z",
+    re.I,
+)
+_SETS_ASIDE = re.compile(r"(?i:\b(?:n?or|neither|no|none|than|but|while|whereas|though|except|only|eliminated)\b)|…")
+
+
+def concludes_several(sentence: str, letter: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether a last sentence concludes with several letters, `letter` among them: "In summary, C and F are effects".
+
+    Not in "So of C and D, C is better", nor where an option names the same letters.
+    """
+    concluded = _CONCLUDES.match(without_own_texts(sentence, letters, options))
+    rest = re.sub(r"\s*\([^()\n]{2,80}\)", "", concluded[1]) if concluded else ""
+    found = list(LETTER.finditer(rest))
+    named = {(one[1] or one[2] or SEVERAL).upper() for one in found}
+    if letter not in named or len(named) < 2 or _OTHER_NAMES.search(rest[: found[0].start()]):
+        return False
+    joints = (rest[one.end() : after.start()] for one, after in pairwise(found))
+    joined = all(re.fullmatch(rf"{JOINT}(?:{NOUN}\s+|both\s+|the\s+)*", one) for one in joints)
+    symbols = any(named <= set(re.findall(r"\b[A-Z]\b", option.upper())) for option in options)
+    around = rest[: found[0].start()] + rest[found[-1].end() :]
+    return joined and not symbols and not re.search(rf"{_NEGATED}|{_SETS_ASIDE.pattern}", around)
 
 
 # --- Denied, or left open --------------------------------------------------------------------------------

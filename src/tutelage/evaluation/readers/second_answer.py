@@ -121,7 +121,7 @@ def _is_claimed(before: str, after: str) -> bool:
 
 _VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
 # An option's letter, in brackets or bare, which is no pronoun, article, quantity ("E = mc2") or argument ("P(A)").
-_LETTER = re.compile(
+LETTER = re.compile(
     rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|{NO_PRONOUN}(?!A\s+(?!(?:{_VERB}|"
     rf"{_JOINING}|too)\b)\w)"
     rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
@@ -159,7 +159,7 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
     for number, sentence in enumerate(_SENTENCE_END.split(rest)):
         words = _words(sentence)
         joins = joins and not (number and _words(_REASON.split(sentence)[0]))
-        for name in _LETTER.finditer(sentence):
+        for name in LETTER.finditer(sentence):
             before, after = sentence[: name.start()], sentence[name.end() :]
             one = (name[1] or name[2] or "").upper()
             symbol = one not in letters or (wrapped and name[2])
@@ -177,7 +177,7 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
 
 def _words(text: str) -> str:
     """What a text says beside letters and words that join them."""
-    return _FILLER.sub("", _LETTER.sub("", text))
+    return _FILLER.sub("", LETTER.sub("", text))
 
 
 def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = str.lower) -> bool:
