@@ -10,8 +10,8 @@ leaves the question open if it says
 | the information | there is not enough |
 | the writer | "I cannot give, provide, say, choose … one", "I'm not sure which" |
 
-It withdraws a stated answer if it is a form without one ("Answer: ?", an empty box; "The answer is" is cut, and none), or
-if the writer leaves it open ("I'm no longer sure", "I'll leave this one blank", "I pass").
+It withdraws a stated answer if it is a form without one ("Answer: ?", an empty box; "The answer is" is only cut
+short, and withdraws none), or if the writer leaves it open ("I'm no longer sure", "I'll leave this one blank").
 
 A sentence that names an answer does not, nor one about the other options ("The other options are incorrect.").
 """
