@@ -25,18 +25,35 @@ SEVERAL = [
     "In summary, options C and F are both consequences of the impact.",
     "So C and D are both effects. Let me know if you have any questions!",
     "Final: B/C",
+    "Both C and D are effects of the impact.",
+    "That gives us C and D.",
+    "It follows that C and D are true.",
     "Overall, C (a shorter day) and D (gravity) describe it.",
     "To summarize: (C) the day gets shorter, and (D) gravity gets stronger.",
 ]
-EMPTY = ["Answer: ?", "Answer:", "Answer: -", "\\boxed{}", "\\boxed{?}", "The answer is ( ).", "The answer is ___."]
+EMPTY = [
+    "Answer: ?",
+    "Answer - ?",
+    "The answer: to be determined.",
+    "Answer:",
+    "Answer: -",
+    "\\boxed{}",
+    "\\boxed{?}",
+    "The answer is ( ).",
+    "The answer is ___.",
+]
 WITHDRAWN = [
     "I'm really not sure which one is right.",
+    "I am unsure which one to pick.",
+    "I cannot be certain which option is correct.",
     "But I'm not certain whether C or D is meant.",
     "However, I'm no longer sure, and I'd leave it open.",
     "I'll have to leave this one blank.",
     "I'd skip this question.",
     "I'm going to pass.",
     "I give up.",
+    "I can't bring myself to pick one.",
+    "No final answer.",
 ]
 
 
@@ -57,6 +74,9 @@ def test_both_are_as_the_last_line_is_no_answer():
         "Thus C is right, while A and B are not.",
         "In conclusion, A and B are wrong, and D is about gravity.",
         "Overall, between C and D, C is the more direct effect.",
+        "Among (A), (B), (C) and (D), (C) is the correct answer.",
+        "Unlike A and D, C follows from the spin.",
+        "C and D differ in what causes them.",
         "Hence points C and D move apart.",
         "Therefore, since A and B concern other quantities, C.",
         "So A and B are about other planets.",

@@ -119,17 +119,14 @@ def without_own_texts(text: str, letters: str, options: Sequence[str], instead: 
     return text
 
 
-_CONCLUDES = re.compile(
-    r"\W*(?:so|thus|hence|therefore|then|consequently|ultimately|overall|final(?:ly)?|conclusion|summary|all\s+in\s+all|"
-    r"in\s+(?:conclusion|summary|short|sum|total|the\s+end)|to\s+(?:conclude|sum\s+up|summari[sz]e)|this\s+means)\b(.*)",
-    re.I | re.S,
-)
 _OTHER_NAMES = re.compile(  # before letters: a reason, or the noun of what they name
     r"\b(?:because|since|given|if|when|between|events?|points?|vitamins?|hepatitis|sets?|matrices|vectors|types?|groups?|"
     r"particles|objects|lines|players|firms|compounds|variables|blocks|nodes|countries|goods|cells|genes|species)\W*\Z",
     re.I,
 )
-_SETS_ASIDE = re.compile(r"(?i:\b(?:n?or|neither|no|none|than|but|while|whereas|though|except|only|eliminated)\b)|…")
+_SETS_ASIDE = re.compile(
+    r"(?i:\b(?:n?or|neither|no|none|than|but|while|whereas|though|unlike|among|except|only|eliminated|differ|compar\w+)\b)|…"
+)
 
 
 def concludes_several(sentence: str, letter: str, letters: str, options: Sequence[str]) -> bool:
@@ -137,13 +134,15 @@ def concludes_several(sentence: str, letter: str, letters: str, options: Sequenc
 
     Not in "So of C and D, C is better", nor where an option names the same letters.
     """
-    concluded = _CONCLUDES.match(without_own_texts(sentence, letters, options))
-    rest = re.sub(r"\s*\([^()\n]{2,80}\)", "", concluded[1]) if concluded else ""
+    rest = re.sub(r"\s*\([^()\n]{2,80}\)", "", without_own_texts(sentence, letters, options))
     found = list(LETTER.finditer(rest))
     named = {(one[1] or one[2] or SEVERAL).upper() for one in found}
-    if letter not in named or len(named) < 2 or _OTHER_NAMES.search(rest[: found[0].start()]):
+    if letter not in named or not 1 < len(named) == len(found) or _OTHER_NAMES.search(rest[: found[0].start()]):
         return False
-    joints = (rest[one.end() : after.start()] for one, after in pairwise(found))
+    joints = [rest[one.end() : after.start()] for one, after in pairwise(found)]
+    own_verb = re.match(r"[\s)]+(?:is|was|has|does|[a-z]{3,}s)\b", rest[found[-1].end() :])  # "B, and C is smaller"
+    if own_verb and "or" not in joints[-1].split():
+        return False
     joined = all(re.fullmatch(rf"{JOINT}(?:{NOUN}\s+|both\s+|the\s+)*", one) for one in joints)
     symbols = any(named <= set(re.findall(r"\b[A-Z]\b", option.upper())) for option in options)
     around = rest[: found[0].start()] + rest[found[-1].end() :]

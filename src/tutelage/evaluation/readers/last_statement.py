@@ -128,14 +128,15 @@ _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|answer|so|must\s+be|option|c
 
 _EMPTY = re.compile(  # "Answer: ?", "So the final answer is ( ).", and "answer is" of an empty box
     r"\W*(?:(?:so|thus|therefore|hence|we\s+have|the|my|final|correct|right|best|answer(?:\s+is)?)\b\W+)*"
-    r"(?:answer|choice|option|letter)(?:\s+is\b(?!\s*\Z(?<!\n))|\s*[:=])[^\w…⁂]*",
+    r"(?:answer|choice|option|letter)(?:\s+is\b(?!\s*\Z(?<!\n))|\s*[:=]|\s+[–—-]\s)(?:\W*to\s+be\s+\w+)?[^\w…⁂]*",
     re.I,
 )
 _WITHDRAWS = re.compile(
-    r"(?:\A(?:\W*(?:\w+,|but|however|still|yet))?\W*|\b(?:I|we)\b[^.;?]{0,40}?)(?:\b(?:not|no\s+longer)\s+(?:be\s+)?"
-    r"(?:\w+ly\s+)?(?:sure|certain)\s+(?:which\s+(?:one|of|is|option|answer|choice)\b|any\s?more|(?:about|of)\s+(?:my|the|"
+    r"(?:\A(?:\W*(?:\w+,|but|however|still|yet))?\W*|\b(?:I|we|me)\b[^.;?]{0,40}?)(?:(?:unsure|(?:not|n['’]t|no\s+longer)\s+(?:be\s+)?"
+    r"(?:\w+ly\s+)?(?:sure|certain))\s+(?:which\s+(?:one|of|is|option|answer|choice)\b|any\s?more|(?:about|of)\s+(?:my|the|"
     r"this|that)\s+answer|whether\s+(?:option\s+)?\(?[A-Z]\)?\s+or\s+(?:option\s+)?\(?[A-Z]\b)|\bno\s+longer\s+(?:sure|certain)"
-    r"|\b(?:pass|skip)(?:\s+on)?(?:\s+(?:it|(?:this|that|the)(?:\s+(?:one|question))?))?\W*\Z|\bgive\s+up\b"
+    r"|\b(?:pass|skip)(?:\s+on)?(?:\s+(?:it|(?:this|that|the)(?:\s+(?:one|question))?))?\W*\Z|\b(?:give\s+up|stuck|bring\s+myself)\b"
+    r"|\b(?:no\s+(?:\w+\s+)?answer)\W*\Z"
     r"|\bleave\s+(?:it|(?:this|that|the|my)(?:\s+\w+)?)\s+(?:open|blank|empty|unanswered|undecided)\b)",
     re.I,
 )
