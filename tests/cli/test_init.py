@@ -340,7 +340,7 @@ def test_the_built_in_model_is_proposed_without_a_gpu(
     assert (healing.max_length, healing.epochs, config.data["heal"].size) == (256, 1, 320)
     assert config.training.epochs == 2
     rates = {s.name: config.training_of(s).learning_rate for s in config.stages if s.kind in ("sft", "distill")}  # type: ignore[arg-type]
-    assert rates == {"heal": 6e-4, "teacher_sft": 2e-4, "sft": 4e-4, "sft_again": 4e-4, "gkd": 6e-4}
+    assert rates == {"heal": 6e-4, "teacher_sft": 2e-4, "sft": 4e-4, "sft_again": 4e-4, "gkd": 2e-4}
     (teaching,) = (config.training_of(stage) for stage in config.stages if stage.name == "teacher_sft")  # type: ignore[arg-type]
     assert (teaching.epochs, teaching.max_steps) == (2, None)  # not the demo's few steps
     assert len(planned(config, tmp_path)) == 8 + made + 1

@@ -165,3 +165,26 @@ def with_row(results: RecipeResults, stage: str, **changes: Any) -> RecipeResult
 
 def row_of(results: RecipeResults, stage: str) -> ResultRow:
     return next(row for row in results.rows if row.stage == stage)
+
+
+def right_on_some(tmp_path: Path, right: dict[str, int]) -> RecipeResults:
+    """Results of one seed whose rows are `right` on so many of 40 examples, the test task alone."""
+
+    def change(stage: str, records: list[ExampleRecord]) -> list[ExampleRecord]:
+        first = right.get(stage, 0)
+        return [replace(one, scores=dict.fromkeys(one.scores, float(n < first))) for n, one in enumerate(records)]
+
+    found = make_run(tmp_path, count=40, change=change)
+    rows = []
+    for row in found.rows:
+        if row.stage in right:
+            taught = "teacher" if row.kind == "distill" else None
+            rows.append(replace(row, runs=row.runs[:1], teacher=taught))
+    again = replace(row_of(found, "off_policy"), stage="sft_again", label="SFT again", kind="sft",
+                                control=True)  # fmt: skip
+    again = replace(again, runs=again.runs[:1])
+    rows += [again] if "off_policy" in right else []
+    rows = [row for row in rows if row.stage != "off_policy"]
+    reference = "sft_again" if "off_policy" in right else "sft"
+    tasks = {"test": found.tasks["test"]}
+    return replace(found, seeds=(0,), tasks=tasks, search=None, rows=tuple(rows), reference=reference)

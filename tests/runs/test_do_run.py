@@ -107,6 +107,17 @@ def test_held_out_perplexity_is_that_of_the_models_before_and_after(workshop: Wo
     assert math.exp(last["validation_cross_entropy"]) == pytest.approx(result["perplexity_after"], rel=1e-6)
 
 
+@pytest.mark.parametrize("ce_weight", [0.0, 0.25])
+def test_a_distilled_model_has_its_divergence_from_the_teacher_before_and_after(workshop: Workshop, ce_weight: float):
+    run = planned(workshop, "gkd", stages=[gkd(ce_weight=ce_weight)], training__validation="test",
+                  training__evaluate_every=1)  # fmt: skip
+    result, name = do_run(run), "validation_kd_loss" if ce_weight else "validation_loss"
+    assert result["divergence_after"] == pytest.approx(metrics(run)[-1][name], rel=1e-6)
+    assert 0 < result["divergence_before"] != result["divergence_after"]
+    sft = planned(workshop, "sft", training__validation="test")
+    assert "divergence_after" not in do_run(sft)
+
+
 def test_rows_of_several_data_sets_stay_apart(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
     """A row's number keys its chance to be on policy: two rows with one number would always go together."""
     seen: list[list[int]] = []

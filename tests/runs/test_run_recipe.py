@@ -15,8 +15,9 @@ from recipes_fixture import ROWS, Workshop
 from tutelage.common.errors import TutelageError
 from tutelage.common.interrupt import Interrupted
 from tutelage.recipe.load import load_recipe
+from tutelage.runs.perplexity import PERPLEXITY
 from tutelage.runs.planner import Planner
-from tutelage.runs.recipe_results import PERPLEXITY, RecipeResults, ResultTask
+from tutelage.runs.recipe_results import RecipeResults, ResultTask
 from tutelage.runs.run import Run
 from tutelage.runs.run_recipe import run_recipe
 from tutelage.runs.stages import train as train_stage

@@ -19,18 +19,13 @@ from tutelage.recipe.recipe import RecipeConfig
 from tutelage.recipe.stages import EvaluateStage, SftStage, TaughtStage, TrainStage
 from tutelage.runs.cost.facts import shape_at
 from tutelage.runs.fingerprints import InputFingerprints
+from tutelage.runs.perplexity import PERPLEXITY, perplexity_fact
 from tutelage.runs.planner import Planner, resolve_device
 from tutelage.runs.rows.notes import SectionRows, known_rows, left_out_notes, row_notes, section_rows, shared_questions
-from tutelage.runs.run import Run, adapter_text, maker_of, steps_of, with_parents
+from tutelage.runs.run import Run, adapter_text, steps_of, with_parents
 from tutelage.runs.search import Search, SearchPoint, evaluations, restricted, search_task, trained
 from tutelage.runs.stages.earlier import reading_note
 
-# In words, once per report.
-PERPLEXITY = (
-    "between how many equally likely tokens a model wavers, per token of the right answers. 1: sure and right; "
-    "thousands: such text is new to it. Near 1 after training: the rows are so like those trained on that their "
-    "answers can be foretold, which says nothing of other text"
-)
 PLAIN_LABELS = {"lead_1": "lead-1 (first utterance)", "teacher": "Teacher", "base": "Base student"}
 
 
@@ -336,22 +331,6 @@ def _search_results(search: Search) -> SearchResults:
     names = [s.name for s in planner.recipe.stages if isinstance(s, TrainStage) and s.search]
     tasks = tuple(dict.fromkeys(search_task(planner, name) for name in names)) or (config.task,)
     return SearchResults(tasks, config.grid, tuple(search.points))
-
-
-def perplexity_fact(run: Run, result: dict[str, Any]) -> dict[str, str]:
-    """On which rows, and of the model before and after the run."""
-    before, after = (
-        f"{value:,.{1 if value >= 100 else 3}f}" for value in (result["perplexity_before"], result["perplexity_after"])
-    )
-    if run.training is None:
-        rows, began, ended = run.config.prune.calibration, "before layers were cut", "after"
-    else:
-        maker = maker_of(run, "student")
-        cut = maker is not None and maker.kind == "prune"
-        rows, began, ended = run.training.validation, "when just cut" if cut else "before this stage", "after it"
-    higher = result["perplexity_after"] > result["perplexity_before"] and getattr(run.config, "ce_weight", None) == 0
-    aim = "; higher: its aim is the teacher's probabilities, not the rows' answers" if higher else ""
-    return {f"{run.stage}: perplexity on the rows of {rows}": f"{before} {began}, {after} {ended}{aim}"}
 
 
 def _facts(search: Search, runs: Sequence[Run], seconds: float | None) -> dict[str, Any]:

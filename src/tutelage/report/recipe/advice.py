@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from tutelage.common.errors import and_joined, first_of
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable
+from tutelage.report.recipe.to_teacher import to_teacher
 from tutelage.report.recipe.verdicts import SATURATED, corrected_beside, key_of, named, weak_teachers
 
 if TYPE_CHECKING:
@@ -19,12 +20,18 @@ POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard erro
 MOST_TIMES = 20  # as many test rows as there are: a difference that needs more is not worth them
 
 
-def teacher_advice(results: RecipeResults, tables: Sequence[TaskTable], taught: Sequence[ResultRow]) -> Iterator[str]:
+def teacher_advice(
+    results: RecipeResults, tables: Sequence[TaskTable], taught: Sequence[ResultRow], below: Mapping[str, str]
+) -> Iterator[str]:
     """What would let the students `taught`, which were shown to be worse than one without a teacher, do better; nothing
-    where a verdict says it.
+    where a verdict says it. `below`: by stage, how far those are below their own teacher that were shown to be.
 
-    Another teacher is named only where this one may be what was short: not one that scores as much as the metric can,
-    nor one that was shown to score more than the reference."""
+    First comes what says that training went wrong, as the teacher is then not what was short. Another one is named only
+    where this one may be what was short: not one that scores as much as the metric can, nor one that was shown to score
+    more than the reference."""
+    if astray := [row for row in taught if _went_astray(row, below)]:
+        yield _no_nearer(astray, below)
+        return
     if weak_teachers(results, tables):
         return
     known = corrected_beside(results, tables, {})
@@ -36,7 +43,7 @@ def teacher_advice(results: RecipeResults, tables: Sequence[TaskTable], taught: 
             continue
         row, best = teacher
         full = full or best.value >= SATURATED
-        if best.value <= value.value:
+        if best.value <= value.value and not all(row.stage in below for row in taught):
             what = f"the teacher scores {best.value:.1f} and {named(reference.label)} {value.value:.1f}"
             where = f" on {table.task}" if len(tables) > 1 else ""
             comes = "A harder task" if full else "A stronger teacher, or a task that it does better,"
@@ -46,6 +53,28 @@ def teacher_advice(results: RecipeResults, tables: Sequence[TaskTable], taught: 
     yield _longer(tables, taught, teachers)
     if not clear and not full:
         yield "A stronger teacher may help, too: `tutelage forecast` with one says so from small parts of the rows."
+
+
+def _went_astray(row: ResultRow, below: Mapping[str, str]) -> bool:
+    """Whether the divergence from its teacher did not fall or, where that was not measured, it is below it."""
+    one = to_teacher(row)
+    return one is not None and (one.is_no_nearer or (one.after is None and row.stage in below))
+
+
+def _no_nearer(rows: Sequence[ResultRow], below: Mapping[str, str]) -> str:
+    """That students did not get near to their teachers: by what, of the first, and what to set for each."""
+    one, own = to_teacher(rows[0]), named(rows[0].label)
+    assert one is not None
+    rose = f"its divergence from it on the rows of {one.section} did not fall ({one.text})"
+    measured = rose if one.is_no_nearer else ""
+    parts = [part for part in (measured, below.get(rows[0].stage, "")) if part]
+    what = "did not get nearer to its teacher" if measured else "did not get near to its teacher"
+    lower = [f"`stages.{row.stage}.training.learning_rate={each.lower_rate}`" for row in rows
+             if (each := to_teacher(row)) and not row.searched]  # fmt: skip
+    first, more = first_of(lower, 2)
+    names = and_joined([*first, *[f"{more} more"] * (more > 0)])
+    how = f"add {names} to the command" if lower else f"let `search.grid` try one of {one.lower_rate}"
+    return f"{own} {what}: {', and '.join(parts)}. A smaller learning rate comes first, before another teacher: {how}."
 
 
 def _longer(tables: Sequence[TaskTable], taught: Sequence[ResultRow], teachers: set[str | None]) -> str:

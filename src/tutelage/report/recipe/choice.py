@@ -23,6 +23,7 @@ from tutelage.report.labels import TRAINED, metric_label
 from tutelage.report.numbers import interval_text, p_text
 from tutelage.report.recipe.advice import POWER, is_level, more_rows, teacher_advice
 from tutelage.report.recipe.pairs import TaskPairs, pairs_of
+from tutelage.report.recipe.savings import below_teachers
 from tutelage.report.recipe.tables import TableRow, TaskTable
 from tutelage.report.recipe.verdicts import (
     Test,
@@ -133,7 +134,7 @@ def choose(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[
     whys += ["No larger one was shown to be better."] if beyond and len(equals) > 1 else []
     why = " ".join([*whys, *_exact(tables, chosen), *_distances(compared, chosen, others)])
     commands = () if place is None else tuple(_commands(results, place[0], chosen))
-    return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen, others), commands)
+    return Choice(chosen.stage, f"Use {what}.", why, _next(results, tables, compared, chosen, others, pairs), commands)
 
 
 def asked(results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs] = ()) -> dict[Test, float]:
@@ -299,6 +300,7 @@ def _next(
     compared: _Comparisons,
     chosen: ResultRow,
     others: Sequence[ResultRow],
+    pairs: Sequence[TaskPairs],
 ) -> str:
     """What the comparisons ask for; empty without any, or where the tests are too easy to tell."""
     found = [one for row in others for one in compared.of(chosen.stage, row.stage)]
@@ -320,7 +322,8 @@ def _next(
         elif not still:
             said.append("`tutelage forecast` says from small parts of the rows how the gain changes with their number.")
     elif taught and all(one.sign > 0 for one in taught):
-        said += teacher_advice(results, tables, [row for row in others if row.kind not in ("sft", "model")])
+        rows = [row for row in others if row.kind not in ("sft", "model")]
+        said += teacher_advice(results, tables, rows, below_teachers(results, tables, pairs, rows))
     return " ".join(said)
 
 

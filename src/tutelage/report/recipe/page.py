@@ -59,8 +59,8 @@ def build_report(results: RecipeResults, out: Path, include_text: bool = True) -
     looks, panels, curves = figures.looks_of(results), figures.loss_panels(results), size_curves(results, tables)
     progress, choice = progress_text(results), choose(results, tables, pairs)
     known = asked(results, tables, pairs)
-    if choice is not None:
-        known = beside_teacher(results, tables, pairs, choice.stage) | known
+    for stage in {row.stage for row in results.rows if row.teacher} | ({choice.stage} if choice is not None else set()):
+        known = beside_teacher(results, tables, pairs, stage) | known
     differ = shown(known)
     read, start = choice, ""
     if choice is not None and results.models:

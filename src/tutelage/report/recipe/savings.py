@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tutelage.common.run_folder import MODEL
 from tutelage.evaluation.statistics import SIGNIFICANT
 from tutelage.report.numbers import interval_text, p_text
-from tutelage.report.recipe.pairs import Pair, TaskPairs
+from tutelage.report.recipe.pairs import Pair, TaskPairs, pairs_of
 from tutelage.report.recipe.verdicts import Test, corrected_beside, deciding, distance, key_of, named, not_shown
 
 if TYPE_CHECKING:
@@ -53,6 +53,25 @@ def beside_teacher(
     ]
     corrected = corrected_beside(results, tables, {test: pair.versus.p_value for test, pair in found})
     return {test: corrected[test] for test, _ in found if test[1] == {stage, teacher.stage}}
+
+
+def below_teachers(
+    results: RecipeResults, tables: Sequence[TaskTable], pairs: Sequence[TaskPairs], rows: Sequence[ResultRow]
+) -> dict[str, str]:
+    """By stage, of students that were shown to be worse than their own teacher: by how much, on the first such task."""
+    pairs, found = pairs or [pairs_of(table) for table in tables], {}
+    for row in rows:
+        known = beside_teacher(results, tables, pairs, row.stage) if row.teacher else {}
+        for one in pairs:
+            pair = _pair(one, row.stage, row.teacher or "")
+            p_value = math.nan if pair is None else known.get(key_of(one.table, pair.left, pair.right), math.nan)
+            if pair is not None and p_value < SIGNIFICANT and pair.versus.difference < 0 and row.stage not in found:
+                where = f" on {one.table.task}" if len(pairs) > 1 else ""
+                found[row.stage] = (
+                    f"it scores {distance(pair.versus, named(pair.right.label))}{where} (95 % interval "
+                    f"{interval_text(pair.versus)}, {p_text(p_value)} after correction)"
+                )
+    return found
 
 
 def given_up(

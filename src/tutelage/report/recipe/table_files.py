@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 MARKED = (
     "An interval is of one comparison alone: with 0 in it, no difference is shown. One without 0 does not suffice: "
     "∗ marks a shown difference, p < 0.05 (paired bootstrap) after correction for the number of comparisons (Holm), as "
-    "in the report's sentences. Tested so are students with each other, and teachers with the reference and the model "
-    "to use, on one metric per task; other metrics, baselines and tasks that the sentences leave out have no verdict, "
-    "so no ∗."
+    "in the report's sentences. Tested so are students with each other, and teachers with the reference, the model to "
+    "use and the students that they taught, on one metric per task; other metrics, baselines and tasks that the "
+    "sentences leave out have no verdict, so no ∗."
 )
 
 

@@ -78,6 +78,9 @@ def train(run: Run) -> dict[str, Any]:
     if before is not None and after is not None:
         result["perplexity_before"] = math.exp(before["validation_cross_entropy"])
         result["perplexity_after"] = math.exp(after["validation_cross_entropy"])
+        if isinstance(run.config, DistillStage):
+            name = "validation_kd_loss" if run.config.ce_weight else "validation_loss"
+            result |= {"divergence_before": before[name], "divergence_after": after[name]}
     notices: list[str] = [] if precision is None else precision["notices"]
     if precision is not None:
         result |= precision
