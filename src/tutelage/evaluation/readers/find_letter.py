@@ -55,7 +55,7 @@ from tutelage.evaluation.readers.judged_letters import (
     without_doubts,
     without_own_texts,
 )
-from tutelage.evaluation.readers.last_statement import last_sentence, left_open_at, withdrawn
+from tutelage.evaluation.readers.last_statement import last_sentence, left_open_at
 from tutelage.evaluation.readers.not_stated import with_spaces
 from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
 from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
@@ -95,13 +95,12 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     option_texts = [normalised(plain(option)) for option in options]
     text = _without_echo(with_spaces(plain(reply)), letters, option_texts)
     found = _settled_on(text, letters, option_texts)
-    if found.answer and concludes_several(last_sentence(text), found.answer, letters, option_texts):
-        return Found(None, "several options at the end")
-    return Found(None, "withdrawn at the end") if found.answer and withdrawn(text) else found
+    several = found.answer and concludes_several(last_sentence(text), found.answer, letters, option_texts)
+    return Found(None, "several options at the end") if several else found
 
 
 def _settled_on(text: str, letters: str, option_texts: Sequence[str]) -> Found:
-    """The letter that a reply settles on, unless its last sentence withdraws it."""
+    """The letter that a reply settles on, whatever its last sentence concludes."""
     denied: set[str] = set()  # by later statements than the one that is read
 
     def read(tail: str) -> str | None:

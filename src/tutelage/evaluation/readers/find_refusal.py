@@ -94,8 +94,8 @@ FITS = (  # what is said of options as answers
     r"(?:\s+(?:answer|option|choice)s?)?)"
 )
 _CLOSES = (  # of a sentence that says no more
-    r"\s*(?:(?:(?<=both )are)?\W*\Z|[;,]|(?:here|too|as\s+well|at\s+all|to\s+me|because|since|as|in\s+(?:this|my)|"
-    r"though|either|I\s+think|given|among|listed|offered|to\s+th(?:is|e)\s+question)\b)"
+    r"\s*(?:\W*\Z|[;,]|(?:here|too|as\s+well|at\s+all|to\s+me|because|since|as|in\s+(?:this|my)|though|either|I\s+"
+    r"think|given|among|listed|offered|to\s+th(?:is|e)\s+question)\b)"
 )
 _NONE_OFFERED = (  # "none of the processes listed fixes nitrogen", "the process described isn't among the options"
     r"(?:(?:none|neither|not\s+one)\s+of\s+(?:the|these|those)\s+(?:(?:(?!others?\b|remaining\b)\w+\s+){1,2}(?:above|"

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from tutelage.evaluation.readers.find_answer import JOINT
 from tutelage.evaluation.readers.find_refusal import FITS
-from tutelage.evaluation.readers.second_answer import LETTER, NO_PRONOUN, SEVERAL
+from tutelage.evaluation.readers.second_answer import LETTER, NO_NAME, NO_PRONOUN, SEVERAL, YET
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 NOUN = r"(?i:\b(?:option|choice|answer|statement|letter)s?)"  # before a letter
@@ -119,34 +119,27 @@ def without_own_texts(text: str, letters: str, options: Sequence[str], instead: 
     return text
 
 
-_OTHER_NAMES = re.compile(  # before letters: a reason, or the noun of what they name
-    r"\b(?:because|since|given|if|when|between|events?|points?|vitamins?|hepatitis|sets?|matrices|vectors|types?|groups?|"
-    r"particles|objects|lines|players|firms|compounds|variables|blocks|nodes|countries|goods|cells|genes|species)\W*\Z",
+_CONCLUDES = re.compile(  # before letters, where no noun says what they name: not "vitamins C and D"
+    rf"{NO_NAME.pattern}|\b(?:options|choices|so|thus|hence|therefore|consequently|accordingly|in|us|get|means)\s+\Z",
     re.I,
-)
-_SETS_ASIDE = re.compile(
-    r"(?i:\b(?:n?or|neither|no|none|than|but|while|whereas|though|unlike|among|except|only|eliminated|differ|compar\w+)\b)|…"
 )
 
 
 def concludes_several(sentence: str, letter: str, letters: str, options: Sequence[str]) -> bool:
-    """Whether a last sentence concludes with several letters, `letter` among them: "In summary, C and F are effects".
-
-    Not in "So of C and D, C is better", nor where an option names the same letters.
-    """
-    rest = re.sub(r"\s*\([^()\n]{2,80}\)", "", without_own_texts(sentence, letters, options))
-    found = list(LETTER.finditer(rest))
+    """Whether a last sentence concludes with several letters, `letter` among them: "So C and F are effects"."""
+    sentence = without_own_texts(sentence, letters, options)
+    found = list(LETTER.finditer(sentence))
     named = {(one[1] or one[2] or SEVERAL).upper() for one in found}
-    if letter not in named or not 1 < len(named) == len(found) or _OTHER_NAMES.search(rest[: found[0].start()]):
+    if letter not in named or len(named) == 1:
         return False
-    joints = [rest[one.end() : after.start()] for one, after in pairwise(found)]
-    own_verb = re.match(r"[\s)]+(?:is|was|has|does|[a-z]{3,}s)\b", rest[found[-1].end() :])  # "B, and C is smaller"
-    if own_verb and "or" not in joints[-1].split():
+    before, after = sentence[: found[0].start()], sentence[found[-1].end() :]
+    joints = [sentence[one.end() : other.start()] for one, other in pairwise(found)]
+    if not all(re.fullmatch(rf"{JOINT}(?:(?:both|{NOUN})\s+)*", joint) for joint in joints):
         return False
-    joined = all(re.fullmatch(rf"{JOINT}(?:{NOUN}\s+|both\s+|the\s+)*", one) for one in joints)
-    symbols = any(named <= set(re.findall(r"\b[A-Z]\b", option.upper())) for option in options)
-    around = rest[: found[0].start()] + rest[found[-1].end() :]
-    return joined and not symbols and not re.search(rf"{_NEGATED}|{_SETS_ASIDE.pattern}", around)
+    own_verb = re.match(r"[\s)]+(?:is|was|has|does|[a-z]{3,}s)\b", after) and "or" not in joints[-1]  # "A, and B is"
+    named_by_option = any(normalised(sentence[found[0].start() : found[-1].end()]) in option for option in options)
+    concludes = found[0][1] or _CONCLUDES.search(before)
+    return bool(concludes and not own_verb and not named_by_option and not YET.search(before + after))
 
 
 # --- Denied, or left open --------------------------------------------------------------------------------

@@ -10,9 +10,6 @@ leaves the question open if it says
 | the information | there is not enough |
 | the writer | "I cannot give, provide, say, choose … one", "I'm not sure which" |
 
-It withdraws a stated answer if it is a form without one ("Answer: ?", an empty box; "The answer is" is only cut
-short, and withdraws none), or if the writer leaves it open ("I'm no longer sure", "I'll leave this one blank").
-
 A sentence that names an answer does not, nor one about the other options ("The other options are incorrect.").
 """
 
@@ -126,21 +123,6 @@ _FLAT = re.compile(  # what also takes a stated answer back: it speaks of the an
 _SOFT = re.compile(r"\b(?:sure|certain\w*|confiden\w+|exact(?:ly)?\s+(?:value|date)|fully)\b", re.I)
 _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|answer|so|must\s+be|option|choice)\b", re.I)
 
-_EMPTY = re.compile(  # "Answer: ?", "So the final answer is ( ).", and "answer is" of an empty box
-    r"\W*(?:(?:so|thus|therefore|hence|we\s+have|the|my|final|correct|right|best|answer(?:\s+is)?)\b\W+)*"
-    r"(?:answer|choice|option|letter)(?:\s+is\b(?!\s*\Z(?<!\n))|\s*[:=]|\s+[–—-]\s)(?:\W*to\s+be\s+\w+)?[^\w…⁂]*",
-    re.I,
-)
-_WITHDRAWS = re.compile(
-    r"(?:\A(?:\W*(?:\w+,|but|however|still|yet))?\W*|\b(?:I|we|me)\b[^.;?]{0,40}?)(?:(?:unsure|(?:not|n['’]t|no\s+longer)\s+(?:be\s+)?"
-    r"(?:\w+ly\s+)?(?:sure|certain))\s+(?:which\s+(?:one|of|is|option|answer|choice)\b|any\s?more|(?:about|of)\s+(?:my|the|"
-    r"this|that)\s+answer|whether\s+(?:option\s+)?\(?[A-Z]\)?\s+or\s+(?:option\s+)?\(?[A-Z]\b)|\bno\s+longer\s+(?:sure|certain)"
-    r"|\b(?:pass|skip)(?:\s+on)?(?:\s+(?:it|(?:this|that|the)(?:\s+(?:one|question))?))?\W*\Z|\b(?:give\s+up|stuck|bring\s+myself)\b"
-    r"|\b(?:no\s+(?:\w+\s+)?answer)\W*\Z"
-    r"|\bleave\s+(?:it|(?:this|that|the|my)(?:\s+\w+)?)\s+(?:open|blank|empty|unanswered|undecided)\b)",
-    re.I,
-)
-
 
 def left_open_at(text: str, of_options: bool = True) -> int:
     """Where the last statement begins if it leaves the question open, or the one before it if the last concludes
@@ -165,14 +147,6 @@ def taken_back_at(text: str) -> int:
     start, sentence = sentences[-1]
     flat = _FLAT.search(sentence) and not _NAMES.search(sentence) and not _SOFT.search(sentence)
     return start if flat else -1
-
-
-def withdrawn(text: str) -> bool:
-    """Whether the last statement is a form without an answer, or the writer withdraws a stated one in it."""
-    sentence = last_sentence(text)
-    rest = _WITHDRAWS.sub("", sentence)
-    gone = rest != sentence and not _NAMES.search(rest) and not re.search(r"[,;]\s+but\b", rest)
-    return gone or _EMPTY.fullmatch(sentence) is not None
 
 
 def last_sentence(text: str) -> str:

@@ -59,7 +59,18 @@ _JUDGED = (
     r"violate\s+the\s+(?:\w+\s+)?\w+)"
 )
 _STANDS = r"\s+(?:still\s+)?(?:stands|holds|works|(?:contradicts|violates)\s+the\s+(?:\w+\s+)?\w+)"
+_I_WILL = r"I(?:['’](?:d|ll|m))?(?:\s+(?:will|would|must|have|had|am|going|rather|better|to))*"
+_THIS = r"(?:it|(?:this|that|the)(?:\s+(?:one|question))?)"
+_WITHDRAWAL = "|".join(
+    (
+        rf"{_I_WILL}\s+(?:give\s+up|(?:skip|pass)(?:\s+on)?(?:\s+{_THIS})?)",  # "I'll have to pass on this one"
+        rf"{_I_WILL}\s+leave\s+{_THIS}\s+(?:open|blank|empty|unanswered|undecided)",
+        r"I(?:['’]m|\s+am)\s+(?:\w+ly\s+)?no\s+longer\s+(?:sure|certain)",
+        r"I(?:['’]m|\s+am)\s+(?:\w+ly\s+)?(?:not\s+(?:sure|certain)|unsure)\s+which\s+(?:one|of|option|answer)\b[^.,;!?\n]*",
+    )
+)
 _FORMULA = (
+    rf"{_WITHDRAWAL}|"
     r"(?:I|we)\s+(?:must\s+|have\s+to\s+)?(?:take|took)\s+(?:that|this|it)\s+back|(?:I|we)(?:\s+have|"
     r"['’]ve)?\s+changed\s+(?:my|our)\s+minds?|"
     r"(?:I|we)(?:\s+have|['’]ve)?\s+mis(?:read|understood|calculated|counted|interpreted)[^.!?\n]*|"
