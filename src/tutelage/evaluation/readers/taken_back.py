@@ -2,9 +2,9 @@
 
 A verdict is a clause about the reply's own answer. An odd number of negatives ("it is not right") takes the answer
 back, with all that stands before it; an even one ("it is not wrong") upholds it. A verdict is about the answer if it
-names it ("my answer", "the above answer"), if it is a formula ("scratch that", "I give up"), or if a pronoun stands for it: in a
-statement's sentence, in the next one, or later after a word of doubt ("hmm", "wait"). In "Some say that Paris is in
-Italy. However, this is not correct." the pronoun stands for something else.
+names it ("my answer", "the above answer"), if it is a formula ("scratch that", "I give up"), or if a pronoun stands for
+it: in a statement's sentence, in the next one, or later after a word of doubt ("hmm", "wait"). In "Some say that Paris
+is in Italy. However, this is not correct." the pronoun stands for something else.
 """
 
 from __future__ import annotations
