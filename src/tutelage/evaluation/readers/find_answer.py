@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from tutelage.evaluation.readers.cues import CHOSEN, STATED, without_adverbs
 from tutelage.evaluation.readers.find_refusal import ANSWER_CANNOT, last_refusal, left_undecided, refuses, takes_back
 from tutelage.evaluation.readers.last_statement import last_sentence
-from tutelage.evaluation.readers.second_answer import begins_with_two, differs_by_case, left_open
+from tutelage.evaluation.readers.second_answer import SEVERAL, begins_with_two, differs_by_case, left_open
 from tutelage.evaluation.readers.statements import what_holds
 from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
 
@@ -314,11 +314,14 @@ def last_read(
 ) -> tuple[int, str | None]:
     """The last cue after which `read` finds something: where the text after it begins, and what was found.
 
-    (−1, None) where there is none.
+    (−1, None) where there is none; an empty form, at the text's end, states `_NO_ANSWER`: "Answer: ?".
     """
     places = sorted(match.end() for pattern in patterns for match in pattern.finditer(text))
     for end in reversed(places):
-        answer = read(text[end : end + READ_AT_MOST])
+        tail = text[end : end + READ_AT_MOST]
+        answer = read(tail)
+        if answer is None and tail.strip() and not re.search(rf"[^\W_]|[…{SEVERAL}]", tail):
+            answer = _NO_ANSWER
         if answer is not None:
             return end, answer
     return -1, None
@@ -327,7 +330,7 @@ def last_read(
 def _boxes(found: re.Match[str]) -> str:
     """One or more boxes as a statement: "answer is A, B"."""
     contents = [box[1] if box[1] is not None else box[2] for box in _BOXED.finditer(found[0])]
-    return f" answer is {', '.join(dict.fromkeys(contents))}\n"
+    return f" answer is {', '.join(dict.fromkeys(contents)).strip() or '?'}\n"
 
 
 def _first_line(tail: str) -> str:

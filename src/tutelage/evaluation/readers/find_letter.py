@@ -46,6 +46,7 @@ from tutelage.evaluation.readers.judged_letters import (
     DENIAL,
     HIDDEN,
     NO_SINGLE,
+    concludes_several,
     denied_at,
     is_conclusion,
     judged_right,
@@ -93,7 +94,13 @@ def find_letter(reply: str, letters: str, options: Sequence[str] = ()) -> Found:
     """
     option_texts = [normalised(plain(option)) for option in options]
     text = _without_echo(with_spaces(plain(reply)), letters, option_texts)
+    found = _settled_on(text, letters, option_texts)
+    several = found.answer and concludes_several(last_sentence(text), found.answer, letters, option_texts)
+    return Found(None, "several options at the end") if several else found
 
+
+def _settled_on(text: str, letters: str, option_texts: Sequence[str]) -> Found:
+    """The letter that a reply settles on, whatever its last sentence concludes."""
     denied: set[str] = set()  # by later statements than the one that is read
 
     def read(tail: str) -> str | None:

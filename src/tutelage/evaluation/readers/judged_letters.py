@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from tutelage.evaluation.readers.find_answer import JOINT
 from tutelage.evaluation.readers.find_refusal import FITS
-from tutelage.evaluation.readers.second_answer import NO_PRONOUN, SEVERAL
+from tutelage.evaluation.readers.second_answer import LETTER, NO_NAME, NO_PRONOUN, SEVERAL, YET
 
 NO_SINGLE = ""  # what a statement answers that chooses no single option
 NOUN = r"(?i:\b(?:option|choice|answer|statement|letter)s?)"  # before a letter
@@ -116,6 +117,29 @@ def without_own_texts(text: str, letters: str, options: Sequence[str], instead: 
         own = rf"(\({one}\)|(?<![\w(]){one})([\s)\]}}>.,:\"'”’-]*\(?(?i:(?:the )?{re.escape(option)})(?!\w)\)?)"
         text = re.sub(own, lambda found: found[1] + instead * len(found[2]), text)
     return text
+
+
+_CONCLUDES = re.compile(  # before letters, where no noun says what they name: not "vitamins C and D"
+    rf"{NO_NAME.pattern}|\b(?:options|choices|so|thus|hence|therefore|consequently|accordingly|in|us|get|means)\s+\Z",
+    re.I,
+)
+
+
+def concludes_several(sentence: str, letter: str, letters: str, options: Sequence[str]) -> bool:
+    """Whether a last sentence concludes with several letters, `letter` among them: "So C and F are effects"."""
+    sentence = without_own_texts(sentence, letters, options)
+    found = list(LETTER.finditer(sentence))
+    named = {(one[1] or one[2] or SEVERAL).upper() for one in found}
+    if letter not in named or len(named) == 1:
+        return False
+    before, after = sentence[: found[0].start()], sentence[found[-1].end() :]
+    joints = [sentence[one.end() : other.start()] for one, other in pairwise(found)]
+    if not all(re.fullmatch(rf"{JOINT}(?:(?:both|{NOUN})\s+)*", joint) for joint in joints):
+        return False
+    own_verb = re.match(r"[\s)]+(?:is|was|has|does|[a-z]{3,}s)\b", after) and "or" not in joints[-1]  # "A, and B is"
+    named_by_option = any(normalised(sentence[found[0].start() : found[-1].end()]) in option for option in options)
+    concludes = found[0][1] or _CONCLUDES.search(before)
+    return bool(concludes and not own_verb and not named_by_option and not YET.search(before + after))
 
 
 # --- Denied, or left open --------------------------------------------------------------------------------

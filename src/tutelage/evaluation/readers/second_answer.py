@@ -83,7 +83,7 @@ _LESSER = re.compile(  # ", though D is possible"
     re.I,
 )
 _BEST = re.compile(r"\b(?:best|most\s+(?:likely|probabl[ey]|plausible|reasonable|appropriate))\b[^.!?\n]*\Z", re.I)
-_YET = re.compile(
+YET = re.compile(
     r"\b(?:but|though|although|however|yet|if|only|(?<!no )less|not|un\w+|in\w*correct|wrong)\b|n['’]t\b", re.I
 )
 
@@ -116,12 +116,12 @@ def _is_claimed(before: str, after: str) -> bool:
     said = f"{before} {after}"
     also = _ALSO.search(said) and _GOOD.search(said) and (len(said) < 60 or _ALSO.search(before[-20:]))
     right = _SO_IS.search(before) or _COUNTS.match(after) or _MAY_BE.match(after)
-    return bool(offered or also or right) and not _YET.search(after)
+    return bool(offered or also or right) and not YET.search(after)
 
 
 _VERB = r"(?:is|are|was|were|has|have|can|cannot|could|would|will|does|do|did|may|might|being|[a-z]{3,}s)"
 # An option's letter, in brackets or bare, which is no pronoun, article, quantity ("E = mc2") or argument ("P(A)").
-_LETTER = re.compile(
+LETTER = re.compile(
     rf"(?<!\w)(?<!\w['’(])(?<![.-])(?:[(\[{{<]([A-Z]|[a-hj-z])[)\]}}>]|{NO_PRONOUN}(?!A\s+(?!(?:{_VERB}|"
     rf"{_JOINING}|too)\b)\w)"
     rf"([A-Z])(?!['’-]?\w)(?!\s*[=<>^]|\()|{SEVERAL})"
@@ -131,7 +131,7 @@ _SENTENCE_END = re.compile(  # not that of "A. Paris", nor in "B for men; for wo
 )
 _REASON = re.compile(r"\b(?:because|since)\b", re.I)
 _FILLER = re.compile(rf"\b(?:{_JOINING}|is|are|should|would|I'd|I|say|choose|pick|too)\b|[\W_]", re.I)
-_NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
+NO_NAME = re.compile(  # before a bare letter: "vitamin C" and "blood group B" are names
     rf"(?:^|[^\w\s\"“'‘]|\b(?:{_JOINING}|although|though|while|whereas|that|pick|choose|select|say|accept|"
     rf"defend|justify|guess|think|for|"
     r"is|are|if|not|[A-Z]))[\s\"“'‘]*$",
@@ -159,11 +159,11 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
     for number, sentence in enumerate(_SENTENCE_END.split(rest)):
         words = _words(sentence)
         joins = joins and not (number and _words(_REASON.split(sentence)[0]))
-        for name in _LETTER.finditer(sentence):
+        for name in LETTER.finditer(sentence):
             before, after = sentence[: name.start()], sentence[name.end() :]
             one = (name[1] or name[2] or "").upper()
             symbol = one not in letters or (wrapped and name[2])
-            if one == letter or (name[2] and not _NO_NAME.search(before[-30:])):
+            if one == letter or (name[2] and not NO_NAME.search(before[-30:])):
                 continue
             claimed = _is_claimed(before, after)
             if symbol and _words(before) and not (claimed and one in letters):
@@ -177,7 +177,7 @@ def names_another(rest: str, letter: str, letters: str, wrapped: bool) -> bool:
 
 def _words(text: str) -> str:
     """What a text says beside letters and words that join them."""
-    return _FILLER.sub("", _LETTER.sub("", text))
+    return _FILLER.sub("", LETTER.sub("", text))
 
 
 def begins_with_two(text: str, one: str, value: Callable[[str], str | None] = str.lower) -> bool:

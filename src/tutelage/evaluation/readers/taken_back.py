@@ -2,9 +2,9 @@
 
 A verdict is a clause about the reply's own answer. An odd number of negatives ("it is not right") takes the answer
 back, with all that stands before it; an even one ("it is not wrong") upholds it. A verdict is about the answer if it
-names it ("my answer", "the above answer"), if it is a formula ("scratch that"), or if a pronoun stands for it: in a
-statement's sentence, in the next one, or later after a word of doubt ("hmm", "wait"). In "Some say that Paris is in
-Italy. However, this is not correct." the pronoun stands for something else.
+names it ("my answer", "the above answer"), if it is a formula ("scratch that", "I give up"), or if a pronoun stands for
+it: in a statement's sentence, in the next one, or later after a word of doubt ("hmm", "wait"). In "Some say that Paris
+is in Italy. However, this is not correct." the pronoun stands for something else.
 """
 
 from __future__ import annotations
@@ -59,7 +59,18 @@ _JUDGED = (
     r"violate\s+the\s+(?:\w+\s+)?\w+)"
 )
 _STANDS = r"\s+(?:still\s+)?(?:stands|holds|works|(?:contradicts|violates)\s+the\s+(?:\w+\s+)?\w+)"
+_I_WILL = r"I(?:['’](?:d|ll|m))?(?:\s+(?:will|would|must|have|had|am|going|rather|better|to))*"
+_THIS = r"(?:it|(?:this|that|the)(?:\s+(?:one|question))?)"
+_WITHDRAWAL = "|".join(
+    (
+        rf"{_I_WILL}\s+(?:give\s+up|(?:skip|pass)(?:\s+on)?(?:\s+{_THIS})?)",  # "I'll have to pass on this one"
+        rf"{_I_WILL}\s+leave\s+{_THIS}\s+(?:open|blank|empty|unanswered|undecided)",
+        r"I(?:['’]m|\s+am)\s+(?:\w+ly\s+)?no\s+longer\s+(?:sure|certain)",
+        r"I(?:['’]m|\s+am)\s+(?:\w+ly\s+)?(?:not\s+(?:sure|certain)|unsure)\s+which\s+(?:one|of|option|answer)\b[^.,;!?\n]*",
+    )
+)
 _FORMULA = (
+    rf"{_WITHDRAWAL}|"
     r"(?:I|we)\s+(?:must\s+|have\s+to\s+)?(?:take|took)\s+(?:that|this|it)\s+back|(?:I|we)(?:\s+have|"
     r"['’]ve)?\s+changed\s+(?:my|our)\s+minds?|"
     r"(?:I|we)(?:\s+have|['’]ve)?\s+mis(?:read|understood|calculated|counted|interpreted)[^.!?\n]*|"
