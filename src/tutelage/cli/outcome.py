@@ -58,9 +58,8 @@ def show(page: Path, results: RecipeResults, folders: Sequence[Path] = ()) -> No
     notes = [f"note: {notice}" for notice in (*unused, *others, *new)]
     changed = [f"Changed in the command: {', '.join(results.overrides)}"] if results.overrides else []
     models = [f"{'' if n else 'Models:':8}{folder}" for n, folder in enumerate(folders)]
-    last = (
-        [f"Talk to the last one: tutelage chat {folders[-1]}"] if folders else []
-    )  # none is scored, so none is chosen
+    # None is scored, so none is chosen.
+    last = [f"Talk to the last one: tutelage chat {folders[-1]}"] if folders else []
     if choice is not None:
         steps = [f"→ {command}    {what}" for what, command in choice.commands]
         last = ["", f"{choice.use} {choice.why}", *filter(None, [choice.next]), *steps]
