@@ -318,8 +318,7 @@ def last_read(
     """
     places = sorted(match.end() for pattern in patterns for match in pattern.finditer(text))
     for end in reversed(places):
-        tail = text[end : end + READ_AT_MOST]
-        answer = read(tail)
+        answer = read(tail := text[end : end + READ_AT_MOST])
         if answer is None and tail.strip() and not re.search(rf"[^\W_]|[…{SEVERAL}]", tail):
             answer = _NO_ANSWER
         if answer is not None:
