@@ -82,7 +82,7 @@ def plan(
         hours = cost.hours if cost and not on_cpu else cost and cpu_seconds(one, cost, model, measured_pace()) / 3600
         price = (None, None) if cost is None else (hours, cost.memory_gib)
         planned.append(PlannedRun(one.stage, label_of(one), one.seed, one.done, *price, one.folder))
-    problems = tuple(problem.text for problem in find_problems(found, root) if problem.stops)
+    problems = tuple(problem.text for problem in find_problems(found, root, data=False) if problem.stops)
     changed = not_reused(search.planner, with_parents(search.known()))
     where = f"one {machine}" if here is None else f"this machine ({here.said.removeprefix('no GPU; ')})"
     return Plan(config.name, where, tuple(planned), problems, tuple(changed))

@@ -67,6 +67,11 @@ def maker_of(run: Run, role: str) -> Run | None:
     return next((one for one in run.parents if str(one.folder / MODEL) == path), None)
 
 
+def section_key(run: Run, name: str) -> tuple[Any, ...]:
+    """Equal for runs that read the same rows under this name."""
+    return run.recipe_folder, name, run.data[name].model_dump_json()
+
+
 def steps_of(run: Run, root: Path, after: str | None = None) -> int | None:
     """Steps of the optimizer in a model's whole training, from the first stage on; None where it is not done. `root`:
     the folder of the runs' folders. `after`: a stage whose steps, and those before it, do not count."""

@@ -19,8 +19,7 @@ class TopKSource:
     def __init__(self, source: Source, k: int) -> None:
         head = source.head()
         assert head is not None
-        if k >= len(head.weight):
-            raise TutelageError(f"signal.top_k: {k} of {len(head.weight)} tokens are all of them: lower it")
+        refuse_all(k, head.weight)
         self.source, self.k, self._head = source, k, head
         self.name, self.ahead = source.name, source.ahead
 
@@ -37,6 +36,12 @@ class TopKSource:
         found = concatenated(parts)
         assert isinstance(found, TopLogprobs)
         return found
+
+
+def refuse_all(k: int, weight: Tensor) -> None:
+    """Raise TutelageError if the `k` likeliest tokens are all that a head of weights [V, D] has."""
+    if k >= len(weight):
+        raise TutelageError(f"signal.top_k: {k} of {len(weight)} tokens are all of them: lower it")
 
 
 def top_of(logits: Tensor, k: int) -> TopLogprobs:

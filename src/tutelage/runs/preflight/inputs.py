@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tutelage.common.errors import TutelageError, listed
 from tutelage.data.sources import most_rows, paths_of, resolve_sources
@@ -19,31 +20,36 @@ from tutelage.runs.preflight.judge import scorer_problems
 from tutelage.runs.preflight.models import Models
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.preflight.teacher import signal_problems, teacher_problems
-from tutelage.runs.run import Run
+from tutelage.runs.run import Run, section_key
 
 _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
 
 
 def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool, ranks: int) -> Iterator[Problem]:
-    """The problems of what the runs read, in the order: data, models, benchmarks, judges, packages."""
+    """The problems of what the runs read, in the order: data, models, rows, benchmarks, judges,
+    packages."""
+    from tutelage.runs.preflight.rows import row_problems
     from tutelage.runs.preflight.uses import use_problems
 
     hub = Hub(network)
-    models = Models(hub)
+    models, wrong = Models(hub), set[tuple[Any, ...]]()
     if data:
         sections = {
-            (run.recipe_folder, name, config.model_dump_json()): config
+            section_key(run, name): config
             for run in runs
             for name, config in run.data.items()
             if not _made(run, str(config.path))
         }
-        for (folder, name, _), config in sections.items():
-            yield from _data_problems(name, config, folder, hub)
+        for key, config in sections.items():
+            for problem in _data_problems(key[1], config, key[0], hub):
+                wrong.add(key)
+                yield problem
     for run in runs:
         for model in run.models.values():
             if not _made(run, model.path):
                 yield from models.problems(model)
     yield from use_problems(runs, models, ranks, here)
+    yield from row_problems(runs, models, not data, wrong)
     tasks: dict[str, dict[str, BenchmarkTask]] = {}  # by benchmark, each task once; none where only texts are read
     for run in runs:
         if isinstance(run.config, BenchmarkTask):
@@ -53,7 +59,7 @@ def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool, r
     for name, measured in tasks.items():
         yield from _benchmark_problems(name, [*measured.values()], hub)
     yield from scorer_problems(runs, network, hub)
-    yield from signal_problems(runs)
+    yield from signal_problems(runs, models)
     if network:
         yield from teacher_problems(runs, models)
     if here:

@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING
 
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.sections import ModelConfig
+from tutelage.recipe.stages import PruneConfig
 from tutelage.runs.fingerprints import NOT_READ
 from tutelage.runs.preflight.hub import Hub
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.preflight.unfinished import why_absent
+from tutelage.runs.run import Run, maker_of
 
 if TYPE_CHECKING:
     from tutelage.models.load import LoadedModel
+
+
+def origin_of(run: Run, role: str) -> tuple[ModelConfig, tuple[PruneConfig, ...]]:
+    """The model that no stage makes from which this one comes, and how it was cut, the first cut first."""
+    maker = maker_of(run, role)
+    if maker is None:
+        return run.models[role], ()
+    if maker.kind != "prune":
+        return origin_of(maker, "student")
+    config, cuts = origin_of(maker, "model")
+    return config, (*cuts, maker.config.prune)
 
 
 class Models:

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 from tutelage.common.errors import TutelageError
 from tutelage.recipe.stages import DistillStage
 from tutelage.runs.preflight.hub import Hub
-from tutelage.runs.preflight.models import Models
+from tutelage.runs.preflight.models import Models, origin_of
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run
 
 
-def signal_problems(runs: Sequence[Run]) -> Iterator[Problem]:
-    """Of quantised teachers: one problem per stage that takes their signal from where their precision is not theirs."""
+def signal_problems(runs: Sequence[Run], models: Models) -> Iterator[Problem]:
+    """One problem per stage that keeps more of its teacher's tokens than it has, or takes the signal of a quantised one
+    from where that precision is not its."""
     for run in runs:
+        if isinstance(run.config, DistillStage) and (error := _top_k_error(run, models)):
+            yield Problem(f"stage `{run.stage}`: {error}")
         if not isinstance(run.config, DistillStage) or run.models["teacher"].precision is None:
             continue
         signal, precision = run.config.signal, run.models["teacher"].precision
@@ -27,6 +30,19 @@ def signal_problems(runs: Sequence[Run]) -> Iterator[Problem]:
                 f"{given} is measured on all tokens, and `signal.cache: top_k` keeps the likeliest ones: keep it as "
                 "`exact`, or remove `precision`"
             )
+
+
+def _top_k_error(run: Run, models: Models) -> str:
+    from tutelage.teachers.top_k import refuse_all
+
+    signal = run.config.signal
+    shape = models.shape(origin_of(run, "teacher")[0]) if signal.cache == "top_k" and not signal.elsewhere else None
+    try:
+        if shape is not None:
+            refuse_all(signal.top_k, shape.model.get_output_embeddings().weight)
+    except TutelageError as error:
+        return str(error)
+    return ""
 
 
 def teacher_problems(runs: Sequence[Run], models: Models | None = None) -> Iterator[Problem]:

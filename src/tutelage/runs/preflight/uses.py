@@ -17,10 +17,9 @@ from tutelage.models.surgery.lora import inject_adapter, is_adapter, missing_pef
 from tutelage.models.surgery.prune import fixed_layers, prune_layers
 from tutelage.models.surgery.quantise import check_precision, missing_package
 from tutelage.models.vocabulary import check_vocabularies
-from tutelage.recipe.sections import ModelConfig
 from tutelage.recipe.stages import PruneConfig
 from tutelage.runs.fingerprints import questions_read
-from tutelage.runs.preflight.models import Models
+from tutelage.runs.preflight.models import Models, origin_of
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run, adapter_line, maker_of
 from tutelage.runs.stages.teacher import ATTENTION, is_asked
@@ -44,7 +43,7 @@ def _unread_answers(run: Run, models: Models) -> str:
     answers = next((parent for parent in run.parents if parent.kind == "answers"), None)
     if answers is None or answers.done or answers.answers_for is not None or answers.max_length is None:
         return ""
-    student, teacher = (models.shape(_origin(*one)[0]) for one in ((run, "student"), (answers, "teacher")))
+    student, teacher = (models.shape(origin_of(*one)[0]) for one in ((run, "student"), (answers, "teacher")))
     if student is None or teacher is None:
         return ""
     length = answers.max_length
@@ -78,7 +77,7 @@ class _Uses:
             with torch.device("meta"):
                 self._adapted[key] = _error(inject_adapter, copy.deepcopy(model), lora)
         error = self._adapted[key]
-        return error and f"`{_origin(run, 'student')[0].path}`: {error}"
+        return error and f"`{origin_of(run, 'student')[0].path}`: {error}"
 
     def _held_errors(self, run: Run) -> Iterator[str]:
         """Of each model that it loads: whether it can be held in its precision, and in shares."""
@@ -97,7 +96,7 @@ class _Uses:
                 yield f"training.shard: {error}"
             far = precision == "float8" and not self.here  # on a GPU that is not known
             if precision is not None and missing_package(precision) is None and not far:
-                named = _origin(run, role)[0].model_copy(update={"precision": precision})
+                named = origin_of(run, role)[0].model_copy(update={"precision": precision})
                 yield _error(check_precision, named, False, run.device, shared)
 
     def _pair_errors(self, run: Run) -> Iterator[str]:
@@ -105,7 +104,7 @@ class _Uses:
         other = "student" if "student" in run.models else "model"
         if not {"teacher", other} <= run.models.keys():
             return
-        (one, _), (two, _) = _origin(run, "teacher"), _origin(run, other)
+        (one, _), (two, _) = origin_of(run, "teacher"), origin_of(run, other)
         if (one.path, one.tokenizer) == (two.path, two.tokenizer):
             return
         key = one.model_dump_json(), two.model_dump_json()
@@ -119,7 +118,7 @@ class _Uses:
 
     def _model(self, run: Run, role: str) -> Any | None:
         """The model on the meta device, not to be changed; None where its shape is not known."""
-        key, (config, cuts) = _key(run, role), _origin(run, role)
+        key, (config, cuts) = _key(run, role), origin_of(run, role)
         if key not in self._made:
             shape = self.models.shape(config)
             model = None if shape is None else shape.model
@@ -139,19 +138,8 @@ def _error(check: Callable[..., Any], *arguments: Any) -> str:
     return ""
 
 
-def _origin(run: Run, role: str) -> tuple[ModelConfig, tuple[PruneConfig, ...]]:
-    """The model that no stage makes from which this one comes, and how it was cut, the first cut first."""
-    maker = maker_of(run, role)
-    if maker is None:
-        return run.models[role], ()
-    if maker.kind != "prune":
-        return _origin(maker, "student")
-    config, cuts = _origin(maker, "model")
-    return config, (*cuts, maker.config.prune)
-
-
 def _key(run: Run, role: str) -> str:
-    config, cuts = _origin(run, role)
+    config, cuts = origin_of(run, role)
     return " ".join(one.model_dump_json() for one in (config, *cuts))
 
 

@@ -14,12 +14,13 @@ from tutelage.common.progress import tell
 from tutelage.common.types import Conversation, TokenSequence
 from tutelage.data.align_rows import align_all
 from tutelage.data.columns import BadRow
-from tutelage.data.dataset import bad_rows_note, check_bad_rows, load_dataset, repeated_note
-from tutelage.data.encode_rows import encode_all, notes, split_rows
+from tutelage.data.dataset import LoadedData, bad_rows_note, check_bad_rows, load_dataset, repeated_note
+from tutelage.data.encode_rows import EncodingReport, encode_all, notes, split_rows
 from tutelage.data.large.stored import StoredSequences, cut_of, indices_of
 from tutelage.data.teacher_prompts import teacher_view
 from tutelage.models.limits import refuse_unknown_token
 from tutelage.models.load import LoadedModel
+from tutelage.recipe.sections import DataConfig
 from tutelage.runs.run import Run
 
 _LOOKED = 100  # rows whose system turns are compared
@@ -41,6 +42,57 @@ def readable_length(wanted: int | None, *models: LoadedModel | None) -> int:
     )
 
 
+@dataclass(frozen=True)
+class Tokenised:
+    """The rows of a section as its models read them, and what became of the others."""
+
+    sequences: Sequence[TokenSequence]
+    report: EncodingReport
+    why: str  # which model reads fewer tokens than wanted, in words; "" for none
+    too_long: list[str]  # sources of the rows that are left out
+    last_turns_cut: list[str]
+    bad: list[BadRow]  # that a chat template refuses
+
+
+def tokenised(
+    data: LoadedData,
+    config: DataConfig,
+    key: str,
+    reader: LoadedModel,
+    max_length: int | None,
+    teacher: LoadedModel | None = None,
+) -> Tokenised:
+    """The rows of a section by the chat template of `reader`, and by that of the teacher, as `encoded` has them.
+
+    Prints nothing; of the models only tokenizers, templates and shapes count. Raises TutelageError as `encoded` does.
+    """
+    limit, rows = readable_length(max_length, reader, teacher), data.conversations
+    why = _why_limited(max_length, limit, reader, teacher)
+    try:
+        sequences, report = encode_all(reader.template, data, limit, config.max_bad_rows, key)
+    except TutelageError as error:
+        raise TutelageError(f"{why}: {error}") if why else error from None
+    _refuse_unknown(f"`{reader.name}`", reader, sequences, rows, key)
+    found = Tokenised(sequences, report, why, [*report.too_long], [*report.last_turns_cut], [*report.refused])
+    if teacher is None:
+        return found
+    sequences, other = align_all(sequences, data, reader.template, teacher.template, teacher.context, key)
+    refused = [BadRow(*row) for row in other["refused"]]
+    check_bad_rows(key, refused, len(rows), config.max_bad_rows)
+    _refuse_unknown(f"the teacher `{teacher.name}`", teacher, sequences, rows, key)
+    if not sequences:
+        raise TutelageError(
+            f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, "
+            "rendered by its own chat template: use shorter rows, or a teacher that reads more"
+        )
+    gone = {*other["beyond"], *(row.source for row in refused)}
+    shorter = dict.fromkeys([*found.last_turns_cut, *other["shorter"]])
+    if (other["beyond"] or other["shorter"]) and not why:
+        why = f"the teacher's chat template makes some rows longer than the {teacher.context} tokens that it reads"
+    too_long, bad = [*found.too_long, *other["beyond"]], [*found.bad, *refused]
+    return Tokenised(sequences, report, why, too_long, [one for one in shorter if one not in gone], bad)
+
+
 def encoded(
     run: Run, name: str, reader: LoadedModel, max_length: int | None, teacher: LoadedModel | None = None
 ) -> Encoded:
@@ -57,33 +109,11 @@ def encoded(
     """
     config, key = run.data[name], f"data.{name}"
     data = load_dataset(name, config, run.recipe_folder)
-    limit, rows = readable_length(max_length, reader, teacher), data.conversations
-    why = _why_limited(max_length, limit, reader, teacher)
-    try:
-        sequences, report = encode_all(reader.template, data, limit, config.max_bad_rows, key)
-    except TutelageError as error:
-        raise TutelageError(f"{why}: {error}") if why else error from None
-    _refuse_unknown(f"`{reader.name}`", reader, sequences, rows, key)
-    too_long, last_turns_cut, bad = list(report.too_long), list(report.last_turns_cut), [*report.refused]
-    if teacher is not None:
-        sequences, found = align_all(sequences, data, reader.template, teacher.template, teacher.context, key)
-        refused = [BadRow(*row) for row in found["refused"]]
-        check_bad_rows(key, refused, len(rows), config.max_bad_rows)
-        _refuse_unknown(f"the teacher `{teacher.name}`", teacher, sequences, rows, key)
-        if not sequences:
-            raise TutelageError(
-                f"{key}: no row fits into the {teacher.context} tokens that the teacher `{teacher.name}` reads, "
-                "rendered by its own chat template: use shorter rows, or a teacher that reads more"
-            )
-        bad += refused
-        too_long += found["beyond"]
-        gone = {*found["beyond"], *(row.source for row in refused)}
-        last_turns_cut = [one for one in dict.fromkeys([*last_turns_cut, *found["shorter"]]) if one not in gone]
-        if (found["beyond"] or found["shorter"]) and not why:
-            why = f"the teacher's chat template makes some rows longer than the {teacher.context} tokens that it reads"
+    found, rows = tokenised(data, config, key, reader, max_length, teacher), data.conversations
+    sequences, report, why, too_long = found.sequences, found.report, found.why, found.too_long
     cut = int(cut_of(sequences).sum())
     if not why and (cut or too_long):
-        why = f"`max_length` is {limit}"
+        why = f"`max_length` is {readable_length(max_length, reader, teacher)}"
     if why and (max_length is not None or cut or too_long):
         those = f" ({listed(too_long)})" if too_long else ""
         tell(f"{key}: {why}: {cut} rows are cut, {len(too_long)} left out{those}", run.stage)
@@ -95,8 +125,8 @@ def encoded(
         "rows": len(np.unique(indices_of(sequences))),
         "cut": cut,
         "too_long": too_long,
-        "last_turns_cut": last_turns_cut,
-        "bad_rows": [[row.source, row.reason] for row in (*data.bad_rows, *bad)],
+        "last_turns_cut": found.last_turns_cut,
+        "bad_rows": [[row.source, row.reason] for row in (*data.bad_rows, *found.bad)],
     }
     if data.repeated:
         counts["repeated"] = list(data.repeated)

@@ -15,6 +15,8 @@ from tutelage.models.surgery.prune import choose_layers, perplexity, prune_layer
 from tutelage.runs.run import Run
 from tutelage.runs.stages.encode import encoded
 
+CALIBRATION_LENGTH = 1024  # tokens per calibration row
+
 
 def prune(run: Run) -> dict[str, Any]:
     """Save the run's model with the layers that its config keeps or chooses; returns the content of result.json.
@@ -27,7 +29,9 @@ def prune(run: Run) -> dict[str, Any]:
     calibration: list[TokenSequence] = []
     result: dict[str, Any] = {"kind": "prune", "stage": run.stage, "seed": run.seed, "layers": total}
     if config.calibration is not None:
-        calibration = [*encoded(run, config.calibration, loaded, 1024).sequences[: config.calibration_rows]]
+        calibration = [
+            *encoded(run, config.calibration, loaded, CALIBRATION_LENGTH).sequences[: config.calibration_rows]
+        ]
     with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda"):
         if calibration:
             result["perplexity_before"] = perplexity(loaded, calibration, device)

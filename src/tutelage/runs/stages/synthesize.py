@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.common.errors import TutelageError
 from tutelage.common.progress import progress
+from tutelage.common.types import Conversation
 from tutelage.data.dataset import load_dataset
 from tutelage.evaluation.benchmarks import benchmark
 from tutelage.evaluation.benchmarks.data import data_folder
@@ -63,15 +64,21 @@ def synthesize(run: Run) -> dict[str, Any]:
 
 def _gold(run: Run, stage: SynthesizeStage) -> tuple[Frame, list[Demonstration]]:
     """The frame (the words that all gold rows share), and the rows that can be shown, without it."""
+    rows = gold_rows(run, stage)
+    frame = find_frame(rows)
+    shown = [Demonstration(row.id, frame.content(row.prompt[-1].content), row.response or "") for row in rows]
+    return frame, shown
+
+
+def gold_rows(run: Run, stage: SynthesizeStage) -> list[Conversation]:
+    """The rows that can be shown to the generator. Raises TutelageError if they are fewer than are shown at once."""
     rows = single_turns(load_dataset(stage.gold, run.data[stage.gold], run.recipe_folder).conversations)
     if len(rows) < stage.demonstrations:
         raise TutelageError(
             f"stage `{run.stage}`: `demonstrations: {stage.demonstrations}` is more than data.{stage.gold} has rows "
             f"with one question and one answer ({len(rows)}): lower it, or give more gold rows"
         )
-    frame = find_frame(rows)
-    shown = [Demonstration(row.id, frame.content(row.prompt[-1].content), row.response or "") for row in rows]
-    return frame, shown
+    return rows
 
 
 def _evaluation_texts(run: Run, stage: SynthesizeStage, frame: Frame) -> list[str]:
