@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +12,11 @@ import yaml
 from chat_templates import CHATML
 from recipes_fixture import ROWS, Workshop
 from tiny_study import write_study
+from transformers import AutoTokenizer
 
 from tutelage.cli.main import main
 from tutelage.common.errors import TutelageError
+from tutelage.common.types import Message
 from tutelage.data.chat_template import ChatTemplate
 from tutelage.models.load import load_shape
 from tutelage.recipe.load import load_recipe
@@ -29,7 +31,7 @@ SFT: dict[str, Any] = {"name": "sft", "kind": "sft", "data": "train"}
 KEPT = {"sampling": {"max_new_tokens": 6}}
 LONG = {"id": "long", "prompt": "x" * 120, "completion": "The dog ran."}
 TOO_LONG = (
-    "data.more: 1 of 4 rows are bad (25.0%, allowed 1.0%): more.jsonl:4: prompt has 139 tokens, max_length is 96: "
+    "data.more: 1 of 4 rows are bad (25.0%, allowed 1.0%): more.jsonl:4: prompt has 128 tokens, max_length is 96: "
 )
 
 
@@ -50,8 +52,8 @@ def runs_of(workshop: Workshop, *stages: dict[str, Any], **changes: Any) -> list
     return with_parents([*made, plan.evaluation(stages[0]["name"], "test", 0)])
 
 
-def told(workshop: Workshop, *stages: dict[str, Any], data: bool = True, **changes: Any) -> list[str]:
-    found = find_problems(runs_of(workshop, *stages, **changes), workshop.runs, network=False, here=False, data=data)
+def told(workshop: Workshop, *stages: dict[str, Any], look: bool = True, **changes: Any) -> list[str]:
+    found = find_problems(runs_of(workshop, *stages, **changes), workshop.runs, network=False, here=False, data=look)
     return [problem.text for problem in found if problem.stops]
 
 
@@ -71,7 +73,7 @@ def test_prompts_beyond_max_length(more: Workshop, late: dict[str, Any]):
     (text,) = told(more, SFT, late)
     assert text == f"stage `late`: {said.value}"
     assert TOO_LONG in text
-    assert told(more, SFT, late, data=False) == [text]  # as a recipe's rows, which the plan has read
+    assert told(more, SFT, late, look=False) == [text]  # as a recipe's rows, which the plan has read
     assert told(more, SFT, late, data={"more": {"path": "more.jsonl", "max_bad_rows": 0.25}}) == []
     assert told(more, SFT, late, training__max_length=140) == []
 
@@ -92,7 +94,7 @@ def test_a_study(workshop: Workshop, done: list[str], capsys: pytest.CaptureFixt
     workshop.rows("train", [LONG | {"id": i} for i in range(12)])
     main(["study", "plan", str(file), "--runs", str(workshop.runs)])
     told = "data.train: 4 of 4 rows are bad (100.0%, allowed 1.0%): train.jsonl:"
-    assert f"missing here: stage `sft`: {told}" in " ".join(capsys.readouterr().out.split())
+    assert f"missing here: stage `teacher_sft`: {told}" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit):
         main(["study", "run", str(file), "--runs", str(workshop.runs)])
     assert "4 of 4 rows are bad" in capsys.readouterr().err
@@ -105,12 +107,10 @@ def test_a_study(workshop: Workshop, done: list[str], capsys: pytest.CaptureFixt
 def test_the_tokens_are_those_of_the_base_and_the_teacher(more: Workshop):
     """A context shorter than `max_length`, of the student's base or of a teacher, is theirs after all stages."""
     short = more.folder / "short"
-    short.mkdir()
-    for file in (more.models / "student").iterdir():
-        (short / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(more.models / "student", short)
     config = json.loads((short / "config.json").read_text()) | {"max_position_embeddings": 96}
     (short / "config.json").write_text(json.dumps(config))
-    cut = {"name": "cut", "kind": "prune", "prune": {"layers": 1, "method": "even"}}
+    cut = {"name": "cut", "kind": "prune", "model": "base", "prune": {"layers": 1, "method": "even"}}
     chain = [cut, {**SFT, "student": "cut"}, *LATE[:1]]
     (text,) = told(more, *chain, student__path=str(short), training__max_length=200)
     assert text.startswith(
@@ -131,11 +131,11 @@ def test_calibration_rows_and_held_out_losses(more: Workshop):
     assert "1 of 4 rows are bad" in text
     file = write_study(more)
     study = yaml.safe_load(file.read_text())
-    study["tasks"]["held_out"] = {"data": "train", "max_length": 16}
+    study["tasks"]["held_out"] = {"data": "train", "max_length": 4}
     study["grids"][0]["tasks"] = ["held_out"]
     file.write_text(yaml.safe_dump(study))
     found = [one.text for one in find_problems(plan_study(file, more.runs).runs, more.runs, network=False)]
-    assert any("on held_out`: data.train: " in text and "max_length is 16" in text for text in found)
+    assert any("on held_out`: data.train: " in text and "max_length is 4:" in text for text in found)
 
 
 def test_turns_that_a_template_refuses(more: Workshop):
@@ -190,13 +190,7 @@ def test_of_many_rows_the_first_are_looked_at(more: Workshop, monkeypatch: pytes
 
 def test_a_token_that_the_model_does_not_know(more: Workshop):
     tokens = more.folder / "tokens"
-    tokens.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (file := more.models / "student" / name).is_file():
-            (tokens / name).write_bytes(file.read_bytes())
-    from transformers import AutoTokenizer
-
-    own = AutoTokenizer.from_pretrained(tokens)
+    own = AutoTokenizer.from_pretrained(more.models / "student")
     own.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
     own.save_pretrained(tokens)
     assert told(more, SFT, student__tokenizer=str(tokens), teacher__tokenizer=str(tokens)) == []
@@ -225,10 +219,8 @@ def test_too_few_gold_rows_and_too_many_kept_tokens(more: Workshop):
     assert told(more, SFT, gkd | {"signal": {"cache": "top_k", "top_k": 5}}) == []
 
 
-def test_the_bytes_of_a_prompt_are_no_fewer_than_its_tokens(tmp_path: Path):
+def test_the_bytes_of_a_prompt_are_no_fewer_than_its_tokens():
     """The quick look counts calls of tools and thoughts, which templates write too."""
-    from tutelage.common.types import Message
-
     plain, tool = Message("user", "ß"), Message("user", "ß", {"tool_calls": [1]}, ({"name": "f"},))
     assert rows._message_bytes(plain) == 2
     assert rows._message_bytes(tool) > len(json.dumps([tool.extra, tool.tools], indent=4))

@@ -99,6 +99,8 @@ def _readings(run: Run, models: Models) -> Iterator[_Reading]:
 
 def _shape_of(run: Run, role: str, models: Models) -> LoadedModel | None:
     """The model of this role without weights, or the one from which a stage has still to make it; None if not here."""
+    if role not in run.models:
+        return None
     maker = maker_of(run, role)
     return models.shape(run.models[role] if maker is None or maker.done else origin_of(run, role)[0])
 
@@ -120,7 +122,7 @@ class _Rows:
             if (data := self._load(run, name)) is not None:
                 key = section_key(run, name), run.planned_data[name], reading.key
                 yield self._once(key, partial(self._verdict, run, reading, data))
-        if run.kind == "evaluate" and "model" in run.models:
+        if run.kind == "evaluate":
             name, shape = run.config.data, _shape_of(run, "model", models)
             if shape is not None and (data := self._load(run, name)) is not None:
                 key = section_key(run, name), run.planned_data[name], shape.template.fingerprint
