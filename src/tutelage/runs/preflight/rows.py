@@ -22,7 +22,6 @@ from tutelage.data.dataset import LoadedData, load_dataset
 from tutelage.data.sources import local_files
 from tutelage.data.teacher_prompts import same_rendering
 from tutelage.models.limits import embedding_rows
-from tutelage.recipe.stages import SynthesizeStage
 from tutelage.runs.preflight.models import Models, origin_of
 from tutelage.runs.preflight.problem import Problem
 from tutelage.runs.run import Run, maker_of, section_key
@@ -89,7 +88,8 @@ def _readings(run: Run, models: Models) -> Iterator[_Reading]:
     elif run.kind in ("held_out", "signals"):
         readers = [(_shape_of(run, "model", models), run.config.max_length)]
     elif run.kind == "prune" and run.config.prune.calibration is not None:
-        names, readers = [run.config.prune.calibration], [(_shape_of(run, "model", models), CALIBRATION_LENGTH)]
+        names = [run.config.prune.calibration]
+        readers = [(_shape_of(run, "model", models), CALIBRATION_LENGTH)]
     if readers and run.kind != "answers" and "teacher" in run.models:
         teacher = _shape_of(run, "teacher", models)
         readers = [] if teacher is None else readers
@@ -127,7 +127,7 @@ class _Rows:
             if shape is not None and (data := self._load(run, name)) is not None:
                 key = section_key(run, name), run.planned_data[name], shape.template.fingerprint
                 yield self._once(key, partial(_prompt_error, f"data.{name}", data, shape.template))
-        if isinstance(run.config, SynthesizeStage) and self._load(run, run.config.gold) is not None:
+        if run.kind == "synthesize" and self._load(run, run.config.gold) is not None:
             yield self._once((run.fingerprint,), partial(_gold_error, run))
 
     def _once(self, key: tuple[Any, ...], look: Callable[[], str]) -> str:
