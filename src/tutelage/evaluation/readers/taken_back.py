@@ -216,8 +216,10 @@ _NAMED = re.compile(  # "However, C is incorrect", "But 1.65 does not match"; "s
     rf"(?:{_JUDGED}{_ENDS}|\s+(?:ruled\s+out|fit|match|agree|satisfy)\b))|it(?P<not>{_BE}{_BETWEEN})\s+{_LETTER}{_ENDS})",
     re.I | re.M,
 )
-_CONTRAST = re.compile(r"\W*(?:so\s+)?(?:but|however|though|yet|hm+|wait|oh|actually|sorry|oops)\b", re.I)
-_CONCLUDES = re.compile(r"\W*(?:so|therefore|thus|hence)\b", re.I)
+_WORD, _CONCLUDES = re.compile(r"\w"), re.compile(r"\W*(?:so|therefore|thus|hence)\b", re.I)
+_CONTRASTS = re.compile(  # at a sentence's beginning
+    r"(?:\A|[.!?…]\s|\n)\W*(?:but|however|though|yet|hm+|wait|oh|actually|sorry|oops)\b", re.I
+)
 _SUPPOSES = re.compile(
     r"[\"“]|\b(?:if|unless|whether|suppos\w+|assum(?:e|ing)|might|may|says?|claims?|argues?|(?<!I )(?:think|believe))\b",
     re.I,
@@ -237,17 +239,21 @@ def denied_by_name(text: str, start: int, letter: str, option: str) -> bool:
     name = rf"(?:\b(?i:option|choice|answer|letter)\s+)?(?<![\w'’])\(?{letter}(?!['’]?\w)\)?(?:[\s:]*\(?{own}\)?)?"
     after = re.sub(rf"(?<![\w.,-])(?i:the\s+)?{own}", _TEXT, re.sub(name, _LETTER, text[start : start + 4000]))
     asks_for_wrong = NEGATIVE.search(_SENTENCE_ENDS.split(text[max(0, start - 200) : start])[-1])
+    word, looks, compares = (
+        min((one.start() for pattern in patterns if (one := pattern.search(after))), default=len(after))
+        for patterns in ((_WORD,), (_RECHECKS, _CONTRASTS), (_COMPARES,))
+    )
     denied = False
     for found in _NAMED.finditer(after):
-        before = after[: found.start()]
-        sentences = _SENTENCE_ENDS.split(before + found["opening"])
-        if _SUPPOSES.search(sentences[-1]) or re.match(r"[^.!\n]{0,80}\?", after[found.end() :]):
+        place = found.start()
+        sentence = _SENTENCE_ENDS.split(after[max(0, place - 200) : place])[-1] + found["opening"]
+        if _SUPPOSES.search(sentence) or re.match(r"[^.!\n]{0,80}\?", after[found.end() :]):
             continue
         verdict = (found["verdict"] or found["not"]).replace("ruled out", "wrong")
-        at_once = not re.search(r"\w", before) and _CONCLUDES.match(found[0])
-        looks = at_once or _RECHECKS.search(before) or any(map(_CONTRAST.match, (found["opening"], *sentences)))
+        contrasts = looks < found.end("opening") or _CONTRASTS.match(found["opening"])
+        at_once = word >= place and _CONCLUDES.match(found[0])
         if len(NEGATIVE.findall(verdict)) % 2 == 0:
             denied = False
-        elif found["not"] or (looks and not asks_for_wrong and not _COMPARES.search(before)):
+        elif found["not"] or ((contrasts or at_once) and compares >= place and not asks_for_wrong):
             denied = True
     return denied
