@@ -221,8 +221,7 @@ _CONTRASTS = re.compile(  # at a sentence's beginning
     r"(?:\A|[.!?…]\s|\n)\W*(?:but|however|though|yet|hm+|wait|oh|actually|sorry|oops)\b", re.I
 )
 _SUPPOSES = re.compile(
-    r"[\"“]|\b(?:if|unless|whether|suppos\w+|assum(?:e|ing)|might|may|says?|claims?|argues?|(?<!I )(?:think|believe))\b",
-    re.I,
+    r"[\"“]|\b(?:if|unless|whether|suppos\w+|assum(?:e|ing)|might|may|says?|claims?|argues?|(?<!I )think)\b", re.I
 )
 _COMPARES = re.compile(  # "A and D are true, but C is incorrect": that one is asked for
     r"(?<![\w'’])(?:[B-HJ-Z](?![\w'’])|\([A-Z]\))|\b(?:others?|rest|remaining|options|true|correct)\b"
