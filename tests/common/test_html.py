@@ -10,3 +10,4 @@ def test_the_words_of_a_command_are_not_broken_at_their_hyphens() -> None:
     words = "tutelage export <span>models/a-b</span> <span>--gguf</span> &lt;x&gt;"
     assert found == f"use <code>{words}</code> now"
     assert str(_words("chat a-b")) == "chat <span>a-b</span>"
+    assert str(_words("chat /home/me/runs/models/mine-of-today")) == "chat /home/me/runs/models/mine-of-today"

@@ -43,7 +43,8 @@ def _code(text: str) -> Any:
 
 def _words(command: str) -> Any:
     """A command whose words are not broken at a hyphen or slash (`code span` of the page's style), but where one is
-    longer than the line."""
+    longer than a line of a phone: what follows it would begin a line of its own."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"[^\s]*[-/?][^\s]*", r"<span>\g<0></span>", str(escape(command))))
+    shorter = r"(?<!\S)(?=\S{1,30}(?!\S))\S*[-/?]\S*"
+    return Markup(re.sub(shorter, r"<span>\g<0></span>", str(escape(command))))

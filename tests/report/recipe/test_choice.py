@@ -60,7 +60,7 @@ def test_how_many_test_rows_would_tell_is_said_whenever_a_difference_is_open(tmp
         "and one of 5.0, as here, would take about 160: name a longer file in `data.test` (`tutelage init` splits a "
         "fifth of the rows off, 500 at most). Other training runs (`'seeds=[0,1,2]'` added to the command) would tell "
         "whether it is more than the chance of one training. The teacher scores 100.0 and GKD (SFT-S) 25.0: more may "
-        "be learnt from it with more `epochs` and a lower `learning_rate` in `stages.gkd.training`, or a `search` over "
+        "be learnt from it with more `epochs` and another `learning_rate` in `stages.gkd.training`, or a `search` over "
     )
     several = chosen(dataclasses.replace(results, seeds=(0, 1)))
     assert "500 at most). More seeds would tell" in several.next
@@ -110,7 +110,7 @@ def test_a_distilled_student_that_is_worse_than_plain_sft_is_not_hidden_behind_a
     assert found.stage == "sft"
     assert "GKD (SFT-S) is 45.0 below SFT (95 % interval " in found.why
     assert found.why.count(": it is worse.") == 2
-    keys = "more `epochs` and a lower `learning_rate` in `stages.gkd.training`, or a `search` over both"
+    keys = "more `epochs` and another `learning_rate` in `stages.gkd.training`, or a `search` over both"
     assert found.next.startswith(
         f"More may be learnt from the teacher with {keys} (docs/recipe.md). A stronger teacher"
     )
@@ -137,10 +137,10 @@ def test_a_stronger_teacher_is_named_only_where_this_one_may_be_what_was_short(
     results = made(tmp_path, {"teacher": teacher, "sft": reference - 1, "off_policy": reference, "gkd": 4})
     found = chosen(results)
     start = f"The teacher scores {2.5 * teacher:.1f} and GKD (SFT-S) 10.0: more may be learnt from it with "
-    assert f"{start}more `epochs` and a lower `learning_rate` in `stages.gkd.training`, or a `search`" in found.next
+    assert f"{start}more `epochs` and another `learning_rate` in `stages.gkd.training`, or a `search`" in found.next
     assert ("A stronger teacher may help, too: `tutelage forecast`" in found.next) == stronger
     searched = chosen(with_row(results, "gkd", searched=True))
-    assert f"{start}a wider `search.grid`: more `epochs` and a lower `learning_rate`." in searched.next
+    assert f"{start}a wider `search.grid`: more `epochs` and another `learning_rate`." in searched.next
 
 
 def test_a_high_score_is_not_taken_for_the_share_of_right_answers(tmp_path: Path) -> None:

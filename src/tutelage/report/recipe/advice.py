@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tutelage.common.errors import and_joined, first_of
 from tutelage.evaluation.statistics import SIGNIFICANT, Paired
 from tutelage.report.recipe.tables import TableRow, TableValue, TaskTable
-from tutelage.report.recipe.to_teacher import to_teacher
+from tutelage.report.recipe.to_teacher import ToTeacher, to_teacher
 from tutelage.report.recipe.verdicts import SATURATED, corrected_beside, key_of, named, weak_teachers
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def teacher_advice(
     First comes what says that training went wrong, as the teacher is then not what was short. Another one is named only
     where this one may be what was short: not one that scores as much as the metric can, nor one that was shown to score
     more than the reference."""
-    if astray := [row for row in taught if _went_astray(row, below)]:
+    beside_teacher = [(row, one) for row in taught if (one := to_teacher(row)) is not None]
+    if astray := [(row, one) for row, one in beside_teacher if one.is_no_nearer]:
         yield _no_nearer(astray, below)
         return
     if weak_teachers(results, tables):
@@ -51,37 +52,32 @@ def teacher_advice(
             return
         clear = clear or known.get(key_of(table, row), math.nan) < SIGNIFICANT
     yield _longer(tables, taught, teachers)
+    if any(one.after is None and row.stage in below for row, one in beside_teacher):
+        yield "Whether it got nearer to its teacher is measured where `training.validation` names rows."
     if not clear and not full:
         yield "A stronger teacher may help, too: `tutelage forecast` with one says so from small parts of the rows."
 
 
-def _went_astray(row: ResultRow, below: Mapping[str, str]) -> bool:
-    """Whether the divergence from its teacher did not fall or, where that was not measured, it is below it."""
-    one = to_teacher(row)
-    return one is not None and (one.is_no_nearer or (one.after is None and row.stage in below))
-
-
-def _no_nearer(rows: Sequence[ResultRow], below: Mapping[str, str]) -> str:
-    """That students did not get near to their teachers: by what, of the first, and what to set for each."""
-    one, own = to_teacher(rows[0]), named(rows[0].label)
-    assert one is not None
-    rose = f"its divergence from it on the rows of {one.section} did not fall ({one.text})"
-    measured = rose if one.is_no_nearer else ""
-    parts = [part for part in (measured, below.get(rows[0].stage, "")) if part]
-    what = "did not get nearer to its teacher" if measured else "did not get near to its teacher"
-    lower = [f"`stages.{row.stage}.training.learning_rate={each.lower_rate}`" for row in rows
-             if (each := to_teacher(row)) and not row.searched]  # fmt: skip
+def _no_nearer(rows: Sequence[tuple[ResultRow, ToTeacher]], below: Mapping[str, str]) -> str:
+    """That the divergence of students from their teachers did not fall: of the first, and what to set for each."""
+    row, one = rows[0]
+    parts = [f"its divergence from it on the rows of {one.section} did not fall ({one.text})"]
+    parts += [below[row.stage]] if row.stage in below else []
+    lower = [f"`stages.{row.stage}.training.learning_rate={each.lower_rate}`" for row, each in rows if not row.searched]
     first, more = first_of(lower, 2)
     names = and_joined([*first, *[f"{more} more"] * (more > 0)])
     how = f"add {names} to the command" if lower else f"let `search.grid` try one of {one.lower_rate}"
-    return f"{own} {what}: {', and '.join(parts)}. A smaller learning rate comes first, before another teacher: {how}."
+    return (
+        f"{named(row.label)} did not get nearer to its teacher: {', and '.join(parts)}. A smaller learning rate comes "
+        f"first, before another teacher: {how}."
+    )
 
 
 def _longer(tables: Sequence[TaskTable], taught: Sequence[ResultRow], teachers: set[str | None]) -> str:
     """How these students might be trained better by the teacher that they have."""
     first, more = first_of(taught, 2)
     names = and_joined([f"`stages.{row.stage}.training`" for row in first] + [f"{more} more"] * (more > 0))
-    keys = "more `epochs` and a lower `learning_rate`"
+    keys = "more `epochs` and another `learning_rate`"
     how = f"{keys} in {names}, or a `search` over both (docs/recipe.md)"
     if any(row.searched for row in taught):
         how = f"a wider `search.grid`: {keys}"
