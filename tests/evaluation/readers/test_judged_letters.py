@@ -214,3 +214,79 @@ def test_a_number_before_a_sentence_that_was_cut_holds():
 )
 def test_a_long_last_sentence_is_read_in_good_time(part):
     assert growth(lambda size: letter("The answer is C. So " + part * size), 4000 // (4 * len(part))) < LINEAR
+
+
+# --- A stated option denied by its letter or text --------------------------------------------------------
+
+VALUES = ["20 m", "80 m", "1.65 m", "7.6"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "So the answer is (C). However, C is incorrect.",
+        "The answer is (C). Therefore (C) is not correct.",
+        "The answer is C. But the car starts from rest, so it is not C.",
+        "The answer is (C). But it's not (C).",
+        "The answer is (C) 1.65 m. Let me double-check: 10 * 0.28 = 2.8, so 1.65 m is incorrect.",
+        "The answer is (C) 1.65 m. But 1.65 m is incorrect.",
+        "So the answer is (C). However, (C) does not match our result of 7.7.",
+        "I initially thought the answer was (C), but the sum is usually even, so it's not (C).",
+        "So it is (C). But option C can't be right.",
+        "The answer is C. But wait, C is ruled out by the units.",
+    ],
+)
+def test_a_denial_that_names_the_stated_option_takes_it_back(reply):
+    assert find_letter(reply, "ABCD", VALUES).answer is None
+    assert find_letter(f"{reply} The answer is (C).", "ABCD", VALUES).answer == "C"
+    assert find_letter(f"{reply} The answer is (D).", "ABCD", VALUES).answer == "D"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "A is incorrect, B is incorrect, so C.",
+        "The answer is C. However, A is incorrect.",
+        "The answer is C, and it is not A.",
+        "The answer is (C). If C is not right, then nothing is.",
+        'The answer is C. They may object: "But C is incorrect."',
+        "The answer is C. It might seem that it is not C, but it is.",
+        "The answer is C. But is C incorrect? No.",
+        "The answer is C. C is incorrect because mass is kept.",
+        "The answer is C. A, B and D are true, but C is incorrect.",
+        "The incorrect one is asked for: the answer is C. However, C is incorrect.",
+        "The answer is C. But C is not far from D.",
+        "The answer is C. However, C is not incorrect.",
+        "The answer is C. But 11.65 m is incorrect.",
+        "It's not C, I thought at first. But the answer is C.",
+    ],
+)
+def test_what_denies_another_option_or_explains_the_stated_one_leaves_it(reply):
+    assert find_letter(reply, "ABCD", VALUES).answer == "C"
+
+
+def test_what_the_question_asks_for_takes_back_after_a_doubt():
+    asks = "the question asks for tomorrow, not today."
+    assert letter(f"So the answer is (B). Oh wait, {asks}") is None
+    assert letter(f"So the answer is (B). Oh wait, {asks} So the answer is (A).") == "A"
+    assert letter(f"So the answer is (B). T{asks[1:]}") == "B"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "The answer is (C). Both (A) and (B) are plausible readings.",
+        "The best choice is C. None of the other options (A, B, D) is consistent with it.",
+        "Among the options, only C is regressive. B and D are luxury taxes, which are paid by the rich.",
+        "Of these, only option C is regressive.",
+        "I first considered (A), but it is too long. (B) and (D) are no better. That leaves (C).",
+    ],
+)
+def test_other_options_described_beside_the_answer_leave_it(ending):
+    assert find_letter(ending, "ABCD", DAYS).answer == find_letter(ending, "ABCDEFGHIJ").answer == "C"
+
+
+@pytest.mark.parametrize("part", ["But C is incorrect. ", "it is not C ", "so C does not ", "However, 1.65 m is "])
+def test_a_long_denial_is_read_in_good_time(part):
+    read = lambda size: find_letter("The answer is C. " + part * size, "ABCD", VALUES)  # noqa: E731
+    assert growth(read, 4000 // (4 * len(part))) < LINEAR

@@ -70,6 +70,8 @@ CHOSEN = re.compile(
             r"\b(?:typical|average|ordinary|reasonable|most)\s+(?:person|people|observers?)\s+would\s+(?:\w+ly\s+)?"
             r"(?:answer|say|respond)\s*:?\s*(?=[\"'“‘]*(?:(?:yes|no|true|false)\b(?!\s+\w)|(?-i:\(?[A-Z]\)?)(?!\w)))",
             r"\bgo(?:ing)?\s+with\s+",  # "going with B"
+            r"\b(?:of|among)\s+(?:these|those|them|the\s+(?:\w+\s+)?(?:options|choices|answers))(?:\s+\w+)?,\s+only\s+"
+            r"(?=(?:option\s+)?\(?(?-i:[A-Z])\b)",  # "Of these, only B is regressive"
             r"\b(?:therefore|thus|hence|so),?\s+(?=\(?[A-Z]\)?\s*(?:[.!]|$))",  # "Therefore B."
         )
     ),

@@ -57,8 +57,8 @@ from tutelage.evaluation.readers.judged_letters import (
 )
 from tutelage.evaluation.readers.last_statement import last_sentence, left_open_at
 from tutelage.evaluation.readers.not_stated import with_spaces
-from tutelage.evaluation.readers.second_answer import SEVERAL, names_another
-from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, looked_again
+from tutelage.evaluation.readers.second_answer import NO_PRONOUN, SEVERAL, names_another
+from tutelage.evaluation.readers.taken_back import LEADING_NO, after_change, denied_by_name, looked_again
 
 _IT_IS = re.compile(  # "it must be (B)"
     rf"\b(?:it|that|this)(?:'s|\s+(?!was|were){IS})\s+"
@@ -111,6 +111,7 @@ def _settled_on(text: str, letters: str, option_texts: Sequence[str]) -> Found:
     whole = _whole_option(text, letters, option_texts)
     if whole is not None:
         return Found(whole, "the whole reply")
+    said = text
     text = _COULD_BE.sub(f"the answer is {SEVERAL} ", without_doubts(text, letters, option_texts))
     text = _FORCED.sub("the answer is ", text)
     changed = after_change(text)
@@ -138,15 +139,17 @@ def _settled_on(text: str, letters: str, option_texts: Sequence[str]) -> Found:
     if rather is not None:
         return Found(rather, "preferred after a look at the answer before it")
     flat = refused_flatly(text)
-    if flat > max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1):
+    if flat > _last_cue(text):
         answer = closest(text[flat:], letters, option_texts)
         answer = answer or _like_option(sentence_before(text, flat), letters, option_texts)
         denied_later = answer is not None and chr(HIDDEN + letters.index(answer)) in text[flat:]
         return Found(None if denied_later else answer, "no option fits")
     cues = [match.end() for match in STATED.finditer(text)]
     if stated is not None:
-        if stated.answer and chr(HIDDEN + letters.index(stated.answer)) in (
-            (changed or "") + (looked_again(text) or "")
+        own = dict(zip(letters, option_texts, strict=False)).get(stated.answer or "", "")
+        if stated.answer and (
+            chr(HIDDEN + letters.index(stated.answer)) in (changed or "") + (looked_again(text) or "")
+            or denied_by_name(said, _last_cue(said), stated.answer, own)
         ):
             return Found(None, "taken back")  # "The answer is D. Wait, D is wrong."
         back = takes_back(text)
@@ -157,6 +160,11 @@ def _settled_on(text: str, letters: str, option_texts: Sequence[str]) -> Found:
             return Found(_like_option(text[open_at:], letters, option_texts), "the question is left open")
         return stated
     return _bare_letter(text, letters, cues[-1] if cues else 0, option_texts)  # what is stated is unreadable
+
+
+def _last_cue(text: str) -> int:
+    """Where the text after the last cue begins; −1 without one."""
+    return max((match.end() for cue in (STATED, _IT_IS, CHOSEN) for match in cue.finditer(text)), default=-1)
 
 
 def _statement(tail: str, letters: str, options: Sequence[str]) -> str | None:
@@ -285,7 +293,7 @@ def _bare_letter(text: str, letters: str, start: int = 0, options: Sequence[str]
     ending = [re.fullmatch(letter_line, line) for line in text.split("\n") if line.strip()][-2:]
     if len({line[1] for line in ending if line}) > 1:
         return Found(None, "several options")
-    start_letter = re.match(rf"\W*(?:\b(?i:option|choice|answer)\W+)?([{letters}])(?!\w)", text)
+    start_letter = re.match(rf"\W*(?:\b(?i:option|choice|answer)\W+)?{NO_PRONOUN}([{letters}])(?!\w)", text)
     if start_letter and _another_follows(text, start_letter[1], letters, options):
         return Found(None, "several options")
     # "A. Paris\nB. Rome\nC. Oslo" lists the options and answers nothing

@@ -159,7 +159,8 @@ def without_doubts(text: str, letters: str, options: Sequence[str]) -> str:
 
     def hidden(found: re.Match[str]) -> str:
         kept = re.findall(rf"(?<!\w)\(?([{letters}])\)?(?!\w)", found[0])
-        start = f"None of the options {DENIAL}" if found[0][:4].lower() == "none" else DENIAL
+        other = "other " if re.match(r"(?i:none of the other)\b", found[0]) else ""
+        start = f"None of the {other}options {DENIAL}" if found[0][:4].lower() == "none" else DENIAL
         return start + "".join(chr(HIDDEN + letters.index(one)) for one in kept)
 
     one = rf"(?<![\w'’-]){NO_PRONOUN}(?:\(?[{letters}]\)?|\((?![{letters}])[A-Z{letters.lower()}]\))(?!['’-]?\w)"

@@ -31,7 +31,7 @@ _TOO = r"(?:too|as\s+well|also)"
 _RIGHT = r"(?:correct|right|true|valid|answer|choice|option|good|fine|likely|works?|fits?|applies|qualifies|do)"
 _COUNTS = re.compile(  # after an answer: "is possible", "would also be right", "is right too", "works as well"
     rf"(?=[\s)]+(?:is|are|seems|being|{_TOO}|equally|works|fits|applies|qualifies|"
-    rf"{_MAY})\b)[^,.]{{0,30}}?\b(?:(?:possible|plausible|"
+    rf"{_MAY})\b)[^,.]{{0,30}}?\b(?:(?:(?:possible|plausible)(?!\s+(?:readings?|interpretations?)\b)|"
     rf"defensible|arguable|acceptable|alternative|(?:also|equally|likewise|just\s+as|"
     rf"another)\s+(?:\w+\s+){{0,2}}{_RIGHT}"
     rf"|{_RIGHT},?\s+{_TOO}|{_TOO}\s+{_RIGHT})\b)",

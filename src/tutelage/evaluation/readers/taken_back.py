@@ -87,10 +87,11 @@ _SHORT = (
     r"quite|correct|right)|"
     r"it(?:['’]s|\s+is)\s+not|it\s+isn['’]t"
 )
+_ASKS = r"the\s+question\s+ask(?:s|ed)\s+(?:for|about)\s[^.!?,\n]{1,60},\s+not\s[^.!?,\n]{1,60}"  # after "oh wait"
 _VERDICT = re.compile(
     rf"{_BEGINS}(?P<opening>{_OPENING})(?:(?:(?P<own>{_OWN})|(?:that|this)(?:\s+{_ANSWER})?|it|which)"
     rf"(?P<verdict>{_BE}{_BETWEEN}{_JUDGED}|{_STANDS}){_ENDS}|"
-    rf"(?:(?P<formula>{_FORMULA})|{_SHORT}|(?P<bare>not|wrong|incorrect))(?::|{_ENDS}))",
+    rf"(?:(?P<formula>{_FORMULA})|{_SHORT}|(?P<bare>not|wrong|incorrect|{_ASKS}))(?::|{_ENDS}))",
     re.I | re.M,
 )
 _DOUBTS = re.compile(rf"\b{_DOUBT}\b|\bor\b", re.I)
@@ -205,3 +206,53 @@ def _is_own(text: str, start: int, found: re.Match[str]) -> bool:
 def _cue_in(text: str) -> int:
     """Where the text after the last cue begins; 0 without one."""
     return max((match.end() for cue in (STATED, CHOSEN) for match in cue.finditer(text)), default=0)
+
+
+# --- Verdicts that name the answer ---------------------------------------------------------------------------------
+
+_LETTER, _TEXT = "\uf101", "\uf102"  # stand for the stated option's letter, and for its text alone
+_NAMED = re.compile(  # "However, C is incorrect", "But 1.65 does not match"; "so it is not H"
+    rf"{_BEGINS}(?:(?:therefore|thus|hence)\b[\s,]*)?(?P<opening>{_OPENING})(?:[{_LETTER}{_TEXT}](?P<verdict>{_BE}{_BETWEEN}"
+    rf"(?:{_JUDGED}{_ENDS}|\s+(?:ruled\s+out|fit|match|agree|satisfy)\b))|it(?P<not>{_BE}{_BETWEEN})\s+{_LETTER}{_ENDS})",
+    re.I | re.M,
+)
+_WORD, _CONCLUDES = re.compile(r"\w"), re.compile(r"\W*(?:so|therefore|thus|hence)\b", re.I)
+_CONTRASTS = re.compile(  # at a sentence's beginning
+    r"(?:\A|[.!?…]\s|\n)\W*(?:but|however|though|yet|hm+|wait|oh|actually|sorry|oops)\b", re.I
+)
+_SUPPOSES = re.compile(
+    r"[\"“]|\b(?:if|unless|whether|suppos\w+|assum(?:e|ing)|might|may|says?|claims?|argues?|(?<!I )think)\b", re.I
+)
+_COMPARES = re.compile(  # "A and D are true, but C is incorrect": that one is asked for
+    r"(?<![\w'’])(?:[B-HJ-Z](?![\w'’])|\([A-Z]\))|\b(?:others?|rest|remaining|options|true|correct)\b"
+)
+
+
+def denied_by_name(text: str, start: int, letter: str, option: str) -> bool:
+    """Whether a reply takes back, by its letter or text, the option that it states at `start`: "so it is not B".
+
+    "B is incorrect" does so after a contrast ("but"), a second look, or at once ("Therefore"), and only where neither
+    other options nor a negative before the statement show that the question asks for what is wrong.
+    """
+    own = rf"(?i:{re.escape(option)})(?!\w|[.,]\d)" if option else r"(?!)"
+    name = rf"(?:\b(?i:option|choice|answer|letter)\s+)?(?<![\w'’])\(?{letter}(?!['’]?\w)\)?(?:[\s:]*\(?{own}\)?)?"
+    after = re.sub(rf"(?<![\w.,-])(?i:the\s+)?{own}", _TEXT, re.sub(name, _LETTER, text[start : start + 4000]))
+    asks_for_wrong = NEGATIVE.search(_SENTENCE_ENDS.split(text[max(0, start - 200) : start])[-1])
+    word, looks, compares = (
+        min((one.start() for pattern in patterns if (one := pattern.search(after))), default=len(after))
+        for patterns in ((_WORD,), (_RECHECKS, _CONTRASTS), (_COMPARES,))
+    )
+    denied = False
+    for found in _NAMED.finditer(after):
+        place = found.start()
+        sentence = _SENTENCE_ENDS.split(after[max(0, place - 200) : place])[-1] + found["opening"]
+        if _SUPPOSES.search(sentence) or re.match(r"[^.!\n]{0,80}\?", after[found.end() :]):
+            continue
+        verdict = (found["verdict"] or found["not"]).replace("ruled out", "wrong")
+        contrasts = looks < found.end("opening") or _CONTRASTS.match(found["opening"])
+        at_once = word >= place and _CONCLUDES.match(found[0])
+        if len(NEGATIVE.findall(verdict)) % 2 == 0:
+            denied = False
+        elif found["not"] or ((contrasts or at_once) and compares >= place and not asks_for_wrong):
+            denied = True
+    return denied
