@@ -26,8 +26,7 @@ _SAMPLINGS = ("sampling", "inputs", "answers")  # keys of stages and tasks
 
 
 def input_problems(runs: Sequence[Run], network: bool, data: bool, here: bool, ranks: int) -> Iterator[Problem]:
-    """The problems of what the runs read, in the order: data, models, rows, benchmarks, judges,
-    packages."""
+    """The problems of what the runs read, in the order: data, models, rows, benchmarks, judges, packages."""
     from tutelage.runs.preflight.rows import row_problems
     from tutelage.runs.preflight.uses import use_problems
 
